@@ -1,0 +1,24 @@
+"""Explanations of how the patches of a Vision Transformer interact."""
+
+from importlib.metadata import version as _version
+
+from vit_interactions.attention import AttentionCall as AttentionCall
+from vit_interactions.attention import AttentionRecord as AttentionRecord
+from vit_interactions.attention import TokenLayout as TokenLayout
+from vit_interactions.attention import UnsupportedModelError as UnsupportedModelError
+from vit_interactions.attention import record_attention as record_attention
+from vit_interactions.attention import token_layout as token_layout
+from vit_interactions.explain import EXPLAINERS as EXPLAINERS
+from vit_interactions.explain import AttentionRollout as AttentionRollout
+from vit_interactions.explain import Explainer as Explainer
+from vit_interactions.explain import IndiscriminativePatches as IndiscriminativePatches
+from vit_interactions.explain import InteractionCurve as InteractionCurve
+from vit_interactions.explain import InteractionUncertainty as InteractionUncertainty
+from vit_interactions.explain import RawAttention as RawAttention
+from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize
+from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldTendency
+from vit_interactions.explain import interaction_curve as interaction_curve
+from vit_interactions.functional import ResponsiveField as ResponsiveField
+from vit_interactions.functional import responsive_field as responsive_field
+
+__version__ = _version("vit_interactions")

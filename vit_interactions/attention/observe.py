@@ -1,0 +1,157 @@
+"""Run a borrowed model forward and hand on its attention, or refuse: never a wrong map."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.record import AttentionCall, AttentionRecord, record_attention
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode and give every module its own mode back, also after an exception.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def observe(
+    model: nn.Module,
+    inputs: Tensor,
+    additional_forward_args: Any,
+    on_layer: Callable[[AttentionCall, TokenLayout], None],
+) -> tuple[Tensor, TokenLayout, AttentionRecord]:
+    """Run the model once without a graph, handing each layer's attention on as it happens.
+
+    Args:
+        model: an unwrapped model.
+        inputs: (batch, channels, height, width).
+        additional_forward_args: further positional arguments of the model; a tuple is spread.
+        on_layer: called with every self-attention call, which is not kept.
+
+    Returns:
+        The model's output, the layout of its tokens, and the record with the calls of a pooling head.
+
+    Raises:
+        UnsupportedModelError: attention that is not from every patch to every patch of one image.
+        ValueError: inputs of a wrong shape; attention that is not finite.
+    """
+    check_inputs(model, inputs)
+    guard = _LayerGuard(model, inputs, on_layer)
+    with evaluating(model), torch.no_grad(), record_attention(model, guard) as record:
+        output = model(inputs, *as_arguments(additional_forward_args))
+    record.check_complete()
+    return output, guard.finish(), record
+
+
+class _LayerGuard:
+    """Lets through only what is attention among all patches of one image, and remembers if it was finite."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
+    ) -> None:
+        self.batch = inputs.shape[0]
+        self.on_layer = on_layer
+        self.lines: dict[str, int] = {}
+        self.finite: list[Tensor] = []
+        # What a layer does tells more than a missing attribute, so a model without layout runs first.
+        self.layout: TokenLayout | UnsupportedModelError
+        try:
+            self.layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+        except UnsupportedModelError as error:
+            self.layout = error
+
+    def __call__(self, call: AttentionCall) -> None:
+        shape = tuple(call.query.shape)
+        if len(shape) != 4 or shape[0] != self.batch:
+            raise UnsupportedModelError(
+                f"`{call.name}` attends within windows or groups, not over the whole image: its query has "
+                f"shape {shape}, where ({self.batch}, heads, tokens, width) was expected. Use a ViT with global "
+                "attention."
+            )
+        if isinstance(self.layout, UnsupportedModelError):
+            raise self.layout
+        if shape[2] != self.layout.tokens:
+            raise UnsupportedModelError(
+                f"`{call.name}` attends among {shape[2]} items, but the image has {self.layout.tokens} tokens "
+                f"({self.layout.prefix} prefix + {self.layout.rows} x {self.layout.cols} patches): channel, "
+                "pooled or windowed attention says nothing about pairs of patches. Use a ViT with global "
+                "attention."
+            )
+        if self.lines.setdefault(call.name, call.line) != call.line:
+            raise UnsupportedModelError(
+                f"`{call.name}` combines several attention maps into one (differential attention), so none of "
+                "them is the attention of the layer. Use a ViT with one softmax a layer."
+            )
+        self.finite.append(call.output.isfinite().all())
+        self.on_layer(call, self.layout)
+
+    def finish(self) -> TokenLayout:
+        """Return the layout after the last layer."""
+        if isinstance(self.layout, UnsupportedModelError):
+            raise self.layout
+        # One synchronisation with the device for all layers.
+        finite = torch.stack(self.finite).tolist()
+        if not all(finite):
+            layer = finite.index(False)
+            raise ValueError(
+                f"the attention of layer {layer} (`{list(self.lines)[layer]}`) is not finite: `inputs` or the "
+                "model's weights hold NaN or infinite values, or half precision overflowed."
+            )
+        return self.layout
+
+
+def check_inputs(model: nn.Module, inputs: Tensor) -> None:
+    """Raise unless the inputs are a batch of images of the model's channels, type and device.
+
+    Raises:
+        TypeError: no tensor, or not the floating-point type of the model's weights.
+        ValueError: not four axes, an empty batch, or another number of channels.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"`inputs` must be a tensor, but got {type(inputs).__name__}.")
+    if inputs.ndim != 4 or 0 in inputs.shape:
+        raise ValueError(
+            f"`inputs` must have shape (batch, channels, height, width), but got {tuple(inputs.shape)}."
+        )
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        return
+    if inputs.shape[1] != first.in_channels:
+        raise ValueError(
+            f"`inputs` must have {first.in_channels} channels for this model, but got {inputs.shape[1]} "
+            f"(shape {tuple(inputs.shape)})."
+        )
+    if inputs.device != first.weight.device:
+        raise ValueError(
+            f"`inputs` must be on the model's device {first.weight.device}, but got {inputs.device}."
+        )
+    if inputs.dtype != first.weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        raise TypeError(f"`inputs` must be {first.weight.dtype} like the model, but got {inputs.dtype}.")
+
+
+def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:
+    """Spread captum's `additional_forward_args`: None, one argument, or a tuple of them."""
+    if additional_forward_args is None:
+        return ()
+    if isinstance(additional_forward_args, tuple):
+        return additional_forward_args
+    return (additional_forward_args,)

@@ -1,0 +1,378 @@
+"""Read a model's attention from the calls it makes of `torch.nn.functional.scaled_dot_product_attention`.
+
+At that call query and key already carry normalisation and rotary embedding, and position biases and masks
+arrive as `attn_mask`, whoever wrote the model. A `TorchFunctionMode` around the user's own forward sees it,
+with the fused kernels left on and nothing attached to the model.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.functional.attention import (
+    BlockIndex,
+    attention_blocks,
+    attention_gradient,
+    attention_probabilities,
+)
+
+_SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of scaled dot-product attention, from which attention and its gradient come on demand.
+
+    Attributes:
+        name: the module that made the call, as `model.named_modules()` calls it.
+        query: (batch, heads, queries, width), or with more batch axes as the model passed it.
+        key: (batch, heads, keys, width); heads repeated where the model shares them (`enable_gqa`).
+        value: (batch, heads, keys, width); likewise.
+        mask: what the model passed as `attn_mask`.
+        is_causal: what the model passed.
+        scale: factor of the scores; None means 1 / sqrt(width).
+        dropout: dropout probability of the call; 0 in evaluation.
+        output: z (batch, heads, queries, width), as it goes on in the model's graph.
+        line: where in the module the call stands.
+    """
+
+    name: str
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    is_causal: bool
+    scale: float | None
+    dropout: float
+    output: Tensor
+    line: int
+
+    @property
+    def is_pooling(self) -> bool:
+        """Whether the queries are not the tokens themselves, as in an attention-pooling head."""
+        return self.query.shape[-2] != self.key.shape[-2]
+
+    @torch.no_grad()
+    def attention(self) -> Tensor:
+        """Compute the attention (batch, heads, queries, keys), at least in float32, outside the graph.
+
+        Dropout takes no part in it.
+        """
+        return attention_probabilities(
+            self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale
+        )
+
+    @torch.no_grad()
+    def attention_grad(self, output_grad: Tensor) -> Tensor:
+        """Compute the gradient at the attention (batch, heads, queries, keys) from that at `output`.
+
+        Args:
+            output_grad: the gradient of a score at z, as `AttentionRecord.output_grads` gives it.
+
+        Raises:
+            RuntimeError: the call used dropout, so that attention was not what multiplied the values.
+        """
+        if self.dropout:
+            raise RuntimeError(
+                f"`{self.name}` applied dropout {self.dropout} to its attention, so the gradient at the "
+                "attention is not defined; call `model.eval()` before recording."
+            )
+        return attention_gradient(output_grad, self.value)
+
+    def blocks(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
+        """Yield the attention among patches block by block; see `functional.attention.attention_blocks`."""
+        return attention_blocks(
+            self.query.detach(),
+            self.key.detach(),
+            None if self.mask is None else self.mask.detach(),
+            is_causal=self.is_causal,
+            scale=self.scale,
+            prefix=prefix,
+        )
+
+
+class AttentionRecord:
+    """What `record_attention` has seen of a forward pass.
+
+    Attributes:
+        calls: the self-attention calls of the layers, in order.
+        pool_calls: the calls of an attention-pooling head.
+        image_size: (height, width) of the input, None before the model has run.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Start empty."""
+        self.calls: list[AttentionCall] = []
+        self.pool_calls: list[AttentionCall] = []
+        self.image_size: tuple[int, int] | None = None
+        self._model = model
+        self._manual_softmax: list[str] = []
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Where the recorded image's patches are in the token sequence.
+
+        Raises:
+            RuntimeError: no forward pass has been recorded.
+            UnsupportedModelError: the model does not say where its patches are.
+        """
+        if self.image_size is None:
+            raise RuntimeError("no forward pass has been recorded: call the model inside the `with` block.")
+        return token_layout(self._model, self.image_size)
+
+    def attention(self, layer: int) -> Tensor:
+        """Compute one layer's attention (batch, heads, tokens, tokens), at least in float32."""
+        return self._call(layer).attention()
+
+    def attention_grad(self, layer: int, score: Tensor) -> Tensor:
+        """Compute the exact gradient of a score at one layer's attention (batch, heads, tokens, tokens).
+
+        For several layers, `output_grads` and `AttentionCall.attention_grad` need one backward pass only.
+
+        Args:
+            layer: index into `calls`.
+            score: (batch,) or scalar computed from the recorded output; summed over the batch.
+        """
+        call = self._call(layer)
+        return call.attention_grad(_gradients(score, [call])[0])
+
+    def output_grads(self, score: Tensor) -> tuple[Tensor, ...]:
+        """Compute the gradients of a score at the outputs z of all layers in one backward pass.
+
+        No `.grad` of a parameter is touched. The graph is kept, for further scores.
+
+        Args:
+            score: (batch,) or scalar computed from the recorded output; summed over the batch.
+
+        Raises:
+            RuntimeError: the forward pass was recorded without a graph.
+        """
+        return _gradients(score, self.calls)
+
+    def _call(self, layer: int) -> AttentionCall:
+        if not -len(self.calls) <= layer < len(self.calls):
+            raise IndexError(
+                f"`layer` must lie in [{-len(self.calls)}, {len(self.calls) - 1}], but got {layer}."
+            )
+        return self.calls[layer]
+
+    def check_complete(self) -> None:
+        """Raise UnsupportedModelError unless all attention of the recorded pass was seen.
+
+        Reading a part of a model's attention and taking it for the whole would give a wrong explanation.
+        """
+        if self._manual_softmax:
+            raise UnsupportedModelError(
+                f"`{self._manual_softmax[0]}` computes its attention by an explicit softmax instead of "
+                "scaled_dot_product_attention, so it cannot be read. Models with windowed, pooled, channel "
+                "or talking-heads attention (Swin, MViT, XCiT, CaiT, ...) have no plain attention from every "
+                "patch to every patch; use a ViT, or the model's scaled_dot_product_attention implementation "
+                'where it has one (transformers: `attn_implementation="sdpa"`).'
+            )
+        if not self.calls:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} made no call of scaled_dot_product_attention from one of its "
+                "modules, so there is no attention to explain. Give a Vision Transformer that runs as plain "
+                "PyTorch modules."
+            )
+
+
+def _gradients(score: Tensor, calls: Sequence[AttentionCall]) -> tuple[Tensor, ...]:
+    if not all(call.output.requires_grad for call in calls):
+        raise RuntimeError(
+            "the forward pass was recorded without a graph: enable gradients and let the input (or the "
+            "parameters) require them."
+        )
+    return torch.autograd.grad(
+        score.sum(),
+        [call.output for call in calls],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+@contextlib.contextmanager
+def record_attention(
+    model: nn.Module, consume: Callable[[AttentionCall], None] | None = None
+) -> Iterator[AttentionRecord]:
+    """Record the attention of every forward pass of `model` inside the `with` block.
+
+    The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
+    built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
+    eagerly; all of it is restored, also after an exception. Call `model.eval()` first for the attention of
+    evaluation.
+
+    Args:
+        model: a model whose modules call `torch.nn.functional.scaled_dot_product_attention`. Compiled models
+            and (Distributed)DataParallel wrappers are looked into.
+        consume: called with each self-attention call as it happens, which is then not kept. Memory does not
+            grow with the number of layers.
+
+    Yields:
+        The record, filled as the model runs.
+
+    Raises:
+        UnsupportedModelError: a scripted model, which runs where nothing can be seen.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model("test_vit").eval()
+        >>> with record_attention(model) as record, torch.no_grad():
+        ...     _ = model(torch.zeros(1, 3, 160, 160))
+        >>> record.attention(0).shape, record.layout.grid
+        (torch.Size([1, 2, 101, 101]), (10, 10))
+    """
+    inner = unwrap(model)
+    record = AttentionRecord(inner)
+    with _readable(inner), _Interception(record, inner, consume):
+        yield record
+
+
+class _Interception(TorchFunctionMode):
+    """Hands each attention call of one model's modules to its record."""
+
+    def __init__(
+        self, record: AttentionRecord, model: nn.Module, consume: Callable[[AttentionCall], None] | None
+    ) -> None:
+        super().__init__()
+        self.record = record
+        self.consume = consume
+        self.modules = {id(module): (name, module) for name, module in model.named_modules()}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            self._attention(result, *args, **kwargs)
+        elif func in _SOFTMAXES:
+            self._softmax(result)
+        elif func is F.multi_head_attention_forward:
+            self._opaque_attention()
+        if self.record.image_size is None and args and _is_image(args[0]) and self._caller():
+            self.record.image_size = tuple(args[0].shape[-2:])
+        return result
+
+    def _attention(
+        self,
+        output: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> None:
+        caller = self._caller()
+        if caller is None:
+            return
+        name, module, line = caller
+        if enable_gqa:
+            key, value = (
+                shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3)
+                for shared in (key, value)
+            )
+        if query.ndim == 3:
+            query, key, value, attn_mask = _split_heads(module, name, query, key, value, attn_mask)
+        call = AttentionCall(
+            name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, line
+        )
+        if call.is_pooling:
+            self.record.pool_calls.append(call)
+        elif self.consume is None:
+            self.record.calls.append(call)
+        else:
+            with torch.no_grad():
+                self.consume(call)
+
+    def _softmax(self, result: Tensor) -> None:
+        # Routers and gates use softmax too: attention is what has heads, or is square.
+        if result.ndim >= 4 or (result.ndim == 3 and result.shape[-1] == result.shape[-2]):
+            caller = self._caller()
+            if caller:
+                self.record._manual_softmax.append(caller[0])
+
+    def _opaque_attention(self) -> None:
+        caller = self._caller()
+        if caller:
+            raise UnsupportedModelError(
+                f"`{caller[0]}` is a torch.nn.MultiheadAttention, which hides its attention inside one call. "
+                "Use the timm model of the same architecture."
+            )
+
+    def _caller(self) -> tuple[str, nn.Module, int] | None:
+        """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            found = self.modules.get(id(frame.f_locals.get("self")))
+            if found is not None:
+                return *found, frame.f_lineno
+            frame = frame.f_back
+        return None
+
+
+def _is_image(value: Any) -> bool:
+    """Whether a value could be the model's input: the first such that its modules touch is."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+
+
+def _split_heads(
+    module: nn.Module, name: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Undo the folding of heads into the batch, (batch · heads, tokens, width), that some models do."""
+    heads = getattr(module, "num_heads", None)
+    if not isinstance(heads, int) or query.shape[0] % heads:
+        raise UnsupportedModelError(
+            f"`{name}` calls scaled_dot_product_attention with a query of shape {tuple(query.shape)}; its heads "
+            "cannot be told from its batch without an attribute `num_heads` on that module."
+        )
+    if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
+        mask = mask.unflatten(0, (-1, heads))
+    query, key, value = (tensor.unflatten(0, (-1, heads)) for tensor in (query, key, value))
+    return query, key, value, mask
+
+
+@contextlib.contextmanager
+def _readable(model: nn.Module) -> Iterator[None]:
+    """Make the model call scaled_dot_product_attention, once a layer and eagerly; restore it afterwards."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is a scripted model, which runs where its attention cannot be seen. "
+            "Give the model it was scripted from."
+        )
+    changed: list[tuple[nn.Module, str, bool]] = []
+    compiled = False
+    try:
+        for module in model.modules():
+            # Recomputation in the backward pass would run outside the record.
+            for flag, wanted in (
+                ("fused_attn", True),
+                ("grad_checkpointing", False),
+                ("gradient_checkpointing", False),
+            ):
+                if getattr(module, flag, None) is (not wanted):
+                    changed.append((module, flag, not wanted))
+                    setattr(module, flag, wanted)
+            compiled |= hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+    finally:
+        for module, flag, value in changed:
+            setattr(module, flag, value)
+
+

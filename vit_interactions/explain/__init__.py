@@ -1,0 +1,44 @@
+"""The explainers: one file a method, and the table that lists them."""
+
+import re
+
+from vit_interactions.explain.attention_rollout import AttentionRollout as AttentionRollout
+from vit_interactions.explain.base import Explainer as Explainer
+from vit_interactions.explain.indiscriminative_patches import (
+    IndiscriminativePatches as IndiscriminativePatches,
+)
+from vit_interactions.explain.interaction_curve import InteractionCurve as InteractionCurve
+from vit_interactions.explain.interaction_curve import interaction_curve as interaction_curve
+from vit_interactions.explain.interaction_uncertainty import (
+    InteractionUncertainty as InteractionUncertainty,
+)
+from vit_interactions.explain.raw_attention import RawAttention as RawAttention
+from vit_interactions.explain.responsive_field_size import (
+    ResponsiveFieldSize as ResponsiveFieldSize,
+)
+from vit_interactions.explain.responsive_field_tendency import (
+    ResponsiveFieldTendency as ResponsiveFieldTendency,
+)
+
+
+def method_name(explainer: type[Explainer]) -> str:
+    """Return the name of a method, its class name in snake case.
+
+    Example:
+        >>> method_name(AttentionRollout)
+        'attention_rollout'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", explainer.__name__).lower()
+
+
+EXPLAINERS: dict[str, type[Explainer]] = {
+    method_name(explainer): explainer
+    for explainer in (
+        InteractionUncertainty,
+        ResponsiveFieldSize,
+        ResponsiveFieldTendency,
+        IndiscriminativePatches,
+        RawAttention,
+        AttentionRollout,
+    )
+}

@@ -1,0 +1,93 @@
+"""Attention rollout in its correct form: rows normalised by their own sums, first layer applied first.
+
+Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020. Head fusion by maximum or
+minimum and the discarding of small entries are additions of later code, off by default. Readouts other than
+the class token are this library's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.record import AttentionCall
+from vit_interactions.explain.base import Explainer
+from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.rollout import (
+    Fusion,
+    check_alpha,
+    check_fusion,
+    discard_smallest,
+    fuse_heads,
+    rollout,
+)
+
+
+class AttentionRollout(Explainer):
+    """The share of each input patch in the readout when attention is followed through all layers.
+
+    Keeps one fused (tokens, tokens) matrix a layer, not one a head.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = AttentionRollout(timm.create_model("test_vit"))
+        >>> explainer.patch_map(torch.zeros(1, 3, 160, 160)).sum() < 1  # the class token keeps a share
+        tensor(True)
+    """
+
+    source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fusion: Fusion = "mean",
+        discard: float = 0.0,
+        alpha: float = 1.0,
+        start_layer: int = 0,
+    ) -> None:
+        """Take the model and the options of the method.
+
+        Args:
+            model: any ViT.
+            fusion: "mean" (the paper), "max" or "min" over heads.
+            discard: share of each layer's entries, the smallest, set to 0 before the rows are normalised;
+                0 is the paper.
+            alpha: weight of the residual connection, ≥ 0; 1 is the paper.
+            start_layer: the first layer to take part.
+
+        Raises:
+            ValueError: an option outside its range.
+        """
+        super().__init__(model)
+        check_fusion(fusion)
+        check_fraction("discard", discard)
+        check_alpha(alpha)
+        if start_layer < 0:
+            raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
+        self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
+
+    def _explain(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        fused: list[Tensor] = []
+        layers = 0
+
+        def fuse(call: AttentionCall, layout: TokenLayout) -> None:
+            nonlocal layers
+            if layers >= self.start_layer:
+                fused.append(self._fuse(call, layout))
+            layers += 1
+
+        seen = self._observe(inputs, target, additional_forward_args, fuse)
+        if not fused:
+            raise ValueError(f"`start_layer` must be < {layers}, the model's layers, but got {self.start_layer}.")
+        readout = seen.readout().to(fused[0].dtype)
+        return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
+
+    @torch.no_grad()
+    def _fuse(self, call: AttentionCall, layout: TokenLayout) -> Tensor:
+        fused = fuse_heads(call.attention(), self.fusion)
+        if self.discard:
+            fused = discard_smallest(fused, self.discard, keep_first=layout.readout in ("token", "distilled"))
+        return fused

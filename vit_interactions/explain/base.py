@@ -1,0 +1,172 @@
+"""What all explainers share: captum's contract, the borrowing of the model, and the way from patches to pixels.
+
+An explainer is one file with one class: `_explain` turns a batch of images into a map over patches. Everything a
+caller sees around it (tuples, targets, shapes, restoring the model) is done here, once.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.observe import observe
+from vit_interactions.attention.record import AttentionCall, AttentionRecord
+from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.explain.targets import select_target
+
+
+class Observation(NamedTuple):
+    """What one forward pass showed: the model's output, its token layout, and its pooling head's calls."""
+
+    output: Tensor
+    layout: TokenLayout
+    record: AttentionRecord
+
+    def readout(self) -> Tensor:
+        """Each output token's share in the answer, (1 or batch, tokens) float32 on the output's device."""
+        pool = self.record.pool_calls
+        weights = self.layout.readout_weights(pool[-1].attention() if pool else None)
+        return weights.to(self.output.device)
+
+
+class Explainer(Attribution):  # type: ignore[misc]
+    """A captum attribution method over the patches of a Vision Transformer.
+
+    Attributes:
+        class_specific: whether the map depends on `target`.
+        forwards: forward passes a call takes.
+        backwards: backward passes a call takes.
+        more_is_relevant: whether larger values mean more relevant patches; False: smaller ones do.
+        source: where the method comes from.
+    """
+
+    class_specific: ClassVar[bool] = False
+    forwards: ClassVar[int] = 1
+    backwards: ClassVar[int] = 0
+    more_is_relevant: ClassVar[bool] = True
+    source: ClassVar[str]
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take the model to explain; it is borrowed for each call and given back as it was.
+
+        Args:
+            model: any ViT; compiled models and (Distributed)DataParallel wrappers are looked into.
+        """
+        self.model = unwrap(model)
+        super().__init__(self.model)
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Explain each image by a map of the input's shape, as captum's methods do.
+
+        The map over patches is resized bilinearly to the pixels that the patches cover; pixels that no patch
+        covers get 0. Every channel holds the same values.
+
+        Args:
+            inputs: (batch, channels, height, width), or a tuple with that one tensor.
+            target: the class, in captum's forms. Methods that are not class-specific only check it.
+            additional_forward_args: further arguments of the model; a tuple is spread.
+
+        Returns:
+            A tensor of the input's shape, at least float32, contiguous, on its device; a tuple if `inputs`
+            was one.
+        """
+        return self._attribute(inputs, lambda x: self.patch_map(x, target, additional_forward_args))
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
+        """Not offered, as by most of captum's methods."""
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}.")
+
+    def patch_map(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """Explain each image by one raw value a patch.
+
+        Args:
+            inputs: (batch, channels, height, width), or a tuple with that one tensor.
+            target: as in `attribute`.
+            additional_forward_args: as in `attribute`.
+
+        Returns:
+            (batch, rows, cols), at least float32, on the input's device.
+        """
+        image = only_tensor(inputs)
+        patches, layout = self._explain(image, target, additional_forward_args)
+        return patches.reshape(image.shape[0], layout.rows, layout.cols)
+
+    def _explain(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        """Compute one value a patch, (batch, patches): the one thing a method has to say."""
+        raise NotImplementedError
+
+    def _observe(
+        self,
+        inputs: Tensor,
+        target: Any,
+        additional_forward_args: Any,
+        on_layer: Callable[[AttentionCall, TokenLayout], None],
+    ) -> Observation:
+        """Run the model forward without a graph, handing on each layer's attention and keeping none."""
+        seen = Observation(*observe(self.model, inputs, additional_forward_args, on_layer))
+        if target is not None:
+            select_target(seen.output, target)
+        return seen
+
+    def _attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], explain: Callable[[Tensor], Tensor]
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Carry a patch map to the input's pixels and give it the form in which the input came."""
+        image = only_tensor(inputs)
+        pixels = to_pixels(explain(image), self._extent(image), (image.shape[-2], image.shape[-1]))
+        attribution = pixels.unsqueeze(1).expand(image.shape).contiguous()
+        return (attribution,) if isinstance(inputs, tuple) else attribution
+
+    def _extent(self, image: Tensor) -> tuple[int, int]:
+        return token_layout(self.model, (image.shape[-2], image.shape[-1])).extent
+
+
+def only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return the one tensor of captum's `inputs`.
+
+    Raises:
+        ValueError: a tuple that does not hold exactly one tensor.
+    """
+    if isinstance(inputs, tuple):
+        if len(inputs) != 1:
+            raise ValueError(f"`inputs` must be one batch of images, but got a tuple of {len(inputs)}.")
+        return inputs[0]
+    return inputs
+
+
+def to_pixels(patch_map: Tensor, extent: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Resize a map over patches bilinearly to the pixels of the model's input.
+
+    Args:
+        patch_map: (batch, rows, cols).
+        extent: (height, width) in pixels that the patches cover.
+        image_size: (height, width) of the input; what lies outside the extent gets 0.
+
+    Returns:
+        (batch, height, width).
+
+    Example:
+        >>> to_pixels(torch.tensor([[[0.0, 1.0]]]), extent=(2, 4), image_size=(1, 5))
+        tensor([[[0.0000, 0.2500, 0.7500, 1.0000, 0.0000]]])
+    """
+    resized = F.interpolate(patch_map.unsqueeze(1), size=extent, mode="bilinear", align_corners=False)
+    height, width = image_size
+    return F.pad(resized, (0, width - extent[1], 0, height - extent[0])).squeeze(1)

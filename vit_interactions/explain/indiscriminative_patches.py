@@ -1,0 +1,51 @@
+"""The patches that tell all other patches the same, mostly empty background.
+
+Source: Ma et al., arXiv 2203.05922, Sec. 4.2.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.explain.base import only_tensor
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
+from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.indiscriminative import indiscriminative_patches, informativeness
+
+
+class IndiscriminativePatches(InteractionExplainer):
+    """How differently each patch matters to the others: the variance of its column of U.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = IndiscriminativePatches(timm.create_model("test_vit"))
+        >>> explainer.dropped(torch.zeros(1, 3, 160, 160), beta=0.2).sum()
+        tensor(20)
+    """
+
+    def dropped(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        beta: float = 0.20,
+    ) -> Tensor:
+        """Mark the round(β N) patches of the lowest variance.
+
+        Returns:
+            (batch, rows, cols) bool.
+
+        Raises:
+            ValueError: `beta` outside [0, 1].
+        """
+        check_fraction("beta", beta)
+        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
+        return indiscriminative_patches(uncertainty, beta).unflatten(1, layout.grid)
+
+    def _explain(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
+        return informativeness(uncertainty), layout

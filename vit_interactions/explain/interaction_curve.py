@@ -1,0 +1,78 @@
+"""How many patch interactions windows leave, for every α: what a user needs to choose α for a model.
+
+Source: Ma et al., arXiv 2203.05922, Eq. 5 and Table 1 (E_O). With a bounding box over a threshold of the
+whole image, a few far candidates a row open nearly the whole image, so E_O against α differs much between
+models.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.explain.interaction_uncertainty import InteractionUncertainty
+from vit_interactions.functional.responsive_field import responsive_field
+
+PAPER_ALPHAS = (0.025, 0.05, 0.10, 0.20, 0.50, 1.0)
+
+
+class InteractionCurve(NamedTuple):
+    """Patch interactions against α.
+
+    Attributes:
+        alphas: the shares of all patch pairs that count as relevant.
+        operations: (images, alphas) int64: O of each image.
+        pairs: N², all patch pairs of an image.
+    """
+
+    alphas: tuple[float, ...]
+    operations: Tensor
+    pairs: int
+
+    @property
+    def expected(self) -> Tensor:
+        """E_O, the mean over images: (alphas,) float64."""
+        return self.operations.double().mean(0)
+
+
+def interaction_curve(
+    model: nn.Module,
+    images: Tensor | Iterable[Tensor],
+    alphas: Sequence[float] = PAPER_ALPHAS,
+    beta: float = 0.0,
+) -> InteractionCurve:
+    """Count the patch interactions that responsive fields leave, against α, for a model and images.
+
+    Args:
+        model: any ViT.
+        images: (batch, channels, height, width), or an iterable of such batches, of one size.
+        alphas: shares of all patch pairs that count as relevant, each in [0, 1].
+        beta: share of the patches dropped as indiscriminative; 0 leaves the adaptive windows (the paper's
+            Table 1), above it the responsive fields (Table 2).
+
+    Returns:
+        The counts of every image for every α.
+
+    Raises:
+        ValueError: no image, no α, or an α or β outside [0, 1].
+
+    Example:
+        >>> import timm
+        >>> curve = interaction_curve(timm.create_model("test_vit"), torch.zeros(1, 3, 160, 160), (0.0, 1.0))
+        >>> curve.expected.tolist(), curve.pairs
+        ([100.0, 10000.0], 10000)
+    """
+    if not alphas:
+        raise ValueError("`alphas` must hold at least one share, but got none.")
+    explainer = InteractionUncertainty(model)
+    counts: list[Tensor] = []
+    pairs = 0
+    for batch in [images] if isinstance(images, Tensor) else images:
+        uncertainty, layout = explainer._uncertainty(batch, None, None)
+        pairs = layout.patches**2
+        fields = (responsive_field(uncertainty, layout.grid, alpha, beta) for alpha in alphas)
+        counts.append(torch.stack([field.operations for field in fields], 1).cpu())
+    if not counts:
+        raise ValueError("`images` must hold at least one batch, but got none.")
+    return InteractionCurve(tuple(alphas), torch.cat(counts), pairs)

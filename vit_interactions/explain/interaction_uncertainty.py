@@ -1,0 +1,126 @@
+"""Patch-interaction uncertainty as an explainer: which patches matter to which.
+
+Source: Ma et al., arXiv 2203.05922, Eqs. 2 and 3 and Sec. 4.2.
+"""
+
+from typing import Any
+
+from captum.log import log_usage
+from torch import Tensor
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.record import AttentionCall
+from vit_interactions.explain.base import Explainer, only_tensor
+from vit_interactions.functional.indiscriminative import informativeness
+from vit_interactions.functional.uncertainty import RunningUncertainty
+
+
+class InteractionExplainer(Explainer):
+    """An explainer whose maps follow from U, the interaction uncertainty of every pair of patches."""
+
+    source = "Ma et al., Visualizing and Understanding Patch Interactions in Vision Transformer, arXiv 2203.05922"
+
+    def uncertainty(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """Compute U (batch, patches, patches), at least float32; see `functional.uncertainty`.
+
+        Args:
+            inputs: (batch, channels, height, width).
+            target: only checked; U does not depend on a class.
+            additional_forward_args: further arguments of the model; a tuple is spread.
+        """
+        return self._uncertainty(only_tensor(inputs), target, additional_forward_args)[0]
+
+    def _uncertainty(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        running = RunningUncertainty()
+
+        def take_in(call: AttentionCall, layout: TokenLayout) -> None:
+            batch, heads = call.query.shape[:2]
+            shape = (batch, heads, layout.patches, layout.patches)
+            running.update(call.blocks(layout.prefix), shape, call.name)
+
+        seen = self._observe(inputs, target, additional_forward_args, take_in)
+        return running.result(), seen.layout
+
+
+class InteractionUncertainty(InteractionExplainer):
+    """Which patches matter to a chosen patch, or how informative each patch is to all others.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = InteractionUncertainty(timm.create_model("test_vit"))
+        >>> image = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+        >>> explainer.uncertainty(image).shape
+        torch.Size([2, 100, 100])
+        >>> explainer.attribute(image, patch=(5, 7)).shape
+        torch.Size([2, 3, 160, 160])
+    """
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        patch: tuple[int, int] | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
+        return self._attribute(
+            inputs, lambda x: self.patch_map(x, target, additional_forward_args, patch=patch)
+        )
+
+    def patch_map(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        patch: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Map u_p, the row of U of one patch, or the column variances of U.
+
+        Args:
+            inputs: (batch, channels, height, width).
+            target: only checked; U does not depend on a class.
+            additional_forward_args: further arguments of the model; a tuple is spread.
+            patch: (row, col) of the patch whose interactions are asked for; None: how informative each patch
+                is to all others, the variance of its column.
+
+        Returns:
+            (batch, rows, cols) ≥ 0.
+
+        Raises:
+            ValueError: `patch` outside the grid.
+        """
+        image = only_tensor(inputs)
+        uncertainty, layout = self._uncertainty(image, target, additional_forward_args)
+        values = informativeness(uncertainty) if patch is None else uncertainty[:, patch_index(patch, layout)]
+        return values.reshape(image.shape[0], layout.rows, layout.cols)
+
+
+def patch_index(patch: tuple[int, int], layout: TokenLayout) -> int:
+    """Return the index of the patch at (row, col).
+
+    Raises:
+        ValueError: `patch` is no pair of integers inside the grid.
+
+    Example:
+        >>> patch_index((1, 2), TokenLayout(prefix=1, rows=2, cols=3, readout="token", extent=(32, 48)))
+        5
+    """
+    if not (isinstance(patch, tuple) and len(patch) == 2 and all(type(i) is int for i in patch)):
+        raise ValueError(f"`patch` must be a tuple (row, col) of two ints, but got {patch!r}.")
+    row, col = patch
+    if not (0 <= row < layout.rows and 0 <= col < layout.cols):
+        raise ValueError(
+            f"`patch` must lie in the grid: row in [0, {layout.rows - 1}], col in [0, {layout.cols - 1}], "
+            f"but got ({row}, {col})."
+        )
+    return row * layout.cols + col

@@ -1,0 +1,67 @@
+"""One layer's attention from what the model reads its answer from.
+
+Source: the usual first look at a ViT, e.g. Caron et al., "Emerging Properties in Self-Supervised Vision
+Transformers", ICCV 2021 (last layer, class token). Readouts other than the class token are this library's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.record import AttentionCall
+from vit_interactions.explain.base import Explainer
+from vit_interactions.functional.rollout import Fusion, check_fusion, fuse_heads
+
+
+class RawAttention(Explainer):
+    """The attention that the readout tokens pay to each patch in one layer.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = RawAttention(timm.create_model("test_vit"))
+        >>> explainer.patch_map(torch.zeros(1, 3, 160, 160)).sum() < 1  # the class token keeps a share
+        tensor(True)
+    """
+
+    source = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021"
+
+    def __init__(self, model: nn.Module, layer: int = -1, fusion: Fusion = "mean") -> None:
+        """Take the model, the layer and how its heads are fused.
+
+        Args:
+            model: any ViT.
+            layer: which layer; negative counts from the last.
+            fusion: "mean", "max" or "min" over heads.
+
+        Raises:
+            ValueError: an unknown `fusion`.
+        """
+        super().__init__(model)
+        check_fusion(fusion)
+        self.layer, self.fusion = layer, fusion
+
+    def _explain(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        kept: list[AttentionCall | None] = []
+
+        def keep(call: AttentionCall, layout: TokenLayout) -> None:
+            # Query and key are cheap to keep; a later layer takes the place of those counted from the end.
+            wanted = self.layer < 0 or len(kept) == self.layer
+            kept.append(call if wanted else None)
+            if self.layer < 0 and len(kept) > -self.layer:
+                kept[self.layer - 1] = None
+
+        seen = self._observe(inputs, target, additional_forward_args, keep)
+        if not -len(kept) <= self.layer < len(kept):
+            raise IndexError(
+                f"`layer` must lie in [{-len(kept)}, {len(kept) - 1}] for this model, but got {self.layer}."
+            )
+        call = kept[self.layer]
+        assert call is not None
+        with torch.no_grad():
+            fused = fuse_heads(call.attention(), self.fusion)
+            readout = seen.readout().to(fused.dtype).expand(fused.shape[0], -1).unsqueeze(1)
+            return (readout @ fused).squeeze(1)[:, seen.layout.prefix :], seen.layout

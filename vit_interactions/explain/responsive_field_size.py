@@ -1,0 +1,68 @@
+"""The size of each patch's responsive field.
+
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3: fields of object patches tend to be smaller.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.explain.base import only_tensor
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
+from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
+
+
+class FieldExplainer(InteractionExplainer):
+    """An explainer whose maps follow from the responsive field of every patch."""
+
+    def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20) -> None:
+        """Take the model and what makes a field.
+
+        Args:
+            model: any ViT.
+            alpha: share of all patch pairs that count as relevant, in [0, 1].
+            beta: share of the patches that are dropped as indiscriminative, in [0, 1].
+
+        Raises:
+            ValueError: `alpha` or `beta` outside [0, 1].
+        """
+        super().__init__(model)
+        check_fraction("alpha", alpha)
+        check_fraction("beta", beta)
+        self.alpha, self.beta = alpha, beta
+
+    def field(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> ResponsiveField:
+        """Determine the responsive fields of a batch of images; see `functional.responsive_field`."""
+        return self._field(only_tensor(inputs), target, additional_forward_args)[0]
+
+    def _field(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[ResponsiveField, TokenLayout]:
+        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
+        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta), layout
+
+
+class ResponsiveFieldSize(FieldExplainer):
+    """How many patches each patch responds to; fewer mean a more relevant patch.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = ResponsiveFieldSize(timm.create_model("test_vit"), alpha=0.0)
+        >>> explainer.patch_map(torch.zeros(1, 3, 160, 160)).unique()  # every patch responds to itself only
+        tensor([1.])
+    """
+
+    more_is_relevant = False
+
+    def _explain(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        fields, layout = self._field(inputs, target, additional_forward_args)
+        return fields.size.float(), layout

@@ -1,0 +1,69 @@
+"""The direction in which each patch's responsive field reaches farther.
+
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. The map of where they
+meet, their convergence, is this library's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.explain.base import only_tensor
+from vit_interactions.explain.responsive_field_size import FieldExplainer
+
+
+class ResponsiveFieldTendency(FieldExplainer):
+    """Where the fields of the patches point; the map is high where the arrows meet.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = ResponsiveFieldTendency(timm.create_model("test_vit"))
+        >>> explainer.tendency(torch.zeros(1, 3, 160, 160)).shape
+        torch.Size([1, 10, 10, 2])
+    """
+
+    def tendency(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """Compute each patch's unit vector.
+
+        Returns:
+            (batch, rows, cols, 2): x to the right and y down; (0, 0) where no direction prevails.
+        """
+        fields, layout = self._field(only_tensor(inputs), target, additional_forward_args)
+        return fields.tendency.unflatten(1, layout.grid)
+
+    def _explain(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        fields, layout = self._field(inputs, target, additional_forward_args)
+        return convergence(fields.tendency.unflatten(1, layout.grid)).flatten(1), layout
+
+
+def convergence(tendency: Tensor) -> Tensor:
+    """Compute −(∂x R_x + ∂y R_y), central differences inside and one-sided ones at the edges, per patch.
+
+    Args:
+        tendency: (batch, rows, cols, 2), x to the right and y down.
+
+    Returns:
+        (batch, rows, cols), positive where the arrows meet.
+
+    Example:
+        >>> convergence(torch.tensor([[[[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]]]))
+        tensor([[[1., 1., 1.]]])
+    """
+    x, y = tendency.unbind(-1)
+    return -(_slope(x, -1) + _slope(y, -2))
+
+
+def _slope(values: Tensor, axis: int) -> Tensor:
+    # A single row or column has no slope across it.
+    if values.shape[axis] == 1:
+        return torch.zeros_like(values)
+    return torch.gradient(values, dim=axis)[0]

@@ -1,0 +1,62 @@
+"""Which number of the model's output is explained: captum's targets, checked."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def select_target(output: Tensor, target: Any) -> Tensor:
+    """Pick one score an example from a model's output.
+
+    Args:
+        output: (batch, classes).
+        target: a class for all examples (int, tensor of one int, 1-tuple) or one an example (list or
+            one-dimensional tensor of ints, list of 1-tuples); negative counts from the end.
+
+    Returns:
+        (batch,) scores.
+
+    Raises:
+        TypeError: a bool, a float, or no kind of target.
+        ValueError: as many targets as there are no examples, or an output that is not (batch, classes).
+        IndexError: a class that the output does not have.
+
+    Example:
+        >>> select_target(torch.tensor([[0.1, 0.9], [0.7, 0.3]]), [1, 0])
+        tensor([0.9000, 0.7000])
+    """
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"`target` needs a model whose output is (batch, classes), but it is {came}.")
+    batch, classes = output.shape
+    indices = _as_integers(target)
+    if len(indices) not in (1, batch) or (isinstance(target, list) and len(indices) != batch):
+        raise ValueError(f"`target` must be one class or {batch}, one an example, but got {len(indices)}.")
+    for index in indices:
+        if not -classes <= index < classes:
+            raise IndexError(
+                f"`target` must lie in [{-classes}, {classes - 1}] for {classes} classes, but got {index}."
+            )
+    chosen = torch.tensor(indices, device=output.device) % classes
+    return output.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
+
+
+def _as_integers(target: Any) -> list[int]:
+    if isinstance(target, Tensor):
+        integral = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+        if integral and target.ndim <= 1:
+            return [int(value) for value in target.reshape(-1)]
+    elif isinstance(target, list):
+        parts = [_as_integers(value) for value in target]
+        if all(len(part) == 1 for part in parts):
+            return [part[0] for part in parts]
+    elif isinstance(target, tuple):
+        if len(target) == 1:
+            return _as_integers(target[0])
+    elif not isinstance(target, bool) and hasattr(target, "__index__"):
+        return [target.__index__()]
+    shown = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
+    raise TypeError(
+        f"`target` must be a class index, or one an example (int, list or tensor of ints), but got {shown}."
+    )

@@ -1,0 +1,23 @@
+"""The mathematics as plain functions on tensors; no model, no state."""
+
+from vit_interactions.functional.attention import attention_gradient as attention_gradient
+from vit_interactions.functional.attention import (
+    attention_probabilities as attention_probabilities,
+)
+from vit_interactions.functional.indiscriminative import (
+    indiscriminative_patches as indiscriminative_patches,
+)
+from vit_interactions.functional.indiscriminative import informativeness as informativeness
+from vit_interactions.functional.responsive_field import ResponsiveField as ResponsiveField
+from vit_interactions.functional.responsive_field import field_tendency as field_tendency
+from vit_interactions.functional.responsive_field import responsive_field as responsive_field
+from vit_interactions.functional.rollout import discard_smallest as discard_smallest
+from vit_interactions.functional.rollout import fuse_heads as fuse_heads
+from vit_interactions.functional.rollout import rollout as rollout
+from vit_interactions.functional.uncertainty import RunningUncertainty as RunningUncertainty
+from vit_interactions.functional.uncertainty import uncertainty as uncertainty
+from vit_interactions.functional.windows import adaptive_windows as adaptive_windows
+from vit_interactions.functional.windows import bounding_boxes as bounding_boxes
+from vit_interactions.functional.windows import relevant_pairs as relevant_pairs
+from vit_interactions.functional.windows import window_masks as window_masks
+from vit_interactions.functional.windows import window_operations as window_operations

@@ -1,0 +1,54 @@
+"""Indiscriminative patches: those that tell all other patches the same, mostly empty background.
+
+Source: Ma et al., arXiv 2203.05922, Sec. 4.2.
+"""
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.checks import check_fraction, check_uncertainty
+
+
+def informativeness(uncertainty: Tensor) -> Tensor:
+    """Compute the population variance of each column of U: how differently a patch matters to the others.
+
+    Args:
+        uncertainty: U (batch, patches, patches).
+
+    Returns:
+        (batch, patches) ≥ 0.
+
+    Raises:
+        ValueError: `uncertainty` of another shape or not finite.
+
+    Example:
+        >>> informativeness(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]))
+        tensor([[1., 0.]])
+    """
+    check_uncertainty(uncertainty)
+    return uncertainty.var(dim=1, correction=0)
+
+
+def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20) -> Tensor:
+    """Find D, the round(β N) patches whose column of U varies least.
+
+    Of equal columns, those of lowest index are taken, so that the result does not depend on the device.
+
+    Args:
+        uncertainty: U (batch, patches, patches).
+        beta: share of the patches to drop, in [0, 1]. The paper's best: 0.20.
+
+    Returns:
+        (batch, patches) bool: True where the patch is to be dropped.
+
+    Raises:
+        ValueError: `uncertainty` of another shape or not finite, `beta` outside [0, 1].
+
+    Example:
+        >>> indiscriminative_patches(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]), beta=0.5)
+        tensor([[False,  True]])
+    """
+    check_fraction("beta", beta)
+    variance = informativeness(uncertainty)
+    lowest = variance.argsort(dim=1, stable=True)[:, : round(beta * variance.shape[1])]
+    return torch.zeros_like(variance, dtype=torch.bool).scatter(1, lowest, True)

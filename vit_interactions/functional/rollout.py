@@ -1,0 +1,109 @@
+"""Attention rollout: attention followed back through all layers to the input tokens.
+
+Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, Sec. 4.1. Rows are
+normalised with their own sums; the thinning of small entries ("discard") is no part of the paper.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.checks import check_fraction
+
+Fusion = Literal["mean", "max", "min"]
+FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
+
+
+def fuse_heads(attention: Tensor, fusion: Fusion = "mean") -> Tensor:
+    """Fuse the heads of attention (batch, heads, queries, keys) into (batch, queries, keys).
+
+    Args:
+        attention: (batch, heads, queries, keys).
+        fusion: "mean" (the paper), "max" or "min" over heads.
+
+    Raises:
+        ValueError: an unknown `fusion`.
+
+    Example:
+        >>> fuse_heads(torch.tensor([[[[0.2, 0.8]], [[0.6, 0.4]]]]), "max")
+        tensor([[[0.6000, 0.8000]]])
+    """
+    check_fusion(fusion)
+    if fusion == "mean":
+        return attention.mean(1)
+    return attention.amax(1) if fusion == "max" else attention.amin(1)
+
+
+def check_fusion(fusion: str) -> None:
+    """Raise ValueError unless `fusion` is a way to fuse heads."""
+    if fusion not in FUSIONS:
+        raise ValueError(f"`fusion` must be one of {', '.join(map(repr, FUSIONS))}, but got {fusion!r}.")
+
+
+def discard_smallest(attention: Tensor, ratio: float, *, keep_first: bool = True) -> Tensor:
+    """Set the floor(ratio · tokens²) smallest entries of each sample to 0.
+
+    Args:
+        attention: (batch, tokens, tokens), heads fused.
+        ratio: share of the entries, in [0, 1].
+        keep_first: leave entry (0, 0), the class token's attention to itself, as it is.
+
+    Returns:
+        (batch, tokens, tokens). Of equal entries, those of lowest flat index go first.
+
+    Raises:
+        ValueError: `ratio` outside [0, 1].
+
+    Example:
+        >>> discard_smallest(torch.tensor([[[0.1, 0.9], [0.3, 0.7]]]), 0.5)
+        tensor([[[0.1000, 0.9000],
+                 [0.0000, 0.7000]]])
+    """
+    check_fraction("discard", ratio)
+    flat = attention.flatten(1)
+    smallest = flat.argsort(dim=1, stable=True)[:, : int(ratio * flat.shape[1])]
+    thinned = flat.scatter(1, smallest, 0.0)
+    if keep_first:
+        thinned[:, 0] = flat[:, 0]
+    return thinned.view_as(attention)
+
+
+def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Follow a readout back through the layers: readout · M_L ··· M_1, M_l = rownorm(E_l + α I).
+
+    Computed as a chain of vectors from the top, which costs layers · tokens² instead of layers · tokens³.
+
+    Args:
+        attentions: E_l (batch, tokens, tokens), heads fused, first layer first.
+        readout: (batch, tokens) or (tokens,), the share of each output token in what is explained.
+        alpha: weight of the residual connection, ≥ 0. 1 is the paper's 0.5 A + 0.5 I.
+
+    Returns:
+        (batch, tokens): the share of each input token; sums to the readout's sum.
+
+    Raises:
+        ValueError: no layer, or `alpha` < 0.
+
+    Example:
+        >>> attention = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
+        >>> rollout([attention], torch.tensor([1.0, 0.0]))  # (0.5 + 1, 0.5) / 2
+        tensor([[0.7500, 0.2500]])
+    """
+    if not len(attentions):
+        raise ValueError("`attentions` must hold at least one layer, but got none.")
+    check_alpha(alpha)
+    relevance = readout.expand(attentions[0].shape[0], -1).unsqueeze(1)
+    for attention in reversed(attentions):
+        # Row i of E + αI sums to Σ_j E_ij + α. A row of zeros passes nothing on.
+        total = attention.sum(-1) + alpha
+        weighted = relevance / total.masked_fill(total == 0, torch.inf).unsqueeze(1)
+        relevance = weighted @ attention + alpha * weighted
+    return relevance.squeeze(1)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError unless the weight of the residual connection is ≥ 0."""
+    if not alpha >= 0:
+        raise ValueError(f"`alpha`, the weight of the residual connection, must be >= 0, but got {alpha}.")

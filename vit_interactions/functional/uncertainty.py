@@ -1,0 +1,127 @@
+"""Patch-interaction uncertainty U: how much the attention between two patches varies over layers and heads.
+
+Source: Ma et al., "Visualizing and Understanding Patch Interactions in Vision Transformer",
+arXiv 2203.05922, Eqs. 2 and 3. Variances are population variances, as the equations write them.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.attention import BlockIndex
+
+# Rows of U finished at once: keeps the temporaries of the last step small beside the running sums.
+_FINISH_ROWS = 32
+
+
+class RunningUncertainty:
+    """U of a stack of layers that arrive one after the other and are not kept.
+
+    Holds a running mean and a running sum of squared deviations (Welford's recurrence), each
+    (batch, heads, patches, patches): memory does not grow with the number of layers, nothing cancels, and
+    attention that never varies gives exactly 0.
+
+    Example:
+        >>> running = RunningUncertainty()
+        >>> for level in (0.0, 1.0):
+        ...     running.update_whole(torch.tensor([level, 0.0]).view(1, 2, 1, 1))
+        >>> running.result()  # head variances over layers 1/4 and 0, their variance 1/64
+        tensor([[[0.0156]]])
+    """
+
+    def __init__(self) -> None:
+        """Start with no layer."""
+        self.layers: list[str] = []
+        self._mean = torch.empty(0)
+        self._squares = torch.empty(0)
+
+    def update(
+        self,
+        blocks: Iterable[tuple[BlockIndex, Tensor]],
+        shape: tuple[int, int, int, int],
+        name: str | None = None,
+    ) -> None:
+        """Take in one layer's attention.
+
+        Args:
+            blocks: (index, attention) pairs that together cover `shape`, as `attention_blocks` yields them.
+                They are overwritten.
+            shape: (batch, heads, patches, patches).
+            name: what an error calls this layer.
+
+        Raises:
+            ValueError: the layer's shape is not that of the layers before it.
+        """
+        name = f"layer {len(self.layers)}" if name is None else name
+        if self.layers and shape != self._mean.shape:
+            raise ValueError(
+                f"all layers must agree in heads and patches: `{self.layers[0]}` has attention of shape "
+                f"{tuple(self._mean.shape)}, but `{name}` has {tuple(shape)}."
+            )
+        self.layers.append(name)
+        count = len(self.layers)
+        for index, attention in blocks:
+            if count == 1:
+                if self._mean.shape != shape:
+                    self._mean = attention.new_empty(shape)
+                    self._squares = attention.new_zeros(shape)
+                self._mean[index] = attention
+            else:
+                deviation = attention.sub_(self._mean[index])
+                self._squares[index].addcmul_(deviation, deviation, value=(count - 1) / count)
+                self._mean[index].add_(deviation, alpha=1 / count)
+
+    def update_whole(self, attention: Tensor, name: str | None = None) -> None:
+        """Take in one layer's attention among patches (batch, heads, patches, patches), left unchanged."""
+        everything = (slice(None), slice(None), slice(None))
+        self.update([(everything, attention.clone())], tuple(attention.shape), name)  # type: ignore[arg-type]
+
+    def result(self) -> Tensor:
+        """Return U (batch, patches, patches), all values ≥ 0.
+
+        Raises:
+            ValueError: no layer has been taken in.
+        """
+        if not self.layers:
+            raise ValueError("U needs the attention of at least one layer, but got none.")
+        batch, _, patches, _ = self._squares.shape
+        uncertainty = self._squares.new_empty(batch, patches, patches)
+        for start in range(0, patches, _FINISH_ROWS):
+            rows = slice(start, start + _FINISH_ROWS)
+            per_head = self._squares[:, :, rows] / len(self.layers)
+            uncertainty[:, rows] = per_head.var(dim=1, correction=0)
+        return uncertainty
+
+
+def uncertainty(attentions: Sequence[Tensor] | Tensor, prefix: int = 0) -> Tensor:
+    """Quantify the interaction of every pair of patches from the attention of all layers (Eqs. 2, 3).
+
+    The variance over layers of each head's attention, then the variance of that over heads.
+
+    Args:
+        attentions: one (batch, heads, tokens, tokens) attention a layer, or all in one tensor
+            (layers, batch, heads, tokens, tokens).
+        prefix: tokens before the first patch; their rows and columns are left out.
+
+    Returns:
+        U (batch, patches, patches) ≥ 0. Row p: how much every patch matters to patch p. Column p: how
+        informative patch p is to all others. U is not symmetric.
+
+    Raises:
+        ValueError: no layer, a tensor that is not (batch, heads, tokens, tokens), or layers that differ.
+
+    Example:
+        >>> always_the_same = torch.full((4, 1, 3, 5, 5), 0.2)
+        >>> uncertainty(always_the_same, prefix=1).sum()
+        tensor(0.)
+    """
+    running = RunningUncertainty()
+    for layer, attention in enumerate(attentions):
+        if attention.ndim != 4 or attention.shape[-1] != attention.shape[-2]:
+            raise ValueError(
+                "`attentions` must hold tensors of shape (batch, heads, tokens, tokens), "
+                f"but layer {layer} has {tuple(attention.shape)}."
+            )
+        running.update_whole(attention[..., prefix:, prefix:])
+    return running.result()
