@@ -15,6 +15,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.unwrap import unwrap
 
 Readout = Literal["token", "distilled", "avg", "map"]
+POOLS: tuple[Readout, ...] = ("token", "avg", "map")
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,7 @@ def _is_vit(module: nn.Module) -> bool:
 def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
     """(height, width) in pixels of one token's patch, a convolutional stem's stride included."""
     ratio = (
-        embed.feat_ratio(as_scalar=False)
-        if hasattr(embed, "feat_ratio")
-        else getattr(embed, "patch_size", None)
+        embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", None)
     )
     if ratio is None:
         raise UnsupportedModelError(
@@ -188,8 +187,9 @@ def _readout(vit: Any) -> Readout:
     pool = getattr(vit, "global_pool", "token")
     # Without pooling the output is all tokens; what is read from them is the class token where there is one.
     pool = pool or ("token" if getattr(vit, "cls_token", None) is not None else "avg")
-    if pool in ("token", "avg", "map"):
-        return pool  # type: ignore[no-any-return]
+    readout = next((known for known in POOLS if known == pool), None)
+    if readout is not None:
+        return readout
     raise UnsupportedModelError(
         f'{type(vit).__name__} pools its tokens by "{pool}", which is no fixed share of each token. Build it '
         'with `global_pool="token"`, "avg" or "map".'

@@ -141,9 +141,7 @@ def check_inputs(model: nn.Module, inputs: Tensor) -> None:
             f"(shape {tuple(inputs.shape)})."
         )
     if inputs.device != first.weight.device:
-        raise ValueError(
-            f"`inputs` must be on the model's device {first.weight.device}, but got {inputs.device}."
-        )
+        raise ValueError(f"`inputs` must be on the model's device {first.weight.device}, but got {inputs.device}.")
     if inputs.dtype != first.weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
         raise TypeError(f"`inputs` must be {first.weight.dtype} like the model, but got {inputs.dtype}.")
 

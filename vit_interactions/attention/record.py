@@ -69,9 +69,7 @@ class AttentionCall:
 
         Dropout takes no part in it.
         """
-        return attention_probabilities(
-            self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale
-        )
+        return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
 
     @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:
@@ -108,6 +106,7 @@ class AttentionRecord:
     Attributes:
         calls: the self-attention calls of the layers, in order.
         pool_calls: the calls of an attention-pooling head.
+        seen: how many calls of layers there were, those not kept included.
         image_size: (height, width) of the input, None before the model has run.
     """
 
@@ -115,6 +114,7 @@ class AttentionRecord:
         """Start empty."""
         self.calls: list[AttentionCall] = []
         self.pool_calls: list[AttentionCall] = []
+        self.seen = 0
         self.image_size: tuple[int, int] | None = None
         self._model = model
         self._manual_softmax: list[str] = []
@@ -162,9 +162,7 @@ class AttentionRecord:
 
     def _call(self, layer: int) -> AttentionCall:
         if not -len(self.calls) <= layer < len(self.calls):
-            raise IndexError(
-                f"`layer` must lie in [{-len(self.calls)}, {len(self.calls) - 1}], but got {layer}."
-            )
+            raise IndexError(f"`layer` must lie in [{-len(self.calls)}, {len(self.calls) - 1}], but got {layer}.")
         return self.calls[layer]
 
     def check_complete(self) -> None:
@@ -180,10 +178,10 @@ class AttentionRecord:
                 "patch to every patch; use a ViT, or the model's scaled_dot_product_attention implementation "
                 'where it has one (transformers: `attn_implementation="sdpa"`).'
             )
-        if not self.calls:
+        if not self.seen:
             raise UnsupportedModelError(
-                f"{type(self._model).__name__} made no call of scaled_dot_product_attention from one of its "
-                "modules, so there is no attention to explain. Give a Vision Transformer that runs as plain "
+                f"{type(self._model).__name__} made no call of scaled_dot_product_attention among its tokens "
+                "from one of its modules, so there is no attention to explain. Give a Vision Transformer that runs as plain "
                 "PyTorch modules."
             )
 
@@ -284,17 +282,16 @@ class _Interception(TorchFunctionMode):
         name, module, line = caller
         if enable_gqa:
             key, value = (
-                shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3)
-                for shared in (key, value)
+                shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
             )
         if query.ndim == 3:
             query, key, value, attn_mask = _split_heads(module, name, query, key, value, attn_mask)
-        call = AttentionCall(
-            name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, line
-        )
+        call = AttentionCall(name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, line)
         if call.is_pooling:
             self.record.pool_calls.append(call)
-        elif self.consume is None:
+            return
+        self.record.seen += 1
+        if self.consume is None:
             self.record.calls.append(call)
         else:
             with torch.no_grad():
@@ -342,8 +339,8 @@ def _split_heads(
             "cannot be told from its batch without an attribute `num_heads` on that module."
         )
     if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
-        mask = mask.unflatten(0, (-1, heads))
-    query, key, value = (tensor.unflatten(0, (-1, heads)) for tensor in (query, key, value))
+        mask = mask.reshape(-1, heads, *mask.shape[1:])
+    query, key, value = (tensor.reshape(-1, heads, *tensor.shape[1:]) for tensor in (query, key, value))
     return query, key, value, mask
 
 
@@ -374,5 +371,3 @@ def _readable(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag, value in changed:
             setattr(module, flag, value)
-
-

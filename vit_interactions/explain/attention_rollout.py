@@ -67,9 +67,7 @@ class AttentionRollout(Explainer):
             raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
         self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
 
-    def _explain(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         fused: list[Tensor] = []
         layers = 0
 

@@ -7,7 +7,6 @@ caller sees around it (tuples, targets, shapes, restoring the model) is done her
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from captum.attr import Attribution
 from captum.log import log_usage
@@ -107,9 +106,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         patches, layout = self._explain(image, target, additional_forward_args)
         return patches.reshape(image.shape[0], layout.rows, layout.cols)
 
-    def _explain(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         """Compute one value a patch, (batch, patches): the one thing a method has to say."""
         raise NotImplementedError
 
@@ -164,6 +161,7 @@ def to_pixels(patch_map: Tensor, extent: tuple[int, int], image_size: tuple[int,
         (batch, height, width).
 
     Example:
+        >>> import torch
         >>> to_pixels(torch.tensor([[[0.0, 1.0]]]), extent=(2, 4), image_size=(1, 5))
         tensor([[[0.0000, 0.2500, 0.7500, 1.0000, 0.0000]]])
     """

@@ -42,10 +42,8 @@ class IndiscriminativePatches(InteractionExplainer):
         """
         check_fraction("beta", beta)
         uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
-        return indiscriminative_patches(uncertainty, beta).unflatten(1, layout.grid)
+        return indiscriminative_patches(uncertainty, beta).reshape(-1, *layout.grid)
 
-    def _explain(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
         return informativeness(uncertainty), layout

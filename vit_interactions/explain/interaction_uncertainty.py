@@ -63,7 +63,7 @@ class InteractionUncertainty(InteractionExplainer):
     """
 
     @log_usage()  # type: ignore[untyped-decorator]
-    def attribute(  # type: ignore[override]
+    def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,
@@ -72,11 +72,9 @@ class InteractionUncertainty(InteractionExplainer):
         patch: tuple[int, int] | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
-        return self._attribute(
-            inputs, lambda x: self.patch_map(x, target, additional_forward_args, patch=patch)
-        )
+        return self._attribute(inputs, lambda x: self.patch_map(x, target, additional_forward_args, patch=patch))
 
-    def patch_map(  # type: ignore[override]
+    def patch_map(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,

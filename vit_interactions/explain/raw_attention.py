@@ -42,9 +42,7 @@ class RawAttention(Explainer):
         check_fusion(fusion)
         self.layer, self.fusion = layer, fusion
 
-    def _explain(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         kept: list[AttentionCall | None] = []
 
         def keep(call: AttentionCall, layout: TokenLayout) -> None:

@@ -61,8 +61,6 @@ class ResponsiveFieldSize(FieldExplainer):
 
     more_is_relevant = False
 
-    def _explain(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         fields, layout = self._field(inputs, target, additional_forward_args)
         return fields.size.float(), layout

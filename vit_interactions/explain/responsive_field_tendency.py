@@ -36,13 +36,11 @@ class ResponsiveFieldTendency(FieldExplainer):
             (batch, rows, cols, 2): x to the right and y down; (0, 0) where no direction prevails.
         """
         fields, layout = self._field(only_tensor(inputs), target, additional_forward_args)
-        return fields.tendency.unflatten(1, layout.grid)
+        return fields.tendency.reshape(-1, *layout.grid, 2)
 
-    def _explain(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         fields, layout = self._field(inputs, target, additional_forward_args)
-        return convergence(fields.tendency.unflatten(1, layout.grid)).flatten(1), layout
+        return convergence(fields.tendency.reshape(-1, *layout.grid, 2)).flatten(1), layout
 
 
 def convergence(tendency: Tensor) -> Tensor:

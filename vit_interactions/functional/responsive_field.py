@@ -121,5 +121,5 @@ def field_tendency(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     patch = torch.arange(mask.shape[-1], device=mask.device)
     x, y = patch % grid[1], patch // grid[1]
     reach = torch.stack((left + right - 2 * x, top + bottom - 2 * y), -1).float()
-    length = reach.norm(dim=-1, keepdim=True)
-    return reach / length.masked_fill(length == 0, 1.0)
+    length: Tensor = torch.linalg.vector_norm(reach, dim=-1, keepdim=True)
+    return torch.where(length == 0, reach, reach / length)

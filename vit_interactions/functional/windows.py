@@ -58,7 +58,7 @@ def bounding_boxes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
         tensor([1, 1, 1, 1])
     """
     rows, cols = grid
-    cells = mask.unflatten(-1, (rows, cols))
+    cells = mask.reshape(*mask.shape[:-1], rows, cols)
     left, right = _extremes(cells.any(-2))
     top, bottom = _extremes(cells.any(-1))
     return torch.stack((left, top, right, bottom), -1)
