@@ -1,5 +1,170 @@
-"""Command line."""
+"""The command line: `vit-interactions explain`, `curve`, `models`, `methods`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import timm
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.layout import token_layout
+from vit_interactions.explain import EXPLAINERS
+from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
+from vit_interactions.explain.interaction_uncertainty import patch_index
+from vit_interactions.explanation import Settings, explain_photographs, find_photographs, sha256
+from vit_interactions.figures import curve_figure, load_photograph, prepare, preprocessing
+from vit_interactions.loading import load_model, nearest
+
+# Modules of timm whose models have attention from every patch to every patch.
+FAMILIES = ("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpos", "naflexvit", "vision_transformer_hybrid")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+errors = Console(stderr=True, highlight=False)
+
+Photos = Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", help="A model of timm, e.g. vit_base_patch16_224.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows."),
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
+Alpha = Annotated[float, typer.Option(min=0, max=1, help="Share of all patch pairs that count as relevant.")]
+Beta = Annotated[float, typer.Option(min=0, max=1, help="Share of patches dropped as indiscriminative.")]
+
+
+@app.callback()
+def root() -> None:
+    """Explain how the patches of a Vision Transformer interact."""
+
+
+@app.command()
+def explain(
+    photos: Photos,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write to; each picture gets a folder in it.")],
+    checkpoint: Checkpoint = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method of `vit-interactions methods`; repeat for more. Default: all.")
+    ] = None,
+    patch: Annotated[
+        list[str] | None, typer.Option(metavar="ROW,COL", help="A patch whose interactions to draw; repeat for more.")
+    ] = None,
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what the same settings have already made.")] = False,
+) -> None:
+    """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
+    methods = tuple(method or EXPLAINERS)
+    for name in methods:
+        if name not in EXPLAINERS:
+            raise ValueError(f"`--method` must be a method, but got {name!r}. {nearest(name, EXPLAINERS)}")
+    patches = tuple(parse_patch(text) for text in patch or ())
+    photographs = find_photographs(photos)
+    vit = load_model(model, checkpoint, check_device(device))
+    height, width = vit.pretrained_cfg["input_size"][-2:]
+    for chosen in patches:
+        patch_index(chosen, token_layout(vit, (height, width)))
+    settings = Settings(model, sha256(checkpoint) if checkpoint else None, methods, patches, alpha, beta)
+    steps = explain_photographs(vit, photographs, settings, out, resume=resume)
+    for report in track(steps, "explaining", total=len(photographs), console=errors):
+        pass
+    errors.print(f"{len(report.done)} of {len(photographs)} pictures explained in {out}", markup=False)
+    for path, reason in report.failed.items():
+        errors.print(f"failed: {path}: {reason}", markup=False, style="red")
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def curve(
+    photos: Photos,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The figure to write, a PNG, PDF or SVG file.")],
+    checkpoint: Checkpoint = None,
+    alpha: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Repeat for more.")] = None,
+    beta: Beta = 0.0,
+    device: Device = "cpu",
+) -> None:
+    """Show how many patch interactions are left (E_O) against alpha, to choose alpha for a model."""
+    photographs = find_photographs(photos)
+    vit = load_model(model, checkpoint, check_device(device))
+    transform = preprocessing(vit)
+    paths = track(photographs, "reading attention", console=errors)
+    batches = (prepare(load_photograph(path), vit).input.unsqueeze(0).to(device) for path in paths)
+    result = interaction_curve(vit, batches, sorted(alpha or PAPER_ALPHAS), beta)
+    table = Table("alpha", "E_O", "of all pairs")
+    for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
+        table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
+    Console().print(table)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    curve_figure(result).savefig(out, dpi=150)
+
+
+@app.command()
+def models(
+    name: Annotated[str, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = "*",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those that timm has weights for.")] = False,
+) -> None:
+    """List the models of timm that can be explained, with the size of their input."""
+    pattern = name if set(name) & set("*?[") else f"*{name}*"
+    found = [m for family in FAMILIES for m in timm.list_models(pattern, module=family, pretrained=pretrained)]
+    if not found:
+        known = [m for family in FAMILIES for m in timm.list_models(module=family)]
+        raise ValueError(f"no model is named like {name!r}. {nearest(name, known)}")
+    for model in found:
+        size = timm.get_pretrained_cfg(model).input_size
+        typer.echo(f"{model}\t{size[-2]}x{size[-1]}")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, with what they cost and where they come from."""
+    table = Table("method", "class-specific", "forward passes", "backward passes", "more means", "source")
+    for name, explainer in EXPLAINERS.items():
+        table.add_row(
+            name,
+            "yes" if explainer.class_specific else "no",
+            str(explainer.forwards),
+            str(explainer.backwards),
+            "more relevant" if explainer.more_is_relevant else "less relevant",
+            explainer.source,
+        )
+    Console().print(table)
+
+
+def parse_patch(text: str) -> tuple[int, int]:
+    """Read "ROW,COL".
+
+    Example:
+        >>> parse_patch("5,7")
+        (5, 7)
+    """
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"`--patch` must be ROW,COL, two whole numbers >= 0, but got {text!r}.")
+    return int(parts[0]), int(parts[1])
+
+
+def check_device(device: str) -> str:
+    """Return the name of a device, or raise ValueError if there is none of that name."""
+    try:
+        torch.empty(0, device=device)
+    # An unknown name, a missing driver and an absent card each raise their own kind.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`--device` must be a device of this machine, but got {device!r}: {error}") from error
+    return device
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what a user can mend ends in one line and exit code 2, not in a traceback."""
+    try:
+        app()
+    except (UnsupportedModelError, ValueError, OSError) as error:
+        errors.print(f"error: {error}", markup=False, style="red")
+        sys.exit(2)

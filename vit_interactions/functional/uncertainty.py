@@ -90,7 +90,8 @@ class RunningUncertainty:
         for start in range(0, patches, _FINISH_ROWS):
             rows = slice(start, start + _FINISH_ROWS)
             per_head = self._squares[:, :, rows] / len(self.layers)
-            uncertainty[:, rows] = per_head.var(dim=1, correction=0)
+            # Many times faster than `var` over this axis, and as exact.
+            uncertainty[:, rows] = (per_head - per_head.mean(1, keepdim=True)).square_().mean(1)
         return uncertainty
 
 

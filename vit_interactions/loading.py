@@ -1,0 +1,113 @@
+"""Load a timm model by name, with its own or a checkpoint's weights."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import timm
+from timm.models import get_pretrained_cfg, load_state_dict
+from torch import Tensor, nn
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Word a suggestion of the known names nearest to a wrong one.
+
+    Example:
+        >>> nearest("rollout", ["attention_rollout", "gmar"])
+        'Did you mean attention_rollout?'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name in k][:3]
+    return f"Did you mean {' or '.join(close)}?" if close else ""
+
+
+def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -> nn.Module:
+    """Create a timm model for explaining: in evaluation mode, on a device, with trained weights.
+
+    Args:
+        name: a model of timm, or of a package imported before that registers with timm.
+        checkpoint: a safetensors file, or a pickle that holds weights only; None loads the weights that timm
+            knows for the name. The number of classes is read from the checkpoint.
+        device: where the model goes.
+
+    Raises:
+        ValueError: an unknown name, or a checkpoint that is not this model's.
+        FileNotFoundError: no such checkpoint.
+        OSError: the weights that timm knows could not be had.
+    """
+    check_model_name(name)
+    if checkpoint is None:
+        model = _pretrained(name)
+    else:
+        weights = read_checkpoint(checkpoint)
+        model = timm.create_model(name, num_classes=_classes(name, weights))
+        _load(model, name, weights, checkpoint)
+    loaded: nn.Module = model.eval().to(device)
+    return loaded
+
+
+def check_model_name(name: str) -> None:
+    """Raise ValueError unless timm knows the model, with the nearest names."""
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
+        raise ValueError(f"`model` must be a model of timm, but got {name!r}. {nearest(name, timm.list_models())}")
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint without running any code that it may hold.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no safetensors file and no weights-only pickle, or one without weights.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"`checkpoint` must be a file, but there is none at {path}.")
+    try:
+        weights = load_state_dict(str(path), weights_only=True)
+    # Each format and version of its reader has errors of its own; what they mean to the user is one thing.
+    except Exception as error:
+        raise ValueError(
+            f"`checkpoint` must be a safetensors file or a pickle of weights only, but {path} could not be read "
+            f"as one: {str(error).splitlines()[0]}"
+        ) from error
+    if not (isinstance(weights, dict) and weights and all(isinstance(v, Tensor) for v in weights.values())):
+        raise ValueError(f"`checkpoint` must map names to tensors, but {path} does not.")
+    return weights
+
+
+def _pretrained(name: str) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+    # Each source of weights has errors of its own: no weights for the name, no network, no such file.
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"the pretrained weights of {name} could not be had; give a checkpoint instead. The reason: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return model
+
+
+def _classes(name: str, weights: dict[str, Tensor]) -> int:
+    """Read the number of classes from the classifier's weight; 0 where the checkpoint has none."""
+    known = get_pretrained_cfg(name)
+    classifier = "head" if known is None else known.classifier
+    first = classifier[0] if isinstance(classifier, tuple | list) else classifier
+    weight = weights.get(f"{first}.weight")
+    return 0 if weight is None else weight.shape[0]
+
+
+def _load(model: nn.Module, name: str, weights: dict[str, Tensor], path: Path) -> None:
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in weights.items()}
+    problems = [
+        *(f"no `{key}`" for key in wanted if key not in given),
+        *(f"`{key}` that the model has not" for key in given if key not in wanted),
+        *(
+            f"`{k}` of shape {given[k]} instead of {wanted[k]}"
+            for k in wanted
+            if given.get(k, wanted[k]) != wanted[k]
+        ),
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"`checkpoint` {path} is not one of {name}: it has {', '.join(problems[:3])}{more}.")
+    model.load_state_dict(weights)
