@@ -30,7 +30,7 @@ class TokenLayout:
             token ("distilled"), the mean of tokens ("avg"), or an attention-pooling head ("map").
         extent: (height, width) in pixels of the input that the grid covers; more than the image where the
             model pads it, less where the model leaves a rest at the right or bottom unseen.
-        pool_prefix: whether the prefix tokens take part in the mean, or in the pooling head's attention.
+        pool_prefix: whether the prefix tokens take part in the mean. Of a pooling head, its attention tells.
     """
 
     prefix: int
@@ -59,7 +59,8 @@ class TokenLayout:
         """Give each output token's share in what the model reads its answer from.
 
         Args:
-            pool_attention: (batch, heads, latents, keys), the pooling head's attention; for "map" only.
+            pool_attention: (batch, heads, latents, keys), the pooling head's attention; for "map" only. The keys
+                are all tokens, or the patches only.
 
         Returns:
             (1 or batch, tokens) float32, ≥ 0, each row summing to 1.
@@ -81,14 +82,13 @@ class TokenLayout:
         return weights / weights.sum()
 
     def _pool_weights(self, pool_attention: Tensor | None) -> Tensor:
-        skipped = 0 if self.pool_prefix else self.prefix
-        if pool_attention is None or pool_attention.shape[-1] != self.tokens - skipped:
+        if pool_attention is None or pool_attention.shape[-1] not in (self.tokens, self.patches):
             came = "none" if pool_attention is None else f"shape {tuple(pool_attention.shape)}"
             raise ValueError(
-                "a model with an attention-pooling head needs its `pool_attention` "
-                f"(batch, heads, latents, {self.tokens - skipped}), but got {came}."
+                "a model with an attention-pooling head needs its `pool_attention` (batch, heads, latents, keys) "
+                f"over {self.tokens} tokens or {self.patches} patches, but got {came}."
             )
-        return nn.functional.pad(pool_attention.mean((1, 2)), (skipped, 0))
+        return nn.functional.pad(pool_attention.mean((1, 2)), (self.tokens - pool_attention.shape[-1], 0))
 
 
 def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
@@ -165,9 +165,10 @@ def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
 
 def _check_size(vit: Any, embed: Any, size: tuple[int, int], patch: tuple[int, int]) -> None:
     built_for = getattr(embed, "img_size", None)
-    if built_for is None or size == tuple(built_for):
+    # A convolution leaves a rest at the border unseen; a linear embedding cannot.
+    if size == tuple(built_for) if built_for else not getattr(embed, "is_linear", False):
         return
-    if getattr(embed, "strict_img_size", False):
+    if built_for and getattr(embed, "strict_img_size", False):
         raise ValueError(
             f"{type(vit).__name__} takes images of {built_for[0]} x {built_for[1]} pixels, but got "
             f"{size[0]} x {size[1]}. Resize the image, or build the model with `dynamic_img_size=True` or "
@@ -184,9 +185,14 @@ def _check_size(vit: Any, embed: Any, size: tuple[int, int], patch: tuple[int, i
 def _readout(vit: Any) -> Readout:
     if getattr(vit, "head_dist", None) is not None:
         return "distilled"
-    pool = getattr(vit, "global_pool", "token")
+    pool = getattr(vit, "global_pool", None)
     # Without pooling the output is all tokens; what is read from them is the class token where there is one.
-    pool = pool or ("token" if getattr(vit, "cls_token", None) is not None else "avg")
+    pool = pool or ("token" if _has_class_token(vit) else "avg")
+    if pool == "token" and not vit.num_prefix_tokens:
+        raise UnsupportedModelError(
+            f'{type(vit).__name__} pools by "token" but has no prefix token, so what its answer is read from '
+            'cannot be told. Build it with `global_pool="avg"`, or set this attribute as timm does.'
+        )
     readout = next((known for known in POOLS if known == pool), None)
     if readout is not None:
         return readout
@@ -194,3 +200,8 @@ def _readout(vit: Any) -> Readout:
         f'{type(vit).__name__} pools its tokens by "{pool}", which is no fixed share of each token. Build it '
         'with `global_pool="token"`, "avg" or "map".'
     )
+
+
+def _has_class_token(vit: Any) -> bool:
+    owners = (vit, getattr(vit, "embeds", None))
+    return any(getattr(owner, "cls_token", None) is not None for owner in owners)

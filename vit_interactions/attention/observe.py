@@ -132,18 +132,25 @@ def check_inputs(model: nn.Module, inputs: Tensor) -> None:
         raise ValueError(
             f"`inputs` must have shape (batch, channels, height, width), but got {tuple(inputs.shape)}."
         )
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
+    entry = _first_convolution(model)
+    weight = next((entry or model).parameters(), None)
+    channels = entry.in_channels if entry else getattr(model, "in_chans", inputs.shape[1])
+    if weight is None:
         return
-    if inputs.shape[1] != first.in_channels:
+    if inputs.shape[1] != channels:
         raise ValueError(
-            f"`inputs` must have {first.in_channels} channels for this model, but got {inputs.shape[1]} "
+            f"`inputs` must have {channels} channels for this model, but got {inputs.shape[1]} "
             f"(shape {tuple(inputs.shape)})."
         )
-    if inputs.device != first.weight.device:
-        raise ValueError(f"`inputs` must be on the model's device {first.weight.device}, but got {inputs.device}.")
-    if inputs.dtype != first.weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
-        raise TypeError(f"`inputs` must be {first.weight.dtype} like the model, but got {inputs.dtype}.")
+    if inputs.device != weight.device:
+        raise ValueError(f"`inputs` must be on the model's device {weight.device}, but got {inputs.device}.")
+    if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        raise TypeError(f"`inputs` must be {weight.dtype} like the model, but got {inputs.dtype}.")
+
+
+def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
+    """Return the convolution that takes the image in, which models that embed patches linearly do not have."""
+    return next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
 
 
 def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:

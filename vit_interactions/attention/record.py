@@ -181,8 +181,8 @@ class AttentionRecord:
         if not self.seen:
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} made no call of scaled_dot_product_attention among its tokens "
-                "from one of its modules, so there is no attention to explain. Give a Vision Transformer that runs as plain "
-                "PyTorch modules."
+                "from one of its modules, so there is no attention to explain. Give a Vision Transformer that "
+                "runs as plain PyTorch modules."
             )
 
 
@@ -234,7 +234,7 @@ def record_attention(
     """
     inner = unwrap(model)
     record = AttentionRecord(inner)
-    with _readable(inner), _Interception(record, inner, consume):
+    with _readable(model), _Interception(record, inner, consume):
         yield record
 
 
@@ -347,11 +347,12 @@ def _split_heads(
 @contextlib.contextmanager
 def _readable(model: nn.Module) -> Iterator[None]:
     """Make the model call scaled_dot_product_attention, once a layer and eagerly; restore it afterwards."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is a scripted model, which runs where its attention cannot be seen. "
-            "Give the model it was scripted from."
-        )
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                f"{f'`{name}`' if name else type(model).__name__} is a scripted model, which runs where its "
+                "attention cannot be seen. Give the model it was scripted from."
+            )
     changed: list[tuple[nn.Module, str, bool]] = []
     compiled = False
     try:

@@ -1,5 +1,7 @@
 """Which number of the model's output is explained: captum's targets, checked."""
 
+import contextlib
+import operator
 from typing import Any
 
 import torch
@@ -54,8 +56,9 @@ def _as_integers(target: Any) -> list[int]:
     elif isinstance(target, tuple):
         if len(target) == 1:
             return _as_integers(target[0])
-    elif not isinstance(target, bool) and hasattr(target, "__index__"):
-        return [target.__index__()]
+    elif not isinstance(target, bool):
+        with contextlib.suppress(TypeError):  # arrays of several numbers have the method, and raise
+            return [operator.index(target)]
     shown = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
     raise TypeError(
         f"`target` must be a class index, or one an example (int, list or tensor of ints), but got {shown}."
