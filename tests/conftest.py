@@ -1,0 +1,73 @@
+"""Fixtures of the whole suite: the families of ViTs, and the trained model and photographs where they exist."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .families import FAMILIES, Family
+
+DATA = Path(os.environ.get("VIT_INTERACTIONS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+WEIGHTS = DATA / "weights" / "vit_tiny_patch16_224.tiny_imagenet_200.safetensors"
+PHOTOGRAPHS = DATA / "imagenet_samples"
+
+
+def pytest_configure() -> None:
+    """Leave each worker one core, so that workers do not fight over them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `family` once for every family."""
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Give every test the same random numbers, and check that none leaves gradients switched off."""
+    torch.manual_seed(0)
+    yield
+    assert torch.is_grad_enabled()
+
+
+@pytest.fixture(scope="session")
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return FAMILIES
+
+
+def _need(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"needs {path}, which is absent; set VIT_INTERACTIONS_DATA to the folder with the data")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_vit() -> nn.Module:
+    """A ViT-Ti/16 trained on 200 classes of ImageNet, 224 x 224."""
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=200)
+    model.load_state_dict(load_file(_need(WEIGHTS)))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Callable[[int], Tensor]:
+    """The last so many photographs in alphabetical order, as `trained_vit` wants them (timm's transform)."""
+    from PIL import Image
+
+    paths = sorted(_need(PHOTOGRAPHS).glob("*.jpg"))
+    transform = timm.data.create_transform(
+        input_size=(3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=224 / 256, interpolation="bicubic"
+    )
+
+    def load(count: int) -> Tensor:
+        return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[-count:]])
+
+    return load
