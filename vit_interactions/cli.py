@@ -1,6 +1,7 @@
 """The command line: `vit-interactions explain`, `curve`, `models`, `methods`."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,20 +11,33 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from timm.data.config import resolve_model_data_config
+from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.explain import EXPLAINERS
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.explanation import Settings, explain_photographs, find_photographs, sha256
-from vit_interactions.figures import curve_figure, load_photograph, prepare, preprocessing
+from vit_interactions.explanation import Settings
+from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.loading import load_model, nearest
+from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 
 # Modules of timm whose models have attention from every patch to every patch.
-FAMILIES = ("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpos", "naflexvit", "vision_transformer_hybrid")
+FAMILIES = (
+    "vision_transformer",
+    "deit",
+    "eva",
+    "beit",
+    "vision_transformer_relpos",
+    "naflexvit",
+    "vision_transformer_hybrid",
+)
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 errors = Console(stderr=True, highlight=False)
 
 Photos = Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
@@ -49,15 +63,19 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder to write to; each picture gets a folder in it.")],
     checkpoint: Checkpoint = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="A method of `vit-interactions methods`; repeat for more. Default: all.")
+        list[str] | None,
+        typer.Option(help="A method of `vit-interactions methods`; repeat for more. Default: all."),
     ] = None,
     patch: Annotated[
-        list[str] | None, typer.Option(metavar="ROW,COL", help="A patch whose interactions to draw; repeat for more.")
+        list[str] | None,
+        typer.Option(metavar="ROW,COL", help="A patch whose interactions to draw; repeat for more."),
     ] = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Keep what the same settings have already made.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the same settings have already made.")
+    ] = False,
 ) -> None:
     """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
     methods = tuple(method or EXPLAINERS)
@@ -67,18 +85,23 @@ def explain(
     patches = tuple(parse_patch(text) for text in patch or ())
     photographs = find_photographs(photos)
     vit = load_model(model, checkpoint, check_device(device))
-    height, width = vit.pretrained_cfg["input_size"][-2:]
+    _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
     settings = Settings(model, sha256(checkpoint) if checkpoint else None, methods, patches, alpha, beta)
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
-    for report in track(steps, "explaining", total=len(photographs), console=errors):
+    report = Report()
+    for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
         pass
     errors.print(f"{len(report.done)} of {len(photographs)} pictures explained in {out}", markup=False)
-    for path, reason in report.failed.items():
-        errors.print(f"failed: {path}: {reason}", markup=False, style="red")
-    if report.failed:
-        raise typer.Exit(1)
+    if report.open_windows:
+        errors.print(
+            f"note: at alpha {alpha:g} the windows of {len(report.open_windows)} pictures hold nearly all pairs "
+            "of patches, so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
+            "suits this model",
+            markup=False,
+        )
+    end_with_failures(report.failed)
 
 
 @app.command()
@@ -94,32 +117,41 @@ def curve(
     """Show how many patch interactions are left (E_O) against alpha, to choose alpha for a model."""
     photographs = find_photographs(photos)
     vit = load_model(model, checkpoint, check_device(device))
-    transform = preprocessing(vit)
-    paths = track(photographs, "reading attention", console=errors)
-    batches = (prepare(load_photograph(path), vit).input.unsqueeze(0).to(device) for path in paths)
-    result = interaction_curve(vit, batches, sorted(alpha or PAPER_ALPHAS), beta)
+    failed: dict[Path, str] = {}
+
+    def batches() -> Iterator[Tensor]:
+        for path in track(photographs, "reading attention", console=errors):
+            try:
+                yield prepare(load_photograph(path), vit).input.unsqueeze(0).to(device)
+            except (OSError, ValueError) as error:
+                failed[path] = str(error)
+
+    result = interaction_curve(vit, batches(), sorted(alpha or PAPER_ALPHAS), beta)
     table = Table("alpha", "E_O", "of all pairs")
     for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
         table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
     Console().print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
     curve_figure(result).savefig(out, dpi=150)
+    end_with_failures({str(path): reason for path, reason in failed.items()})
 
 
 @app.command()
 def models(
     name: Annotated[str, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = "*",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only those that timm has weights for.")] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Only those that timm has weights for.")
+    ] = False,
 ) -> None:
     """List the models of timm that can be explained, with the size of their input."""
     pattern = name if set(name) & set("*?[") else f"*{name}*"
     found = [m for family in FAMILIES for m in timm.list_models(pattern, module=family, pretrained=pretrained)]
     if not found:
-        known = [m for family in FAMILIES for m in timm.list_models(module=family)]
-        raise ValueError(f"no model is named like {name!r}. {nearest(name, known)}")
+        names = [m for family in FAMILIES for m in timm.list_models(module=family)]
+        raise ValueError(f"no model is named like {name!r}. {nearest(name, names)}")
     for model in found:
-        size = timm.get_pretrained_cfg(model).input_size
-        typer.echo(f"{model}\t{size[-2]}x{size[-1]}")
+        known = timm.get_pretrained_cfg(model)
+        typer.echo(f"{model}\t{known.input_size[-2]}x{known.input_size[-1]}" if known else model)
 
 
 @app.command()
@@ -136,6 +168,14 @@ def methods() -> None:
             explainer.source,
         )
     Console().print(table)
+
+
+def end_with_failures(failed: dict[str, str]) -> None:
+    """Report each picture that failed; end with exit code 1 if any did."""
+    for path, reason in failed.items():
+        errors.print(f"failed: {path}: {reason}", markup=False, style="red")
+    if failed:
+        raise typer.Exit(1)
 
 
 def parse_patch(text: str) -> tuple[int, int]:

@@ -120,7 +120,9 @@ def main() -> None:
         setting, way = options.peak
         print(peak(*SETTINGS[setting], options.device, way))
         return
-    print(f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads")
+    print(
+        f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads"
+    )
     print("\n| setting | way | time / plain: median (min-max) | peak memory, GB an image |")
     print("| --- | --- | --- | --- |")
     for setting, (name, size, batch) in SETTINGS.items():

@@ -1,0 +1,187 @@
+"""Explain many photographs: each gets a folder of figures, raw maps and a manifest, whole or not at all.
+
+A photograph that cannot be read or explained is reported and skipped.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.explain import EXPLAINERS, Explainer
+from vit_interactions.explanation import OPEN_WINDOWS, Explanation, Settings, explain_photograph
+from vit_interactions.figures import load_photograph, prepare
+
+PACKAGES = ("vit_interactions", "torch", "timm", "captum", "numpy", "matplotlib", "pillow")
+RESOLUTION = 120  # dots an inch
+
+
+@dataclass
+class Report:
+    """What became of each photograph.
+
+    Attributes:
+        done: photograph -> its folder.
+        failed: photograph -> the reason why it has none.
+        open_windows: photographs whose windows hold nearly all pairs, so that their fields tell little.
+    """
+
+    done: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    open_windows: list[str] = field(default_factory=list)
+
+
+def find_photographs(paths: Iterable[Path]) -> list[Path]:
+    """List the given files, and in the place of a folder the pictures directly in it, by name.
+
+    Raises:
+        ValueError: a folder without pictures.
+    """
+    endings = Image.registered_extensions()
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings and p.is_file())
+            if not inside:
+                raise ValueError(f"`photos` must be pictures or folders with some, but {path} has none.")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def explain_photographs(
+    model: nn.Module,
+    photographs: Sequence[Path],
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+) -> Iterator[Report]:
+    """Explain photographs one by one, each into a folder of its own below `out`.
+
+    Args:
+        model: the model, in evaluation mode on its device.
+        photographs: picture files.
+        settings: what to explain them by.
+        out: folder to write to; made if missing.
+        resume: keep the folders that were made from the same photograph by the same settings.
+
+    Yields:
+        The report so far, after each photograph. `out`/manifest.json holds the same.
+    """
+    report = Report()
+    out.mkdir(parents=True, exist_ok=True)
+    for path, name in zip(photographs, folder_names(photographs), strict=True):
+        folder = out / name
+        try:
+            origin = {"photograph": str(path), "sha256": sha256(path), "settings": settings.as_json()}
+            if not (resume and _made_from(folder, origin)):
+                explanation = explain_photograph(model, prepare(load_photograph(path), model), settings)
+                _write_whole(folder, explanation, origin)
+            report.done[str(path)] = name
+            if read_manifest(folder).get("window_share", 0.0) > OPEN_WINDOWS:
+                report.open_windows.append(str(path))
+        except UnsupportedModelError:
+            raise
+        # A picture that cannot be read or explained is one picture less, not the end.
+        except (OSError, ValueError) as error:
+            report.failed[str(path)] = str(error)
+        _write_manifest(out, settings, report)
+        yield report
+
+
+def folder_names(photographs: Sequence[Path]) -> list[str]:
+    """Name a folder for each photograph after its file, apart also where files share a name.
+
+    Example:
+        >>> folder_names([Path("a/cat.jpg"), Path("b/cat.png"), Path("dog.jpg")])
+        ['cat', 'cat-2', 'dog']
+    """
+    names: list[str] = []
+    for photograph in photographs:
+        stem = name = photograph.stem
+        repeat = 2
+        while name in names:
+            name, repeat = f"{stem}-{repeat}", repeat + 1
+        names.append(name)
+    return names
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(method: type[Explainer]) -> dict[str, Any]:
+    """Return what a method says of itself."""
+    return {
+        "class": method.__name__,
+        "class_specific": method.class_specific,
+        "forwards": method.forwards,
+        "backwards": method.backwards,
+        "more_is_relevant": method.more_is_relevant,
+        "source": method.source,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that an explanation depends on."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a photograph's folder; empty where there is none or none that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest
+
+
+def _made_from(folder: Path, origin: dict[str, Any]) -> bool:
+    manifest = read_manifest(folder)
+    return all(manifest.get(key) == value for key, value in origin.items())
+
+
+def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any]) -> None:
+    """Fill a folder beside the wanted one, and put it in its place when it is complete."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        for name, figure in explanation.figures.items():
+            figure.savefig(partial / f"{name}.png", dpi=RESOLUTION)
+        np.savez_compressed(partial / "maps.npz", allow_pickle=False, **explanation.arrays)
+        manifest = {
+            **origin,
+            **explanation.facts,
+            "arrays": {name: list(array.shape) for name, array in explanation.arrays.items()},
+            "figures": sorted(f"{name}.png" for name in explanation.figures),
+            "methods": {name: describe(EXPLAINERS[name]) for name in origin["settings"]["methods"]},
+            "versions": versions(),
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_manifest(out: Path, settings: Settings, report: Report) -> None:
+    content = {"settings": settings.as_json(), **asdict(report), "versions": versions()}
+    partial = out / ".manifest.json.partial"
+    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    os.replace(partial, out / "manifest.json")
