@@ -70,7 +70,7 @@ class _LayerGuard:
     ) -> None:
         self.batch = inputs.shape[0]
         self.on_layer = on_layer
-        self.lines: dict[str, int] = {}
+        self.places: dict[str, int] = {}
         self.finite: list[Tensor] = []
         # What a layer does tells more than a missing attribute, so a model without layout runs first.
         self.layout: TokenLayout | UnsupportedModelError
@@ -96,7 +96,7 @@ class _LayerGuard:
                 "pooled or windowed attention says nothing about pairs of patches. Use a ViT with global "
                 "attention."
             )
-        if self.lines.setdefault(call.name, call.line) != call.line:
+        if self.places.setdefault(call.name, call.place) != call.place:
             raise UnsupportedModelError(
                 f"`{call.name}` combines several attention maps into one (differential attention), so none of "
                 "them is the attention of the layer. Use a ViT with one softmax a layer."
@@ -113,7 +113,7 @@ class _LayerGuard:
         if not all(finite):
             layer = finite.index(False)
             raise ValueError(
-                f"the attention of layer {layer} (`{list(self.lines)[layer]}`) is not finite: `inputs` or the "
+                f"the attention of layer {layer} (`{list(self.places)[layer]}`) is not finite: `inputs` or the "
                 "model's weights hold NaN or infinite values, or half precision overflowed."
             )
         return self.layout

@@ -43,8 +43,9 @@ class AttentionCall:
         is_causal: what the model passed.
         scale: factor of the scores; None means 1 / sqrt(width).
         dropout: dropout probability of the call; 0 in evaluation.
-        output: z (batch, heads, queries, width), as it goes on in the model's graph.
-        line: where in the module the call stands.
+        output: z (batch, heads, queries, width), as it goes on in the model's graph; (batch · heads, queries,
+            width) where the model folds heads into the batch.
+        place: which instruction of the module made the call.
     """
 
     name: str
@@ -56,7 +57,7 @@ class AttentionCall:
     scale: float | None
     dropout: float
     output: Tensor
-    line: int
+    place: int
 
     @property
     def is_pooling(self) -> bool:
@@ -86,7 +87,8 @@ class AttentionCall:
                 f"`{self.name}` applied dropout {self.dropout} to its attention, so the gradient at the "
                 "attention is not defined; call `model.eval()` before recording."
             )
-        return attention_gradient(output_grad, self.value)
+        # The output is in the model's graph as the model has it, perhaps with heads folded into the batch.
+        return attention_gradient(output_grad.reshape(*self.query.shape[:-1], -1), self.value)
 
     def blocks(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
         """Yield the attention among patches block by block; see `functional.attention.attention_blocks`."""
@@ -279,14 +281,14 @@ class _Interception(TorchFunctionMode):
         caller = self._caller()
         if caller is None:
             return
-        name, module, line = caller
+        name, module, place = caller
         if enable_gqa:
             key, value = (
                 shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
             )
         if query.ndim == 3:
             query, key, value, attn_mask = _split_heads(module, name, query, key, value, attn_mask)
-        call = AttentionCall(name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, line)
+        call = AttentionCall(name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, place)
         if call.is_pooling:
             self.record.pool_calls.append(call)
             return
@@ -318,7 +320,7 @@ class _Interception(TorchFunctionMode):
         while frame is not None:
             found = self.modules.get(id(frame.f_locals.get("self")))
             if found is not None:
-                return *found, frame.f_lineno
+                return *found, frame.f_lasti
             frame = frame.f_back
         return None
 
