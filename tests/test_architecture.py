@@ -1,0 +1,132 @@
+"""The promises about the code itself: directions of imports, documentation, size, and what an import costs."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vit_interactions
+
+PACKAGE = Path(vit_interactions.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CORE = "vit_interactions"
+
+# Each layer may import itself and these.
+MAY_IMPORT = {
+    "functional": set(),
+    "attention": {"functional"},
+    "explain": {"functional", "attention"},
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """All modules that a file imports, wherever in the file, by their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layers_of(modules: set[str]) -> set[str]:
+    """The layers of the package among imported modules; "" is the package itself."""
+    parts = [module.split(".") for module in modules if module.split(".")[0] == CORE]
+    folders = {path.name for path in PACKAGE.iterdir()} | {path.stem for path in PACKAGE.iterdir()}
+    return {part[1] if len(part) > 1 and part[1] in folders else "" for part in parts}
+
+
+@pytest.mark.parametrize("layer", MAY_IMPORT)
+def test_layers_import_in_one_direction(layer: str) -> None:
+    files = sorted((PACKAGE / layer).glob("*.py"))
+    assert len(files) > 3
+    for path in files:
+        imported = {module for module in imported_modules(path) if module != CORE}
+        assert layers_of(imported) <= {layer, *MAY_IMPORT[layer]}, path
+
+
+def test_the_direction_check_sees_imports() -> None:
+    # The check above could not fail if it found nothing.
+    explain = imported_modules(PACKAGE / "explain" / "base.py")
+    assert layers_of(explain) == {"explain", "attention"}
+    assert layers_of({"vit_interactions.cli", "vit_interactions.EXPLAINERS", "torch.nn"}) == {"cli", ""}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_core_never_imports_the_adapters(path: Path) -> None:
+    assert not [module for module in imported_modules(path) if module.startswith("vit_interactions_adapters")]
+
+
+def test_functional_needs_torch_only() -> None:
+    for path in (PACKAGE / "functional").glob("*.py"):
+        outside = {module.split(".")[0] for module in imported_modules(path)} - {CORE, "torch"}
+        assert outside <= sys.stdlib_module_names, path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_short_and_say_what_they_are(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 400
+    assert not source or ast.get_docstring(ast.parse(source))
+
+
+PUBLIC = {
+    name: member
+    for name, member in vars(vit_interactions).items()
+    if not name.startswith("_") and (inspect.isclass(member) or inspect.isfunction(member))
+}
+# Abstract or made by other calls: their examples stand where they come from.
+WITHOUT_EXAMPLE = {"AttentionCall", "AttentionRecord", "Explainer", "UnsupportedModelError"}
+RESULTS = {"InteractionCurve", "ResponsiveField", "TokenLayout"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_public_is_documented(name: str) -> None:
+    member = PUBLIC[name]
+    assert inspect.getdoc(member)
+    if inspect.isclass(member):
+        for attribute, value in vars(member).items():
+            if inspect.isfunction(value) and not attribute.startswith("__"):
+                documented = attribute.startswith("_") or inspect.getdoc(value)
+                assert documented, f"{name}.{attribute}"
+    if name not in WITHOUT_EXAMPLE | RESULTS:
+        assert ">>>" in inspect.getdoc(member), f"{name} has no example"
+
+
+def test_the_public_names_are_those_of_the_design() -> None:
+    promised = {
+        "record_attention",
+        "token_layout",
+        "InteractionUncertainty",
+        "responsive_field",
+        "ResponsiveFieldSize",
+        "ResponsiveFieldTendency",
+        "IndiscriminativePatches",
+        "AttentionRollout",
+        "RawAttention",
+    }
+    assert promised <= set(PUBLIC)
+    assert "EXPLAINERS" in vars(vit_interactions)
+
+
+def test_importing_the_package_loads_no_figures_and_no_other_explainers() -> None:
+    # captum.attr itself loads matplotlib.pyplot; what counts is what this package adds.
+    code = (
+        "import sys, captum.attr; before = set(sys.modules); import vit_interactions; "
+        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    added = set(result.stdout.split())
+    assert "vit_interactions.explain.raw_attention" in added
+    unwanted = ("matplotlib", "captum.insights", "pytorch_grad_cam", "skimage", "typer", "vit_interactions.cli")
+    assert not [module for module in added if module.startswith(unwanted)]
+    # Nor by the way: only figures import what draws.
+    for path in MODULES:
+        if not {"figures"} & set(path.parts):
+            assert not [name for name in imported_modules(path) if name.startswith("matplotlib")], path

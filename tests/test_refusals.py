@@ -1,0 +1,436 @@
+"""What cannot be explained correctly is refused by an error that says which, why and what to do: never a map."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+from timm.models.vision_transformer_sam import VisionTransformerSAM
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer as TorchvisionViT
+
+from vit_interactions import (
+    EXPLAINERS,
+    AttentionRollout,
+    Explainer,
+    IndiscriminativePatches,
+    InteractionUncertainty,
+    RawAttention,
+    ResponsiveFieldSize,
+    ResponsiveFieldTendency,
+    UnsupportedModelError,
+    interaction_curve,
+    record_attention,
+    token_layout,
+)
+
+from .families import tiny
+
+SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
+STAGES: dict[str, Any] = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "img_size": 64}
+
+
+def sam(**options: Any) -> nn.Module:
+    """A small image encoder of Segment Anything."""
+    return VisionTransformerSAM(
+        img_size=64, embed_dim=32, depth=2, num_heads=2, num_classes=5, neck_chans=8, use_rel_pos=True, **options
+    )
+
+
+def mvit() -> nn.Module:
+    """A small MViTv2."""
+    return MultiScaleVit(MultiScaleVitCfg(depths=(1, 1), embed_dim=(16, 32), num_heads=(1, 2)), img_size=(64, 64))
+
+
+def with_attention(attention: nn.Module) -> nn.Module:
+    """A plain ViT whose second block attends in its own way."""
+    model = tiny("vit_tiny_patch16_224", img_size=64)
+    model.blocks[1].attn = attention
+    return model
+
+
+class DifferenceInOneLine(Attention):
+    """Differential attention written as one statement."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Subtract one attention from another."""
+        query, key, value = self.qkv(x).reshape(len(x), -1, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        attend = F.scaled_dot_product_attention
+        mixed = attend(query, key, value) - 0.5 * attend(query.flip(-2), key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class ExplicitSoftmax(Attention):
+    """Attention that no call shows."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Attend explicitly."""
+        query, key, value = self.qkv(x).reshape(len(x), -1, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        return self.proj(((query @ key.mT / 4).softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+
+WINDOWS = r"attends within windows or groups, not over the whole image: .* was expected\. Use a ViT"
+ITEMS = r"attends among \d+ items, but the image has \d+ tokens .*pairs of patches\. Use a ViT"
+SOFTMAX = r"computes its attention by an explicit softmax instead of scaled_dot_product_attention.*use a ViT"
+NO_PATCHES = r"has no `num_prefix_tokens` and `patch_embed`.*give a Vision Transformer"
+NO_ATTENTION = r"made no call of scaled_dot_product_attention.*Give a Vision Transformer"
+POOL = r"VisionTransformer pools its tokens by \"{}\", .*Build it with `global_pool=\"token\"`, \"avg\" or \"map\""
+HIDDEN = r"is a torch\.nn\.MultiheadAttention, which hides its attention.*Use the timm model"
+SEVERAL = r"combines several attention maps into one.*Use a ViT with one softmax a layer"
+
+
+def timm_model(name: str, **options: Any) -> Callable[[], nn.Module]:
+    """Delay building a model."""
+    return functools.partial(timm.create_model, name, **options)
+
+
+# name: (builder, side of the image, what the refusal says)
+UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
+    "swin": (timm_model("swin_tiny_patch4_window7_224", **STAGES), 64, rf"`layers\.0\.blocks\.0\.attn` {WINDOWS}"),
+    "swin v2": (
+        timm_model("swinv2_tiny_window8_256", **STAGES, window_size=4),
+        64,
+        rf"`layers\.0\.blocks\.0\.attn\.softmax` {SOFTMAX}",
+    ),
+    "xcit": (
+        timm_model("xcit_nano_12_p16_224", depth=1, embed_dim=32, num_heads=2),
+        224,
+        rf"`blocks\.0\.attn` {ITEMS}",
+    ),
+    "mvit v2": (mvit, 64, rf"`stages\.0\.blocks\.0\.attn` {SOFTMAX}"),
+    "cait": (timm_model("cait_xxs24_224", **SMALL), 64, rf"`blocks\.0\.attn` {SOFTMAX}"),
+    "hiera": (
+        timm_model("hiera_tiny_224", embed_dim=16, num_heads=1, stages=(1, 1, 1, 1)),
+        224,
+        rf"`blocks\.0\.attn` {WINDOWS}",
+    ),
+    "sam, windows": (
+        functools.partial(sam, window_size=2, global_attn_indexes=(1,)),
+        64,
+        rf"`blocks\.0\.attn` {WINDOWS}",
+    ),
+    "sam, global": (functools.partial(sam, window_size=0), 64, f"VisionTransformerSAM {NO_PATCHES}"),
+    "convit": (timm_model("convit_tiny", **SMALL, local_up_to_layer=1), 64, rf"`blocks\.\d\.attn` {SOFTMAX}"),
+    "levit": (timm_model("levit_128s"), 224, rf"`stages\.0\.blocks\.0\.attn` {SOFTMAX}"),
+    "tnt": (
+        timm_model(
+            "tnt_s_patch16_224",
+            depth=1,
+            embed_dim=32,
+            inner_dim=16,
+            num_heads_inner=2,
+            num_heads_outer=2,
+            img_size=64,
+        ),
+        64,
+        rf"`blocks\.0\.attn_in` {SOFTMAX}",
+    ),
+    "pvt v2": (timm_model("pvt_v2_b0", depths=(1, 1, 1, 1)), 64, f"PyramidVisionTransformerV2 {NO_PATCHES}"),
+    "maxvit": (timm_model("test_maxvit"), 160, rf"`stages\.0\.blocks\.0\.attn_block\.attn` {WINDOWS}"),
+    "differential": (timm_model("vit_dwee_patch16_reg1_gap_256", **SMALL), 64, rf"`blocks\.0\.attn` {SEVERAL}"),
+    "differential in one line": (
+        lambda: with_attention(DifferenceInOneLine(32, 2, qkv_bias=True)),
+        64,
+        rf"`blocks\.1\.attn` {SEVERAL}",
+    ),
+    "one explicit layer": (
+        lambda: with_attention(ExplicitSoftmax(32, 2, qkv_bias=True)),
+        64,
+        rf"`blocks\.1\.attn` {SOFTMAX}",
+    ),
+    "torchvision": (
+        lambda: TorchvisionViT(64, 16, 2, 2, 32, 64, num_classes=5),
+        64,
+        rf"`encoder\.layers\.encoder_layer_0\.self_attention` {HIDDEN}",
+    ),
+    "resnet": (timm_model("resnet18"), 64, f"ResNet {NO_ATTENTION}"),
+    "max pooling": (timm_model("vit_tiny_patch16_224", **SMALL, global_pool="max"), 64, POOL.format("max")),
+    "avgmax pooling": (
+        timm_model("vit_tiny_patch16_224", **SMALL, global_pool="avgmax"),
+        64,
+        POOL.format("avgmax"),
+    ),
+    "prr pooling": (timm_model("vit_base_patch16_siglip_224", **SMALL, global_pool="prr"), 64, POOL.format("prr")),
+}
+
+
+@functools.cache
+def unsupported(name: str) -> nn.Module:
+    """Build a model once."""
+    return UNSUPPORTED[name][0]().eval()
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_models_are_refused_by_name_with_reason_and_remedy(
+    name: str, explainer: type[Explainer]
+) -> None:
+    _, side, says = UNSUPPORTED[name]
+    model = unsupported(name)
+    with pytest.raises(UnsupportedModelError, match=says):
+        explainer(model).attribute(torch.randn(2, 3, side, side))
+    assert not model.training
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_windows_are_refused_even_where_they_make_as_many_groups_as_images() -> None:
+    # 1 image of 4 windows, 2 heads: the query's batch is 4, whatever the batch of images.
+    for batch in (1, 4):
+        with pytest.raises(UnsupportedModelError, match=WINDOWS):
+            AttentionRollout(unsupported("sam, windows")).patch_map(torch.randn(batch, 3, 64, 64))
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_torchvisions_attention_is_refused_on_either_path(fast_path: bool, gradients: bool) -> None:
+    model, before = unsupported("torchvision"), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast_path)
+    try:
+        with (
+            torch.set_grad_enabled(gradients),
+            pytest.raises(UnsupportedModelError, match=HIDDEN),
+            record_attention(model),
+        ):
+            model(torch.randn(1, 3, 64, 64))
+        assert torch.backends.mha.get_fastpath_enabled() == fast_path
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_several_vits_in_one_model_are_refused_and_one_is_found() -> None:
+    vit = tiny("vit_tiny_patch16_224", img_size=64)
+    with pytest.raises(UnsupportedModelError, match="ModuleList contains 2 ViTs; explain one of them"):
+        token_layout(nn.ModuleList([vit, tiny("vit_tiny_patch16_224", img_size=64)]), (64, 64))
+    assert token_layout(nn.Sequential(nn.Identity(), vit), (64, 64)) == token_layout(vit, (64, 64))
+
+
+def test_a_class_token_readout_without_prefix_token_is_refused() -> None:
+    model = unsupported("sam, global")
+    model.num_prefix_tokens = 0
+    before = getattr(model, "global_pool", None)
+    try:
+        model.global_pool = "token"
+        with pytest.raises(
+            UnsupportedModelError, match=r'pools by "token" but has no prefix token.*global_pool="avg"'
+        ):
+            token_layout(model, (64, 64))
+        # Without the attribute, or without pooling, there is nothing but the patches to read from.
+        for pool in (None, ""):
+            model.global_pool = pool
+            assert token_layout(model, (64, 64)).readout == "avg"
+        assert RawAttention(model).patch_map(torch.randn(2, 3, 64, 64)).shape == (2, 4, 4)
+    finally:
+        del model.num_prefix_tokens
+        model.global_pool = before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "readout"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 64}, "token"),
+        ("vit_relpos_small_patch16_224", {"img_size": 64}, "avg"),
+        ("naflexvit_base_patch16_gap", {}, "avg"),
+        ("naflexvit_base_patch16_gap", {"class_token": True}, "token"),
+    ],
+)
+def test_models_without_pooling_are_read_from_the_class_token_where_there_is_one(
+    name: str, options: dict[str, Any], readout: str
+) -> None:
+    model = tiny(name, **options, global_pool="", num_classes=0)
+    assert token_layout(model, (64, 64)).readout == readout
+
+
+EXPECTED_SHAPE = r"`inputs` must have shape \(batch, channels, height, width\), but got "
+BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
+    "one image without batch": (torch.zeros(3, 64, 64), ValueError, EXPECTED_SHAPE + r"\(3, 64, 64\)"),
+    "empty batch": (torch.zeros(0, 3, 64, 64), ValueError, EXPECTED_SHAPE + r"\(0, 3, 64, 64\)"),
+    "video": (torch.zeros(1, 3, 2, 64, 64), ValueError, EXPECTED_SHAPE + r"\(1, 3, 2, 64, 64\)"),
+    "channels": (torch.zeros(1, 1, 64, 64), ValueError, r"must have 3 channels for this model, but got 1"),
+    "channels last": (torch.zeros(1, 64, 64, 3), ValueError, r"must have 3 channels for this model, but got 64"),
+    "size": (torch.zeros(1, 3, 96, 64), ValueError, r"takes images of 64 x 64 pixels, but got 96 x 64\. Resize"),
+    "numpy": (np.zeros((1, 3, 64, 64)), TypeError, r"`inputs` must be a tensor, but got ndarray"),
+    "list": ([torch.zeros(1, 3, 64, 64)], TypeError, r"`inputs` must be a tensor, but got list"),
+    "none": (None, TypeError, r"`inputs` must be a tensor, but got NoneType"),
+    "two inputs": ((torch.zeros(1, 3, 64, 64),) * 2, ValueError, r"one batch of images, but got a tuple of 2"),
+    "no input": ((), ValueError, r"one batch of images, but got a tuple of 0"),
+    "float64": (
+        torch.zeros(1, 3, 64, 64).double(),
+        TypeError,
+        r"must be torch\.float32 .*, but got torch\.float64",
+    ),
+    "uint8": (torch.zeros(1, 3, 64, 64).byte(), TypeError, r"must be torch\.float32 .*, but got torch\.uint8"),
+    "nan": (
+        torch.full((1, 3, 64, 64), torch.nan),
+        ValueError,
+        r"layer 0 \(`blocks\.0\.attn`\) is not finite: `inputs`",
+    ),
+    "inf": (
+        torch.full((1, 3, 64, 64), torch.inf),
+        ValueError,
+        r"layer 0 \(`blocks\.0\.attn`\) is not finite: `inputs`",
+    ),
+}
+
+
+@functools.cache
+def small_vit() -> nn.Module:
+    """The ViT that bad inputs are given to."""
+    return tiny("vit_tiny_patch16_224", img_size=64)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_inputs_are_refused_with_what_was_expected_and_what_came(
+    name: str, explainer: type[Explainer]
+) -> None:
+    inputs, error, says = BAD_INPUTS[name]
+    for method in ("attribute", "patch_map"):
+        with pytest.raises(error, match=says):
+            getattr(explainer(small_vit()), method)(inputs)
+
+
+def test_one_bad_image_spoils_its_batch() -> None:
+    images = torch.randn(3, 3, 64, 64)
+    images[1, 0, 5, 5] = torch.nan
+    with pytest.raises(ValueError, match="is not finite"):
+        InteractionUncertainty(small_vit()).uncertainty(images)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
+def test_weights_that_are_not_finite_are_refused_by_layer(explainer: type[Explainer]) -> None:
+    model = tiny("vit_tiny_patch16_224", img_size=64)
+    with torch.no_grad():
+        model.blocks[1].attn.qkv.weight[40, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"layer 1 \(`blocks\.1\.attn`\) is not finite: .* weights hold NaN"):
+        explainer(model).attribute(torch.randn(1, 3, 64, 64))
+
+
+def test_half_precision_that_overflows_is_refused() -> None:
+    model = tiny("vit_tiny_patch16_224", img_size=64).half()
+    with torch.no_grad():
+        model.blocks[0].attn.proj.bias.fill_(6e4)
+        model.blocks[0].mlp.fc2.bias.fill_(6e4)  # float16 ends at 65504
+    with pytest.raises(ValueError, match=r"layer 1 .* is not finite: .* or half precision overflowed"):
+        RawAttention(model).patch_map(torch.randn(1, 3, 64, 64).half())
+
+
+NOT_A_CLASS = r"`target` must be a class index, or one an example .*, but got "
+BAD_TARGETS: dict[str, tuple[Any, type[Exception], str]] = {
+    "bool": (True, TypeError, NOT_A_CLASS + "True"),
+    "numpy bool": (np.bool_(True), TypeError, NOT_A_CLASS),
+    "float": (1.0, TypeError, NOT_A_CLASS + r"1\.0"),
+    "string": ("cat", TypeError, NOT_A_CLASS + "'cat'"),
+    "float tensor": (torch.tensor([1.0, 2.0]), TypeError, NOT_A_CLASS + r"torch\.float32 \(2,\)"),
+    "bool tensor": (torch.tensor([True, False]), TypeError, NOT_A_CLASS + r"torch\.bool \(2,\)"),
+    "column": (torch.tensor([[1], [2]]), TypeError, NOT_A_CLASS + r"torch\.int64 \(2, 1\)"),
+    "array": (np.array([1, 2]), TypeError, NOT_A_CLASS + r"array\(\[1, 2\]\)"),
+    "list of bools": ([True, False], TypeError, NOT_A_CLASS + "True"),
+    "pair": ((1, 2), TypeError, NOT_A_CLASS + r"\(1, 2\)"),
+    "list of pairs": ([(1, 2), (2, 1)], TypeError, NOT_A_CLASS + r"\(1, 2\)"),
+    "too many": ([1, 2, 3], ValueError, r"`target` must be one class or 2, one an example, but got 3"),
+    "too few in a list": ([1], ValueError, r"`target` must be one class or 2, one an example, but got 1"),
+    "too many in a tensor": (torch.tensor([1, 2, 3]), ValueError, r"one class or 2, one an example, but got 3"),
+    "none in a list": ([], ValueError, r"one class or 2, one an example, but got 0"),
+    "too large": (5, IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, but got 5"),
+    "too small": (-6, IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, but got -6"),
+    "one too large": ([0, 7], IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, but got 7"),
+}
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
+@pytest.mark.parametrize("name", BAD_TARGETS)
+def test_bad_targets_are_refused(name: str, explainer: type[Explainer]) -> None:
+    target, error, says = BAD_TARGETS[name]
+    with pytest.raises(error, match=says):
+        explainer(small_vit()).attribute(torch.randn(2, 3, 64, 64), target=target)
+
+
+def test_a_target_for_a_model_without_classes_is_refused() -> None:
+    model = tiny("vit_tiny_patch16_224", img_size=64, num_classes=0, global_pool="")
+    with pytest.raises(ValueError, match=r"output is \(batch, classes\), but it is \(1, 17, 32\)"):
+        RawAttention(model).attribute(torch.randn(1, 3, 64, 64), target=1)
+
+
+@pytest.mark.parametrize("patch", [(4, 0), (0, 4), (-1, 0), (0, -1), (99, 99)])
+def test_a_patch_outside_the_grid_is_refused(patch: tuple[int, int]) -> None:
+    shown = re.escape(str(patch))
+    with pytest.raises(ValueError, match=rf"row in \[0, 3\], col in \[0, 3\], but got {shown}"):
+        InteractionUncertainty(small_vit()).attribute(torch.randn(1, 3, 64, 64), patch=patch)
+
+
+@pytest.mark.parametrize("patch", [(1,), (1, 2, 3), [1, 2], 5, (1.0, 2), (True, 2), "ab"])
+def test_what_is_no_patch_is_refused(patch: Any) -> None:
+    with pytest.raises(ValueError, match=r"`patch` must be a tuple \(row, col\) of two ints, but got "):
+        InteractionUncertainty(small_vit()).patch_map(torch.randn(1, 3, 64, 64), patch=patch)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), True])
+def test_shares_outside_their_range_are_refused_before_the_model_runs(value: float) -> None:
+    model = small_vit()
+    for explainer in (ResponsiveFieldSize, ResponsiveFieldTendency):
+        for name in ("alpha", "beta"):
+            with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], but got {value}"):
+                explainer(model, **{name: value})
+    with pytest.raises(ValueError, match=rf"`beta` must lie in \[0, 1\], but got {value}"):
+        IndiscriminativePatches(model).dropped(torch.randn(1, 3, 64, 64), beta=value)
+    with pytest.raises(ValueError, match=rf"`alpha` must lie in \[0, 1\], but got {value}"):
+        interaction_curve(model, torch.randn(1, 3, 64, 64), alphas=(0.1, value))
+
+
+def test_options_outside_their_range_are_refused() -> None:
+    model, images = small_vit(), torch.randn(1, 3, 64, 64)
+    for explainer in (AttentionRollout, RawAttention):
+        with pytest.raises(ValueError, match="`fusion` must be one of 'mean', 'max', 'min', but got 'sum'"):
+            explainer(model, fusion="sum")
+    with pytest.raises(ValueError, match=r"`discard` must lie in \[0, 1\], but got 2"):
+        AttentionRollout(model, discard=2)
+    with pytest.raises(ValueError, match=r"`alpha`, .* must be >= 0, but got -1"):
+        AttentionRollout(model, alpha=-1)
+    with pytest.raises(ValueError, match="`start_layer` must be >= 0, but got -1"):
+        AttentionRollout(model, start_layer=-1)
+    with pytest.raises(ValueError, match="`start_layer` must be < 2, the model's layers, but got 2"):
+        AttentionRollout(model, start_layer=2).patch_map(images)
+    for layer in (2, -3, 50, -50):
+        with pytest.raises(IndexError, match=rf"`layer` must lie in \[-2, 1\] for this model, but got {layer}"):
+            RawAttention(model, layer=layer).patch_map(images)
+    with pytest.raises(ValueError, match="`alphas` must hold at least one share, but got none"):
+        interaction_curve(model, images, alphas=())
+    with pytest.raises(ValueError, match="`images` must hold at least one batch, but got none"):
+        interaction_curve(model, [])
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
+def test_what_is_no_model_is_refused(explainer: type[Explainer]) -> None:
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, but got str"):
+        explainer("vit_tiny_patch16_224")  # type: ignore[arg-type]
+
+
+def test_models_with_a_linear_embedding_check_their_input_too() -> None:
+    model = tiny("naflexvit_base_patch16_gap")
+    explainer = AttentionRollout(model)
+    with pytest.raises(ValueError, match="must have 3 channels for this model, but got 4"):
+        explainer.patch_map(torch.zeros(1, 4, 64, 64))
+    with pytest.raises(ValueError, match="multiples of 16 x 16 pixels, but got 70 x 64"):
+        explainer.patch_map(torch.zeros(1, 3, 70, 64))
+    with pytest.raises(TypeError, match=r"must be torch\.float32 like the model, but got torch\.float64"):
+        explainer.patch_map(torch.zeros(1, 3, 64, 64).double())
+
+
+def test_a_dynamic_model_names_the_multiples_it_takes() -> None:
+    model = tiny("vit_tiny_patch16_224", dynamic_img_size=True)
+    with pytest.raises(ValueError, match=r"multiples of 16 x 16 pixels, but got 60 x 96.*`dynamic_img_pad=True`"):
+        AttentionRollout(model).patch_map(torch.zeros(1, 3, 60, 96))
+
+
+def test_images_smaller_than_a_patch_are_refused() -> None:
+    model = tiny("vit_tiny_patch16_224", img_size=64)
+    model.patch_embed.img_size = None  # a convolution that takes any size
+    with pytest.raises(ValueError, match="at least one patch of 16 x 16 pixels, but got 8 x 64"):
+        token_layout(model, (8, 64))
