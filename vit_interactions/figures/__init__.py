@@ -1,0 +1,28 @@
+"""The paper's pictures, for any image: drawn on the original photograph, as matplotlib figures or on your axes."""
+
+from vit_interactions.figures.canvas import draw_photograph as draw_photograph
+from vit_interactions.figures.canvas import mark_patch as mark_patch
+from vit_interactions.figures.curve import draw_curve as draw_curve
+from vit_interactions.figures.field import draw_field as draw_field
+from vit_interactions.figures.field import draw_field_legend as draw_field_legend
+from vit_interactions.figures.field import draw_interactions as draw_interactions
+from vit_interactions.figures.overlay import draw_map as draw_map
+from vit_interactions.figures.pairs import draw_column_variances as draw_column_variances
+from vit_interactions.figures.pairs import draw_dropped as draw_dropped
+from vit_interactions.figures.pairs import draw_pairs as draw_pairs
+from vit_interactions.figures.photograph import Photograph as Photograph
+from vit_interactions.figures.photograph import load_photograph as load_photograph
+from vit_interactions.figures.photograph import prepare as prepare
+from vit_interactions.figures.photograph import preprocessing as preprocessing
+from vit_interactions.figures.placement import Placement as Placement
+from vit_interactions.figures.placement import place as place
+from vit_interactions.figures.selection import choose_patches as choose_patches
+from vit_interactions.figures.sheets import curve_figure as curve_figure
+from vit_interactions.figures.sheets import field_figure as field_figure
+from vit_interactions.figures.sheets import indiscriminative_figure as indiscriminative_figure
+from vit_interactions.figures.sheets import interaction_figure as interaction_figure
+from vit_interactions.figures.sheets import map_figure as map_figure
+from vit_interactions.figures.tendency import draw_color_wheel as draw_color_wheel
+from vit_interactions.figures.tendency import draw_field_size as draw_field_size
+from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tendency_arrows
+from vit_interactions.figures.tendency import draw_tendency_flow as draw_tendency_flow

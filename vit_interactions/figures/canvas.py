@@ -1,0 +1,116 @@
+"""The photograph that everything else is drawn on, in its own pixels: x to the right, y down."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
+from PIL import Image, ImageOps
+
+from vit_interactions.attention import TokenLayout
+from vit_interactions.explain.interaction_uncertainty import patch_index
+from vit_interactions.figures.photograph import Photograph
+from vit_interactions.figures.placement import Box
+from vit_interactions.figures.values import Array
+
+LONGEST = 1600  # pixels of a side that are drawn; a camera's photograph would only slow matplotlib down
+PATCH_COLOR = "#ff2d2d"
+HALO = withStroke(linewidth=3.0, foreground="white")
+
+
+def draw_photograph(axes: Axes, photograph: Photograph, layout: TokenLayout, *, grey: bool = False) -> None:
+    """Draw a whole photograph; what no patch of the model covers is washed out and fenced off.
+
+    Args:
+        axes: where to draw; its limits become those of the photograph and the patches together.
+        photograph: from `prepare`.
+        layout: the model's, from `token_layout`.
+        grey: draw it in grey and pale, as a ground for colours.
+    """
+    width, height = photograph.image.size
+    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    # Where the input was padded, patches lie beyond the photograph.
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor="0.85", zorder=0.5))
+    axes.imshow(_displayed(photograph.image, grey), extent=(0, width, height, 0), origin="upper", zorder=1)
+    seen = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+    axes.add_patch(_frame((0, 0, width, height), seen))
+    axes.add_patch(
+        Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="black", linewidth=0.8, zorder=6)
+    )
+    axes.set_xlim(min(left, 0.0), max(right, width))
+    axes.set_ylim(max(bottom, height), min(top, 0.0))
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def draw_cells(axes: Axes, photograph: Photograph, layout: TokenLayout, colors: Array) -> AxesImage:
+    """Draw one colour a patch over the area that the patches cover.
+
+    Args:
+        axes: with the photograph already on it.
+        photograph: from `prepare`.
+        layout: the model's.
+        colors: (rows, cols, 3 or 4): RGB or RGBA, uint8 or in [0, 1].
+    """
+    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    return axes.imshow(
+        colors, extent=(left, right, bottom, top), origin="upper", interpolation="nearest", zorder=2
+    )
+
+
+def patch_edges(photograph: Photograph, layout: TokenLayout) -> tuple[Array, Array]:
+    """Give the photograph's x of the cols + 1 edges between columns of patches, and y of the rows + 1."""
+    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    return np.linspace(left, right, layout.cols + 1), np.linspace(top, bottom, layout.rows + 1)
+
+
+def mark_patch(
+    axes: Axes, photograph: Photograph, layout: TokenLayout, patch: tuple[int, int], name: str = ""
+) -> None:
+    """Outline a patch, and write a name beside it.
+
+    Raises:
+        ValueError: `patch` outside the grid.
+    """
+    patch_index(patch, layout)
+    left, top, right, bottom = photograph.patch_box(*patch, layout)
+    outline = Rectangle(
+        (left, top), right - left, bottom - top, fill=False, edgecolor=PATCH_COLOR, linewidth=1.6, zorder=8
+    )
+    outline.set_path_effects([HALO])
+    axes.add_patch(outline)
+    if not name:
+        return
+    # Beside the patch, on the side where there is room.
+    at_left = patch[1] < layout.cols - 1
+    text = axes.text(
+        right if at_left else left,
+        (top + bottom) / 2,
+        f" {name} ",
+        color=PATCH_COLOR,
+        fontsize=10,
+        fontweight="bold",
+        ha="left" if at_left else "right",
+        va="center",
+        zorder=9,
+    )
+    text.set_path_effects([HALO])
+
+
+def _displayed(image: Image.Image, grey: bool) -> Array:
+    image = image.copy()
+    image.thumbnail((LONGEST, LONGEST))
+    if not grey:
+        return np.asarray(image)
+    return np.asarray(ImageOps.grayscale(image).point(lambda value: 0.75 * value + 50).convert("RGB"))
+
+
+def _frame(outer: Box, inner: Box) -> PathPatch:
+    """A pale frame between two rectangles; the inner one runs the other way round and so stays open."""
+    left, top, right, bottom = outer
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    left, top, right, bottom = inner
+    corners += [(left, top), (left, bottom), (right, bottom), (right, top), (left, top)]
+    codes = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY] * 2
+    return PathPatch(Path(corners, codes), facecolor="white", alpha=0.7, linewidth=0, zorder=5)

@@ -1,0 +1,143 @@
+"""What one patch interacts with: its row of U, its adaptive window and its responsive field.
+
+Source: Ma et al., arXiv 2203.05922, Figs. 1, 3b and 4.
+"""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from torch import Tensor
+
+from vit_interactions.attention import TokenLayout
+from vit_interactions.explain.interaction_uncertainty import patch_index
+from vit_interactions.figures.canvas import PATCH_COLOR, draw_cells, draw_photograph, mark_patch, patch_edges
+from vit_interactions.figures.overlay import draw_map
+from vit_interactions.figures.photograph import Photograph
+from vit_interactions.figures.selection import one_image
+from vit_interactions.figures.values import Array, to_array
+from vit_interactions.functional.responsive_field import ResponsiveField
+from vit_interactions.functional.windows import window_masks
+
+WINDOW_COLOR = "#00e5ff"
+FIELD_COLOR = "#ffd400"
+OUTSIDE = (0.0, 0.0, 0.0, 0.5)
+WINDOW_LINE: dict[str, Any] = {"edgecolor": WINDOW_COLOR, "linestyle": "--", "linewidth": 1.8, "fill": False}
+DROPPED: dict[str, Any] = {
+    "facecolor": (0.0, 0.0, 0.0, 0.7),
+    "edgecolor": "0.6",
+    "hatch": "//////",
+    "linewidth": 0.0,
+}
+
+
+def draw_interactions(
+    axes: Axes,
+    photograph: Photograph,
+    uncertainty: Tensor,
+    layout: TokenLayout,
+    patch: tuple[int, int],
+    *,
+    name: str = "",
+) -> AxesImage:
+    """Draw how much every patch matters to one: its row of U, logarithmic, for U is heavy-tailed (Fig. 3b).
+
+    Args:
+        axes: where to draw.
+        photograph: from `prepare`.
+        uncertainty: U (patches, patches) of this image.
+        layout: the model's, from `token_layout`.
+        patch: (row, col) of the one patch.
+        name: written beside it.
+
+    Raises:
+        ValueError: shapes that disagree, or `patch` outside the grid.
+    """
+    to_array("uncertainty", uncertainty, (layout.patches, layout.patches))
+    row = uncertainty[patch_index(patch, layout)].reshape(layout.grid)
+    image = draw_map(axes, photograph, row, layout, label="U", log=True)
+    mark_patch(axes, photograph, layout, patch, name)
+    return image
+
+
+def draw_field(
+    axes: Axes,
+    photograph: Photograph,
+    field: ResponsiveField,
+    layout: TokenLayout,
+    patch: tuple[int, int],
+    *,
+    index: int | None = None,
+    name: str = "",
+) -> None:
+    """Draw a patch's window, the patches it was drawn around, and the responsive field's boundary (Figs. 1, 4).
+
+    Args:
+        axes: where to draw.
+        photograph: from `prepare`.
+        field: the responsive fields; of a batch, `index` says which image's.
+        layout: the model's, from `token_layout`.
+        patch: (row, col) of the patch.
+        index: the image in the batch; not needed where it is the only one.
+        name: written beside the patch.
+
+    Raises:
+        ValueError: shapes that disagree, `patch` outside the grid, or a batch without `index`.
+    """
+    p, field = patch_index(patch, layout), one_image(field, layout, index)
+    inside = field.mask[0, p].reshape(layout.grid).numpy()
+    window = window_masks(field.windows, layout.grid)[0, p]
+    dropped = (window & field.dropped[0]).reshape(layout.grid).numpy() & ~inside
+    relevant = field.candidates[0, p].reshape(layout.grid).numpy().copy()
+    relevant[patch] = False
+
+    draw_photograph(axes, photograph, layout)
+    draw_cells(axes, photograph, layout, np.where(inside[..., None], 0.0, OUTSIDE))
+    xs, ys = patch_edges(photograph, layout)
+    axes.add_collection(PolyCollection(_squares(dropped, xs, ys), zorder=3, **DROPPED))
+    rows, cols = np.nonzero(relevant)
+    x, y = (xs[cols] + xs[cols + 1]) / 2, (ys[rows] + ys[rows + 1]) / 2
+    axes.scatter(x, y, s=9, color=FIELD_COLOR, edgecolor="black", linewidth=0.5, zorder=7)
+    axes.add_collection(LineCollection(_boundary(inside, xs, ys), colors=FIELD_COLOR, linewidths=1.8, zorder=6))
+    left, top, right, bottom = field.windows[0, p].tolist()
+    corner, end = (xs[left], ys[top]), (xs[right + 1], ys[bottom + 1])
+    axes.add_patch(Rectangle(corner, end[0] - corner[0], end[1] - corner[1], zorder=6.5, **WINDOW_LINE))
+    mark_patch(axes, photograph, layout, patch, name)
+
+
+def draw_field_legend(axes: Axes) -> None:
+    """Say, on axes of its own, what `draw_field` draws."""
+    patch = Line2D([], [], marker="s", linestyle="", markersize=9, color=PATCH_COLOR, fillstyle="none")
+    dots = Line2D([], [], marker="o", linestyle="", markersize=4, color=FIELD_COLOR, markeredgecolor="black")
+    entries = {
+        "the patch": patch,
+        "relevant patches $B_p$": dots,
+        "adaptive window": Patch(**WINDOW_LINE),
+        "responsive field $S_p$": Patch(fill=False, edgecolor=FIELD_COLOR, linewidth=1.8),
+        "dropped from the field": Patch(**DROPPED),
+    }
+    axes.legend(list(entries.values()), list(entries), loc="center", fontsize=9, frameon=False)
+    axes.set_axis_off()
+
+
+def _squares(cells: Array, xs: Array, ys: Array) -> list[list[tuple[float, float]]]:
+    """The corners of each marked cell."""
+    return [
+        [(xs[col], ys[row]), (xs[col + 1], ys[row]), (xs[col + 1], ys[row + 1]), (xs[col], ys[row + 1])]
+        for row, col in np.argwhere(cells)
+    ]
+
+
+def _boundary(cells: Array, xs: Array, ys: Array) -> list[list[tuple[float, float]]]:
+    """The edges between marked cells and all others, holes included."""
+    padded = np.pad(cells, 1)
+    flat = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    return [
+        *([(xs[col], ys[row]), (xs[col + 1], ys[row])] for row, col in flat),
+        *([(xs[col], ys[row]), (xs[col], ys[row + 1])] for row, col in upright),
+    ]

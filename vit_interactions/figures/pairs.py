@@ -1,0 +1,99 @@
+"""All pairs of patches: the map of U, how its columns vary, and the patches that fall out for varying least.
+
+Source: Ma et al., arXiv 2203.05922, Figs. 5 and 6.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from vit_interactions.attention import TokenLayout
+from vit_interactions.figures.canvas import draw_cells, draw_photograph
+from vit_interactions.figures.overlay import COLORS, draw_color_bar
+from vit_interactions.figures.photograph import Photograph
+from vit_interactions.figures.values import is_constant, log_scale, scale_name, to_array
+from vit_interactions.functional.checks import check_fraction
+
+DECADES = 8  # the columns of indiscriminative patches stand out far below the largest values
+CUT_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+
+def draw_pairs(axes: Axes, uncertainty: Tensor) -> AxesImage:
+    """Draw U as an image (Fig. 5a): row p shows what matters to patch p; columns are what the paper compares.
+
+    The colours are logarithmic, over at most eight decades below the largest value, for U is heavy-tailed.
+
+    Args:
+        axes: where to draw.
+        uncertainty: U (patches, patches) of one image.
+
+    Raises:
+        ValueError: `uncertainty` is not square or not finite.
+    """
+    patches = uncertainty.shape[0]
+    values = to_array("uncertainty", uncertainty, (patches, patches))
+    scale = log_scale(values, DECADES)
+    image = axes.imshow(values, cmap=COLORS, norm=scale, origin="upper", interpolation="nearest")
+    axes.set_xlabel("patch that matters", fontsize=9)
+    axes.set_ylabel("patch that it matters to", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_color_bar(axes, image, values, "U" + scale_name(scale))
+    return image
+
+
+def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float] = ()) -> None:
+    """Draw the variances of U's columns, sorted, and where shares β of the patches would be cut off (Fig. 5b).
+
+    Args:
+        axes: where to draw.
+        uncertainty: U (patches, patches) of one image.
+        betas: shares of the patches to be dropped, each in [0, 1].
+
+    Raises:
+        ValueError: `uncertainty` is not square or not finite, or a β outside [0, 1].
+    """
+    patches = uncertainty.shape[0]
+    variances = np.sort(to_array("uncertainty", uncertainty, (patches, patches)).var(0))
+    axes.plot(np.arange(1, patches + 1), variances, color="black", linewidth=1.5)
+    if variances[0] > 0 and not is_constant(variances):
+        axes.set_yscale("log")
+    for number, beta in enumerate(betas):
+        check_fraction("betas", beta)
+        dropped = round(beta * patches)
+        color = CUT_COLORS[number % len(CUT_COLORS)]
+        axes.axvline(
+            dropped + 0.5, color=color, linestyle="--", linewidth=1.2, label=f"β = {beta:g}: {dropped} dropped"
+        )
+    axes.set_xlim(1, max(patches, 2))
+    axes.set_xlabel("patches, least informative first", fontsize=9)
+    axes.set_ylabel("variance of the patch's column of U", fontsize=9)
+    axes.tick_params(which="both", labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if betas:
+        axes.legend(fontsize=8, loc="upper left", framealpha=1.0)
+
+
+def draw_dropped(axes: Axes, photograph: Photograph, dropped: Tensor, layout: TokenLayout) -> AxesImage:
+    """Black out patches of the photograph (Figs. 5c, 6).
+
+    Args:
+        axes: where to draw.
+        photograph: from `prepare`.
+        dropped: (rows, cols) bool.
+        layout: the model's, from `token_layout`.
+
+    Raises:
+        ValueError: `dropped` of another shape than the layout's grid.
+    """
+    black = to_array("dropped", dropped, layout.grid) != 0
+    draw_photograph(axes, photograph, layout)
+    colors = np.zeros((*layout.grid, 4))
+    colors[..., 3] = black
+    return draw_cells(axes, photograph, layout, colors)

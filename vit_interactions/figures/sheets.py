@@ -1,0 +1,243 @@
+"""Whole figures of one image, ready to be saved."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from torch import Tensor
+
+from vit_interactions.attention import TokenLayout
+from vit_interactions.explain.interaction_curve import InteractionCurve
+from vit_interactions.figures.canvas import draw_photograph, mark_patch
+from vit_interactions.figures.curve import draw_curve
+from vit_interactions.figures.field import draw_field, draw_field_legend, draw_interactions
+from vit_interactions.figures.overlay import draw_map
+from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
+from vit_interactions.figures.photograph import Photograph
+from vit_interactions.figures.selection import choose_patches, one_image
+from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
+from vit_interactions.figures.values import plain, set_title
+from vit_interactions.functional.indiscriminative import indiscriminative_patches
+from vit_interactions.functional.responsive_field import ResponsiveField
+
+PANEL = 2.8  # inches
+BAR = 0.7  # inches that a colour bar takes
+COLUMNS = 4
+TITLE_SIZE = 11  # points
+SEEN = "Framed: what the model sees"
+PAPER_BETAS = (0.07, 0.20, 0.50)
+
+
+def interaction_figure(
+    photograph: Photograph,
+    uncertainty: Tensor,
+    field: ResponsiveField,
+    layout: TokenLayout,
+    patches: Sequence[tuple[int, int]] | None = None,
+    *,
+    index: int | None = None,
+    title: str = "",
+) -> Figure:
+    """Show what chosen patches interact with: their rows of U, windows and responsive fields (Figs. 1, 3b, 4).
+
+    Args:
+        photograph: from `prepare`.
+        uncertainty: U (patches, patches) of this image.
+        field: the responsive fields; of a batch, `index` says which image's.
+        layout: the model's, from `token_layout`.
+        patches: (row, col) of each; None: those of `choose_patches`.
+        index: the image in the batch of `field`; not needed where it is the only one.
+        title: above the figure, taken literally.
+
+    Raises:
+        ValueError: shapes that disagree, a patch outside the grid, no patch, or a batch without `index`.
+    """
+    field = one_image(field, layout, index)
+    chosen = choose_patches(uncertainty, layout) if patches is None else list(patches)
+    if not chosen:
+        raise ValueError("`patches` must hold at least one (row, col), but got none.")
+    columns = min(len(chosen), 2 if _is_wide(photograph, layout) else COLUMNS)
+    bands = -(-len(chosen) // columns)
+    figure, axes = _grid(photograph, layout, 2 * bands, 1 + columns, title)
+    draw_photograph(axes[0][0], photograph, layout)
+    set_title(axes[0][0], SEEN)
+    draw_field_legend(axes[1][0])
+    for number, patch in enumerate(chosen):
+        band, column = divmod(number, columns)
+        name = str(number + 1)
+        mark_patch(axes[0][0], photograph, layout, patch, name)
+        above, below = axes[2 * band][1 + column], axes[2 * band + 1][1 + column]
+        draw_interactions(above, photograph, uncertainty, layout, patch)
+        set_title(above, f"Patch {name}, row {patch[0]}, col {patch[1]}")
+        draw_field(below, photograph, field, layout, patch)
+        size = int(field.size[0, patch[0] * layout.cols + patch[1]])
+        set_title(below, f"Field: {size} of {layout.patches} patches")
+    return figure
+
+
+def field_figure(
+    photograph: Photograph,
+    field: ResponsiveField,
+    layout: TokenLayout,
+    *,
+    index: int | None = None,
+    title: str = "",
+) -> Figure:
+    """Show the responsive fields' size and tendency, as arrows and as flow colours (Figs. 7, 11, 12).
+
+    Args:
+        photograph: from `prepare`.
+        field: the responsive fields; of a batch, `index` says which image's.
+        layout: the model's, from `token_layout`.
+        index: the image in the batch of `field`; not needed where it is the only one.
+        title: above the figure, taken literally.
+
+    Raises:
+        ValueError: shapes that disagree, or a batch without `index`.
+    """
+    field = one_image(field, layout, index)
+    tendency = field.tendency[0].reshape(*layout.grid, 2)
+    columns = 2 if _is_wide(photograph, layout) else 4
+    figure, grid = _grid(photograph, layout, 4 // columns, columns, title)
+    axes = [each for row in grid for each in row]
+    draw_photograph(axes[0], photograph, layout)
+    draw_field_size(axes[1], photograph, field.size[0].reshape(layout.grid), layout)
+    draw_tendency_arrows(axes[2], photograph, tendency, layout)
+    draw_tendency_flow(axes[3], photograph, tendency, layout)
+    for each, name in zip(axes, (SEEN, "Field size", "Field tendency", "Field tendency, as flow"), strict=True):
+        set_title(each, name)
+    return figure
+
+
+def indiscriminative_figure(
+    photograph: Photograph,
+    uncertainty: Tensor,
+    layout: TokenLayout,
+    betas: Sequence[float] = PAPER_BETAS,
+    *,
+    title: str = "",
+) -> Figure:
+    """Show U, how its columns vary, and the patches dropped for several β (Figs. 5, 6).
+
+    Args:
+        photograph: from `prepare`.
+        uncertainty: U (patches, patches) of this image.
+        layout: the model's, from `token_layout`.
+        betas: shares of the patches to drop, each in [0, 1].
+        title: above the figure, taken literally.
+
+    Raises:
+        ValueError: shapes that disagree, or a β outside [0, 1].
+    """
+    width, height = _panel(photograph, layout)
+    columns = 1 + len(betas)
+    width = max(columns * (width - BAR), 8.5)
+    figure = _figure(width, PANEL + 0.5 + height, title)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(PANEL + 0.5, height))[:, 0]
+    pairs, variances = above.subplots(1, 2, width_ratios=(PANEL + 1.4, width - PANEL - 1.4))
+    draw_pairs(pairs, uncertainty)
+    set_title(pairs, "Interactions of all pairs of patches")
+    draw_column_variances(variances, uncertainty, betas)
+    set_title(variances, "How informative the patches are")
+    photographs = below.subplots(1, columns, squeeze=False)[0]
+    draw_photograph(photographs[0], photograph, layout)
+    set_title(photographs[0], SEEN)
+    for axes, beta in zip(photographs[1:], betas, strict=True):
+        dropped = indiscriminative_patches(uncertainty.unsqueeze(0), beta)
+        draw_dropped(axes, photograph, dropped.reshape(layout.grid), layout)
+        set_title(axes, f"β = {beta:g}: {int(dropped.sum())} of {layout.patches} dropped")
+    return figure
+
+
+def map_figure(
+    photograph: Photograph,
+    patch_map: Tensor,
+    layout: TokenLayout,
+    *,
+    title: str = "",
+    label: str = "",
+    more_is_relevant: bool = True,
+) -> Figure:
+    """Show one method's map over patches beside the photograph.
+
+    Args:
+        photograph: from `prepare`.
+        patch_map: (rows, cols); an explainer's `patch_map` of one image.
+        layout: the model's, from `token_layout`.
+        title: above the figure, taken literally.
+        label: what the values are, for the colour bar.
+        more_is_relevant: as the explainer says of itself.
+
+    Raises:
+        ValueError: a map of another shape than the layout's, or not finite.
+    """
+    figure, [axes] = _grid(photograph, layout, 1, 2, title)
+    draw_photograph(axes[0], photograph, layout)
+    draw_map(axes[1], photograph, patch_map, layout, label=label, more_is_relevant=more_is_relevant)
+    return figure
+
+
+def curve_figure(
+    curve: InteractionCurve, *, scale: Literal["linear", "log"] = "linear", title: str = ""
+) -> Figure:
+    """Show E_O against α.
+
+    Args:
+        curve: from `interaction_curve`.
+        scale: of the vertical axis.
+        title: above the figure, taken literally.
+
+    Raises:
+        ValueError: a curve without images, or an unknown `scale`.
+    """
+    figure = _figure(5.5, 3.8, title)
+    draw_curve(figure.add_subplot(), curve, scale=scale)
+    return figure
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    """A figure of its own, of no global state (inches); room for the title, wrapped, is added to the height."""
+    lines = _wrapped(plain(title), 0.9 * width)
+    figure = Figure(figsize=(width, height + 0.25 * len(lines)), dpi=150, layout="constrained")
+    if lines:
+        figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE, parse_math=False, usetex=False)
+    return figure
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Break text into lines of at most about `width` inches."""
+    length = text_to_path.get_text_width_height_descent(text, FontProperties(size=TITLE_SIZE), False)[0] / 72
+    return textwrap.wrap(text, max(1, int(len(text) * width / length))) if length else []
+
+
+def _aspect(photograph: Photograph, layout: TokenLayout) -> float:
+    """Width by height of what is drawn: the photograph and the patches, which exceed it where it was padded."""
+    width, height = photograph.image.size
+    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    return (max(width, right) - min(0.0, left)) / (max(height, bottom) - min(0.0, top))
+
+
+def _is_wide(photograph: Photograph, layout: TokenLayout) -> bool:
+    return _aspect(photograph, layout) > 1.2
+
+
+def _panel(photograph: Photograph, layout: TokenLayout) -> tuple[float, float]:
+    """Width and height in inches for a photograph with its colour bar and title; all of about one area."""
+    root: float = min(max(_aspect(photograph, layout), 0.25), 4.0) ** 0.5
+    return PANEL * root + BAR, PANEL / root + 0.3
+
+
+def _grid(
+    photograph: Photograph, layout: TokenLayout, rows: int, columns: int, title: str
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with rows of panels, all blank until drawn on."""
+    width, height = _panel(photograph, layout)
+    figure = _figure(columns * width, rows * height, title)
+    axes: Any = figure.subplots(rows, columns, squeeze=False)
+    for each in axes.flat:
+        each.set_axis_off()
+    return figure, axes.tolist()

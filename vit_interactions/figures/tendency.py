@@ -1,0 +1,120 @@
+"""Responsive fields at a glance: how large each is, and to where it reaches farther.
+
+Source: Ma et al., arXiv 2203.05922, Figs. 7, 11 and 12.
+"""
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.quiver import Quiver
+from torch import Tensor
+from torchvision.utils import flow_to_image
+
+from vit_interactions.attention import TokenLayout
+from vit_interactions.figures.canvas import draw_cells, draw_photograph, patch_edges
+from vit_interactions.figures.overlay import draw_map
+from vit_interactions.figures.photograph import Photograph
+from vit_interactions.figures.values import Array, to_array
+
+ARROW_COLOR = "#ffd400"
+ARROW_LENGTH = 0.8  # of a patch
+
+
+def draw_field_size(axes: Axes, photograph: Photograph, size: Tensor, layout: TokenLayout) -> AxesImage:
+    """Draw the number of patches that each patch responds to (Figs. 7c, 12); few is bright, as in all maps here.
+
+    Args:
+        axes: where to draw.
+        photograph: from `prepare`.
+        size: (rows, cols), `ResponsiveField.size` of one image.
+        layout: the model's, from `token_layout`.
+
+    Raises:
+        ValueError: `size` of another shape than the layout's grid.
+    """
+    return draw_map(axes, photograph, size, layout, label="patches in the field", more_is_relevant=False)
+
+
+def draw_tendency_arrows(axes: Axes, photograph: Photograph, tendency: Tensor, layout: TokenLayout) -> Quiver:
+    """Draw one arrow a patch to where its field reaches farther, and a dot where no direction prevails (Fig. 11).
+
+    Args:
+        axes: where to draw.
+        photograph: from `prepare`.
+        tendency: (rows, cols, 2), x to the right and y down; `ResponsiveField.tendency` of one image.
+        layout: the model's, from `token_layout`.
+
+    Raises:
+        ValueError: `tendency` of another shape than the layout's grid, or not finite.
+    """
+    vectors = to_array("tendency", tendency, (*layout.grid, 2))
+    draw_photograph(axes, photograph, layout, grey=True)
+    draw_cells(axes, photograph, layout, np.broadcast_to((0.0, 0.0, 0.0, 0.55), (*layout.grid, 4)))
+    xs, ys = patch_edges(photograph, layout)
+    x, y = np.meshgrid((xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2)
+    # On a photograph that the model saw squashed, a step of one patch is not as long in x as in y.
+    lengths = ARROW_LENGTH * vectors * (xs[1] - xs[0], ys[1] - ys[0])
+    still = (vectors == 0).all(-1)
+    axes.scatter(x[still], y[still], s=3, color=ARROW_COLOR, linewidth=0, zorder=3)
+    return axes.quiver(
+        x[~still],
+        y[~still],
+        *lengths[~still].T,
+        color=ARROW_COLOR,
+        angles="xy",
+        scale_units="xy",
+        scale=1.0,
+        pivot="middle",
+        units="xy",
+        width=0.1 * min(xs[1] - xs[0], ys[1] - ys[0]),
+        headwidth=4.0,
+        headlength=4.0,
+        headaxislength=3.6,
+        minlength=0.0,
+        zorder=3,
+    )
+
+
+def draw_tendency_flow(axes: Axes, photograph: Photograph, tendency: Tensor, layout: TokenLayout) -> AxesImage:
+    """Draw the directions as the colours of optical flow, one pixel a patch (Figs. 7, 11), with their wheel.
+
+    Args:
+        axes: where to draw.
+        photograph: from `prepare`.
+        tendency: as in `draw_tendency_arrows`.
+        layout: the model's, from `token_layout`.
+
+    Raises:
+        ValueError: `tendency` of another shape than the layout's grid, or not finite.
+    """
+    vectors = to_array("tendency", tendency, (*layout.grid, 2))
+    draw_photograph(axes, photograph, layout)
+    draw_color_wheel(axes.inset_axes((1.16, 0.36, 0.28, 0.28)))
+    return draw_cells(axes, photograph, layout, flow_colors(vectors))
+
+
+def draw_color_wheel(axes: Axes) -> AxesImage:
+    """Draw the legend of the flow colours: each colour where the vector that it stands for points."""
+    steps = np.linspace(-1, 1, 201)
+    vectors = np.stack(np.meshgrid(steps, steps), axis=-1)
+    inside = np.linalg.norm(vectors, axis=-1) <= 1
+    colors = flow_colors(np.where(inside[..., None], vectors, 0.0))
+    wheel = np.concatenate([colors, np.where(inside, 255, 0)[..., None].astype(np.uint8)], axis=-1)
+    image = axes.imshow(wheel, extent=(-1, 1, 1, -1), origin="upper")
+    for word, x, y, ha, va in (
+        ("right", 1.1, 0, "left", "center"),
+        ("left", -1.1, 0, "right", "center"),
+        ("up", 0, -1.1, "center", "bottom"),
+        ("down", 0, 1.1, "center", "top"),
+    ):
+        axes.text(x, y, word, ha=ha, va=va, fontsize=8)
+    axes.set_axis_off()
+    return image
+
+
+def flow_colors(vectors: Array) -> Array:
+    """Colour vectors (rows, cols, 2) as torchvision's `flow_to_image` does: (rows, cols, 3) uint8."""
+    flow = torch.from_numpy(vectors).float().permute(2, 0, 1)
+    colors: Array = flow_to_image(flow).permute(1, 2, 0).numpy()
+    return colors
