@@ -161,7 +161,7 @@ def test_a_row_of_u_is_drawn_for_its_patch():
 
 
 def hand_made_field() -> vi.ResponsiveField:
-    """Patch (1, 1) with a window from (0, 1) to (2, 3), of which (1, 2) is dropped; so is the last patch of all."""
+    """Patch (1, 1) with a window from (0, 1) to (2, 3), of which (1, 2) is dropped, as is the last patch."""
     p = 1 * COLS + 1
     u = torch.zeros(1, N, N)
     u[0, p, 0 * COLS + 2] = u[0, p, 2 * COLS + 3] = 1.0
