@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_interactions.functional import attention as attention_module
-from vit_interactions.functional import attention_gradient, attention_probabilities
+from vit_interactions.functional import attention_gradient, attention_probabilities, rollout
 from vit_interactions.functional.attention import attention_blocks
 
 
@@ -107,6 +107,19 @@ def test_gradient_equals_autograd_through_explicit_attention(masked: bool) -> No
     torch.testing.assert_close(attention_gradient(output_gradient, value), expected, rtol=1e-9, atol=1e-10)
     # I5: Σ_j A_ij G_ij = <g_i, z_i>.
     torch.testing.assert_close((attention * expected).sum(-1), (output_gradient * output).sum(-1))
+
+
+def test_autocast_around_the_call_makes_no_difference() -> None:
+    query, key = queries_and_keys(1, 2, 20, 8, dtype=torch.float32)
+    value = torch.randn(1, 2, 20, 8)
+    attention, gradient = attention_probabilities(query, key), attention_gradient(query, value)
+    rolled = rollout([attention[:, 0], attention[:, 1]], torch.eye(20)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (query @ key.mT).dtype == torch.bfloat16
+        assert torch.equal(attention_probabilities(query, key), attention)
+        assert torch.equal(attention_gradient(query, value), gradient)
+        assert torch.equal(rollout([attention[:, 0], attention[:, 1]], torch.eye(20)[0]), rolled)
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_gradient_of_half_precision_is_float32() -> None:

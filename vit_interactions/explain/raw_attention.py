@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
+from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.rollout import Fusion, check_fusion, fuse_heads
 
 
@@ -59,7 +60,7 @@ class RawAttention(Explainer):
             )
         call = kept[self.layer]
         assert call is not None
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(inputs):
             fused = fuse_heads(call.attention(), self.fusion)
             readout = seen.readout().to(fused.dtype).expand(fused.shape[0], -1).unsqueeze(1)
             return (readout @ fused).squeeze(1)[:, seen.layout.prefix :], seen.layout

@@ -4,6 +4,7 @@ Source: Vaswani et al., "Attention Is All You Need", Eq. 1, with the conventions
 `torch.nn.functional.scaled_dot_product_attention` for masks, causality and scale.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,14 @@ GPU_BLOCK_ELEMENTS = 2**26
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return half precision as float32, anything wider unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Return a context that computes products in the tensors' own type, also inside the user's autocast."""
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def attention_probabilities(
@@ -49,7 +58,8 @@ def attention_probabilities(
     """
     query, key = at_least_float32(query), at_least_float32(key)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query * scale) @ key.transpose(-2, -1)
+    with without_autocast(query):
+        scores = (query * scale) @ key.transpose(-2, -1)
     if is_causal:
         lower = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~lower, -torch.inf)
@@ -73,7 +83,8 @@ def attention_gradient(output_gradient: Tensor, value: Tensor) -> Tensor:
         >>> attention_gradient(torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0], [1.0, 3.0]]))
         tensor([[ 2., -1.]])
     """
-    return at_least_float32(output_gradient) @ at_least_float32(value).transpose(-2, -1)
+    with without_autocast(value):
+        return at_least_float32(output_gradient) @ at_least_float32(value).transpose(-2, -1)
 
 
 def attention_blocks(

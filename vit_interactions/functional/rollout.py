@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.checks import check_fraction
 
 Fusion = Literal["mean", "max", "min"]
@@ -99,7 +100,8 @@ def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0
         # Row i of E + αI sums to Σ_j E_ij + α. A row of zeros passes nothing on.
         total = attention.sum(-1) + alpha
         weighted = relevance / total.masked_fill(total == 0, torch.inf).unsqueeze(1)
-        relevance = weighted @ attention + alpha * weighted
+        with without_autocast(attention):
+            relevance = weighted @ attention + alpha * weighted
     return relevance.squeeze(1)
 
 
