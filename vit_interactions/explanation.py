@@ -22,6 +22,7 @@ from vit_interactions.figures import (
     interaction_figure,
     map_figure,
 )
+from vit_interactions.figures.sheets import PAPER_BETAS
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.functional.windows import window_operations
 
@@ -101,6 +102,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             patch_map,
             layout,
             title=_title(name, prediction),
+            label=explainer.quantity,
             more_is_relevant=explainer.more_is_relevant,
         )
     if any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in settings.methods):
@@ -133,7 +135,9 @@ def _interaction_figures(
         title += ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
     return {
         "patch_interactions": interaction_figure(photograph, uncertainty, fields, layout, patches, title=title),
-        "dropped_patches": indiscriminative_figure(photograph, uncertainty, layout),
+        "dropped_patches": indiscriminative_figure(
+            photograph, uncertainty, layout, sorted({*PAPER_BETAS, settings.beta}), title=title
+        ),
         "responsive_fields": field_figure(photograph, fields, layout, title=title),
     }
 

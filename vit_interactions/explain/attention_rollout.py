@@ -36,6 +36,7 @@ class AttentionRollout(Explainer):
         tensor(True)
     """
 
+    quantity = "share in the readout"
     source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
 
     def __init__(

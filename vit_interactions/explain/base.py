@@ -41,6 +41,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         forwards: forward passes a call takes.
         backwards: backward passes a call takes.
         more_is_relevant: whether larger values mean more relevant patches; False: smaller ones do.
+        quantity: what the values are, for a colour bar.
         source: where the method comes from.
     """
 
@@ -48,6 +49,7 @@ class Explainer(Attribution):  # type: ignore[misc]
     forwards: ClassVar[int] = 1
     backwards: ClassVar[int] = 0
     more_is_relevant: ClassVar[bool] = True
+    quantity: ClassVar[str]
     source: ClassVar[str]
 
     def __init__(self, model: nn.Module) -> None:

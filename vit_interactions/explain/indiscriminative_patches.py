@@ -24,6 +24,8 @@ class IndiscriminativePatches(InteractionExplainer):
         tensor(20)
     """
 
+    quantity = "variance of the column of U"
+
     def dropped(
         self,
         inputs: Tensor | tuple[Tensor, ...],

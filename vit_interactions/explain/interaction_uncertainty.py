@@ -62,6 +62,8 @@ class InteractionUncertainty(InteractionExplainer):
         torch.Size([2, 3, 160, 160])
     """
 
+    quantity = "variance of the column of U"
+
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
         self,

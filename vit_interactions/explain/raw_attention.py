@@ -26,6 +26,7 @@ class RawAttention(Explainer):
         tensor(True)
     """
 
+    quantity = "attention of the readout"
     source = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021"
 
     def __init__(self, model: nn.Module, layer: int = -1, fusion: Fusion = "mean") -> None:

@@ -60,6 +60,7 @@ class ResponsiveFieldSize(FieldExplainer):
     """
 
     more_is_relevant = False
+    quantity = "patches in the field"
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         fields, layout = self._field(inputs, target, additional_forward_args)

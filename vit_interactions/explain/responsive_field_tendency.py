@@ -24,6 +24,8 @@ class ResponsiveFieldTendency(FieldExplainer):
         torch.Size([1, 10, 10, 2])
     """
 
+    quantity = "convergence of the tendency"
+
     def tendency(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -1,0 +1,267 @@
+"""The command line as a user types it, on a small model with random weights and pictures made here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import vit_interactions as vi
+from vit_interactions import cli, photographs
+from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.loading import load_model
+from vit_interactions.photographs import find_photographs
+
+METHODS = ["--method", "attention_rollout", "--method", "interaction_uncertainty"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=5)
+    for name, weight in model.named_parameters():
+        if name.endswith("qkv.weight"):
+            weight.data.mul_(10)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    random = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in (("wide", (90, 200, 3)), ("tall", (200, 90, 3))):
+        Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{name}.png")
+    return sorted(folder.iterdir())
+
+
+def run(*arguments: object) -> int:
+    """Run the command line as its entry point does; return the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vit-interactions", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def explain(*arguments: object, checkpoint: Path, out: Path) -> int:
+    return run("explain", *arguments, "--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
+
+
+def test_explain_writes_figures_raw_maps_and_a_manifest(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert explain(*pictures, "--patch", "2,3", "--alpha", "0.05", checkpoint=checkpoint, out=out) == 0
+    for picture in pictures:
+        folder = out / picture.stem
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["settings"]["methods"] == list(vi.EXPLAINERS)
+        assert manifest["settings"]["patches"] == [[2, 3]]
+        assert manifest["settings"]["alpha"] == 0.05
+        assert torch.__version__.startswith(manifest["versions"]["torch"])
+        assert set(manifest["figures"]) == {path.name for path in folder.glob("*.png")}
+        assert len(manifest["figures"]) == len(vi.EXPLAINERS) + 3
+        for figure in folder.glob("*.png"):
+            with Image.open(figure) as image:
+                assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
+        arrays = np.load(folder / "maps.npz")
+        model = load_model("test_vit", checkpoint)
+        inputs = prepare(load_photograph(picture), model).input[None]
+        assert torch.equal(
+            torch.from_numpy(arrays["attention_rollout"]), vi.AttentionRollout(model).patch_map(inputs)[0]
+        )
+        uncertainty = vi.InteractionUncertainty(model).uncertainty(inputs)
+        assert torch.equal(torch.from_numpy(arrays["uncertainty"]), uncertainty[0])
+        fields = vi.responsive_field(uncertainty, (10, 10), 0.05, 0.2)
+        assert torch.equal(torch.from_numpy(arrays["field_mask"]), fields.mask[0])
+        assert manifest["field_share"] == int(fields.operations) / 100**2
+        assert manifest["prediction"]["index"] == int(model(inputs).argmax())
+        assert manifest["prediction"]["name"] is None
+    assert json.loads((out / "manifest.json").read_text())["failed"] == {}
+
+
+def test_broken_pictures_are_reported_and_skipped(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures[0].parent
+    (folder / "text.jpg").write_text("<script>alert(1)</script>")
+    (folder / "truncated.png").write_bytes(pictures[0].read_bytes()[:5000])
+    (folder / "notes.txt").write_text("no picture, and not tried")
+    out = tmp_path / "out"
+    assert explain(folder, "gone.png", *METHODS, checkpoint=checkpoint, out=out) == 1
+    report = json.loads((out / "manifest.json").read_text())
+    assert [Path(path).name for path in report["done"]] == ["tall.png", "wide.png"]
+    assert [Path(path).name for path in report["failed"]] == ["text.jpg", "truncated.png", "gone.png"]
+    shown = capsys.readouterr().err
+    assert "2 of 5 pictures explained" in shown
+    assert "text.jpg" in shown
+    assert "truncated.png" in shown
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
+
+
+def test_resume_keeps_what_the_same_settings_made(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    explained: list[object] = []
+    original = photographs.explain_photograph
+
+    def counted(*arguments: object) -> object:
+        explained.append(arguments)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(photographs, "explain_photograph", counted)
+    assert explain(pictures[0], *METHODS, checkpoint=checkpoint, out=out) == 0
+    assert explain(*pictures, *METHODS, "--resume", checkpoint=checkpoint, out=out) == 0
+    assert len(explained) == 2  # one picture each time
+    assert explain(*pictures, *METHODS, "--alpha", "0.2", "--resume", checkpoint=checkpoint, out=out) == 0
+    assert len(explained) == 4  # other settings: both again
+    Image.open(pictures[0]).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(pictures[0])
+    assert explain(*pictures, *METHODS, "--alpha", "0.2", "--resume", checkpoint=checkpoint, out=out) == 0
+    assert len(explained) == 5  # another picture of the same name: that one again
+    assert explain(*pictures, *METHODS, checkpoint=checkpoint, out=out) == 0
+    assert len(explained) == 7  # without --resume: all
+
+
+def test_a_killed_run_leaves_whole_folders_and_resumes(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    script = (
+        "import os, signal, vit_interactions.photographs as p\n"
+        "original, seen = p.explain_photograph, []\n"
+        "def killing(*arguments):\n"
+        "    explanation = original(*arguments)\n"
+        "    seen.append(1)\n"
+        "    if len(seen) == 2:\n"
+        "        figure = next(iter(explanation.figures.values()))\n"
+        "        figure.savefig = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return explanation\n"
+        "p.explain_photograph = killing\n"
+        "from vit_interactions.cli import main\n"
+        "main()\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", script, "explain", *pictures, *METHODS, "--model", "test_vit"]
+    killed = subprocess.run(
+        [*map(str, command), "--checkpoint", str(checkpoint), "--out", str(out)],
+        capture_output=True,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert json.loads((out / "manifest.json").read_text())["done"] == {str(pictures[0]): pictures[0].stem}
+    assert not (out / pictures[1].stem).exists()
+    first = (out / pictures[0].stem / "maps.npz").stat().st_mtime_ns
+    assert explain(*pictures, *METHODS, "--resume", checkpoint=checkpoint, out=out) == 0
+    assert (out / pictures[0].stem / "maps.npz").stat().st_mtime_ns == first
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "atention_rolout"], "Did you mean attention_rollout"),
+        (["--patch", "10,0"], r"`patch` must lie in the grid: row in \[0, 9\]"),
+        (["--patch", "1;2"], r"`--patch` must be ROW,COL"),
+        (["--device", "cuda:99"], "`--device` must be a device of this machine"),
+        (["--device", "gpu"], "`--device` must be a device of this machine"),
+    ],
+)
+def test_wrong_options_end_in_one_line(
+    arguments: list[str],
+    message: str,
+    checkpoint: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert explain(*pictures, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    import re
+
+    assert re.search(message, shown), shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--alpha", "--beta"])
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "nan"])
+def test_shares_outside_their_range(
+    option: str, value: str, checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    assert explain(*pictures, option, value, checkpoint=checkpoint, out=tmp_path / "out") != 0
+    assert not (tmp_path / "out" / "wide").exists()
+
+
+def test_a_model_without_patch_attention_is_refused(
+    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = timm.create_model("test_resnet")
+    save_file(model.state_dict(), tmp_path / "resnet.safetensors")
+    arguments = ["--model", "test_resnet", "--checkpoint", tmp_path / "resnet.safetensors"]
+    assert run("explain", *pictures, *arguments, "--out", tmp_path / "out") == 2
+    assert "error: ResNet" in capsys.readouterr().err
+
+
+def test_weights_with_nan_are_reported(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model("test_vit", checkpoint)
+    model.blocks[1].attn.qkv.weight.data[0, 0] = torch.nan
+    save_file(model.state_dict(), tmp_path / "nan.safetensors")
+    assert explain(*pictures, *METHODS, checkpoint=tmp_path / "nan.safetensors", out=tmp_path / "out") == 1
+    assert "is not finite" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+def test_open_windows_are_pointed_out(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = ["--method", "responsive_field_size"]
+    assert explain(pictures[0], *method, "--alpha", "0.9", checkpoint=checkpoint, out=tmp_path / "out") == 0
+    assert "hold nearly all pairs" in " ".join(capsys.readouterr().err.split())
+    assert explain(pictures[0], *method, "--alpha", "0.0", checkpoint=checkpoint, out=tmp_path / "out") == 0
+    assert "hold nearly all pairs" not in " ".join(capsys.readouterr().err.split())
+
+
+def test_curve_writes_a_figure_and_a_table(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
+    assert run("curve", *pictures, *options, "--alpha", "1.0", "--alpha", "0.0") == 0
+    table = capsys.readouterr().out
+    assert table.index("100") < table.index("10,000")  # alpha 0: every patch alone; alpha 1: all pairs of 100
+    with Image.open(tmp_path / "curve.png") as image:
+        assert min(image.size) > 300
+    (tmp_path / "broken.png").write_text("no picture")
+    assert run("curve", *pictures, tmp_path / "broken.png", *options) == 1
+    assert "broken.png" in capsys.readouterr().err
+
+
+def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "test_vit*") == 0
+    assert "test_vit\t160x160" in capsys.readouterr().out.splitlines()
+    assert run("models", "vit_tiny_patch61") == 2
+    assert "Did you mean" in capsys.readouterr().err
+    assert run("methods") == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in vi.EXPLAINERS)
+
+
+def test_photographs_are_found_by_name_and_in_folders(pictures: list[Path], tmp_path: Path) -> None:
+    assert find_photographs([pictures[1], pictures[0].parent]) == [pictures[1], *pictures]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="pictures or folders with some"):
+        find_photographs([tmp_path / "empty"])

@@ -1,0 +1,72 @@
+"""Every Python example of the README and the guides runs, and the README's commands are those of `.ci/run`."""
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if blocks(path, "python")], ids=lambda path: path.stem
+)
+def test_examples_run_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def without_download(name: str, pretrained: bool = False, **options: object) -> object:
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", without_download)
+    from vit_interactions.explain import EXPLAINERS
+
+    known = dict(EXPLAINERS)
+    namespace: dict[str, object] = {}
+    try:
+        for number, block in enumerate(blocks(path, "python")):
+            exec(compile(block, f"{path.name}, example {number}", "exec"), namespace)
+    finally:
+        EXPLAINERS.clear()
+        EXPLAINERS.update(known)
+    assert "vi" in namespace
+
+
+def test_values_that_the_readme_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    import vit_interactions as vi
+
+    model = timm.create_model("vit_base_patch16_224")
+    images = torch.rand(2, 3, 224, 224)
+    assert vi.InteractionUncertainty(model).attribute(images, patch=(5, 7)).shape == (2, 3, 224, 224)
+    assert vi.ResponsiveFieldTendency(model).tendency(images).shape == (2, 14, 14, 2)
+    assert vi.AttentionRollout(model).patch_map(images).shape == (2, 14, 14)
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    readme = blocks(ROOT / "README.md", "sh")
+    commands = next(block for block in readme if "pytest" in block).strip().splitlines()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert len(commands) == 2
+    for command in commands:
+        assert re.search(rf"^(python -m )?{re.escape(command)}$", script, re.MULTILINE), command
+
+
+def test_relative_links_lead_to_files() -> None:
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_methods_page_lists_every_method() -> None:
+    from vit_interactions.explain import EXPLAINERS
+
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name, explainer in EXPLAINERS.items():
+        assert f"| `{name}` | `{explainer.__name__}` |" in page

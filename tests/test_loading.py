@@ -1,0 +1,98 @@
+"""Loading models: names with suggestions, checkpoints as data."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from vit_interactions.loading import load_model
+
+
+@pytest.fixture
+def trained() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model("test_vit", num_classes=7)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pickle", "timm's checkpoint", "DistributedDataParallel"])
+def test_weights_and_number_of_classes_come_from_the_checkpoint(
+    trained: torch.nn.Module, form: str, tmp_path: Path
+) -> None:
+    weights = trained.state_dict()
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
+    if form == "safetensors":
+        save_file(weights, path)
+    elif form == "pickle":
+        torch.save(weights, path)
+    elif form == "timm's checkpoint":
+        torch.save({"state_dict": weights, "epoch": 3}, path)
+    else:
+        torch.save({f"module.{name}": value for name, value in weights.items()}, path)
+    model = load_model("test_vit", path)
+    assert not model.training
+    assert model.num_classes == 7
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+def test_distilled_and_headless_checkpoints(tmp_path: Path) -> None:
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", depth=1, num_classes=5)
+    save_file(distilled.state_dict(), tmp_path / "distilled.safetensors")
+    with pytest.raises(ValueError, match="is not one of deit_tiny_distilled_patch16_224: it has no `blocks"):
+        load_model("deit_tiny_distilled_patch16_224", tmp_path / "distilled.safetensors")
+    headless = timm.create_model("test_vit", num_classes=0)
+    save_file(headless.state_dict(), tmp_path / "headless.safetensors")
+    assert load_model("test_vit", tmp_path / "headless.safetensors").num_classes == 0
+
+
+def test_half_precision_weights_load(trained: torch.nn.Module, tmp_path: Path) -> None:
+    save_file({name: value.half() for name, value in trained.state_dict().items()}, tmp_path / "half.safetensors")
+    model = load_model("test_vit", tmp_path / "half.safetensors")
+    assert model.head.weight.dtype == torch.float32
+    assert torch.allclose(model.head.weight, trained.head.weight, atol=1e-3)
+
+
+def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "harmed",)
+
+    path = tmp_path / "harm.pth"
+    path.write_bytes(pickle.dumps({"head.weight": Harm()}))
+    with pytest.raises(ValueError, match="must be a safetensors file or a pickle of weights only"):
+        load_model("test_vit", path)
+    torch.save({"head.weight": Harm()}, path)
+    with pytest.raises(ValueError, match="must be a safetensors file or a pickle of weights only"):
+        load_model("test_vit", path)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_files_that_are_no_weights_of_the_model(trained: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is none at"):
+        load_model("test_vit", tmp_path / "missing.pth")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="could not be read"):
+        load_model("test_vit", tmp_path / "text.safetensors")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="`checkpoint` must"):
+        load_model("test_vit", tmp_path / "list.pth")
+    save_file(trained.state_dict(), tmp_path / "test_vit.safetensors")
+    with pytest.raises(ValueError, match=r"is not one of test_vit2: it has .* and \d+ more\."):
+        load_model("test_vit2", tmp_path / "test_vit.safetensors")
+
+
+def test_a_wrong_name_suggests_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"got 'vit_tiny_patch16_244'\. Did you mean vit_tiny_patch16_224"):
+        load_model("vit_tiny_patch16_244")
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, pretrained: bool) -> None:
+        raise OSError("no connection\nmore lines")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(OSError, match=r"give a checkpoint instead\. The reason: no connection$"):
+        load_model("test_vit")
