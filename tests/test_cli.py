@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,8 +190,6 @@ def test_wrong_options_end_in_one_line(
 ) -> None:
     assert explain(*pictures, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
     shown = " ".join(capsys.readouterr().err.split())
-    import re
-
     assert re.search(message, shown), shown
     assert "Traceback" not in shown
     assert not (tmp_path / "out").exists()

@@ -373,7 +373,8 @@ def test_what_is_no_patch_is_refused(patch: Any) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), True])
 def test_shares_outside_their_range_are_refused_before_the_model_runs(value: float) -> None:
-    model = small_vit()
+    model, passes = tiny("vit_tiny_patch16_224", img_size=64), []
+    model.register_forward_hook(lambda *_: passes.append(1))
     for explainer in (ResponsiveFieldSize, ResponsiveFieldTendency):
         for name in ("alpha", "beta"):
             with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], but got {value}"):
@@ -382,6 +383,16 @@ def test_shares_outside_their_range_are_refused_before_the_model_runs(value: flo
         IndiscriminativePatches(model).dropped(torch.randn(1, 3, 64, 64), beta=value)
     with pytest.raises(ValueError, match=rf"`alpha` must lie in \[0, 1\], but got {value}"):
         interaction_curve(model, torch.randn(1, 3, 64, 64), alphas=(0.1, value))
+    with pytest.raises(ValueError, match=rf"`beta` must lie in \[0, 1\], but got {value}"):
+        interaction_curve(model, torch.randn(1, 3, 64, 64), beta=value)
+    assert not passes
+
+
+def test_an_interaction_curve_over_several_sizes_is_refused() -> None:
+    model = tiny("vit_tiny_patch16_224", dynamic_img_size=True)
+    batches = [torch.randn(1, 3, 32, 64), torch.randn(1, 3, 64, 32)]
+    with pytest.raises(ValueError, match=r"must be of one size, but got grids of \[\(2, 4\), \(4, 2\)\] patches"):
+        interaction_curve(model, batches)
 
 
 def test_options_outside_their_range_are_refused() -> None:

@@ -93,13 +93,16 @@ def explain(
     report = Report()
     for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
         pass
-    errors.print(f"{len(report.done)} of {len(photographs)} pictures explained in {out}", markup=False)
+    errors.print(
+        f"{len(report.done)} of {len(photographs)} pictures explained in {out}", markup=False, soft_wrap=True
+    )
     if report.open_windows:
         errors.print(
             f"note: at alpha {alpha:g} the windows of {len(report.open_windows)} pictures hold nearly all pairs "
             "of patches, so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
             "suits this model",
             markup=False,
+            soft_wrap=True,
         )
     end_with_failures(report.failed)
 
@@ -173,7 +176,7 @@ def methods() -> None:
 def end_with_failures(failed: dict[str, str]) -> None:
     """Report each picture that failed; end with exit code 1 if any did."""
     for path, reason in failed.items():
-        errors.print(f"failed: {path}: {reason}", markup=False, style="red")
+        errors.print(f"failed: {path}: {reason}", markup=False, soft_wrap=True, style="red")
     if failed:
         raise typer.Exit(1)
 
@@ -206,5 +209,5 @@ def main() -> None:
     try:
         app()
     except (UnsupportedModelError, ValueError, OSError) as error:
-        errors.print(f"error: {error}", markup=False, style="red")
+        errors.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
         sys.exit(2)

@@ -5,6 +5,7 @@ whole image, a few far candidates a row open nearly the whole image, so E_O agai
 models.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.explain.interaction_uncertainty import InteractionUncertainty
+from vit_interactions.functional.checks import check_fraction
 from vit_interactions.functional.responsive_field import responsive_field
 
 PAPER_ALPHAS = (0.025, 0.05, 0.10, 0.20, 0.50, 1.0)
@@ -55,7 +57,7 @@ def interaction_curve(
         The counts of every image for every α.
 
     Raises:
-        ValueError: no image, no α, or an α or β outside [0, 1].
+        ValueError: no image, images of several sizes, no α, or an α or β outside [0, 1].
 
     Example:
         >>> import timm
@@ -65,14 +67,19 @@ def interaction_curve(
     """
     if not alphas:
         raise ValueError("`alphas` must hold at least one share, but got none.")
+    for alpha in alphas:
+        check_fraction("alpha", alpha)
+    check_fraction("beta", beta)
     explainer = InteractionUncertainty(model)
     counts: list[Tensor] = []
-    pairs = 0
+    grids: set[tuple[int, int]] = set()
     for batch in [images] if isinstance(images, Tensor) else images:
         uncertainty, layout = explainer._uncertainty(batch, None, None)
-        pairs = layout.patches**2
+        grids.add(layout.grid)
+        if len(grids) > 1:
+            raise ValueError(f"`images` must be of one size, but got grids of {sorted(grids)} patches.")
         fields = (responsive_field(uncertainty, layout.grid, alpha, beta) for alpha in alphas)
         counts.append(torch.stack([field.operations for field in fields], 1).cpu())
     if not counts:
         raise ValueError("`images` must hold at least one batch, but got none.")
-    return InteractionCurve(tuple(alphas), torch.cat(counts), pairs)
+    return InteractionCurve(tuple(alphas), torch.cat(counts), math.prod(grids.pop()) ** 2)
