@@ -299,7 +299,12 @@ def test_half_precision_attention_is_float32() -> None:
     assert record.attention(0).dtype == torch.float32
 
 
-def test_unfused_and_checkpointed_models_are_read_and_given_back(families: dict[str, Family]) -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_unfused_and_checkpointed_models_are_read_and_given_back(
+    families: dict[str, Family], reentrant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Reentrant checkpoints run the blocks forward without a graph.
+    monkeypatch.setattr("timm.models._manipulate.use_reentrant_ckpt", lambda: reentrant)
     family = families["vit"]
     model, images = family.build(), family.images()
     with record_attention(model) as record:
@@ -311,6 +316,7 @@ def test_unfused_and_checkpointed_models_are_read_and_given_back(families: dict[
     assert ("grad_checkpointing", True) in before
     with record_attention(model) as record:
         gradients = record_gradients(record, model(images))
+        assert record.seen == len(record.calls) == family.layers
     assert flags(model, "fused_attn", "grad_checkpointing") == before
     for gradient, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, wanted)
