@@ -3,7 +3,7 @@
     python tests/benchmarks/object_fields.py MODEL CHECKPOINT FOLDER
 
 FOLDER holds `boxes.csv` (file, ..., left, top, right, bottom in pixels) and `images/`. For every photograph and α,
-the mean field size of the patches whose centre lies in the box is divided by that of the others. "shuffled" is the
+the mean field size of the patches whose centre lies in the box is divided by that of the others. The last column is the
 control: the same with each photograph's box taken from another photograph.
 """
 
@@ -46,8 +46,8 @@ def main() -> None:
     shuffled_boxes = insides[len(rows) // 2 :] + insides[: len(rows) // 2]
     print(f"{len(rows)} boxes\n")
     print(
-        "| α | windows, of all pairs | size inside / outside: median | photographs with smaller fields inside |"
-        " the same, shuffled boxes |"
+        "| α | windows, of all pairs | size inside / outside: median | boxes with smaller fields inside |"
+        " the same, boxes of other photographs |"
     )
     print("| --- | --- | --- | --- | --- |")
     for alpha in ALPHAS:
