@@ -121,8 +121,11 @@ def folder_names(photographs: Sequence[Path]) -> list[str]:
 
 def sha256(path: Path) -> str:
     """Compute the SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def describe(method: type[Explainer]) -> dict[str, Any]:

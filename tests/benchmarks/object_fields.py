@@ -3,8 +3,8 @@
     python tests/benchmarks/object_fields.py MODEL CHECKPOINT FOLDER
 
 FOLDER holds `boxes.csv` (file, ..., left, top, right, bottom in pixels) and `images/`. For every photograph and α,
-the mean field size of the patches whose centre lies in the box is divided by that of the others. The last column is the
-control: the same with each photograph's box taken from another photograph.
+the mean field size of the patches whose centre lies in the box is divided by that of the others. The last column
+is the control: the same with each photograph's box taken from another photograph.
 """
 
 import argparse
