@@ -107,7 +107,7 @@ def test_broken_pictures_are_reported_and_skipped(
     assert [Path(path).name for path in report["done"]] == ["tall.png", "wide.png"]
     assert [Path(path).name for path in report["failed"]] == ["text.jpg", "truncated.png", "gone.png"]
     shown = capsys.readouterr().err
-    assert "2 of 5 pictures explained" in shown
+    assert "explained 2 of 5 pictures" in shown
     assert "text.jpg" in shown
     assert "truncated.png" in shown
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
@@ -262,5 +262,49 @@ def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str
 def test_photographs_are_found_by_name_and_in_folders(pictures: list[Path], tmp_path: Path) -> None:
     assert find_photographs([pictures[1], pictures[0].parent]) == [pictures[1], *pictures]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="pictures or folders with some"):
+    with pytest.raises(ValueError, match="folders with pictures directly in them, but .*empty has none"):
         find_photographs([tmp_path / "empty"])
+    with pytest.raises(ValueError, match="there is nothing at gone"):
+        find_photographs([Path("gone")])
+
+
+def test_a_patch_needs_a_method_that_draws_it(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--method", "attention_rollout", "--patch", "1,1"]
+    assert explain(*pictures, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
+    assert "`--patch` must come with a method of patch interactions" in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_are_refused_first(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(*pictures, *METHODS, checkpoint=checkpoint, out=checkpoint) == 2
+    assert "`--out` must be a folder" in capsys.readouterr().err
+    assert run("curve", *pictures, "--model", "test_vit", "--out", tmp_path / "curve.txt") == 2
+    assert "`--out` must end in .png, .pdf or .svg" in capsys.readouterr().err
+
+
+def test_a_second_run_into_the_same_folder_keeps_the_first_listed(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for picture in pictures:
+        assert explain(picture, *METHODS[:2], checkpoint=checkpoint, out=out) == 0
+    assert json.loads((out / "manifest.json").read_text())["done"] == {str(p): p.stem for p in pictures}
+
+
+def test_an_unsupported_model_is_refused_before_its_weights_are_loaded(
+    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("explain", *pictures, "--model", "test_resnet", "--out", tmp_path / "out") == 2
+    assert "error: ResNet" in capsys.readouterr().err
+
+
+def test_a_curve_of_no_readable_picture_reports_them(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
+    assert run("curve", tmp_path / "broken.png", *options) == 1
+    assert "failed: " in capsys.readouterr().err

@@ -94,5 +94,5 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPat
         raise OSError("no connection\nmore lines")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(OSError, match=r"give a checkpoint instead\. The reason: no connection$"):
+    with pytest.raises(OSError, match=r"as `checkpoint` \(--checkpoint .*\)\. The reason: no connection$"):
         load_model("test_vit")

@@ -1,7 +1,7 @@
 """The command line: `vit-interactions explain`, `curve`, `models`, `methods`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Annotated
 
@@ -18,37 +18,38 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.explain import EXPLAINERS
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
-from vit_interactions.explain.interaction_uncertainty import patch_index
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings
 from vit_interactions.figures import curve_figure, load_photograph, prepare
-from vit_interactions.loading import load_model, nearest
+from vit_interactions.functional.checks import check_fraction
+from vit_interactions.loading import FAMILIES, load_model, nearest
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 
-# Modules of timm whose models have attention from every patch to every patch.
-FAMILIES = (
-    "vision_transformer",
-    "deit",
-    "eva",
-    "beit",
-    "vision_transformer_relpos",
-    "naflexvit",
-    "vision_transformer_hybrid",
-)
+# The paper's, and some between where many models turn from closed to open windows.
+CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 errors = Console(stderr=True, highlight=False)
 
-Photos = Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.", show_default=False)]
-Model = Annotated[str, typer.Option("--model", help="A model of timm, e.g. vit_base_patch16_224.")]
+Photos = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PHOTO...", help="Pictures, or folders with pictures directly in them.", show_default=False
+    ),
+]
+Model = Annotated[str, typer.Option("--model", metavar="NAME", help="A model of timm, e.g. vit_base_patch16_224.")]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows."),
+    typer.Option(
+        metavar="FILE",
+        help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
-Alpha = Annotated[float, typer.Option(min=0, max=1, help="Share of all patch pairs that count as relevant.")]
-Beta = Annotated[float, typer.Option(min=0, max=1, help="Share of patches dropped as indiscriminative.")]
+Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
+Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
 
 
 @app.callback()
@@ -60,15 +61,23 @@ def root() -> None:
 def explain(
     photos: Photos,
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write to; each picture gets a folder in it.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a folder in it.")],
     checkpoint: Checkpoint = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="A method of `vit-interactions methods`; repeat for more. Default: all."),
+        typer.Option(
+            metavar="NAME",
+            help="A method of `vit-interactions methods`; repeat for more. Default: all. Those of patch interactions "
+            "come with three figures of U, windows and fields.",
+        ),
     ] = None,
     patch: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROW,COL", help="A patch whose interactions to draw; repeat for more."),
+        typer.Option(
+            metavar="ROW,COL",
+            help="A patch to draw in patch_interactions.png; repeat for more. Default: the most informative, some far "
+            "apart from it, the least informative.",
+        ),
     ] = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
@@ -81,8 +90,17 @@ def explain(
     methods = tuple(method or EXPLAINERS)
     for name in methods:
         if name not in EXPLAINERS:
-            raise ValueError(f"`--method` must be a method, but got {name!r}. {nearest(name, EXPLAINERS)}")
+            raise ValueError(f"`--method` must be a method, but got {name!r}.{nearest(name, EXPLAINERS)}")
     patches = tuple(parse_patch(text) for text in patch or ())
+    if patches and not any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in methods):
+        raise ValueError(
+            f"`--patch` must come with a method of patch interactions, but {', '.join(methods)} has nothing to draw "
+            "for one patch. Add e.g. --method interaction_uncertainty."
+        )
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
     photographs = find_photographs(photos)
     vit = load_model(model, checkpoint, check_device(device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
@@ -93,13 +111,11 @@ def explain(
     report = Report()
     for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
         pass
-    errors.print(
-        f"{len(report.done)} of {len(photographs)} pictures explained in {out}", markup=False, soft_wrap=True
-    )
+    errors.print(f"explained {len(report.done)} of {count(photographs)} in {out}", markup=False, soft_wrap=True)
     if report.open_windows:
         errors.print(
-            f"note: at alpha {alpha:g} the windows of {len(report.open_windows)} pictures hold nearly all pairs "
-            "of patches, so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
+            f"note: at alpha {alpha:g} the windows of {count(report.open_windows)} hold nearly all pairs of patches, "
+            "so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
             "suits this model",
             markup=False,
             soft_wrap=True,
@@ -113,11 +129,21 @@ def curve(
     model: Model,
     out: Annotated[Path, typer.Option(help="The figure to write, a PNG, PDF or SVG file.")],
     checkpoint: Checkpoint = None,
-    alpha: Annotated[list[float] | None, typer.Option(min=0, max=1, help="Repeat for more.")] = None,
-    beta: Beta = 0.0,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(help=f"In [0, 1]; repeat for more. Default: {', '.join(f'{a:g}' for a in CURVE_ALPHAS)}."),
+    ] = None,
+    beta: Annotated[
+        float, typer.Option(help="As of `explain`, where it is 0.2; 0 counts the windows, above it the fields.")
+    ] = 0.0,
     device: Device = "cpu",
 ) -> None:
     """Show how many patch interactions are left (E_O) against alpha, to choose alpha for a model."""
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"`--out` must end in .png, .pdf or .svg, but got {out}.")
+    for share in alpha or ():
+        check_fraction("--alpha", share)
+    check_fraction("--beta", beta)
     photographs = find_photographs(photos)
     vit = load_model(model, checkpoint, check_device(device))
     failed: dict[Path, str] = {}
@@ -129,7 +155,12 @@ def curve(
             except (OSError, ValueError) as error:
                 failed[path] = str(error)
 
-    result = interaction_curve(vit, batches(), sorted(alpha or PAPER_ALPHAS), beta)
+    try:
+        result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
+    except ValueError:
+        if len(failed) == len(photographs):
+            end_with_failures({str(path): reason for path, reason in failed.items()})
+        raise
     table = Table("alpha", "E_O", "of all pairs")
     for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
         table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
@@ -151,7 +182,7 @@ def models(
     found = [m for family in FAMILIES for m in timm.list_models(pattern, module=family, pretrained=pretrained)]
     if not found:
         names = [m for family in FAMILIES for m in timm.list_models(module=family)]
-        raise ValueError(f"no model is named like {name!r}. {nearest(name, names)}")
+        raise ValueError(f"no model is named like {name!r}.{nearest(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
         typer.echo(f"{model}\t{known.input_size[-2]}x{known.input_size[-1]}" if known else model)
@@ -160,17 +191,22 @@ def models(
 @app.command()
 def methods() -> None:
     """List the methods, with what they cost and where they come from."""
-    table = Table("method", "class-specific", "forward passes", "backward passes", "more means", "source")
     for name, explainer in EXPLAINERS.items():
-        table.add_row(
-            name,
-            "yes" if explainer.class_specific else "no",
-            str(explainer.forwards),
-            str(explainer.backwards),
-            "more relevant" if explainer.more_is_relevant else "less relevant",
-            explainer.source,
-        )
-    Console().print(table)
+        kind = "class-specific" if explainer.class_specific else "not class-specific"
+        passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
+        order = "more" if explainer.more_is_relevant else "less"
+        typer.echo(f"{name}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
+        typer.echo(f"    {explainer.source}")
+
+
+def count(pictures: Sized) -> str:
+    """Word how many pictures.
+
+    Example:
+        >>> count(["a"]), count([])
+        ('1 picture', '0 pictures')
+    """
+    return f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
 
 
 def end_with_failures(failed: dict[str, str]) -> None:

@@ -27,6 +27,7 @@ from vit_interactions.functional.responsive_field import ResponsiveField, respon
 from vit_interactions.functional.windows import window_operations
 
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
+OPEN_NOTE = ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,21 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             "layout": asdict(layout),
         }
     )
+    open_windows = ""
+    if any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in settings.methods):
+        uncertainty = InteractionUncertainty(model).uncertainty(inputs)
+        fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
+        shares = pair_shares(fields)
+        open_windows = OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
+        explanation.facts.update(shares)
+        explanation.arrays.update(field_arrays(uncertainty, fields))
+        title = (
+            f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
+            f"of all pairs, the fields {shares['field_share']:.0%}{open_windows}"
+        )
+        explanation.figures.update(
+            _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
+        )
     for name in settings.methods:
         explainer = make_explainer(name, model, settings)
         patch_map = explainer.patch_map(inputs)[0]
@@ -101,18 +117,9 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             photograph,
             patch_map,
             layout,
-            title=_title(name, prediction),
+            title=_title(name, prediction) + (open_windows if isinstance(explainer, FieldExplainer) else ""),
             label=explainer.quantity,
             more_is_relevant=explainer.more_is_relevant,
-        )
-    if any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in settings.methods):
-        uncertainty = InteractionUncertainty(model).uncertainty(inputs)
-        fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
-        shares = pair_shares(fields)
-        explanation.facts.update(shares)
-        explanation.arrays.update(field_arrays(uncertainty, fields))
-        explanation.figures.update(
-            _interaction_figures(photograph, uncertainty[0], fields, layout, settings, shares)
         )
     return explanation
 
@@ -123,20 +130,14 @@ def _interaction_figures(
     fields: ResponsiveField,
     layout: TokenLayout,
     settings: Settings,
-    shares: dict[str, float],
+    title: str,
 ) -> dict[str, Figure]:
     """Draw the paper's figures, which show U, windows and fields of one image together."""
     patches = list(settings.patches) or None
-    title = (
-        f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
-        f"of all pairs, the fields {shares['field_share']:.0%}"
-    )
-    if shares["window_share"] > OPEN_WINDOWS:
-        title += ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
     return {
         "patch_interactions": interaction_figure(photograph, uncertainty, fields, layout, patches, title=title),
         "dropped_patches": indiscriminative_figure(
-            photograph, uncertainty, layout, sorted({*PAPER_BETAS, settings.beta}), title=title
+            photograph, uncertainty, layout, sorted({*PAPER_BETAS, settings.beta})
         ),
         "responsive_fields": field_figure(photograph, fields, layout, title=title),
     }
@@ -190,4 +191,4 @@ def _title(method: str, prediction: dict[str, Any] | None) -> str:
     if prediction is None:
         return words
     name = re.split(r",", prediction["name"])[0] if prediction["name"] else f"class {prediction['index']}"
-    return f"{words} ({name}, {prediction['probability']:.0%})"
+    return f"{words} (predicted: {name}, {prediction['probability']:.0%})"

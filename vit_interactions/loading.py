@@ -5,8 +5,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import timm
+import torch
+from timm.data.config import resolve_model_data_config
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
+
+from vit_interactions.explain.attention_rollout import AttentionRollout
+
+# Modules of timm whose models have attention from every patch to every patch.
+FAMILIES = (
+    "vision_transformer",
+    "deit",
+    "eva",
+    "beit",
+    "vision_transformer_relpos",
+    "naflexvit",
+    "vision_transformer_hybrid",
+)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -14,11 +29,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     Example:
         >>> nearest("rollout", ["attention_rollout", "gmar"])
-        'Did you mean attention_rollout?'
+        ' Did you mean attention_rollout?'
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name in k][:3]
-    return f"Did you mean {' or '.join(close)}?" if close else ""
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -> nn.Module:
@@ -31,12 +46,15 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
         device: where the model goes.
 
     Raises:
+        UnsupportedModelError: a model whose attention cannot be explained, before its weights are downloaded.
         ValueError: an unknown name, or a checkpoint that is not this model's.
         FileNotFoundError: no such checkpoint.
         OSError: the weights that timm knows could not be had.
     """
     check_model_name(name)
     if checkpoint is None:
+        if not is_known_family(name):
+            _refuse_before_download(name)
         model = _pretrained(name)
     else:
         weights = read_checkpoint(checkpoint)
@@ -46,10 +64,23 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
     return loaded
 
 
+def is_known_family(name: str) -> bool:
+    """Whether a model is of one of timm's modules whose models have global attention."""
+    architecture = name.split(".")[0]
+    return any(architecture in timm.list_models(architecture, module=family) for family in FAMILIES)
+
+
+def _refuse_before_download(name: str) -> None:
+    """Explain noise with the untrained model: one that cannot be explained is refused before its weights come."""
+    model = timm.create_model(name)
+    size = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
+    AttentionRollout(model).patch_map(torch.zeros(1, *size))
+
+
 def check_model_name(name: str) -> None:
     """Raise ValueError unless timm knows the model, with the nearest names."""
     if ":" not in name and not timm.is_model(name.split(".")[0]):
-        raise ValueError(f"`model` must be a model of timm, but got {name!r}. {nearest(name, timm.list_models())}")
+        raise ValueError(f"`model` must be a model of timm, but got {name!r}.{nearest(name, timm.list_models())}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -67,7 +98,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise ValueError(
             f"`checkpoint` must be a safetensors file or a pickle of weights only, but {path} could not be read "
-            f"as one: {str(error).splitlines()[0]}"
+            f"as one ({type(error).__name__})."
         ) from error
     if not (isinstance(weights, dict) and weights and all(isinstance(v, Tensor) for v in weights.values())):
         raise ValueError(f"`checkpoint` must map names to tensors, but {path} does not.")
@@ -80,7 +111,8 @@ def _pretrained(name: str) -> nn.Module:
     # Each source of weights has errors of its own: no weights for the name, no network, no such file.
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"the pretrained weights of {name} could not be had; give a checkpoint instead. The reason: "
+            f"the pretrained weights of {name} could not be had; give a file of yours as `checkpoint` "
+            "(--checkpoint on the command line). The reason: "
             f"{str(error).splitlines()[0]}"
         ) from error
     return model

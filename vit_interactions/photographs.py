@@ -45,8 +45,10 @@ class Report:
 def find_photographs(paths: Iterable[Path]) -> list[Path]:
     """List the given files, and in the place of a folder the pictures directly in it, by name.
 
+    A file that is missing is left for the run to report, unless all are.
+
     Raises:
-        ValueError: a folder without pictures.
+        ValueError: a folder without pictures, or nothing there at all.
     """
     endings = Image.registered_extensions()
     found: list[Path] = []
@@ -54,10 +56,14 @@ def find_photographs(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings and p.is_file())
             if not inside:
-                raise ValueError(f"`photos` must be pictures or folders with some, but {path} has none.")
+                raise ValueError(
+                    f"`photos` must be pictures or folders with pictures directly in them, but {path} has none."
+                )
             found += inside
         else:
             found.append(path)
+    if not any(path.exists() for path in found):
+        raise ValueError(f"`photos` must be pictures or folders, but there is nothing at {found[0]}.")
     return found
 
 
@@ -167,7 +173,8 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
     try:
         for name, figure in explanation.figures.items():
             figure.savefig(partial / f"{name}.png", dpi=RESOLUTION)
-        np.savez_compressed(partial / "maps.npz", allow_pickle=False, **explanation.arrays)
+        arrays: dict[str, Any] = explanation.arrays  # `savez` has options of its own beside the arrays
+        np.savez_compressed(partial / "maps.npz", **arrays)
         manifest = {
             **origin,
             **explanation.facts,
@@ -184,7 +191,11 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
 
 
 def _write_manifest(out: Path, settings: Settings, report: Report) -> None:
-    content = {"settings": settings.as_json(), **asdict(report), "versions": versions()}
+    # Folders of earlier runs into the same place stay listed, unless this run made them anew.
+    mine = set(report.done.values())
+    earlier = {path: name for path, name in read_manifest(out).get("done", {}).items() if name not in mine}
+    done = {path: name for path, name in earlier.items() if (out / name).is_dir()} | report.done
+    content = {"settings": settings.as_json(), **asdict(report), "done": done, "versions": versions()}
     partial = out / ".manifest.json.partial"
     partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
     os.replace(partial, out / "manifest.json")
