@@ -1,7 +1,8 @@
 """The figures show what they say: every map at its place on the original photograph, in its own values."""
 
 from collections.abc import Callable
-from itertools import product
+from functools import partial
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import matplotlib
@@ -12,7 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -26,7 +27,7 @@ from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.selection import one_image
 from vit_interactions.figures.tendency import ARROW_COLOR
-from vit_interactions.figures.values import linear_scale, log_scale
+from vit_interactions.figures.values import is_symmetric, linear_scale, log_scale
 
 ROWS, COLS = 4, 6
 LAYOUT = TokenLayout(prefix=1, rows=ROWS, cols=COLS, readout="token", extent=(32, 48))
@@ -149,6 +150,80 @@ def test_scales():
     assert scale(3.0) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("more_is_relevant", [True, False])
+def test_signed_maps_diverge_from_zero_alike_to_both_sides(more_is_relevant):
+    values = torch.zeros(ROWS, COLS)
+    values[0, 0], values[1, 1], values[3, 5] = 4.0, 2.0, -2.0
+    values *= 1 if more_is_relevant else -1
+    draw = figures.draw_map
+    axes, color = drawn(
+        lambda axes: draw(axes, photograph((480, 320)), values, LAYOUT, more_is_relevant=more_is_relevant)
+    )
+    at = centers(0, 0)
+    zero, most, half, opposite = (color(*at[patch]) for patch in ((2, 2), (0, 0), (1, 1), (3, 5)))
+    assert np.ptp(zero) < 6  # neutral
+    assert most[0] - most[2] > half[0] - half[2] > 40  # red
+    assert opposite[2] - opposite[0] > 40  # blue
+    assert abs(np.abs(half - zero).sum() - np.abs(opposite - zero).sum()) < 60  # as far from zero
+    assert axes.child_axes[0].get_ylim() == ((-4, 4) if more_is_relevant else (4, -4))
+
+
+def test_maps_on_one_side_of_zero_but_for_rounding_do_not_diverge():
+    for values in ([0.0, 1.0], [-1e-9, 1.0], [-1.0, 0.0], [-1.0, 1e-9], [0.3, 0.3], [0.0, 0.0]):
+        assert not is_symmetric(linear_scale(np.array(values))), values
+    assert is_symmetric(linear_scale(np.array([-1e-3, 1.0])))
+
+
+def test_a_given_scale_is_kept_and_says_where_values_exceed_it():
+    scale = Normalize(0, 10)
+    same = []
+    for values in (torch.full((ROWS, COLS), 5.0), torch.linspace(-5, 15, N).reshape(ROWS, COLS)):
+        values[0, 0] = 5.0
+        figure = partial(figures.draw_map, photograph=photograph((480, 320)), patch_map=values, layout=LAYOUT)
+        axes, color = drawn(partial(figure, norm=scale))
+        same.append(tuple(color(*centers(0, 0)[0, 0])))
+        [bar] = axes.child_axes
+        assert bar.get_ylim() == (0, 10)
+        assert len(bar.get_yticks()) > 2
+    assert same[0] == same[1]
+    whole = figures.map_figure(photograph((480, 320)), values, LAYOUT, norm=scale)
+    assert whole.axes[1].child_axes[0].get_ylim() == (0, 10)
+    assert bar._colorbar.extend == "both"
+
+
+def test_field_sizes_have_one_scale_in_whole_numbers_and_the_paper_is_named():
+    seen = []
+    for others in (N, N - 1):
+        size = torch.full((ROWS, COLS), others)
+        size[0, 0] = N - 1
+        figure = partial(figures.draw_field_size, photograph=photograph((480, 320)), size=size, layout=LAYOUT)
+        axes, color = drawn(figure)
+        [bar] = axes.child_axes
+        assert bar.get_ylim() == (N, 1)
+        assert all(tick == round(tick) for tick in bar.get_yticks())
+        assert bar.get_ylabel() == "patches in the field\n(fewer = more relevant,\nafter the paper)"
+        seen.append([color(*center) for center in centers(0, 0).values()])
+    assert (seen[0][0] == seen[1][0]).all()
+    assert np.abs(seen[0][0] - seen[0][1]).max() < 20  # one patch more is hardly another colour
+
+
+def test_a_long_label_is_no_higher_than_its_map():
+    label = "convergence of the tendency (> 0: neighbours' fields point here)"
+    values = torch.linspace(-1, 1, N).reshape(ROWS, COLS)
+    figure = figures.map_figure(photograph((480, 320)), values, LAYOUT, label=label)
+    FigureCanvasAgg(figure).draw()
+    [bar] = figure.axes[1].child_axes
+    text, panel = bar.yaxis.label.get_window_extent(), figure.axes[1].get_window_extent()
+    assert bar.get_ylabel().split() == label.split()
+    assert panel.y0 <= text.y0 < text.y1 <= panel.y1
+
+
+def test_maps_of_whole_numbers_get_whole_ticks():
+    counts = torch.arange(N).reshape(ROWS, COLS) % 3
+    axes, _ = drawn(lambda axes: figures.draw_map(axes, photograph((480, 320)), counts, LAYOUT))
+    assert {tick for tick in axes.child_axes[0].get_yticks() if 0 <= tick <= 2} == {0, 1, 2}
+
+
 def test_a_row_of_u_is_drawn_for_its_patch():
     u = torch.full((N, N), 1e-9)
     u[LAYOUT.cols * 1 + 4, LAYOUT.cols * 3 + 2] = 1e-3
@@ -178,11 +253,20 @@ def test_window_boundary_candidates_and_dropped_patches_are_drawn():
     )
     to_hex = matplotlib.colors.to_hex
     [window] = [p for p in axes.patches if to_hex(p.get_edgecolor()) == WINDOW_COLOR]
-    assert window.get_bbox().extents.tolist() == [80, 0, 320, 240]
+    assert window.get_bbox().extents.tolist() == [64, -16, 336, 256]  # around the field's line
+    assert not window.get_clip_on()
     [boundary] = [c for c in axes.collections if isinstance(c, LineCollection)]
     assert to_hex(boundary.get_color()[0]) == FIELD_COLOR
     lengths = [np.abs(np.diff(segment, axis=0)).sum() for segment in boundary.get_segments()]
-    assert sum(lengths) == 2 * (240 + 240) + 4 * 80  # around the window, and around the hole
+    assert sum(lengths) == 2 * (240 + 240)  # around the window, but not around the hole
+    ends = np.concatenate(boundary.get_segments())
+    assert (ends.min(0).tolist(), ends.max(0).tolist()) == ([80, 0], [320, 240])
+    yellow, cyan = (np.array(matplotlib.colors.to_rgb(c)) * 255 for c in (FIELD_COLOR, WINDOW_COLOR))
+    beside = [color(x, 240) for x in np.linspace(90, 310, 40)]
+    assert all(np.abs(pixel - yellow).max() < 60 for pixel in beside)
+    assert 10 < sum(np.abs(color(x, 256) - cyan).max() < 60 for x in np.linspace(90, 310, 40)) < 38  # dashed
+    rim = [color(160 + 80 * u, y) for u in np.linspace(0.1, 0.9, 9) for y in (80, 160)]
+    assert not any(np.abs(pixel - yellow).max() < 60 for pixel in rim)
     [hatched] = [c for c in axes.collections if type(c) is PolyCollection]
     [hole] = hatched.get_paths()
     assert hole.get_extents().extents.tolist() == [160, 80, 240, 160]
@@ -192,6 +276,32 @@ def test_window_boundary_candidates_and_dropped_patches_are_drawn():
     for patch, (x, y) in centers(0, 0).items():
         light = (color(x + 25, y + 25) == 128).all()  # beside dots and names
         assert light == (patch in inside), patch
+
+
+def test_a_field_of_candidates_only_is_outlined_patch_by_patch():
+    u = torch.zeros(1, N, N)
+    u[0, 0, 2 * COLS + 3] = 1.0
+    field = vi.responsive_field(u, LAYOUT.grid, alpha=1 / N**2, beta=0.0, field="candidates")
+    axes, _ = drawn(lambda axes: figures.draw_field(axes, photograph((480, 320)), field, LAYOUT, (0, 0)))
+    [boundary] = [c for c in axes.collections if isinstance(c, LineCollection)]
+    middles = {tuple(np.mean(segment, axis=0)) for segment in boundary.get_segments()}
+    around = {
+        (x + dx, y + dy) for x, y in ((40, 40), (280, 200)) for dx, dy in ((40, 0), (-40, 0), (0, 40), (0, -40))
+    }
+    assert middles == around
+
+
+def test_dropped_patches_can_be_counted_on_a_black_photograph():
+    dropped = torch.zeros(ROWS, COLS, dtype=torch.bool)
+    dropped[1, 1:3] = dropped[0, 5] = True
+    _, color = drawn(lambda axes: figures.draw_dropped(axes, photograph((480, 320), grey=0), dropped, LAYOUT))
+    for x in (80, 160, 240):  # three light edges for two patches
+        assert max(color(x + dx, 120).min() for dx in (-1, 0, 1)) > 60, x
+    for x, y in ((400, 40), (480, 40), (440, 0), (440, 80)):  # also where the model's view ends
+        near = [color(x + d, y + e) for d, e in product((-2, -1, 0, 1, 2), repeat=2)]
+        assert max(pixel.min() for pixel in near) > 60, (x, y)
+    for x in (40, 120, 200, 280, 320):
+        assert color(x, 120).max() == 0, x
 
 
 def test_dropped_patches_and_no_others_are_black():
@@ -270,6 +380,10 @@ def test_flow_colors_are_torchvisions_and_the_wheel_explains_them():
     assert words["up"][1] < -1
     assert words["right"][0] > 1
     assert words["left"][0] < -1
+    assert words["white:\nno tendency"][1] > words["down"][1]
+    assert (color(*centers(0, 0)[2, 3]) == 255).all()
+    boxes = [text.get_window_extent() for text in wheel.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     assert wheel.yaxis_inverted()
 
 
@@ -289,6 +403,32 @@ def test_curve():
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
     with pytest.raises(ValueError, match='`scale` must be "linear" or "log", but got \'sqrt\''):
         figures.curve_figure(curve, scale="sqrt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [2.5, 5.5, 12])
+@pytest.mark.parametrize(
+    "alphas",
+    [
+        (0.02, 0.025, 0.03),
+        (0.01, 0.025, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0),
+        (0.0, 0.01, 0.02, 0.98, 1.0),
+        tuple(k / 40 for k in range(1, 41)),
+    ],
+    ids=len,
+)
+def test_labels_of_close_alphas_do_not_touch_and_both_ends_are_labelled(alphas, width):
+    curve = vi.InteractionCurve(alphas, torch.full((2, len(alphas)), 5), 9)
+    figure = figures.curve_figure(curve)
+    figure.set_size_inches(width, 3.8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+    assert all(left.x1 + 3 < right.x0 for left, right in pairwise(boxes))
+    assert (labels[0].get_text(), labels[-1].get_text()) == (f"{alphas[0]:g}", f"{alphas[-1]:g}")
+    assert figure.axes[0].get_xticks().tolist() == list(alphas)
+    if width == 12 and len(alphas) < 10 and alphas[0] > 0:
+        assert len(labels) == len(alphas)  # where there is room, all are named
 
 
 def test_chosen_patches_are_distinct_apart_and_always_the_same():
@@ -348,12 +488,52 @@ def test_whole_figures_show_each_part():
     assert [title for title in titles if title.startswith("Field")] == [
         f"Field: {sizes[r * COLS + c]} of {N} patches" for r, c in patches
     ]
-    assert [text.get_text() for text in interaction[0].texts] == [" 1 ", " 2 ", " 3 ", " 4 "]
+    names = [text.get_text() for text in interaction[0].texts if "informative" not in text.get_text()]
+    assert names == [" 1 ", " 2 ", " 3 ", " 4 "]
     assert [axes.get_title() for axes in made["indiscriminative"].axes if "dropped" in axes.get_title()] == [
         "β = 0.07: 2 of 24 dropped",
         "β = 0.2: 5 of 24 dropped",
         "β = 0.5: 12 of 24 dropped",
     ]
+
+
+def test_the_rows_of_u_in_one_figure_share_their_colors():
+    u = torch.full((N, N), 1e-7)
+    u[0, 5], u[N - 1, 5], u[7, 7] = 1e-2, 1e-4, 1e3  # the last is no panel's
+    field = vi.responsive_field(u[None], LAYOUT.grid)
+    figure = figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT, [(0, 0), (3, 5)])
+    first, second = (axes for axes in figure.axes if axes.get_title().startswith("Patch"))
+    for axes in (first, second):
+        np.testing.assert_allclose(axes.child_axes[0].get_ylim(), (1e-6, 1e-2))
+    at = centers(0, 0)[0, 5]
+    assert probe(first)(*at).sum() > probe(second)(*at).sum() + 100
+
+
+def test_the_figure_says_how_patches_were_chosen_where_it_chose_them():
+    u = uncertainty()
+    field = vi.responsive_field(u[None], LAYOUT.grid)
+    for patches, said in ((None, 1), ([(0, 0)], 0)):
+        figure = figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT, patches)
+        captions = [text for text in figure.axes[0].texts if "the most informative" in text.get_text()]
+        assert len(captions) == said
+    figure = figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT)
+    FigureCanvasAgg(figure).draw()
+    [caption] = [text for text in figure.axes[0].texts if "the least informative (last)" in text.get_text()]
+    box = caption.get_window_extent()
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+@pytest.mark.parametrize("chosen", [0.1, 0.2, 0.0])
+def test_the_chosen_beta_has_a_panel_that_says_so(chosen):
+    ready, u = photograph((480, 320)), uncertainty()
+    figure = figures.indiscriminative_figure(ready, u, LAYOUT, chosen=chosen)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title().startswith("β")]
+    betas = sorted({0.07, 0.2, 0.5, chosen})
+    assert [title.split()[2].rstrip(":") for title in titles] == [f"{beta:g}" for beta in betas]
+    [marked] = [title for title in titles if "(chosen)" in title]
+    assert marked == f"β = {chosen:g} (chosen): {round(chosen * N)} of {N} dropped"
+    with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], but got 7"):
+        figures.indiscriminative_figure(ready, u, LAYOUT, chosen=7)
 
 
 def test_a_figure_of_many_patches_has_a_panel_for_each():
@@ -402,7 +582,7 @@ def test_errors_name_the_argument_what_was_expected_and_what_came():
         figures.interaction_figure(ready, u, field, LAYOUT, [])
     with pytest.raises(ValueError, match=r"`field` must have the grid \(4, 6\) of `layout`, but got \(6, 4\)"):
         figures.field_figure(ready, vi.responsive_field(u[None], (6, 4)), LAYOUT)
-    with pytest.raises(ValueError, match=r"`betas` must lie in \[0, 1\], but got 7"):
+    with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], but got 7"):
         figures.indiscriminative_figure(ready, u, LAYOUT, (7,))
 
 

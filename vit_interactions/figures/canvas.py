@@ -65,6 +65,15 @@ def patch_edges(photograph: Photograph, layout: TokenLayout) -> tuple[Array, Arr
     return np.linspace(left, right, layout.cols + 1), np.linspace(top, bottom, layout.rows + 1)
 
 
+def cell_squares(photograph: Photograph, layout: TokenLayout, cells: Array) -> list[list[tuple[float, float]]]:
+    """Give the corners, in the photograph's pixels, of each marked cell of (rows, cols)."""
+    xs, ys = patch_edges(photograph, layout)
+    return [
+        [(xs[col], ys[row]), (xs[col + 1], ys[row]), (xs[col + 1], ys[row + 1]), (xs[col], ys[row + 1])]
+        for row, col in np.argwhere(cells)
+    ]
+
+
 def mark_patch(
     axes: Axes, photograph: Photograph, layout: TokenLayout, patch: tuple[int, int], name: str = ""
 ) -> None:

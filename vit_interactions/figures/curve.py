@@ -1,15 +1,57 @@
 """How many patch interactions windows leave, against α."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from vit_interactions.explain.interaction_curve import InteractionCurve
-from vit_interactions.figures.values import to_array
+from vit_interactions.figures.values import Array, to_array
 
 COLOR = "#0072b2"
+TICK_SIZE = 8  # points
+TICK_GAP = 4  # points between the labels of ticks
+
+
+class _ApartFormatter(Formatter):
+    """Labels as many ticks of a horizontal axis as there is room for when it is drawn, the last one always."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}"
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Label the ticks from left to right, but none that would touch another label."""
+        names = [self(value) for value in values]
+        axes: Any = self.axis
+        dots = axes.axes.transData.transform([(value, axes.axes.get_ylim()[1]) for value in values])[:, 0]
+        middles = dots * 72 / axes.get_figure(root=True).dpi
+        halves = [_text_width(name) / 2 + TICK_GAP / 2 for name in names]
+        return _keep_apart(names, middles - halves, middles + halves)
+
+
+def _text_width(text: str) -> float:
+    width: float = text_to_path.get_text_width_height_descent(text, FontProperties(size=TICK_SIZE), False)[0]
+    return width
+
+
+def _keep_apart(names: list[str], starts: Array, ends: Array) -> list[str]:
+    """Blank the names, but for the last, that would reach into one kept before or into the last.
+
+    Example:
+        >>> _keep_apart(["a", "b", "c", "d"], np.array([0, 1, 3, 4]), np.array([2, 3, 5, 6]))
+        ['a', '', '', 'd']
+    """
+    kept, free = names[:-1], -np.inf
+    for number, (start, end) in enumerate(zip(starts[:-1], ends[:-1], strict=True)):
+        if start < free or end > starts[-1]:
+            kept[number] = ""
+        else:
+            free = end
+    return [*kept, *names[-1:]]
 
 
 def draw_curve(axes: Axes, curve: InteractionCurve, *, scale: Literal["linear", "log"] = "linear") -> None:
@@ -50,8 +92,8 @@ def _dress(axes: Axes, alphas: list[float], pairs: int, scale: str) -> None:
         axes.set_ylim(0, 1.06 * pairs)
     if alphas[0] > 0:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(alphas, nbins=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda alpha, _: f"{alpha:g}"))
+    axes.xaxis.set_major_locator(FixedLocator(alphas))
+    axes.xaxis.set_major_formatter(_ApartFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
 
@@ -70,7 +112,7 @@ def _dress(axes: Axes, alphas: list[float], pairs: int, scale: str) -> None:
     shares.set_ylabel("share of all pairs", fontsize=9)
     axes.set_xlabel("α, share of all pairs that count as relevant", fontsize=9)
     axes.set_ylabel("patch interactions left", fontsize=9)
-    axes.tick_params(which="both", labelsize=8)
-    shares.tick_params(which="both", labelsize=8)
+    axes.tick_params(which="both", labelsize=TICK_SIZE)
+    shares.tick_params(which="both", labelsize=TICK_SIZE)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")

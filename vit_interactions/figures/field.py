@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.figures.canvas import PATCH_COLOR, draw_cells, draw_photograph, mark_patch, patch_edges
+from vit_interactions.figures.canvas import (
+    PATCH_COLOR,
+    cell_squares,
+    draw_cells,
+    draw_photograph,
+    mark_patch,
+    patch_edges,
+)
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.selection import one_image
@@ -26,6 +34,7 @@ from vit_interactions.functional.windows import window_masks
 WINDOW_COLOR = "#00e5ff"
 FIELD_COLOR = "#ffd400"
 OUTSIDE = (0.0, 0.0, 0.0, 0.5)
+WINDOW_MARGIN = 0.2  # of a patch: the window is drawn around the field's line, not on it
 WINDOW_LINE: dict[str, Any] = {"edgecolor": WINDOW_COLOR, "linestyle": "--", "linewidth": 1.8, "fill": False}
 DROPPED: dict[str, Any] = {
     "facecolor": (0.0, 0.0, 0.0, 0.7),
@@ -43,6 +52,7 @@ def draw_interactions(
     patch: tuple[int, int],
     *,
     name: str = "",
+    norm: Normalize | None = None,
 ) -> AxesImage:
     """Draw how much every patch matters to one: its row of U, logarithmic, for U is heavy-tailed (Fig. 3b).
 
@@ -53,13 +63,14 @@ def draw_interactions(
         layout: the model's, from `token_layout`.
         patch: (row, col) of the one patch.
         name: written beside it.
+        norm: the scale of the colours, to share it among patches; None: made from this patch's row.
 
     Raises:
         ValueError: shapes that disagree, or `patch` outside the grid.
     """
     to_array("uncertainty", uncertainty, (layout.patches, layout.patches))
     row = uncertainty[patch_index(patch, layout)].reshape(layout.grid)
-    image = draw_map(axes, photograph, row, layout, label="U", log=True)
+    image = draw_map(axes, photograph, row, layout, label="U", log=True, norm=norm)
     mark_patch(axes, photograph, layout, patch, name)
     return image
 
@@ -76,6 +87,8 @@ def draw_field(
 ) -> None:
     """Draw a patch's window, the patches it was drawn around, and the responsive field's boundary (Figs. 1, 4).
 
+    Where the field is the whole window but for dropped patches, its boundary encloses these, and they are hatched.
+
     Args:
         axes: where to draw.
         photograph: from `prepare`.
@@ -90,22 +103,21 @@ def draw_field(
     """
     p, field = patch_index(patch, layout), one_image(field, layout, index)
     inside = field.mask[0, p].reshape(layout.grid).numpy()
-    window = window_masks(field.windows, layout.grid)[0, p]
-    dropped = (window & field.dropped[0]).reshape(layout.grid).numpy() & ~inside
+    window = window_masks(field.windows, layout.grid)[0, p].reshape(layout.grid).numpy()
+    dropped = window & field.dropped[0].reshape(layout.grid).numpy() & ~inside
+    enclosed = window if ((inside | dropped) == window).all() else inside
     relevant = field.candidates[0, p].reshape(layout.grid).numpy().copy()
     relevant[patch] = False
 
     draw_photograph(axes, photograph, layout)
     draw_cells(axes, photograph, layout, np.where(inside[..., None], 0.0, OUTSIDE))
     xs, ys = patch_edges(photograph, layout)
-    axes.add_collection(PolyCollection(_squares(dropped, xs, ys), zorder=3, **DROPPED))
+    axes.add_collection(PolyCollection(cell_squares(photograph, layout, dropped), zorder=3, **DROPPED))
     rows, cols = np.nonzero(relevant)
     x, y = (xs[cols] + xs[cols + 1]) / 2, (ys[rows] + ys[rows + 1]) / 2
     axes.scatter(x, y, s=9, color=FIELD_COLOR, edgecolor="black", linewidth=0.5, zorder=7)
-    axes.add_collection(LineCollection(_boundary(inside, xs, ys), colors=FIELD_COLOR, linewidths=1.8, zorder=6))
-    left, top, right, bottom = field.windows[0, p].tolist()
-    corner, end = (xs[left], ys[top]), (xs[right + 1], ys[bottom + 1])
-    axes.add_patch(Rectangle(corner, end[0] - corner[0], end[1] - corner[1], zorder=6.5, **WINDOW_LINE))
+    axes.add_collection(LineCollection(_boundary(enclosed, xs, ys), colors=FIELD_COLOR, linewidths=1.8, zorder=6))
+    axes.add_patch(_around(field.windows[0, p].tolist(), xs, ys))
     mark_patch(axes, photograph, layout, patch, name)
 
 
@@ -124,12 +136,12 @@ def draw_field_legend(axes: Axes) -> None:
     axes.set_axis_off()
 
 
-def _squares(cells: Array, xs: Array, ys: Array) -> list[list[tuple[float, float]]]:
-    """The corners of each marked cell."""
-    return [
-        [(xs[col], ys[row]), (xs[col + 1], ys[row]), (xs[col + 1], ys[row + 1]), (xs[col], ys[row + 1])]
-        for row, col in np.argwhere(cells)
-    ]
+def _around(window: list[int], xs: Array, ys: Array) -> Rectangle:
+    """The window's outline, a little outside it; at the photograph's edge it may lie beyond the axes."""
+    left, top, right, bottom = window
+    x, y = WINDOW_MARGIN * (xs[1] - xs[0]), WINDOW_MARGIN * (ys[1] - ys[0])
+    corner, end = (xs[left] - x, ys[top] - y), (xs[right + 1] + x, ys[bottom + 1] + y)
+    return Rectangle(corner, end[0] - corner[0], end[1] - corner[1], zorder=6.5, clip_on=False, **WINDOW_LINE)
 
 
 def _boundary(cells: Array, xs: Array, ys: Array) -> list[list[tuple[float, float]]]:

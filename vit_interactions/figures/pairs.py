@@ -4,21 +4,24 @@ Source: Ma et al., arXiv 2203.05922, Figs. 5 and 6.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import draw_cells, draw_photograph
+from vit_interactions.figures.canvas import cell_squares, draw_cells, draw_photograph
 from vit_interactions.figures.overlay import COLORS, draw_color_bar
 from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.values import is_constant, log_scale, scale_name, to_array
 from vit_interactions.functional.checks import check_fraction
 
 DECADES = 8  # the columns of indiscriminative patches stand out far below the largest values
+DROPPED_EDGE: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.75", "linewidth": 0.6}
 CUT_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
@@ -81,7 +84,7 @@ def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float
 
 
 def draw_dropped(axes: Axes, photograph: Photograph, dropped: Tensor, layout: TokenLayout) -> AxesImage:
-    """Black out patches of the photograph (Figs. 5c, 6).
+    """Black out patches of the photograph (Figs. 5c, 6), each with a light edge to tell it from a dark photograph.
 
     Args:
         axes: where to draw.
@@ -96,4 +99,6 @@ def draw_dropped(axes: Axes, photograph: Photograph, dropped: Tensor, layout: To
     draw_photograph(axes, photograph, layout)
     colors = np.zeros((*layout.grid, 4))
     colors[..., 3] = black
+    edges = PolyCollection(cell_squares(photograph, layout, black), zorder=6.5, **DROPPED_EDGE)
+    axes.add_collection(edges)
     return draw_cells(axes, photograph, layout, colors)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import timm
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from vit_interactions.attention import TokenLayout
@@ -119,9 +119,18 @@ def load_photograph(path: str | PathLike[str]) -> Image.Image:
     except FileNotFoundError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"`path` must be a picture of ordinary size, but {path} is too large: {error}") from error
+        raise ValueError(f"`{path}` is too large a picture: {error}") from error
     except Exception as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
-        raise ValueError(f"`path` must be a picture that can be read, but {path} cannot: {error}") from error
+        raise ValueError(
+            f"`{path}` is not a picture that can be read (truncated, or no picture): {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the file's name, which Pillow and the system give too."""
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify its format"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_curve import InteractionCurve
+from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.canvas import draw_photograph, mark_patch
 from vit_interactions.figures.curve import draw_curve
 from vit_interactions.figures.field import draw_field, draw_field_legend, draw_interactions
-from vit_interactions.figures.overlay import draw_map
+from vit_interactions.figures.overlay import DECADES, draw_map
 from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
 from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.selection import choose_patches, one_image
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
-from vit_interactions.figures.values import plain, set_title
+from vit_interactions.figures.values import log_scale, pairs_array, plain, set_title
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
 
@@ -29,6 +31,7 @@ BAR = 0.7  # inches that a colour bar takes
 COLUMNS = 4
 TITLE_SIZE = 11  # points
 SEEN = "Framed: what the model sees"
+CHOICE = "Patches: the most informative, others\nfar apart, the least informative (last)"
 PAPER_BETAS = (0.07, 0.20, 0.50)
 
 
@@ -43,6 +46,8 @@ def interaction_figure(
     title: str = "",
 ) -> Figure:
     """Show what chosen patches interact with: their rows of U, windows and responsive fields (Figs. 1, 3b, 4).
+
+    The rows of U share one scale of colours, so that patches can be compared.
 
     Args:
         photograph: from `prepare`.
@@ -60,18 +65,21 @@ def interaction_figure(
     chosen = choose_patches(uncertainty, layout) if patches is None else list(patches)
     if not chosen:
         raise ValueError("`patches` must hold at least one (row, col), but got none.")
+    norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]], DECADES)
     columns = min(len(chosen), 2 if _is_wide(photograph, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
     figure, axes = _grid(photograph, layout, 2 * bands, 1 + columns, title)
     draw_photograph(axes[0][0], photograph, layout)
     set_title(axes[0][0], SEEN)
+    if patches is None:
+        axes[0][0].text(0.5, -0.03, CHOICE, fontsize=8, ha="center", va="top", transform=axes[0][0].transAxes)
     draw_field_legend(axes[1][0])
     for number, patch in enumerate(chosen):
         band, column = divmod(number, columns)
         name = str(number + 1)
         mark_patch(axes[0][0], photograph, layout, patch, name)
         above, below = axes[2 * band][1 + column], axes[2 * band + 1][1 + column]
-        draw_interactions(above, photograph, uncertainty, layout, patch)
+        draw_interactions(above, photograph, uncertainty, layout, patch, norm=norm)
         set_title(above, f"Patch {name}, row {patch[0]}, col {patch[1]}")
         draw_field(below, photograph, field, layout, patch)
         size = int(field.size[0, patch[0] * layout.cols + patch[1]])
@@ -119,6 +127,7 @@ def indiscriminative_figure(
     layout: TokenLayout,
     betas: Sequence[float] = PAPER_BETAS,
     *,
+    chosen: float | None = None,
     title: str = "",
 ) -> Figure:
     """Show U, how its columns vary, and the patches dropped for several β (Figs. 5, 6).
@@ -128,11 +137,14 @@ def indiscriminative_figure(
         uncertainty: U (patches, patches) of this image.
         layout: the model's, from `token_layout`.
         betas: shares of the patches to drop, each in [0, 1].
+        chosen: one more such share, marked as the one in use; it may be among `betas`.
         title: above the figure, taken literally.
 
     Raises:
         ValueError: shapes that disagree, or a β outside [0, 1].
     """
+    if chosen is not None and chosen not in betas:
+        betas = sorted([*betas, chosen])
     width, height = _panel(photograph, layout)
     columns = 1 + len(betas)
     width = max(columns * (width - BAR), 8.5)
@@ -149,7 +161,8 @@ def indiscriminative_figure(
     for axes, beta in zip(photographs[1:], betas, strict=True):
         dropped = indiscriminative_patches(uncertainty.unsqueeze(0), beta)
         draw_dropped(axes, photograph, dropped.reshape(layout.grid), layout)
-        set_title(axes, f"β = {beta:g}: {int(dropped.sum())} of {layout.patches} dropped")
+        mark = " (chosen)" if beta == chosen else ""
+        set_title(axes, f"β = {beta:g}{mark}: {int(dropped.sum())} of {layout.patches} dropped")
     return figure
 
 
@@ -161,6 +174,7 @@ def map_figure(
     title: str = "",
     label: str = "",
     more_is_relevant: bool = True,
+    norm: Normalize | None = None,
 ) -> Figure:
     """Show one method's map over patches beside the photograph.
 
@@ -171,13 +185,14 @@ def map_figure(
         title: above the figure, taken literally.
         label: what the values are, for the colour bar.
         more_is_relevant: as the explainer says of itself.
+        norm: the scale of the colours, to fix its range; None: made from the values.
 
     Raises:
         ValueError: a map of another shape than the layout's, or not finite.
     """
     figure, [axes] = _grid(photograph, layout, 1, 2, title)
     draw_photograph(axes[0], photograph, layout)
-    draw_map(axes[1], photograph, patch_map, layout, label=label, more_is_relevant=more_is_relevant)
+    draw_map(axes[1], photograph, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
     return figure
 
 

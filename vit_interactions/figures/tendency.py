@@ -6,6 +6,7 @@ Source: Ma et al., arXiv 2203.05922, Figs. 7, 11 and 12.
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from matplotlib.quiver import Quiver
 from torch import Tensor
@@ -13,16 +14,19 @@ from torchvision.utils import flow_to_image
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import draw_cells, draw_photograph, patch_edges
-from vit_interactions.figures.overlay import draw_map
+from vit_interactions.figures.overlay import draw_scaled
 from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.values import Array, to_array
 
 ARROW_COLOR = "#ffd400"
 ARROW_LENGTH = 0.8  # of a patch
+SIZE_LABEL = "patches in the field\n(fewer = more relevant,\nafter the paper)"
 
 
 def draw_field_size(axes: Axes, photograph: Photograph, size: Tensor, layout: TokenLayout) -> AxesImage:
     """Draw the number of patches that each patch responds to (Figs. 7c, 12); few is bright, as in all maps here.
+
+    The colours range from 1 to the number of patches, in every image, so that fields of nearly one size look alike.
 
     Args:
         axes: where to draw.
@@ -33,7 +37,8 @@ def draw_field_size(axes: Axes, photograph: Photograph, size: Tensor, layout: To
     Raises:
         ValueError: `size` of another shape than the layout's grid.
     """
-    return draw_map(axes, photograph, size, layout, label="patches in the field", more_is_relevant=False)
+    values, scale = to_array("size", size, layout.grid), Normalize(1, max(layout.patches, 2))
+    return draw_scaled(axes, photograph, values, layout, scale, SIZE_LABEL, more_is_relevant=False)
 
 
 def draw_tendency_arrows(axes: Axes, photograph: Photograph, tendency: Tensor, layout: TokenLayout) -> Quiver:
@@ -107,6 +112,7 @@ def draw_color_wheel(axes: Axes) -> AxesImage:
         ("left", -1.1, 0, "right", "center"),
         ("up", 0, -1.1, "center", "bottom"),
         ("down", 0, 1.1, "center", "top"),
+        ("white:\nno tendency", 0, 2.0, "center", "top"),
     ):
         axes.text(x, y, word, ha=ha, va=va, fontsize=8)
     axes.set_axis_off()

@@ -51,12 +51,26 @@ def is_constant(values: Array) -> bool:
     return bool(values.max() - values.min() <= NOISE * np.abs(values).max())
 
 
+class ConstantScale(Normalize):
+    """The scale of a map that has one value only, which gets the middle colour."""
+
+
 def linear_scale(values: Array) -> Normalize:
-    """Scale colours from the smallest to the largest value; a constant gets the middle colour."""
+    """Scale colours from the smallest to the largest value; a constant gets the middle colour.
+
+    Values on both sides of zero, by more than rounding, get a range that is symmetric about it.
+
+    Example:
+        >>> scale = linear_scale(np.array([-0.5, 0.0, 2.0]))
+        >>> scale.vmin, scale.vmax
+        (-2.0, 2.0)
+    """
     low, high = float(values.min()), float(values.max())
     if is_constant(values):
         # Not quite symmetric, for the middle lies between two colours and rounding would show.
-        low, high = low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2.02
+        return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2.02)
+    if min(-low, high) > NOISE * max(-low, high):
+        low, high = -max(-low, high), max(-low, high)
     return Normalize(low, high)
 
 
@@ -75,6 +89,11 @@ def log_scale(values: Array, decades: int) -> Normalize:
     high = float(values.max())
     low = max(float(values[values > 0].min()), high * 10.0**-decades)
     return LogNorm(low, high, clip=True) if low < high else linear_scale(values)
+
+
+def is_symmetric(scale: Normalize) -> bool:
+    """Tell whether a scale is centred at zero, and so calls for colours that diverge from there."""
+    return scale.vmin is not None and scale.vmin < 0 and scale.vmin == -(scale.vmax or 0.0)
 
 
 def scale_name(scale: Normalize) -> str:
