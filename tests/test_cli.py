@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 import vit_interactions as vi
 from vit_interactions import cli, photographs
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
+from vit_interactions.explanation import Settings, explain_photograph, predict
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
 from vit_interactions.photographs import find_photographs
@@ -262,7 +264,7 @@ def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str
 def test_photographs_are_found_by_name_and_in_folders(pictures: list[Path], tmp_path: Path) -> None:
     assert find_photographs([pictures[1], pictures[0].parent]) == [pictures[1], *pictures]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="folders with pictures directly in them, but .*empty has none"):
+    with pytest.raises(ValueError, match=r"folders with pictures directly in them, but .*empty has none"):
         find_photographs([tmp_path / "empty"])
     with pytest.raises(ValueError, match="there is nothing at gone"):
         find_photographs([Path("gone")])
@@ -308,3 +310,44 @@ def test_a_curve_of_no_readable_picture_reports_them(
     options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
     assert run("curve", tmp_path / "broken.png", *options) == 1
     assert "failed: " in capsys.readouterr().err
+
+
+def test_a_folder_of_the_users_is_never_replaced(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "out" / "tall"
+    theirs.mkdir(parents=True)
+    (theirs / "data.txt").write_text("precious")
+    assert explain(*pictures, *METHODS, checkpoint=checkpoint, out=tmp_path / "out") == 1
+    assert (theirs / "data.txt").read_text() == "precious"
+    assert "exists and is no folder of explanations" in capsys.readouterr().err
+    assert (tmp_path / "out" / "wide" / "maps.npz").exists()
+
+
+def test_a_picture_named_like_the_manifest(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+    odd = pictures[0].rename(pictures[0].with_name("manifest.json.png"))
+    assert explain(odd, *METHODS, checkpoint=checkpoint, out=tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["done"] == {str(odd): "manifest.json-2"}
+
+
+def test_a_checkpoint_of_a_thousand_classes_gets_no_names_of_imagenet() -> None:
+    model = timm.create_model("test_vit")
+    images = torch.zeros(1, 3, 160, 160)
+    assert predict(model, images, named=False)["name"] is None
+    assert isinstance(predict(model, images, named=True)["name"], str)
+
+
+def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> None:
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    methods = tuple(name for name, method in vi.EXPLAINERS.items() if issubclass(method, InteractionExplainer))
+    explanation = explain_photograph(
+        model, prepare(load_photograph(pictures[0]), model), Settings("test_vit", None, methods)
+    )
+    assert len(passes) == 1
+    inputs = prepare(load_photograph(pictures[0]), model).input[None]
+    for name in methods:
+        assert torch.equal(
+            torch.from_numpy(explanation.arrays[name]), vi.EXPLAINERS[name](model).patch_map(inputs)[0]
+        )

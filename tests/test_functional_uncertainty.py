@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions import record_attention
-from vit_interactions.functional import RunningUncertainty, uncertainty
+from vit_interactions.functional import RunningUncertainty, informativeness, uncertainty
 from vit_interactions.functional import attention as attention_module
 from vit_interactions.functional.attention import attention_blocks
 
@@ -172,3 +172,14 @@ def test_what_is_no_attention_is_refused(shape: tuple[int, ...]) -> None:
         ValueError, match=r"`attentions` must hold .*\(batch, heads, tokens, tokens\), but layer 0 has"
     ):
         uncertainty([torch.zeros(shape)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_attention_is_computed_in_float32(dtype: torch.dtype) -> None:
+    attention = torch.randn(3, 1, 4, 30, 30).softmax(-1).to(dtype)
+    result = uncertainty(attention)
+    assert result.dtype == torch.float32
+    assert torch.allclose(result, uncertainty(attention.float()))
+    half = result.to(dtype)
+    assert informativeness(half).dtype == torch.float32
+    assert torch.equal(informativeness(half), informativeness(half.float()))

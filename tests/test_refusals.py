@@ -28,8 +28,10 @@ from vit_interactions import (
     UnsupportedModelError,
     interaction_curve,
     record_attention,
+    responsive_field,
     token_layout,
 )
+from vit_interactions.functional import uncertainty
 
 from .families import tiny
 
@@ -365,9 +367,9 @@ def test_a_patch_outside_the_grid_is_refused(patch: tuple[int, int]) -> None:
         InteractionUncertainty(small_vit()).attribute(torch.randn(1, 3, 64, 64), patch=patch)
 
 
-@pytest.mark.parametrize("patch", [(1,), (1, 2, 3), [1, 2], 5, (1.0, 2), (True, 2), "ab"])
+@pytest.mark.parametrize("patch", [(1,), (1, 2, 3), 5, (1.0, 2), (True, 2), "ab"])
 def test_what_is_no_patch_is_refused(patch: Any) -> None:
-    with pytest.raises(ValueError, match=r"`patch` must be a tuple \(row, col\) of two ints, but got "):
+    with pytest.raises(ValueError, match=r"`patch` must be (a tuple \(row, col\) of two ints|an int), but got "):
         InteractionUncertainty(small_vit()).patch_map(torch.randn(1, 3, 64, 64), patch=patch)
 
 
@@ -402,7 +404,7 @@ def test_options_outside_their_range_are_refused() -> None:
             explainer(model, fusion="sum")
     with pytest.raises(ValueError, match=r"`discard` must lie in \[0, 1\], but got 2"):
         AttentionRollout(model, discard=2)
-    with pytest.raises(ValueError, match=r"`alpha`, .* must be >= 0, but got -1"):
+    with pytest.raises(ValueError, match=r"`alpha` must be finite and >= 0, but got -1"):
         AttentionRollout(model, alpha=-1)
     with pytest.raises(ValueError, match="`start_layer` must be >= 0, but got -1"):
         AttentionRollout(model, start_layer=-1)
@@ -445,3 +447,154 @@ def test_images_smaller_than_a_patch_are_refused() -> None:
     model.patch_embed.img_size = None  # a convolution that takes any size
     with pytest.raises(ValueError, match="at least one patch of 16 x 16 pixels, but got 8 x 64"):
         token_layout(model, (8, 64))
+
+
+def fresh_vit() -> nn.Module:
+    """A small ViT to be changed."""
+    return tiny("vit_tiny_patch16_224", img_size=64)
+
+
+class Outer(nn.Module):
+    """A ViT inside a module that does something with the image first."""
+
+    def __init__(self, vit: nn.Module, before: Any) -> None:
+        super().__init__()
+        self.vit, self.before = vit, before
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.vit(self.before(images))
+
+
+class TwoViews(nn.Module):
+    """Test-time augmentation: one answer from two runs of the ViT."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.vit(images) + self.vit(images.flip(-1))
+
+
+def test_a_model_that_runs_its_vit_twice_is_refused() -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"TwoViews runs its ViT 2 times for one input.*Explain the ViT"
+    ):
+        AttentionRollout(TwoViews(fresh_vit())).patch_map(torch.randn(1, 3, 64, 64))
+
+
+def test_a_layer_used_twice_is_two_layers() -> None:
+    model = fresh_vit()
+    model.blocks[1] = model.blocks[0]
+    assert AttentionRollout(model).patch_map(torch.randn(1, 3, 64, 64)).shape == (1, 4, 4)
+
+
+def test_a_model_that_changes_the_size_of_its_images_is_refused() -> None:
+    vit = tiny("vit_tiny_patch16_224", dynamic_img_size=True)
+    images = torch.randn(1, 3, 32, 128)
+    resized = Outer(vit, lambda x: torch.nn.functional.interpolate(x, (64, 64)))
+    with pytest.raises(
+        UnsupportedModelError, match=r"given images of \(32, 128\), .* of \(64, 64\), so they cannot"
+    ):
+        AttentionRollout(resized).patch_map(images)
+    with pytest.raises(UnsupportedModelError, match=r"of \(128, 32\), so they cannot"):
+        AttentionRollout(Outer(vit, lambda x: x.transpose(-1, -2))).patch_map(images)
+    normalised = Outer(vit, lambda x: (x - 0.5) / 0.5)
+    expected = AttentionRollout(vit).patch_map((images - 0.5) / 0.5)
+    assert torch.allclose(AttentionRollout(normalised).patch_map(images), expected)
+
+
+class OddAttention(nn.Module):
+    """An attention module in the place of a block's, with one step done differently."""
+
+    def __init__(self, attention: Any, kind: str) -> None:
+        super().__init__()
+        self.inner, self.kind = attention, kind
+
+    def forward(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        batch, tokens, width = x.shape
+        inner: Any = self.inner
+        q, k, v = inner.qkv(x).reshape(batch, tokens, 3, inner.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if self.kind == "fewer keys":
+            z = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, ::2], v[:, :, ::2])
+        elif self.kind == "special softmax":
+            z = torch.special.softmax(q @ k.transpose(-2, -1) * inner.scale, -1) @ v
+        else:
+            weights = (q @ k.transpose(-2, -1) * inner.scale).exp()
+            z = weights / weights.sum(-1, keepdim=True) @ v
+        return inner.proj(z.transpose(1, 2).reshape(batch, tokens, width))
+
+
+@pytest.mark.parametrize("kind", ["fewer keys", "special softmax", "exp and sum"])
+@pytest.mark.parametrize("block", [0, 1])
+def test_one_block_that_attends_in_another_way_is_not_left_out(kind: str, block: int) -> None:
+    model = fresh_vit()
+    model.blocks[block].attn = OddAttention(model.blocks[block].attn, kind)
+    reason = {
+        "fewer keys": "attends from other tokens than it attends to|attends to",
+        "special softmax": "by an explicit softmax",
+        "exp and sum": rf"`blocks\.{block}` made no call of scaled_dot_product_attention, but `blocks\.\d`",
+    }
+    with pytest.raises(UnsupportedModelError, match=reason[kind]):
+        AttentionRollout(model).patch_map(torch.randn(1, 3, 64, 64))
+
+
+def test_a_last_block_of_the_class_token_only_is_no_pooling_head() -> None:
+    model = fresh_vit()
+
+    class ClassOnly(OddAttention):
+        def forward(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
+            inner: Any = self.inner
+            q, k, v = inner.qkv(x).reshape(*x.shape[:2], 3, inner.num_heads, -1).permute(2, 0, 3, 1, 4)
+            z = torch.nn.functional.scaled_dot_product_attention(q[:, :, :1], k, v)
+            return inner.proj(z.transpose(1, 2).flatten(2)).expand_as(x)
+
+    model.blocks[-1].attn = ClassOnly(model.blocks[-1].attn, "class only")
+    with pytest.raises(UnsupportedModelError, match="does not read its answer from an attention-pooling head"):
+        RawAttention(model).patch_map(torch.randn(1, 3, 64, 64))
+
+
+def test_tokens_dropped_in_training_have_no_layout() -> None:
+    model = tiny("vit_tiny_patch16_224", img_size=64, patch_drop_rate=0.5).train()
+    with torch.no_grad(), record_attention(model) as record:
+        model(torch.randn(1, 3, 64, 64))
+    with pytest.raises(UnsupportedModelError, match=r"attends among 9 tokens, but an image of .* has 17"):
+        record.layout  # noqa: B018
+
+
+def test_an_auxiliary_convolution_does_not_decide_the_channels() -> None:
+    outer = Outer(fresh_vit(), lambda x: x)
+    outer.auxiliary = nn.Conv2d(32, 4, 1)
+    outer._modules = {name: outer._modules[name] for name in ("auxiliary", "vit")}
+    assert AttentionRollout(outer).patch_map(torch.randn(1, 3, 64, 64)).shape == (1, 4, 4)
+
+
+def test_random_numbers_drawn_in_evaluation_leave_the_generator_alone() -> None:
+    noisy = Outer(fresh_vit(), lambda x: x + torch.randn_like(x))
+    state = torch.get_rng_state()
+    AttentionRollout(noisy).patch_map(torch.randn(1, 3, 64, 64, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ResponsiveFieldSize(fresh_vit(), alpha="0.1"), r"`alpha` must lie in \[0, 1\], but got '0.1'"),
+        (
+            lambda: AttentionRollout(fresh_vit(), alpha=float("inf")),
+            "`alpha` must be finite and >= 0, but got inf",
+        ),
+        (lambda: AttentionRollout(fresh_vit(), start_layer=1.5), "`start_layer` must be an int, but got 1.5"),
+        (lambda: RawAttention(fresh_vit(), layer=0.5), "`layer` must be an int, but got 0.5"),
+        (lambda: responsive_field(torch.rand(1, 4, 4), (-2, -2)), r"`grid` must be a pair of ints > 0, but got"),
+        (lambda: responsive_field(torch.rand(1, 4, 4), (2, 2, 1)), r"`grid` must be a pair of ints > 0, but got"),
+        (lambda: token_layout(fresh_vit(), 64), "`image_size` must be a pair of ints > 0, but got 64"),
+        (lambda: uncertainty(torch.rand(1, 1, 2, 4, 4), prefix=-1), "`prefix` must be >= 0, but got -1"),
+        (lambda: uncertainty(torch.rand(1, 1, 2, 4, 4), prefix=9), "`prefix` must be < 4, the tokens, but got 9"),
+        (lambda: uncertainty(torch.full((1, 1, 2, 4, 4), torch.nan)), "must be finite floating-point numbers"),
+        (lambda: uncertainty(torch.ones(1, 1, 2, 4, 4).int()), "must be finite floating-point numbers"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -22,7 +22,7 @@ from vit_interactions.explain.interaction_uncertainty import InteractionExplaine
 from vit_interactions.explanation import Settings
 from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.functional.checks import check_fraction
-from vit_interactions.loading import FAMILIES, load_model, nearest
+from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 
 # The paper's, and some between where many models turn from closed to open windows.
@@ -179,10 +179,21 @@ def models(
 ) -> None:
     """List the models of timm that can be explained, with the size of their input."""
     pattern = name if set(name) & set("*?[") else f"*{name}*"
-    found = [m for family in FAMILIES for m in timm.list_models(pattern, module=family, pretrained=pretrained)]
+    found = [
+        m
+        for family in FAMILIES
+        for m in timm.list_models(
+            pattern, module=family, pretrained=pretrained, exclude_filters=list(DIFFERENTIAL_ATTENTION)
+        )
+    ]
     if not found:
         names = [m for family in FAMILIES for m in timm.list_models(module=family)]
-        raise ValueError(f"no model is named like {name!r}.{nearest(name, names)}")
+        refused = (
+            " Others of timm have no attention from every patch to every patch."
+            if timm.list_models(pattern)
+            else ""
+        )
+        raise ValueError(f"no model that can be explained is named like {name!r}.{refused}{nearest(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
         typer.echo(f"{model}\t{known.input_size[-2]}x{known.input_size[-1]}" if known else model)
@@ -233,9 +244,9 @@ def parse_patch(text: str) -> tuple[int, int]:
 def check_device(device: str) -> str:
     """Return the name of a device, or raise ValueError if there is none of that name."""
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()
     # An unknown name, a missing driver and an absent card each raise their own kind.
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"`--device` must be a device of this machine, but got {device!r}: {error}") from error
     return device
 

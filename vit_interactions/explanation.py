@@ -85,7 +85,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
     """
     inputs = photograph.input.unsqueeze(0).to(next(model.parameters()).device)
     layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
-    prediction = predict(model, inputs)
+    prediction = predict(model, inputs, named=settings.checkpoint is None)
     explanation = Explanation(
         facts={
             "prediction": prediction,
@@ -94,24 +94,30 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             "layout": asdict(layout),
         }
     )
+    interactions = [name for name in settings.methods if issubclass(EXPLAINERS[name], InteractionExplainer)]
     open_windows = ""
-    if any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in settings.methods):
+    if interactions:
         uncertainty = InteractionUncertainty(model).uncertainty(inputs)
         fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
         shares = pair_shares(fields)
         open_windows = OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
-        explanation.facts.update(shares)
-        explanation.arrays.update(field_arrays(uncertainty, fields))
         title = (
             f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
             f"of all pairs, the fields {shares['field_share']:.0%}{open_windows}"
         )
+        explanation.facts.update(shares)
+        explanation.arrays.update(field_arrays(uncertainty, fields))
         explanation.figures.update(
             _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
         )
     for name in settings.methods:
         explainer = make_explainer(name, model, settings)
-        patch_map = explainer.patch_map(inputs)[0]
+        # The methods of patch interactions share one U: the most expensive part is done once.
+        patch_map = (
+            explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
+            if isinstance(explainer, InteractionExplainer)
+            else explainer.patch_map(inputs)[0]
+        )
         explanation.arrays[name] = patch_map.cpu().numpy()
         explanation.figures[name] = map_figure(
             photograph,
@@ -173,15 +179,19 @@ def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer
 
 
 @torch.no_grad()
-def predict(model: nn.Module, inputs: Tensor) -> dict[str, Any] | None:
+def predict(model: nn.Module, inputs: Tensor, *, named: bool) -> dict[str, Any] | None:
     """Return the top class of one image with its probability, and its name where it is known; None for features.
 
-    Names are known for models of ImageNet's 1,000 classes and the subsets that timm knows.
+    Args:
+        model: in evaluation mode.
+        inputs: (1, channels, height, width).
+        named: whether the classes are those of timm's own weights: ImageNet's 1,000, or subsets that timm knows. How
+            many classes there are does not tell what they are.
     """
     if not getattr(model, "num_classes", 0):
         return None
     probability, index = model(inputs)[0].softmax(-1).max(-1)
-    subset = infer_imagenet_subset(model)
+    subset = infer_imagenet_subset(model) if named else None
     name = ImageNetInfo(subset).index_to_description(int(index)) if subset else None
     return {"index": int(index), "probability": float(probability), "name": name}
 

@@ -23,6 +23,9 @@ FAMILIES = (
     "vision_transformer_hybrid",
 )
 
+# Models of these modules with two attention maps a layer.
+DIFFERENTIAL_ATTENTION = ("*dwee*", "*dlittle*", "*dpwee*")
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Word a suggestion of the known names nearest to a wrong one.

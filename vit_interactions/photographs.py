@@ -93,6 +93,10 @@ def explain_photographs(
         folder = out / name
         try:
             origin = {"photograph": str(path), "sha256": sha256(path), "settings": settings.as_json()}
+            if folder.exists() and not is_ours(folder):
+                raise ValueError(
+                    f"{folder} exists and is no folder of explanations; move it, or choose another `out`."
+                )
             if not (resume and _made_from(folder, origin)):
                 explanation = explain_photograph(model, prepare(load_photograph(path), model), settings)
                 _write_whole(folder, explanation, origin)
@@ -115,14 +119,14 @@ def folder_names(photographs: Sequence[Path]) -> list[str]:
         >>> folder_names([Path("a/cat.jpg"), Path("b/cat.png"), Path("dog.jpg")])
         ['cat', 'cat-2', 'dog']
     """
-    names: list[str] = []
+    names = ["manifest.json"]  # the run's own file
     for photograph in photographs:
         stem = name = photograph.stem
         repeat = 2
         while name in names:
             name, repeat = f"{stem}-{repeat}", repeat + 1
         names.append(name)
-    return names
+    return names[1:]
 
 
 def sha256(path: Path) -> str:
@@ -158,6 +162,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return manifest
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder may be replaced: it is empty, or holds an explanation of a photograph."""
+    if not folder.is_dir():
+        return False
+    return not any(folder.iterdir()) or {"sha256", "settings"} <= read_manifest(folder).keys()
 
 
 def _made_from(folder: Path, origin: dict[str, Any]) -> bool:

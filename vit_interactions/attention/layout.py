@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.functional.checks import check_pair
 
 Readout = Literal["token", "distilled", "avg", "map"]
 POOLS: tuple[Readout, ...] = ("token", "avg", "map")
@@ -100,14 +101,14 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
 
     Raises:
         UnsupportedModelError: the model does not say where its patches are, or has none.
-        ValueError: the model does not take images of this size.
+        ValueError: no pair of positive ints, or the model does not take images of this size.
 
     Example:
         >>> import timm
         >>> token_layout(timm.create_model("vit_tiny_patch16_224"), (224, 224)).grid
         (14, 14)
     """
-    height, width = image_size
+    height, width = check_pair("image_size", image_size)
     vit = _find_vit(unwrap(model))
     embed: Any = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
     patch_height, patch_width = _patch_size(vit, embed)
@@ -128,6 +129,16 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
         extent=(rows * patch_height, cols * patch_width),
         pool_prefix=bool(getattr(vit, "pool_include_prefix", False)),
     )
+
+
+def find_patch_embedding(model: nn.Module) -> nn.Module | None:
+    """Return the module that cuts the image into patches, None where the model does not tell."""
+    try:
+        vit = _find_vit(unwrap(model))
+    except UnsupportedModelError:
+        return None
+    embedding: nn.Module = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
+    return embedding
 
 
 def _find_vit(model: nn.Module) -> Any:

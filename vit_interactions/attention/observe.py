@@ -1,14 +1,14 @@
 """Run a borrowed model forward and hand on its attention, or refuse: never a wrong map."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
 from vit_interactions.attention.record import AttentionCall, AttentionRecord, record_attention
 
 
@@ -56,10 +56,18 @@ def observe(
     """
     check_inputs(model, inputs)
     guard = _LayerGuard(model, inputs, on_layer)
-    with evaluating(model), torch.no_grad(), record_attention(model, guard) as record:
+    with borrowed(model, inputs), torch.no_grad(), record_attention(model, guard) as record:
+        guard.record = record
         output = model(inputs, *as_arguments(additional_forward_args))
-    record.check_complete()
     return output, guard.finish(), record
+
+
+@contextlib.contextmanager
+def borrowed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Evaluate a model that may draw random numbers, and give it and the generators back as they were."""
+    devices = [inputs.device] if inputs.is_cuda else []
+    with evaluating(model), torch.random.fork_rng(devices=devices):
+        yield
 
 
 class _LayerGuard:
@@ -68,14 +76,16 @@ class _LayerGuard:
     def __init__(
         self, model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
     ) -> None:
-        self.batch = inputs.shape[0]
+        self.model = model
+        self.record = AttentionRecord(model)
+        self.batch, self.size = inputs.shape[0], (inputs.shape[-2], inputs.shape[-1])
         self.on_layer = on_layer
         self.places: dict[str, int] = {}
         self.finite: list[Tensor] = []
         # What a layer does tells more than a missing attribute, so a model without layout runs first.
         self.layout: TokenLayout | UnsupportedModelError
         try:
-            self.layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+            self.layout = token_layout(model, self.size)
         except UnsupportedModelError as error:
             self.layout = error
 
@@ -89,6 +99,13 @@ class _LayerGuard:
             )
         if isinstance(self.layout, UnsupportedModelError):
             raise self.layout
+        if self.record.pool_calls:
+            raise UnsupportedModelError(
+                f"`{self.record.pool_calls[0].name}`, a layer in the middle, attends from other tokens than it attends "
+                f"to (queries {tuple(self.record.pool_calls[0].query.shape)}, keys "
+                f"{tuple(self.record.pool_calls[0].key.shape)}), so the layers do not agree in tokens. Use a ViT with "
+                "global attention."
+            )
         if shape[2] != self.layout.tokens:
             raise UnsupportedModelError(
                 f"`{call.name}` attends among {shape[2]} items, but the image has {self.layout.tokens} tokens "
@@ -105,9 +122,27 @@ class _LayerGuard:
         self.on_layer(call, self.layout)
 
     def finish(self) -> TokenLayout:
-        """Return the layout after the last layer."""
+        """Return the layout after the last layer, once it is sure that all attention was seen, in its place."""
+        self.record.check_complete()
         if isinstance(self.layout, UnsupportedModelError):
             raise self.layout
+        if self.record.pool_calls and self.layout.readout != "map":
+            raise UnsupportedModelError(
+                f"`{self.record.pool_calls[0].name}` attends from other tokens than it attends to, but the model does "
+                "not read its answer from an attention-pooling head: a part of the last layer would be missing. Use a "
+                "ViT with global attention."
+            )
+        check_siblings(self.model, self.places)
+        if self.record.embedding_runs > 1:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} runs its ViT {self.record.embedding_runs} times for one input, so its "
+                "layers belong to several images. Explain the ViT itself, once for each of them."
+            )
+        if self.record.image_size not in (None, self.size):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} was given images of {self.size}, but its patches are cut from images "
+                f"of {self.record.image_size}, so they cannot be placed. Explain the ViT itself, on what it sees."
+            )
         # One synchronisation with the device for all layers.
         finite = torch.stack(self.finite).tolist()
         if not all(finite):
@@ -117,6 +152,29 @@ class _LayerGuard:
                 "model's weights hold NaN or infinite values, or half precision overflowed."
             )
         return self.layout
+
+
+def check_siblings(model: nn.Module, callers: Iterable[str]) -> None:
+    """Raise UnsupportedModelError if a block of a list made no call though its neighbours of the same class did.
+
+    Its attention was computed in a way that is not seen, and taking the others for the whole would be wrong.
+    """
+    modules = dict(model.named_modules())
+    called = {
+        ".".join(parts[:end]) for parts in (name.split(".") for name in callers) for end in range(len(parts) + 1)
+    }
+    for name in called:
+        parent, _, index = name.rpartition(".")
+        if not index.isdecimal():
+            continue
+        for sibling, module in modules[parent].named_children():
+            path = f"{parent}.{sibling}" if parent else sibling
+            if type(module) is type(modules[name]) and path not in called:
+                raise UnsupportedModelError(
+                    f"`{path}` made no call of scaled_dot_product_attention, but `{name}`, of the same class, did: it "
+                    "computes its attention in another way, which cannot be read. Use the model's "
+                    "scaled_dot_product_attention implementation for all blocks."
+                )
 
 
 def check_inputs(model: nn.Module, inputs: Tensor) -> None:
@@ -132,11 +190,13 @@ def check_inputs(model: nn.Module, inputs: Tensor) -> None:
         raise ValueError(
             f"`inputs` must have shape (batch, channels, height, width), but got {tuple(inputs.shape)}."
         )
-    entry = _first_convolution(model)
-    weight = next((entry or model).parameters(), None)
-    channels = entry.in_channels if entry else getattr(model, "in_chans", inputs.shape[1])
-    if weight is None:
+    embedding = find_patch_embedding(model)
+    weight = next(model.parameters(), None)
+    # A module around the ViT may take in whatever it makes images of.
+    if weight is None or (embedding is not None and not hasattr(model, "num_prefix_tokens")):
         return
+    entry = _first_convolution(embedding or model)
+    channels = entry.in_channels if entry else getattr(model, "in_chans", inputs.shape[1])
     if inputs.shape[1] != channels:
         raise ValueError(
             f"`inputs` must have {channels} channels for this model, but got {inputs.shape[1]} "

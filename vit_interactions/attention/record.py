@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
+from vit_interactions.attention.readable import readable
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.attention import (
     BlockIndex,
@@ -27,7 +28,8 @@ from vit_interactions.functional.attention import (
     attention_probabilities,
 )
 
-_SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
+_SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
+_EMBEDDINGS = (torch.conv2d, F.linear)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class AttentionRecord:
         calls: the self-attention calls of the layers, in order.
         pool_calls: the calls of an attention-pooling head.
         seen: how many calls of layers there were, those not kept included.
+        embedding_runs: how often the patch embedding ran, once a forward pass.
         image_size: (height, width) of the input, None before the model has run.
     """
 
@@ -117,6 +120,7 @@ class AttentionRecord:
         self.calls: list[AttentionCall] = []
         self.pool_calls: list[AttentionCall] = []
         self.seen = 0
+        self.embedding_runs = 0
         self.image_size: tuple[int, int] | None = None
         self._model = model
         self._manual_softmax: list[str] = []
@@ -131,7 +135,14 @@ class AttentionRecord:
         """
         if self.image_size is None:
             raise RuntimeError("no forward pass has been recorded: call the model inside the `with` block.")
-        return token_layout(self._model, self.image_size)
+        layout = token_layout(self._model, self.image_size)
+        tokens = self.calls[0].query.shape[-2] if self.calls else layout.tokens
+        if tokens != layout.tokens:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} attends among {tokens} tokens, but an image of {self.image_size} has "
+                f"{layout.tokens}: it drops, merges or adds tokens, so that their places cannot be told."
+            )
+        return layout
 
     def attention(self, layer: int) -> Tensor:
         """Compute one layer's attention (batch, heads, tokens, tokens), at least in float32."""
@@ -236,7 +247,7 @@ def record_attention(
     """
     inner = unwrap(model)
     record = AttentionRecord(inner)
-    with _readable(model), _Interception(record, inner, consume):
+    with readable(model), _Interception(record, inner, consume):
         yield record
 
 
@@ -250,6 +261,11 @@ class _Interception(TorchFunctionMode):
         self.record = record
         self.consume = consume
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}
+        embedding = find_patch_embedding(model)
+        # A model that does not name its patch embedding takes the image in somewhere.
+        inside = model.modules() if embedding is None else embedding.modules()
+        self.entrance = {id(module): 0 for module in inside}
+        self.counts_runs = embedding is not None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -262,9 +278,22 @@ class _Interception(TorchFunctionMode):
             self._softmax(result)
         elif func is F.multi_head_attention_forward:
             self._opaque_attention()
-        if self.record.image_size is None and args and _is_image(args[0]) and self._caller():
-            self.record.image_size = tuple(args[0].shape[-2:])
+        if args and _is_image(args[0]):
+            self._entrance(func, args[0])
         return result
+
+    def _entrance(self, func: Any, image: Tensor) -> None:
+        """Note the size in which the image reaches the patch embedding, and how often it does."""
+        if self.record.image_size is not None and func not in _EMBEDDINGS:
+            return
+        caller = self._caller()
+        if caller is None or id(caller[1]) not in self.entrance:
+            return
+        if self.record.image_size is None:
+            self.record.image_size = (image.shape[-2], image.shape[-1])
+        if self.counts_runs and func in _EMBEDDINGS:
+            self.entrance[id(caller[1])] += 1
+            self.record.embedding_runs = max(self.entrance.values())
 
     def _attention(
         self,
@@ -344,33 +373,3 @@ def _split_heads(
         mask = mask.reshape(-1, heads, *mask.shape[1:])
     query, key, value = (tensor.reshape(-1, heads, *tensor.shape[1:]) for tensor in (query, key, value))
     return query, key, value, mask
-
-
-@contextlib.contextmanager
-def _readable(model: nn.Module) -> Iterator[None]:
-    """Make the model call scaled_dot_product_attention, once a layer and eagerly; restore it afterwards."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModelError(
-                f"{f'`{name}`' if name else type(model).__name__} is a scripted model, which runs where its "
-                "attention cannot be seen. Give the model it was scripted from."
-            )
-    changed: list[tuple[nn.Module, str, bool]] = []
-    compiled = False
-    try:
-        for module in model.modules():
-            # Recomputation in the backward pass would run outside the record.
-            for flag, wanted in (
-                ("fused_attn", True),
-                ("grad_checkpointing", False),
-                ("gradient_checkpointing", False),
-            ):
-                if getattr(module, flag, None) is (not wanted):
-                    changed.append((module, flag, not wanted))
-                    setattr(module, flag, wanted)
-            compiled |= hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
-            yield
-    finally:
-        for module, flag, value in changed:
-            setattr(module, flag, value)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
-from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.checks import check_fraction, check_index
 from vit_interactions.functional.rollout import (
     Fusion,
     check_alpha,
@@ -64,7 +64,7 @@ class AttentionRollout(Explainer):
         check_fusion(fusion)
         check_fraction("discard", discard)
         check_alpha(alpha)
-        if start_layer < 0:
+        if check_index("start_layer", start_layer) < 0:
             raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
         self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
 

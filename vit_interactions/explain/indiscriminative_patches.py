@@ -46,6 +46,6 @@ class IndiscriminativePatches(InteractionExplainer):
         uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
         return indiscriminative_patches(uncertainty, beta).reshape(-1, *layout.grid)
 
-    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
-        return informativeness(uncertainty), layout
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+        """Compute the variance of each patch's column of U."""
+        return informativeness(uncertainty)

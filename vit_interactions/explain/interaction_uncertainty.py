@@ -11,6 +11,7 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer, only_tensor
+from vit_interactions.functional.checks import check_index
 from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.functional.uncertainty import RunningUncertainty
 
@@ -34,6 +35,14 @@ class InteractionExplainer(Explainer):
             additional_forward_args: further arguments of the model; a tuple is spread.
         """
         return self._uncertainty(only_tensor(inputs), target, additional_forward_args)[0]
+
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+        """Turn U (batch, patches, patches) into one value a patch, (batch, patches): what the method is."""
+        raise NotImplementedError
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
+        return self.map_from(uncertainty, layout), layout
 
     def _uncertainty(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
@@ -101,8 +110,14 @@ class InteractionUncertainty(InteractionExplainer):
         """
         image = only_tensor(inputs)
         uncertainty, layout = self._uncertainty(image, target, additional_forward_args)
-        values = informativeness(uncertainty) if patch is None else uncertainty[:, patch_index(patch, layout)]
+        values = (
+            self.map_from(uncertainty, layout) if patch is None else uncertainty[:, patch_index(patch, layout)]
+        )
         return values.reshape(image.shape[0], layout.rows, layout.cols)
+
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+        """Compute how informative each patch is to all others."""
+        return informativeness(uncertainty)
 
 
 def patch_index(patch: tuple[int, int], layout: TokenLayout) -> int:
@@ -115,9 +130,9 @@ def patch_index(patch: tuple[int, int], layout: TokenLayout) -> int:
         >>> patch_index((1, 2), TokenLayout(prefix=1, rows=2, cols=3, readout="token", extent=(32, 48)))
         5
     """
-    if not (isinstance(patch, tuple) and len(patch) == 2 and all(type(i) is int for i in patch)):
+    if not (isinstance(patch, tuple | list) and len(patch) == 2):
         raise ValueError(f"`patch` must be a tuple (row, col) of two ints, but got {patch!r}.")
-    row, col = patch
+    row, col = (check_index("patch", part) for part in patch)
     if not (0 <= row < layout.rows and 0 <= col < layout.cols):
         raise ValueError(
             f"`patch` must lie in the grid: row in [0, {layout.rows - 1}], col in [0, {layout.cols - 1}], "

@@ -13,6 +13,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
 from vit_interactions.functional.attention import without_autocast
+from vit_interactions.functional.checks import check_index
 from vit_interactions.functional.rollout import Fusion, check_fusion, fuse_heads
 
 
@@ -42,7 +43,7 @@ class RawAttention(Explainer):
         """
         super().__init__(model)
         check_fusion(fusion)
-        self.layer, self.fusion = layer, fusion
+        self.layer, self.fusion = check_index("layer", layer), fusion
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         kept: list[AttentionCall | None] = []

@@ -40,13 +40,11 @@ class FieldExplainer(InteractionExplainer):
         additional_forward_args: Any = None,
     ) -> ResponsiveField:
         """Determine the responsive fields of a batch of images; see `functional.responsive_field`."""
-        return self._field(only_tensor(inputs), target, additional_forward_args)[0]
+        return self.field_from(*self._uncertainty(only_tensor(inputs), target, additional_forward_args))
 
-    def _field(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[ResponsiveField, TokenLayout]:
-        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
-        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta), layout
+    def field_from(self, uncertainty: Tensor, layout: TokenLayout) -> ResponsiveField:
+        """Determine the fields that follow from U by this explainer's α and β."""
+        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta)
 
 
 class ResponsiveFieldSize(FieldExplainer):
@@ -62,6 +60,6 @@ class ResponsiveFieldSize(FieldExplainer):
     more_is_relevant = False
     quantity = "patches in the field"
 
-    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        fields, layout = self._field(inputs, target, additional_forward_args)
-        return fields.size.float(), layout
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+        """Count the patches of each field."""
+        return self.field_from(uncertainty, layout).size.float()

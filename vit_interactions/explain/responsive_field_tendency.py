@@ -37,12 +37,13 @@ class ResponsiveFieldTendency(FieldExplainer):
         Returns:
             (batch, rows, cols, 2): x to the right and y down; (0, 0) where no direction prevails.
         """
-        fields, layout = self._field(only_tensor(inputs), target, additional_forward_args)
-        return fields.tendency.reshape(-1, *layout.grid, 2)
+        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
+        return self.field_from(uncertainty, layout).tendency.reshape(-1, *layout.grid, 2)
 
-    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        fields, layout = self._field(inputs, target, additional_forward_args)
-        return convergence(fields.tendency.reshape(-1, *layout.grid, 2)).flatten(1), layout
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+        """Compute where the arrows meet."""
+        tendency = self.field_from(uncertainty, layout).tendency
+        return convergence(tendency.reshape(-1, *layout.grid, 2)).flatten(1)
 
 
 def convergence(tendency: Tensor) -> Tensor:

@@ -1,17 +1,46 @@
 """Checks of arguments that several functions share; each error says what was expected and what came."""
 
+import operator
+from numbers import Real
+from typing import Any
+
 from torch import Tensor
 
 
-def check_fraction(name: str, value: float) -> None:
-    """Raise ValueError unless `value` lies in [0, 1]."""
-    if isinstance(value, bool) or not 0.0 <= value <= 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1], but got {value}.")
+def check_fraction(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1], but got {value!r}.")
+
+
+def check_weight(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a finite number ≥ 0."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < float("inf"):
+        raise ValueError(f"`{name}` must be finite and >= 0, but got {value!r}.")
+
+
+def check_index(name: str, value: Any) -> int:
+    """Return `value` as an int; raise ValueError unless it is one (numpy's included)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"`{name}` must be an int, but got {value!r}.")
+    return operator.index(value)
+
+
+def check_pair(name: str, value: Any) -> tuple[int, int]:
+    """Return `value` as two ints > 0; raise ValueError unless it is a pair of them."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"`{name}` must be a pair of ints > 0, but got {value!r}.")
+    first, second = (check_index(name, part) for part in value)
+    if first <= 0 or second <= 0:
+        raise ValueError(f"`{name}` must be a pair of ints > 0, but got {value!r}.")
+    return first, second
 
 
 def check_uncertainty(uncertainty: Tensor) -> None:
-    """Raise ValueError unless U is (batch, patches, patches) and finite."""
-    if uncertainty.ndim != 3 or uncertainty.shape[1] != uncertainty.shape[2]:
+    """Raise unless U is a tensor (batch, patches, patches) and finite."""
+    if not isinstance(uncertainty, Tensor):
+        raise TypeError(f"`uncertainty` must be a tensor, but got {type(uncertainty).__name__}.")
+    if uncertainty.ndim != 3 or uncertainty.shape[1] != uncertainty.shape[2] or 0 in uncertainty.shape:
         raise ValueError(
             f"`uncertainty` must have shape (batch, patches, patches), but got {tuple(uncertainty.shape)}."
         )
@@ -21,7 +50,7 @@ def check_uncertainty(uncertainty: Tensor) -> None:
 
 def check_grid(grid: tuple[int, int], patches: int) -> None:
     """Raise ValueError unless rows × cols is the number of patches."""
-    rows, cols = grid
+    rows, cols = check_pair("grid", grid)
     if rows * cols != patches:
         raise ValueError(
             f"`grid` must be (rows, cols) with rows * cols = {patches} patches, but got {tuple(grid)}."

@@ -6,6 +6,7 @@ Source: Ma et al., arXiv 2203.05922, Sec. 4.2.
 import torch
 from torch import Tensor
 
+from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.checks import check_fraction, check_uncertainty
 
 
@@ -26,7 +27,7 @@ def informativeness(uncertainty: Tensor) -> Tensor:
         tensor([[1., 0.]])
     """
     check_uncertainty(uncertainty)
-    return uncertainty.var(dim=1, correction=0)
+    return at_least_float32(uncertainty).var(dim=1, correction=0)
 
 
 def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import without_autocast
-from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.checks import check_fraction, check_weight
 
 Fusion = Literal["mean", "max", "min"]
 FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
@@ -106,6 +106,5 @@ def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise ValueError unless the weight of the residual connection is ≥ 0."""
-    if not alpha >= 0:
-        raise ValueError(f"`alpha`, the weight of the residual connection, must be >= 0, but got {alpha}.")
+    """Raise ValueError unless the weight of the residual connection is finite and ≥ 0."""
+    check_weight("alpha", alpha)

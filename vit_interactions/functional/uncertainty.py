@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.attention import BlockIndex
+from vit_interactions.functional.attention import BlockIndex, at_least_float32
+from vit_interactions.functional.checks import check_index
 
 # Rows of U finished at once: keeps the temporaries of the last step small beside the running sums.
 _FINISH_ROWS = 32
@@ -75,7 +76,7 @@ class RunningUncertainty:
     def update_whole(self, attention: Tensor, name: str | None = None) -> None:
         """Take in one layer's attention among patches (batch, heads, patches, patches), left unchanged."""
         everything = (slice(None), slice(None), slice(None))
-        self.update([(everything, attention.clone())], tuple(attention.shape), name)  # type: ignore[arg-type]
+        self.update([(everything, at_least_float32(attention.clone()))], tuple(attention.shape), name)  # type: ignore[arg-type]
 
     def result(self) -> Tensor:
         """Return U (batch, patches, patches), all values ≥ 0.
@@ -117,6 +118,8 @@ def uncertainty(attentions: Sequence[Tensor] | Tensor, prefix: int = 0) -> Tenso
         >>> uncertainty(always_the_same, prefix=1).sum()
         tensor(0.)
     """
+    if check_index("prefix", prefix) < 0:
+        raise ValueError(f"`prefix` must be >= 0, but got {prefix}.")
     running = RunningUncertainty()
     for layer, attention in enumerate(attentions):
         if attention.ndim != 4 or attention.shape[-1] != attention.shape[-2]:
@@ -124,5 +127,9 @@ def uncertainty(attentions: Sequence[Tensor] | Tensor, prefix: int = 0) -> Tenso
                 "`attentions` must hold tensors of shape (batch, heads, tokens, tokens), "
                 f"but layer {layer} has {tuple(attention.shape)}."
             )
+        if prefix >= attention.shape[-1]:
+            raise ValueError(f"`prefix` must be < {attention.shape[-1]}, the tokens, but got {prefix}.")
+        if not (attention.is_floating_point() and attention.isfinite().all()):
+            raise ValueError(f"`attentions` must be finite floating-point numbers, but layer {layer} is not.")
         running.update_whole(attention[..., prefix:, prefix:])
     return running.result()
