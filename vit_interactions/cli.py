@@ -223,7 +223,12 @@ def count(pictures: Sized) -> str:
 def end_with_failures(failed: dict[str, str]) -> None:
     """Report each picture that failed; end with exit code 1 if any did."""
     for path, reason in failed.items():
-        errors.print(f"failed: {path}: {reason}", markup=False, soft_wrap=True, style="red")
+        errors.print(
+            f"failed: {reason if path in reason else f'{path}: {reason}'}",
+            markup=False,
+            soft_wrap=True,
+            style="red",
+        )
     if failed:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout, token_layout
 from vit_interactions.explain import EXPLAINERS, Explainer
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
-from vit_interactions.explain.responsive_field_size import FieldExplainer
+from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.figures import (
     Photograph,
     field_figure,
@@ -22,7 +23,6 @@ from vit_interactions.figures import (
     interaction_figure,
     map_figure,
 )
-from vit_interactions.figures.sheets import PAPER_BETAS
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.functional.windows import window_operations
 
@@ -126,6 +126,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             title=_title(name, prediction) + (open_windows if isinstance(explainer, FieldExplainer) else ""),
             label=explainer.quantity,
             more_is_relevant=explainer.more_is_relevant,
+            norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
         )
     return explanation
 
@@ -142,9 +143,7 @@ def _interaction_figures(
     patches = list(settings.patches) or None
     return {
         "patch_interactions": interaction_figure(photograph, uncertainty, fields, layout, patches, title=title),
-        "dropped_patches": indiscriminative_figure(
-            photograph, uncertainty, layout, sorted({*PAPER_BETAS, settings.beta})
-        ),
+        "dropped_patches": indiscriminative_figure(photograph, uncertainty, layout, chosen=settings.beta),
         "responsive_fields": field_figure(photograph, fields, layout, title=title),
     }
 
