@@ -8,7 +8,7 @@ with the fused kernels left on and nothing attached to the model.
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -89,6 +89,11 @@ class AttentionCall:
             )
         # The output is in the model's graph as the model has it, perhaps with heads folded into the batch.
         return attention_gradient(output_grad.reshape(*self.query.shape[:-1], -1), self.value)
+
+    def detached(self) -> "AttentionCall":
+        """Return the same call outside the graph, so that keeping it does not keep the graph."""
+        parts = ("query", "key", "value", "output")
+        return replace(self, **{part: getattr(self, part).detach() for part in parts})
 
     def blocks(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
         """Yield the attention among patches block by block; see `functional.attention.attention_blocks`."""
