@@ -25,6 +25,7 @@ from vit_interactions.functional.attention import (
     attention_blocks,
     attention_gradient,
     attention_probabilities,
+    attention_scores,
 )
 
 _SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
@@ -71,6 +72,11 @@ class AttentionCall:
         Dropout takes no part in it.
         """
         return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
+        return attention_scores(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
 
     @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:

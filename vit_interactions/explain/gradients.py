@@ -58,6 +58,14 @@ class Backtrace(NamedTuple):
         weights = Observation(query, self.layout, self.record).readout()
         return weights.expand(query.shape[0], -1)
 
+    def readout_rows(self) -> slice:
+        """The tokens that the answer is read from: the class token, class and distillation token, or patches."""
+        if self.layout.readout == "token":
+            return slice(0, 1)
+        if self.layout.readout == "distilled":
+            return slice(0, 2)
+        return slice(0 if self.layout.pool_prefix else self.layout.prefix, None)
+
 
 class GradientExplainer(Explainer):
     """A method that follows the gradient of a score back to the attention of the layers."""

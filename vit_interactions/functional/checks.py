@@ -9,6 +9,12 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must lie in [0, 1], but got {value}.")
 
 
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, but got {value!r}.")
+
+
 def check_uncertainty(uncertainty: Tensor) -> None:
     """Raise ValueError unless U is (batch, patches, patches) and finite."""
     if uncertainty.ndim != 3 or uncertainty.shape[1] != uncertainty.shape[2]:

@@ -31,3 +31,20 @@ def head_weights(gradient: Tensor, norm: Norm = "l2") -> Tensor:
     scores = torch.linalg.vector_norm(gradient, ord=order, dim=(-2, -1))
     total = scores.sum(-1, keepdim=True)
     return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
+
+
+def weighted_heads(attention: Tensor, weights: Tensor) -> Tensor:
+    """Fuse heads by their weights: Σ_h w_h A_h.
+
+    Args:
+        attention: (batch, heads, queries, keys).
+        weights: (batch, heads).
+
+    Returns:
+        (batch, queries, keys); its rows sum to 1 where the weights do.
+
+    Example:
+        >>> weighted_heads(torch.tensor([[[[0.2, 0.8]], [[0.6, 0.4]]]]), torch.tensor([[0.75, 0.25]]))
+        tensor([[[0.3000, 0.7000]]])
+    """
+    return torch.einsum("bh,bhij->bij", weights, attention)
