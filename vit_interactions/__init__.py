@@ -14,12 +14,14 @@ from vit_interactions.explain import AttentionFlow as AttentionFlow
 from vit_interactions.explain import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain import AttentionRollout as AttentionRollout
+from vit_interactions.explain import DynamicAccumulatedAttention as DynamicAccumulatedAttention
 from vit_interactions.explain import Explainer as Explainer
 from vit_interactions.explain import GenericAttention as GenericAttention
 from vit_interactions.explain import GradientRollout as GradientRollout
 from vit_interactions.explain import IndiscriminativePatches as IndiscriminativePatches
 from vit_interactions.explain import InteractionCurve as InteractionCurve
 from vit_interactions.explain import InteractionUncertainty as InteractionUncertainty
+from vit_interactions.explain import MemoryBank as MemoryBank
 from vit_interactions.explain import RandomMap as RandomMap
 from vit_interactions.explain import RawAttention as RawAttention
 from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize

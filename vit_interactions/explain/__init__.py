@@ -7,6 +7,9 @@ from vit_interactions.explain.attention_grad_cam import AttentionGradCAM as Atte
 from vit_interactions.explain.attention_guided_cam import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain.attention_rollout import AttentionRollout as AttentionRollout
 from vit_interactions.explain.base import Explainer as Explainer
+from vit_interactions.explain.dynamic_accumulated_attention import (
+    DynamicAccumulatedAttention as DynamicAccumulatedAttention,
+)
 from vit_interactions.explain.generic_attention import GenericAttention as GenericAttention
 from vit_interactions.explain.gmar import GMAR as GMAR
 from vit_interactions.explain.gradient_rollout import GradientRollout as GradientRollout
@@ -18,6 +21,7 @@ from vit_interactions.explain.interaction_curve import interaction_curve as inte
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionUncertainty as InteractionUncertainty,
 )
+from vit_interactions.explain.memory_bank import MemoryBank as MemoryBank
 from vit_interactions.explain.random_map import RandomMap as RandomMap
 from vit_interactions.explain.raw_attention import RawAttention as RawAttention
 from vit_interactions.explain.responsive_field_size import (
@@ -49,6 +53,7 @@ EXPLAINERS: dict[str, type[Explainer]] = {
         AttentionRollout,
         AttentionFlow,
         GMAR,
+        DynamicAccumulatedAttention,
         GradientRollout,
         GenericAttention,
         AttentionGuidedCAM,

@@ -31,6 +31,6 @@ class AttentionGradCAM(GradientExplainer):
         last = next(seen.layers_from_the_top())
         gradient = attention_gradient(last.output_gradient[..., seen.readout_rows(), :], last.call.value)
         weights = gradient[..., seen.layout.prefix :].mean(-1).sum(-1)
-        attention = (seen.readout()[:, None, None] @ last.attention()).squeeze(2)
+        attention = (seen.readout()[:, None, :, None] * last.attention()).sum(2)
         cam = (weights.unsqueeze(-1) * attention).mean(1).clamp(min=0)
         return cam[:, seen.layout.prefix :], seen.layout

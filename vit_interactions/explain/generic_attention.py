@@ -4,6 +4,7 @@ Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interp
 Transformers", ICCV 2021, Eqs. 5 and 6. Readouts other than the class token are this library's.
 """
 
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class GenericAttention(GradientExplainer):
         """Take the model and the first layer to take part.
 
         Raises:
-            ValueError: `start_layer` < 0.
+            ValueError: `start_layer` < 0; later, as many as the model has layers, or more.
         """
         super().__init__(model)
         if start_layer < 0:
@@ -43,7 +44,11 @@ class GenericAttention(GradientExplainer):
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         seen = self._backtrace(inputs, target, additional_forward_args)
         readout = seen.readout()
-        layers = list(seen.layers_from_the_top())[: len(seen.gradients) - self.start_layer]
+        if self.start_layer >= len(seen.gradients):
+            raise ValueError(
+                f"`start_layer` must be < {len(seen.gradients)}, the model's layers, but got {self.start_layer}."
+            )
+        layers = islice(seen.layers_from_the_top(), len(seen.gradients) - self.start_layer)
         fused = ((layer.attention() * layer.gradient()).clamp(min=0).mean(1) for layer in layers)
         relevance = chain(readout, fused, normalise=False) - readout
         return relevance[:, seen.layout.prefix :], seen.layout

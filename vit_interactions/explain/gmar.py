@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
+from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.chain import chain, forward_horner, horner
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.gmar import Norm, head_weights, weighted_heads
@@ -99,5 +100,5 @@ class GMAR(GradientExplainer):
             yield weighted_heads(layer.attention(), weights)
 
     def _weights(self, layer: LayerGradient) -> Tensor:
-        gradient = layer.gradient() if self.score_from == "attention" else layer.output_gradient.float()
-        return head_weights(gradient, self.norm)
+        gradient = layer.gradient() if self.score_from == "attention" else layer.output_gradient
+        return head_weights(at_least_float32(gradient), self.norm)

@@ -7,6 +7,7 @@ gradients of all layers at once.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
@@ -56,7 +57,7 @@ class Backtrace(NamedTuple):
         """Each output token's share in the answer, (batch, tokens), at least float32."""
         query = self.record.calls[0].query
         weights = Observation(query, self.layout, self.record).readout()
-        return weights.expand(query.shape[0], -1)
+        return weights.to(torch.promote_types(query.dtype, torch.float32)).expand(query.shape[0], -1)
 
     def readout_rows(self) -> slice:
         """The tokens that the answer is read from: the class token, class and distillation token, or patches."""

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vit_interactions.functional.attention import without_autocast
+
 Norm = Literal["l1", "l2"]
 
 
@@ -47,4 +49,5 @@ def weighted_heads(attention: Tensor, weights: Tensor) -> Tensor:
         >>> weighted_heads(torch.tensor([[[[0.2, 0.8]], [[0.6, 0.4]]]]), torch.tensor([[0.75, 0.25]]))
         tensor([[[0.3000, 0.7000]]])
     """
-    return torch.einsum("bh,bhij->bij", weights, attention)
+    with without_autocast(attention):
+        return torch.einsum("bh,bhij->bij", weights, attention)
