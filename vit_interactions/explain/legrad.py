@@ -13,7 +13,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.module_inputs import ModuleInput, module_inputs
 from vit_interactions.attention.observe import evaluating
-from vit_interactions.attention.record import record_attention
+from vit_interactions.attention.record import AttentionCall, record_attention
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
@@ -80,57 +80,57 @@ class LeGrad(GradientExplainer):
             )
         vit: Any = next((m for m in self.model.modules() if all(hasattr(m, part) for part in PARTS)), None)
         blocks = [] if vit is None else [unwrap(block) for block in vit.blocks]
-        names: list[str] = []
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), evaluating(self.model), module_inputs(blocks) as seen:
-            observed = self._observe(
-                inputs, target, additional_forward_args, lambda call, _: names.append(call.name)
-            )
-        given = self._inputs_of_blocks(vit, blocks, names, seen)
-        first = 0 if self.layers == "all" else len(blocks) + int(self.layers)
-        if first < 0:
-            raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
-        lens = _Lens(self.model, vit, self.pool, same_class(observed.output, target))
-        pooling = observed.layout.readout == "map"
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            lens.check(blocks[-1], given[-1], observed.output)
-            terms = (
-                layer_sensitivity(lens.gradient(block, args, pooling))
-                for block, args in zip(blocks[first:], given[first:], strict=True)
-            )
-            # A pooling head may attend to the patches only.
-            total = sum(term[:, -observed.layout.patches :] for term in terms)
-        assert isinstance(total, Tensor)
-        return total, observed.layout
+        callers: list[nn.Module] = []
 
-    def _inputs_of_blocks(
+        def note(call: AttentionCall, layout: TokenLayout) -> None:
+            callers.append(self.model.get_submodule(call.name))
+
+        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
+            with module_inputs(blocks) as seen:
+                observed = self._observe(inputs, target, additional_forward_args, note)
+            self._check_blocks(vit, blocks, callers, seen)
+            lens = _Lens(self.model, vit, self.pool, same_class(observed.output, target))
+            lens.check(blocks[-1], seen[blocks[-1]][0], observed.output)
+            return self._sum_terms(lens, [(block, seen[block][0]) for block in blocks], observed.layout)
+
+    def _sum_terms(
+        self, lens: "_Lens", blocks: list[tuple[nn.Module, ModuleInput]], layout: TokenLayout
+    ) -> tuple[Tensor, TokenLayout]:
+        used = len(blocks) if self.layers == "all" else -self.layers
+        if used > len(blocks):
+            raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
+        terms = [
+            layer_sensitivity(lens.gradient(block, given, layout.readout == "map"))
+            for block, given in blocks[-used:]
+        ]
+        # The prefix comes first, and a pooling head may attend to the patches only.
+        return torch.stack(terms).sum(0)[:, -layout.patches :], layout
+
+    def _check_blocks(
         self,
         vit: Any,
         blocks: list[nn.Module],
-        names: list[str],
+        callers: list[nn.Module],
         seen: dict[nn.Module, list[ModuleInput]],
-    ) -> list[ModuleInput]:
-        """Return what each block was given, or refuse a model that does not run one attention a block."""
+    ) -> None:
+        """Refuse a model that does not run one attention in each of its blocks."""
         if vit is None:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} has no `blocks`, `norm` and `forward_head` as timm's ViTs have, so "
                 "what its blocks would answer on their own cannot be computed. Use the timm model of the same "
                 "architecture."
             )
-        inside = {id(module): {id(part) for part in module.modules()} for module in blocks}
-        callers = [id(self.model.get_submodule(name)) for name in names]
         once = all(len(seen[block]) == 1 and seen[block][0].args for block in blocks)
-        if (
-            not once
-            or len(callers) != len(blocks)
-            or any(caller not in inside[id(block)] for caller, block in zip(callers, blocks, strict=True))
-        ):
+        matched = len(callers) == len(blocks) and all(
+            any(part is caller for part in block.modules()) for caller, block in zip(callers, blocks, strict=True)
+        )
+        if not (once and matched):
             raise UnsupportedModelError(
-                f"{type(vit).__name__} has {len(blocks)} blocks but {len(names)} attention layers "
-                f"({', '.join(f'`{name}`' for name in names[:3])}, ...), or runs a block more than once; LeGrad "
-                "needs one attention in each block. Use a ViT of plain blocks."
+                f"the {len(blocks)} `blocks` of {type(vit).__name__} run {len(callers)} attention layers, or a "
+                "block runs more than once or without positional input; LeGrad needs one attention in each block. "
+                "Use a ViT of plain blocks."
             )
-        return [seen[block][0] for block in blocks]
 
 
 class _Lens:
