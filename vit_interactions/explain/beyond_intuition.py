@@ -18,6 +18,7 @@ from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_path import PathExplainer, read_tokens
 from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.functional.beyond_intuition import fuse_by_head, fuse_by_token, relevance_rows
+from vit_interactions.functional.checks import check_choice
 
 Variant = Literal["head", "token"]
 STARTS: dict[Variant, int] = {"head": 4, "token": 6}
@@ -70,8 +71,7 @@ class BeyondIntuition(PathExplainer):
             ValueError: an option outside its range; when explaining, a model of fewer than `start` blocks.
         """
         super().__init__(model, steps)
-        if variant not in STARTS:
-            raise ValueError(f"`variant` must be one of {', '.join(map(repr, STARTS))}, but got {variant!r}.")
+        check_choice("variant", variant, tuple(STARTS))
         if start is not None and start < 1:
             raise ValueError(f"`start` must be >= 1, but got {start}.")
         self.variant = variant

@@ -18,6 +18,7 @@ from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.targets import select_target
+from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.legrad import layer_sensitivity
 
 Pool = Literal["mean_all", "model"]
@@ -66,8 +67,7 @@ class LeGrad(GradientExplainer):
             ValueError: an option outside its range; when explaining, a model of fewer blocks.
         """
         super().__init__(model)
-        if pool not in POOLS:
-            raise ValueError(f"`pool` must be one of {', '.join(map(repr, POOLS))}, but got {pool!r}.")
+        check_choice("pool", pool, POOLS)
         if layers != "all" and not (isinstance(layers, int) and layers < 0):
             raise ValueError(f'`layers` must be an integer < 0 or "all", but got {layers!r}.')
         self.pool, self.layers = pool, layers

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from vit_interactions.functional.attention import without_autocast
+from vit_interactions.functional.chain import apply_residual, chain
 
 
 def transition_state(attentions: Iterable[Tensor], readout: Tensor) -> Tensor:
@@ -36,8 +36,5 @@ def transition_state(attentions: Iterable[Tensor], readout: Tensor) -> Tensor:
     last = next(downwards, None)
     if last is None:
         raise ValueError("`attentions` must hold at least one layer, but got none.")
-    with without_autocast(last):
-        state = readout.to(last.dtype).unsqueeze(1) @ last
-        for attention in downwards:
-            state = state @ attention + state
-    return state.squeeze(1)
+    state = apply_residual(readout.to(last.dtype), last, alpha=0.0, normalise=False)
+    return chain(state, downwards, normalise=False)
