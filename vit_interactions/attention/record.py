@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.attention import (
     BlockIndex,
@@ -121,6 +122,7 @@ class AttentionRecord:
         pool_calls: the calls of an attention-pooling head.
         seen: how many calls of layers there were, those not kept included.
         image_size: (height, width) of the input, None before the model has run.
+        device: where the attention was computed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -129,6 +131,7 @@ class AttentionRecord:
         self.pool_calls: list[AttentionCall] = []
         self.seen = 0
         self.image_size: tuple[int, int] | None = None
+        self.device = torch.device("cpu")
         self._model = model
         self._manual_softmax: list[str] = []
 
@@ -266,13 +269,12 @@ class _Interception(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        opaque = self._caller() if func is F.multi_head_attention_forward else None
+        result: Any = attend(self, opaque[0], args, kwargs) if opaque else func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._attention(result, *args, **kwargs)
         elif func in _SOFTMAXES:
             self._softmax(result)
-        elif func is F.multi_head_attention_forward:
-            self._opaque_attention()
         if self.record.image_size is None and args and _is_image(args[0]) and self._caller():
             self.record.image_size = tuple(args[0].shape[-2:])
         return result
@@ -293,6 +295,7 @@ class _Interception(TorchFunctionMode):
         if caller is None:
             return
         name, module, place = caller
+        self.record.device = query.device
         if enable_gqa:
             key, value = (
                 shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
@@ -316,14 +319,6 @@ class _Interception(TorchFunctionMode):
             caller = self._caller()
             if caller:
                 self.record._manual_softmax.append(caller[0])
-
-    def _opaque_attention(self) -> None:
-        caller = self._caller()
-        if caller:
-            raise UnsupportedModelError(
-                f"`{caller[0]}` is a torch.nn.MultiheadAttention, which hides its attention inside one call. "
-                "Use the timm model of the same architecture."
-            )
 
     def _caller(self) -> tuple[str, nn.Module, int] | None:
         """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
