@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def slow_gamma(relevance: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, gamma: float) -> Tensor:
@@ -111,3 +111,13 @@ class SlowLRP:
             return kept + self._norm(block.norm1, x, self._linear(attn.qkv, normed, through))
 
         return middle + out, down
+
+
+def without_biases(model: nn.Module) -> nn.Module:
+    """Zero everything that is added and does not come from the image."""
+    added = ("bias", "cls_token", "dist_token", "reg_token", "pos_embed", "embeds.pos_embed", "beta")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(added) and "rel_pos" not in name:
+                parameter.zero_()
+    return model

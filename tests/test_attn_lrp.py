@@ -20,7 +20,7 @@ from vit_interactions.functional.lrp import (
 )
 
 from .families import Family, tiny
-from .lrp_reference import SlowLRP, slow_gamma
+from .lrp_reference import SlowLRP, slow_gamma, without_biases
 
 PLAIN: dict[str, Any] = {"conv_gamma": 0, "linear_gamma": None}
 
@@ -41,16 +41,6 @@ def randomise(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.2)
-    return model
-
-
-def without_biases(model: nn.Module) -> nn.Module:
-    """Zero everything that is added and does not come from the image."""
-    added = ("bias", "cls_token", "dist_token", "reg_token", "pos_embed", "embeds.pos_embed", "beta")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(added) and "rel_pos" not in name:
-                parameter.zero_()
     return model
 
 
@@ -338,15 +328,18 @@ def test_refusals_name_the_layer() -> None:
         AttnLRP(model).attribute(images(), target=0)
 
 
+def test_a_model_without_attention_is_refused() -> None:
+    model = small_vit()
+    for block in model.blocks:
+        block.attn.forward = lambda x, **_: x
+    with pytest.raises(UnsupportedModelError, match="made no call of scaled_dot_product_attention"):
+        AttnLRP(model).attribute(images(), target=0)
+
+
 @pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        ({"variant": "full"}, "`variant`"),
-        ({"conv_gamma": -0.1}, "`conv_gamma`"),
-        ({"linear_gamma": float("nan")}, "`linear_gamma`"),
-        ({"linear_gamma": True}, "`linear_gamma`"),
-    ],
+    ("option", "value"),
+    [("variant", "full"), ("conv_gamma", -0.1), ("linear_gamma", float("nan")), ("linear_gamma", True)],
 )
-def test_options_are_checked(options: dict[str, Any], what: str) -> None:
-    with pytest.raises(ValueError, match=what):
-        AttnLRP(small_vit(), **options)
+def test_options_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{option}`"):
+        AttnLRP(small_vit(), **{option: value})

@@ -126,7 +126,8 @@ class AttnLRP(GradientExplainer):
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
-            with evaluating(self.model), record_attention(self.model, guard) as record, rules:
+            # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
+            with evaluating(self.model), rules, record_attention(self.model, guard) as record:
                 output = self.model(leaf, *as_arguments(additional_forward_args))
             record.check_complete()
             layout = guard.finish()

@@ -110,7 +110,14 @@ class Rules(TorchFunctionMode):
         args, kwargs = _without_parameters(args), _without_parameters(kwargs or {})
         if not (depends(args) or depends(kwargs)):
             return func(*args, **kwargs)
-        name = operation_name(func)
+        return self.compute(operation_name(func), func, args, kwargs)
+
+    def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute an operation on what depends on the image, with its rule.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
         if name in ACTIVATIONS or name.removesuffix("_") in ACTIVATIONS:
             return self._activation(func, name, *args, **kwargs)
         rule = getattr(self, f"on_{name}", None)
