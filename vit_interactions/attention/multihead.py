@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,6 +50,7 @@ def attend(
         )
     need_weights, given.arguments["need_weights"] = given.arguments["need_weights"], False
     seen: dict[str, Any] = {}
+    results: list[Tensor] = []
 
     def attention(
         query: Tensor,
@@ -59,7 +61,9 @@ def attend(
         is_causal: bool = False,
     ) -> Tensor:
         seen.update(query=query, key=key, mask=attn_mask, is_causal=is_causal)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
+        result = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
+        results.append(result)
+        return result
 
     changes = {"has_torch_function": lambda _: False, "scaled_dot_product_attention": attention}
     opened = FunctionType(_OPAQUE.__code__, {**vars(F), **changes}, name, _OPAQUE.__defaults__)
@@ -67,16 +71,27 @@ def attend(
         output, _ = opened(*given.args, **given.kwargs)
     if not need_weights:
         return output, None
-    weights = attention_probabilities(**seen).to(output.dtype)
-    if weights.requires_grad:
-        weights.register_hook(lambda gradient: _refuse(name, gradient))  # type: ignore[no-untyped-call]
+    weights = _Returned.apply(attention_probabilities(**seen).to(output.dtype), results[0], name)
     weights = weights.mean(1) if given.arguments["average_attn_weights"] else weights
     return output, weights if given.arguments["query"].ndim == 3 else weights.squeeze(0)
 
 
-def _refuse(name: str, gradient: Tensor) -> None:
-    if gradient.any():
-        raise UnsupportedModelError(
-            f"the score depends on the attention weights that `{name}` returns, so that the gradient at its output "
-            "is not the whole gradient at its attention. Explain a score that does not use the weights."
-        )
+class _Returned(torch.autograd.Function):
+    """Hand on weights, and refuse a gradient that comes by them.
+
+    That they seem to depend on the attention's output lets every backward pass to that output come by here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, output: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return weights.view_as(weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        if gradients[0].any():
+            raise UnsupportedModelError(
+                f"the score depends on the attention weights that `{ctx.name}` returns, so that the gradient at its "
+                "output is not the whole gradient at its attention. Explain a score that does not use the weights."
+            )
+        return gradients[0], None, None

@@ -332,8 +332,9 @@ class _Interception(TorchFunctionMode):
 
 
 def _is_image(value: Any) -> bool:
-    """Whether a value could be the model's input: the first such that its modules touch is."""
-    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    """Whether a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
+    floating = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    return floating and not isinstance(value, nn.Parameter)
 
 
 def _split_heads(
