@@ -14,7 +14,6 @@ from timm.layers import Attention
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer as TorchvisionViT
 
 from vit_interactions import (
     EXPLAINERS,
@@ -84,7 +83,6 @@ SOFTMAX = r"computes its attention by an explicit softmax instead of scaled_dot_
 NO_PATCHES = r"has no `num_prefix_tokens` and `patch_embed`.*give a Vision Transformer"
 NO_ATTENTION = r"made no call of scaled_dot_product_attention.*Give a Vision Transformer"
 POOL = r"VisionTransformer pools its tokens by \"{}\", .*Build it with `global_pool=\"token\"`, \"avg\" or \"map\""
-HIDDEN = r"is a torch\.nn\.MultiheadAttention, which hides its attention.*Use the timm model"
 SEVERAL = r"combines several attention maps into one.*Use a ViT with one softmax a layer"
 
 
@@ -147,11 +145,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
         64,
         rf"`blocks\.1\.attn` {SOFTMAX}",
     ),
-    "torchvision": (
-        lambda: TorchvisionViT(64, 16, 2, 2, 32, 64, num_classes=5),
-        64,
-        rf"`encoder\.layers\.encoder_layer_0\.self_attention` {HIDDEN}",
-    ),
     "resnet": (timm_model("resnet18"), 64, f"ResNet {NO_ATTENTION}"),
     "max pooling": (timm_model("vit_tiny_patch16_224", **SMALL, global_pool="max"), 64, POOL.format("max")),
     "avgmax pooling": (
@@ -187,23 +180,6 @@ def test_windows_are_refused_even_where_they_make_as_many_groups_as_images() -> 
     for batch in (1, 4):
         with pytest.raises(UnsupportedModelError, match=WINDOWS):
             AttentionRollout(unsupported("sam, windows")).patch_map(torch.randn(batch, 3, 64, 64))
-
-
-@pytest.mark.parametrize("fast_path", [True, False])
-@pytest.mark.parametrize("gradients", [True, False])
-def test_torchvisions_attention_is_refused_on_either_path(fast_path: bool, gradients: bool) -> None:
-    model, before = unsupported("torchvision"), torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(fast_path)
-    try:
-        with (
-            torch.set_grad_enabled(gradients),
-            pytest.raises(UnsupportedModelError, match=HIDDEN),
-            record_attention(model),
-        ):
-            model(torch.randn(1, 3, 64, 64))
-        assert torch.backends.mha.get_fastpath_enabled() == fast_path
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def test_several_vits_in_one_model_are_refused_and_one_is_found() -> None:

@@ -22,7 +22,7 @@ from vit_interactions.explain.interaction_uncertainty import InteractionExplaine
 from vit_interactions.explanation import Settings
 from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.functional.checks import check_fraction
-from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest
+from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 
 # The paper's, and some between where many models turn from closed to open windows.
@@ -39,7 +39,14 @@ Photos = Annotated[
         metavar="PHOTO...", help="Pictures, or folders with pictures directly in them.", show_default=False
     ),
 ]
-Model = Annotated[str, typer.Option("--model", metavar="NAME", help="A model of timm, e.g. vit_base_patch16_224.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16.",
+    ),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
@@ -106,7 +113,8 @@ def explain(
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
-    settings = Settings(model, sha256(checkpoint) if checkpoint else None, methods, patches, alpha, beta)
+    weights = weights_file(model, checkpoint)
+    settings = Settings(model, sha256(weights) if weights else None, methods, patches, alpha, beta)
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
     for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
@@ -260,6 +268,6 @@ def main() -> None:
     """Run the command line; what a user can mend ends in one line and exit code 2, not in a traceback."""
     try:
         app()
-    except (UnsupportedModelError, ValueError, OSError) as error:
+    except (UnsupportedModelError, ValueError, OSError, ImportError) as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
         sys.exit(2)

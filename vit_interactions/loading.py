@@ -1,6 +1,7 @@
-"""Load a timm model by name, with its own or a checkpoint's weights."""
+"""Load a model by name, with its own or a checkpoint's weights: of timm, or of a package that an adapter knows."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,11 @@ FAMILIES = (
 
 # Models of these modules with two attention maps a layer.
 DIFFERENTIAL_ATTENTION = ("*dwee*", "*dlittle*", "*dpwee*")
+# What stands before the colon of a model's name -> the module whose `load` creates it, loaded when it is asked for.
+SOURCES = {
+    "hf": "vit_interactions_adapters.huggingface_loading",
+    "torchvision": "vit_interactions_adapters.torchvision",
+}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -40,28 +46,35 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -> nn.Module:
-    """Create a timm model for explaining: in evaluation mode, on a device, with trained weights.
+    """Create a model for explaining: in evaluation mode, on a device, with trained weights.
 
     Args:
-        name: a model of timm, or of a package imported before that registers with timm.
+        name: a model of timm, or of a package imported before that registers with timm; "hf:" and a folder or a
+            name on the Hugging Face hub; or "torchvision:" and a name.
         checkpoint: a safetensors file, or a pickle that holds weights only; None loads the weights that timm
             knows for the name. The number of classes is read from the checkpoint.
         device: where the model goes.
 
     Raises:
         UnsupportedModelError: a model whose attention cannot be explained, before its weights are downloaded.
+        ImportError: the package of the model is not installed.
         ValueError: an unknown name, or a checkpoint that is not this model's.
         FileNotFoundError: no such checkpoint.
         OSError: the weights that timm knows could not be had.
     """
-    check_model_name(name)
-    if checkpoint is None:
+    source, _, inner_name = name.partition(":")
+    if source not in SOURCES:
+        check_model_name(name)
+    weights = None if checkpoint is None else read_checkpoint(checkpoint)
+    if source in SOURCES:
+        model = importlib.import_module(SOURCES[source]).load(inner_name, weights)
+    elif weights is None:
         if not is_known_family(name):
             _refuse_before_download(name)
         model = _pretrained(name)
     else:
-        weights = read_checkpoint(checkpoint)
         model = timm.create_model(name, num_classes=_classes(name, weights))
+    if checkpoint is not None and weights is not None:
         _load(model, name, weights, checkpoint)
     loaded: nn.Module = model.eval().to(device)
     return loaded
@@ -78,6 +91,18 @@ def _refuse_before_download(name: str) -> None:
     model = timm.create_model(name)
     size = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
     AttentionRollout(model).patch_map(torch.zeros(1, *size))
+
+
+def weights_file(name: str, checkpoint: Path | None) -> Path | None:
+    """Find the file that a model's weights come from: the checkpoint, or that of a local "hf:" folder; else None.
+
+    Example:
+        >>> weights_file("test_vit", Path("weights.safetensors")).name
+        'weights.safetensors'
+    """
+    source, _, folder = name.partition(":")
+    inside = Path(folder) / "model.safetensors"
+    return inside if checkpoint is None and source == "hf" and inside.is_file() else checkpoint
 
 
 def check_model_name(name: str) -> None:

@@ -1,9 +1,10 @@
 """Where the patches are in a model's token sequence, and what the model reads its answer from.
 
 timm's models say all of it themselves: `num_prefix_tokens`, `patch_embed`, `global_pool`. A model of your own
-that has the same three attributes is read likewise.
+that has the same three attributes is read likewise. The models of other packages are read by the adapters.
 """
 
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +16,14 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.checks import check_pair
 
-Readout = Literal["token", "distilled", "avg", "map"]
+Readout = Literal["token", "distilled", "avg", "map", "token_avg"]
 POOLS: tuple[Readout, ...] = ("token", "avg", "map")
+# Packages whose models say where their patches are in words of their own, and the modules whose `token_layout` reads
+# them, which are loaded when such a model comes.
+ADAPTERS = {
+    "torchvision": "vit_interactions_adapters.torchvision",
+    "transformers": "vit_interactions_adapters.huggingface",
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,11 @@ class TokenLayout:
         rows: rows of patches, row 0 at the top.
         cols: columns of patches, column 0 at the left.
         readout: what the model's output is computed from: the class token ("token"), class and distillation
-            token ("distilled"), the mean of tokens ("avg"), or an attention-pooling head ("map").
+            token ("distilled"), the mean of tokens ("avg"), an attention-pooling head ("map"), or the class
+            token beside the mean of the patches ("token_avg").
         extent: (height, width) in pixels of the input that the grid covers; more than the image where the
             model pads it, less where the model leaves a rest at the right or bottom unseen.
-        pool_prefix: whether the prefix tokens take part in the mean. Of a pooling head, its attention tells.
+        pool_prefix: whether prefix tokens take part beside the patches. Of a pooling head, its attention tells.
     """
 
     prefix: int
@@ -59,6 +67,9 @@ class TokenLayout:
     def readout_weights(self, pool_attention: Tensor | None = None) -> Tensor:
         """Give each output token's share in what the model reads its answer from.
 
+        Where the class token and the mean of the patches are read side by side, a classifier weighs each class's
+        features of both as it likes; they count half each here.
+
         Args:
             pool_attention: (batch, heads, latents, keys), the pooling head's attention; for "map" only. The keys
                 are all tokens, or the patches only.
@@ -78,6 +89,8 @@ class TokenLayout:
         weights = torch.zeros(1, self.tokens)
         if self.readout == "avg":
             weights[:, 0 if self.pool_prefix else self.prefix :] = 1.0
+        elif self.readout == "token_avg":
+            weights[:, 0], weights[:, self.prefix :] = 1.0, 1.0 / self.patches
         else:
             weights[:, : 2 if self.readout == "distilled" else 1] = 1.0
         return weights / weights.sum()
@@ -96,7 +109,8 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
     """Find where the patches of an image are in a model's token sequence.
 
     Args:
-        model: a ViT that follows timm's attributes, alone, wrapped, or as the one ViT inside a larger module.
+        model: a ViT that follows timm's attributes, or one of transformers or torchvision; alone, wrapped, or as
+            the one ViT inside a larger module.
         image_size: (height, width) of the input in pixels.
 
     Raises:
@@ -109,7 +123,12 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
         (14, 14)
     """
     height, width = check_pair("image_size", image_size)
-    vit = _find_vit(unwrap(model))
+    model = unwrap(model)
+    adapter = _adapter(model)
+    if adapter is not None:
+        layout: TokenLayout = adapter.token_layout(model, (height, width))
+        return layout
+    vit = _find_vit(model)
     embed: Any = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
     patch_height, patch_width = _patch_size(vit, embed)
     _check_size(vit, embed, (height, width), (patch_height, patch_width))
@@ -139,6 +158,15 @@ def find_patch_embedding(model: nn.Module) -> nn.Module | None:
         return None
     embedding: nn.Module = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
     return embedding
+
+
+def _adapter(model: nn.Module) -> Any:
+    """Load the adapter of the package that a model comes from, unless the model speaks timm's words."""
+    if any(_is_vit(module) for module in model.modules()):
+        return None
+    packages = (kind.__module__.split(".")[0] for module in model.modules() for kind in type(module).__mro__)
+    name = next((ADAPTERS[package] for package in packages if package in ADAPTERS), None)
+    return name and importlib.import_module(name)
 
 
 def _find_vit(model: nn.Module) -> Any:

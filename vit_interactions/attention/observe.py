@@ -70,6 +70,48 @@ def borrowed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
         yield
 
 
+def observe_gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    additional_forward_args: Any,
+    score: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, TokenLayout, AttentionRecord, tuple[Tensor, ...]]:
+    """Run the model forward and backward once; no `.grad` of a parameter or of the input is touched.
+
+    Args:
+        model: an unwrapped model; its parameters may be frozen.
+        inputs: (batch, channels, height, width).
+        additional_forward_args: further positional arguments of the model; a tuple is spread.
+        score: picks (batch,) from the model's output; summed, then differentiated.
+
+    Returns:
+        The model's output, the layout of its tokens, the record with all calls, outside any graph, and the
+        gradient of the score at each call's output z.
+
+    Raises:
+        UnsupportedModelError: attention that is not from every patch to every patch of one image.
+        ValueError: inputs of a wrong shape; attention that is not finite.
+    """
+    check_inputs(model, inputs)
+    calls: list[AttentionCall] = []
+    guard = _LayerGuard(model, inputs, lambda call, layout: calls.append(call))
+    # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = inputs.detach().clone().requires_grad_()
+        with borrowed(model, inputs), record_attention(model, guard) as record:
+            guard.record = record
+            output = model(leaf, *as_arguments(additional_forward_args))
+        layout = guard.finish()
+        gradients = torch.autograd.grad(
+            score(output).sum(),
+            [call.output for call in calls],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    record.calls.extend(call.detached() for call in calls)
+    return output, layout, record, gradients
+
+
 class _LayerGuard:
     """Lets through only what is attention among all patches of one image, and remembers if it was finite."""
 

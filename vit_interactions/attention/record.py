@@ -8,7 +8,7 @@ with the fused kernels left on and nothing attached to the model.
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
+from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.attention import (
@@ -26,6 +27,7 @@ from vit_interactions.functional.attention import (
     attention_blocks,
     attention_gradient,
     attention_probabilities,
+    attention_scores,
 )
 
 _SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
@@ -75,6 +77,11 @@ class AttentionCall:
         return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
 
     @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
+        return attention_scores(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+
+    @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:
         """Compute the gradient at the attention (batch, heads, queries, keys) from that at `output`.
 
@@ -91,6 +98,11 @@ class AttentionCall:
             )
         # The output is in the model's graph as the model has it, perhaps with heads folded into the batch.
         return attention_gradient(output_grad.reshape(*self.query.shape[:-1], -1), self.value)
+
+    def detached(self) -> "AttentionCall":
+        """Return the same call outside the graph, so that keeping it does not keep the graph."""
+        parts = ("query", "key", "value", "output")
+        return replace(self, **{part: getattr(self, part).detach() for part in parts})
 
     def blocks(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
         """Yield the attention among patches block by block; see `functional.attention.attention_blocks`."""
@@ -113,6 +125,7 @@ class AttentionRecord:
         seen: how many calls of layers there were, those not kept included.
         embedding_runs: how often the patch embedding ran, once a forward pass.
         image_size: (height, width) of the input, None before the model has run.
+        device: where the attention was computed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -122,6 +135,7 @@ class AttentionRecord:
         self.seen = 0
         self.embedding_runs = 0
         self.image_size: tuple[int, int] | None = None
+        self.device = torch.device("cpu")
         self._model = model
         self._manual_softmax: list[str] = []
 
@@ -271,13 +285,12 @@ class _Interception(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        opaque = self._caller() if func is F.multi_head_attention_forward else None
+        result: Any = attend(self, opaque[0], args, kwargs) if opaque else func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._attention(result, *args, **kwargs)
         elif func in _SOFTMAXES:
             self._softmax(result)
-        elif func is F.multi_head_attention_forward:
-            self._opaque_attention()
         if args and _is_image(args[0]):
             self._entrance(func, args[0])
         return result
@@ -311,6 +324,7 @@ class _Interception(TorchFunctionMode):
         if caller is None:
             return
         name, module, place = caller
+        self.record.device = query.device
         if enable_gqa:
             key, value = (
                 shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
@@ -335,14 +349,6 @@ class _Interception(TorchFunctionMode):
             if caller:
                 self.record._manual_softmax.append(caller[0])
 
-    def _opaque_attention(self) -> None:
-        caller = self._caller()
-        if caller:
-            raise UnsupportedModelError(
-                f"`{caller[0]}` is a torch.nn.MultiheadAttention, which hides its attention inside one call. "
-                "Use the timm model of the same architecture."
-            )
-
     def _caller(self) -> tuple[str, nn.Module, int] | None:
         """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
         frame: FrameType | None = sys._getframe(2)
@@ -355,8 +361,9 @@ class _Interception(TorchFunctionMode):
 
 
 def _is_image(value: Any) -> bool:
-    """Whether a value could be the model's input: the first such that its modules touch is."""
-    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    """Whether a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
+    floating = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    return floating and not isinstance(value, nn.Parameter)
 
 
 def _split_heads(

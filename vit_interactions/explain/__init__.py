@@ -2,8 +2,17 @@
 
 import re
 
+from vit_interactions.explain.attention_flow import AttentionFlow as AttentionFlow
+from vit_interactions.explain.attention_grad_cam import AttentionGradCAM as AttentionGradCAM
+from vit_interactions.explain.attention_guided_cam import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain.attention_rollout import AttentionRollout as AttentionRollout
 from vit_interactions.explain.base import Explainer as Explainer
+from vit_interactions.explain.dynamic_accumulated_attention import (
+    DynamicAccumulatedAttention as DynamicAccumulatedAttention,
+)
+from vit_interactions.explain.generic_attention import GenericAttention as GenericAttention
+from vit_interactions.explain.gmar import GMAR as GMAR
+from vit_interactions.explain.gradient_rollout import GradientRollout as GradientRollout
 from vit_interactions.explain.indiscriminative_patches import (
     IndiscriminativePatches as IndiscriminativePatches,
 )
@@ -12,6 +21,8 @@ from vit_interactions.explain.interaction_curve import interaction_curve as inte
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionUncertainty as InteractionUncertainty,
 )
+from vit_interactions.explain.memory_bank import MemoryBank as MemoryBank
+from vit_interactions.explain.random_map import RandomMap as RandomMap
 from vit_interactions.explain.raw_attention import RawAttention as RawAttention
 from vit_interactions.explain.responsive_field_size import (
     ResponsiveFieldSize as ResponsiveFieldSize,
@@ -28,7 +39,7 @@ def method_name(explainer: type[Explainer]) -> str:
         >>> method_name(AttentionRollout)
         'attention_rollout'
     """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", explainer.__name__).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", explainer.__name__.replace("CAM", "Cam")).lower()
 
 
 EXPLAINERS: dict[str, type[Explainer]] = {
@@ -40,5 +51,13 @@ EXPLAINERS: dict[str, type[Explainer]] = {
         IndiscriminativePatches,
         RawAttention,
         AttentionRollout,
+        AttentionFlow,
+        GMAR,
+        DynamicAccumulatedAttention,
+        GradientRollout,
+        GenericAttention,
+        AttentionGuidedCAM,
+        AttentionGradCAM,
+        RandomMap,
     )
 }

@@ -27,10 +27,10 @@ class Observation(NamedTuple):
     record: AttentionRecord
 
     def readout(self) -> Tensor:
-        """Each output token's share in the answer, (1 or batch, tokens) float32 on the output's device."""
+        """Each output token's share in the answer, (1 or batch, tokens) float32 on the attention's device."""
         pool = self.record.pool_calls
         weights = self.layout.readout_weights(pool[-1].attention() if pool else None)
-        return weights.to(self.output.device)
+        return weights.to(self.record.device)
 
 
 class Explainer(Attribution):  # type: ignore[misc]

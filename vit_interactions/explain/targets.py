@@ -1,4 +1,4 @@
-"""Which number of the model's output is explained: captum's targets, checked."""
+"""Which number of the model's output is explained: captum's targets, checked, or a function of your own."""
 
 import contextlib
 import operator
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 
-def select_target(output: Tensor, target: Any) -> Tensor:
+def select_target(output: Any, target: Any) -> Tensor:
     """Pick one score an example from a model's output.
 
     Args:
-        output: (batch, classes).
+        output: (batch, classes), or an object that has them as `logits`, as transformers' outputs do.
         target: a class for all examples (int, tensor of one int, 1-tuple) or one an example (list or
-            one-dimensional tensor of ints, list of 1-tuples); negative counts from the end.
+            one-dimensional tensor of ints, list of 1-tuples), negative counting from the end; "pred" for the
+            class of the highest score of each example; or a function that computes (batch,) scores from the
+            output: the similarity to a text, a neuron, a difference of classes.
 
     Returns:
         (batch,) scores.
@@ -25,13 +27,20 @@ def select_target(output: Tensor, target: Any) -> Tensor:
         IndexError: a class that the output does not have.
 
     Example:
+        >>> select_target(torch.tensor([[0.1, 0.9], [0.7, 0.3]]), lambda scores: scores[:, 1] - scores[:, 0])
+        tensor([ 0.8000, -0.4000])
         >>> select_target(torch.tensor([[0.1, 0.9], [0.7, 0.3]]), [1, 0])
         tensor([0.9000, 0.7000])
     """
+    if callable(target):
+        return _as_scores(target(output), target)
+    output = getattr(output, "logits", output)
     if not isinstance(output, Tensor) or output.ndim != 2:
         came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"`target` needs a model whose output is (batch, classes), but it is {came}.")
     batch, classes = output.shape
+    if isinstance(target, str) and target == "pred":
+        return output.amax(1)
     indices = _as_integers(target)
     if len(indices) not in (1, batch) or (isinstance(target, list) and len(indices) != batch):
         raise ValueError(f"`target` must be one class or {batch}, one an example, but got {len(indices)}.")
@@ -42,6 +51,14 @@ def select_target(output: Tensor, target: Any) -> Tensor:
             )
     chosen = torch.tensor(indices, device=output.device) % classes
     return output.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
+
+
+def _as_scores(scores: Any, target: Any) -> Tensor:
+    if not (isinstance(scores, Tensor) and scores.ndim == 1 and scores.is_floating_point()):
+        came = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        name = getattr(target, "__name__", type(target).__name__)
+        raise ValueError(f"`target` {name} must compute one score an example, (batch,), but it gave {came}.")
+    return scores
 
 
 def _as_integers(target: Any) -> list[int]:
@@ -61,5 +78,6 @@ def _as_integers(target: Any) -> list[int]:
             return [operator.index(target)]
     shown = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
     raise TypeError(
-        f"`target` must be a class index, or one an example (int, list or tensor of ints), but got {shown}."
+        '`target` must be a class index, or one an example (int, list or tensor of ints), "pred" for the class of '
+        f"the highest score, or a function of the output, but got {shown}."
     )

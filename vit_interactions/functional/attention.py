@@ -30,6 +30,42 @@ def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
     return torch.autocast(device, enabled=False)
 
 
+def attention_scores(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Compute query keyᵀ · scale + mask, what the softmax of attention takes, at least in float32.
+
+    Args:
+        query: (..., queries, width).
+        key: (..., keys, width).
+        mask: broadcastable to (..., queries, keys); bool (True takes part) or added to the scores.
+        is_causal: query i sees the keys 0..i only.
+        scale: factor of the products; None means 1 / sqrt(width).
+
+    Returns:
+        Scores (..., queries, keys), -inf where a key takes no part.
+
+    Example:
+        >>> attention_scores(torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0]]))
+        tensor([[2., 6.]])
+    """
+    query, key = at_least_float32(query), at_least_float32(key)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    with without_autocast(query):
+        scores = (query * scale) @ key.transpose(-2, -1)
+    if is_causal:
+        lower = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~lower, -torch.inf)
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+
+
 def attention_probabilities(
     query: Tensor,
     key: Tensor,
@@ -43,30 +79,24 @@ def attention_probabilities(
     Args:
         query: (..., queries, width).
         key: (..., keys, width).
-        mask: broadcastable to (..., queries, keys); bool (True takes part) or added to the scores.
-        is_causal: query i sees the keys 0..i only.
-        scale: factor of the scores; None means 1 / sqrt(width).
+        mask: as in `attention_scores`.
+        is_causal: as in `attention_scores`.
+        scale: as in `attention_scores`.
 
     Returns:
         Attention (..., queries, keys). Every row sums to 1, or is 0 where the mask excludes every key.
 
     Example:
         >>> query = torch.tensor([[0.0], [1.0]])
-        >>> attention_probabilities(query, torch.tensor([[0.0], [1.0]]).log1p() , scale=1.0)
+        >>> attention_probabilities(query, torch.tensor([[0.0], [1.0]]).log1p(), scale=1.0)
         tensor([[0.5000, 0.5000],
                 [0.3333, 0.6667]])
     """
-    query, key = at_least_float32(query), at_least_float32(key)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    with without_autocast(query):
-        scores = (query * scale) @ key.transpose(-2, -1)
-    if is_causal:
-        lower = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        scores = scores.masked_fill(~lower, -torch.inf)
+    scores = attention_scores(query, key, mask, is_causal=is_causal, scale=scale)
+    attention = scores.softmax(-1)
     if mask is None:
-        return scores.softmax(-1)
-    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1).masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0.0)
+        return attention
+    return attention.masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0.0)
 
 
 def attention_gradient(output_gradient: Tensor, value: Tensor) -> Tensor:

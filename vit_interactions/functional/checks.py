@@ -36,6 +36,12 @@ def check_pair(name: str, value: Any) -> tuple[int, int]:
     return first, second
 
 
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, but got {value!r}.")
+
+
 def check_uncertainty(uncertainty: Tensor) -> None:
     """Raise unless U is a tensor (batch, patches, patches) and finite."""
     if not isinstance(uncertainty, Tensor):

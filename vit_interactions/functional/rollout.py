@@ -7,11 +7,10 @@ normalised with their own sums; the thinning of small entries ("discard") is no 
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from vit_interactions.functional.attention import without_autocast
-from vit_interactions.functional.checks import check_fraction, check_weight
+from vit_interactions.functional.chain import chain
+from vit_interactions.functional.checks import check_choice, check_fraction, check_weight
 
 Fusion = Literal["mean", "max", "min"]
 FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")
@@ -28,6 +27,7 @@ def fuse_heads(attention: Tensor, fusion: Fusion = "mean") -> Tensor:
         ValueError: an unknown `fusion`.
 
     Example:
+        >>> import torch
         >>> fuse_heads(torch.tensor([[[[0.2, 0.8]], [[0.6, 0.4]]]]), "max")
         tensor([[[0.6000, 0.8000]]])
     """
@@ -39,8 +39,7 @@ def fuse_heads(attention: Tensor, fusion: Fusion = "mean") -> Tensor:
 
 def check_fusion(fusion: str) -> None:
     """Raise ValueError unless `fusion` is a way to fuse heads."""
-    if fusion not in FUSIONS:
-        raise ValueError(f"`fusion` must be one of {', '.join(map(repr, FUSIONS))}, but got {fusion!r}.")
+    check_choice("fusion", fusion, FUSIONS)
 
 
 def discard_smallest(attention: Tensor, ratio: float, *, keep_first: bool = True) -> Tensor:
@@ -58,6 +57,7 @@ def discard_smallest(attention: Tensor, ratio: float, *, keep_first: bool = True
         ValueError: `ratio` outside [0, 1].
 
     Example:
+        >>> import torch
         >>> discard_smallest(torch.tensor([[[0.1, 0.9], [0.3, 0.7]]]), 0.5)
         tensor([[[0.1000, 0.9000],
                  [0.0000, 0.7000]]])
@@ -88,6 +88,7 @@ def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0
         ValueError: no layer, or `alpha` < 0.
 
     Example:
+        >>> import torch
         >>> attention = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
         >>> rollout([attention], torch.tensor([1.0, 0.0]))  # (0.5 + 1, 0.5) / 2
         tensor([[0.7500, 0.2500]])
@@ -95,14 +96,8 @@ def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0
     if not len(attentions):
         raise ValueError("`attentions` must hold at least one layer, but got none.")
     check_alpha(alpha)
-    relevance = readout.expand(attentions[0].shape[0], -1).unsqueeze(1)
-    for attention in reversed(attentions):
-        # Row i of E + αI sums to Σ_j E_ij + α. A row of zeros passes nothing on.
-        total = attention.sum(-1) + alpha
-        weighted = relevance / total.masked_fill(total == 0, torch.inf).unsqueeze(1)
-        with without_autocast(attention):
-            relevance = weighted @ attention + alpha * weighted
-    return relevance.squeeze(1)
+    relevance = readout.expand(attentions[0].shape[0], -1)
+    return chain(relevance, reversed(attentions), alpha, normalise=True)
 
 
 def check_alpha(alpha: float) -> None:

@@ -1,0 +1,295 @@
+"""captum's attribution methods as explainers, so that they stand beside ours with the same map over patches.
+
+`attribute` gives captum's own attribution; `patch_map` adds it up over the pixels and channels of each patch. Targets
+take every form that this library knows: the model that captum sees computes the score itself.
+"""
+
+from typing import Any
+
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+from vit_interactions import Explainer, TokenLayout, token_layout
+from vit_interactions_adapters.captum_base import CaptumMethod, Forward
+from vit_interactions_adapters.seeds import seeded
+from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention
+
+Baselines = Tensor | float | None
+
+
+class CaptumSaliency(CaptumMethod):
+    """|gradient| at the pixels; a patch's value is their sum.
+
+    Example:
+        >>> import timm
+        >>> explainer = CaptumSaliency(timm.create_model("test_vit"))
+        >>> explainer.patch_map(torch.zeros(1, 3, 160, 160), target="pred").shape
+        torch.Size([1, 10, 10])
+    """
+
+    quantity = "sum of |gradient|"
+    source = "Simonyan et al., Deep Inside Convolutional Networks, 2013, arXiv 1312.6034; captum"
+
+    def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
+        return captum.attr.Saliency(forward).attribute(inputs, additional_forward_args=arguments)
+
+
+class CaptumInputXGradient(CaptumMethod):
+    """Input times gradient; a patch's value is the signed sum."""
+
+    quantity = "sum of input times gradient"
+    source = "Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713; captum"
+
+    def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
+        return captum.attr.InputXGradient(forward).attribute(inputs, additional_forward_args=arguments)
+
+
+class CaptumIntegratedGradients(CaptumMethod):
+    """Gradients along the way from a baseline; the patches' signed sums add up to the difference of the scores."""
+
+    forwards = 50
+    backwards = 50
+    quantity = "share of the score"
+    source = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, arXiv 1703.01365; captum"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        baselines: Baselines = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+    ) -> None:
+        """Take the model and captum's options.
+
+        Args:
+            model: any ViT.
+            baselines: where the way begins; a number or a tensor (1 or batch, channels, height, width), None: 0.
+            n_steps: points on the way, each a forward and a backward pass.
+            method: captum's name of the quadrature.
+            internal_batch_size: images a pass; None: the batch's own number, one point at a time. (captum's None
+                takes all points at once.)
+        """
+        super().__init__(model)
+        self.baselines, self.n_steps, self.method = baselines, n_steps, method
+        self.internal_batch_size = internal_batch_size
+
+    def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
+        return captum.attr.IntegratedGradients(forward).attribute(
+            inputs,
+            _at(inputs, self.baselines),
+            additional_forward_args=arguments,
+            n_steps=self.n_steps,
+            method=self.method,
+            internal_batch_size=max(self.internal_batch_size or 0, len(inputs)),
+        )
+
+
+class CaptumGradientShap(CaptumMethod):
+    """Gradients at random points between random baselines and the image; a patch's value is the signed sum.
+
+    Images are taken one by one with the same random numbers, so that a batch gives what its images give alone.
+    """
+
+    quantity = "share of the score"
+    source = "Lundberg and Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017; captum"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        baselines: Baselines = None,
+        n_samples: int = 5,
+        stdevs: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Take the model and captum's options.
+
+        Args:
+            model: any ViT.
+            baselines: what baselines are drawn from, a tensor (number, channels, height, width); a number or
+                None (0): one baseline.
+            n_samples: points an image, in one pass.
+            stdevs: standard deviation of the noise added to the image.
+            seed: of the random numbers.
+        """
+        super().__init__(model)
+        self.baselines, self.n_samples, self.stdevs, self.seed = baselines, n_samples, stdevs, seed
+
+    def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
+        baselines = _at(inputs, self.baselines)
+        if not isinstance(baselines, Tensor):
+            baselines = torch.full_like(inputs[:1], baselines or 0.0, requires_grad=False)
+        method = captum.attr.GradientShap(forward)
+        attributions = []
+        for index in range(len(inputs)):
+            with seeded(self.seed):
+                attribution = method.attribute(
+                    inputs[index : index + 1].detach(),
+                    baselines,
+                    n_samples=self.n_samples,
+                    stdevs=self.stdevs,
+                    additional_forward_args=_of_example(arguments, index),
+                )
+            attributions.append(attribution.detach())
+        return torch.cat(attributions)
+
+
+class CaptumOcclusion(CaptumMethod):
+    """The drop of the score when a window of patches is replaced by a baseline."""
+
+    forwards = 197  # of 14 x 14 patches
+    backwards = 0
+    per_patch = "mean"
+    quantity = "drop of the score"
+    source = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum"
+
+    def __init__(
+        self, model: nn.Module, baselines: Baselines = None, window: int = 1, perturbations_per_eval: int = 1
+    ) -> None:
+        """Take the model and captum's options.
+
+        Args:
+            model: any ViT.
+            baselines: what replaces the pixels; a number or a tensor (1 or batch, channels, height, width),
+                None: 0.
+            window: side of the window in patches; it moves by one patch, and a patch's value is the mean over
+                the windows that hold it.
+            perturbations_per_eval: windows a forward pass.
+        """
+        super().__init__(model)
+        if window < 1:
+            raise ValueError(f"`window` must be at least 1 patch, but got {window}.")
+        self.baselines, self.window, self.perturbations_per_eval = baselines, window, perturbations_per_eval
+
+    def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
+        _, channels, *image_size = inputs.shape
+        patch = _patch_size(self.model, inputs)
+        return captum.attr.Occlusion(forward).attribute(
+            inputs,
+            sliding_window_shapes=(
+                channels,
+                *(min(size, self.window * side) for size, side in zip(image_size, patch, strict=True)),
+            ),
+            strides=(channels, *patch),
+            baselines=_at(inputs, self.baselines),
+            additional_forward_args=arguments,
+            perturbations_per_eval=self.perturbations_per_eval,
+        )
+
+
+class CaptumFeatureAblation(CaptumMethod):
+    """The drop of the score when a region, by default a patch, is replaced by a baseline."""
+
+    forwards = 197  # of 14 x 14 patches
+    backwards = 0
+    per_patch = "mean"
+    quantity = "drop of the score"
+    source = "captum"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        baselines: Baselines = None,
+        feature_mask: Tensor | None = None,
+        perturbations_per_eval: int = 1,
+    ) -> None:
+        """Take the model and captum's options.
+
+        Args:
+            model: any ViT.
+            baselines: what replaces the pixels; a number or a tensor (1 or batch, channels, height, width),
+                None: 0.
+            feature_mask: (1, 1 or channels, height, width), an integer for each region; None: the patches. A
+                patch's value is the mean over its pixels.
+            perturbations_per_eval: regions a forward pass.
+        """
+        super().__init__(model)
+        self.baselines, self.feature_mask = baselines, feature_mask
+        self.perturbations_per_eval = perturbations_per_eval
+
+    def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
+        mask = _patch_numbers(self.model, inputs) if self.feature_mask is None else self.feature_mask
+        return captum.attr.FeatureAblation(forward).attribute(
+            inputs,
+            _at(inputs, self.baselines),
+            additional_forward_args=arguments,
+            feature_mask=mask.to(inputs.device),
+            perturbations_per_eval=self.perturbations_per_eval,
+        )
+
+
+class CaptumLayerGradCam(CaptumMethod):
+    """captum's LayerGradCam over patches: the signed sum of channels, weighted by their mean gradient.
+
+    On a ViT's layer captum itself takes the tokens for channels and gives one value a channel of the model. Here the
+    layer's patch tokens are led past it as (batch, channels, rows, cols). `attribute` is the map resized bilinearly.
+    """
+
+    forwards = 2  # the first finds the last attention and checks the model
+    quantity = "class activation"
+    source = "Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391; captum"
+    attribute = Explainer.attribute
+
+    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
+        """Take the model and the layer.
+
+        Args:
+            model: any ViT.
+            layer: name of the module whose output is meant; None: the tokens that enter the last attention, in
+                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling.
+        """
+        super().__init__(model)
+        self.layer = layer
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
+        with grid_at(self.model, layout, self.layer, attention) as grid:
+
+            def attribute(forward: Forward, images: Tensor, arguments: tuple[Any, ...]) -> Any:
+                cam = captum.attr.LayerGradCam(forward, grid)
+                return cam.attribute(images, additional_forward_args=arguments)
+
+            cam = self._pixels(inputs, target, additional_forward_args, attribute).flatten(1)
+        check_alive(cam, self.layer, attention)
+        return cam, layout
+
+
+def _at(inputs: Tensor, baselines: Baselines) -> Baselines:
+    """Bring a tensor of baselines to the images."""
+    return baselines.to(inputs) if isinstance(baselines, Tensor) else baselines
+
+
+def _of_example(arguments: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+    """Take the row of one example of every tensor with rows."""
+    return tuple(
+        argument[index : index + 1] if isinstance(argument, Tensor) and argument.ndim else argument
+        for argument in arguments
+    )
+
+
+def _patch_size(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
+    layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    return layout.extent[0] // layout.rows, layout.extent[1] // layout.cols
+
+
+def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Number the patch of each pixel, (1, 1, height, width); what no patch covers has the number of a neighbour."""
+    layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    patch = _patch_size(model, inputs)
+    row, col = (
+        (torch.arange(size) // side).clamp(max=count - 1)
+        for size, side, count in zip(inputs.shape[-2:], patch, layout.grid, strict=True)
+    )
+    return (row.unsqueeze(1) * layout.cols + col)[None, None]
+
+
+CAPTUM_METHODS: tuple[type[CaptumMethod], ...] = (
+    CaptumSaliency,
+    CaptumInputXGradient,
+    CaptumIntegratedGradients,
+    CaptumGradientShap,
+    CaptumOcclusion,
+    CaptumFeatureAblation,
+    CaptumLayerGradCam,
+)

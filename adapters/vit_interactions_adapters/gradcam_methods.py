@@ -1,0 +1,242 @@
+"""pytorch-grad-cam's CAMs as explainers on any ViT, without a `reshape_transform` and without choosing a layer.
+
+The mathematics is pytorch_grad_cam's own, `get_cam_image` of its classes, and its ReLU after it. Its runner is not
+used: that leaves a model in evaluation mode, deletes the user's gradients and needs parameters that require some.
+"""
+
+import importlib
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vit_interactions import Explainer, TokenLayout, record_attention
+from vit_interactions.attention.observe import as_arguments, evaluating
+from vit_interactions.explain.targets import select_target
+from vit_interactions_adapters.seeds import seeded
+from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention
+
+
+class GradcamMethod(Explainer):
+    """One of pytorch_grad_cam's classes over the patch tokens of one layer.
+
+    Attributes:
+        cam: the name of the class in pytorch_grad_cam.
+    """
+
+    class_specific = True
+    forwards = 2  # the first finds the last attention and checks the model
+    backwards = 1
+    quantity = "class activation"
+    cam: ClassVar[str]
+
+    def __init__(self, model: nn.Module, layer: str | None = None, eigen_smooth: bool = False) -> None:
+        """Take the model and the options of the method.
+
+        Args:
+            model: any ViT.
+            layer: name of the module whose output is meant; None: the tokens that enter the last attention, in
+                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling.
+            eigen_smooth: whether the first principal component of the weighted channels is taken instead of
+                their sum, as by pytorch_grad_cam. Methods that take a component anyway do not heed it.
+        """
+        super().__init__(model)
+        self.layer, self.eigen_smooth = layer, eigen_smooth
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        if target is None and self.class_specific:
+            raise ValueError(
+                f"{type(self).__name__} explains one score of the output: `target` must be a class index (or one an "
+                'example), "pred" for the class of the highest score, or a function of the output, but got None.'
+            )
+        layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
+        features: list[Tensor] = []
+        gradient = None
+        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
+        with torch.inference_mode(False), torch.set_grad_enabled(self.class_specific):
+            leaf = inputs.detach().clone().requires_grad_(self.class_specific)
+            with (
+                evaluating(self.model),
+                record_attention(self.model, lambda _: None),
+                grid_at(self.model, layout, self.layer, attention) as grid,
+            ):
+                grid.register_forward_hook(lambda _, args, output: features.append(output))
+                output = self.model(leaf, *as_arguments(additional_forward_args))
+            if not features:
+                raise ValueError(f"`layer` {self.layer!r} took no part in the forward pass; name another.")
+            if target is not None:
+                score = select_target(output, target)
+            if self.class_specific:
+                (gradient,) = torch.autograd.grad(score.sum(), features[-1:], materialize_grads=True)
+                check_alive(gradient, self.layer, attention)
+        return self._cam_image(inputs, features[-1], gradient).flatten(1), layout
+
+    def _cam_image(self, inputs: Tensor, features: Tensor, gradient: Tensor | None) -> Tensor:
+        """Let pytorch_grad_cam compute the map (batch, rows, cols) ≥ 0."""
+        with evaluating(self.model), seeded(0):
+            cam = getattr(importlib.import_module("pytorch_grad_cam"), self.cam)(self.model, [])
+            values = cam.get_cam_image(
+                inputs,
+                None,
+                None,
+                _numpy(features),
+                gradient if gradient is None else _numpy(gradient),
+                self.eigen_smooth,
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"pytorch_grad_cam's {self.cam} gave values that are not finite; use another method.")
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        return torch.from_numpy(np.maximum(values, 0)).to(inputs.device, dtype)
+
+
+def _numpy(values: Tensor) -> np.ndarray[Any, Any]:
+    """Copy to numpy, which knows no bfloat16, in at least float32."""
+    values = values.detach().cpu()
+    return values.to(torch.promote_types(values.dtype, torch.float32)).contiguous().numpy()
+
+
+class Gradcam(GradcamMethod):
+    """Channels weighted by their mean gradient.
+
+    Example:
+        >>> import timm
+        >>> explainer = Gradcam(timm.create_model("test_vit"))
+        >>> explainer.patch_map(torch.ones(1, 3, 160, 160), target="pred").shape
+        torch.Size([1, 10, 10])
+    """
+
+    cam = "GradCAM"
+    source = "Selvaraju et al., Grad-CAM, ICCV 2017; pytorch_grad_cam"
+
+
+class GradcamPlusPlus(GradcamMethod):
+    """Channels weighted by their positive gradients, those weighted by higher derivatives."""
+
+    cam = "GradCAMPlusPlus"
+    source = "Chattopadhay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063; pytorch_grad_cam"
+
+
+class GradcamElementwise(GradcamMethod):
+    """The positive part of gradient times activation, summed over channels."""
+
+    cam = "GradCAMElementWise"
+    source = "pytorch_grad_cam"
+
+
+class Xgradcam(GradcamMethod):
+    """Channels weighted by their gradients' mean, weighted by the activations."""
+
+    cam = "XGradCAM"
+    source = "Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312; pytorch_grad_cam"
+
+
+class Hirescam(GradcamMethod):
+    """Gradient times activation, summed over channels."""
+
+    cam = "HiResCAM"
+    source = "Draelos and Carin, HiResCAM, arXiv 2011.08891; pytorch_grad_cam"
+
+
+class Layercam(GradcamMethod):
+    """Positive gradient times activation, summed over channels."""
+
+    cam = "LayerCAM"
+    source = "Jiang et al., LayerCAM, IEEE TIP 2021; pytorch_grad_cam"
+
+
+class Eigengradcam(GradcamMethod):
+    """The first principal component of gradient times activation; its sign is arbitrary."""
+
+    cam = "EigenGradCAM"
+    source = "after Muhammad and Yeasin, arXiv 2008.00299; pytorch_grad_cam"
+
+
+class SegEigencam(GradcamMethod):
+    """The first principal component of activation times |gradient|, its larger side positive."""
+
+    cam = "SegEigenCAM"
+    source = "Chung and Ying, Seg-Eigen-CAM, Applied Sciences 15(13), 2025; pytorch_grad_cam"
+
+
+class FeatureMethod(GradcamMethod):
+    """A CAM of the features alone, without a class and without gradients."""
+
+    class_specific = False
+    backwards = 0
+
+
+class Eigencam(FeatureMethod):
+    """The first principal component of the features; its sign is arbitrary."""
+
+    cam = "EigenCAM"
+    quantity = "first principal component"
+    source = "Muhammad and Yeasin, Eigen-CAM, IJCNN 2020, arXiv 2008.00299; pytorch_grad_cam"
+
+
+class KpcaCam(FeatureMethod):
+    """The first kernel principal component of the features; its sign is arbitrary."""
+
+    cam = "KPCA_CAM"
+    quantity = "first kernel principal component"
+    source = "Karmani et al., KPCA-CAM, arXiv 2410.00267; pytorch_grad_cam"
+
+
+class Fem(FeatureMethod):
+    """Channels weighted by how often they exceed their mean by two standard deviations."""
+
+    cam = "FEM"
+    source = "Fuad et al., Features Understanding in 3D CNNs, IPTA 2020; pytorch_grad_cam"
+
+
+GRADCAM_METHODS: tuple[type[GradcamMethod], ...] = (
+    Gradcam,
+    GradcamPlusPlus,
+    GradcamElementwise,
+    Xgradcam,
+    Hirescam,
+    Layercam,
+    Eigengradcam,
+    SegEigencam,
+    Eigencam,
+    KpcaCam,
+    Fem,
+)
+REFUSED = {
+    "FullGrad": "it adds up the biases of convolutions and batch norms, which a ViT has none of but in its stem",
+    "AblationCAM": "it replaces a layer inside the model for its run and ablates a channel by -1e7, which saturates "
+    "every softmax behind it",
+    "ShapleyCAM": "it differentiates twice, which fused attention kernels cannot be",
+    "ScoreCAM": "it runs the model once a channel and image (hundreds of passes); captum_occlusion asks the same of "
+    "every patch",
+    "RandomCAM": "it is noise that differs from call to call; vit_interactions.RandomMap is the seeded control",
+    "FinerCAM": "it is a target, not a map: give `gradcam` a function as `target` that subtracts the similar classes",
+}
+
+
+def gradcam_method(name: str) -> type[GradcamMethod]:
+    """Find the explainer by the name of the class in pytorch_grad_cam, in any common spelling.
+
+    Args:
+        name: "gradcam", "GradCAM++", "layercam", "EigenCAM", ...
+
+    Raises:
+        ValueError: an unknown name, or one that is refused, with the reason.
+
+    Example:
+        >>> gradcam_method("gradcam++").cam
+        'GradCAMPlusPlus'
+    """
+    wanted = _plain(name)
+    for method in GRADCAM_METHODS:
+        if _plain(method.cam) == wanted:
+            return method
+    for refused, reason in REFUSED.items():
+        if _plain(refused) == wanted:
+            raise ValueError(f"{refused} is not offered for ViTs: {reason}.")
+    known = ", ".join(method.cam for method in GRADCAM_METHODS)
+    raise ValueError(f"`name` must be one of {known}, but got {name!r}.")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("+", "plus").replace("_", "").replace("-", "")

@@ -1,0 +1,137 @@
+"""Loading models of transformers by name or folder, with the preprocessing that their image processor states."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention import UnsupportedModelError
+
+INSTALL = 'pip install "vit_interactions[huggingface]"'
+INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # Pillow's numbers
+
+
+def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
+    """Load a ViT, with its head where it was saved as a classifier, and its preprocessing in timm's words.
+
+    Only safetensors are read, and no code that comes with a model is run. Of a model of images and texts, the vision
+    tower is taken.
+
+    Args:
+        name: a folder written by `save_pretrained`, or a name on the Hugging Face hub.
+        weights: not taken; the folder holds the weights.
+
+    Returns:
+        The model in float32; its `pretrained_cfg` states the preprocessing.
+
+    Raises:
+        ImportError: transformers is not installed.
+        UnsupportedModelError: a model whose patches are not known here.
+        ValueError: weights beside the folder's, weights that miss a part of the model, or preprocessing that crops
+            in a way of its own.
+        OSError: no such model, or none with safetensors.
+    """
+    if weights is not None:
+        raise ValueError(f"`checkpoint` cannot be given for hf:{name}, which holds its weights itself.")
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"models of transformers need the package transformers >= 5: {INSTALL}") from error
+    from vit_interactions_adapters.huggingface import PREFIX
+
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    classifies = any(
+        architecture.split("For")[-1].startswith("ImageClassification")
+        for architecture in config.architectures or ()
+    )
+    kind = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
+    tower = getattr(config, "vision_config", config)
+    if tower.model_type not in PREFIX:
+        raise UnsupportedModelError(
+            f"hf:{name} is a model of the type {tower.model_type!r}, whose patches are not known here. Give one of "
+            f"{', '.join(PREFIX)}."
+        )
+    with _quiet(transformers.utils.logging):
+        model, report = kind.from_pretrained(
+            name,
+            config=config if classifies else tower,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    # Models trained without transformers' pooler are saved without; nothing but `pooler_output` comes from it.
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"hf:{name} has no weights for {', '.join(missing[:3])} ({len(missing)} in all).")
+    model.pretrained_cfg = preprocessing(name, tower)
+    loaded: nn.Module = model
+    return loaded
+
+
+def preprocessing(name: str, config: Any) -> dict[str, Any]:
+    """Say in timm's words (`input_size`, `crop_pct`, ...) what the image processor of a model does.
+
+    Args:
+        name: folder or name of the model.
+        config: the configuration of its vision tower, whose `image_size` is taken where no processor was saved; with
+            mean and standard deviation 0.5.
+
+    Raises:
+        ValueError: steps that timm has no words for.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except OSError:
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        half = (0.5,) * config.num_channels
+        return {
+            "input_size": (config.num_channels, height, width),
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": half,
+            "std": half,
+        }
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    # The pixels come as value / 255, whatever the processor multiplies them by.
+    unit = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    return {
+        **_geometry(name, processor),
+        "interpolation": INTERPOLATIONS[int(processor.resample)],
+        "mean": tuple(value / unit for value in mean),
+        "std": tuple(value / unit for value in std),
+    }
+
+
+def _geometry(name: str, processor: Any) -> dict[str, Any]:
+    """Read the resize and the crop."""
+    resized, crop = processor.size, processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    height, width = (crop.height, crop.width) if crop else (resized.height, resized.width)
+    if processor.do_resize and height and width:
+        input_size = {"input_size": (len(processor.image_mean), height, width)}
+        if crop is None or (resized.height, resized.width) == (height, width):
+            return {**input_size, "crop_pct": 1.0, "crop_mode": "squash"}
+        if resized.shortest_edge and not resized.longest_edge and height == width:
+            # timm rounds the size before the crop down.
+            return {**input_size, "crop_pct": height / (resized.shortest_edge + 0.5), "crop_mode": "center"}
+    raise ValueError(
+        f"hf:{name} resizes images to {dict(resized)} and crops to {dict(crop) if crop else None}, which timm's "
+        "transforms cannot follow. Load the model yourself and give `figures.prepare` its `transform`."
+    )
+
+
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep the report of the unused text tower to itself."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,134 @@
+"""The patch tokens of any layer as the grid of channels that CAM methods expect, and a layer that is alive.
+
+A CAM needs features (batch, channels, rows, cols) and the gradient of a score there. Behind the last attention of a
+ViT that answers from its class token no patch token can change the answer any more: gradients there are exactly 0.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions import TokenLayout, UnsupportedModelError
+from vit_interactions.attention.observe import observe
+
+
+def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
+    """Make the `reshape_transform` that pytorch_grad_cam's classes ask for.
+
+    Args:
+        layout: what `vit_interactions.token_layout` says of the model for the size of the images.
+
+    Returns:
+        A function from (batch, tokens, channels), or the patches only, to (batch, channels, rows, cols).
+
+    Example:
+        >>> layout = TokenLayout(prefix=1, rows=2, cols=3, readout="token", extent=(32, 48))
+        >>> reshape_transform(layout)(torch.zeros(5, 7, 192)).shape
+        torch.Size([5, 192, 2, 3])
+    """
+
+    def as_grid(tokens: Tensor) -> Tensor:
+        if tokens.ndim != 3 or tokens.shape[1] not in (layout.tokens, layout.patches):
+            raise ValueError(
+                f"tokens must have shape (batch, {layout.tokens} tokens or {layout.patches} patches, channels) for "
+                f"{layout.rows} x {layout.cols} patches, but got {tuple(tokens.shape)}."
+            )
+        patches = tokens[:, -layout.patches :].transpose(1, 2)
+        return patches.reshape(*patches.shape[:2], layout.rows, layout.cols)
+
+    return as_grid
+
+
+def layout_and_last_attention(
+    model: nn.Module, inputs: Tensor, additional_forward_args: Any
+) -> tuple[TokenLayout, str]:
+    """Run the model once and return its token layout and the name of its last self-attention.
+
+    Raises:
+        UnsupportedModelError: a model whose attention is not from every patch to every patch.
+    """
+    names: list[str] = []
+    _, layout, _ = observe(model, inputs, additional_forward_args, lambda call, _: names.append(call.name))
+    return layout, names[-1]
+
+
+@contextlib.contextmanager
+def grid_at(model: nn.Module, layout: TokenLayout, layer: str | None, attention: str) -> Iterator[nn.Identity]:
+    """Lead the patch tokens of one layer through a module whose output is (batch, channels, rows, cols).
+
+    The model computes what it computes without; hooks are gone after the block.
+
+    Args:
+        model: an unwrapped model.
+        layout: of the images that the model will be given.
+        layer: name of the module whose output is meant; None: the tokens that enter the last attention, in timm
+            the output of the last block's first norm.
+        attention: name of the last attention.
+
+    Yields:
+        The module to hook.
+
+    Raises:
+        ValueError: no such layer, or one whose output is not the tokens.
+    """
+    grid = nn.Identity()
+    name = attention if layer is None else layer
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise ValueError(
+            f"`layer` must name a module of {type(model).__name__}, such as {attention!r}, but got {layer!r}."
+        ) from None
+    as_grid = reshape_transform(layout)
+
+    def lead_through(tokens: Any) -> Tensor:
+        if not _is_tokens(tokens, layout):
+            came = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise UnsupportedModelError(
+                f"`{name}` gives {came}, not the {layout.tokens} tokens (batch, tokens, channels). Name another "
+                f"`layer`, such as {attention!r}, or leave it out."
+            )
+        patches = grid(as_grid(tokens)).flatten(2).transpose(1, 2)
+        return torch.cat((tokens[:, : -layout.patches], patches), 1)
+
+    def on_entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if args:
+            return (lead_through(args[0]), *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: lead_through(kwargs[first])}
+
+    def on_exit(_: nn.Module, args: Any, output: Any) -> Any:
+        return (lead_through(output[0]), *output[1:]) if isinstance(output, tuple) else lead_through(output)
+
+    if layer is None:
+        handle = module.register_forward_pre_hook(on_entry, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(on_exit)
+    try:
+        yield grid
+    finally:
+        handle.remove()
+
+
+def _is_tokens(value: Any, layout: TokenLayout) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] in (layout.tokens, layout.patches)
+
+
+def check_alive(values: Tensor, layer: str | None, attention: str) -> None:
+    """Raise unless every image has a value other than 0: the gradient at the patches, or the map that follows.
+
+    Raises:
+        ValueError: a dead layer.
+    """
+    dead = values.flatten(1).eq(0).all(1)
+    if dead.any():
+        place = f"the output of `{layer}`" if layer else f"the tokens that enter `{attention}`"
+        raise ValueError(
+            f"the score's gradient at {place} is exactly 0 at every patch of image {int(dead.long().argmax())}: the "
+            "answer is not read from the patches behind the last attention of a model with a class token, or the "
+            f"score does not depend on the image, or half precision lost it. Leave `layer` out for the tokens that "
+            f"enter `{attention}`, or name an earlier layer."
+        )

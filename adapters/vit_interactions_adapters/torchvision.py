@@ -1,0 +1,90 @@
+"""torchvision's Vision Transformers: where their patches are, and loading them by name."""
+
+import math
+from typing import Any
+
+import torchvision.models
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from vit_interactions.attention import TokenLayout, UnsupportedModelError
+
+
+def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
+    """Read the layout of torchvision's `VisionTransformer`: class token, patches, an image of one size.
+
+    Args:
+        model: the ViT, or a module with it inside.
+        image_size: (height, width) of the input in pixels.
+
+    Raises:
+        UnsupportedModelError: no ViT of torchvision, or several.
+        ValueError: an image of another size than the model was built for.
+
+    Example:
+        >>> token_layout(VisionTransformer(64, 16, 1, 2, 32, 64), (64, 64)).grid
+        (4, 4)
+    """
+    found = [module for module in model.modules() if isinstance(module, VisionTransformer)]
+    if len(found) != 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} contains {len(found)} torchvision.models.VisionTransformer, where one was "
+            "expected. Give a `vit_*` of torchvision, or another Vision Transformer."
+        )
+    side, patch = found[0].image_size, found[0].patch_size
+    if image_size != (side, side):
+        raise ValueError(
+            f"VisionTransformer takes images of {side} x {side} pixels, but got {image_size[0]} x "
+            f"{image_size[1]}. Resize the image, or build the model with another `image_size` "
+            "(torchvision.models.vision_transformer.interpolate_embeddings adapts the weights)."
+        )
+    return TokenLayout(prefix=1, rows=side // patch, cols=side // patch, readout="token", extent=image_size)
+
+
+def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
+    """Create a ViT of torchvision by name, with its preprocessing in timm's words (`pretrained_cfg`).
+
+    Args:
+        name: one of `torchvision.models.list_models("vit_*")`.
+        weights: a state dict that the caller loads, from which the number of classes and the image's size are
+            read; None loads the weights that torchvision has for the name.
+
+    Raises:
+        ValueError: a name that is not one of these.
+        OSError: the weights could not be had.
+
+    Example:
+        >>> load("vit_b_61")
+        Traceback (most recent call last):
+        ValueError: `model` must be one of vit_b_16, vit_b_32, vit_h_14, vit_l_16, vit_l_32, but got 'vit_b_61'.
+    """
+    names = torchvision.models.list_models(include="vit_*")
+    if name not in names:
+        raise ValueError(f"`model` must be one of {', '.join(names)}, but got {name!r}.")
+    offered = torchvision.models.get_model_weights(name)
+    known = getattr(offered, "DEFAULT", None)
+    model: Any = torchvision.models.get_model(
+        name, weights=known if weights is None else None, **_options(weights or {})
+    )
+    transform = known.transforms() if known else None
+    model.pretrained_cfg = {
+        "input_size": (3, model.image_size, model.image_size),
+        # timm rounds the size before the crop down.
+        "crop_pct": transform.crop_size[0] / (transform.resize_size[0] + 0.5) if transform else 1.0,
+        "interpolation": transform.interpolation.value if transform else "bilinear",
+        "mean": tuple(transform.mean) if transform else IMAGENET_DEFAULT_MEAN,
+        "std": tuple(transform.std) if transform else IMAGENET_DEFAULT_STD,
+    }
+    created: nn.Module = model
+    return created
+
+
+def _options(weights: dict[str, Tensor]) -> dict[str, int]:
+    """Read from a state dict what the model is to be built with; nothing where it is not one."""
+    head, positions = weights.get("heads.head.weight"), weights.get("encoder.pos_embedding")
+    projection = weights.get("conv_proj.weight")
+    options = {} if head is None else {"num_classes": head.shape[0]}
+    if positions is not None and projection is not None:
+        options["image_size"] = math.isqrt(positions.shape[1] - 1) * projection.shape[-1]
+    return options

@@ -1,0 +1,97 @@
+"""What methods share that follow the gradient at the last attention along a path from the zero image to the image.
+
+The image itself is the last point of the path and the base's pass; each other point takes a forward pass and a
+backward pass that ends at the last layer's attention. Only the rows of the tokens that are read are kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.observe import as_arguments, evaluating
+from vit_interactions.attention.record import AttentionCall, record_attention
+from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.targets import select_target
+from vit_interactions.functional.attention import attention_gradient
+from vit_interactions.functional.integrated_gradient import path_fractions, positive_gradient
+
+
+def same_class(output: Any, target: Any) -> Any:
+    """Name the class that `target="pred"` means for the image, so that other inputs are scored for that class too."""
+    if isinstance(target, str) and target == "pred":
+        return getattr(output, "logits", output).argmax(1)
+    return target
+
+
+def read_tokens(readout: Tensor) -> Tensor:
+    """Give the indices of the tokens that take part in a readout (batch, tokens)."""
+    return readout.gt(0).any(0).nonzero().squeeze(1)
+
+
+class PathExplainer(GradientExplainer):
+    """A method that weighs tokens by the integrated gradient at the last layer's attention."""
+
+    forwards = 20
+    backwards = 20
+
+    def __init__(self, model: nn.Module, steps: int = 20) -> None:
+        """Take the model and the number of points of the path.
+
+        Args:
+            model: any ViT.
+            steps: points of the path, both ends included; 1 is the image itself.
+
+        Raises:
+            ValueError: `steps` < 1.
+        """
+        super().__init__(model)
+        self._fractions = path_fractions(steps)
+        self.steps = steps
+
+    def _path_gradient(
+        self, trace: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any, rows: Tensor
+    ) -> Tensor:
+        """Compute mean_h max(mean over the path of dS/dA_L, 0) of some rows, (batch, rows, tokens).
+
+        Raises:
+            ValueError: a gradient on the path is not finite.
+        """
+        target = same_class(trace.output, target)
+        # The path ends at the image, of which the gradient is already there.
+        total = _gradient_rows(trace.record.calls[-1], trace.gradients[-1], rows)
+        for fraction in self._fractions[:-1]:
+            call, gradient = self._last_gradient(inputs, fraction, target, additional_forward_args)
+            total += _gradient_rows(call, gradient, rows)
+        if not total.isfinite().all():
+            raise ValueError(
+                "the gradient at the last attention is not finite on the path from the zero image to `inputs`; "
+                "half precision may have overflowed: use the model in float32 or bfloat16."
+            )
+        return positive_gradient(total / self.steps)
+
+    def _last_gradient(
+        self, inputs: Tensor, fraction: float, target: Any, additional_forward_args: Any
+    ) -> tuple[AttentionCall, Tensor]:
+        """Run the model at one point of the path, and back to its last layer's attention output."""
+        last: list[AttentionCall] = []
+
+        def keep(call: AttentionCall) -> None:
+            last[:] = [call]
+
+        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
+        with torch.inference_mode(False), torch.enable_grad():
+            point = (inputs.detach().clone() * fraction).requires_grad_()
+            with evaluating(self.model), record_attention(self.model, keep):
+                output = self.model(point, *as_arguments(additional_forward_args))
+            score = select_target(output, target).sum()
+            (gradient,) = torch.autograd.grad(score, [last[0].output], allow_unused=True, materialize_grads=True)
+        return last[0].detached(), gradient
+
+
+@torch.no_grad()
+def _gradient_rows(call: AttentionCall, output_gradient: Tensor, rows: Tensor) -> Tensor:
+    """Compute some rows of the gradient at the attention, (batch, heads, rows, tokens)."""
+    # The output is in the model's graph as the model has it, perhaps with heads folded into the batch.
+    split = output_gradient.reshape(*call.query.shape[:-1], -1)
+    return attention_gradient(split[:, :, rows], call.value)

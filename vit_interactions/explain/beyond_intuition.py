@@ -1,0 +1,151 @@
+"""Beyond Intuition (BI): relevance followed through attention fused by head or corrected by token.
+
+Source: Chen, Li, Yu, Dou and Qiu, "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
+Readouts other than the class token and the mean of the patches are this library's.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.module_inputs import ModuleInput, module_inputs
+from vit_interactions.attention.record import AttentionCall
+from vit_interactions.explain.attention_path import PathExplainer, read_tokens
+from vit_interactions.explain.gradients import Backtrace
+from vit_interactions.functional.beyond_intuition import fuse_by_head, fuse_by_token, relevance_rows
+from vit_interactions.functional.checks import check_choice
+
+Variant = Literal["head", "token"]
+STARTS: dict[Variant, int] = {"head": 4, "token": 6}
+PROJECTIONS = ("proj", "o_proj", "out_proj")
+
+Seen = dict[nn.Module, list[ModuleInput]]
+
+
+class BeyondIntuition(PathExplainer):
+    """Relevance through the blocks, times how much the last attention raises the score.
+
+    Blocks counted 1..L, G_l = ∂s/∂A_l, V_l with its heads concatenated, X_{l-1} the block's input:
+
+        head:  Â_l = Σ_h b_h A_{l,h},  b_h = mean_ij |(A_{l,h}ᵀ G_{l,h})_ij| / Σ_h' (the same of h')
+        token: Â_l = mean_h(A_{l,h}) diag(‖V_l W_oᵀ‖ / ‖X_{l-1}‖), norms of rows
+        R = (I + Â_L) ··· (I + Â_start)
+        W = mean_h max(1/m Σ_k ∂s/∂A_L(k/(m-1) x), 0),  map = pᵀ (W * R)
+
+    p is the readout: the class token, or the mean of the patches. That the prefix tokens' rows take part where the
+    model reads them otherwise (distillation token, pooling head) is an extension of this library. The identity stays
+    in R, as published: W weighs it, so it adds no constant. Every value is ≥ 0 and proportional to the score.
+
+    Cost: `steps` forward passes, a full backward pass, and `steps` - 1 backward passes that end at the last block.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = BeyondIntuition(timm.create_model("test_vit"), variant="token", steps=2)
+        >>> explainer.patch_map(torch.ones(1, 3, 160, 160), target=7).shape
+        torch.Size([1, 10, 10])
+    """
+
+    quantity = "relevance × integrated gradient"
+    source = "Chen et al., Beyond Intuition: Rethinking Token Attributions inside Transformers, TMLR 2023"
+
+    def __init__(
+        self, model: nn.Module, variant: Variant = "head", steps: int = 20, start: int | None = None
+    ) -> None:
+        """Take the model and the options of the method.
+
+        Args:
+            model: any ViT. The token-wise variant needs pre-norm blocks (`norm1`) whose attention goes straight
+                into an output projection (`proj`, `o_proj` or `out_proj`), and refuses others by name.
+            variant: "head" or "token".
+            steps: points m of the path from the zero image to the image, both included; 1 takes the gradient at
+                the image itself, without integration.
+            start: the first block that takes part, counted from 1; None is the authors' choice, 4 for "head" and
+                6 for "token".
+
+        Raises:
+            ValueError: an option outside its range; when explaining, a model of fewer than `start` blocks.
+        """
+        super().__init__(model, steps)
+        check_choice("variant", variant, tuple(STARTS))
+        if start is not None and start < 1:
+            raise ValueError(f"`start` must be >= 1, but got {start}.")
+        self.variant = variant
+        self.start = STARTS[variant] if start is None else start
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        with module_inputs(self._watched()) as seen:
+            trace = self._backtrace(inputs, target, additional_forward_args)
+        blocks = len(trace.gradients)
+        if blocks < self.start:
+            raise ValueError(f"`start` must be <= {blocks}, the model's blocks, but got {self.start}.")
+        with torch.no_grad():
+            readout = trace.readout()
+            rows = read_tokens(readout)
+            relevance = relevance_rows(islice(self._fused(trace, seen), blocks - self.start + 1), rows)
+        weights = self._path_gradient(trace, inputs, target, additional_forward_args, rows)
+        shares = readout[:, rows].to(weights.dtype).unsqueeze(2)
+        return (shares * weights * relevance).sum(1)[:, trace.layout.prefix :], trace.layout
+
+    def _fused(self, trace: Backtrace, seen: Seen) -> Iterator[Tensor]:
+        """Yield Â of each block, the last first."""
+        for layer in trace.layers_from_the_top():
+            if self.variant == "head":
+                yield fuse_by_head(layer.attention(), layer.gradient())
+            else:
+                projection = self._projection(layer.call, seen)
+                state = self._block_input(layer.call, seen)
+                yield fuse_by_token(layer.attention(), layer.call.value, projection, state)
+
+    def _watched(self) -> Iterator[nn.Module]:
+        """Yield the modules whose inputs the token-wise variant needs."""
+        if self.variant == "head":
+            return
+        for module in self.model.modules():
+            if isinstance(norm := getattr(module, "norm1", None), nn.Module):
+                yield from (module, norm)
+            yield from _projections(module)
+
+    def _projection(self, call: AttentionCall, seen: Seen) -> Tensor:
+        """Return W_o of the attention that made a call."""
+        joined = call.output.reshape(*call.query.shape[:-1], -1).transpose(1, 2).flatten(2)
+        for linear in _projections(self.model.get_submodule(call.name)):
+            given = _only_tensor(seen[linear])
+            if given is not None and given.shape == joined.shape and torch.equal(given, joined):
+                return linear.weight
+        raise UnsupportedModelError(
+            f"`{call.name}` does not give its attention's output straight to a linear layer named "
+            f"{' or '.join(f'`{name}`' for name in PROJECTIONS)} (it may norm or gate it, or have no such layer), "
+            'so how far it moves a token cannot be told. Use `variant="head"`.'
+        )
+
+    def _block_input(self, call: AttentionCall, seen: Seen) -> Tensor:
+        """Return X of the block around the attention that made a call."""
+        name = call.name.rpartition(".")[0]
+        block = self.model.get_submodule(name)
+        given = _only_tensor(seen.get(block, []))
+        # A block that norms after its attention gives `norm1` something else.
+        if given is None or given is not _only_tensor(seen[block.get_submodule("norm1")]):
+            raise UnsupportedModelError(
+                f"`{name or type(self.model).__name__}`, which holds `{call.name}`, does not begin by norming its "
+                "input with `norm1`, so the input that the token-wise variant needs cannot be told. Use "
+                '`variant="head"`.'
+            )
+        return given
+
+
+def _projections(module: nn.Module) -> Iterator[nn.Linear]:
+    for name in PROJECTIONS:
+        if isinstance(linear := getattr(module, name, None), nn.Linear):
+            yield linear
+
+
+def _only_tensor(calls: list[ModuleInput]) -> Tensor | None:
+    """Return the first argument of a module that was called once."""
+    if len(calls) == 1 and calls[0].args and isinstance(calls[0].args[0], Tensor):
+        return calls[0].args[0]
+    return None

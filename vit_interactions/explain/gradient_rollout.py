@@ -1,0 +1,61 @@
+"""Attention rollout weighted by gradients, corrected: each layer's attention with its own gradient.
+
+Source: the gradient rollout of the repository vit-explain (2020), which multiplies attention with the gradients of the
+layers in reverse order, and with those of the scores before the softmax; what it describes is computed here. Readouts
+other than the class token are this library's.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.functional.chain import chain
+from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.rollout import check_alpha, discard_smallest
+
+
+class GradientRollout(GradientExplainer):
+    """The share of each input patch in the readout, over attention whose gradient is positive.
+
+    E_l = max(mean over heads of A_l * G_l, 0); then as attention rollout, M_l = rownorm(E_l + α I). Not invariant to
+    the scale of the score, because the identity beside it is fixed.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = GradientRollout(timm.create_model("test_vit"))
+        >>> explainer.patch_map(torch.zeros(1, 3, 160, 160), target="pred").shape
+        torch.Size([1, 10, 10])
+    """
+
+    quantity = "share in the readout"
+    source = "vit-explain (2020), corrected; after Abnar and Zuidema, ACL 2020"
+
+    def __init__(self, model: nn.Module, discard: float = 0.0, alpha: float = 1.0) -> None:
+        """Take the model and the options of the method.
+
+        Args:
+            model: any ViT.
+            discard: share of each layer's entries, the smallest, set to 0 before the rows are normalised.
+            alpha: weight of the residual connection, ≥ 0.
+
+        Raises:
+            ValueError: an option outside its range.
+        """
+        super().__init__(model)
+        check_fraction("discard", discard)
+        check_alpha(alpha)
+        self.discard, self.alpha = discard, alpha
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        seen = self._backtrace(inputs, target, additional_forward_args)
+        relevance = chain(seen.readout(), self._fused(seen), self.alpha, normalise=True)
+        return relevance[:, seen.layout.prefix :], seen.layout
+
+    def _fused(self, seen: Backtrace) -> Iterator[Tensor]:
+        class_token = seen.layout.readout in ("token", "distilled")
+        for layer in seen.layers_from_the_top():
+            fused = (layer.attention() * layer.gradient()).mean(1).clamp(min=0)
+            yield discard_smallest(fused, self.discard, keep_first=class_token) if self.discard else fused

@@ -1,0 +1,92 @@
+"""What the methods that use a gradient share: one forward and one backward pass, then layer by layer.
+
+The gradient at the attention of a layer comes from that at its output z and from its values, so nothing holds the
+gradients of all layers at once.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import observe_gradients
+from vit_interactions.attention.record import AttentionCall, AttentionRecord
+from vit_interactions.explain.base import Explainer, Observation
+from vit_interactions.explain.targets import select_target
+
+
+class LayerGradient(NamedTuple):
+    """One layer's attention call, outside the graph, and the gradient of the score at its output.
+
+    Attributes:
+        call: the layer's call.
+        output_gradient: (batch, heads, tokens, width), the gradient at z.
+    """
+
+    call: AttentionCall
+    output_gradient: Tensor
+
+    def attention(self) -> Tensor:
+        """Compute A (batch, heads, tokens, tokens), at least float32."""
+        return self.call.attention()
+
+    def gradient(self) -> Tensor:
+        """Compute the exact gradient at A (batch, heads, tokens, tokens), at least float32."""
+        return self.call.attention_grad(self.output_gradient)
+
+
+class Backtrace(NamedTuple):
+    """What one forward and one backward pass showed."""
+
+    output: Any
+    layout: TokenLayout
+    record: AttentionRecord
+    gradients: tuple[Tensor, ...]
+
+    def layers(self) -> Iterator[LayerGradient]:
+        """Yield the layers from the first to the last."""
+        return map(LayerGradient, self.record.calls, self.gradients)
+
+    def layers_from_the_top(self) -> Iterator[LayerGradient]:
+        """Yield the layers from the last to the first."""
+        return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
+
+    def readout(self) -> Tensor:
+        """Each output token's share in the answer, (batch, tokens), at least float32."""
+        query = self.record.calls[0].query
+        weights = Observation(query, self.layout, self.record).readout()
+        return weights.to(torch.promote_types(query.dtype, torch.float32)).expand(query.shape[0], -1)
+
+    def readout_rows(self) -> slice:
+        """The tokens that the answer is read from: the class token, class and distillation token, or patches."""
+        if self.layout.readout == "token":
+            return slice(0, 1)
+        if self.layout.readout == "distilled":
+            return slice(0, 2)
+        return slice(0 if self.layout.pool_prefix else self.layout.prefix, None)
+
+
+class GradientExplainer(Explainer):
+    """A method that follows the gradient of a score back to the attention of the layers."""
+
+    class_specific = True
+    backwards = 1
+
+    def _backtrace(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
+        """Run the model forward and backward once, from the score of the target.
+
+        Raises:
+            ValueError: no target.
+        """
+        if target is None:
+            raise ValueError(
+                f"{type(self).__name__} explains one score of the output: `target` must be a class index (or one "
+                'an example), "pred" for the class of the highest score, or a function of the output, but got None.'
+            )
+
+        def score(output: Any) -> Tensor:
+            return select_target(output, target)
+
+        return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))

@@ -1,0 +1,42 @@
+"""The control: a map that knows nothing. A method that does not beat it explains nothing."""
+
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.observe import check_inputs
+from vit_interactions.explain.base import Explainer
+
+
+class RandomMap(Explainer):
+    """Independent uniform values in [0, 1), the same for the same image and seed.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer, image = RandomMap(timm.create_model("test_vit")), torch.zeros(1, 3, 160, 160)
+        >>> torch.equal(explainer.patch_map(image), explainer.patch_map(image))
+        True
+    """
+
+    forwards = 0
+    quantity = "random number"
+    source = "control, after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        """Take the model, for its grid, and a seed."""
+        super().__init__(model)
+        self.seed = seed
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        check_inputs(self.model, inputs)
+        layout = token_layout(self.model, (inputs.shape[-2], inputs.shape[-1]))
+        return torch.stack([self._draw(image, layout.patches) for image in inputs]).to(inputs.device), layout
+
+    def _draw(self, image: Tensor, patches: int) -> Tensor:
+        # Seeded by the image, so that a batch gives what its images give one by one.
+        content = image.detach().to("cpu", torch.float64).numpy().tobytes()
+        generator = torch.Generator().manual_seed(zlib.crc32(content) + self.seed)
+        return torch.rand(patches, generator=generator)

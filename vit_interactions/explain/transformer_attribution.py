@@ -1,0 +1,213 @@
+"""Transformer attribution: relevance times gradient at every attention matrix, gathered through the layers.
+
+Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021. This library's
+additions: relevance sums are kept for each image by itself; LayerScale and query-key normalisation pass relevance
+unchanged; readouts other than the class token; masks and position biases, which get no relevance.
+"""
+
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import observe_gradients
+from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.rules import Rules, depends, ruled, scaled_gradient
+from vit_interactions.explain.targets import select_target
+from vit_interactions.functional.attention import attention_probabilities
+from vit_interactions.functional.chain import chain
+from vit_interactions.functional.relevance import (
+    attention_relevance,
+    linear_relevance,
+    mean_relevance,
+    product_relevance,
+    sum_relevance,
+)
+
+
+class TransformerAttribution(GradientExplainer):
+    """Relevance gathered through the layers by E_l = mean over heads of max(G_l * R_l, 0).
+
+    G_l is the gradient at the attention of layer l, R_l its relevance by layer-wise propagation from the target. The
+    map is the readout's row of (I + E_L) ··· (I + E_start) - I. The relevance is followed through the unchanged
+    model; one that does something else than a plain ViT is refused.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = TransformerAttribution(timm.create_model("test_vit"))
+        >>> (explainer.patch_map(torch.rand(1, 3, 160, 160), target=3) >= 0).all()
+        tensor(True)
+    """
+
+    forwards = 2
+    backwards = 2
+    quantity = "relevance"
+    source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
+
+    def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
+        """Take the model and the first layer to take part.
+
+        Args:
+            model: a ViT of linear layers, layer norms, activations, residual sums and attention.
+            start_layer: 0 for pictures; the paper's segmentation starts at 1.
+
+        Raises:
+            ValueError: `start_layer` < 0; later, as many as the model has layers, or more.
+        """
+        super().__init__(model)
+        if start_layer < 0:
+            raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
+        self.start_layer = start_layer
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        seen = self._backtrace(inputs, target, additional_forward_args)
+        count = len(seen.gradients)
+        if self.start_layer >= count:
+            raise ValueError(f"`start_layer` must be < {count}, the model's layers, but got {self.start_layer}.")
+        relevances = self._relevance(inputs, target, additional_forward_args).gradients
+
+        def fused(layer: int) -> Tensor:
+            call = seen.record.calls[layer]
+            relevance = relevances[layer].reshape(*call.query.shape[:-1], -1)
+            of_attention, _ = product_relevance(relevance, call.attention(), call.value)
+            return (call.attention_grad(seen.gradients[layer]) * of_attention).clamp(min=0).mean(1)
+
+        readout = seen.readout()
+        layers = islice(reversed(range(count)), count - self.start_layer)
+        relevance = chain(readout, map(fused, layers), normalise=False) - readout
+        if not relevance.isfinite().all():
+            raise ValueError(
+                "the relevance of the patches is not finite: it overflowed on its way through the layers. Use a "
+                "float32 or float64 model."
+            )
+        return relevance[:, seen.layout.prefix :], seen.layout
+
+    def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
+        """Run the model forward and backward under the rules: the "gradients" at z are its relevances."""
+        rules = RelevanceRules(self.model)
+
+        def score(output: Any) -> Tensor:
+            rules.following = False
+            scores = select_target(output, target)
+            rules.check_graph(scores)
+            return scores
+
+        # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
+        with rules:
+            return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))
+
+
+class RelevanceRules(Rules):
+    """The rules of transformer attribution, from the first attention on; what comes before it hands nothing on.
+
+    Attributes:
+        following: whether the rules are in force. The first attention switches them on.
+    """
+
+    method = "TransformerAttribution"
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wait for the first attention."""
+        super().__init__(model)
+        self.following = False
+
+    def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute an operation, with its rule where relevance comes by."""
+        self.following |= name == "scaled_dot_product_attention"
+        return super().compute(name, func, args, kwargs) if self.following else func(*args, **kwargs)
+
+    def activation(self, value: Any, x: Tensor) -> Tensor:
+        """Pass relevance unchanged."""
+        result: Tensor = ruled(value, _unchanged, x)
+        return result
+
+    def on_scaled_dot_product_attention(
+        self,
+        func: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        """Share relevance among queries, keys and values."""
+        if depends(attn_mask):
+            self.refuse("computes a mask of its attention from the image")
+        if enable_gqa:
+            key, value = (
+                shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
+            )
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
+            return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+
+        def rule(relevance: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+            attention = attention_probabilities(query, key, attn_mask, is_causal=is_causal, scale=scale)
+            return attention_relevance(relevance, query, key, value, attention)
+
+        return ruled(attend, rule, query, key, value)
+
+    def on_linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+        """Share relevance among the inputs that raised the output."""
+        if depends(weight) or depends(bias):
+            self.refuse("computes weights from the image")
+
+        def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
+            return (linear_relevance(relevance, x, weight),)
+
+        return ruled(lambda x: func(x, weight, bias), rule, input)
+
+    def on_layer_norm(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Pass relevance unchanged."""
+        return ruled(lambda x: func(x, *args, **kwargs), _unchanged, input)
+
+    on_rms_norm = on_layer_norm
+
+    def on_add(self, func: Any, a: Any, b: Any, *, alpha: float = 1) -> Any:
+        """Split relevance between two branches; a constant gets none, two heads half each."""
+        if not (depends(a) and depends(b)) and alpha == 1:
+            return func(a, b)
+        if alpha != 1 or a.shape != b.shape:
+            self.refuse(f"adds {alpha} times a tensor of shape {tuple(b.shape)} to one of {tuple(a.shape)}")
+        if a.ndim == 2 and getattr(self.caller()[1], "head_dist", None) is not None:
+            return func(scaled_gradient(a, 0.5), scaled_gradient(b, 0.5))
+        return ruled(func, sum_relevance, a, b)
+
+    def on_mul(self, func: Any, a: Any, b: Any) -> Any:
+        """Pass relevance unchanged through a factor for each channel: LayerScale."""
+        x, factor = (a, b) if depends(a) else (b, a)
+        if depends(factor):
+            self.refuse("multiplies two tensors that it computed from the image (a gate)")
+        if isinstance(factor, Tensor) and factor.ndim and factor.numel() != factor.shape[-1]:
+            self.refuse(
+                f"multiplies by other factors for each token, of shape {tuple(factor.shape)} (a rotary embedding?)"
+            )
+        return ruled(lambda x: func(x, factor), _unchanged, x)
+
+    def on_div(self, func: Any, a: Any, b: Any) -> Any:
+        """Pass relevance unchanged through a division by a number."""
+        if isinstance(b, Tensor) and (depends(b) or b.numel() != 1):
+            self.refuse("divides by a tensor")
+        return ruled(lambda x: func(x, b), _unchanged, a)
+
+    def on_mean(self, func: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        """Share relevance among the tokens that are averaged."""
+        dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
+        if not dims or any(axis % x.ndim == 0 for axis in dims):
+            self.refuse("averages or sums over the batch")
+
+        def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
+            total = x.sum(dims, keepdim=True)
+            return (mean_relevance(relevance.reshape(total.shape), x, total),)
+
+        return ruled(lambda x: func(x, dims, keepdim=keepdim, **kwargs), rule, x)
+
+    on_sum = on_mean
+
+
+def _unchanged(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
+    return (relevance,)

@@ -1,0 +1,71 @@
+"""Transition attention maps (TAM): attention as a Markov chain, weighed by an integrated gradient.
+
+Source: Yuan, Li, Xiong, Cao and Dou, "Explaining Information Flow Inside Vision Transformers Using Markov Chain",
+XAI4Debugging at NeurIPS 2021. Readouts other than the class token are this library's.
+"""
+
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.explain.attention_path import PathExplainer, read_tokens
+from vit_interactions.functional.attention import without_autocast
+from vit_interactions.functional.transition_attention import transition_state
+
+
+class TransitionAttention(PathExplainer):
+    """Where a chain of attention from the readout arrives, times how much the last attention there raises the score.
+
+    With Ā_l the mean of a block's heads, blocks counted 0..L-1, and p the readout (the class token):
+
+        map = pᵀ Ā_{L-1} (Ā_{L-2} + I) ··· (Ā_start + I)  ·  pᵀ mean_h max(1/m Σ_k ∂s/∂A_{L-1}(k/(m-1) x), 0)
+
+    For readouts other than the class token both factors are averaged over the tokens that are read, an extension of
+    this library. Every value is ≥ 0 and proportional to the score.
+
+    Cost: `steps` forward passes, a full backward pass, and `steps` - 1 backward passes that end at the last block.
+
+    Example:
+        >>> import timm, torch
+        >>> explainer = TransitionAttention(timm.create_model("test_vit"), steps=2)
+        >>> explainer.patch_map(torch.ones(1, 3, 160, 160), target=7).shape
+        torch.Size([1, 10, 10])
+    """
+
+    quantity = "transition × integrated gradient"
+    source = "Yuan et al., Explaining Information Flow Inside Vision Transformers, XAI4Debugging 2021"
+
+    def __init__(self, model: nn.Module, steps: int = 20, start: int = 4) -> None:
+        """Take the model and the options of the method.
+
+        Args:
+            model: any ViT.
+            steps: points m of the path from the zero image to the image, both included; 1 takes the gradient at
+                the image itself, without integration.
+            start: the first block of the chain, counted from 0; 4 is the authors' method, 0 their evaluation.
+
+        Raises:
+            ValueError: an option outside its range; when explaining, a model of no more than `start` blocks.
+        """
+        super().__init__(model, steps)
+        if start < 0:
+            raise ValueError(f"`start` must be >= 0, but got {start}.")
+        self.start = start
+
+    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        trace = self._backtrace(inputs, target, additional_forward_args)
+        blocks = len(trace.gradients)
+        if blocks <= self.start:
+            raise ValueError(f"`start` must be < {blocks}, the model's blocks, but got {self.start}.")
+        with torch.no_grad():
+            readout = trace.readout()
+            used = islice(trace.layers_from_the_top(), blocks - self.start)
+            state = transition_state((layer.attention().mean(1) for layer in used), readout)
+            rows = read_tokens(readout)
+        weights = self._path_gradient(trace, inputs, target, additional_forward_args, rows)
+        with torch.no_grad(), without_autocast(weights):
+            shares = readout[:, rows].to(weights.dtype).unsqueeze(1)
+            return (state * (shares @ weights).squeeze(1))[:, trace.layout.prefix :], trace.layout

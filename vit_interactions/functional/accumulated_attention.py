@@ -1,0 +1,112 @@
+"""Dynamic Accumulated Attention Map (DAAM): the class token's evidence, block by block.
+
+Source: Liao, Gao and Zhang, "Dynamic Accumulated Attention Map for Interpreting Evolution of Decision-Making in Vision
+Transformer", Pattern Recognition 165 (2025), arXiv 2503.14640. Not the "DAAM" of text-to-image diffusion.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.attention import at_least_float32, without_autocast
+from vit_interactions.functional.checks import check_choice
+
+Display = Literal["sigmoid", "global"]
+
+
+def block_evidence(
+    attention_rows: Tensor, output_gradient_rows: Tensor, value: Tensor, *, rectify: bool = True
+) -> Tensor:
+    """Compute u[j] = Σ_rows Σ_heads A[row, j] · ⟨c[row], V[j]⟩, what each token brings to a score through one block.
+
+    A[row, j] V[j] is what token j puts into the output of the row; c is the gradient of the score there, rectified for
+    supervised models. Without rectification the sum of u over tokens is ⟨c, z⟩.
+
+    Args:
+        attention_rows: (batch, heads, rows, tokens), the rows of the readout.
+        output_gradient_rows: (batch, heads, rows, width), the gradient of the score at these rows of z.
+        value: (batch, heads, tokens, width).
+        rectify: take max(c, 0), as in the supervised mode.
+
+    Returns:
+        (batch, tokens), signed.
+
+    Example:
+        >>> attention = torch.tensor([[[[0.5, 0.3, 0.2]], [[0.1, 0.6, 0.3]]]])
+        >>> value = torch.tensor([[[[1.0], [2.0], [-1.0]], [[0.0], [1.0], [3.0]]]])
+        >>> gradient = torch.tensor([[[[2.0]], [[-1.0]]]])
+        >>> block_evidence(attention, gradient, value), block_evidence(attention, gradient, value, rectify=False)
+        (tensor([[ 1.0000,  1.2000, -0.4000]]), tensor([[ 1.0000,  0.6000, -1.3000]]))
+    """
+    coefficients = at_least_float32(output_gradient_rows)
+    coefficients = coefficients.clamp(min=0) if rectify else coefficients
+    with without_autocast(value):
+        weights = coefficients @ at_least_float32(value).transpose(-2, -1)
+    return (attention_rows * weights).sum((1, 2))
+
+
+def accumulate(block_maps: Tensor, *, norm_blocks: bool = False) -> Tensor:
+    """Accumulate the positive part of the block maps: D_b = Σ_{i ≤ b} max(M_i, 0).
+
+    Args:
+        block_maps: (batch, layers, patches).
+        norm_blocks: scale each block's map to [0, 1] first, its smallest value to 0; a constant map to 0.
+
+    Returns:
+        (batch, layers, patches), never falling along the layers. The last one is the explanation.
+
+    Example:
+        >>> accumulate(torch.tensor([[[1.0, -1.0], [2.0, 3.0]]]))
+        tensor([[[1., 0.],
+                 [3., 3.]]])
+    """
+    positive = block_maps.clamp(min=0)
+    return (min_max(positive) if norm_blocks else positive).cumsum(1)
+
+
+def min_max(values: Tensor) -> Tensor:
+    """Scale the last axis to [0, 1]; a constant to 0.
+
+    Example:
+        >>> min_max(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]))
+        tensor([[0.0000, 1.0000, 0.5000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    lowest = values.amin(-1, keepdim=True)
+    span = values.amax(-1, keepdim=True) - lowest
+    return torch.where(span > 0, (values - lowest) / span, torch.zeros_like(values))
+
+
+def display_frames(accumulated: Tensor, mode: Display = "sigmoid") -> Tensor:
+    """Map accumulated frames to [0, 1] for showing them.
+
+    "sigmoid", the published code's: t = sigmoid(5 D_b / max D_L) − 1/2, then each frame scaled to [0, 1]; every frame
+    spans the whole range. "global": measured from the lowest value of the last frame, and
+    as bright as the frame's span is beside the last one's, so that early frames are dimmer.
+
+    Args:
+        accumulated: (batch, layers, patches), from `accumulate`.
+        mode: "sigmoid" or "global".
+
+    Returns:
+        (batch, layers, patches) in [0, 1]; a constant frame is 0.
+
+    Raises:
+        ValueError: an unknown `mode`.
+
+    Example:
+        >>> display_frames(torch.tensor([[[0.0, 0.5, 1.0]]])).mul(255).int()
+        tensor([[[  0, 219, 255]]], dtype=torch.int32)
+    """
+    check_choice("mode", mode, ("sigmoid", "global"))
+    last = accumulated[:, -1:]
+    if mode == "sigmoid":
+        highest = last.amax(-1, keepdim=True)
+        relative = torch.where(highest > 0, accumulated / highest, torch.zeros_like(accumulated))
+        return min_max((5 * relative).sigmoid() - 0.5)
+    lowest, highest = last.amin(-1, keepdim=True), last.amax(-1, keepdim=True)
+    low, high = accumulated.amin(-1, keepdim=True), accumulated.amax(-1, keepdim=True)
+    shape = ((accumulated - lowest) / (high - lowest)).clamp(min=0)
+    brightness = (high - low) / (highest - lowest)
+    return torch.where((high > lowest) & (highest > lowest), shape * brightness, torch.zeros_like(accumulated))

@@ -1,0 +1,104 @@
+"""Beyond Intuition: attention fused head by head or corrected token by token, then followed through the layers.
+
+Source: Chen, Li, Yu, Dou and Qiu, "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.attention import at_least_float32, without_autocast
+
+
+def head_importance(attention: Tensor, gradient: Tensor) -> Tensor:
+    """Weigh each head by b_h = mean_ij |(A_hᵀ G_h)_ij|, summing to 1 over heads.
+
+    Args:
+        attention: A (batch, heads, tokens, tokens).
+        gradient: G, the gradient of the score at A; the same shape.
+
+    Returns:
+        (batch, heads) ≥ 0; 1 / heads each where the gradient is zero.
+
+    Example:
+        >>> attention = torch.eye(2).expand(1, 2, 2, 2)
+        >>> head_importance(attention, torch.tensor([[[[1.0, -1.0], [0.0, 0.0]], [[3.0, 3.0], [0.0, 0.0]]]]))
+        tensor([[0.2500, 0.7500]])
+    """
+    with without_autocast(attention):
+        scores = (attention.transpose(-2, -1) @ gradient).abs().mean((-2, -1))
+    total = scores.sum(-1, keepdim=True)
+    return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
+
+
+def fuse_by_head(attention: Tensor, gradient: Tensor) -> Tensor:
+    """Fuse heads by importance: Â = Σ_h b_h A_h, (batch, tokens, tokens).
+
+    Args:
+        attention: A (batch, heads, tokens, tokens).
+        gradient: the gradient of the score at A; the same shape.
+
+    Example:
+        >>> attention = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]).expand(1, 2, 2, 2)
+        >>> fuse_by_head(attention, torch.tensor([1.0, 3.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2))[0, 0]
+        tensor([0.2500, 0.7500])
+    """
+    return (head_importance(attention, gradient)[..., None, None] * attention).sum(1)
+
+
+def fuse_by_token(attention: Tensor, value: Tensor, projection: Tensor, inputs: Tensor) -> Tensor:
+    """Fuse heads by their mean, and scale each key by how much longer its projected value is than its input.
+
+    Â = mean_h(A_h) diag(‖V W_oᵀ‖ / ‖X‖), norms of rows, V with its heads concatenated; no bias, no layer scale.
+
+    Args:
+        attention: A (batch, heads, tokens, tokens).
+        value: V (batch, heads, tokens, width).
+        projection: W_o (channels, heads · width), the weight of the layer's output projection.
+        inputs: X (batch, tokens, channels), the block's input before normalisation.
+
+    Returns:
+        (batch, tokens, tokens) ≥ 0. The column of a token whose input is zero is 0.
+
+    Example:
+        >>> value, inputs = torch.tensor([[[[3.0], [1.0]]]]), torch.tensor([[[1.0], [2.0]]])
+        >>> fuse_by_token(torch.full((1, 1, 2, 2), 0.5), value, torch.tensor([[2.0]]), inputs)[0, 0]
+        tensor([3.0000, 0.5000])
+    """
+    with without_autocast(attention):
+        moved = at_least_float32(value).transpose(1, 2).flatten(2) @ at_least_float32(projection).T
+    length = torch.linalg.vector_norm(at_least_float32(inputs), dim=-1)
+    ratio = torch.linalg.vector_norm(moved, dim=-1) / length.masked_fill(length == 0, torch.inf)
+    fused: Tensor = attention.mean(1) * ratio.unsqueeze(1)
+    return fused
+
+
+def relevance_rows(fused: Iterable[Tensor], rows: Tensor) -> Tensor:
+    """Compute rows of R = (I + Â_L) ··· (I + Â_start), without the rest of R.
+
+    Args:
+        fused: Â (batch, tokens, tokens), the last layer first; at least one.
+        rows: (count,) which output tokens.
+
+    Returns:
+        (batch, count, tokens).
+
+    Raises:
+        ValueError: no layer.
+
+    Example:
+        >>> fused = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
+        >>> relevance_rows([fused, fused], torch.tensor([0]))  # (1.5, 0.5), then times I + Â once more
+        tensor([[[2.3500, 1.6500]]])
+    """
+    downwards = iter(fused)
+    last = next(downwards, None)
+    if last is None:
+        raise ValueError("`fused` must hold at least one layer, but got none.")
+    identity = torch.eye(last.shape[-1], dtype=last.dtype, device=last.device)
+    relevance = identity[rows] + last[:, rows]
+    for matrix in downwards:
+        with without_autocast(matrix):
+            relevance = relevance + relevance @ matrix
+    return relevance

@@ -1,0 +1,53 @@
+"""GMAR: attention rollout with heads weighted by their gradients.
+
+Source: Jo, Jang and Park, "GMAR: Gradient-Driven Multi-Head Attention Rollout", ICIP 2025, arXiv 2504.19414. The
+sources disagree on the residual form, the order and the normalisation; the options say who does what.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.attention import without_autocast
+
+Norm = Literal["l1", "l2"]
+
+
+def head_weights(gradient: Tensor, norm: Norm = "l2") -> Tensor:
+    """Weigh each head by the norm of its attention gradient, over all entries, summing to 1.
+
+    Args:
+        gradient: (batch, heads, queries, keys).
+        norm: "l1" or "l2".
+
+    Returns:
+        (batch, heads) ≥ 0; 1 / heads each where the gradient is zero.
+
+    Example:
+        >>> gradient = torch.tensor([[[[1.0, -1.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 0.0]]]])
+        >>> head_weights(gradient, "l1"), head_weights(gradient, "l2")
+        (tensor([[0.6667, 0.3333]]), tensor([[0.5000, 0.5000]]))
+    """
+    order = {"l1": 1, "l2": 2}[norm]
+    scores = torch.linalg.vector_norm(gradient, ord=order, dim=(-2, -1))
+    total = scores.sum(-1, keepdim=True)
+    return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
+
+
+def weighted_heads(attention: Tensor, weights: Tensor) -> Tensor:
+    """Fuse heads by their weights: Σ_h w_h A_h.
+
+    Args:
+        attention: (batch, heads, queries, keys).
+        weights: (batch, heads).
+
+    Returns:
+        (batch, queries, keys); its rows sum to 1 where the weights do.
+
+    Example:
+        >>> weighted_heads(torch.tensor([[[[0.2, 0.8]], [[0.6, 0.4]]]]), torch.tensor([[0.75, 0.25]]))
+        tensor([[[0.3000, 0.7000]]])
+    """
+    with without_autocast(attention):
+        return torch.einsum("bh,bhij->bij", weights, attention)

@@ -1,0 +1,153 @@
+"""Layer-wise relevance propagation as modified derivatives: relevance is gradient times input.
+
+A rule takes the gradient at the output of an operation and gives the one that is passed on to its input, so that
+output times gradient is what input times gradient sums to, where the operation has no bias.
+
+Source: Achtibat et al., "AttnLRP", ICML 2024, Section 3; Ali et al., "XAI for Transformers: Better Explanations
+through Conservative Propagation", ICML 2022 (normalisation); Montavon et al., "Layer-Wise Relevance Propagation: An
+Overview", 2019 (γ), with the signs of the output told apart as zennit's `Gamma` does.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit_interactions.functional.attention import at_least_float32
+
+LinearOperation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def elementwise_rule(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Pass gradient · y / x: all relevance of y = f(x) goes to x. 0 where x is 0.
+
+    Example:
+        >>> elementwise_rule(torch.ones(3), torch.tensor([-2.0, 0.0, 4.0]), torch.tensor([0.5, 0.0, 2.0]))
+        tensor([-0.2500,  0.0000,  0.5000])
+    """
+    gradient, x, y = map(at_least_float32, (gradient, x, y))
+    return gradient * torch.where(x == 0, 0.0, y / x)
+
+
+def layer_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: int, eps: float) -> Tensor:
+    """Pass the gradient of (x - mean) / std · weight with std held constant.
+
+    Args:
+        gradient: the shape of x.
+        x: (..., normalised axes).
+        weight: the normalised axes, or None.
+        axes: how many of the last axes are normalised.
+        eps: added to the variance.
+
+    Example:
+        >>> layer_norm_rule(torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 2.0]), None, axes=1, eps=0.0)
+        tensor([ 0.2500, -0.2500])
+    """
+    over = tuple(range(-axes, 0))
+    gradient, x = at_least_float32(gradient), at_least_float32(x)
+    if weight is not None:
+        gradient = gradient * weight
+    std = (x.var(over, correction=0, keepdim=True) + eps).sqrt()
+    return (gradient - gradient.mean(over, keepdim=True)) / std
+
+
+def group_norm_rule(gradient: Tensor, x: Tensor, groups: int, weight: Tensor | None, eps: float) -> Tensor:
+    """Pass the gradient of group normalisation with the standard deviations held constant.
+
+    Args:
+        gradient: the shape of x.
+        x: (batch, channels, ...).
+        groups: into how many groups the channels fall.
+        weight: (channels,) or None.
+        eps: added to the variance.
+
+    Example:
+        >>> group_norm_rule(torch.tensor([[1.0, 0.0]]), torch.tensor([[-2.0, 2.0]]), 1, None, eps=0.0)
+        tensor([[ 0.2500, -0.2500]])
+    """
+    if weight is not None:
+        gradient = gradient * weight.view(-1, *[1] * (x.ndim - 2))
+    shape = (x.shape[0], groups, -1)
+    return layer_norm_rule(gradient.reshape(shape), x.reshape(shape), None, axes=1, eps=eps).reshape(x.shape)
+
+
+def rms_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: int, eps: float | None) -> Tensor:
+    """Pass the gradient of x / rms · weight with rms held constant.
+
+    Args:
+        gradient: the shape of x.
+        x: (..., normalised axes).
+        weight: the normalised axes, or None.
+        axes: how many of the last axes are normalised.
+        eps: added to the mean square; None is the type's machine epsilon, as in torch.
+
+    Example:
+        >>> rms_norm_rule(torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 2.0]), None, axes=1, eps=0.0)
+        tensor([0.5000, 0.0000])
+    """
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    gradient, x = at_least_float32(gradient), at_least_float32(x)
+    if weight is not None:
+        gradient = gradient * weight
+    return gradient / (x.square().mean(tuple(range(-axes, 0)), keepdim=True) + eps).sqrt()
+
+
+def gamma_rule(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: float,
+    operation: LinearOperation = F.linear,
+) -> Tensor:
+    """Pass the gradient of a linear operation by the γ-rule: contributions of the output's sign count 1 + γ fold.
+
+    With c_ij = x_i w_ij and z_j = Σ_i c_ij + b_j, an output z_j > 0 is shared among its inputs as
+    c_ij + γ max(c_ij, 0), an output z_j < 0 as c_ij + γ min(c_ij, 0), the bias likewise; γ = 0 is the derivative
+    itself, the ε-rule without ε. An input of 0, which has no relevance, gets the factor of a small positive one.
+
+    Args:
+        gradient: the shape of the output.
+        x: the input.
+        weight: as `operation` takes it.
+        bias: as `operation` takes it; its share of the relevance goes nowhere.
+        gamma: ≥ 0.
+        operation: computes the output from x, weight and bias: `F.linear`, or a convolution.
+
+    Returns:
+        The shape of x, at least float32.
+
+    Example:
+        >>> x, weight = torch.tensor([2.0, 1.0]), torch.tensor([[1.0, -1.0]])
+        >>> gamma_rule(torch.tensor([1.0]), x, weight, None, gamma=1.0) * x  # z = 1 = 4/3 - 1/3
+        tensor([ 1.3333, -0.3333])
+    """
+    gradient, x, weight = map(at_least_float32, (gradient, x, weight))
+    bias = None if bias is None else at_least_float32(bias)
+    rising, falling = weight.clamp(min=0), weight.clamp(max=0)
+    z = operation(x, weight, bias)
+    above = operation(x.clamp(min=0), rising, None if bias is None else bias.clamp(min=0))
+    above = above + operation(x.clamp(max=0), falling, None)
+    total = z + gamma * torch.where(z > 0, above, z - above)
+    passed = gradient * torch.where(z == 0, 0.0, z / total)
+    plus, minus = passed.where(z > 0, 0.0), passed.where(z <= 0, 0.0)
+
+    def back(weight: Tensor, passed: Tensor) -> Tensor:
+        if operation is F.linear:
+            return passed @ weight
+        with torch.enable_grad():
+            point = torch.zeros_like(x).requires_grad_()
+            return torch.autograd.grad(operation(point, weight, None), point, passed)[0]
+
+    favoured = torch.where(
+        x >= 0, back(rising, plus) + back(falling, minus), back(falling, plus) + back(rising, minus)
+    )
+    return back(weight, passed) + gamma * favoured
+
+
+def check_gamma(name: str, value: float | None) -> None:
+    """Raise ValueError unless `value` is None or a finite number ≥ 0."""
+    if value is not None and (isinstance(value, bool) or not 0.0 <= value < math.inf):
+        raise ValueError(f"`{name}` must be None or a finite number >= 0, but got {value}.")
