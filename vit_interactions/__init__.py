@@ -14,6 +14,8 @@ from vit_interactions.explain import AttentionFlow as AttentionFlow
 from vit_interactions.explain import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain import AttentionRollout as AttentionRollout
+from vit_interactions.explain import AttnLRP as AttnLRP
+from vit_interactions.explain import BeyondIntuition as BeyondIntuition
 from vit_interactions.explain import DynamicAccumulatedAttention as DynamicAccumulatedAttention
 from vit_interactions.explain import Explainer as Explainer
 from vit_interactions.explain import GenericAttention as GenericAttention
@@ -21,11 +23,14 @@ from vit_interactions.explain import GradientRollout as GradientRollout
 from vit_interactions.explain import IndiscriminativePatches as IndiscriminativePatches
 from vit_interactions.explain import InteractionCurve as InteractionCurve
 from vit_interactions.explain import InteractionUncertainty as InteractionUncertainty
+from vit_interactions.explain import LeGrad as LeGrad
 from vit_interactions.explain import MemoryBank as MemoryBank
 from vit_interactions.explain import RandomMap as RandomMap
 from vit_interactions.explain import RawAttention as RawAttention
 from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize
 from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldTendency
+from vit_interactions.explain import TransformerAttribution as TransformerAttribution
+from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import interaction_curve as interaction_curve
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field

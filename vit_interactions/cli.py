@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from timm.data.config import resolve_model_data_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
-from vit_interactions.explain import EXPLAINERS
+from vit_interactions.explain import EXPLAINERS, AttentionFlow
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explanation import Settings
+from vit_interactions.explanation import Settings, has_classes
 from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.functional.checks import check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
@@ -27,6 +27,9 @@ from vit_interactions.photographs import Report, explain_photographs, find_photo
 
 # The paper's, and some between where many models turn from closed to open windows.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
+
+# Attention flow of more patches than this takes minutes an image.
+FLOW_PATCHES = 400
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -86,6 +89,12 @@ def explain(
             "apart from it, the least informative.",
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS", help="Class that class-specific methods explain, or pred: of the highest score."
+        ),
+    ] = "pred",
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -94,14 +103,13 @@ def explain(
     ] = False,
 ) -> None:
     """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
-    methods = tuple(method or EXPLAINERS)
-    for name in methods:
+    for name in method or ():
         if name not in EXPLAINERS:
             raise ValueError(f"`--method` must be a method, but got {name!r}.{nearest(name, EXPLAINERS)}")
     patches = tuple(parse_patch(text) for text in patch or ())
-    if patches and not any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in methods):
+    if patches and method and not any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in method):
         raise ValueError(
-            f"`--patch` must come with a method of patch interactions, but {', '.join(methods)} has nothing to draw "
+            f"`--patch` must come with a method of patch interactions, but {', '.join(method)} has nothing to draw "
             "for one patch. Add e.g. --method interaction_uncertainty."
         )
     check_fraction("--alpha", alpha)
@@ -111,10 +119,13 @@ def explain(
     photographs = find_photographs(photos)
     vit = load_model(model, checkpoint, check_device(device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
+    methods = tuple(method or default_methods(vit, (height, width)))
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
-    settings = Settings(model, sha256(weights) if weights else None, methods, patches, alpha, beta)
+    settings = Settings(
+        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target)
+    )
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
     for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
@@ -239,6 +250,39 @@ def end_with_failures(failed: dict[str, str]) -> None:
         )
     if failed:
         raise typer.Exit(1)
+
+
+def default_methods(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
+    """List the methods that make sense without being asked for.
+
+    Left out are those of a class for a model without classes, and attention flow, which solves one maximum-flow problem
+    a token, on grids where that takes minutes.
+    """
+    try:
+        large = token_layout(model, image_size).patches > FLOW_PATCHES
+    except UnsupportedModelError:
+        large = False  # the refusal that names the layer comes from the methods
+    classes = has_classes(model)
+    return [
+        name
+        for name, explainer in EXPLAINERS.items()
+        if (classes or not explainer.class_specific) and not (large and explainer is AttentionFlow)
+    ]
+
+
+def parse_target(text: str) -> int | str:
+    """Read a class, or "pred".
+
+    Example:
+        >>> parse_target("281"), parse_target("pred")
+        (281, 'pred')
+    """
+    if text == "pred":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"`--target` must be a class index or pred, but got {text!r}.") from None
 
 
 def parse_patch(text: str) -> tuple[int, int]:

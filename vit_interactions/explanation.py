@@ -2,7 +2,10 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +15,21 @@ from matplotlib.figure import Figure
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout, token_layout
-from vit_interactions.explain import EXPLAINERS, Explainer
+from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer, method_name
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.figures import (
     Photograph,
     field_figure,
+    frames_figure,
     indiscriminative_figure,
     interaction_figure,
     map_figure,
+    save_animation,
 )
+from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.functional.windows import window_operations
 
@@ -41,6 +48,7 @@ class Settings:
         patches: (row, col) of the patches whose interactions are drawn; empty for a choice by the figure.
         alpha: share of all patch pairs that count as relevant.
         beta: share of the patches that are dropped as indiscriminative.
+        target: the class that class-specific methods explain, or "pred" for that of the highest score.
     """
 
     model: str
@@ -49,6 +57,7 @@ class Settings:
     patches: tuple[tuple[int, int], ...] = ()
     alpha: float = 0.10
     beta: float = 0.20
+    target: int | str = "pred"
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back."""
@@ -64,11 +73,13 @@ class Explanation:
         arrays: the raw maps by method, and the tensors of the patch interactions by their names in the library.
         figures: by the name of their file.
         facts: what a manifest says beside them: prediction, layout, the area that the model saw, shares of pairs.
+        animations: functions that write an animation to a file, by the file's name.
     """
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    animations: dict[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 def explain_photograph(model: nn.Module, photograph: Photograph, settings: Settings) -> Explanation:
@@ -80,7 +91,8 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
         settings: what to explain it by.
 
     Raises:
-        UnsupportedModelError: the model's attention cannot be read.
+        UnsupportedModelError: the model's attention cannot be read, or no method of the settings applies to it. What
+            only some methods refuse stands in `facts["refused"]`.
         ValueError: a patch outside the grid, or attention that is not finite.
     """
     inputs = photograph.input.unsqueeze(0).to(next(model.parameters()).device)
@@ -110,24 +122,42 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
         explanation.figures.update(
             _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
         )
+    refused: dict[str, str] = {}
     for name in settings.methods:
         explainer = make_explainer(name, model, settings)
         # The methods of patch interactions share one U: the most expensive part is done once.
-        patch_map = (
-            explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
-            if isinstance(explainer, InteractionExplainer)
-            else explainer.patch_map(inputs)[0]
-        )
+        try:
+            patch_map = (
+                explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
+                if isinstance(explainer, InteractionExplainer)
+                else explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
+            )
+        except UnsupportedModelError as error:
+            refused[name] = str(error)
+            continue
         explanation.arrays[name] = patch_map.cpu().numpy()
+        title = _title(explainer, prediction, settings) + (
+            open_windows if isinstance(explainer, FieldExplainer) else ""
+        )
         explanation.figures[name] = map_figure(
             photograph,
             patch_map,
             layout,
-            title=_title(name, prediction) + (open_windows if isinstance(explainer, FieldExplainer) else ""),
+            title=title,
             label=explainer.quantity,
             more_is_relevant=explainer.more_is_relevant,
             norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
         )
+        if isinstance(explainer, DynamicAccumulatedAttention):
+            shown = display_frames(explainer.frames(inputs, settings.target).flatten(2))[0]
+            frames = shown.reshape(-1, *layout.grid)
+            explanation.figures[f"{name}_frames"] = frames_figure(photograph, frames, layout, title=title)
+            explanation.animations[f"{name}.gif"] = partial(
+                save_animation, photograph=photograph, frames=frames, layout=layout
+            )
+    if len(refused) == len(settings.methods):
+        raise UnsupportedModelError("; ".join(refused.values()))
+    explanation.facts["refused"] = refused
     return explanation
 
 
@@ -174,7 +204,16 @@ def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer
     method = EXPLAINERS[name]
     if issubclass(method, FieldExplainer):
         return method(model, alpha=settings.alpha, beta=settings.beta)
+    if issubclass(method, DynamicAccumulatedAttention):
+        return method(model, readout="model")  # the class token where it is read, else what is
     return method(model)
+
+
+def has_classes(model: nn.Module) -> bool:
+    """Whether a model of timm, torchvision or transformers classifies."""
+    if hasattr(model, "num_classes"):
+        return bool(model.num_classes)
+    return type(model).__name__.endswith("ForImageClassification")
 
 
 @torch.no_grad()
@@ -187,16 +226,19 @@ def predict(model: nn.Module, inputs: Tensor, *, named: bool) -> dict[str, Any] 
         named: whether the classes are those of timm's own weights: ImageNet's 1,000, or subsets that timm knows. How
             many classes there are does not tell what they are.
     """
-    if not getattr(model, "num_classes", 0):
+    if not has_classes(model):
         return None
-    probability, index = model(inputs)[0].softmax(-1).max(-1)
+    output = model(inputs)
+    probability, index = getattr(output, "logits", output)[0].softmax(-1).max(-1)
     subset = infer_imagenet_subset(model) if named else None
     name = ImageNetInfo(subset).index_to_description(int(index)) if subset else None
     return {"index": int(index), "probability": float(probability), "name": name}
 
 
-def _title(method: str, prediction: dict[str, Any] | None) -> str:
-    words = method.replace("_", " ")
+def _title(explainer: Explainer, prediction: dict[str, Any] | None, settings: Settings) -> str:
+    words = method_name(type(explainer)).replace("_", " ")
+    if explainer.class_specific and settings.target != "pred":
+        words = f"{words}, class {settings.target}"
     if prediction is None:
         return words
     name = re.split(r",", prediction["name"])[0] if prediction["name"] else f"class {prediction['index']}"

@@ -184,13 +184,15 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
     try:
         for name, figure in explanation.figures.items():
             figure.savefig(partial / f"{name}.png", dpi=RESOLUTION)
+        for name, write in explanation.animations.items():
+            write(partial / name)
         arrays: dict[str, Any] = explanation.arrays  # `savez` has options of its own beside the arrays
         np.savez_compressed(partial / "maps.npz", **arrays)
         manifest = {
             **origin,
             **explanation.facts,
             "arrays": {name: list(array.shape) for name, array in explanation.arrays.items()},
-            "figures": sorted(f"{name}.png" for name in explanation.figures),
+            "figures": sorted([*(f"{name}.png" for name in explanation.figures), *explanation.animations]),
             "methods": {name: describe(EXPLAINERS[name]) for name in origin["settings"]["methods"]},
             "versions": versions(),
         }

@@ -6,7 +6,9 @@ from vit_interactions.explain.attention_flow import AttentionFlow as AttentionFl
 from vit_interactions.explain.attention_grad_cam import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain.attention_guided_cam import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain.attention_rollout import AttentionRollout as AttentionRollout
+from vit_interactions.explain.attn_lrp import AttnLRP as AttnLRP
 from vit_interactions.explain.base import Explainer as Explainer
+from vit_interactions.explain.beyond_intuition import BeyondIntuition as BeyondIntuition
 from vit_interactions.explain.dynamic_accumulated_attention import (
     DynamicAccumulatedAttention as DynamicAccumulatedAttention,
 )
@@ -21,6 +23,7 @@ from vit_interactions.explain.interaction_curve import interaction_curve as inte
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionUncertainty as InteractionUncertainty,
 )
+from vit_interactions.explain.legrad import LeGrad as LeGrad
 from vit_interactions.explain.memory_bank import MemoryBank as MemoryBank
 from vit_interactions.explain.random_map import RandomMap as RandomMap
 from vit_interactions.explain.raw_attention import RawAttention as RawAttention
@@ -30,6 +33,8 @@ from vit_interactions.explain.responsive_field_size import (
 from vit_interactions.explain.responsive_field_tendency import (
     ResponsiveFieldTendency as ResponsiveFieldTendency,
 )
+from vit_interactions.explain.transformer_attribution import TransformerAttribution as TransformerAttribution
+from vit_interactions.explain.transition_attention import TransitionAttention as TransitionAttention
 
 
 def method_name(explainer: type[Explainer]) -> str:
@@ -39,7 +44,9 @@ def method_name(explainer: type[Explainer]) -> str:
         >>> method_name(AttentionRollout)
         'attention_rollout'
     """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", explainer.__name__.replace("CAM", "Cam")).lower()
+    return re.sub(
+        r"(?<=[a-z0-9])(?=[A-Z])", "_", explainer.__name__.replace("CAM", "Cam").replace("LeGrad", "Legrad")
+    ).lower()
 
 
 EXPLAINERS: dict[str, type[Explainer]] = {
@@ -56,8 +63,13 @@ EXPLAINERS: dict[str, type[Explainer]] = {
         DynamicAccumulatedAttention,
         GradientRollout,
         GenericAttention,
+        TransformerAttribution,
+        TransitionAttention,
+        BeyondIntuition,
+        LeGrad,
         AttentionGuidedCAM,
         AttentionGradCAM,
+        AttnLRP,
         RandomMap,
     )
 }

@@ -128,8 +128,8 @@ class AttnLRP(GradientExplainer):
             leaf = inputs.detach().clone().requires_grad_()
             # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
             with evaluating(self.model), rules, record_attention(self.model, guard) as record:
+                guard.record = record
                 output = self.model(leaf, *as_arguments(additional_forward_args))
-            record.check_complete()
             layout = guard.finish()
             scores = select_target(output, target)
             rules.check_graph(scores)

@@ -6,6 +6,8 @@ from vit_interactions.figures.curve import draw_curve as draw_curve
 from vit_interactions.figures.field import draw_field as draw_field
 from vit_interactions.figures.field import draw_field_legend as draw_field_legend
 from vit_interactions.figures.field import draw_interactions as draw_interactions
+from vit_interactions.figures.frames import frames_figure as frames_figure
+from vit_interactions.figures.frames import save_animation as save_animation
 from vit_interactions.figures.overlay import draw_map as draw_map
 from vit_interactions.figures.pairs import draw_column_variances as draw_column_variances
 from vit_interactions.figures.pairs import draw_dropped as draw_dropped

@@ -68,7 +68,7 @@ def interaction_figure(
     norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]], DECADES)
     columns = min(len(chosen), 2 if _is_wide(photograph, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
-    figure, axes = _grid(photograph, layout, 2 * bands, 1 + columns, title)
+    figure, axes = photograph_grid(photograph, layout, 2 * bands, 1 + columns, title)
     draw_photograph(axes[0][0], photograph, layout)
     set_title(axes[0][0], SEEN)
     if patches is None:
@@ -110,7 +110,7 @@ def field_figure(
     field = one_image(field, layout, index)
     tendency = field.tendency[0].reshape(*layout.grid, 2)
     columns = 2 if _is_wide(photograph, layout) else 4
-    figure, grid = _grid(photograph, layout, 4 // columns, columns, title)
+    figure, grid = photograph_grid(photograph, layout, 4 // columns, columns, title)
     axes = [each for row in grid for each in row]
     draw_photograph(axes[0], photograph, layout)
     draw_field_size(axes[1], photograph, field.size[0].reshape(layout.grid), layout)
@@ -190,7 +190,7 @@ def map_figure(
     Raises:
         ValueError: a map of another shape than the layout's, or not finite.
     """
-    figure, [axes] = _grid(photograph, layout, 1, 2, title)
+    figure, [axes] = photograph_grid(photograph, layout, 1, 2, title)
     draw_photograph(axes[0], photograph, layout)
     draw_map(axes[1], photograph, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
     return figure
@@ -246,7 +246,7 @@ def _panel(photograph: Photograph, layout: TokenLayout) -> tuple[float, float]:
     return PANEL * root + BAR, PANEL / root + 0.3
 
 
-def _grid(
+def photograph_grid(
     photograph: Photograph, layout: TokenLayout, rows: int, columns: int, title: str
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with rows of panels, all blank until drawn on."""

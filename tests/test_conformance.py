@@ -1,0 +1,166 @@
+"""The promises that hold for every method, on every family: the methods of gradients, of flow, and the control.
+
+`test_explainers.py` holds the methods of one forward pass to the same, and more.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from captum.attr import NoiseTunnel
+from torch import Tensor, nn
+
+import vit_interactions as vi
+
+from .families import FAMILIES, Family
+from .test_explainers import (
+    FORWARD_ONLY,
+    assert_near,
+    assert_same_state,
+    images,
+    lived_in_model,
+    small_vit,
+    state_of,
+)
+
+METHODS = {name: method for name, method in vi.EXPLAINERS.items() if method not in FORWARD_ONLY}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+# Methods that need to know more of a model than its attention, and refuse those whose parts they do not know.
+CHOOSY = {vi.LeGrad, vi.BeyondIntuition, vi.TransformerAttribution, vi.AttnLRP}
+
+
+def make(method: type[vi.Explainer], model: nn.Module) -> vi.Explainer:
+    """Create a method with settings under which it takes small models of every readout."""
+    options: dict[type[vi.Explainer], dict[str, Any]] = {
+        vi.DynamicAccumulatedAttention: {"readout": "model"},
+        vi.TransitionAttention: {"start": 0, "steps": 3},
+        vi.BeyondIntuition: {"start": 1, "steps": 3},
+    }
+    return method(model, **options.get(method, {}))
+
+
+def explain(explainer: vi.Explainer, inputs: Tensor) -> Tensor:
+    """Explain the sum of two outputs, which every model here has; skip what a choosy method refuses by name."""
+    target = (lambda output: output[:, 0] + 2 * output[:, 1]) if explainer.class_specific else None
+    try:
+        return explainer.patch_map(inputs, target)
+    except vi.UnsupportedModelError as error:
+        if type(explainer) not in CHOOSY:
+            raise
+        pytest.skip(str(error))
+
+
+@every_method
+def test_shape_batch_and_repetition(method: type[vi.Explainer], family: Family) -> None:
+    model, inputs = family.build(), family.images(batch=2)
+    explainer = make(method, model)
+    together = explain(explainer, inputs)
+    assert together.shape == (2, *family.grid)
+    assert together.dtype == torch.float32
+    assert together.isfinite().all()
+    assert not together.requires_grad
+    assert together.flatten(1).std(1).max() > 0
+    assert torch.equal(explain(explainer, inputs), together)
+    alone = torch.cat([explain(explainer, image[None]) for image in inputs])
+    assert_near(alone, together, 1e-4)
+
+
+@every_method
+def test_fused_and_unfused_models_agree(method: type[vi.Explainer], family: Family) -> None:
+    model, inputs = family.build(), family.images(batch=1)
+    fused = explain(make(method, model), inputs)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    assert_near(explain(make(method, model), inputs), fused, 1e-4)
+
+
+@every_method
+def test_attribute_keeps_captums_contract(method: type[vi.Explainer]) -> None:
+    inputs = images()
+    explainer = make(method, small_vit())
+    attribution = explainer.attribute(inputs, target=[1, 2])
+    assert isinstance(attribution, Tensor)
+    assert attribution.shape == inputs.shape
+    assert attribution.dtype == torch.float32
+    assert attribution.is_contiguous()
+    assert not attribution.requires_grad
+    (in_tuple,) = explainer.attribute((inputs,), target=[1, 2])
+    assert torch.equal(in_tuple, attribution)
+    with torch.no_grad():
+        assert torch.equal(explainer.attribute(inputs, target=[1, 2]), attribution)
+    noisy = NoiseTunnel(explainer).attribute(inputs, nt_samples=2, stdevs=0.1, target=1)
+    assert noisy.shape == inputs.shape
+    assert noisy.isfinite().all()
+
+
+@every_method
+def test_the_model_and_the_input_are_given_back(method: type[vi.Explainer]) -> None:
+    model, inputs = lived_in_model(), images()
+    before, kept = state_of(model), inputs.clone()
+    make(method, model).attribute(inputs, target=1)
+    assert_same_state(before, state_of(model))
+    assert torch.equal(inputs, kept)
+    assert not inputs.requires_grad
+    assert inputs.grad is None
+
+
+@every_method
+def test_they_are_given_back_after_an_exception(method: type[vi.Explainer]) -> None:
+    if method is vi.RandomMap:
+        pytest.skip("the control does not run the model")
+    model = lived_in_model()
+    before = state_of(model)
+
+    def failing(_: Any) -> Tensor:
+        raise ZeroDivisionError("a failure of the user's own")
+
+    with pytest.raises((IndexError, ZeroDivisionError)):
+        make(method, model).attribute(images(), target=failing if method.class_specific else 99)
+    assert_same_state(before, state_of(model))
+
+
+@every_method
+def test_frozen_models_have_the_same_map(method: type[vi.Explainer]) -> None:
+    model, inputs = small_vit(), images()
+    expected = explain(make(method, model), inputs)
+    model.requires_grad_(False)
+    assert_near(explain(make(method, model), inputs), expected)
+
+
+@every_method
+def test_classes_matter_to_class_specific_methods_only(method: type[vi.Explainer]) -> None:
+    explainer, inputs = make(method, small_vit()), images()
+    one, other = explainer.patch_map(inputs, 1), explainer.patch_map(inputs, 3)
+    assert torch.equal(one, other) != method.class_specific
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_give_finite_maps(method: type[vi.Explainer], dtype: torch.dtype) -> None:
+    result = explain(make(method, small_vit().to(dtype)), images(1).to(dtype))
+    assert result.isfinite().all()
+    assert result.dtype in (torch.float32, torch.float64)
+
+
+@every_method
+def test_the_declarations_are_there(method: type[vi.Explainer]) -> None:
+    assert isinstance(method.class_specific, bool)
+    assert method.forwards >= 0
+    assert method.backwards >= 0
+    assert method.more_is_relevant
+    assert method.quantity
+    assert method.source
+
+
+def test_every_family_is_taken_by_most_methods() -> None:
+    refused = set()
+    for family in FAMILIES.values():
+        model, inputs = family.build(), family.images(1)
+        for method in CHOOSY:
+            try:
+                make(method, model).patch_map(inputs, lambda output: output[:, 0])
+            except vi.UnsupportedModelError:
+                refused.add((method.__name__, family.name))
+    assert not {name for _, name in refused} & {"vit", "dinov2_reg4", "non_square"}
