@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from vit_interactions import (
     EXPLAINERS,
     AttentionRollout,
+    Explainer,
     RawAttention,
     UnsupportedModelError,
     record_attention,
@@ -40,7 +42,7 @@ IMAGE: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16, "num_label
 TOWER: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16}
 
 # Methods that need the modules of timm's ViTs.
-TIMM_ONLY = {"le_grad", "legrad", "attn_lrp", "cp_lrp", "transformer_attribution"}
+TIMM_ONLY = {"le_grad"}
 
 
 def sharpen(model: nn.Module) -> nn.Module:
@@ -163,6 +165,21 @@ def neuron(output: Any) -> Tensor:
     return features[:, 5] if features is not None else output.last_hidden_state.mean(1)[:, 5]
 
 
+def explainer_of(name: str, model: nn.Module) -> Explainer:
+    """A method for a model of two layers: some start at a later one by default."""
+    method = EXPLAINERS[name]
+    return method(model, **({"start": 1} if "start" in inspect.signature(method).parameters else {}))
+
+
+def is_refused(name: str, row: Family) -> bool:
+    """Whether a method says that it cannot explain a model."""
+    if name == "dynamic_accumulated_attention":
+        return row.readout != "token"
+    if name == "transformer_attribution":  # no rules for rotary embeddings and CLIP's sigmoids
+        return row.name.startswith(("dinov3", "clip"))
+    return name in TIMM_ONLY
+
+
 def score_of(output: Any, target: Any) -> Tensor:
     """The targets again, without the library."""
     return target(output) if callable(target) else output.logits[range(len(target)), target]
@@ -258,11 +275,11 @@ def test_siglips_pooling_head_is_recorded_as_such() -> None:
 @pytest.mark.parametrize("name", EXPLAINERS)
 @every_model
 def test_every_method_explains_every_model(row: Family, name: str) -> None:
-    model, images, target = row.build(), row.images(), target_of(row)
-    explainer = EXPLAINERS[name](model)
+    # In double precision: rules that divide by sums near zero make much of a rounding.
+    model, images, target = row.build().double(), row.images().double(), target_of(row)
+    explainer = explainer_of(name, model)
     before = state_of(model)
-    class_token_only = name == "dynamic_accumulated_attention" and row.readout != "token"
-    if name in TIMM_ONLY or class_token_only:
+    if is_refused(name, row):
         with pytest.raises(UnsupportedModelError):
             explainer.patch_map(images, target)
     else:
@@ -274,7 +291,7 @@ def test_every_method_explains_every_model(row: Family, name: str) -> None:
         each = [target] * 2 if callable(target) else [[index] for index in target]
         alone = [explainer.patch_map(image[None], t) for image, t in zip(images, each, strict=True)]
         if name != "random_map":
-            assert_near(torch.cat(alone), patch_map, 1e-4)
+            assert_near(torch.cat(alone), patch_map, 1e-6)
         attribution = explainer.attribute(images, target)
         assert isinstance(attribution, Tensor)
         assert attribution.shape == images.shape

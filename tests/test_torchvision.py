@@ -30,7 +30,7 @@ from vit_interactions.loading import load_model
 
 from .test_cli import run
 from .test_explainers import assert_near, assert_same_state, images, state_of
-from .test_huggingface import TIMM_ONLY, picture
+from .test_huggingface import TIMM_ONLY, explainer_of, picture
 
 TINY: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 48, "num_classes": 5}
 
@@ -279,10 +279,11 @@ def test_other_models_of_torchvision_are_refused(name: str) -> None:
 @pytest.mark.parametrize("stem", [False, True], ids=["patches", "convolutional stem"])
 def test_every_method_explains_the_model_and_gives_it_back(name: str, stem: bool) -> None:
     stride = torchvision.models.vision_transformer.ConvStemConfig(16, 3, 4)
-    model = vit(conv_stem_configs=[stride, stride] if stem else None)
+    # In double precision: rules that divide by sums near zero make much of a rounding.
+    model = vit(conv_stem_configs=[stride, stride] if stem else None).double()
     model.encoder.layers[1].train()
-    explainer = EXPLAINERS[name](model)
-    before, inputs = state_of(model), images()
+    explainer = explainer_of(name, model)
+    before, inputs = state_of(model), images().double()
     if name in TIMM_ONLY:
         with pytest.raises(UnsupportedModelError):
             explainer.patch_map(inputs, [3, 1])
@@ -293,7 +294,7 @@ def test_every_method_explains_the_model_and_gives_it_back(name: str, stem: bool
             assert patch_map.flatten(1).std(1).min() > 0
         alone = [explainer.patch_map(image[None], c) for image, c in zip(inputs, [3, 1], strict=True)]
         if name != "random_map":
-            assert_near(torch.cat(alone), patch_map, 1e-4)
+            assert_near(torch.cat(alone), patch_map, 1e-6)
     assert_same_state(before, state_of(model))
 
 

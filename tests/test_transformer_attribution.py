@@ -280,6 +280,30 @@ def test_what_is_not_understood_is_refused_by_name(spoil: Callable[[Tensor], Ten
     assert TransformerAttribution(model).patch_map(images(), target=0).isfinite().all()
 
 
+class Doubled(torch.autograd.Function):
+    """An operation that no mode can see."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Compute 2 x."""
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Pass the gradient on."""
+        return 2 * gradient
+
+
+def test_operations_that_cannot_be_seen_are_refused() -> None:
+    model = small_vit()
+    model.norm = Spoiled(Doubled.apply)
+    with pytest.raises(UnsupportedModelError, match="`Doubled`, a `torch.autograd.Function`"):
+        TransformerAttribution(model).patch_map(images(), target=0)
+    model.norm = Spoiled(torch.detach)
+    with pytest.raises(UnsupportedModelError, match="does not depend on the image"):
+        TransformerAttribution(model)._relevance(images(), 0, None)
+
+
 def test_scales_and_constants_pass_relevance_unchanged() -> None:
     model, inputs = small_vit().double(), images().double()
     model.blocks[0].ls1 = Spoiled(lambda x: 2 * (x * torch.ones(12).double()) / 2)

@@ -71,9 +71,11 @@ def attend(
         output, _ = opened(*given.args, **given.kwargs)
     if not need_weights:
         return output, None
-    weights = _Returned.apply(attention_probabilities(**seen).to(output.dtype), results[0], name)
-    weights = weights.mean(1) if given.arguments["average_attn_weights"] else weights
-    return output, weights if given.arguments["query"].ndim == 3 else weights.squeeze(0)
+    # Out of sight of every mode: beside what the model computes its answer by.
+    with torch._C.DisableTorchFunction():
+        weights = _Returned.apply(attention_probabilities(**seen).to(output.dtype), results[0], name)
+        weights = weights.mean(1) if given.arguments["average_attn_weights"] else weights
+        return output, weights if given.arguments["query"].ndim == 3 else weights.squeeze(0)
 
 
 class _Returned(torch.autograd.Function):

@@ -53,10 +53,8 @@ class Ruled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """Apply the rule, outside the user's autocast."""
-        tensors = ctx.saved_tensors
         with without_autocast(gradient):
-            passed = ctx.rule(gradient, *tensors)
-        return None, None, *(part.to(tensor.dtype) for part, tensor in zip(passed, tensors, strict=True))
+            return None, None, *ctx.rule(gradient, *ctx.saved_tensors)
 
 
 def ruled(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
