@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
-from vit_interactions.explain import EXPLAINERS, AttentionFlow
+from vit_interactions.explain import EXPLAINERS, AttentionFlow, RandomMap
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings, has_classes
@@ -28,8 +28,7 @@ from vit_interactions.photographs import Report, explain_photographs, find_photo
 # The paper's, and some between where many models turn from closed to open windows.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
 
-# Attention flow of more patches than this takes minutes an image.
-FLOW_PATCHES = 400
+FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -77,7 +76,7 @@ def explain(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A method of `vit-interactions methods`; repeat for more. Default: all. Those of patch interactions "
+            help="A method of `vit-interactions methods`; repeat for more. Default: those of few passes. Those of patch interactions "
             "come with three figures of U, windows and fields.",
         ),
     ] = None,
@@ -119,7 +118,7 @@ def explain(
     photographs = find_photographs(photos)
     vit = load_model(model, checkpoint, check_device(device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
-    methods = tuple(method or default_methods(vit, (height, width)))
+    methods = tuple(method or default_methods(vit))
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
@@ -252,21 +251,19 @@ def end_with_failures(failed: dict[str, str]) -> None:
         raise typer.Exit(1)
 
 
-def default_methods(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
-    """List the methods that make sense without being asked for.
+def default_methods(model: nn.Module) -> list[str]:
+    """List the methods that make sense without being asked for: of few passes, for what the model has.
 
-    Left out are those of a class for a model without classes, and attention flow, which solves one maximum-flow problem
-    a token, on grids where that takes minutes.
+    Left out are those of a class for a model without classes, those of many passes, attention flow (one maximum-flow
+    problem a token), and the control.
     """
-    try:
-        large = token_layout(model, image_size).patches > FLOW_PATCHES
-    except UnsupportedModelError:
-        large = False  # the refusal that names the layer comes from the methods
     classes = has_classes(model)
     return [
         name
         for name, explainer in EXPLAINERS.items()
-        if (classes or not explainer.class_specific) and not (large and explainer is AttentionFlow)
+        if (classes or not explainer.class_specific)
+        and explainer.forwards + explainer.backwards <= FEW_PASSES
+        and explainer not in (AttentionFlow, RandomMap)
     ]
 
 

@@ -65,7 +65,8 @@ class Backtrace(NamedTuple):
             return slice(0, 1)
         if self.layout.readout == "distilled":
             return slice(0, 2)
-        return slice(0 if self.layout.pool_prefix else self.layout.prefix, None)
+        prefix_is_read = bool((self.readout()[:, : self.layout.prefix] > 0).any())
+        return slice(0 if prefix_is_read else self.layout.prefix, None)
 
 
 class GradientExplainer(Explainer):
