@@ -71,12 +71,21 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
     for picture in pictures:
         folder = out / picture.stem
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["settings"]["methods"] == list(vi.EXPLAINERS)
+        assert manifest["settings"]["methods"] == cli.default_methods(load_model("test_vit", checkpoint))
+        assert {"attention_rollout", "gmar", "dynamic_accumulated_attention"} <= set(
+            manifest["settings"]["methods"]
+        )
+        assert "random_map" not in manifest["settings"]["methods"]
         assert manifest["settings"]["patches"] == [[2, 3]]
         assert manifest["settings"]["alpha"] == 0.05
         assert torch.__version__.startswith(manifest["versions"]["torch"])
-        assert set(manifest["figures"]) == {path.name for path in folder.glob("*.png")}
-        assert len(manifest["figures"]) == len(vi.EXPLAINERS) + 3
+        drawn = {path.name for path in folder.iterdir()} - {"manifest.json", "maps.npz"}
+        assert set(manifest["figures"]) == drawn
+        assert (
+            len(drawn) == len(manifest["settings"]["methods"]) - len(manifest["refused"]) + 3 + 2
+        )  # DAAM's frames
+        with Image.open(folder / "dynamic_accumulated_attention.gif") as animation:
+            assert animation.n_frames == 6
         for figure in folder.glob("*.png"):
             with Image.open(figure) as image:
                 assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
@@ -351,3 +360,23 @@ def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> N
         assert torch.equal(
             torch.from_numpy(explanation.arrays[name]), vi.EXPLAINERS[name](model).patch_map(inputs)[0]
         )
+
+
+def test_a_target_names_the_class_that_is_explained(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    methods = ["--method", "gmar", "--method", "generic_attention"]
+    for target in ("pred", "3"):
+        out = tmp_path / target
+        assert explain(pictures[0], *methods, "--target", target, checkpoint=checkpoint, out=out) == 0
+    model = load_model("test_vit", checkpoint)
+    inputs = prepare(load_photograph(pictures[0]), model).input[None]
+    arrays = np.load(tmp_path / "3" / "tall" / "maps.npz")
+    assert torch.equal(
+        torch.from_numpy(arrays["generic_attention"]), vi.GenericAttention(model).patch_map(inputs, target=3)[0]
+    )
+    arrays = np.load(tmp_path / "pred" / "tall" / "maps.npz")
+    predicted = int(model(inputs).argmax())
+    assert torch.equal(torch.from_numpy(arrays["gmar"]), vi.GMAR(model).patch_map(inputs, target=predicted)[0])
+    assert explain(pictures[0], "--target", "cat", checkpoint=checkpoint, out=tmp_path / "cat") == 2
+    assert explain(pictures[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 1

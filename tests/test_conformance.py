@@ -6,6 +6,7 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 from captum.attr import NoiseTunnel
 from torch import Tensor, nn
@@ -164,3 +165,23 @@ def test_every_family_is_taken_by_most_methods() -> None:
             except vi.UnsupportedModelError:
                 refused.add((method.__name__, family.name))
     assert not {name for _, name in refused} & {"vit", "dinov2_reg4", "non_square"}
+
+
+REFUSED = {
+    "windows": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, window_size=4, depths=(1, 1, 1, 1)
+    ),
+    "no attention": lambda: timm.create_model("test_resnet"),
+    "two maps a layer": lambda: timm.create_model("vit_dwee_patch16_reg1_gap_256", img_size=64, depth=1),
+}
+
+
+@every_method
+@pytest.mark.parametrize("build", REFUSED.values(), ids=REFUSED)
+def test_models_without_patch_attention_are_refused(method: type[vi.Explainer], build: Any) -> None:
+    if method is vi.RandomMap:
+        pytest.skip("the control knows nothing of attention")
+    with pytest.raises(vi.UnsupportedModelError):
+        make(method, build().eval()).patch_map(
+            torch.randn(1, 3, 64, 64), "pred" if method.class_specific else None
+        )

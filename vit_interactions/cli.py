@@ -76,8 +76,8 @@ def explain(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A method of `vit-interactions methods`; repeat for more. Default: those of few passes. Those of patch interactions "
-            "come with three figures of U, windows and fields.",
+            help="A method of `vit-interactions methods`; repeat for more. Default: those of few passes. Those of "
+            "patch interactions come with three figures of U, windows and fields.",
         ),
     ] = None,
     patch: Annotated[

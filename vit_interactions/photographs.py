@@ -106,7 +106,7 @@ def explain_photographs(
         except UnsupportedModelError:
             raise
         # A picture that cannot be read or explained is one picture less, not the end.
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, IndexError) as error:
             report.failed[str(path)] = str(error)
         _write_manifest(out, settings, report)
         yield report

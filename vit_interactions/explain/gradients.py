@@ -65,6 +65,8 @@ class Backtrace(NamedTuple):
             return slice(0, 1)
         if self.layout.readout == "distilled":
             return slice(0, 2)
+        if self.layout.readout == "token_avg":
+            return slice(None)
         prefix_is_read = bool((self.readout()[:, : self.layout.prefix] > 0).any())
         return slice(0 if prefix_is_read else self.layout.prefix, None)
 
