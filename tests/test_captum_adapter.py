@@ -9,6 +9,7 @@ import pytest
 import torch
 from captum.attr import NoiseTunnel
 from torch import Tensor, nn
+from vit_interactions_adapters.captum_base import _score_rows
 from vit_interactions_adapters.captum_methods import (
     CAPTUM_METHODS,
     CaptumFeatureAblation,
@@ -148,7 +149,9 @@ def test_pixels_that_no_patch_covers_count_nowhere() -> None:
     family = Family("rest", lambda: model, (40, 40), 1, (2, 2), "token", extent=(32, 32))
     for method in CAPTUM_METHODS:
         attribution = method(model).attribute(inputs, 1)
-        assert attribution[..., 33:].eq(0).all() or method is CaptumFeatureAblation
+        assert attribution[..., 32:].eq(0).all()
+        assert attribution[..., 32:, :].eq(0).all()
+        assert not attribution.eq(0).all()
         patch_map = method(model).patch_map(inputs, 1)
         assert patch_map.shape == (1, 2, 2)
         if method.per_patch == "sum" and method is not CaptumLayerGradCam:
@@ -254,6 +257,15 @@ def test_targets_mean_the_same_in_all_forms_though_captum_repeats_rows(build: An
         explaining.patch_map(inputs)
     with pytest.raises(ValueError, match="one class or 3, one an example, but got 2"):
         explaining.patch_map(inputs, [1, 2])
+
+
+@pytest.mark.parametrize("example", [[0, 1, 2], [2, 0, 1], [1], [2, 0, 2, 1], [0, 0, 1, 1, 2, 2], [2, 2, 2, 2, 0]])
+def test_rows_in_any_order_are_scored_as_rows_of_their_image(example: list[int]) -> None:
+    output = torch.randn(len(example), 5)
+    words = torch.randn(3, 5)
+    scores = _score_rows(output, torch.tensor(example), 3, lambda rows: (rows * words).sum(1))
+    expected = [(row * words[image]).sum() for row, image in zip(output, example, strict=True)]
+    torch.testing.assert_close(scores, torch.stack(expected))
 
 
 def test_the_prediction_is_that_of_the_image_and_not_of_the_way_to_it() -> None:

@@ -128,6 +128,8 @@ def test_a_constant_map_is_zero() -> None:
     result = as_gradcam(vi.RawAttention(model))(images(2))
     assert not np.isnan(result).any()
     assert (result == 0).all()
+    rounded = torch.ones(1, 4, 4) + torch.finfo(torch.float32).eps * torch.eye(4)
+    assert (as_gradcam(Fixed(rounded))(images(1)) == 0).all()
     # While a small difference is none of rounding: variances of attention are of the order of 1e-6.
     tiny_map = as_gradcam(Fixed(1e-9 * torch.arange(16.0).view(1, 4, 4)))(images(1))
     assert tiny_map.max() == 1.0

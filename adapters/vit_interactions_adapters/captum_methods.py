@@ -274,14 +274,14 @@ def _patch_size(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
 
 
 def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Number the patch of each pixel, (1, 1, height, width); what no patch covers has the number of a neighbour."""
+    """Number the patch of each pixel, (1, 1, height, width); pixels that no patch covers are one more region."""
     layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
-    patch = _patch_size(model, inputs)
     row, col = (
-        (torch.arange(size) // side).clamp(max=count - 1)
-        for size, side, count in zip(inputs.shape[-2:], patch, layout.grid, strict=True)
+        torch.arange(size) // side
+        for size, side in zip(inputs.shape[-2:], _patch_size(model, inputs), strict=True)
     )
-    return (row.unsqueeze(1) * layout.cols + col)[None, None]
+    seen = (row < layout.rows).unsqueeze(1) & (col < layout.cols)
+    return torch.where(seen, row.unsqueeze(1) * layout.cols + col, layout.patches)[None, None]
 
 
 CAPTUM_METHODS: tuple[type[CaptumMethod], ...] = (
