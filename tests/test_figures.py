@@ -596,6 +596,6 @@ def test_from_a_model_and_a_photograph_to_figures():
     assert len(figures.interaction_figure(ready, u[0], field, layout).axes) > 4
     assert len(figures.field_figure(ready, field, layout).axes) >= 4
     for method in vi.EXPLAINERS.values():
-        patch_map = method(model).patch_map(inputs)[0]
+        patch_map = method(model).patch_map(inputs, "pred" if method.class_specific else None)[0]
         shown = figures.map_figure(ready, patch_map, layout, more_is_relevant=method.more_is_relevant)
         assert len(shown.axes) >= 2

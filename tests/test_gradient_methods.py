@@ -270,7 +270,7 @@ def test_a_target_is_needed(method: type[vi.Explainer], model: nn.Module, images
         (lambda m: vi.GMAR(m, residual="none"), "`residual` must be one of"),
         (lambda m: vi.GMAR(m, scope="all"), "`scope` must be one of"),
         (lambda m: vi.GMAR(m, score_from="value"), "`score_from` must be one of"),
-        (lambda m: vi.GMAR(m, alpha=-1), "`alpha`, the weight of the residual connection, must be >= 0"),
+        (lambda m: vi.GMAR(m, alpha=-1), "`alpha` must be finite and >= 0, but got -1"),
         (lambda m: vi.GradientRollout(m, discard=2), r"`discard` must lie in \[0, 1\]"),
         (lambda m: vi.GenericAttention(m, start_layer=-1), "`start_layer` must be >= 0"),
     ],

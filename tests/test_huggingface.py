@@ -42,7 +42,7 @@ IMAGE: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16, "num_label
 TOWER: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16}
 
 # Methods that need the modules of timm's ViTs.
-TIMM_ONLY = {"le_grad"}
+TIMM_ONLY = {"legrad"}
 
 
 def sharpen(model: nn.Module) -> nn.Module:

@@ -168,12 +168,6 @@ class _LayerGuard:
         self.record.check_complete()
         if isinstance(self.layout, UnsupportedModelError):
             raise self.layout
-        if self.record.pool_calls and self.layout.readout != "map":
-            raise UnsupportedModelError(
-                f"`{self.record.pool_calls[0].name}` attends from other tokens than it attends to, but the model does "
-                "not read its answer from an attention-pooling head: a part of the last layer would be missing. Use a "
-                "ViT with global attention."
-            )
         check_siblings(self.model, self.places)
         if self.record.embedding_runs > 1:
             raise UnsupportedModelError(
@@ -213,8 +207,8 @@ def check_siblings(model: nn.Module, callers: Iterable[str]) -> None:
             path = f"{parent}.{sibling}" if parent else sibling
             if type(module) is type(modules[name]) and path not in called:
                 raise UnsupportedModelError(
-                    f"`{path}` made no call of scaled_dot_product_attention, but `{name}`, of the same class, did: it "
-                    "computes its attention in another way, which cannot be read. Use the model's "
+                    f"`{path}` made no call of scaled_dot_product_attention among all tokens, but `{name}`, of the same "
+                    "class, did: it attends in another way, which cannot be read. Use the model's "
                     "scaled_dot_product_attention implementation for all blocks."
                 )
 

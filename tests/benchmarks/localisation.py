@@ -1,0 +1,92 @@
+"""Do the maps point at the object? Pointing game, energy in box and time of every method, beside the random control.
+
+    python tests/benchmarks/localisation.py MODEL CHECKPOINT FOLDER
+
+FOLDER holds `boxes.csv` (file, index, ..., left, top, right, bottom in pixels) and `images/`; the class that is
+explained is that of the column `index`. Pointing: the highest patch's centre lies in a box of that class. Energy: the
+share of the map's sum (shifted to start at 0) that lies in the boxes. Maps of which less is more relevant are turned
+round. Time: the median over photographs of the method's time divided by that of a forward pass of the same photograph,
+in turn.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import vit_interactions as vi
+from vit_interactions.figures import Photograph, load_photograph, prepare
+from vit_interactions.loading import load_model
+
+
+def inside_boxes(photograph: Photograph, layout: vi.TokenLayout, boxes: list[dict[str, str]]) -> Tensor:
+    """Mark the patches whose centre lies in one of the boxes."""
+    marks = []
+    for row in range(layout.rows):
+        for col in range(layout.cols):
+            left, top, right, bottom = photograph.patch_box(row, col, layout)
+            x, y = (left + right) / 2, (top + bottom) / 2
+            marks.append(
+                any(
+                    float(box["left"]) <= x <= float(box["right"])
+                    and float(box["top"]) <= y <= float(box["bottom"])
+                    for box in boxes
+                )
+            )
+    return torch.tensor(marks)
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--photographs", type=int, help="only so many, the first")
+    parser.add_argument("--alpha", type=float, default=0.025, help="of the responsive fields")
+    parser.add_argument("--without", nargs="*", default=[], help="methods to leave out")
+    options = parser.parse_args()
+    model = load_model(options.model, options.checkpoint)
+    with (options.folder / "boxes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = list(dict.fromkeys(row["file"] for row in rows))[: options.photographs]
+    results: dict[str, list[tuple[bool, float, float]]] = {
+        n: [] for n in vi.EXPLAINERS if n not in options.without
+    }
+    sizes = []
+    for name in names:
+        boxes = [row for row in rows if row["file"] == name]
+        photograph = prepare(load_photograph(options.folder / "images" / name), model)
+        inputs, target = photograph.input.unsqueeze(0), int(boxes[0]["index"])
+        layout = vi.token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+        inside = inside_boxes(photograph, layout, [box for box in boxes if int(box["index"]) == target])
+        sizes.append(inside.double().mean().item())
+        for method in results:
+            kind = vi.EXPLAINERS[method]
+            fields = (vi.ResponsiveFieldSize, vi.ResponsiveFieldTendency)
+            explainer = kind(model, alpha=options.alpha) if kind in fields else kind(model)
+            started = time.perf_counter()
+            with torch.no_grad():
+                model(inputs)
+            forward = time.perf_counter() - started
+            values = explainer.patch_map(inputs, target).flatten().double()
+            ratio = (time.perf_counter() - started - forward) / forward
+            values = values if kind.more_is_relevant else -values
+            mass = values - values.min()
+            energy = float(mass[inside].sum() / mass.sum()) if mass.sum() > 0 else 0.0
+            results[method].append((bool(inside[values.argmax()]), energy, ratio))
+    print(f"{len(names)} photographs; the boxes hold {statistics.mean(sizes):.0%} of the patches on average\n")
+    print("| method | pointing game | energy in box | time / forward pass |")
+    print("| --- | --- | --- | --- |")
+    for method, values in sorted(results.items(), key=lambda item: -statistics.mean(v[0] for v in item[1])):
+        pointing, energy = (statistics.mean(v[i] for v in values) for i in (0, 1))
+        ratio = statistics.median(v[2] for v in values)
+        print(f"| `{method}` | {pointing:.0%} | {energy:.0%} | {ratio:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
