@@ -207,8 +207,8 @@ def check_siblings(model: nn.Module, callers: Iterable[str]) -> None:
             path = f"{parent}.{sibling}" if parent else sibling
             if type(module) is type(modules[name]) and path not in called:
                 raise UnsupportedModelError(
-                    f"`{path}` made no call of scaled_dot_product_attention among all tokens, but `{name}`, of the same "
-                    "class, did: it attends in another way, which cannot be read. Use the model's "
+                    f"`{path}` made no call of scaled_dot_product_attention among all tokens, but `{name}`, of the "
+                    "same class, did: it attends in another way, which cannot be read. Use the model's "
                     "scaled_dot_product_attention implementation for all blocks."
                 )
 
