@@ -54,12 +54,20 @@ def observe(
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
         ValueError: inputs of a wrong shape; attention that is not finite.
     """
-    check_inputs(model, inputs)
-    guard = _LayerGuard(model, inputs, on_layer)
-    with borrowed(model, inputs), torch.no_grad(), record_attention(model, guard) as record:
-        guard.record = record
+    with torch.no_grad(), guarded(model, inputs, on_layer) as guard:
         output = model(inputs, *as_arguments(additional_forward_args))
-    return output, guard.finish(), record
+    return output, guard.finish(), guard.record
+
+
+@contextlib.contextmanager
+def guarded(
+    model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
+) -> Iterator["LayerGuard"]:
+    """Borrow a model and record it, letting through only attention that can be explained; `finish` says if all was."""
+    check_inputs(model, inputs)
+    guard = LayerGuard(model, inputs, on_layer)
+    with borrowed(model, inputs), record_attention(model, guard) as guard.record:
+        yield guard
 
 
 @contextlib.contextmanager
@@ -92,14 +100,11 @@ def observe_gradients(
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
         ValueError: inputs of a wrong shape; attention that is not finite.
     """
-    check_inputs(model, inputs)
     calls: list[AttentionCall] = []
-    guard = _LayerGuard(model, inputs, lambda call, layout: calls.append(call))
     # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
-        with borrowed(model, inputs), record_attention(model, guard) as record:
-            guard.record = record
+        with guarded(model, inputs, lambda call, layout: calls.append(call)) as guard:
             output = model(leaf, *as_arguments(additional_forward_args))
         layout = guard.finish()
         gradients = torch.autograd.grad(
@@ -108,16 +113,17 @@ def observe_gradients(
             allow_unused=True,
             materialize_grads=True,
         )
-    record.calls.extend(call.detached() for call in calls)
-    return output, layout, record, gradients
+    guard.record.calls.extend(call.detached() for call in calls)
+    return output, layout, guard.record, gradients
 
 
-class _LayerGuard:
+class LayerGuard:
     """Lets through only what is attention among all patches of one image, and remembers if it was finite."""
 
     def __init__(
         self, model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
     ) -> None:
+        """Expect the layout that the model and the size of its inputs tell."""
         self.model = model
         self.record = AttentionRecord(model)
         self.batch, self.size = inputs.shape[0], (inputs.shape[-2], inputs.shape[-1])
@@ -132,6 +138,7 @@ class _LayerGuard:
             self.layout = error
 
     def __call__(self, call: AttentionCall) -> None:
+        """Hand a layer's call on, or refuse it by name."""
         shape = tuple(call.query.shape)
         if len(shape) != 4 or shape[0] != self.batch:
             raise UnsupportedModelError(

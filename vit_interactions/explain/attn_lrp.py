@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import _LayerGuard, as_arguments, check_inputs, evaluating
-from vit_interactions.attention.record import record_attention
+from vit_interactions.attention.observe import as_arguments, guarded
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.rules import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
-from vit_interactions.explain.targets import select_target
+from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.lrp import (
@@ -115,20 +114,13 @@ class AttnLRP(GradientExplainer):
         return sum_patches(relevance, layout).flatten(1), layout
 
     def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        if target is None:
-            raise ValueError(
-                'AttnLRP explains one score of the output: `target` must be a class index (or one an example), "pred" '
-                "for the class of the highest score, or a function of the output, but got None."
-            )
-        check_inputs(self.model, inputs)
+        require_target(type(self).__name__, target)
         rules = LRPRules(self.model, self.variant, self.conv_gamma, self.linear_gamma)
-        guard = _LayerGuard(self.model, inputs, lambda call, layout: None)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
             # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
-            with evaluating(self.model), rules, record_attention(self.model, guard) as record:
-                guard.record = record
+            with rules, guarded(self.model, inputs, lambda call, layout: None) as guard:
                 output = self.model(leaf, *as_arguments(additional_forward_args))
             layout = guard.finish()
             scores = select_target(output, target)

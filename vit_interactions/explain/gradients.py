@@ -14,7 +14,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.explain.base import Explainer, Observation
-from vit_interactions.explain.targets import select_target
+from vit_interactions.explain.targets import require_target, select_target
 
 
 class LayerGradient(NamedTuple):
@@ -83,11 +83,7 @@ class GradientExplainer(Explainer):
         Raises:
             ValueError: no target.
         """
-        if target is None:
-            raise ValueError(
-                f"{type(self).__name__} explains one score of the output: `target` must be a class index (or one "
-                'an example), "pred" for the class of the highest score, or a function of the output, but got None.'
-            )
+        require_target(type(self).__name__, target)
 
         def score(output: Any) -> Tensor:
             return select_target(output, target)

@@ -17,7 +17,7 @@ from vit_interactions.attention.record import AttentionCall, record_attention
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
-from vit_interactions.explain.targets import select_target
+from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.legrad import layer_sensitivity
 
@@ -73,11 +73,7 @@ class LeGrad(GradientExplainer):
         self.pool, self.layers = pool, layers
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        if target is None:
-            raise ValueError(
-                f"{type(self).__name__} explains one score of the output: `target` must be a class index (or one "
-                'an example), "pred" for the class of the highest score, or a function of the output, but got None.'
-            )
+        require_target(type(self).__name__, target)
         vit: Any = next((m for m in self.model.modules() if all(hasattr(m, part) for part in PARTS)), None)
         blocks = [] if vit is None else [unwrap(block) for block in vit.blocks]
         callers: list[nn.Module] = []

@@ -53,6 +53,15 @@ def select_target(output: Any, target: Any) -> Tensor:
     return output.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
 
 
+def require_target(method: str, target: Any) -> None:
+    """Raise ValueError if a method that explains one score was given no target."""
+    if target is None:
+        raise ValueError(
+            f"{method} explains one score of the output: `target` must be a class index (or one an example), "
+            '"pred" for the class of the highest score, or a function of the output, but got None.'
+        )
+
+
 def _as_scores(scores: Any, target: Any) -> Tensor:
     if not (isinstance(scores, Tensor) and scores.ndim == 1 and scores.is_floating_point()):
         came = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
