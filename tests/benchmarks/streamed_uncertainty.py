@@ -7,16 +7,15 @@ hooks, stacked, and `var` over them.
 """
 
 import argparse
-import gc
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import timm
 import torch
+from cost import peak, seconds_in_turn
 from torch import Tensor, nn
 
 import vit_interactions as vi
@@ -62,51 +61,11 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
 }
 
 
-def build(name: str, size: int, batch: int, device: str) -> tuple[nn.Module, Tensor]:
-    """Make the model with random weights and a batch of noise: neither changes what it costs."""
+def build(way: str, name: str, size: int, batch: int, device: str) -> Callable[[], Tensor]:
+    """Make a run of the model with random weights on a batch of noise: neither changes what it costs."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0).eval().to(device)
-    return model, torch.randn(batch, 3, size, size, device=device)
-
-
-def times(name: str, size: int, batch: int, device: str, rounds: int) -> dict[str, list[float]]:
-    """Time the ways in turn, round by round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    runs = {}
-    for way, make in WAYS.items():
-        model, images = build(name, size, batch, device)
-        runs[way] = make(model)
-    for counted in range(-1, rounds):
-        for way, run in runs.items():
-            started = time.perf_counter()
-            run(images)
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            if counted >= 0:
-                seconds[way].append(time.perf_counter() - started)
-    return seconds
-
-
-def peak(name: str, size: int, batch: int, device: str, way: str) -> float:
-    """Measure the peak memory in GB of one call above the loaded model, in this process."""
-    model, images = build(name, size, batch, device)
-    run = WAYS[way](model)
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(images)
-        return (torch.cuda.max_memory_allocated() - before) / 1e9
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    run(images)
-    return (resident("VmHWM") - before) / 1e9
-
-
-def resident(field: str) -> int:
-    """Read a memory figure of this process in bytes (Linux)."""
-    status = Path("/proc/self/status").read_text().split(field + ":")[1]
-    return int(status.split()[0]) * 1024
+    return partial(WAYS[way](model), torch.randn(batch, 3, size, size, device=device))
 
 
 def main() -> None:
@@ -118,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.peak:
         setting, way = options.peak
-        print(peak(*SETTINGS[setting], options.device, way))
+        print(peak(build(way, *SETTINGS[setting], options.device), options.device))
         return
     print(
         f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads"
@@ -126,7 +85,8 @@ def main() -> None:
     print("\n| setting | way | time / plain: median (min-max) | peak memory, GB an image |")
     print("| --- | --- | --- | --- |")
     for setting, (name, size, batch) in SETTINGS.items():
-        seconds = times(name, size, batch, options.device, options.rounds)
+        runs = {way: build(way, name, size, batch, options.device) for way in WAYS}
+        seconds = seconds_in_turn(runs, options.device, options.rounds)
         for way in WAYS:
             ratios = [mine / theirs for mine, theirs in zip(seconds[way], seconds["plain forward"], strict=True)]
             command = [sys.executable, __file__, "--device", options.device, "--peak", setting, way]

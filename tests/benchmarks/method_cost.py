@@ -1,0 +1,102 @@
+"""What every method costs beside a forward pass, and beside a forward and a backward pass, of the same model.
+
+    python tests/benchmarks/method_cost.py
+
+Prints Markdown tables: the methods of this library, then captum's and grad-cam's through the adapters. Times by
+alternation in one process, peak memory of one call above the loaded model in a process of its own. One image; random
+weights and noise, which change no cost. "Backward" is that of one class's score with respect to the image.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+from cost import peak, seconds_in_turn
+from torch import Tensor, nn
+from vit_interactions_adapters.methods import METHODS
+
+import vit_interactions as vi
+
+SETTINGS = {
+    "ViT-B/16 at 224": ("vit_base_patch16_224", 224),
+    "DINOv2-B/14 at 518": ("vit_base_patch14_dinov2", 518),
+}
+TARGET = 7
+
+
+def forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Run the model and nothing else."""
+    return torch.no_grad()(model)
+
+
+def forward_backward(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Take the gradient of a score with respect to the image."""
+
+    def run(images: Tensor) -> Tensor:
+        images = images.requires_grad_()
+        return torch.autograd.grad(model(images)[:, TARGET].sum(), images)[0]
+
+    return run
+
+
+def method(name: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Run a method's map."""
+    explainer = {**vi.EXPLAINERS, **METHODS}[name](model)
+    return partial(explainer.patch_map, target=TARGET)
+
+
+BASELINES = {"forward pass": forward, "forward and backward pass": forward_backward}
+
+
+def build(way: str, name: str, size: int, device: str) -> Callable[[], Tensor]:
+    """Make a run of one way on a model of its own."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10).eval().to(device).requires_grad_(False)
+    make = BASELINES.get(way) or partial(method, way)
+    return partial(make(model), torch.randn(1, 3, size, size, device=device))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--setting", choices=SETTINGS, help="only this one")
+    parser.add_argument("--methods", nargs="*", default=[*vi.EXPLAINERS, *METHODS])
+    parser.add_argument("--without", nargs="*", default=[], help="methods to leave out")
+    parser.add_argument("--peak", nargs=2, metavar=("SETTING", "WAY"), help="print one peak only")
+    options = parser.parse_args()
+    if options.peak:
+        setting, way = options.peak
+        print(peak(build(way, *SETTINGS[setting], options.device), options.device))
+        return
+    print(
+        f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads"
+    )
+    ways = [way for way in options.methods if way not in options.without]
+    for setting in [options.setting] if options.setting else SETTINGS:
+        print(f"\n| {setting} | time / forward: median (min-max) | time / forward + backward | peak memory, GB |")
+        print("| --- | --- | --- | --- |")
+        for way in [*BASELINES, *ways]:
+            # Three in turn, so that a slow minute of the machine falls on all of them.
+            runs = {
+                name: build(name, *SETTINGS[setting], options.device) for name in dict.fromkeys([*BASELINES, way])
+            }
+            seconds = seconds_in_turn(runs, options.device, options.rounds)
+            ratios, against_both = (
+                [mine / base for mine, base in zip(seconds[way], seconds[baseline], strict=True)]
+                for baseline in BASELINES
+            )
+            command = [sys.executable, __file__, "--device", options.device, "--peak", setting, way]
+            memory = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            print(f"| `{way}` | {spread} | {statistics.median(against_both):.2f} | {memory:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
