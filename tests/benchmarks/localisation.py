@@ -17,10 +17,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
 from vit_interactions.figures import Photograph, load_photograph, prepare
 from vit_interactions.loading import load_model
+
+KINDS = {**vi.EXPLAINERS, **METHODS}
 
 
 def inside_boxes(photograph: Photograph, layout: vi.TokenLayout, boxes: list[dict[str, str]]) -> Tensor:
@@ -48,15 +51,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photographs", type=int, help="only so many, the first")
     parser.add_argument("--alpha", type=float, default=0.025, help="of the responsive fields")
-    parser.add_argument("--without", nargs="*", default=[], help="methods to leave out")
+    parser.add_argument("--methods", nargs="*", default=list(KINDS), help="these only")
     options = parser.parse_args()
     model = load_model(options.model, options.checkpoint)
     with (options.folder / "boxes.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = list(dict.fromkeys(row["file"] for row in rows))[: options.photographs]
-    results: dict[str, list[tuple[bool, float, float]]] = {
-        n: [] for n in vi.EXPLAINERS if n not in options.without
-    }
+    results: dict[str, list[tuple[bool, float, float]]] = {method: [] for method in options.methods}
     sizes = []
     for name in names:
         boxes = [row for row in rows if row["file"] == name]
@@ -66,7 +67,7 @@ def main() -> None:
         inside = inside_boxes(photograph, layout, [box for box in boxes if int(box["index"]) == target])
         sizes.append(inside.double().mean().item())
         for method in results:
-            kind = vi.EXPLAINERS[method]
+            kind = KINDS[method]
             fields = (vi.ResponsiveFieldSize, vi.ResponsiveFieldTendency)
             explainer = kind(model, alpha=options.alpha) if kind in fields else kind(model)
             started = time.perf_counter()
@@ -80,12 +81,13 @@ def main() -> None:
             energy = float(mass[inside].sum() / mass.sum()) if mass.sum() > 0 else 0.0
             results[method].append((bool(inside[values.argmax()]), energy, ratio))
     print(f"{len(names)} photographs; the boxes hold {statistics.mean(sizes):.0%} of the patches on average\n")
-    print("| method | pointing game | energy in box | time / forward pass |")
+    print("| method | pointing game ± standard error | energy in box | time / forward pass |")
     print("| --- | --- | --- | --- |")
     for method, values in sorted(results.items(), key=lambda item: -statistics.mean(v[0] for v in item[1])):
         pointing, energy = (statistics.mean(v[i] for v in values) for i in (0, 1))
         ratio = statistics.median(v[2] for v in values)
-        print(f"| `{method}` | {pointing:.0%} | {energy:.0%} | {ratio:.1f} |")
+        error = (pointing * (1 - pointing) / len(values)) ** 0.5
+        print(f"| `{method}` | {pointing:.0%} ± {error:.0%} | {energy:.0%} | {ratio:.1f} |")
 
 
 if __name__ == "__main__":
