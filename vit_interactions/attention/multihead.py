@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.functional.attention import attention_probabilities
+from vit_interactions.attention.sdpa import SDPA, read_sdpa
 
 _OPAQUE: Any = F.multi_head_attention_forward
 _SIGNATURE = inspect.signature(_OPAQUE)
@@ -49,20 +49,11 @@ def attend(
             "tokens does not sum to 1. Build it without."
         )
     need_weights, given.arguments["need_weights"] = given.arguments["need_weights"], False
-    seen: dict[str, Any] = {}
-    results: list[Tensor] = []
+    seen: list[tuple[SDPA, Tensor]] = []
 
-    def attention(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-    ) -> Tensor:
-        seen.update(query=query, key=key, mask=attn_mask, is_causal=is_causal)
-        result = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal)
-        results.append(result)
+    def attention(*args: Any, **kwargs: Any) -> Tensor:
+        result = F.scaled_dot_product_attention(*args, **kwargs)
+        seen.append((read_sdpa(*args, **kwargs), result))
         return result
 
     changes = {"has_torch_function": lambda _: False, "scaled_dot_product_attention": attention}
@@ -72,8 +63,9 @@ def attend(
     if not need_weights:
         return output, None
     # Out of sight of every mode: beside what the model computes its answer by.
+    call, result = seen[0]
     with torch._C.DisableTorchFunction():
-        weights = _Returned.apply(attention_probabilities(**seen).to(output.dtype), results[0], name)
+        weights = _Returned.apply(call.attention().to(output.dtype), result, name)
         weights = weights.mean(1) if given.arguments["average_attn_weights"] else weights
         return output, weights if given.arguments["query"].ndim == 3 else weights.squeeze(0)
 

@@ -21,45 +21,28 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import readable
+from vit_interactions.attention.sdpa import SDPA, read_sdpa
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.functional.attention import (
-    BlockIndex,
-    attention_blocks,
-    attention_gradient,
-    attention_probabilities,
-    attention_scores,
-)
+from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
 
 _SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 _EMBEDDINGS = (torch.conv2d, F.linear)
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionCall:
+class AttentionCall(SDPA):
     """One call of scaled dot-product attention, from which attention and its gradient come on demand.
+
+    It has all that the call was given: `query`, `key`, `value`, `mask`, `dropout`, `is_causal` and `scale`.
 
     Attributes:
         name: the module that made the call, as `model.named_modules()` calls it.
-        query: (batch, heads, queries, width), or with more batch axes as the model passed it.
-        key: (batch, heads, keys, width); heads repeated where the model shares them (`enable_gqa`).
-        value: (batch, heads, keys, width); likewise.
-        mask: what the model passed as `attn_mask`.
-        is_causal: what the model passed.
-        scale: factor of the scores; None means 1 / sqrt(width).
-        dropout: dropout probability of the call; 0 in evaluation.
         output: z (batch, heads, queries, width), as it goes on in the model's graph; (batch · heads, queries,
             width) where the model folds heads into the batch.
         place: which instruction of the module made the call.
     """
 
     name: str
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    is_causal: bool
-    scale: float | None
-    dropout: float
     output: Tensor
     place: int
 
@@ -67,19 +50,6 @@ class AttentionCall:
     def is_pooling(self) -> bool:
         """Whether the queries are not the tokens themselves, as in an attention-pooling head."""
         return self.query.shape[-2] != self.key.shape[-2]
-
-    @torch.no_grad()
-    def attention(self) -> Tensor:
-        """Compute the attention (batch, heads, queries, keys), at least in float32, outside the graph.
-
-        Dropout takes no part in it.
-        """
-        return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
-
-    @torch.no_grad()
-    def scores(self) -> Tensor:
-        """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
-        return attention_scores(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
 
     @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:
@@ -288,7 +258,7 @@ class _Interception(TorchFunctionMode):
         opaque = self._caller() if func is F.multi_head_attention_forward else None
         result: Any = attend(self, opaque[0], args, kwargs) if opaque else func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            self._attention(result, *args, **kwargs)
+            self._attention(result, read_sdpa(*args, **kwargs))
         elif func in _SOFTMAXES:
             self._softmax(result)
         if args and _is_image(args[0]):
@@ -308,30 +278,15 @@ class _Interception(TorchFunctionMode):
             self.entrance[id(caller[1])] += 1
             self.record.embedding_runs = max(self.entrance.values())
 
-    def _attention(
-        self,
-        output: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> None:
+    def _attention(self, output: Tensor, given: SDPA) -> None:
         caller = self._caller()
         if caller is None:
             return
         name, module, place = caller
-        self.record.device = query.device
-        if enable_gqa:
-            key, value = (
-                shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
-            )
-        if query.ndim == 3:
-            query, key, value, attn_mask = _split_heads(module, name, query, key, value, attn_mask)
-        call = AttentionCall(name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, place)
+        self.record.device = given.query.device
+        if given.query.ndim == 3:
+            given = _split_heads(module, name, given)
+        call = AttentionCall(**vars(given), name=name, output=output, place=place)
         if call.is_pooling:
             self.record.pool_calls.append(call)
             return
@@ -366,17 +321,19 @@ def _is_image(value: Any) -> bool:
     return floating and not isinstance(value, nn.Parameter)
 
 
-def _split_heads(
-    module: nn.Module, name: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _split_heads(module: nn.Module, name: str, given: SDPA) -> SDPA:
     """Undo the folding of heads into the batch, (batch · heads, tokens, width), that some models do."""
     heads = getattr(module, "num_heads", None)
-    if not isinstance(heads, int) or query.shape[0] % heads:
+    if not isinstance(heads, int) or given.query.shape[0] % heads:
         raise UnsupportedModelError(
-            f"`{name}` calls scaled_dot_product_attention with a query of shape {tuple(query.shape)}; its heads "
+            f"`{name}` calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)}; its heads "
             "cannot be told from its batch without an attribute `num_heads` on that module."
         )
+
+    def split(tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1, heads, *tensor.shape[1:])
+
+    mask = given.mask
     if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
-        mask = mask.reshape(-1, heads, *mask.shape[1:])
-    query, key, value = (tensor.reshape(-1, heads, *tensor.shape[1:]) for tensor in (query, key, value))
-    return query, key, value, mask
+        mask = split(mask)
+    return replace(given, query=split(given.query), key=split(given.key), value=split(given.value), mask=mask)

@@ -6,6 +6,7 @@ recommend the latter's attention with γ-rules; of γ they give a search, no def
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import as_arguments, guarded
+from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.rules import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
@@ -178,25 +180,20 @@ class LRPRules(Rules):
         result: Tensor = ruled(value, lambda gradient, x: (elementwise_rule(gradient, x, value(x)),), x)
         return result
 
-    def on_scaled_dot_product_attention(
-        self,
-        func: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def on_scaled_dot_product_attention(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Hold the attention constant, or share out the gradient among queries, keys and values."""
+        given = read_sdpa(*args, **kwargs)
         if self.variant == "cp":
-            query, key, value = query.detach(), key.detach(), value
-            attn_mask = None if attn_mask is None else attn_mask.detach()
-        else:
-            if depends(attn_mask):
-                self.refuse("computes a mask of its attention from the image")
-            query, key, value = (scaled_gradient(t, f) for t, f in ((query, 0.25), (key, 0.25), (value, 0.5)))
-        return func(query, key, value, attn_mask, *args, **kwargs)
+            mask = None if given.mask is None else given.mask.detach()
+            return replace(given, query=given.query.detach(), key=given.key.detach(), mask=mask).run(func)
+        if depends(given.mask):
+            self.refuse("computes a mask of its attention from the image")
+        return replace(
+            given,
+            query=scaled_gradient(given.query, 0.25),
+            key=scaled_gradient(given.key, 0.25),
+            value=scaled_gradient(given.value, 0.5),
+        ).run(func)
 
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
         """Hold a gate constant."""

@@ -5,6 +5,7 @@ additions: relevance sums are kept for each image by itself; LayerScale and quer
 unchanged; readouts other than the class token; masks and position biases, which get no relevance.
 """
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe_gradients
+from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.explain.rules import Rules, depends, ruled, scaled_gradient
 from vit_interactions.explain.targets import select_target
-from vit_interactions.functional.attention import attention_probabilities
 from vit_interactions.functional.chain import chain
 from vit_interactions.functional.relevance import (
     attention_relevance,
@@ -122,34 +123,20 @@ class RelevanceRules(Rules):
         result: Tensor = ruled(value, _unchanged, x)
         return result
 
-    def on_scaled_dot_product_attention(
-        self,
-        func: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Any:
+    def on_scaled_dot_product_attention(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Share relevance among queries, keys and values."""
-        if depends(attn_mask):
+        given = read_sdpa(*args, **kwargs)
+        if depends(given.mask):
             self.refuse("computes a mask of its attention from the image")
-        if enable_gqa:
-            key, value = (
-                shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
-            )
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
-            return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+            return replace(given, query=query, key=key, value=value).run(func)
 
         def rule(relevance: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-            attention = attention_probabilities(query, key, attn_mask, is_causal=is_causal, scale=scale)
+            attention = replace(given, query=query, key=key).attention()
             return attention_relevance(relevance, query, key, value, attention)
 
-        return ruled(attend, rule, query, key, value)
+        return ruled(attend, rule, given.query, given.key, given.value)
 
     def on_linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         """Share relevance among the inputs that raised the output."""

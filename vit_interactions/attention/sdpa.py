@@ -1,0 +1,75 @@
+"""What a call of `torch.nn.functional.scaled_dot_product_attention` is given, in one form however it was written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_interactions.functional.attention import attention_probabilities, attention_scores
+
+
+@dataclass(frozen=True, eq=False)
+class SDPA:
+    """The arguments of one call, from which its attention comes on demand.
+
+    Attributes:
+        query: (batch, heads, queries, width), or with more batch axes as the model passed it.
+        key: (batch, heads, keys, width); heads repeated where the model shares them (`enable_gqa`).
+        value: (batch, heads, keys, width); likewise.
+        mask: what the model passed as `attn_mask`.
+        dropout: dropout probability of the call; 0 in evaluation.
+        is_causal: what the model passed.
+        scale: factor of the scores; None means 1 / sqrt(width).
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    dropout: float
+    is_causal: bool
+    scale: float | None
+
+    def run(self, function: Callable[..., Any]) -> Any:
+        """Call a function of the same signature."""
+        given = (self.query, self.key, self.value, self.mask, self.dropout, self.is_causal)
+        return function(*given, scale=self.scale)
+
+    @torch.no_grad()
+    def attention(self) -> Tensor:
+        """Compute the attention (batch, heads, queries, keys), at least in float32, outside the graph.
+
+        Dropout takes no part in it.
+        """
+        return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
+        return attention_scores(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+
+
+def read_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> SDPA:
+    """Read the arguments of `scaled_dot_product_attention`, whose names and order these are.
+
+    Example:
+        >>> query, shared = torch.zeros(1, 4, 3, 8), torch.zeros(1, 2, 3, 8)
+        >>> read_sdpa(query, shared, shared, enable_gqa=True).key.shape
+        torch.Size([1, 4, 3, 8])
+    """
+    if enable_gqa:
+        key, value = (
+            shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
+        )
+    return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale)
