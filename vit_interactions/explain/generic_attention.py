@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.gradients import GradientExplainer
-from vit_interactions.functional.chain import chain
+from vit_interactions.functional.chain import chain_without_identity
 
 
 class GenericAttention(GradientExplainer):
@@ -43,12 +43,11 @@ class GenericAttention(GradientExplainer):
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         seen = self._backtrace(inputs, target, additional_forward_args)
-        readout = seen.readout()
         if self.start_layer >= len(seen.gradients):
             raise ValueError(
                 f"`start_layer` must be < {len(seen.gradients)}, the model's layers, but got {self.start_layer}."
             )
         layers = islice(seen.layers_from_the_top(), len(seen.gradients) - self.start_layer)
         fused = ((layer.attention() * layer.gradient()).clamp(min=0).mean(1) for layer in layers)
-        relevance = chain(readout, fused, normalise=False) - readout
+        relevance = chain_without_identity(seen.readout(), fused)
         return relevance[:, seen.layout.prefix :], seen.layout

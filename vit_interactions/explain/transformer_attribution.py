@@ -17,7 +17,7 @@ from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.explain.rules import Rules, depends, ruled, scaled_gradient
 from vit_interactions.explain.targets import select_target
-from vit_interactions.functional.chain import chain
+from vit_interactions.functional.chain import chain_without_identity
 from vit_interactions.functional.relevance import (
     attention_relevance,
     linear_relevance,
@@ -74,9 +74,8 @@ class TransformerAttribution(GradientExplainer):
             of_attention, _ = product_relevance(relevance, call.attention(), call.value)
             return (call.attention_grad(seen.gradients[layer]) * of_attention).clamp(min=0).mean(1)
 
-        readout = seen.readout()
         layers = islice(reversed(range(count)), count - self.start_layer)
-        relevance = chain(readout, map(fused, layers), normalise=False) - readout
+        relevance = chain_without_identity(seen.readout(), map(fused, layers))
         if not relevance.isfinite().all():
             raise ValueError(
                 "the relevance of the patches is not finite: it overflowed on its way through the layers. Use a "

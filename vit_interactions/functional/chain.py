@@ -55,6 +55,30 @@ def chain(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0, *, no
     return readout
 
 
+def chain_without_identity(readout: Tensor, matrices: Iterable[Tensor]) -> Tensor:
+    """Compute readout · (Π (matrix + I) - I), the first matrix nearest to the readout.
+
+    With g = readout · (Π - I) so far, one more factor makes it g + (readout + g) · matrix. To subtract the readout from
+    `chain` at the end would leave of small matrices only what rounding left beside it.
+
+    Args:
+        readout: (batch, tokens).
+        matrices: (batch, tokens, tokens) each; from the last layer to the first for a map of the input.
+
+    Returns:
+        (batch, tokens).
+
+    Example:
+        >>> chain_without_identity(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[1e-9, 2e-9], [0.0, 0.0]]])])
+        tensor([[1.0000e-09, 2.0000e-09]])
+    """
+    gained = torch.zeros_like(readout)
+    for matrix in matrices:
+        readout = readout.to(matrix.dtype)
+        gained = gained + apply_residual(readout + gained, matrix, 0.0, normalise=False)
+    return gained
+
+
 def horner(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0) -> Tensor:
     """Compute readout · R for R ← M R + α I from R = I, the last M nearest to the readout.
 
