@@ -9,31 +9,14 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from vit_interactions.functional.attention import attention_scores
-from vit_interactions.functional.chain import chain, chain_without_identity, forward_horner, horner
+from vit_interactions.functional.chain import chain, chain_without_identity, horner
 from vit_interactions.functional.gmar import head_weights, weighted_heads
 from vit_interactions.functional.rollout import rollout
 
+from .explicit_attention import A1, A2, CLASS, G1, G2, close, explicit
 from .families import FAMILIES
 
-# Two layers, two heads, tokens (class, p1, p2); rows are queries.
-A1 = torch.tensor(
-    [[[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]], [[0.1, 0.6, 0.3], [0.3, 0.4, 0.3], [0.4, 0.4, 0.2]]]
-).double()[None]
-A2 = torch.tensor(
-    [[[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], [[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.3, 0.3, 0.4]]]
-).double()[None]
-G1 = torch.tensor(
-    [[[0.2, -0.1, 0.3], [0, 0.1, -0.2], [0.1, 0.1, 0.1]], [[0.05, 0.4, -0.3], [0.2, 0, 0.1], [-0.1, 0.3, 0.2]]]
-).double()[None]
-G2 = torch.tensor([[[0.3, 0.6, -0.2], [0, 0, 0], [0, 0, 0]], [[-0.1, 0.2, 0.4], [0, 0, 0], [0, 0, 0]]]).double()[
-    None
-]
-CLASS = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
 METHODS = [vi.GMAR, vi.GradientRollout, vi.GenericAttention, vi.AttentionGuidedCAM, vi.AttentionGradCAM]
-
-
-def close(result: Tensor, expected: list[float]) -> None:
-    assert torch.allclose(result.flatten(), torch.tensor(expected, dtype=result.dtype), atol=1e-6)
 
 
 @pytest.fixture
@@ -46,19 +29,11 @@ def images(model: nn.Module) -> Tensor:
     return torch.randn(2, 3, *FAMILIES["vit"].size, dtype=torch.float64)
 
 
-def explicit(model: nn.Module, images: Tensor, target: int) -> list[tuple[Tensor, Tensor]]:
+def explicit_layers(model: nn.Module, images: Tensor, target: int) -> list[tuple[Tensor, Tensor]]:
     """(A, dS/dA) of each layer by autograd through the model's own unfused softmax."""
-    maps: list[Tensor] = []
-    hooks = []
-    for block in model.blocks:
-        block.attn.fused_attn = False
-        hooks.append(block.attn.attn_drop.register_forward_hook(lambda module, args, output: maps.append(output)))
-    score = model(images.clone().requires_grad_())[:, target].sum()
-    gradients = torch.autograd.grad(score, maps)
-    for block, hook in zip(model.blocks, hooks, strict=True):
-        block.attn.fused_attn = True
-        hook.remove()
-    return [(a.detach(), g) for a, g in zip(maps, gradients, strict=True)]
+    seen = explicit(model, images)
+    gradients = seen.gradients(seen.output[:, target])
+    return [(a.detach(), g) for a, g in zip(seen.attentions, gradients, strict=True)]
 
 
 def fused(norm: str) -> list[Tensor]:
@@ -78,7 +53,7 @@ def test_gmar_of_the_two_layer_example() -> None:
     close(chain(CLASS, fused("l2")[::-1], normalise=True), [0.472572, 0.312639, 0.214789])
     close(chain(CLASS, top_down, normalise=False), [1.890702, 1.249240, 0.860058])
     close(horner(CLASS, top_down), [1.622281, 0.775556, 0.602164])
-    close(forward_horner(CLASS, fused("l1")), [1.678421, 0.637456, 0.684123])
+    close(horner(CLASS, fused("l1"), order="as_published"), [1.678421, 0.637456, 0.684123])
 
 
 def test_the_other_methods_of_the_two_layer_example() -> None:
@@ -105,7 +80,7 @@ def test_chains_of_vectors_are_products_of_matrices() -> None:
     without = chain(readout, matrices[::-1], normalise=False) - readout
     assert torch.allclose(chain_without_identity(readout, matrices[::-1]), without)
     assert torch.allclose(horner(readout, matrices[::-1], 0.7), (row @ recursive)[:, 0])
-    assert torch.allclose(forward_horner(readout, matrices, 0.7), (row @ published)[:, 0])
+    assert torch.allclose(horner(readout, matrices, 0.7, "as_published"), (row @ published)[:, 0])
 
 
 def by_definition(method: type[vi.Explainer], layers: list[tuple[Tensor, Tensor]], scores: list[Tensor]) -> Tensor:
@@ -143,7 +118,7 @@ def test_methods_equal_their_definitions(method: type[vi.Explainer], model: nn.M
     scores = [attention_scores(call.query, call.key) for call in record.calls]
     seen_values = False
     for target in range(3):
-        expected = by_definition(method, explicit(model, images, target), scores)
+        expected = by_definition(method, explicit_layers(model, images, target), scores)
         result = method(model).patch_map(images, target=target).flatten(1)
         assert torch.allclose(result, expected, rtol=1e-9, atol=1e-12)
         seen_values |= bool((expected > 1e-6).any())
@@ -157,7 +132,7 @@ def test_methods_equal_their_definitions(method: type[vi.Explainer], model: nn.M
 def test_gmar_options(
     residual: str, order: str, score_from: str, scope: str, model: nn.Module, images: Tensor
 ) -> None:
-    layers = explicit(model, images, target=1)
+    layers = explicit_layers(model, images, target=1)
     with vi.record_attention(model) as record:
         output = model(images.clone().requires_grad_())
     sources = [g for _, g in layers] if score_from == "attention" else list(record.output_grads(output[:, 1]))
@@ -287,7 +262,7 @@ def test_discarding_and_starting_later(model: nn.Module, images: Tensor) -> None
         vi.GradientRollout(model, discard=0.9).patch_map(images, target=1),
         vi.GradientRollout(model).patch_map(images, target=1),
     )
-    layers = explicit(model, images, target=1)
+    layers = explicit_layers(model, images, target=1)
     last = torch.relu(layers[-1][0] * layers[-1][1]).mean(1)[:, 0, 1:]
     start = len(layers) - 1
     result = vi.GenericAttention(model, start_layer=start).patch_map(images, target=1).flatten(1)

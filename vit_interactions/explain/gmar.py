@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
 from vit_interactions.functional.attention import at_least_float32
-from vit_interactions.functional.chain import chain, forward_horner, horner
+from vit_interactions.functional.chain import Order, chain, horner
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.gmar import Norm, head_weights, weighted_heads
 from vit_interactions.functional.rollout import check_alpha
@@ -49,7 +49,7 @@ class GMAR(GradientExplainer):
         *,
         alpha: float = 1.0,
         residual: Literal["product", "horner"] = "product",
-        order: Literal["top_down", "as_published"] = "top_down",
+        order: Order = "top_down",
         row_norm: bool = True,
         score_from: Literal["attention", "head_output"] = "attention",
         scope: Literal["per_layer", "last_layer"] = "per_layer",
@@ -85,8 +85,7 @@ class GMAR(GradientExplainer):
         if self.residual == "product":
             relevance = chain(readout, fused, self.alpha, normalise=self.row_norm)
         else:
-            recursion = horner if self.order == "top_down" else forward_horner
-            relevance = recursion(readout, fused, self.alpha)
+            relevance = horner(readout, fused, self.alpha, self.order)
             if self.row_norm:
                 relevance = relevance / relevance.sum(-1, keepdim=True)
         return relevance[:, seen.layout.prefix :], seen.layout

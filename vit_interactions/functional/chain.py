@@ -4,11 +4,14 @@ p R with R a product of L matrices costs L · tokens² instead of L · tokens³ 
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import without_autocast
+
+Order = Literal["top_down", "as_published"]
 
 
 def apply_residual(vector: Tensor, matrix: Tensor, alpha: float = 1.0, *, normalise: bool) -> Tensor:
@@ -79,50 +82,34 @@ def chain_without_identity(readout: Tensor, matrices: Iterable[Tensor]) -> Tenso
     return gained
 
 
-def horner(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0) -> Tensor:
-    """Compute readout · R for R ← M R + α I from R = I, the last M nearest to the readout.
+def horner(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0, order: Order = "top_down") -> Tensor:
+    """Compute readout · R of a recursion that adds the identity once a layer instead of in every factor.
 
-    R = α (I + M_L + M_L M_{L-1} + ...) + M_L ··· M_1, with the identity added once a layer instead of in every factor.
+    "top_down" is R ← M R + α I from R = I, so that R = α (I + M_L + M_L M_{L-1} + ...) + M_L ··· M_1. "as_published"
+    is R ← R M + α I, as some publications print it: with the layers in ascending order it multiplies them in reverse.
 
     Args:
         readout: (batch, tokens).
-        matrices: M_L, ..., M_1, each (batch, tokens, tokens).
+        matrices: (batch, tokens, tokens) each, the one nearest to the readout first: M_L, ..., M_1 for "top_down",
+            M_1, ..., M_L for "as_published".
         alpha: weight of the identity.
+        order: "top_down" or "as_published".
 
     Returns:
         (batch, tokens).
 
     Example:
-        >>> horner(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])])
-        tensor([[1.5000, 0.5000]])
+        >>> readout = torch.tensor([[1.0, 0.0]])
+        >>> matrices = [torch.tensor([[[0.5, 0.5], [0.0, 1.0]]]), torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])]
+        >>> horner(readout, matrices), horner(readout, matrices, order="as_published")
+        (tensor([[1.5000, 1.0000]]), tensor([[1.0000, 1.5000]]))
     """
-    total = torch.zeros_like(readout)
+    vector, total = readout, torch.zeros_like(readout)
     for matrix in matrices:
-        readout = readout.to(matrix.dtype)
-        total = total + alpha * readout
-        readout = apply_residual(readout, matrix, 0.0, normalise=False)
-    return total + readout
-
-
-def forward_horner(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0) -> Tensor:
-    """Compute readout · R for R ← R M + α I from R = I, the first M nearest to the readout.
-
-    This is the recursion as some publications print it: with the layers in ascending order it multiplies them in
-    reverse.
-
-    Args:
-        readout: (batch, tokens).
-        matrices: M_1, ..., M_L, each (batch, tokens, tokens).
-        alpha: weight of the identity.
-
-    Returns:
-        (batch, tokens).
-
-    Example:
-        >>> forward_horner(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[0.5, 0.5], [0.0, 1.0]]])])
-        tensor([[1.5000, 0.5000]])
-    """
-    result = readout
-    for matrix in matrices:
-        result = apply_residual(result.to(matrix.dtype), matrix, 0.0, normalise=False) + alpha * readout
-    return result
+        vector = vector.to(matrix.dtype)
+        if order == "top_down":
+            total = total + alpha * vector
+        vector = apply_residual(vector, matrix, 0.0, normalise=False)
+        if order == "as_published":
+            vector = vector + alpha * readout
+    return total + vector
