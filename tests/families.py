@@ -54,7 +54,7 @@ class Family:
     """A kind of ViT and what its token layout is known to be."""
 
     name: str
-    build: Callable[[], nn.Module] = field(repr=False)
+    build: Callable[..., nn.Module] = field(repr=False)
     size: tuple[int, int]
     prefix: int
     grid: tuple[int, int]
@@ -89,7 +89,10 @@ def _family(
     options: dict[str, Any] | None = None,
     **known: Any,
 ) -> Family:
-    return Family(name, lambda: tiny(model, **(options or {})), size, prefix, grid, readout, **known)
+    def build(**more: Any) -> nn.Module:
+        return tiny(model, **{**(options or {}), **more})
+
+    return Family(name, build, size, prefix, grid, readout, **known)
 
 
 def _test_vit3() -> nn.Module:

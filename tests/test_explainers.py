@@ -340,53 +340,6 @@ def test_autocast_gives_float32_maps_near_the_float32_ones(explainer: type[Expla
     assert not torch.equal(result, result.bfloat16().float())
 
 
-# --- symmetries ---
-
-
-@smooth_explainers
-def test_permuting_patches_permutes_the_map_where_position_says_nothing(explainer: type[Explainer]) -> None:
-    model = small_vit(depth=3).double()
-    with torch.no_grad():
-        model.pos_embed[:, 1:] = 0
-    inputs = images().double()
-    order = torch.randperm(16)
-    cells = inputs.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)[:, :, order]  # batch, channels, patch, 16, 16
-    permuted = cells.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(inputs.shape)
-    expected = explainer(model).patch_map(inputs).flatten(1)[:, order]
-    assert_near(explainer(model).patch_map(permuted).flatten(1), expected, 1e-9)
-    assert differs(expected, explainer(model).patch_map(inputs).flatten(1))
-
-
-def test_permuting_patches_permutes_rows_and_columns_of_u() -> None:
-    model = small_vit(depth=3).double()
-    with torch.no_grad():
-        model.pos_embed[:, 1:] = 0
-    inputs = images().double()
-    swapped = inputs.clone()
-    swapped[..., :16, :16], swapped[..., 16:32, 32:48] = inputs[..., 16:32, 32:48], inputs[..., :16, :16]
-    order = torch.arange(16)
-    order[0], order[6] = 6, 0
-    explaining = InteractionUncertainty(model)
-    expected = explaining.uncertainty(inputs)[:, order][:, :, order]
-    assert_near(explaining.uncertainty(swapped), expected, 1e-9)
-
-
-@smooth_explainers
-def test_the_order_of_heads_does_not_matter(explainer: type[Explainer]) -> None:
-    model = small_vit(num_heads=4).double()
-    expected = explainer(model).patch_map(images().double())
-    # The same order in every layer: U compares head j with head j of the other layers.
-    order = torch.tensor([2, 0, 3, 1])
-    channels = (order[:, None] * 8 + torch.arange(8)).flatten()
-    with torch.no_grad():
-        for block in model.blocks:
-            rows = torch.cat((channels, channels + 32, channels + 64))
-            block.attn.qkv.weight.copy_(block.attn.qkv.weight[rows].clone())
-            block.attn.qkv.bias.copy_(block.attn.qkv.bias[rows].clone())
-            block.attn.proj.weight.copy_(block.attn.proj.weight[:, channels].clone())
-    assert_near(explainer(model).patch_map(images().double()), expected, 1e-9)
-
-
 # --- captum ---
 
 

@@ -1,4 +1,4 @@
-"""TAM, both variants of BI, and LeGrad: the laws of the score, symmetries, families, precision, and borrowing."""
+"""TAM, both variants of BI, and LeGrad: the laws of the score, families, precision, and borrowing."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -73,33 +73,6 @@ def test_classes_and_heads_weights_matter(make: Make) -> None:
     before = make(model).patch_map(x, target=1)
     nn.init.normal_(model.head.weight)
     assert differs(make(model).patch_map(x, target=1), before)
-
-
-@every_method
-def test_the_order_of_heads_does_not_matter(make: Make) -> None:
-    model, x = vit(num_heads=4, depth=3).double(), images().double()
-    expected = make(model).patch_map(x, target=2)
-    with torch.no_grad():
-        for number, block in enumerate(model.blocks):
-            order = torch.roll(torch.tensor([2, 0, 3, 1]), number)
-            channels = (order[:, None] * 8 + torch.arange(8)).flatten()
-            rows = torch.cat((channels, channels + 32, channels + 64))
-            block.attn.qkv.weight.copy_(block.attn.qkv.weight[rows].clone())
-            block.attn.qkv.bias.copy_(block.attn.qkv.bias[rows].clone())
-            block.attn.proj.weight.copy_(block.attn.proj.weight[:, channels].clone())
-    assert_near(make(model).patch_map(x, target=2), expected, 1e-9)
-
-
-@every_method
-def test_permuting_patches_permutes_the_map_where_position_says_nothing(make: Make) -> None:
-    model, x = vit().double(), images().double()
-    with torch.no_grad():
-        model.pos_embed[:, 1:] = 0
-    order = torch.tensor([3, 0, 8, 1, 7, 2, 6, 5, 4])
-    cells = x.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)[:, :, order]
-    permuted = cells.unflatten(2, (3, 3)).permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
-    expected = make(model).patch_map(x, target=0).flatten(1)[:, order]
-    assert_near(make(model).patch_map(permuted, target=0).flatten(1), expected, 1e-9)
 
 
 # --- families, batches, precision ---
