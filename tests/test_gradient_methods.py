@@ -250,6 +250,7 @@ def test_a_target_is_needed(method: type[vi.Explainer], model: nn.Module, images
         (lambda m: vi.GMAR(m, alpha=-1), "`alpha` must be finite and >= 0, but got -1"),
         (lambda m: vi.GradientRollout(m, discard=2), r"`discard` must lie in \[0, 1\]"),
         (lambda m: vi.GenericAttention(m, start_layer=-1), "`start_layer` must be >= 0"),
+        (lambda m: vi.GenericAttention(m, start_layer=0.5), "`start_layer` must be an int, but got 0.5"),
     ],
 )
 def test_options_outside_their_range(make: Callable[[nn.Module], object], message: str) -> None:
@@ -269,6 +270,11 @@ def test_discarding_and_starting_later(model: nn.Module, images: Tensor) -> None
     assert torch.allclose(result, last)
     with pytest.raises(ValueError, match=f"`start_layer` must be < {start + 1}"):
         vi.GenericAttention(model, start_layer=start + 1).patch_map(images, target=1)
+
+
+def test_relevance_that_overflows_is_told(model: nn.Module, images: Tensor) -> None:
+    with pytest.raises(ValueError, match="the relevance of the patches is not finite"):
+        vi.GenericAttention(model).patch_map(images, target=lambda output: output[:, 0] * torch.inf)
 
 
 def test_generic_attention_of_averaging_models_leaves_the_identity_out() -> None:

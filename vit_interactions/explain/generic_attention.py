@@ -4,14 +4,16 @@ Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interp
 Transformers", ICCV 2021, Eqs. 5 and 6. Readouts other than the class token are this library's.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.gradients import GradientExplainer
+from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.functional.chain import chain_without_identity
+from vit_interactions.functional.checks import check_index
 
 
 class GenericAttention(GradientExplainer):
@@ -33,21 +35,37 @@ class GenericAttention(GradientExplainer):
     def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
         """Take the model and the first layer to take part.
 
+        Args:
+            model: any ViT; for `TransformerAttribution` one of linear layers, layer norms, activations, residual sums
+                and attention.
+            start_layer: 0 for pictures; the segmentation of the CVPR paper starts at 1.
+
         Raises:
             ValueError: `start_layer` < 0; later, as many as the model has layers, or more.
         """
         super().__init__(model)
-        if start_layer < 0:
+        if check_index("start_layer", start_layer) < 0:
             raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
         self.start_layer = start_layer
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         seen = self._backtrace(inputs, target, additional_forward_args)
-        if self.start_layer >= len(seen.gradients):
-            raise ValueError(
-                f"`start_layer` must be < {len(seen.gradients)}, the model's layers, but got {self.start_layer}."
-            )
-        layers = islice(seen.layers_from_the_top(), len(seen.gradients) - self.start_layer)
-        fused = ((layer.attention() * layer.gradient()).clamp(min=0).mean(1) for layer in layers)
+        count = len(seen.gradients)
+        if self.start_layer >= count:
+            raise ValueError(f"`start_layer` must be < {count}, the model's layers, but got {self.start_layer}.")
+        evidence = self._evidence(seen, inputs, target, additional_forward_args)
+        layers = islice(zip(seen.layers_from_the_top(), evidence, strict=True), count - self.start_layer)
+        fused = ((factor * layer.gradient()).clamp(min=0).mean(1) for layer, factor in layers)
         relevance = chain_without_identity(seen.readout(), fused)
+        if not relevance.isfinite().all():
+            raise ValueError(
+                "the relevance of the patches is not finite: it overflowed on its way through the layers. Use a "
+                "float32 or float64 model."
+            )
         return relevance[:, seen.layout.prefix :], seen.layout
+
+    def _evidence(
+        self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> Iterator[Tensor]:
+        """Yield what each gradient is multiplied with (batch, heads, tokens, tokens), from the top."""
+        return (layer.attention() for layer in seen.layers_from_the_top())

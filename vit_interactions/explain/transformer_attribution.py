@@ -5,19 +5,18 @@ additions: relevance sums are kept for each image by itself; LayerScale and quer
 unchanged; readouts other than the class token; masks and position biases, which get no relevance.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
-from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.generic_attention import GenericAttention
+from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.explain.rules import Rules, depends, ruled, scaled_gradient
 from vit_interactions.explain.targets import select_target
-from vit_interactions.functional.chain import chain_without_identity
 from vit_interactions.functional.relevance import (
     attention_relevance,
     linear_relevance,
@@ -27,7 +26,7 @@ from vit_interactions.functional.relevance import (
 )
 
 
-class TransformerAttribution(GradientExplainer):
+class TransformerAttribution(GenericAttention):
     """Relevance gathered through the layers by E_l = mean over heads of max(G_l * R_l, 0).
 
     G_l is the gradient at the attention of layer l, R_l its relevance by layer-wise propagation from the target. The
@@ -46,42 +45,13 @@ class TransformerAttribution(GradientExplainer):
     quantity = "relevance"
     source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
-    def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
-        """Take the model and the first layer to take part.
-
-        Args:
-            model: a ViT of linear layers, layer norms, activations, residual sums and attention.
-            start_layer: 0 for pictures; the paper's segmentation starts at 1.
-
-        Raises:
-            ValueError: `start_layer` < 0; later, as many as the model has layers, or more.
-        """
-        super().__init__(model)
-        if start_layer < 0:
-            raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
-        self.start_layer = start_layer
-
-    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        seen = self._backtrace(inputs, target, additional_forward_args)
-        count = len(seen.gradients)
-        if self.start_layer >= count:
-            raise ValueError(f"`start_layer` must be < {count}, the model's layers, but got {self.start_layer}.")
-        relevances = self._relevance(inputs, target, additional_forward_args).gradients
-
-        def fused(layer: int) -> Tensor:
-            call = seen.record.calls[layer]
-            relevance = relevances[layer].reshape(*call.query.shape[:-1], -1)
-            of_attention, _ = product_relevance(relevance, call.attention(), call.value)
-            return (call.attention_grad(seen.gradients[layer]) * of_attention).clamp(min=0).mean(1)
-
-        layers = islice(reversed(range(count)), count - self.start_layer)
-        relevance = chain_without_identity(seen.readout(), map(fused, layers))
-        if not relevance.isfinite().all():
-            raise ValueError(
-                "the relevance of the patches is not finite: it overflowed on its way through the layers. Use a "
-                "float32 or float64 model."
-            )
-        return relevance[:, seen.layout.prefix :], seen.layout
+    def _evidence(
+        self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> Iterator[Tensor]:
+        for layer in self._relevance(inputs, target, additional_forward_args).layers_from_the_top():
+            call = layer.call
+            relevance = layer.output_gradient.reshape(*call.query.shape[:-1], -1)
+            yield product_relevance(relevance, call.attention(), call.value)[0]
 
     def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
         """Run the model forward and backward under the rules: the "gradients" at z are its relevances."""
