@@ -336,6 +336,18 @@ def keeps_the_identity(method: str, layout: str) -> bool:
     return method == "gradient_rollout" and layout in ("mean of patches", "pooling head")
 
 
+@every_layout
+def test_all_of_the_score_is_given_to_the_patch_where_maps_sum_to_it(layout: str) -> None:
+    grid, patch, _, options = LAYOUTS[layout]
+    model, inputs = looking_model(grid, RED, silent=patch, **options), painted(green_images(grid), patch, RED)
+    score = model(inputs)[0, 1].detach()
+    torch.testing.assert_close(relevance("attn_lrp", model, inputs, grid)[patch], score)
+    # What the pooling head takes from the patch itself did not come through a block.
+    itself = 1 / math.prod(grid) if layout == "pooling head" else 0.0
+    evidence = relevance("dynamic_accumulated_attention", model, inputs, grid)[patch]
+    torch.testing.assert_close(evidence, score - itself)
+
+
 @every_finder
 @every_layout
 def test_attention_that_goes_astray_misleads_what_follows_attention_alone(method: str, layout: str) -> None:
@@ -367,9 +379,10 @@ def test_legrad_of_a_pooling_head_sees_also_where_attention_brought_the_red(meth
     assert_peak(astray, patch)
 
 
-# One block, uniform attention, the score the sum of 1/17 of each patch's red, which only the red patch has. By hand:
-# at the red patch, and elsewhere. A = 1/17. G = 1 at the class token's row and the red patch's column, for one of two
-# heads; on the path 0, 1/2 and 1 of that. One head of two brings the red, so means over heads halve.
+# One block, uniform attention, the score three times the red of all tokens, 1/17 each, which only the red patch has. By
+# hand, at the red patch and elsewhere: A = 1/17; G = 3 at the class token's row and the red patch's column, for the one
+# head of two that brings the red, so that means over heads halve; on the path 0, 1/2 and 1 of that.
+WEIGHT = 3
 BY_HAND = {
     "interaction_uncertainty": (0, 0),  # nothing varies
     "indiscriminative_patches": (0, 0),
@@ -378,25 +391,33 @@ BY_HAND = {
     "attention_flow": (SHARE / 2, SHARE / 2),
     "gmar": (SHARE / 2, SHARE / 2),
     "gmar, weights of the last layer": (SHARE / 2, SHARE / 2),
-    "attention_grad_cam": (SHARE / 16 / 2, SHARE / 16 / 2),  # the head's weight is the mean of G over 16 patches
-    "dynamic_accumulated_attention": (SHARE, 0),  # the score itself
-    "gradient_rollout": (1 / 35, 0),  # A G / 2 = 1/34, over 1 + 1/34
-    "generic_attention": (SHARE / 2, 0),  # A G / 2
-    "transformer_attribution": (1 / 4, 0),  # half of the relevance, all of it the red patch's, goes to A; G / 2
-    "transition_attention": (SHARE / 4, 0),  # A times half of the mean of G on the path
-    "beyond_intuition": (SHARE / 4, 0),  # the head that brings the red has all the weight
-    "beyond_intuition by token": (SHARE / 4, 0),  # the red patch's value is as long as its input
-    "legrad": (SHARE / 2, 0),  # each of 17 rows has G = 1/17
-    "legrad, the model's pooling": (SHARE / 2, 0),  # one of 17 rows has G = 1
-    "attention_guided_cam": (1 / 2, 0),  # sigmoid(0) G
-    "attn_lrp": (SHARE, 0),
-    "attn_lrp through attention": (SHARE / 2, 0),  # half goes to query and key, which are 0
+    "attention_grad_cam": (
+        WEIGHT / 16 * SHARE / 2,
+        WEIGHT / 16 * SHARE / 2,
+    ),  # the mean of G over 16 patches, times A
+    "dynamic_accumulated_attention": (WEIGHT * SHARE, 0),  # the score itself
+    "gradient_rollout": (3 / 37, 0),  # A G / 2 = 3/34, over 1 + 3/34
+    "generic_attention": (WEIGHT * SHARE / 2, 0),  # A G / 2
+    "transformer_attribution": (
+        WEIGHT / 4,
+        0,
+    ),  # half of the relevance 1 goes to A, all of it the red patch's; G / 2
+    "transition_attention": (WEIGHT * SHARE / 4, 0),  # A times half of the mean of G on the path
+    "beyond_intuition": (WEIGHT * SHARE / 4, 0),  # the head that brings the red has all the weight
+    "beyond_intuition by token": (WEIGHT * SHARE / 4, 0),  # the red patch's value is as long as its input
+    "legrad": (WEIGHT * SHARE / 2, 0),  # each of 17 rows has G = 3/17
+    "legrad, the model's pooling": (WEIGHT * SHARE / 2, 0),  # one of 17 rows has G = 3
+    "attention_guided_cam": (WEIGHT / 2, 0),  # sigmoid(0) G
+    "attn_lrp": (WEIGHT * SHARE, 0),
+    "attn_lrp through attention": (WEIGHT * SHARE / 2, 0),  # half goes to query and key, which are 0
 }
 
 
 def test_where_attention_is_uniform_every_value_is_known() -> None:
     assert BY_HAND.keys() == set(FOUND) - {*OF_FIELDS}  # fields of a U of 0 are those of its ties
     model, image = planted_model(), planted_image()
+    with torch.no_grad():
+        model.head.weight *= WEIGHT
     methods = {**METHODS, **VARIANTS, "legrad": partial(vi.LeGrad, layers=-1)}
     for method, (there, elsewhere) in BY_HAND.items():
         explainer = methods[method](model)
