@@ -28,7 +28,7 @@ METHODS = {name: method for name, method in vi.EXPLAINERS.items() if method not 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 # Methods that need to know more of a model than its attention, and refuse those whose parts they do not know.
-CHOOSY = {vi.LeGrad, vi.BeyondIntuition, vi.TransformerAttribution, vi.AttnLRP}
+CHOOSY = {vi.BeyondIntuition, vi.TransformerAttribution, vi.AttnLRP}
 
 
 def make(method: type[vi.Explainer], model: nn.Module) -> vi.Explainer:

@@ -41,9 +41,6 @@ SMALL: dict[str, Any] = {
 IMAGE: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16, "num_labels": 5}
 TOWER: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16}
 
-# Methods that need the modules of timm's ViTs.
-TIMM_ONLY = {"legrad"}
-
 
 def sharpen(model: nn.Module) -> nn.Module:
     """Redraw what decides the attention and the answer, so that attention is far from uniform."""
@@ -175,9 +172,8 @@ def is_refused(name: str, row: Family) -> bool:
     """Whether a method says that it cannot explain a model."""
     if name == "dynamic_accumulated_attention":
         return row.readout != "token"
-    if name == "transformer_attribution":  # no rules for rotary embeddings and CLIP's sigmoids
-        return row.name.startswith(("dinov3", "clip"))
-    return name in TIMM_ONLY
+    # No rules for rotary embeddings and CLIP's sigmoids.
+    return name == "transformer_attribution" and row.name.startswith(("dinov3", "clip"))
 
 
 def score_of(output: Any, target: Any) -> Tensor:

@@ -30,7 +30,7 @@ from vit_interactions.loading import load_model
 
 from .test_cli import run
 from .test_explainers import assert_near, assert_same_state, images, state_of
-from .test_huggingface import TIMM_ONLY, explainer_of, picture
+from .test_huggingface import explainer_of, picture
 
 TINY: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 48, "num_classes": 5}
 
@@ -104,8 +104,10 @@ def test_gradients_are_autograds_through_the_weights() -> None:
         assert (call.attention_grad(gradient) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def replayed(model: nn.Module, inputs: Tensor, weights: list[Tensor]) -> Tensor:
-    """Run the ViT with attention written out, softmax(q k / sqrt(d)) v."""
+def replayed(
+    model: nn.Module, inputs: Tensor, weights: list[Tensor], states: list[Tensor] | None = None
+) -> Tensor:
+    """Run the ViT with attention written out, softmax(q k / sqrt(d)) v; note it, and the tokens after each block."""
     vision: Any = model
     x = vision._process_input(inputs)
     x = torch.cat([vision.class_token.expand(len(x), -1, -1), x], 1) + vision.encoder.pos_embedding
@@ -116,6 +118,8 @@ def replayed(model: nn.Module, inputs: Tensor, weights: list[Tensor]) -> Tensor:
         weights.append((query @ key.mT / 4).softmax(-1))
         x = x + attend.out_proj((weights[-1] @ value).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.ln_2(x))
+        if states is not None:
+            states.append(x)
     return vision.heads(vision.encoder.ln(x)[:, 0])
 
 
@@ -284,17 +288,13 @@ def test_every_method_explains_the_model_and_gives_it_back(name: str, stem: bool
     model.encoder.layers[1].train()
     explainer = explainer_of(name, model)
     before, inputs = state_of(model), images().double()
-    if name in TIMM_ONLY:
-        with pytest.raises(UnsupportedModelError):
-            explainer.patch_map(inputs, [3, 1])
-    else:
-        patch_map = explainer.patch_map(inputs, [3, 1])
-        assert patch_map.shape == (2, 4, 4)
-        if name != "attention_grad_cam":  # which keeps positive evidence only, and may find none
-            assert patch_map.flatten(1).std(1).min() > 0
-        alone = [explainer.patch_map(image[None], c) for image, c in zip(inputs, [3, 1], strict=True)]
-        if name != "random_map":
-            assert_near(torch.cat(alone), patch_map, 1e-6)
+    patch_map = explainer.patch_map(inputs, [3, 1])
+    assert patch_map.shape == (2, 4, 4)
+    if name != "attention_grad_cam":  # which keeps positive evidence only, and may find none
+        assert patch_map.flatten(1).std(1).min() > 0
+    alone = [explainer.patch_map(image[None], c) for image, c in zip(inputs, [3, 1], strict=True)]
+    if name != "random_map":
+        assert_near(torch.cat(alone), patch_map, 1e-6)
     assert_same_state(before, state_of(model))
 
 
