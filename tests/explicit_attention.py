@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .families import tiny
+
 # Two layers, two heads, tokens (class, p1, p2); rows are queries. `methods.md`, section 8.
 A1 = torch.tensor(
     [[[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]], [[0.1, 0.6, 0.3], [0.3, 0.4, 0.3], [0.4, 0.4, 0.2]]]
@@ -29,6 +31,25 @@ def close(result: Tensor, expected: Any, tolerance: float = 1e-6) -> None:
     """Compare with hand-computed numbers."""
     expected = torch.as_tensor(expected, dtype=result.dtype)
     torch.testing.assert_close(result.squeeze(), expected.squeeze(), rtol=0, atol=tolerance)
+
+
+def vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:
+    """Three blocks of two heads, 3 x 3 patches, float64."""
+    return tiny(name, **{"img_size": 48, "depth": 3, **options}).double()
+
+
+def images(batch: int = 2, size: int = 48) -> Tensor:
+    """Random images, float64."""
+    return torch.randn(batch, 3, size, size, dtype=torch.float64)
+
+
+# What builds a model, and the tokens that it reads its answer from.
+READOUTS = {
+    "token": (lambda: vit(), [0]),
+    "distilled": (lambda: vit("deit_tiny_distilled_patch16_224"), [0, 1]),
+    "avg": (lambda: vit(global_pool="avg"), list(range(1, 10))),
+    "no class token": (lambda: vit(global_pool="avg", class_token=False), list(range(9))),
+}
 
 
 class Explicit(NamedTuple):

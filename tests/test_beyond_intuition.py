@@ -18,28 +18,11 @@ from vit_interactions.functional.beyond_intuition import (
 )
 from vit_interactions.functional.integrated_gradient import positive_gradient
 
-from .explicit_attention import A1, A2, G1, G2, close, explicit, integrated, positive_mean
+from .explicit_attention import A1, A2, G1, G2, READOUTS, close, explicit, images, integrated, positive_mean, vit
 from .families import FAMILIES, sharpen, tiny
 
 Matrix = list[list[float]]
 FIRST_ROW = torch.tensor([0])
-
-
-def vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:
-    """Three blocks of two heads, 3 x 3 patches, float64."""
-    return tiny(name, **{"img_size": 48, "depth": 3, **options}).double()
-
-
-def images(batch: int = 2, size: int = 48) -> Tensor:
-    return torch.randn(batch, 3, size, size, dtype=torch.float64)
-
-
-READOUTS = {
-    "token": (lambda: vit(), [0]),
-    "distilled": (lambda: vit("deit_tiny_distilled_patch16_224"), [0, 1]),
-    "avg": (lambda: vit(global_pool="avg"), list(range(1, 10))),
-    "no class token": (lambda: vit(global_pool="avg", class_token=False), list(range(9))),
-}
 
 
 # --- the functions ---

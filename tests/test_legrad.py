@@ -14,21 +14,11 @@ from vit_interactions.attention import UnsupportedModelError
 from vit_interactions.explain.legrad import LeGrad
 from vit_interactions.functional.legrad import layer_sensitivity
 
-from .explicit_attention import G1, G2, close, explicit
-from .families import CLASSES, FAMILIES, tiny
+from .explicit_attention import G1, G2, close, explicit, images, vit
+from .families import CLASSES, FAMILIES
 from .test_huggingface import TABLE
 from .test_torchvision import replayed
 from .test_torchvision import vit as torchvision_vit
-
-
-def vit(name: str = "vit_tiny_patch16_224", **options: Any) -> nn.Module:
-    """Three blocks of two heads, 3 x 3 patches, float64."""
-    return tiny(name, **{"img_size": 48, "depth": 3, **options}).double()
-
-
-def images(batch: int = 2, size: int = 48) -> Tensor:
-    return torch.randn(batch, 3, size, size, dtype=torch.float64)
-
 
 MODELS = {
     "token": lambda: vit(),

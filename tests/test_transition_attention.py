@@ -2,32 +2,27 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_interactions.explain.attention_path import read_tokens
 from vit_interactions.explain.transition_attention import TransitionAttention
 from vit_interactions.functional.integrated_gradient import path_fractions, positive_gradient
 from vit_interactions.functional.transition_attention import transition_state
 
-from .explicit_attention import A1, A2, CLASS, G2, close, explicit, integrated, positive_mean
-from .families import CLASSES, tiny
-
-
-def vit(name: str = "vit_tiny_patch16_224", **options: object) -> nn.Module:
-    """Three blocks of two heads, 3 x 3 patches, float64."""
-    return tiny(name, **{"img_size": 48, "depth": 3, **options}).double()
-
-
-def images(batch: int = 2, size: int = 48) -> Tensor:
-    return torch.randn(batch, 3, size, size, dtype=torch.float64)
-
-
-READOUTS = {
-    "token": (lambda: vit(), [0]),
-    "distilled": (lambda: vit("deit_tiny_distilled_patch16_224"), [0, 1]),
-    "avg": (lambda: vit(global_pool="avg"), list(range(1, 10))),
-    "no class token": (lambda: vit(global_pool="avg", class_token=False), list(range(9))),
-}
+from .explicit_attention import (
+    A1,
+    A2,
+    CLASS,
+    G2,
+    READOUTS,
+    close,
+    explicit,
+    images,
+    integrated,
+    positive_mean,
+    vit,
+)
+from .families import CLASSES
 
 
 def test_the_two_layer_example() -> None:
