@@ -1,0 +1,185 @@
+"""Window-free attention: each layer finds the window of every patch itself, from its own queries and keys.
+
+Source: Ma et al., arXiv 2203.05922, Sec. 5, Eqs. 8 and 9. A masked score is 0, not minus infinity, as Eq. 9 says; the
+other reading is `window_fill="-inf"`. Prefix tokens are not windowed and take no part in the windows.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit_interactions.functional.attention import at_least_float32, without_autocast
+from vit_interactions.functional.checks import check_choice
+
+WINDOW_FILLS = ("zero", "-inf")
+
+
+class WindowFree(NamedTuple):
+    """What window-free attention gives.
+
+    Attributes:
+        output: z (batch, heads, tokens, width).
+        logits: (batch, patches, patches), of which sigmoid is w'; at least float32, in the graph.
+        mask: W (batch, patches, patches) bool.
+    """
+
+    output: Tensor
+    logits: Tensor
+    mask: Tensor
+
+
+def window_free_logits(query: Tensor, key: Tensor) -> Tensor:
+    """Compute the mean over heads of Q Kᵀ, without 1/√d (Eq. 8): one product of the concatenated heads.
+
+    Args:
+        query: (batch, heads, patches, width), of the patches only.
+        key: (batch, heads, patches, width).
+
+    Returns:
+        (batch, patches, patches), at least float32, also under autocast.
+
+    Example:
+        >>> query = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)  # two heads, one patch
+        >>> window_free_logits(query, query)
+        tensor([[[2.5000]]])
+    """
+    heads = query.shape[1]
+    query, key = (at_least_float32(tensor).transpose(1, 2).flatten(2) for tensor in (query, key))
+    with without_autocast(query):
+        return (query / heads) @ key.transpose(1, 2)
+
+
+@torch.no_grad()
+def window_free_mask(logits: Tensor) -> Tensor:
+    """Mark the pairs whose w' = sigmoid(logit) lies above the mean of its row, strictly (Eq. 8).
+
+    Args:
+        logits: (..., patches, patches).
+
+    Returns:
+        (..., patches, patches) bool. A row of equal values has no mark. No gradient.
+
+    Example:
+        >>> window_free_mask(torch.tensor([[9.0, -9.0], [1.0, 1.0]])).int()
+        tensor([[1, 0],
+                [0, 0]], dtype=torch.int32)
+    """
+    weights = logits.sigmoid()
+    # The rounded mean of equal values may lie below them; that of equal zeros does not.
+    weights = weights - weights[..., :1]
+    return weights > weights.mean(-1, keepdim=True)
+
+
+def windowed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    *,
+    window_fill: str = "zero",
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attend with the scores of pairs of patches outside the windows filled: softmax((Q Kᵀ · scale) ∗ W) V (Eq. 9).
+
+    Args:
+        query: (batch, heads, tokens, width); prefix tokens first.
+        key: (batch, heads, tokens, width).
+        value: (batch, heads, tokens, width).
+        mask: W (batch, patches, patches) bool; tokens - patches is the number of prefix tokens, which attend to
+            all and are attended by all.
+        window_fill: "zero" gives a pair outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
+        scale: factor of the scores; None means 1 / sqrt(width).
+        dropout: probability of dropping an attention.
+
+    Returns:
+        z (batch, heads, tokens, width).
+
+    Raises:
+        ValueError: another `window_fill`.
+
+    Example:
+        >>> value = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
+        >>> mask = torch.tensor([[[True, False], [False, True]]])
+        >>> windowed_attention(value, 9 * value, value, mask).flatten()
+        tensor([0.5000, 0.9999])
+        >>> windowed_attention(value, value, value, mask, window_fill="-inf").flatten()
+        tensor([0., 1.])
+    """
+    check_choice("window_fill", window_fill, WINDOW_FILLS)
+    prefix = query.shape[-2] - mask.shape[-1]
+    mask = F.pad(mask, (prefix, 0, prefix, 0), value=True).unsqueeze(1)
+    if window_fill == "-inf":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query * scale) @ key.transpose(-2, -1)
+    attention = scores.masked_fill(~mask, 0.0).softmax(-1)
+    return F.dropout(attention, dropout) @ value
+
+
+def window_free_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_prefix: int,
+    *,
+    window_fill: str = "zero",
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> WindowFree:
+    """Find the windows of the patches from queries and keys, and attend within them.
+
+    Args:
+        query: (batch, heads, tokens, width); prefix tokens first.
+        key: (batch, heads, tokens, width).
+        value: (batch, heads, tokens, width).
+        num_prefix: tokens before the first patch.
+        window_fill: as in `windowed_attention`.
+        scale: as in `windowed_attention`.
+        dropout: as in `windowed_attention`.
+
+    Returns:
+        The output, the windows' logits and the windows.
+
+    Example:
+        >>> tokens = torch.eye(3).view(1, 1, 3, 3)
+        >>> window_free_attention(tokens, tokens, tokens, num_prefix=1).mask.int()
+        tensor([[[1, 0],
+                 [0, 1]]], dtype=torch.int32)
+    """
+    logits = window_free_logits(query[:, :, num_prefix:], key[:, :, num_prefix:])
+    mask = window_free_mask(logits)
+    output = windowed_attention(query, key, value, mask, window_fill=window_fill, scale=scale, dropout=dropout)
+    return WindowFree(output, logits, mask)
+
+
+def window_free_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Compute the binary cross-entropy of w' = sigmoid(logits), averaged over pairs, images and layers (Sec. 5).
+
+    Args:
+        logits: of each layer (batch, patches, patches).
+        targets: the binary masks of responsive fields (batch, patches, patches), bool or float in [0, 1].
+
+    Returns:
+        Scalar ≥ 0, in nats a pair.
+
+    Raises:
+        ValueError: no layer, or shapes that disagree.
+
+    Example:
+        >>> window_free_loss([torch.zeros(1, 2, 2)], torch.eye(2)[None])
+        tensor(0.6931)
+    """
+    if not logits:
+        raise ValueError("`logits` must hold one tensor a layer, but is empty.")
+    for layer in logits:
+        if layer.shape != targets.shape:
+            raise ValueError(
+                f"`targets` must have the logits' shape {tuple(layer.shape)}, but got {tuple(targets.shape)}."
+            )
+    targets = targets.to(logits[0].dtype)
+    losses = [F.binary_cross_entropy_with_logits(layer, targets) for layer in logits]
+    return torch.stack(losses).mean()
