@@ -6,15 +6,17 @@ timm's attention takes.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._manipulate import checkpoint
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from vit_interactions.functional.responsive_field import ResponsiveField, check_field_grid
+from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
 Teacher = Callable[[Tensor], ResponsiveField]
 
@@ -55,12 +57,14 @@ def token_mask(field: ResponsiveField, prefix: int) -> TokenMask:
     return TokenMask(attended, F.pad(field.dropped, (prefix, 0)).unsqueeze(-1))
 
 
-class AdaptiveWindowBlock(Block):  # type: ignore[misc]
+class AdaptiveWindowBlock(Block):
     """timm's block, before which dropped tokens are 0, and in which tokens attend within their windows."""
 
     grad_checkpointing = False
 
-    def forward(self, x: Tensor, attn_mask: TokenMask | None = None, is_causal: bool = False) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, attn_mask: TokenMask | None = None, is_causal: bool = False
+    ) -> Tensor:
         """Transform tokens (batch, tokens, width).
 
         Args:
@@ -68,19 +72,16 @@ class AdaptiveWindowBlock(Block):  # type: ignore[misc]
             attn_mask: the batch's; in the place in which timm hands its masks through. None: a plain block.
             is_causal: only for timm's signature; patches have no order.
         """
-        if attn_mask is None:
-            y: Tensor = super().forward(x)
-            return y
-        kept = x.masked_fill(attn_mask.dropped, 0.0)
+        attended = None
+        if attn_mask is not None:
+            attended, x = attn_mask.attended, x.masked_fill(attn_mask.dropped, 0.0)
         # timm does not checkpoint blocks that take a mask.
-        if self.grad_checkpointing and self.training:
-            y = checkpoint(super().forward, kept, attn_mask.attended)
-        else:
-            y = super().forward(kept, attn_mask.attended)
-        return y
+        run = partial(checkpoint, super().forward) if self.grad_checkpointing else super().forward
+        tokens: Tensor = run(x, attended)
+        return tokens
 
 
-class AdaptiveWindowViT(VisionTransformer):  # type: ignore[misc]
+class AdaptiveWindowViT(VisionTransformer):
     """timm's VisionTransformer in which, in every layer and head, each patch attends to its window only.
 
     The windows differ from image to image. They come with the call, `model(images, field)`, or from a teacher, a
@@ -106,7 +107,7 @@ class AdaptiveWindowViT(VisionTransformer):  # type: ignore[misc]
             raise ValueError(
                 f"`patch_drop_rate` must be 0 in a model of windows, but got {kwargs['patch_drop_rate']!r}."
             )
-        super().__init__(*args, block_fn=AdaptiveWindowBlock, **kwargs)
+        super().__init__(*args, block_fn=AdaptiveWindowBlock, **kwargs)  # type: ignore[misc]
         self.set_teacher(None)
 
     @property
@@ -128,9 +129,9 @@ class AdaptiveWindowViT(VisionTransformer):  # type: ignore[misc]
         self._teacher = (teacher,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptiveWindowViT":
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if isinstance(self.teacher, nn.Module):
-            self.teacher._apply(fn, recurse)
+            self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def field(self, images: Tensor) -> ResponsiveField:
@@ -149,7 +150,7 @@ class AdaptiveWindowViT(VisionTransformer):  # type: ignore[misc]
             )
         return self.teacher(images)
 
-    def forward(self, x: Tensor, field: ResponsiveField | None = None) -> Tensor:
+    def forward(self, x: Tensor, field: ResponsiveField | None = None) -> Tensor:  # type: ignore[override]
         """Classify images (batch, channels, height, width).
 
         Args:
@@ -160,31 +161,32 @@ class AdaptiveWindowViT(VisionTransformer):  # type: ignore[misc]
             RuntimeError: neither `field` nor a teacher.
             ValueError: a field of another grid or of another number of images.
         """
-        logits: Tensor = self.forward_head(self.forward_features(x, field))
-        return logits
+        return self.forward_head(self.forward_features(x, field))
 
-    def forward_features(self, x: Tensor, field: ResponsiveField | None = None) -> Tensor:
+    def forward_features(  # type: ignore[override]
+        self, x: Tensor, field: ResponsiveField | None = None
+    ) -> Tensor:
         """Compute the tokens after the last block (batch, tokens, width); arguments as of `forward`."""
-        tokens: Tensor = super().forward_features(x, attn_mask=self._token_mask(x, field))
-        return tokens
+        mask: Any = self._token_mask(x, field)
+        return super().forward_features(x, attn_mask=mask)
 
     def forward_intermediates(
-        self, x: Tensor, *args: Any, field: ResponsiveField | None = None, attn_mask: None = None, **kwargs: Any
+        self, x: Tensor, *args: Any, field: ResponsiveField | None = None, **kwargs: Any
     ) -> Any:
-        """Return the tokens after chosen blocks: timm's arguments, with `field` as of `forward`.
+        """Return the tokens after chosen blocks: timm's arguments, and `field` as of `forward`.
 
         Raises:
             ValueError: an `attn_mask`, in whose place the field stands.
         """
-        if attn_mask is not None:
+        if kwargs.get("attn_mask") is not None:
             raise ValueError("`attn_mask` must be None: give `field`, from which the mask is made.")
-        return super().forward_intermediates(x, *args, attn_mask=self._token_mask(x, field), **kwargs)
+        return super().forward_intermediates(x, *args, **{**kwargs, "attn_mask": self._token_mask(x, field)})
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping what it computed."""
         super().set_grad_checkpointing(enable)
         for block in self.blocks:
-            block.grad_checkpointing = enable
+            block.grad_checkpointing = enable  # type: ignore[assignment]
 
     def _token_mask(self, images: Tensor, field: ResponsiveField | None) -> TokenMask:
         field = self.field(images) if field is None else field
@@ -196,38 +198,64 @@ class AdaptiveWindowViT(VisionTransformer):  # type: ignore[misc]
         return token_mask(field, self.num_prefix_tokens)
 
 
-# The weights to start from: of ViTs of the same shape, the paper's start (ImageNet-21k) among them.
-_STARTS = {
-    "test_awd_vit": ("test_vit", ("r160_in1k",)),
-    "awd_vit_tiny_patch16_224": ("vit_tiny_patch16_224", ("augreg_in21k_ft_in1k", "augreg_in21k")),
-    "awd_vit_small_patch16_224": ("vit_small_patch16_224", ("augreg_in21k_ft_in1k", "augreg_in21k")),
-    "awd_vit_base_patch32_224": ("vit_base_patch32_224", ("augreg_in21k_ft_in1k", "augreg_in21k")),
-    "awd_vit_base_patch16_224": ("vit_base_patch16_224", ("augreg_in21k_ft_in1k", "augreg_in21k")),
-}
 default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.{tag}": get_pretrained_cfg(f"{vit}.{tag}").to_dict()
-        for name, (vit, tags) in _STARTS.items()
-        for tag in tags
-    }
+    vit_checkpoints(
+        (
+            "awd_vit_tiny_patch16_224",
+            "awd_vit_small_patch16_224",
+            "awd_vit_base_patch16_224",
+            "awd_vit_base_patch32_224",
+            "test_awd_vit",
+        ),
+        own="awd_vit",
+    )
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> AdaptiveWindowViT:
+def _create(variant: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> AdaptiveWindowViT:
     model: AdaptiveWindowViT = build_model_with_cfg(
         AdaptiveWindowViT,
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
-        **kwargs,
+        feature_cfg={"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"},
+        **{**shape, **options},
     )
     return model
 
 
+_BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+
+
+@register_model
+def awd_vit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
+    """AWD-ViT-Ti/16 at 224 x 224."""
+    shape = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3}
+    return _create("awd_vit_tiny_patch16_224", pretrained, shape, kwargs)
+
+
+@register_model
+def awd_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
+    """AWD-ViT-S/16 at 224 x 224."""
+    shape = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
+    return _create("awd_vit_small_patch16_224", pretrained, shape, kwargs)
+
+
+@register_model
+def awd_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
+    """AWD-ViT-B/16 at 224 x 224, of the paper's Tables 1 and 2."""
+    return _create("awd_vit_base_patch16_224", pretrained, {"patch_size": 16, **_BASE}, kwargs)
+
+
+@register_model
+def awd_vit_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
+    """AWD-ViT-B/32 at 224 x 224."""
+    return _create("awd_vit_base_patch32_224", pretrained, {"patch_size": 32, **_BASE}, kwargs)
+
+
 @register_model
 def test_awd_vit(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """Create a model for tests, of timm's test_vit."""
+    """An AWD-ViT of 0.4 million parameters at 160 x 160, for tests."""
     shape = {
         "patch_size": 16,
         "embed_dim": 64,
@@ -236,32 +264,4 @@ def test_awd_vit(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
         "mlp_ratio": 3,
         "dynamic_img_size": True,
     }
-    return _create("test_awd_vit", pretrained, **{**shape, **kwargs})
-
-
-@register_model
-def awd_vit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """Create AWD-ViT-Ti/16."""
-    shape = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3}
-    return _create("awd_vit_tiny_patch16_224", pretrained, **{**shape, **kwargs})
-
-
-@register_model
-def awd_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """Create AWD-ViT-S/16."""
-    shape = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
-    return _create("awd_vit_small_patch16_224", pretrained, **{**shape, **kwargs})
-
-
-@register_model
-def awd_vit_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """Create AWD-ViT-B/32."""
-    shape = {"patch_size": 32, "embed_dim": 768, "depth": 12, "num_heads": 12}
-    return _create("awd_vit_base_patch32_224", pretrained, **{**shape, **kwargs})
-
-
-@register_model
-def awd_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """Create AWD-ViT-B/16, the paper's."""
-    shape = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-    return _create("awd_vit_base_patch16_224", pretrained, **{**shape, **kwargs})
+    return _create("test_awd_vit", pretrained, shape, kwargs)
