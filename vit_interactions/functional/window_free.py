@@ -2,6 +2,8 @@
 
 Source: Ma et al., arXiv 2203.05922, Sec. 5, Eqs. 8 and 9. A masked score is 0, not minus infinity, as Eq. 9 says; the
 other reading is `window_fill="-inf"`. Prefix tokens are not windowed and take no part in the windows.
+
+These functions can be scripted by TorchScript, which knows no keyword-only arguments and no contexts of its caller's.
 """
 
 from collections.abc import Sequence
@@ -46,13 +48,14 @@ def window_free_logits(query: Tensor, key: Tensor) -> Tensor:
         >>> window_free_logits(query, query)
         tensor([[[2.5000]]])
     """
-    heads = query.shape[1]
-    query, key = (at_least_float32(tensor).transpose(1, 2).flatten(2) for tensor in (query, key))
+    query = at_least_float32(query).transpose(1, 2).flatten(2) / query.shape[1]
+    key = at_least_float32(key).transpose(1, 2).flatten(2)
+    if torch.jit.is_scripting():
+        return query @ key.transpose(1, 2)
     with without_autocast(query):
-        return (query / heads) @ key.transpose(1, 2)
+        return query @ key.transpose(1, 2)
 
 
-@torch.no_grad()
 def window_free_mask(logits: Tensor) -> Tensor:
     """Mark the pairs whose w' = sigmoid(logit) lies above the mean of its row, strictly (Eq. 8).
 
@@ -67,7 +70,7 @@ def window_free_mask(logits: Tensor) -> Tensor:
         tensor([[1, 0],
                 [0, 0]], dtype=torch.int32)
     """
-    weights = logits.sigmoid()
+    weights = logits.detach().sigmoid()
     # The rounded mean of equal values may lie below them; that of equal zeros does not.
     weights = weights - weights[..., :1]
     return weights > weights.mean(-1, keepdim=True)
@@ -78,7 +81,6 @@ def windowed_attention(
     key: Tensor,
     value: Tensor,
     mask: Tensor,
-    *,
     window_fill: str = "zero",
     scale: float | None = None,
     dropout: float = 0.0,
@@ -109,7 +111,8 @@ def windowed_attention(
         >>> windowed_attention(value, value, value, mask, window_fill="-inf").flatten()
         tensor([0., 1.])
     """
-    check_choice("window_fill", window_fill, WINDOW_FILLS)
+    if not torch.jit.is_scripting():
+        check_choice("window_fill", window_fill, WINDOW_FILLS)
     prefix = query.shape[-2] - mask.shape[-1]
     mask = F.pad(mask, (prefix, 0, prefix, 0), value=True).unsqueeze(1)
     if window_fill == "-inf":
@@ -125,7 +128,6 @@ def window_free_attention(
     key: Tensor,
     value: Tensor,
     num_prefix: int,
-    *,
     window_fill: str = "zero",
     scale: float | None = None,
     dropout: float = 0.0,

@@ -6,17 +6,23 @@ checkpoint of one loads into the other, and the pretrained tags are those of the
 
 from typing import Any
 
-from timm.layers import Attention
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from timm.models.vision_transformer import default_cfgs as _vit_cfgs
+from timm.layers.attention import Attention
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
+from timm.models.vision_transformer import VisionTransformer, _cfg, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.window_free import WINDOW_FILLS, window_free_attention
+from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
 
-class WindowFreeAttention(Attention):  # type: ignore[misc]
+@register_notrace_module
+class WindowFreeAttention(Attention):
     """timm's `Attention`, windowed by what its own queries and keys say (Eqs. 8 and 9).
 
     Attributes:
@@ -27,11 +33,27 @@ class WindowFreeAttention(Attention):  # type: ignore[misc]
         window_mask: (batch, patches, patches) bool, likewise.
     """
 
-    num_prefix_tokens = 1
-    window_fill = "zero"
-    recording = False
-    window_logits: Tensor | None = None
-    window_mask: Tensor | None = None
+    window_logits: Tensor | None
+    window_mask: Tensor | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build timm's attention layer.
+
+        Args:
+            *args: of timm's `Attention`.
+            **kwargs: of timm's `Attention`.
+
+        Raises:
+            ValueError: a gate, which window-free attention does not have.
+        """
+        super().__init__(*args, **kwargs)
+        if getattr(self, "gate", None) is not None:
+            raise ValueError("`gated` must be False: window-free attention has no gate.")
+        self.num_prefix_tokens = 1
+        self.window_fill = "zero"
+        self.recording = False
+        self.window_logits = None
+        self.window_mask = None
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend among tokens (batch, tokens, dim), prefix tokens first.
@@ -51,58 +73,52 @@ class WindowFreeAttention(Attention):  # type: ignore[misc]
             self.k_norm(key),
             value,
             self.num_prefix_tokens,
-            window_fill=self.window_fill,
-            scale=self.scale,
-            dropout=self.attn_drop.p if self.training else 0.0,
+            self.window_fill,
+            self.scale,
+            self.attn_drop.p if self.training else 0.0,
         )
         if self.recording:
             self.window_logits, self.window_mask = result.logits, result.mask
         x = self.norm(result.output.transpose(1, 2).flatten(2))
-        x = self.proj_drop(self.proj(x))
-        return x
+        output: Tensor = self.proj_drop(self.proj(x))
+        return output
 
 
-class WindowFreeTransformer(VisionTransformer):  # type: ignore[misc]
+class WindowFreeTransformer(VisionTransformer):
     """timm's `VisionTransformer` with window-free attention in every block; the parameters are the same."""
 
-    def __init__(self, *args: Any, window_fill: str = "zero", **kwargs: Any) -> None:
+    def __init__(self, *, window_fill: str = "zero", **kwargs: Any) -> None:
         """Build timm's ViT and tell its attention layers where the patches begin.
 
         Args:
-            *args: of timm's `VisionTransformer`.
             window_fill: "zero" gives a pair of patches outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
             **kwargs: of timm's `VisionTransformer`.
         """
         check_choice("window_fill", window_fill, WINDOW_FILLS)
-        super().__init__(*args, attn_layer=WindowFreeAttention, **kwargs)
+        super().__init__(attn_layer=WindowFreeAttention, **kwargs)
         for module in self.modules():
             if isinstance(module, WindowFreeAttention):
                 module.num_prefix_tokens = self.num_prefix_tokens
                 module.window_fill = window_fill
 
 
-def _tags(*variants: str) -> dict[str, dict[str, Any]]:
-    """Offer the checkpoints of timm's ViTs of the same shapes, under the same tags."""
-    tags = {}
-    for variant in variants:
-        twin = variant.replace("winft", "vit")
-        for tag, cfg in _vit_cfgs[twin].cfgs.items():
-            tags[f"{variant}.{tag}"] = {**cfg.to_dict(), "hf_hub_id": f"timm/{twin}.{tag}", "architecture": None}
-    return tags
-
-
 default_cfgs = generate_default_cfgs(
-    _tags(
-        "winft_tiny_patch16_224",
-        "winft_tiny_patch16_384",
-        "winft_small_patch16_224",
-        "winft_small_patch16_384",
-        "winft_base_patch16_224",
-        "winft_base_patch16_384",
-        "winft_base_patch32_224",
-        "winft_base_patch32_384",
-        "test_winft",
-    )
+    {
+        "test_winft": _cfg(input_size=(3, 160, 160), crop_pct=0.95),
+        **vit_checkpoints(
+            (
+                "winft_tiny_patch16_224",
+                "winft_tiny_patch16_384",
+                "winft_small_patch16_224",
+                "winft_small_patch16_384",
+                "winft_base_patch16_224",
+                "winft_base_patch16_384",
+                "winft_base_patch32_224",
+                "winft_base_patch32_384",
+            ),
+            own="winft",
+        ),
+    }
 )
 
 
@@ -123,55 +139,55 @@ _SMALL = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
 _BASE = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-Ti/16 at 224 x 224."""
     return _create("winft_tiny_patch16_224", pretrained, _TINY, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_tiny_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-Ti/16 at 384 x 384."""
     return _create("winft_tiny_patch16_384", pretrained, _TINY, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-S/16 at 224 x 224."""
     return _create("winft_small_patch16_224", pretrained, _SMALL, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_small_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-S/16 at 384 x 384."""
     return _create("winft_small_patch16_384", pretrained, _SMALL, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-B/16 at 224 x 224, of the paper's Tables 3 and 4."""
     return _create("winft_base_patch16_224", pretrained, _BASE, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_base_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-B/16 at 384 x 384, of the paper's Table 3."""
     return _create("winft_base_patch16_384", pretrained, _BASE, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-B/32 at 224 x 224, of the paper's Table 3."""
     return _create("winft_base_patch32_224", pretrained, {**_BASE, "patch_size": 32}, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def winft_base_patch32_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """WinfT-B/32 at 384 x 384, of the paper's Table 3."""
     return _create("winft_base_patch32_384", pretrained, {**_BASE, "patch_size": 32}, kwargs)
 
 
-@register_model  # type: ignore[untyped-decorator]
+@register_model
 def test_winft(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A WinfT of 0.4 million parameters at 160 x 160, for tests."""
     shape = {
