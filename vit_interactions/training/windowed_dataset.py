@@ -47,8 +47,8 @@ class WindowedTarget(NamedTuple):
 
     def to(self, device: Any, non_blocking: bool = False) -> "WindowedTarget":
         """Copy to a device, as a tensor's `to` does."""
-        parts = (part.to(device=device, non_blocking=non_blocking) for part in self[:3])
-        return WindowedTarget(*parts, self.grid)
+        classes, windows, dropped = (part.to(device=device, non_blocking=non_blocking) for part in self[:3])
+        return WindowedTarget(classes, windows, dropped, self.grid)
 
     @property
     def field(self) -> ResponsiveField:
@@ -109,12 +109,13 @@ class WindowedDataset(Dataset[Windowed]):
 
     def collate(self, batch: Sequence[Windowed]) -> tuple[Tensor, WindowedTarget]:
         """Make a batch for timm's `PrefetchLoader`: images as bytes, as timm's `fast_collate` makes them."""
-        images, _ = fast_collate([(one.image, 0) for one in batch])
+        images, _ = fast_collate([(one.image, 0) for one in batch])  # type: ignore[no-untyped-call]
         classes, windows, dropped = default_collate([tuple(one[1:]) for one in batch])
         return images, WindowedTarget(classes, windows, dropped, self.store.manifest.grid)
 
     def _readable(self, index: int) -> int:
-        for other in (*range(index, len(self)), *range(index)):
+        for step in range(len(self)):
+            other = (index + step) % len(self)
             if self.store.is_readable(other):
                 return other
         raise ValueError(f"`store` {self.store.folder} has windows of no picture.")
