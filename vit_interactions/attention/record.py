@@ -22,6 +22,7 @@ from vit_interactions.attention.layout import TokenLayout, find_patch_embedding,
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.attention.window_free import as_dot_product
 from vit_interactions.functional.attention import (
     BlockIndex,
     attention_blocks,
@@ -29,6 +30,7 @@ from vit_interactions.functional.attention import (
     attention_probabilities,
     attention_scores,
 )
+from vit_interactions.functional.window_free import window_free_attention
 
 _SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 _EMBEDDINGS = (torch.conv2d, F.linear)
@@ -50,6 +52,7 @@ class AttentionCall:
         output: z (batch, heads, queries, width), as it goes on in the model's graph; (batch · heads, queries,
             width) where the model folds heads into the batch.
         place: which instruction of the module made the call.
+        window: (batch, 1, queries, keys) bool in window-free attention, whose scores outside are 0; else None.
     """
 
     name: str
@@ -62,6 +65,7 @@ class AttentionCall:
     dropout: float
     output: Tensor
     place: int
+    window: Tensor | None = None
 
     @property
     def is_pooling(self) -> bool:
@@ -74,12 +78,12 @@ class AttentionCall:
 
         Dropout takes no part in it.
         """
-        return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+        return attention_probabilities(self.query, self.key, self.mask, **self._options)
 
     @torch.no_grad()
     def scores(self) -> Tensor:
         """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
-        return attention_scores(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+        return attention_scores(self.query, self.key, self.mask, **self._options)
 
     @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:
@@ -110,10 +114,13 @@ class AttentionCall:
             self.query.detach(),
             self.key.detach(),
             None if self.mask is None else self.mask.detach(),
-            is_causal=self.is_causal,
-            scale=self.scale,
             prefix=prefix,
+            **self._options,
         )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"is_causal": self.is_causal, "scale": self.scale, "window": self.window}
 
 
 class AttentionRecord:
@@ -289,6 +296,8 @@ class _Interception(TorchFunctionMode):
         result: Any = attend(self, opaque[0], args, kwargs) if opaque else func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._attention(result, *args, **kwargs)
+        elif func is window_free_attention:
+            self._attention(**as_dot_product(result, *args, **kwargs))
         elif func in _SOFTMAXES:
             self._softmax(result)
         if args and _is_image(args[0]):
@@ -319,6 +328,7 @@ class _Interception(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
+        window: Tensor | None = None,
     ) -> None:
         caller = self._caller()
         if caller is None:
@@ -331,7 +341,9 @@ class _Interception(TorchFunctionMode):
             )
         if query.ndim == 3:
             query, key, value, attn_mask = _split_heads(module, name, query, key, value, attn_mask)
-        call = AttentionCall(name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, place)
+        call = AttentionCall(
+            name, query, key, value, attn_mask, is_causal, scale, dropout_p, output, place, window
+        )
         if call.is_pooling:
             self.record.pool_calls.append(call)
             return

@@ -190,13 +190,21 @@ class LRPRules(Rules):
     ) -> Any:
         """Hold the attention constant, or share out the gradient among queries, keys and values."""
         if self.variant == "cp":
-            query, key, value = query.detach(), key.detach(), value
             attn_mask = None if attn_mask is None else attn_mask.detach()
-        else:
-            if depends(attn_mask):
-                self.refuse("computes a mask of its attention from the image")
-            query, key, value = (scaled_gradient(t, f) for t, f in ((query, 0.25), (key, 0.25), (value, 0.5)))
-        return func(query, key, value, attn_mask, *args, **kwargs)
+        elif depends(attn_mask):
+            self.refuse("computes a mask of its attention from the image")
+        return func(*self._shared(query, key, value), attn_mask, *args, **kwargs)
+
+    def on_window_free_attention(
+        self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Take the windows as constants, and do as in other attention."""
+        return func(*self._shared(query, key, value), *args, **kwargs)
+
+    def _shared(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.variant == "cp":
+            return query.detach(), key.detach(), value
+        return scaled_gradient(query, 0.25), scaled_gradient(key, 0.25), scaled_gradient(value, 0.5)
 
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
         """Hold a gate constant."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from vit_interactions.functional.attention import at_least_float32, without_autocast
 from vit_interactions.functional.checks import check_choice
@@ -76,51 +77,53 @@ def window_free_mask(logits: Tensor) -> Tensor:
     return weights > weights.mean(-1, keepdim=True)
 
 
-def windowed_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    window_fill: str = "zero",
-    scale: float | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Attend with the scores of pairs of patches outside the windows filled: softmax((Q Kᵀ · scale) ∗ W) V (Eq. 9).
+def token_window(mask: Tensor, num_prefix: int) -> Tensor:
+    """Extend windows of patches to all tokens and heads: prefix tokens attend to all and are attended by all.
 
     Args:
-        query: (batch, heads, tokens, width); prefix tokens first.
-        key: (batch, heads, tokens, width).
-        value: (batch, heads, tokens, width).
-        mask: W (batch, patches, patches) bool; tokens - patches is the number of prefix tokens, which attend to
-            all and are attended by all.
-        window_fill: "zero" gives a pair outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
-        scale: factor of the scores; None means 1 / sqrt(width).
-        dropout: probability of dropping an attention.
+        mask: W (batch, patches, patches) bool.
+        num_prefix: tokens before the first patch.
 
     Returns:
-        z (batch, heads, tokens, width).
-
-    Raises:
-        ValueError: another `window_fill`.
+        (batch, 1, tokens, tokens) bool.
 
     Example:
-        >>> value = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
-        >>> mask = torch.tensor([[[True, False], [False, True]]])
-        >>> windowed_attention(value, 9 * value, value, mask).flatten()
-        tensor([0.5000, 0.9999])
-        >>> windowed_attention(value, value, value, mask, window_fill="-inf").flatten()
-        tensor([0., 1.])
+        >>> token_window(torch.eye(2, dtype=torch.bool)[None], num_prefix=1)[0, 0].int()
+        tensor([[1, 1, 1],
+                [1, 1, 0],
+                [1, 0, 1]], dtype=torch.int32)
     """
-    if not torch.jit.is_scripting():
-        check_choice("window_fill", window_fill, WINDOW_FILLS)
-    prefix = query.shape[-2] - mask.shape[-1]
-    mask = F.pad(mask, (prefix, 0, prefix, 0), value=True).unsqueeze(1)
-    if window_fill == "-inf":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return F.pad(mask, (num_prefix, 0, num_prefix, 0), value=True).unsqueeze(1)
+
+
+def windowed_probabilities(
+    query: Tensor, key: Tensor, window: Tensor, window_fill: str = "zero", scale: float | None = None
+) -> Tensor:
+    """Compute the attention A' = softmax((Q Kᵀ · scale) ∗ W) (Eq. 9), in the type of the queries.
+
+    Args:
+        query: (batch, heads, tokens, width).
+        key: (batch, heads, tokens, width).
+        window: (batch, 1, tokens, tokens) bool, as of `token_window`.
+        window_fill: as in `window_free_attention`.
+        scale: as in `window_free_attention`.
+
+    Returns:
+        (batch, heads, tokens, tokens); with "-inf", a row without a window is 0.
+
+    Example:
+        >>> query = torch.ones(1, 1, 2, 1)
+        >>> windowed_probabilities(query, query, torch.tensor([[[[True, False], [False, True]]]]))
+        tensor([[[[0.7311, 0.2689],
+                  [0.2689, 0.7311]]]])
+    """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
-    attention = scores.masked_fill(~mask, 0.0).softmax(-1)
-    return F.dropout(attention, dropout) @ value
+    if window_fill == "zero":
+        return (scores * window).softmax(-1)
+    # The softmax of a row without a window would be NaN.
+    kept = window | ~window.any(-1, keepdim=True)
+    return scores.masked_fill(~kept, float("-inf")).softmax(-1) * window
 
 
 def window_free_attention(
@@ -132,29 +135,57 @@ def window_free_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> WindowFree:
-    """Find the windows of the patches from queries and keys, and attend within them.
+    """Find the windows of the patches, and attend by softmax((Q Kᵀ · scale) ∗ W) V (Eqs. 8 and 9).
+
+    To a `TorchFunctionMode` it is one function, as torch's own are.
 
     Args:
         query: (batch, heads, tokens, width); prefix tokens first.
         key: (batch, heads, tokens, width).
         value: (batch, heads, tokens, width).
         num_prefix: tokens before the first patch.
-        window_fill: as in `windowed_attention`.
-        scale: as in `windowed_attention`.
-        dropout: as in `windowed_attention`.
+        window_fill: "zero" gives a pair of patches outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
+        scale: factor of the scores; None means 1 / sqrt(width).
+        dropout: probability of dropping an attention.
 
     Returns:
-        The output, the windows' logits and the windows.
+        The output, the logits of the windows, and the windows. A token that may attend to none gets 0.
+
+    Raises:
+        ValueError: shapes that disagree, no patch, another `window_fill`.
 
     Example:
-        >>> tokens = torch.eye(3).view(1, 1, 3, 3)
-        >>> window_free_attention(tokens, tokens, tokens, num_prefix=1).mask.int()
-        tensor([[[1, 0],
-                 [0, 1]]], dtype=torch.int32)
+        >>> query = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1)
+        >>> attended = window_free_attention(query, query, torch.tensor([0.0, 1.0]).view(1, 1, 2, 1), num_prefix=0)
+        >>> attended.mask.int(), attended.output.flatten()
+        (tensor([[[1, 0],
+                 [0, 1]]], dtype=torch.int32), tensor([0.2689, 0.7311]))
     """
+    if has_torch_function((query, key, value)):
+        overridden: WindowFree = handle_torch_function(
+            window_free_attention,
+            (query, key, value),
+            query,
+            key,
+            value,
+            num_prefix,
+            window_fill=window_fill,
+            scale=scale,
+            dropout=dropout,
+        )
+        return overridden
+    if not torch.jit.is_scripting():
+        _check(query, key, value, num_prefix)
+        check_choice("window_fill", window_fill, WINDOW_FILLS)
     logits = window_free_logits(query[:, :, num_prefix:], key[:, :, num_prefix:])
     mask = window_free_mask(logits)
-    output = windowed_attention(query, key, value, mask, window_fill=window_fill, scale=scale, dropout=dropout)
+    window = token_window(mask, num_prefix)
+    if window_fill == "-inf":
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=window, dropout_p=dropout, scale=scale
+        )
+    else:
+        output = F.dropout(windowed_probabilities(query, key, window, window_fill, scale), dropout) @ value
     return WindowFree(output, logits, mask)
 
 
@@ -185,3 +216,13 @@ def window_free_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
     targets = targets.to(logits[0].dtype)
     losses = [F.binary_cross_entropy_with_logits(layer, targets) for layer in logits]
     return torch.stack(losses).mean()
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, num_prefix: int) -> None:
+    if query.ndim != 4 or query.shape != key.shape or key.shape != value.shape:
+        raise ValueError(
+            "`query`, `key` and `value` must have one shape (batch, heads, tokens, width), but got "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}."
+        )
+    if not 0 <= num_prefix < query.shape[2]:
+        raise ValueError(f"`num_prefix` must lie in [0, {query.shape[2] - 1}], but got {num_prefix}.")

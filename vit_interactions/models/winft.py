@@ -17,7 +17,14 @@ from timm.models.vision_transformer import VisionTransformer, _cfg, checkpoint_f
 from torch import Tensor, nn
 
 from vit_interactions.functional.checks import check_choice
-from vit_interactions.functional.window_free import WINDOW_FILLS, window_free_attention
+from vit_interactions.functional.window_free import (
+    WINDOW_FILLS,
+    token_window,
+    window_free_attention,
+    window_free_logits,
+    window_free_mask,
+    windowed_probabilities,
+)
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
 
@@ -68,20 +75,21 @@ class WindowFreeAttention(Attention):
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        result = window_free_attention(
-            self.q_norm(query),
-            self.k_norm(key),
-            value,
-            self.num_prefix_tokens,
-            self.window_fill,
-            self.scale,
-            self.attn_drop.p if self.training else 0.0,
-        )
+        query, key = self.q_norm(query), self.k_norm(key)
+        prefix, fill = self.num_prefix_tokens, self.window_fill
+        if self.fused_attn:
+            dropout = self.attn_drop.p if self.training else 0.0
+            output, logits, mask = window_free_attention(query, key, value, prefix, fill, self.scale, dropout)
+        else:
+            logits = window_free_logits(query[:, :, prefix:], key[:, :, prefix:])
+            mask = window_free_mask(logits)
+            attention = windowed_probabilities(query, key, token_window(mask, prefix), fill, self.scale)
+            output = self.attn_drop(attention) @ value
         if self.recording:
-            self.window_logits, self.window_mask = result.logits, result.mask
-        x = self.norm(result.output.transpose(1, 2).flatten(2))
-        output: Tensor = self.proj_drop(self.proj(x))
-        return output
+            self.window_logits, self.window_mask = logits, mask
+        x = self.norm(output.transpose(1, 2).flatten(2))
+        projected: Tensor = self.proj_drop(self.proj(x))
+        return projected
 
 
 class WindowFreeTransformer(VisionTransformer):
