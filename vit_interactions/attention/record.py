@@ -279,7 +279,7 @@ class _Interception(TorchFunctionMode):
         self, record: AttentionRecord, model: nn.Module, consume: Callable[[AttentionCall], None] | None
     ) -> None:
         super().__init__()
-        self.record = record
+        self.record, self.model = record, model
         self.consume = consume
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}
         embedding = find_patch_embedding(model)
@@ -365,7 +365,10 @@ class _Interception(TorchFunctionMode):
         """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
-            found = self.modules.get(id(frame.f_locals.get("self")))
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, _Interception) and owner.model is not self.model:
+                return None  # of another model, which is explained while this one runs: its teacher
+            found = self.modules.get(id(owner))
             if found is not None:
                 return *found, frame.f_lasti
             frame = frame.f_back

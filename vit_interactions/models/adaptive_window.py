@@ -161,6 +161,8 @@ class AdaptiveWindowViT(VisionTransformer):
             RuntimeError: neither `field` nor a teacher.
             ValueError: a field of another grid or of another number of images.
         """
+        # Asked first, so that a compiled model is one graph after the teacher, which cannot be compiled.
+        field = self.field(x) if field is None else field
         return self.forward_head(self.forward_features(x, field))
 
     def forward_features(  # type: ignore[override]
