@@ -279,7 +279,7 @@ class _Interception(TorchFunctionMode):
         self, record: AttentionRecord, model: nn.Module, consume: Callable[[AttentionCall], None] | None
     ) -> None:
         super().__init__()
-        self.record, self.model = record, model
+        self.record = record
         self.consume = consume
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}
         embedding = find_patch_embedding(model)
@@ -364,13 +364,16 @@ class _Interception(TorchFunctionMode):
     def _caller(self) -> tuple[str, nn.Module, int] | None:
         """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
         frame: FrameType | None = sys._getframe(2)
+        others: dict[int, Any] = {}
         while frame is not None:
             owner = frame.f_locals.get("self")
-            if isinstance(owner, _Interception) and owner.model is not self.model:
-                return None  # of another model, which is explained while this one runs: its teacher
             found = self.modules.get(id(owner))
             if found is not None:
                 return *found, frame.f_lasti
+            if isinstance(owner, _Interception):
+                others |= owner.modules
+            elif id(owner) in others:
+                break  # another model, recorded by somebody else while this one runs: its teacher
             frame = frame.f_back
         return None
 
