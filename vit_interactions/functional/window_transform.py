@@ -60,8 +60,8 @@ def check_box(box: Box) -> None:
     """Raise ValueError unless a box (top, left, height, width) in shares of the image lies in it and is not empty."""
     top, left, height, width = box
     # A crop of the whole image may miss 1 by a rounding error.
-    inside = min(top, left) >= 0 and max(top + height, left + width) <= 1 + 1e-9
-    if not (inside and min(height, width) > 0):
+    most = 1 + 1e-9
+    if not (0 <= top < top + height <= most and 0 <= left < left + width <= most):
         raise ValueError(
             f"`box` must be (top, left, height, width) inside the image, in shares of its sides in [0, 1], with height "
             f"and width > 0, but got {tuple(box)}."

@@ -34,6 +34,7 @@ from vit_interactions.training.window_store import (
     shard_name,
 )
 
+SHARD = 1024  # pictures: what a process loses at most when it is killed
 PART = ".part"  # ends the names of files that are being written
 
 
@@ -145,6 +146,7 @@ def make_manifest(names: list[str], teacher: WindowTeacher, view: dict[str, Any]
         interpolation=view["interpolation"],
         pictures=len(names),
         names=digest(names),
+        shard=SHARD,
     )
 
 

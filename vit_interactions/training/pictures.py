@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 
 def picture_names(dataset: Any) -> list[str]:
@@ -20,7 +21,7 @@ def picture_names(dataset: Any) -> list[str]:
         >>> picture_names(FakeData(size=3))
         ['0', '1', '2']
     """
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    if isinstance(dataset, IterableDataset):
         raise ValueError(
             f"`dataset` must be indexed by picture, but {type(dataset).__name__} is a stream: use a teacher online."
         )

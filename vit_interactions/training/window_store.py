@@ -57,7 +57,7 @@ class Manifest:
     interpolation: str
     pictures: int
     names: str
-    shard: int = 1024
+    shard: int
     format: int = 1
 
     @property
