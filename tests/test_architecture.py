@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "functional": set(),
     "attention": {"functional"},
     "explain": {"functional", "attention"},
+    "models": {"functional"},
 }
 
 

@@ -51,7 +51,7 @@ def window_free_logits(query: Tensor, key: Tensor) -> Tensor:
     """
     query = at_least_float32(query).transpose(1, 2).flatten(2) / query.shape[1]
     key = at_least_float32(key).transpose(1, 2).flatten(2)
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return query @ key.transpose(1, 2)
     with without_autocast(query):
         return query @ key.transpose(1, 2)
@@ -174,7 +174,7 @@ def window_free_attention(
             dropout=dropout,
         )
         return overridden
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         _check(query, key, value, num_prefix)
         check_choice("window_fill", window_fill, WINDOW_FILLS)
     logits = window_free_logits(query[:, :, num_prefix:], key[:, :, num_prefix:])
