@@ -27,4 +27,5 @@ def vit_checkpoints(names: Iterable[str], own: str) -> dict[str, dict[str, Any] 
         f"{name}.{tag}": {**cfg.to_dict(), "hf_hub_id": f"timm/{twin}.{tag}", "architecture": None}
         for name, twin in twins.items()
         for tag, cfg in known[twin].cfgs.items()
+        if cfg.has_weights
     }
