@@ -64,7 +64,7 @@ class Writer(Protocol):
     """What else takes the numbers."""
 
     def add(self, part: str, row: Row, step: int) -> None:
-        """Take the numbers of one step under "train" or "eval"."""
+        """Take the numbers of one step under "step" or "epoch"."""
 
     def close(self) -> None:
         """Write what is still to be written."""
@@ -148,12 +148,12 @@ class RunLog:
     def step(self, row: Row) -> None:
         """Add the numbers of some steps of training."""
         self.steps.add(row)
-        self._write("train", row)
+        self._write("step", row)
 
     def epoch(self, row: Row) -> None:
         """Add the numbers of an epoch."""
         self.epochs.add(row)
-        self._write("eval", row)
+        self._write("epoch", row)
 
     def close(self) -> None:
         """Close what is open."""

@@ -1,5 +1,6 @@
 """Means of the numbers of the steps, read from the device now and then."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -52,11 +53,11 @@ class Meter:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         self._read()
-        return {"sums": self._sums, "counts": self._counts}
+        return {"sums": copy.deepcopy(self._sums), "counts": dict(self._counts)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on with what a checkpoint kept."""
-        self._sums, self._counts = state["sums"], state["counts"]
+        self._sums, self._counts = copy.deepcopy(state["sums"]), dict(state["counts"])
 
     def _read(self) -> None:
         if not self._waiting:

@@ -42,4 +42,7 @@ def with_preset(name: str | None, explicit: Mapping[str, Any]) -> dict[str, Any]
         options.pop("pretrained", None)
     if "epochs" in given and "steps" not in given:
         options.pop("steps", None)
+    # The paper trains its ViT by the same recipe.
+    if not options.get("model", "").startswith("winft") and "window_targets" not in given:
+        options.pop("window_targets", None)
     return options

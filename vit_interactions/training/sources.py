@@ -6,6 +6,9 @@ from typing import Any
 
 from timm.data import create_dataset
 
+# What may stand before the / of a source's name; other names are folders of pictures to timm.
+KINDS = ("torch", "tfds", "hfds", "hfids", "wds")
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -71,6 +74,10 @@ def open_part(data: Path, split: str, *, kind: str = "", is_training: bool = Fal
         ValueError: the source cannot be opened as what it is said to be.
         OSError: nothing there.
     """
+    if kind and not kind.lower().startswith(tuple(f"{known}/" for known in KINDS)):
+        raise ValueError(
+            f"`dataset` must be empty or start with one of {', '.join(KINDS)} and a /, but got {kind!r}."
+        )
     if not kind and not data.is_dir():
         raise NotADirectoryError(f"`data` must be a folder of pictures, but there is none at {data}.")
     try:
