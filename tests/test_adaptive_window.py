@@ -1,8 +1,11 @@
 """AWD-ViT: attention within windows, compared with loops over single tokens; dropped patches; timm's conventions."""
 
 import copy
+import importlib
 import io
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -391,3 +394,28 @@ def test_it_learns(images: Tensor) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_name_of_its_own_creates_it_with_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Tensor
+) -> None:
+    # What timm's train.py does with `--device-modules my_awd --model my_awd_vit`.
+    (tmp_path / "my_awd.py").write_text(
+        "import timm\n"
+        "from vit_interactions.training.teacher import WindowTeacher\n"
+        "@timm.models.register_model\n"
+        "def my_awd_vit(pretrained=False, **options):\n"
+        "    model = timm.create_model('test_awd_vit', pretrained=pretrained, **options)\n"
+        "    model.set_teacher(WindowTeacher(timm.create_model('test_vit'), alpha=0.05))\n"
+        "    return model\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("my_awd")
+    try:
+        model = timm.create_model("my_awd_vit", pretrained=False, num_classes=3, drop_path_rate=0.1)
+        assert model(pictures).shape == (2, 3)
+        assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
+    finally:
+        timm.models._registry._clear_model_entries("my_awd_vit")
+        timm.models._registry._model_entrypoints.pop("my_awd_vit")
+        sys.modules.pop("my_awd")

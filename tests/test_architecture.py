@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "attention": {"functional"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
+    "training": {"functional", "attention", "explain", "models", "loading", "figures"},
 }
 
 

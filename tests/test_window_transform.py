@@ -79,6 +79,15 @@ def test_by_hand() -> None:
     assert got[4:].tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 3, 1], [0, 0, 3, 1]]
 
 
+def test_centres_on_a_border_belong_to_the_right_whatever_is_rounded() -> None:
+    # Of 100 pixels in 5 columns the 60 from the 2nd on: centres at 0.4, 1, 1.6, 2.2, 2.8, of which 1 rounds below it.
+    alone = torch.tensor([[p, 0, p, 0] for p in range(5)])
+    dropped = torch.tensor([False, True, False, False, False])
+    assert 0.02 * 5 + 1.5 * 0.6 < 1
+    _, gone = transform_field(alone, dropped, (1, 5), (0.0, 0.02, 1.0, 0.6))
+    assert gone.tolist() == [False, True, True, False, False]
+
+
 def test_a_window_that_the_crop_cuts_off_is_what_stands_for_the_patch() -> None:
     windows = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 0], [2, 0, 3, 0], [3, 0, 3, 0]])
     got, _ = transform_field(windows, torch.zeros(4, dtype=torch.bool), (1, 4), (0.0, 0.25, 1.0, 0.25))
