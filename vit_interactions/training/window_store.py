@@ -145,7 +145,7 @@ def unpack(records: Records, patches: int) -> tuple[Tensor, Tensor]:
         >>> [torch.equal(a, b) for a, b in zip(unpack(pack(windows, dropped), 2), (windows, dropped))]
         [True, True]
     """
-    bounds = torch.from_numpy(records[:, : 4 * patches].reshape(-1, patches, 4).copy())
+    bounds = torch.from_numpy(records[:, : 4 * patches].reshape(-1, patches, 4))
     bits = np.unpackbits(records[:, 4 * patches :], axis=1, count=patches)
     return bounds, torch.from_numpy(bits.astype(bool))
 
