@@ -144,12 +144,12 @@ def test_with_windows_of_everything_it_is_vit(monkeypatch: pytest.MonkeyPatch, f
 
 @every_fill
 def test_the_layer_stores_its_arguments_and_calls_the_function(fill: str) -> None:
-    layer = WindowFreeAttention(8, num_heads=2, qkv_bias=True, qk_norm=True, norm_layer=nn.LayerNorm).double()
+    layer = WindowFreeAttention(8, num_heads=2, qk_norm=True, scale_norm=True, norm_layer=nn.LayerNorm).double()
     layer.num_prefix_tokens, layer.window_fill = 2, fill
     x = torch.randn(3, 6, 8, dtype=torch.float64)
     query, key, value = layer.qkv(x).reshape(3, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
     output = window_free_attention(layer.q_norm(query), layer.k_norm(key), value, 2, fill).output
-    expected = layer.proj(output.transpose(1, 2).reshape(3, 6, 8))
+    expected = layer.proj(layer.norm(output.transpose(1, 2).reshape(3, 6, 8)))
     torch.testing.assert_close(layer(x), expected)
     layer.fused_attn = False
     torch.testing.assert_close(layer(x), expected)
@@ -372,6 +372,24 @@ def test_autocast_leaves_the_windows_in_float32() -> None:
     with vi.record_windows(half) as record:
         half(images().bfloat16())
     assert {logits.dtype for logits in record.logits} == {torch.float32}
+
+
+# What explains it
+
+
+@every_fill
+def test_the_explainers_take_it_or_say_why_not(fill: str) -> None:
+    model = small(window_fill=fill)
+    for name, explainer in vi.EXPLAINERS.items():
+        target = 1 if explainer.class_specific else None
+        options: dict[str, Any] = {"start": 1} if name in ("transition_attention", "beyond_intuition") else {}
+        if explainer is vi.TransformerAttribution:
+            with pytest.raises(
+                vi.UnsupportedModelError, match=r"`blocks.0.attn`.*`window_free_attention`.* no rule"
+            ):
+                explainer(model).patch_map(images(), target)
+        else:
+            assert explainer(model, **options).patch_map(images(), target).shape == (2, 4, 4), name
 
 
 # timm's conventions
