@@ -12,6 +12,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import vit_interactions  # noqa: F401 - registers its models with timm
+
 CLASSES = 5
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": CLASSES}
 
@@ -137,6 +139,22 @@ FAMILIES = {
             "token",
             {"dynamic_img_size": True, "dynamic_img_pad": True},
             extent=(64, 96),
+        ),
+        _family("winft", "winft_tiny_patch16_224", (64, 64), 1, (4, 4), "token", _SMALL),
+        _family(
+            "winft_inf",
+            "winft_tiny_patch16_224",
+            (48, 80),
+            2,
+            (3, 5),
+            "avg",
+            {
+                "img_size": (48, 80),
+                "window_fill": "-inf",
+                "class_token": False,
+                "reg_tokens": 2,
+                "global_pool": "avg",
+            },
         ),
     )
 }

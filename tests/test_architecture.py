@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "functional": set(),
     "attention": {"functional"},
     "explain": {"functional", "attention"},
+    "models": {"functional"},
+    "training": {"functional", "attention", "explain", "models", "loading", "figures"},
 }
 
 

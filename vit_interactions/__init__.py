@@ -34,5 +34,6 @@ from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import interaction_curve as interaction_curve
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field
+from vit_interactions.models import record_windows as record_windows
 
 __version__ = _version("vit_interactions")

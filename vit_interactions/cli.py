@@ -1,4 +1,4 @@
-"""The command line: `vit-interactions explain`, `curve`, `models`, `methods`."""
+"""The command line: `vit-interactions explain`, `curve`, `models`, `methods`, and the commands of training."""
 
 import sys
 from collections.abc import Iterator, Sized
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import timm
-import torch
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -21,9 +20,11 @@ from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings, has_classes
 from vit_interactions.figures import curve_figure, load_photograph, prepare
-from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
+from vit_interactions.training.commands import add_commands
+from vit_interactions.training.windows_command import windows_command
 
 # The paper's, and some between where many models turn from closed to open windows.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
@@ -33,6 +34,8 @@ FEW_PASSES = 5  # forward and backward together; methods of more are run when as
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
+add_commands(app)
+app.command("windows")(windows_command)
 errors = Console(stderr=True, highlight=False)
 
 Photos = Annotated[
@@ -116,7 +119,7 @@ def explain(
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` must be a folder, but {out} is a file.")
     photographs = find_photographs(photos)
-    vit = load_model(model, checkpoint, check_device(device))
+    vit = load_model(model, checkpoint, check_device("--device", device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
     for chosen in patches:
@@ -163,7 +166,7 @@ def curve(
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
     photographs = find_photographs(photos)
-    vit = load_model(model, checkpoint, check_device(device))
+    vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
     def batches() -> Iterator[Tensor]:
@@ -293,16 +296,6 @@ def parse_patch(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise ValueError(f"`--patch` must be ROW,COL, two whole numbers >= 0, but got {text!r}.")
     return int(parts[0]), int(parts[1])
-
-
-def check_device(device: str) -> str:
-    """Return the name of a device, or raise ValueError if there is none of that name."""
-    try:
-        torch.empty(0, device=device).cpu()
-    # An unknown name, a missing driver and an absent card each raise their own kind.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"`--device` must be a device of this machine, but got {device!r}: {error}") from error
-    return device
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -71,11 +72,11 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
     elif weights is None:
         if not is_known_family(name):
             _refuse_before_download(name)
-        model = _pretrained(name)
+        model = pretrained_model(name)
     else:
-        model = timm.create_model(name, num_classes=_classes(name, weights))
+        model = timm.create_model(name, num_classes=classes_of(name, weights))
     if checkpoint is not None and weights is not None:
-        _load(model, name, weights, checkpoint)
+        load_weights(model, name, weights, checkpoint)
     loaded: nn.Module = model.eval().to(device)
     return loaded
 
@@ -133,9 +134,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _pretrained(name: str) -> nn.Module:
+def pretrained_model(name: str, **options: Any) -> nn.Module:
+    """Create a model of timm with the weights that timm knows for it.
+
+    Raises:
+        OSError: there are none, or they could not be had.
+    """
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True)
+        model: nn.Module = timm.create_model(name, pretrained=True, **options)
     # Each source of weights has errors of its own: no weights for the name, no network, no such file.
     except (OSError, RuntimeError) as error:
         raise OSError(
@@ -146,7 +152,7 @@ def _pretrained(name: str) -> nn.Module:
     return model
 
 
-def _classes(name: str, weights: dict[str, Tensor]) -> int:
+def classes_of(name: str, weights: dict[str, Tensor]) -> int:
     """Read the number of classes from the classifier's weight; 0 where the checkpoint has none."""
     known = get_pretrained_cfg(name)
     classifier = "head" if known is None else known.classifier
@@ -155,7 +161,12 @@ def _classes(name: str, weights: dict[str, Tensor]) -> int:
     return 0 if weight is None else weight.shape[0]
 
 
-def _load(model: nn.Module, name: str, weights: dict[str, Tensor], path: Path) -> None:
+def load_weights(model: nn.Module, name: str, weights: dict[str, Tensor], path: Path) -> None:
+    """Load the weights of a checkpoint into a model of exactly these.
+
+    Raises:
+        ValueError: weights that are missing, too many or of other shapes; some are named.
+    """
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
     problems = [

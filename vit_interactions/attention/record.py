@@ -23,7 +23,9 @@ from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.sdpa import SDPA, read_sdpa
 from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.attention.window_free import read_window_free
 from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
+from vit_interactions.functional.window_free import window_free_attention
 
 _SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 _EMBEDDINGS = (torch.conv2d, F.linear)
@@ -80,9 +82,8 @@ class AttentionCall(SDPA):
             self.query.detach(),
             self.key.detach(),
             None if self.mask is None else self.mask.detach(),
-            is_causal=self.is_causal,
-            scale=self.scale,
             prefix=prefix,
+            **self.options,
         )
 
 
@@ -259,6 +260,8 @@ class _Interception(TorchFunctionMode):
         result: Any = attend(self, opaque[0], args, kwargs) if opaque else func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self._attention(result, read_sdpa(*args, **kwargs))
+        elif func is window_free_attention:
+            self._attention(result.output, read_window_free(result, *args, **kwargs))
         elif func in _SOFTMAXES:
             self._softmax(result)
         if args and _is_image(args[0]):
@@ -307,10 +310,16 @@ class _Interception(TorchFunctionMode):
     def _caller(self) -> tuple[str, nn.Module, int] | None:
         """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
         frame: FrameType | None = sys._getframe(2)
+        others: dict[int, Any] = {}
         while frame is not None:
-            found = self.modules.get(id(frame.f_locals.get("self")))
+            owner = frame.f_locals.get("self")
+            found = self.modules.get(id(owner))
             if found is not None:
                 return *found, frame.f_lasti
+            if isinstance(owner, _Interception):
+                others |= owner.modules
+            elif id(owner) in others:
+                break  # another model, recorded by somebody else while this one runs: its teacher
             frame = frame.f_back
         return None
 

@@ -22,6 +22,7 @@ class SDPA:
         dropout: dropout probability of the call; 0 in evaluation.
         is_causal: what the model passed.
         scale: factor of the scores; None means 1 / sqrt(width).
+        window: (batch, 1, queries, keys) bool in window-free attention, whose scores outside are 0; else None.
     """
 
     query: Tensor
@@ -31,9 +32,15 @@ class SDPA:
     dropout: float
     is_causal: bool
     scale: float | None
+    window: Tensor | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the functions of `functional.attention` take beside query, key and mask."""
+        return {"is_causal": self.is_causal, "scale": self.scale, "window": self.window}
 
     def run(self, function: Callable[..., Any]) -> Any:
-        """Call a function of the same signature."""
+        """Call a function of the signature of `scaled_dot_product_attention`, which knows no window."""
         given = (self.query, self.key, self.value, self.mask, self.dropout, self.is_causal)
         return function(*given, scale=self.scale)
 
@@ -43,12 +50,12 @@ class SDPA:
 
         Dropout takes no part in it.
         """
-        return attention_probabilities(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+        return attention_probabilities(self.query, self.key, self.mask, **self.options)
 
     @torch.no_grad()
     def scores(self) -> Tensor:
         """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
-        return attention_scores(self.query, self.key, self.mask, is_causal=self.is_causal, scale=self.scale)
+        return attention_scores(self.query, self.key, self.mask, **self.options)
 
 
 def read_sdpa(
@@ -72,4 +79,4 @@ def read_sdpa(
         key, value = (
             shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
         )
-    return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale, window=None)

@@ -184,16 +184,22 @@ class LRPRules(Rules):
         """Hold the attention constant, or share out the gradient among queries, keys and values."""
         given = read_sdpa(*args, **kwargs)
         if self.variant == "cp":
-            mask = None if given.mask is None else given.mask.detach()
-            return replace(given, query=given.query.detach(), key=given.key.detach(), mask=mask).run(func)
-        if depends(given.mask):
+            given = replace(given, mask=None if given.mask is None else given.mask.detach())
+        elif depends(given.mask):
             self.refuse("computes a mask of its attention from the image")
-        return replace(
-            given,
-            query=scaled_gradient(given.query, 0.25),
-            key=scaled_gradient(given.key, 0.25),
-            value=scaled_gradient(given.value, 0.5),
-        ).run(func)
+        query, key, value = self._shared(given.query, given.key, given.value)
+        return replace(given, query=query, key=key, value=value).run(func)
+
+    def on_window_free_attention(
+        self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Take the windows as constants, and do as in other attention."""
+        return func(*self._shared(query, key, value), *args, **kwargs)
+
+    def _shared(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.variant == "cp":
+            return query.detach(), key.detach(), value
+        return scaled_gradient(query, 0.25), scaled_gradient(key, 0.25), scaled_gradient(value, 0.5)
 
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
         """Hold a gate constant."""

@@ -84,7 +84,7 @@ class RelevanceRules(Rules):
 
     def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an operation, with its rule where relevance comes by."""
-        self.following |= name == "scaled_dot_product_attention"
+        self.following |= name in ("scaled_dot_product_attention", "window_free_attention")
         return super().compute(name, func, args, kwargs) if self.following else func(*args, **kwargs)
 
     def activation(self, value: Any, x: Tensor) -> Tensor:

@@ -28,3 +28,5 @@ from vit_interactions.figures.tendency import draw_color_wheel as draw_color_whe
 from vit_interactions.figures.tendency import draw_field_size as draw_field_size
 from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tendency_arrows
 from vit_interactions.figures.tendency import draw_tendency_flow as draw_tendency_flow
+from vit_interactions.figures.windows_by_layer import draw_window as draw_window
+from vit_interactions.figures.windows_by_layer import windows_figure as windows_figure

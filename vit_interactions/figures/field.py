@@ -106,7 +106,8 @@ def draw_field(
     window = window_masks(field.windows, layout.grid)[0, p].reshape(layout.grid).numpy()
     dropped = window & field.dropped[0].reshape(layout.grid).numpy() & ~inside
     enclosed = window if ((inside | dropped) == window).all() else inside
-    relevant = field.candidates[0, p].reshape(layout.grid).numpy().copy()
+    none = np.zeros(layout.grid, bool)
+    relevant = none if field.candidates is None else field.candidates[0, p].reshape(layout.grid).numpy().copy()
     relevant[patch] = False
 
     draw_photograph(axes, photograph, layout)

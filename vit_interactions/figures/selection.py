@@ -30,8 +30,11 @@ def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) ->
     index = index or 0
     if not 0 <= index < batch:
         raise ValueError(f"`index` must lie in [0, {batch - 1}], the images of `field`, but got {index}.")
-    parts = (field.candidates, field.windows, field.dropped, field.mask)
-    return ResponsiveField(layout.grid, *(part[index : index + 1].detach().cpu() for part in parts))
+    windows, dropped, mask = (
+        part[index : index + 1].detach().cpu() for part in (field.windows, field.dropped, field.mask)
+    )
+    candidates = None if field.candidates is None else field.candidates[index : index + 1].detach().cpu()
+    return ResponsiveField(layout.grid, candidates, windows, dropped, mask)
 
 
 def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> list[tuple[int, int]]:

@@ -16,6 +16,10 @@ from vit_interactions.functional.rollout import fuse_heads as fuse_heads
 from vit_interactions.functional.rollout import rollout as rollout
 from vit_interactions.functional.uncertainty import RunningUncertainty as RunningUncertainty
 from vit_interactions.functional.uncertainty import uncertainty as uncertainty
+from vit_interactions.functional.window_free import window_free_attention as window_free_attention
+from vit_interactions.functional.window_free import window_free_logits as window_free_logits
+from vit_interactions.functional.window_free import window_free_loss as window_free_loss
+from vit_interactions.functional.window_free import window_free_mask as window_free_mask
 from vit_interactions.functional.windows import adaptive_windows as adaptive_windows
 from vit_interactions.functional.windows import bounding_boxes as bounding_boxes
 from vit_interactions.functional.windows import relevant_pairs as relevant_pairs

@@ -37,8 +37,9 @@ def attention_scores(
     *,
     is_causal: bool = False,
     scale: float | None = None,
+    window: Tensor | None = None,
 ) -> Tensor:
-    """Compute query keyᵀ · scale + mask, what the softmax of attention takes, at least in float32.
+    """Compute query keyᵀ · scale ∗ window + mask, what the softmax of attention takes, at least in float32.
 
     Args:
         query: (..., queries, width).
@@ -46,6 +47,8 @@ def attention_scores(
         mask: broadcastable to (..., queries, keys); bool (True takes part) or added to the scores.
         is_causal: query i sees the keys 0..i only.
         scale: factor of the products; None means 1 / sqrt(width).
+        window: broadcastable to (..., queries, keys), bool; a product outside it counts 0, as in window-free
+            attention. None means that all are inside.
 
     Returns:
         Scores (..., queries, keys), -inf where a key takes no part.
@@ -58,6 +61,8 @@ def attention_scores(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     with without_autocast(query):
         scores = (query * scale) @ key.transpose(-2, -1)
+    if window is not None:
+        scores = scores * window
     if is_causal:
         lower = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~lower, -torch.inf)
@@ -73,8 +78,9 @@ def attention_probabilities(
     *,
     is_causal: bool = False,
     scale: float | None = None,
+    window: Tensor | None = None,
 ) -> Tensor:
-    """Compute softmax(query keyᵀ · scale + mask), at least in float32.
+    """Compute softmax(query keyᵀ · scale ∗ window + mask), at least in float32.
 
     Args:
         query: (..., queries, width).
@@ -82,6 +88,7 @@ def attention_probabilities(
         mask: as in `attention_scores`.
         is_causal: as in `attention_scores`.
         scale: as in `attention_scores`.
+        window: as in `attention_scores`.
 
     Returns:
         Attention (..., queries, keys). Every row sums to 1, or is 0 where the mask excludes every key.
@@ -92,7 +99,7 @@ def attention_probabilities(
         tensor([[0.5000, 0.5000],
                 [0.3333, 0.6667]])
     """
-    scores = attention_scores(query, key, mask, is_causal=is_causal, scale=scale)
+    scores = attention_scores(query, key, mask, is_causal=is_causal, scale=scale, window=window)
     attention = scores.softmax(-1)
     if mask is None:
         return attention
@@ -124,6 +131,7 @@ def attention_blocks(
     *,
     is_causal: bool = False,
     scale: float | None = None,
+    window: Tensor | None = None,
     prefix: int = 0,
 ) -> Iterator[tuple[BlockIndex, Tensor]]:
     """Yield the attention among patches block by block, so that nobody has to hold all of it.
@@ -137,6 +145,7 @@ def attention_blocks(
         mask: broadcastable to (batch, heads, tokens, tokens).
         is_causal: as in `attention_probabilities`.
         scale: as in `attention_probabilities`.
+        window: broadcastable to (batch, heads, tokens, tokens); as in `attention_scores`.
         prefix: tokens before the first patch.
 
     Yields:
@@ -154,6 +163,8 @@ def attention_blocks(
         mask, is_causal = torch.ones(tokens, keys, dtype=torch.bool, device=query.device).tril(), False
     if mask is not None:
         mask = mask.expand(batch, heads, tokens, keys)
+    if window is not None:
+        window = window.expand(batch, heads, tokens, keys)
     query, key = at_least_float32(query), at_least_float32(key)
     for item, head, row in _block_slices(batch, heads, tokens - prefix, keys, query.is_cuda):
         shifted = slice(row.start + prefix, row.stop + prefix)
@@ -162,6 +173,7 @@ def attention_blocks(
             key[item, head],
             None if mask is None else mask[item, head, shifted],
             scale=scale,
+            window=None if window is None else window[item, head, shifted],
         )
         yield (item, head, row), block[..., prefix:]
 

@@ -4,6 +4,7 @@ import operator
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,16 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, but got {value!r}.")
+
+
+def check_device(name: str, value: str) -> str:
+    """Return the name of a device; raise ValueError unless this machine has it."""
+    try:
+        torch.empty(0, device=value).cpu()
+    # An unknown name, a missing driver and an absent card each raise their own kind.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"`{name}` must be a device of this machine, but got {value!r}: {error}") from error
+    return value
 
 
 def check_uncertainty(uncertainty: Tensor) -> None:

@@ -3,7 +3,7 @@
 Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eqs. 6 and 7.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,14 +25,15 @@ class ResponsiveField:
 
     Attributes:
         grid: (rows, cols) of the patches.
-        candidates: (batch, patches, patches) bool, B_p of Eq. 4: the patch and its most relevant patches.
+        candidates: (batch, patches, patches) bool, B_p of Eq. 4: the patch and its most relevant patches. None
+            where only windows are known, as of `field_from_windows`.
         windows: (batch, patches, 4) int64: left, top, right, bottom of the adaptive window, inclusive.
         dropped: (batch, patches) bool, the indiscriminative patches D.
         mask: (batch, patches, patches) bool, S_p of Eq. 6 in row p.
     """
 
     grid: tuple[int, int]
-    candidates: Tensor
+    candidates: Tensor | None
     windows: Tensor
     dropped: Tensor
     mask: Tensor
@@ -94,9 +95,67 @@ def responsive_field(
     candidates = with_self(relevant_pairs(uncertainty, alpha))
     windows = bounding_boxes(candidates, grid)
     dropped = indiscriminative_patches(uncertainty, beta)
-    within = window_masks(windows, grid) if field == "window" else candidates
-    mask = with_self(within & ~dropped.unsqueeze(1))
+    if field == "window":
+        return replace(field_from_windows(windows, dropped, grid), candidates=candidates)
+    mask = with_self(candidates & ~dropped.unsqueeze(1))
     return ResponsiveField(grid, candidates, windows, dropped, mask)
+
+
+def field_from_windows(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) -> ResponsiveField:
+    """Build the responsive fields {p} ∪ (window of p without D) that windows and dropped patches make (Eq. 6).
+
+    Args:
+        windows: (batch, patches, 4) integers: left, top, right, bottom in patch units, inclusive.
+        dropped: (batch, patches) bool, the indiscriminative patches D.
+        grid: (rows, cols) of the patches.
+
+    Returns:
+        The fields, without candidates.
+
+    Raises:
+        ValueError: shapes that disagree, or types that are not the ones above.
+
+    Example:
+        >>> windows = torch.tensor([[[0, 0, 1, 0], [0, 0, 1, 0], [2, 0, 2, 0]]])  # of three patches in a row
+        >>> field_from_windows(windows, torch.tensor([[False, True, False]]), (1, 3)).mask.int()
+        tensor([[[1, 0, 0],
+                 [1, 1, 0],
+                 [0, 0, 1]]], dtype=torch.int32)
+    """
+    check_windows(windows, dropped, grid)
+    mask = with_self(window_masks(windows, grid) & ~dropped.unsqueeze(1))
+    return ResponsiveField(grid, None, windows, dropped, mask)
+
+
+def check_windows(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) -> None:
+    """Raise ValueError unless windows (batch, patches, 4) and dropped patches (batch, patches) are of one grid."""
+    if windows.ndim != 3 or windows.shape[-1] != 4 or windows.is_floating_point():
+        raise ValueError(
+            f"`windows` must be integers of shape (batch, patches, 4), but got {windows.dtype} "
+            f"{tuple(windows.shape)}."
+        )
+    check_grid(grid, windows.shape[1])
+    if dropped.dtype != torch.bool or dropped.shape != windows.shape[:2]:
+        raise ValueError(
+            f"`dropped` must be bool of shape {tuple(windows.shape[:2])}, like `windows`, but got {dropped.dtype} "
+            f"{tuple(dropped.shape)}."
+        )
+
+
+def check_field_grid(field: ResponsiveField, grid: tuple[int, int]) -> None:
+    """Raise ValueError unless a field, a teacher's say, is of the grid (rows, cols) of the model that is to use it.
+
+    Example:
+        >>> field = field_from_windows(torch.zeros(1, 1, 4).long(), torch.zeros(1, 1, dtype=torch.bool), (1, 1))
+        >>> check_field_grid(field, (14, 14))
+        Traceback (most recent call last):
+        ValueError: `field` must be of the model's grid of 14 x 14 patches, but got one of 1 x 1.
+    """
+    if tuple(field.grid) != tuple(grid):
+        raise ValueError(
+            f"`field` must be of the model's grid of {grid[0]} x {grid[1]} patches, but got one of "
+            f"{field.grid[0]} x {field.grid[1]}."
+        )
 
 
 def field_tendency(mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,0 +1,231 @@
+"""Pictures with their stored windows: each crop is followed, with the random numbers that timm's transform draws."""
+
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_dataset, create_loader, create_transform
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.loader import PrefetchLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+
+from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
+from vit_interactions.training.build_store import build_window_store
+from vit_interactions.training.followed_transform import FollowedTransform
+from vit_interactions.training.window_store import WindowStore
+from vit_interactions.training.windowed_dataset import WindowedDataset
+
+GRID = (4, 4)
+SIZE = 64
+
+
+class Corners(nn.Module):
+    """A stand-in for a teacher, whose windows tell the picture: from each patch to the corner named by its red."""
+
+    alpha, beta = 0.1, 0.2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Conv2d(3, 1, 1)
+        self.model.pretrained_cfg = {"input_size": (3, SIZE, SIZE), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+        self.model.pretrained_cfg |= {"interpolation": "nearest", "crop_pct": 1.0}
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return GRID
+
+    def forward(self, images: Tensor) -> ResponsiveField:
+        patch = torch.arange(16)
+        corner = (images[:, 0].mean((1, 2)) * 4).long().clamp(0, 3)[:, None]
+        x, y = patch % 4, patch // 4
+        right, down = corner % 2, corner // 2
+        bounds = (x * right, y * down, torch.where(right > 0, 3, x), torch.where(down > 0, 3, y))
+        dropped = patch == 5 + 0 * corner
+        return field_from_windows(torch.stack(torch.broadcast_tensors(*bounds), -1), dropped, GRID)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures whose red says where a pixel is from left to right, green from top to bottom; the third is broken."""
+    root = tmp_path_factory.mktemp("pictures")
+    for index, (height, width) in enumerate([(100, 100), (80, 120), (90, 70), (64, 64), (130, 90)]):
+        y, x = np.mgrid[:height, :width]
+        pixels = np.stack([255 * (x + 0.5) / width, 255 * (y + 0.5) / height, 0 * x + 50 * index], -1)
+        path = root / "train" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    (root / "train" / "a" / "2.png").write_bytes(b"no picture")
+    return root
+
+
+@pytest.fixture
+def dataset(folder: Path) -> Any:
+    return create_dataset("", root=str(folder), split="train")
+
+
+@pytest.fixture
+def store(dataset: Any, tmp_path: Path) -> WindowStore:
+    for _ in build_window_store(dataset, Corners(), tmp_path, workers=0):  # type: ignore[arg-type]
+        pass
+    return WindowStore(tmp_path)
+
+
+def seed(value: int) -> None:
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def picture() -> Image.Image:
+    """A picture in which red tells x and green tells y, in 256ths of its sides."""
+    y, x = np.mgrid[:256, :256]
+    return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
+
+
+TRANSFORMS: dict[str, Callable[[], Any]] = {
+    "timm": lambda: create_transform(SIZE, is_training=True, hflip=0.5, color_jitter=0.0, re_prob=0.0),
+    "timm, for the prefetcher": lambda: create_transform(
+        SIZE, is_training=True, color_jitter=None, use_prefetcher=True
+    ),
+    "timm, all that stays in place": lambda: create_transform(
+        SIZE, is_training=True, color_jitter=0.4, color_jitter_prob=0.5, grayscale_prob=0.3, re_prob=0.5
+    ),
+    "torchvision": lambda: transforms.Compose(
+        [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    ),
+    "mirrored first, cropped twice": lambda: transforms.Compose(
+        [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomResizedCrop(200, scale=(0.3, 0.9)),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomResizedCrop(SIZE, scale=(0.3, 0.9)),
+            transforms.PILToTensor(),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_picture_is_the_one_that_the_transform_makes(name: str) -> None:
+    transform, followed = TRANSFORMS[name](), FollowedTransform(TRANSFORMS[name]())
+    for value in range(10):
+        seed(value)
+        expected = transform(picture())
+        seed(value)
+        got = followed(picture())
+        assert torch.equal(torch.as_tensor(np.asarray(got.image)), torch.as_tensor(np.asarray(expected)))
+        assert random.random() == (seed(value), transform(picture()), random.random())[2]
+
+
+@pytest.mark.parametrize("name", ["timm, for the prefetcher", "torchvision", "mirrored first, cropped twice"])
+def test_the_box_is_where_the_pixels_come_from(name: str) -> None:
+    followed, flips = FollowedTransform(TRANSFORMS[name]()), set()
+    for value in range(20):
+        seed(value)
+        image, (top, left, height, width), flip = followed(picture())
+        red, green = (image[:2].float() / (1 if image.dtype == torch.uint8 else 1 / 255)) / 256
+        along = (torch.arange(SIZE) + 0.5) / SIZE
+        x = left + width * (1 - along if flip else along)
+        assert (red - x).abs().max() < 0.02
+        assert (green - (top + height * along)[:, None]).abs().max() < 0.02
+        flips.add(flip)
+    assert flips == {True, False}
+
+
+def test_a_transform_that_moves_pixels_is_refused() -> None:
+    moving = [
+        rand_augment_transform("rand-m9-mstd0.5", {}),
+        transforms.RandomRotation(10),
+        transforms.RandomVerticalFlip(),
+        transforms.RandomApply([transforms.RandomAffine(5)]),
+        transforms.Resize(32),
+        transforms.CenterCrop(32),
+    ]
+    for step in moving:
+        with pytest.raises(
+            ValueError, match=r"`transform` must consist of .*, but has a step Rand|has a step [RC]"
+        ):
+            FollowedTransform(transforms.Compose([transforms.RandomResizedCrop(SIZE), step]))
+    with pytest.raises(ValueError, match=r"has a step RandAugment\. Leave it out, or use a teacher online"):
+        FollowedTransform(create_transform(SIZE, is_training=True, auto_augment="rand-m9"))
+
+
+def test_pictures_come_with_their_windows(dataset: Any, store: WindowStore) -> None:
+    pictures = WindowedDataset(dataset, store)
+    assert len(pictures) == 5
+    image, target, windows, dropped = pictures[3]
+    assert image.size == (120, 80)
+    assert target == 1
+    assert torch.equal(windows, store[3][0])
+    assert torch.equal(dropped, store[3][1])
+
+
+def test_windows_are_cropped_as_the_picture_is(dataset: Any, store: WindowStore) -> None:
+    transform = create_transform(SIZE, is_training=True, color_jitter=None, use_prefetcher=True)
+    pictures, compared = WindowedDataset(dataset, store, transform), 0
+    for value in range(60):
+        seed(value)
+        image, _, windows, dropped = pictures[0]
+        # Which patch of the picture lies under the centre of each patch, read from the pixels there.
+        x, y = (image[channel].float().view(4, 16, 4, 16)[:, 7:9, :, 7:9].mean((1, 3)) / 255 for channel in (0, 1))
+        source = ((y * 4).long().clamp(max=3) * 4 + (x * 4).long().clamp(max=3)).flatten()
+        near_a_border = ((x * 4 % 1 - 0.5).abs().max() > 0.45) or ((y * 4 % 1 - 0.5).abs().max() > 0.45)
+        if near_a_border:
+            continue
+        whole = field_from_windows(store[0][0][None], store[0][1][None], GRID)
+        cut = field_from_windows(windows[None], torch.zeros(1, 16, dtype=torch.bool), GRID)
+        expected = field_from_windows(store[0][0][None], torch.zeros(1, 16, dtype=torch.bool), GRID).mask[0]
+        assert torch.equal(cut.mask[0], expected[source][:, source])
+        assert torch.equal(dropped, whole.dropped[0, source])
+        compared += 1
+    assert compared > 10
+
+
+def test_a_picture_without_windows_gives_way_to_the_next(dataset: Any, store: WindowStore) -> None:
+    pictures = WindowedDataset(dataset, store)
+    broken = store.names.index("a/2.png")
+    assert not store.is_readable(broken)
+    assert np.array_equal(np.asarray(pictures[broken][0]), np.asarray(pictures[broken + 1][0]))
+    assert torch.equal(pictures[broken].windows, store[broken + 1][0])
+
+
+def test_what_does_not_fit_is_refused(dataset: Any, store: WindowStore, folder: Path) -> None:
+    other = create_dataset("", root=str(folder / "train"), split="train", class_map={"b": 0})
+    with pytest.raises(ValueError, match="is of 5 pictures, but the dataset has 2"):
+        WindowedDataset(other, store)
+    dataset.transform = transforms.ToTensor()
+    with pytest.raises(
+        ValueError, match="`dataset` must come without a transform, whose crops could not be followed"
+    ):
+        WindowedDataset(dataset, store)
+
+
+def test_in_timms_loader(dataset: Any, store: WindowStore) -> None:
+    pictures = WindowedDataset(dataset, store)
+    loader = create_loader(
+        pictures, SIZE, 2, is_training=True, num_workers=0, use_prefetcher=False, persistent_workers=False
+    )
+    images, classes, windows, dropped = next(iter(loader))
+    assert (images.shape, classes.shape) == ((2, 3, SIZE, SIZE), (2,))
+    assert (windows.shape, windows.dtype) == ((2, 16, 4), torch.uint8)
+    assert (dropped.shape, dropped.dtype) == ((2, 16), torch.bool)
+
+
+def test_in_timms_prefetching_loader_with_workers(dataset: Any, store: WindowStore) -> None:
+    transform = create_transform(SIZE, is_training=True, color_jitter=None, use_prefetcher=True)
+    pictures = WindowedDataset(dataset, store, transform)
+    assert pickle.loads(pickle.dumps(pictures))[0].windows.shape == (16, 4)
+    workers = DataLoader(pictures, 2, num_workers=1, collate_fn=pictures.collate)
+    images, target = next(iter(PrefetchLoader(workers, device=torch.device("cpu"))))
+    assert (images.shape, images.dtype) == ((2, 3, SIZE, SIZE), torch.float32)
+    assert target.classes.tolist() == [0, 0]
+    assert target.field.grid == GRID
+    assert target.field.mask.shape == (2, 16, 16)
+    assert target.field.windows.dtype == torch.int64

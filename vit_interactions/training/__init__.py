@@ -1,0 +1,1 @@
+"""Training with responsive-field supervision: where the windows come from, and what is done with them."""

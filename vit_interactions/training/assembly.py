@@ -1,0 +1,165 @@
+"""The parts of a training run, made as its settings say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from vit_interactions.models.adaptive_window import AdaptiveWindowViT
+from vit_interactions.models.winft import WindowFreeTransformer
+from vit_interactions.training.loaders import TrainingLoader, divided_batch, evaluation_loader, training_transform
+from vit_interactions.training.process import Process
+from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
+from vit_interactions.training.sources import Sources, open_sources
+from vit_interactions.training.start import create_student, create_trained
+from vit_interactions.training.teacher import WindowTeacher
+from vit_interactions.training.window_store import WindowStore
+from vit_interactions.training.windowed_dataset import WindowedDataset
+
+
+def make_sources(settings: TrainingSettings) -> Sources:
+    """Open the pictures."""
+    return open_sources(
+        settings.data,
+        kind=settings.dataset,
+        training=settings.train_split,
+        evaluation=settings.val_split,
+        classes=settings.num_classes,
+        input_key=settings.input_key,
+        target_key=settings.target_key,
+    )
+
+
+def input_config(model: nn.Module, settings: Settings) -> dict[str, Any]:
+    """Tell how a model wants its images: timm's `resolve_data_config`, with the size that is asked for."""
+    config: dict[str, Any] = resolve_data_config({"img_size": settings.img_size}, model=model)
+    return config
+
+
+def make_student(
+    settings: TrainingSettings, classes: int, process: Process, *, weights: bool = True
+) -> tuple[nn.Module, list[str]]:
+    """Create the model to train, on the process's device, with notes for the user.
+
+    Args:
+        settings: of the training.
+        classes: how many there are.
+        process: this one.
+        weights: whether the weights to start from are needed.
+
+    Raises:
+        ValueError: windows that the model has no use for, or a teacher that it lacks.
+    """
+    student, notes = create_student(
+        settings.model,
+        classes,
+        pretrained=settings.pretrained and weights,
+        checkpoint=settings.initial_checkpoint if weights else None,
+        img_size=settings.img_size,
+        drop_path_rate=settings.drop_path or None,
+        window_fill=settings.window_fill,
+    )
+    _check_use_of_teacher(student, settings, settings.window_targets)
+    return student.to(process.device), notes
+
+
+def make_trained(settings: EvaluationSettings, process: Process) -> nn.Module:
+    """Create the model to evaluate, on the process's device, with its teacher where it needs one."""
+    options = {"img_size": settings.img_size, "window_fill": settings.window_fill}
+    model = create_trained(settings.model, settings.checkpoint, **options)
+    _check_use_of_teacher(model, settings)
+    if isinstance(model, AdaptiveWindowViT):
+        model.set_teacher(make_teacher(settings, input_config(model, settings), process))
+    return model.to(process.device)
+
+
+def _check_use_of_teacher(model: nn.Module, settings: Settings, targets: str = "none") -> None:
+    name = type(model).__name__
+    if isinstance(model, AdaptiveWindowViT):
+        if settings.teacher is None:
+            raise ValueError(f"`model` {name} needs a `teacher`, which gives it the windows of each batch.")
+        if targets != "none":
+            raise ValueError(
+                f"`window_targets` must be none for {name}, which sees by its teacher's windows and finds none of its "
+                f"own, but got {targets!r}."
+            )
+    elif targets != "none" and not isinstance(model, WindowFreeTransformer):
+        raise ValueError(f"`window_targets` must be none for {name}, which finds no windows, but got {targets!r}.")
+    elif targets != "online" and settings.teacher is not None:
+        raise ValueError(
+            f"`teacher` must be left out here: {name} asks none; a model awd_vit_* or `window_targets` online do."
+        )
+
+
+class Renormalized(nn.Module):
+    """A model that gets images normalised for another one."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, model: nn.Module, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Take the model, and `mean` and `std` of each channel that are given and wanted."""
+        super().__init__()
+        self.model = model
+        given_mean, given_std, mean, std = (
+            torch.tensor(config[name]).view(-1, 1, 1) for config in (given, wanted) for name in ("mean", "std")
+        )
+        self.register_buffer("factor", given_std / std)
+        self.register_buffer("offset", (given_mean - mean) / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the model the images as it knows them."""
+        result: Tensor = self.model(images * self.factor + self.offset)
+        return result
+
+
+def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process) -> WindowTeacher | None:
+    """Create the teacher, which gets the student's images, of `config`; None where there is none."""
+    if settings.teacher is None:
+        return None
+    model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=settings.img_size)
+    wanted = input_config(model, settings)
+    if any(tuple(config[name]) != tuple(wanted[name]) for name in ("mean", "std")):
+        model = Renormalized(model, config, wanted)
+    return WindowTeacher(model.to(process.device), settings.alpha, settings.beta)
+
+
+def make_training_loader(
+    student: nn.Module, sources: Sources, settings: TrainingSettings, config: Mapping[str, Any], process: Process
+) -> TrainingLoader:
+    """Make the batches to train a student on, with the windows of a store where there is one."""
+    transform = training_transform(settings, config)
+    if settings.window_store is None:
+        sources.training.transform = transform
+        return TrainingLoader(sources.training, settings, config, process)
+    store = WindowStore(settings.window_store)
+    _check_store(store, student, settings)
+    pictures = WindowedDataset(sources.training, store, transform)
+    return TrainingLoader(pictures, settings, config, process, pictures.collate)
+
+
+def _check_store(store: WindowStore, student: nn.Module, settings: TrainingSettings) -> None:
+    made = store.manifest
+    if (made.alpha, made.beta) != (settings.alpha, settings.beta):
+        raise ValueError(
+            f"`alpha` and `beta` must be those of the store, {made.alpha:g} and {made.beta:g}, but got "
+            f"{settings.alpha:g} and {settings.beta:g}."
+        )
+    grid: Any = student.patch_embed.grid_size  # type: ignore[union-attr]
+    if tuple(made.grid) != tuple(grid):
+        raise ValueError(
+            f"`window_store` must be of the model's grid of {grid[0]} x {grid[1]} patches, but {store.folder} is of "
+            f"{made.grid[0]} x {made.grid[1]}."
+        )
+
+
+def make_evaluation_loader(
+    sources: Sources, settings: TrainingSettings, config: Mapping[str, Any], process: Process
+) -> Any | None:
+    """Make the batches to evaluate on; None where there are no pictures for it."""
+    if sources.evaluation is None:
+        return None
+    batch = divided_batch(settings, process.world)
+    return evaluation_loader(sources.evaluation, config, process, batch_size=batch, workers=settings.workers)

@@ -1,0 +1,78 @@
+"""Evaluate a trained classifier on pictures, alone or in many processes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from vit_interactions.training.assembly import input_config, make_trained
+from vit_interactions.training.evaluation import Evaluation, evaluate
+from vit_interactions.training.learner import AMP_TYPES
+from vit_interactions.training.loaders import Batch, evaluation_loader, own_share
+from vit_interactions.training.process import Process, end_process, start_process
+from vit_interactions.training.settings import EvaluationSettings
+from vit_interactions.training.sources import class_index, open_part
+
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate_model(settings: EvaluationSettings, progress: Progress | None = None) -> Evaluation | None:
+    """Create the model, open the pictures and evaluate.
+
+    Args:
+        settings: what to evaluate, and on what.
+        progress: is told how many batches of how many are done.
+
+    Returns:
+        The numbers; None in all processes but the first.
+
+    Raises:
+        ValueError: settings that do not fit the data or the model.
+        OSError: files that are missing.
+    """
+    process = start_process(settings.device)
+    try:
+        model = make_trained(settings, process).eval()
+        pictures = _open(settings, model)
+        config = input_config(model, settings)
+        loader = evaluation_loader(
+            pictures, config, process, batch_size=settings.batch_size, workers=settings.workers
+        )
+        batches = _told(loader, progress) if progress is not None and process.first else iter(loader)
+        limit = own_share(pictures, process)
+        result = evaluate(model, batches, limit=limit, autocast=lambda: _autocast(settings, process))
+        return result if process.first else None
+    finally:
+        end_process()
+
+
+def _open(settings: EvaluationSettings, model: nn.Module) -> Any:
+    """Open the pictures, with the classes numbered as the model does."""
+    keys: dict[str, Any] = {"input_key": settings.input_key, "target_key": settings.target_key}
+    if settings.class_map is not None:
+        keys["class_map"] = str(settings.class_map.resolve())
+    elif names := getattr(model, "pretrained_cfg", {}).get("label_names"):
+        keys["class_map"] = {name: number for number, name in enumerate(names)}
+    dataset = open_part(
+        settings.data, settings.split, kind=settings.dataset, **{k: v for k, v in keys.items() if v}
+    )
+    index = class_index(dataset)
+    if index is not None and "class_map" not in keys and len(index) != model.num_classes:
+        raise ValueError(
+            f"`data` has {len(index)} classes, but the model classifies into {model.num_classes}: tell their order "
+            "by a `class_map`."
+        )
+    return dataset
+
+
+def _told(loader: Any, progress: Progress) -> Iterator[Batch]:
+    for number, batch in enumerate(loader):
+        progress(number, len(loader), "evaluating" if number == 0 else "")
+        yield batch
+
+
+def _autocast(settings: EvaluationSettings, process: Process) -> AbstractContextManager[Any]:
+    kind = AMP_TYPES.get(settings.amp)
+    return nullcontext() if kind is None else torch.autocast(process.device.type, kind)

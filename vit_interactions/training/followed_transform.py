@@ -1,0 +1,126 @@
+"""A random transform of pictures that tells what it did to where things are: the crop, and whether it mirrored."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import MaybePILToTensor, MaybeToTensor, RandomResizedCropAndInterpolation, ToNumpy
+from torchvision import transforms
+from torchvision.transforms.functional import get_image_size, hflip
+
+from vit_interactions.functional.window_transform import WHOLE, Box
+
+CROPS = (RandomResizedCropAndInterpolation, transforms.RandomResizedCrop)
+FLIP = transforms.RandomHorizontalFlip
+# Steps that leave every pixel in its place.
+PIXELWISE = (
+    transforms.ColorJitter,
+    transforms.GaussianBlur,
+    transforms.Grayscale,
+    transforms.RandomErasing,
+    transforms.RandomGrayscale,
+    transforms.ConvertImageDtype,
+    transforms.PILToTensor,
+    transforms.ToTensor,
+    transforms.Normalize,
+    MaybePILToTensor,
+    MaybeToTensor,
+    ToNumpy,
+    RandomErasing,
+)
+
+
+class Followed(NamedTuple):
+    """A transformed picture.
+
+    Attributes:
+        image: what the transform made of it.
+        box: (top, left, height, width) of what is left of the picture, in shares of its height and width.
+        flip: whether that is mirrored left to right.
+    """
+
+    image: Any
+    box: Box
+    flip: bool
+
+
+class FollowedTransform:
+    """A transform of timm or torchvision, with what it did to the place of things.
+
+    It draws the random numbers that the transform itself would draw, so that the same seed gives the same picture.
+
+    Example:
+        >>> from PIL import Image
+        >>> transform = FollowedTransform(transforms.RandomHorizontalFlip(p=1.0))
+        >>> transform(Image.new("RGB", (4, 4)))[1:]
+        ((0.0, 0.0, 1.0, 1.0), True)
+    """
+
+    def __init__(self, transform: Any) -> None:
+        """Take what timm's `create_transform` builds for training, or steps of the same kinds.
+
+        Raises:
+            ValueError: a step that moves pixels in a way that windows cannot follow.
+        """
+        self.transform = transform
+        self._steps = list(_steps(transform))
+
+    def __call__(self, image: Any) -> Followed:
+        """Transform a picture.
+
+        Args:
+            image: PIL's, or a tensor (channels, height, width).
+        """
+        box, flip = WHOLE, False
+        for step in self._steps:
+            if isinstance(step, CROPS):
+                image, box = _crop(image, box, flip, step)
+            elif isinstance(step, FLIP):
+                if torch.rand(1) < step.p:
+                    image, flip = hflip(image), not flip
+            else:
+                image = step(image)
+        return Followed(image, box, flip)
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    if isinstance(transform, transforms.Compose):
+        for step in transform.transforms:
+            yield from _steps(step)
+        return
+    if not isinstance(transform, (*CROPS, FLIP)):
+        _check_in_place(transform)
+    yield transform
+
+
+def _check_in_place(step: Any) -> None:
+    if isinstance(step, transforms.RandomApply):
+        for inner in step.transforms:
+            _check_in_place(inner)
+    elif not isinstance(step, PIXELWISE):
+        known = ", ".join(kind.__name__ for kind in (*CROPS, FLIP, *PIXELWISE))
+        raise ValueError(
+            f"`transform` must consist of {known}, through which stored windows can be followed, but has a step "
+            f"{type(step).__name__}. Leave it out, or use a teacher online, which sees what the step makes."
+        )
+
+
+def _crop(image: Any, box: Box, flip: bool, step: Any) -> tuple[Any, Box]:
+    """Crop by a step, and find what is left of the picture."""
+    width, height = get_image_size(image)
+    drawn: list[tuple[int, int, int, int]] = []
+
+    def draw(*args: Any) -> tuple[int, int, int, int]:
+        drawn.append(step.get_params(*args))
+        return drawn[-1]
+
+    recording = copy.copy(step)
+    recording.get_params = draw  # both libraries ask the step itself
+    cropped = recording(image)
+    i, j, h, w = drawn[0]
+    if flip:
+        j = width - j - w
+    top, left, tall, wide = box
+    return cropped, (top + tall * i / height, left + wide * j / width, tall * h / height, wide * w / width)

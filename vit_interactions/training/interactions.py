@@ -1,0 +1,53 @@
+"""How many patch interactions a classifier leaves, counted while it classifies."""
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.loading import FAMILIES
+from vit_interactions.models.adaptive_window import AdaptiveWindowViT
+from vit_interactions.models.record_windows import record_windows
+from vit_interactions.models.winft import WindowFreeAttention
+
+# Modules whose models have attention from every patch to every patch.
+GLOBAL = (*FAMILIES, "winft", "adaptive_window")
+
+
+def classify_and_count(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Classify images, and count the patch interactions of each: the summands of E_O.
+
+    Args:
+        model: a window-free transformer (the pairs in its layers' windows, averaged over layers), an adaptive-window
+            ViT with a teacher (the pairs in the images' fields), or any other classifier.
+        images: (batch, channels, height, width).
+
+    Returns:
+        The logits, and the count (batch,): N² for a plain ViT of N patches, None for what is no ViT.
+
+    Example:
+        >>> import timm
+        >>> classify_and_count(timm.create_model("test_vit").eval(), torch.zeros(2, 3, 160, 160))[1]
+        tensor([10000., 10000.])
+    """
+    inner = unwrap(model)
+    if isinstance(inner, AdaptiveWindowViT):
+        field = inner.field(images)
+        return model(images, field), field.operations.float()
+    if any(isinstance(layer, WindowFreeAttention) for layer in inner.modules()):
+        with record_windows(inner) as record:
+            logits: Tensor = model(images)
+        return logits, record.operations
+    pairs = all_pairs(inner, images)
+    return model(images), None if pairs is None else torch.full(
+        images.shape[:1], float(pairs), device=images.device
+    )
+
+
+def all_pairs(model: nn.Module, images: Tensor) -> int | None:
+    """Return N², the pairs of patches of a model's images; None for a model without attention among all patches."""
+    inner = unwrap(model)
+    if type(inner).__module__.rpartition(".")[2] not in GLOBAL:
+        return None
+    height, width = images.shape[-2:]
+    return token_layout(inner, (height, width)).patches ** 2

@@ -1,0 +1,183 @@
+"""Batches of pictures on the device, by timm's loader and transforms."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from timm.data import create_loader, create_transform
+from timm.data.loader import PrefetchLoader, fast_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from vit_interactions.training.interruption import ignore_signals
+from vit_interactions.training.order import EpochBatches, SeededDataset
+from vit_interactions.training.process import Process
+from vit_interactions.training.seeds import ORDER, seed_of
+from vit_interactions.training.settings import TrainingSettings
+
+Batch = tuple[Tensor, Any]
+
+
+def training_transform(settings: TrainingSettings, config: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Make timm's random transform of a training picture, up to bytes; the loader makes numbers of them.
+
+    Args:
+        settings: the augmentation.
+        config: of the model's input, by timm's `resolve_model_data_config`.
+    """
+    transform: Callable[[Any], Any] = create_transform(
+        config["input_size"],
+        is_training=True,
+        scale=(settings.scale, 1.0),
+        hflip=settings.hflip,
+        color_jitter=settings.color_jitter,
+        auto_augment=settings.auto_augment,
+        interpolation="random",
+        mean=config["mean"],
+        std=config["std"],
+        use_prefetcher=True,
+    )
+    return transform
+
+
+class TrainingLoader:
+    """The batches of a training, from any step of any epoch on.
+
+    Pictures and what is done to them are functions of seed, epoch and picture (see `order`). A source that is read in
+    one stream (WebDataset, TFDS) is read and skipped up to the step instead.
+
+    Attributes:
+        steps: steps in an epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        settings: TrainingSettings,
+        config: Mapping[str, Any],
+        process: Process,
+        collate: Callable[[Any], Batch] = fast_collate,
+    ) -> None:
+        """Take pictures with their transform.
+
+        Args:
+            dataset: gives bytes (channels, height, width) and a target.
+            settings: of the training.
+            config: of the model's input.
+            process: this one.
+            collate: makes a batch of what the dataset gives.
+
+        Raises:
+            ValueError: a step that cannot be divided among processes and parts, or fewer pictures than one takes.
+        """
+        self._seed, self._parts, self._rank = settings.seed, settings.accumulate, process.rank
+        batch = divided_batch(settings, process.world)
+        self._stream = isinstance(dataset, IterableDataset)
+        self._order: EpochBatches | None = None
+        options: dict[str, Any] = {"batch_size": batch, "drop_last": True}
+        if not self._stream:
+            self._order = EpochBatches(
+                len(dataset),
+                batch,
+                parts=settings.accumulate,
+                rank=process.rank,
+                world=process.world,
+                seed=self._seed,
+            )
+            dataset = SeededDataset(dataset, self._seed)
+            options = {"batch_sampler": self._order}
+        self._dataset = dataset
+        # A stream draws from the generators of its workers, so these are started anew for each epoch.
+        workers = max(settings.workers, 1) if self._stream else settings.workers
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=process.device.type == "cuda",
+            persistent_workers=workers > 0 and not self._stream,
+            worker_init_fn=_start_worker,
+            **options,
+        )
+        self._batches = PrefetchLoader(
+            loader, mean=config["mean"], std=config["std"], channels=config["input_size"][0], device=process.device
+        )
+        self.steps = self._order.steps if self._order else len(loader) // settings.accumulate
+        if self.steps == 0:
+            raise ValueError(
+                f"`data` must tell how many pictures it has, at least the {settings.batch_size} of one step."
+            )
+
+    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+        """Give the batches of an epoch from a step on, `accumulate` a step."""
+        if self._order is not None:
+            self._order.epoch, self._order.first_step = epoch, step
+            return iter(self._batches)
+        self._dataset.set_epoch(epoch)
+        torch.manual_seed(seed_of(ORDER, self._seed, epoch, self._rank))  # of which torch makes the workers' seeds
+        return islice(iter(self._batches), step * self._parts, self.steps * self._parts)
+
+
+def divided_batch(settings: TrainingSettings, world: int) -> int:
+    """Return the pictures of one batch of one process.
+
+    Raises:
+        ValueError: they are not whole, or odd where pictures are mixed in pairs.
+    """
+    shares = world * settings.accumulate
+    batch, rest = divmod(settings.batch_size, shares)
+    if rest:
+        raise ValueError(
+            f"`batch_size` must be a multiple of {shares}, processes times `accumulate`, but got {settings.batch_size}."
+        )
+    if (settings.mixup or settings.cutmix) and batch % 2:
+        raise ValueError(
+            f"`batch_size` must give even batches for `mixup` and `cutmix`, but gives {batch} pictures each."
+        )
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    ignore_signals()
+
+
+def evaluation_loader(
+    dataset: Any, config: Mapping[str, Any], process: Process, *, batch_size: int, workers: int
+) -> Any:
+    """Make timm's loader of pictures to evaluate on, each once, divided among the processes.
+
+    Args:
+        dataset: of timm, without a transform.
+        config: of the model's input, by timm's `resolve_model_data_config`.
+        process: this one.
+        batch_size: pictures in a batch of one process.
+        workers: processes that load pictures.
+    """
+    loader = create_loader(
+        dataset,
+        config["input_size"],
+        batch_size,
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config.get("crop_mode"),
+        num_workers=workers,
+        distributed=process.world > 1,
+        device=process.device,
+        persistent_workers=False,
+    )
+    loader.loader.worker_init_fn = _start_worker
+    return loader
+
+
+def own_share(dataset: Any, process: Process) -> int | None:
+    """Return how many pictures of a process's evaluation loader are not there only to fill up; None: all.
+
+    Example:
+        >>> [own_share(range(5), Process(torch.device("cpu"), rank, 2)) for rank in (0, 1)]
+        [3, 2]
+    """
+    if process.world == 1 or dataset is None or isinstance(dataset, IterableDataset):
+        return None
+    return len(range(process.rank, len(dataset), process.world))

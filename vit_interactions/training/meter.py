@@ -1,0 +1,80 @@
+"""Means of the numbers of the steps, read from the device now and then."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+class Meter:
+    """The numbers of a training's steps: their means since the last row of the log, and since the epoch's start.
+
+    Reading a number makes the processor wait for the device, so steps leave theirs there until somebody asks.
+
+    Example:
+        >>> meter = Meter()
+        >>> for loss in (1.0, 2.0):
+        ...     meter.add({"loss": torch.tensor(loss)})
+        >>> meter.take("row"), meter.mean("row"), meter.mean("epoch")
+        ({'loss': 1.5}, {}, {'loss': 1.5})
+    """
+
+    def __init__(self) -> None:
+        """Start without numbers."""
+        self._waiting: list[Tensor] = []
+        self._names: list[str] = []
+        self._sums: dict[str, dict[str, float]] = {"row": {}, "epoch": {}}
+        self._counts = {"row": 0, "epoch": 0}
+
+    def add(self, numbers: Mapping[str, Tensor]) -> None:
+        """Take the numbers of a batch, always the same ones; of one with several values, the mean."""
+        self._names = list(numbers)
+        self._waiting.append(torch.stack([value.detach().float().mean() for value in numbers.values()]))
+
+    def mean(self, since: str) -> dict[str, float]:
+        """Return the means since "row" or "epoch", over all processes; empty if there was nothing.
+
+        Raises:
+            ValueError: a number that is not finite.
+        """
+        self._read()
+        count = self._counts[since]
+        return {name: total / count for name, total in self._sums[since].items()}
+
+    def take(self, since: str) -> dict[str, float]:
+        """Return the means as `mean` does, and start them anew."""
+        means = self.mean(since)
+        self._sums[since], self._counts[since] = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        self._read()
+        return {"sums": copy.deepcopy(self._sums), "counts": dict(self._counts)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with what a checkpoint kept."""
+        self._sums, self._counts = copy.deepcopy(state["sums"]), dict(state["counts"])
+
+    def _read(self) -> None:
+        if not self._waiting:
+            return
+        numbers = torch.stack(self._waiting)
+        self._waiting = []
+        if distributed.is_initialized():
+            distributed.all_reduce(numbers)
+            numbers /= distributed.get_world_size()
+        for row in numbers.tolist():
+            if not all(map(math.isfinite, row)):
+                raise ValueError(
+                    "the training's numbers must be finite, but got "
+                    f"{', '.join(f'{n} {v}' for n, v in zip(self._names, row, strict=True))}: try a lower `lr`, "
+                    "`clip_grad`, or another `amp`. The last checkpoint is from before."
+                )
+            for since, sums in self._sums.items():
+                self._counts[since] += 1
+                for name, value in zip(self._names, row, strict=True):
+                    sums[name] = sums.get(name, 0.0) + value

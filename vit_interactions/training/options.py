@@ -1,0 +1,56 @@
+"""Fields of settings that say of themselves what they mean and what they may be."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from vit_interactions.functional.checks import check_choice
+
+Check = Callable[[str, Any], None]
+
+
+def at_least(least: int) -> Check:
+    """Make a check for whole numbers from `least` on.
+
+    Example:
+        >>> at_least(1)("epochs", 0)
+        Traceback (most recent call last):
+        ValueError: `epochs` must be at least 1, but got 0.
+    """
+
+    def check(name: str, value: Any) -> None:
+        if value < least:
+            raise ValueError(f"`{name}` must be at least {least}, but got {value}.")
+
+    return check
+
+
+def above_zero(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is finite and > 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be finite and > 0, but got {value!r}.")
+
+
+def named(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is given."""
+    if not value:
+        raise ValueError(f"`{name}` must be given.")
+
+
+def one_of(*choices: str) -> Check:
+    """Make a check for one of some words."""
+    return lambda name, value: check_choice(name, value, choices)
+
+
+def option(default: Any, help: str, check: Check | None = None) -> Any:
+    """Declare a field: its default, what it means, and what it may be if it is not None."""
+    return dataclasses.field(default=default, metadata={"help": help, "check": check})
+
+
+def check_fields(settings: Any) -> None:
+    """Raise ValueError, naming it, for the first field of a dataclass whose value is not what it may be."""
+    for field in dataclasses.fields(settings):
+        check, value = field.metadata.get("check"), getattr(settings, field.name)
+        if check is not None and value is not None:
+            check(field.name, value)

@@ -1,0 +1,60 @@
+"""The pictures of a dataset by their number: each as it is, none in place of another."""
+
+import os
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+
+def picture_names(dataset: Any) -> list[str]:
+    """List the names of a dataset's pictures: files relative to its folder, or numbers where it has no files.
+
+    Args:
+        dataset: of timm or torchvision, indexed by picture.
+
+    Raises:
+        ValueError: a stream, whose pictures have no numbers.
+
+    Example:
+        >>> from torchvision.datasets import FakeData
+        >>> picture_names(FakeData(size=3))
+        ['0', '1', '2']
+    """
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"`dataset` must be indexed by picture, but {type(dataset).__name__} is a stream: use a teacher online."
+        )
+    if hasattr(dataset, "filenames"):
+        return [str(name) for name in dataset.filenames()]
+    if hasattr(dataset, "samples") and hasattr(dataset, "root"):
+        return [os.path.relpath(path, dataset.root) for path, *_ in dataset.samples]
+    return [str(index) for index in range(len(dataset))]
+
+
+def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
+    """Read one picture and its target, before any transform.
+
+    timm's datasets give the next picture in place of one that cannot be read, whose windows would be another's; here
+    that is an error.
+
+    Args:
+        dataset: of timm or torchvision, without a transform.
+        index: of the picture.
+
+    Raises:
+        OSError: the picture cannot be read; the decoders of broken files raise other errors, too.
+    """
+    reader = getattr(dataset, "reader", None)
+    if reader is None:
+        image, target = dataset[index]
+        return image, target
+    file, target, *_ = reader[index]
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert(dataset.input_img_mode or opened.mode)
+    finally:
+        getattr(file, "close", lambda: None)()
+    target = -1 if target is None else target
+    change = dataset.target_transform
+    return image, target if change is None or target == -1 else change(target)

@@ -1,0 +1,68 @@
+"""This process's place among those that train together, by the variables that torchrun sets."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from timm.utils import init_distributed_device
+from torch import distributed
+
+from vit_interactions.functional.checks import check_device
+
+
+@dataclass(frozen=True)
+class Process:
+    """Where this process computes, and which of all it is.
+
+    Attributes:
+        device: of this process.
+        rank: its number, from 0 on.
+        world: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+
+def start_process(device: str) -> Process:
+    """Join the other processes, if torchrun or Slurm started any.
+
+    Args:
+        device: cpu, cuda, ...; with several processes each takes the card of its local rank.
+
+    Raises:
+        ValueError: no such device.
+    """
+    place = SimpleNamespace(device=device)
+    try:
+        init_distributed_device(place)  # type: ignore[no-untyped-call]
+    except AssertionError as error:  # an absent card
+        raise ValueError(f"`device` must be a device of this machine, but got {device!r}: {error}") from error
+    return Process(torch.device(check_device("device", str(place.device))), place.rank, place.world_size)
+
+
+def end_process() -> None:
+    """Leave the other processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def share(value: Any) -> Any:
+    """Give every process what the first one has; without other processes, the value itself.
+
+    Example:
+        >>> share(3)
+        3
+    """
+    if not distributed.is_initialized():
+        return value
+    shared = [value]
+    distributed.broadcast_object_list(shared)
+    return shared[0]

@@ -1,0 +1,306 @@
+"""Train a classifier of timm, alone or in many processes: resumed exactly, and stopped cleanly."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from vit_interactions.training.assembly import (
+    input_config,
+    make_evaluation_loader,
+    make_sources,
+    make_student,
+    make_teacher,
+    make_training_loader,
+)
+from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from vit_interactions.training.evaluation import Evaluation, evaluate
+from vit_interactions.training.export import export_model
+from vit_interactions.training.interruption import Interruption, interruption
+from vit_interactions.training.learner import Learner
+from vit_interactions.training.loaders import Batch, own_share
+from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
+from vit_interactions.training.process import Process, end_process, share, start_process
+from vit_interactions.training.seeds import seed_everything, seed_of
+from vit_interactions.training.settings import TrainingSettings, check_same
+
+CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
+
+
+class Report(Protocol):
+    """Who is told how a training goes."""
+
+    def note(self, text: str) -> None:
+        """Take a line that matters."""
+
+    def progress(self, step: int, total: int, text: str) -> None:
+        """Take how far the training is, and its newest numbers in words."""
+
+
+class Quiet:
+    """Tell nobody."""
+
+    def note(self, text: str) -> None:
+        """Ignore it."""
+
+    def progress(self, step: int, total: int, text: str) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        step: steps that are done.
+        total: steps that were to be done.
+        signal: number of the signal that stopped it; 0 if it came to its end.
+        evaluation: the last one; None if there was none in this run.
+        first: whether this process is the one that wrote.
+    """
+
+    step: int
+    total: int
+    signal: int
+    evaluation: Evaluation | None
+    first: bool
+
+
+def train(settings: TrainingSettings, out: Path, *, resume: bool = False, report: Report | None = None) -> Outcome:
+    """Train, and write to a folder: settings, logs, checkpoint, the last and the best model.
+
+    A run that was stopped or killed goes on from its last checkpoint under `resume`, and ends, on the CPU and with as
+    many processes and threads, in the very weights of one that was not.
+
+    Args:
+        settings: what to train, and how.
+        out: the folder.
+        resume: go on with the run that the folder holds; start it if it holds none.
+        report: is told how it goes, in the first process.
+
+    Raises:
+        ValueError: settings that do not fit the data, the model or the run to resume; numbers that are not finite.
+        OSError: files that are missing or cannot be written.
+    """
+    process = start_process(settings.device)
+    try:
+        state = share(read_run(out, settings, resume) if process.first else None)
+        teller = report if report is not None and process.first else Quiet()
+        with interruption() as asked:
+            return Run(settings, out, process, state, asked, teller).finish()
+    finally:
+        end_process()
+
+
+class Run:
+    """One training run of one process."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        out: Path,
+        process: Process,
+        state: dict[str, Any] | None,
+        asked: Interruption,
+        report: Report,
+    ) -> None:
+        """Open the pictures and create the models; begin, or go on from a state of `read_run`.
+
+        Raises:
+            ValueError: settings that do not fit the data or the model.
+        """
+        self._settings, self._out, self._process = settings, out, process
+        self._asked, self._report = asked, report
+        seed_everything(seed_of(settings.seed))
+        sources = make_sources(settings)
+        self._class_names = sources.names
+        student, notes = make_student(settings, sources.classes, process, weights=state is None)
+        self._config = config = input_config(student, settings)
+        teacher = make_teacher(settings, config, process)
+        self._train_batches = make_training_loader(student, sources, settings, config, process)
+        self._eval_batches = make_evaluation_loader(sources, settings, config, process)
+        self._eval_limit = own_share(sources.evaluation, process)
+        self.total = settings.steps or settings.epochs * self._train_batches.steps
+        self.learner = Learner(student, settings, process, self.total, teacher)
+        self._evaluation: Evaluation | None = None
+        for note in notes:
+            report.note(f"note: {note}")
+        self._begin(state)
+
+    def _begin(self, state: dict[str, Any] | None) -> None:
+        self._evaluated, self._best = 0, -1.0
+        if state is not None:
+            self.learner.load_state(state)
+            self._evaluated, self._best = state["evaluated"], state["best"]
+            self._report.note(f"resumed at step {self.learner.step} of {self.total}")
+        self.learner.distribute()
+        if self._process.first:
+            self._out.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self._settings.as_json(), indent=2) + "\n"
+            write_whole(self._out / SETTINGS, lambda file: file.write(text.encode()))
+            epoch = -(-self._evaluated // self._train_batches.steps)
+            self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
+
+    def finish(self) -> Outcome:
+        """Train from here to the end, or until somebody asks to stop."""
+        try:
+            while self._end_of_epoch() or self.learner.step < self.total:
+                whole = self._end_epoch() if self._end_of_epoch() else self._train_epoch()
+                if not whole:
+                    return self._outcome(self._asked.agreed(self._process.device))
+            return self._outcome(0)
+        finally:
+            if self._process.first:
+                self._log.close()
+
+    def _outcome(self, signal_number: int) -> Outcome:
+        self._save()
+        step, total = self.learner.step, self.total
+        if signal_number:
+            name = signal.Signals(signal_number).name
+            self._report.note(
+                f"stopped by {name} after step {step} of {total}; the same command with --resume goes on"
+            )
+        return Outcome(step, total, signal_number, self._evaluation, self._process.first)
+
+    def _end_of_epoch(self) -> bool:
+        """Whether an epoch, or the last part of one, has been trained but not evaluated."""
+        step = self.learner.step
+        return step > self._evaluated and (step % self._train_batches.steps == 0 or step == self.total)
+
+    def _train_epoch(self) -> bool:
+        """Train to the end of the epoch; False if asked to stop."""
+        learner, settings = self.learner, self._settings
+        epoch, first = divmod(learner.step, self._train_batches.steps)
+        last = min(self._train_batches.steps, first + self.total - learner.step)
+        learner.task.train()
+        batches = self._train_batches.batches(epoch, first)
+        since = time.perf_counter(), learner.step
+        for _ in range(first, last):
+            learner.learn(batches)
+            self._report.progress(learner.step, self.total, "")
+            if learner.step % settings.log_every == 0 or learner.step == self.total:
+                self._log_steps(epoch, *since)
+                since = time.perf_counter(), learner.step
+            if self._asked.agreed(self._process.device):
+                return False
+            if learner.step % settings.checkpoint_every == 0:
+                self._save()
+        return True
+
+    def _log_steps(self, epoch: int, start: float, first: int) -> None:
+        """Write the means of the steps since the last row."""
+        learner, means = self.learner, self.learner.meter.take("row")
+        pictures = (learner.step - first) * self._settings.batch_size
+        rate = pictures / (time.perf_counter() - start)
+        if self._process.first:
+            self._log.step(
+                {"step": learner.step, "epoch": epoch, **means, "lr": learner.lr, "pictures_per_second": rate}
+            )
+        self._report.progress(learner.step, self.total, f"loss {means['loss']:.3f}, {rate:.0f} pictures/s")
+
+    def _end_epoch(self) -> bool:
+        """Evaluate, and write what came out; False if asked to stop."""
+        self._save()
+        learner = self.learner
+        epoch = (learner.step - 1) // self._train_batches.steps
+        due = (epoch + 1) % self._settings.eval_every == 0 or learner.step == self.total
+        if due and self._eval_batches is not None:
+            batches = until(self._eval_batches, lambda: bool(self._asked.agreed(self._process.device)))
+            model = learner.model.eval()
+            try:
+                self._evaluation = evaluate(model, batches, limit=self._eval_limit, autocast=learner.autocast)
+            except Interrupted:
+                return False
+        self._write_epoch(epoch, self._evaluation if due else None)
+        self._evaluated = learner.step
+        return True
+
+    def _write_epoch(self, epoch: int, evaluation: Evaluation | None) -> None:
+        """Write the numbers of an epoch and the model."""
+        learner, means = self.learner, self.learner.meter.take("epoch")
+        if not self._process.first:
+            return
+        numbers = {} if evaluation is None else evaluation.as_row()
+        columns = [] if self._eval_batches is None else [field.name for field in fields(Evaluation)]
+        self._log.epoch(
+            {
+                "epoch": epoch,
+                "step": learner.step,
+                **{f"train_{name}": value for name, value in means.items()},
+                **{f"eval_{name}": numbers.get(name) for name in columns},
+                "lr": learner.lr,
+            }
+        )
+        export_model(learner.model, self._out / "last", self._config, self._class_names)
+        if evaluation is not None:
+            self._report.note(f"epoch {epoch}: {describe(evaluation)}")
+            if evaluation.top1 > self._best:
+                self._best = evaluation.top1
+                export_model(learner.model, self._out / "best", self._config, self._class_names)
+
+    def _save(self) -> None:
+        state = self.learner.state()  # in all processes: it gathers their numbers
+        if self._process.first:
+            own = {
+                "evaluated": self._evaluated,
+                "best": self._best,
+                "arch": self._settings.model,
+                "settings": self._settings.as_json(),
+            }
+            save_checkpoint(self._out / CHECKPOINT, {**state, **own})
+
+    def _writers(self) -> list[Writer]:
+        writers: list[Writer] = []
+        if self._settings.tensorboard:
+            writers.append(TensorBoard(self._out / "tensorboard", self.learner.step))
+        if self._settings.wandb is not None:
+            writers.append(WeightsAndBiases(self._out, self._settings.wandb, self._settings.as_json()))
+        return writers
+
+
+class Interrupted(Exception):
+    """Somebody asked to stop in the middle of an evaluation."""
+
+
+def until(batches: Iterable[Batch], asked: Callable[[], bool]) -> Iterator[Batch]:
+    """Give batches; raise Interrupted as soon as somebody asks to stop."""
+    for batch in batches:
+        if asked():
+            raise Interrupted
+        yield batch
+
+
+def describe(evaluation: Evaluation) -> str:
+    """Word the numbers of an evaluation.
+
+    Example:
+        >>> describe(Evaluation(100, 0.5, 80.0, 95.0, 19208.0, 38416, 10.0))
+        'top-1 80.00 %, top-5 95.00 %, loss 0.500, E_O 19,208 of 38,416 (50.0 %)'
+    """
+    text = f"top-1 {evaluation.top1:.2f} %, top-5 {evaluation.top5:.2f} %, loss {evaluation.loss:.3f}"
+    if evaluation.operations is None or evaluation.pairs is None:
+        return text
+    share = evaluation.operations / evaluation.pairs
+    return f"{text}, E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)"
+
+
+def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, Any] | None:
+    """Read the checkpoint of the run that a folder holds; None if it holds none yet.
+
+    Raises:
+        ValueError: there is one, but it is not to be resumed, or is of other settings.
+    """
+    if not (out / SETTINGS).exists():
+        return None
+    if not resume:
+        raise ValueError(f"`out` {out} holds a run already; give --resume to go on with it, or another folder.")
+    check_same(json.loads((out / SETTINGS).read_text(encoding="utf-8")), settings.as_json())
+    if not (out / CHECKPOINT).exists():
+        return None
+    state = load_checkpoint(out / CHECKPOINT)
+    check_same(state["settings"], settings.as_json())
+    return state

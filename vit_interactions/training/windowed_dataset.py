@@ -1,0 +1,121 @@
+"""Pictures to train on together with their stored windows, cropped and mirrored as the pictures are."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from timm.data.loader import fast_collate
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
+from vit_interactions.functional.window_transform import transform_field
+from vit_interactions.training.followed_transform import FollowedTransform
+from vit_interactions.training.pictures import picture_names, read_picture
+from vit_interactions.training.window_store import WindowStore
+
+
+class Windowed(NamedTuple):
+    """One picture.
+
+    Attributes:
+        image: as the transform made it.
+        target: as the dataset gives it.
+        windows: (patches, 4) uint8: left, top, right, bottom, inclusive, on the grid of `image`.
+        dropped: (patches,) bool.
+    """
+
+    image: Any
+    target: Any
+    windows: Tensor
+    dropped: Tensor
+
+
+class WindowedTarget(NamedTuple):
+    """What a batch is to be learned by.
+
+    Attributes:
+        classes: (batch,), or whatever the dataset's targets collate to.
+        windows: (batch, patches, 4) uint8.
+        dropped: (batch, patches) bool.
+        grid: (rows, cols) of the patches.
+    """
+
+    classes: Tensor
+    windows: Tensor
+    dropped: Tensor
+    grid: tuple[int, int]
+
+    def to(self, device: Any, non_blocking: bool = False) -> "WindowedTarget":
+        """Copy to a device, as a tensor's `to` does."""
+        classes, windows, dropped = (part.to(device=device, non_blocking=non_blocking) for part in self[:3])
+        return WindowedTarget(classes, windows, dropped, self.grid)
+
+    @property
+    def field(self) -> ResponsiveField:
+        """The responsive fields of the batch; their `mask` is the target of WinfT's windows."""
+        return field_from_windows(self.windows.long(), self.dropped, self.grid)
+
+
+class WindowedDataset(Dataset[Windowed]):
+    """A dataset of timm or torchvision with the windows of a store.
+
+    timm's loaders set `transform`; a picture that could not be read when the store was made gives way to the next.
+
+    Attributes:
+        dataset: the pictures.
+        store: their windows.
+    """
+
+    def __init__(self, dataset: Any, store: WindowStore, transform: Callable[[Any], Any] | None = None) -> None:
+        """Put pictures and windows together.
+
+        Args:
+            dataset: indexed by picture, without a transform of its own.
+            store: made of the same dataset.
+            transform: what `FollowedTransform` takes; None leaves pictures as they are.
+
+        Raises:
+            ValueError: a store of other pictures, a dataset with a transform, or one that is a stream.
+        """
+        store.check_names(picture_names(dataset))
+        if getattr(dataset, "transform", None) is not None:
+            raise ValueError(
+                "`dataset` must come without a transform, whose crops could not be followed: give it as `transform`."
+            )
+        self.dataset, self.store = dataset, store
+        self.transform = transform
+
+    @property
+    def transform(self) -> Callable[[Any], Any] | None:
+        """What is done to the pictures, and to their windows."""
+        return None if self._followed is None else self._followed.transform
+
+    @transform.setter
+    def transform(self, transform: Callable[[Any], Any] | None) -> None:
+        self._followed = None if transform is None else FollowedTransform(transform)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Windowed:
+        """Return a picture, or if it had no windows the next that has."""
+        index = self._readable(index)
+        image, target = read_picture(self.dataset, index)
+        windows, dropped = self.store[index]
+        if self._followed is not None:
+            image, box, flip = self._followed(image)
+            windows, dropped = transform_field(windows, dropped, self.store.manifest.grid, box, flip)
+        return Windowed(image, target, windows, dropped)
+
+    def collate(self, batch: Sequence[Windowed]) -> tuple[Tensor, WindowedTarget]:
+        """Make a batch for timm's `PrefetchLoader`: images as bytes, as timm's `fast_collate` makes them."""
+        images, _ = fast_collate([(one.image, 0) for one in batch])  # type: ignore[no-untyped-call]
+        classes, windows, dropped = default_collate([tuple(one[1:]) for one in batch])
+        return images, WindowedTarget(classes, windows, dropped, self.store.manifest.grid)
+
+    def _readable(self, index: int) -> int:
+        for step in range(len(self)):
+            other = (index + step) % len(self)
+            if self.store.is_readable(other):
+                return other
+        raise ValueError(f"`store` {self.store.folder} has windows of no picture.")

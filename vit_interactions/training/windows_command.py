@@ -1,0 +1,76 @@
+"""`vit-interactions windows`: the windows of every picture of a dataset, once and for all."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vit_interactions.functional.checks import check_device, check_fraction
+from vit_interactions.training.build_store import build_window_store
+from vit_interactions.training.sources import open_part
+from vit_interactions.training.start import create_trained
+from vit_interactions.training.teacher import WindowTeacher
+from vit_interactions.training.window_store import read_manifest
+
+console = Console(stderr=True, highlight=False)
+
+
+def windows_command(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The pictures, as of `vit-interactions train`.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The teacher: a trained plain ViT of timm.")],
+    out: Annotated[Path, typer.Option(metavar="STORE", help="The folder to make.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The teacher's weights; else those that timm knows.")
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")
+    ] = 0.10,
+    beta: Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")] = 0.20,
+    dataset: Annotated[
+        str, typer.Option(help="Kind of source, as timm names it; empty: folders of pictures.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="The part of the data.")] = "train",
+    img_size: Annotated[
+        int | None, typer.Option(help="Side of the teacher's square input; else what it was trained with.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the teacher sees at a time.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 4,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps, ...")] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the store in --out, if there is one.")
+    ] = False,
+) -> None:
+    """Compute the windows of all pictures once, for `train --window-targets cached`; by torchrun on many devices."""
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    pictures = open_part(data, split, kind=dataset)
+    rank, world, device = place_among_processes(device)
+    teacher = WindowTeacher(create_trained(model, checkpoint, img_size=img_size), alpha, beta).to(
+        check_device("--device", device)
+    )
+    columns = TextColumn("windows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=rank > 0) as progress:
+        task = progress.add_task("windows", total=None)
+        for report in build_window_store(
+            pictures, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world
+        ):
+            progress.update(task, completed=report.done, total=report.total)
+    for reason in report.failed.values():
+        console.print(f"left out: {reason}", markup=False, soft_wrap=True, style="red")
+    size = read_manifest(out).record_bytes
+    console.print(f"windows of {report.done} pictures, {size} bytes each, in {out}", markup=False, soft_wrap=True)
+
+
+def place_among_processes(device: str) -> tuple[int, int, str]:
+    """Return this process's number, how many there are, and its device, by the variables that torchrun sets.
+
+    Example:
+        >>> place_among_processes("cpu")
+        (0, 1, 'cpu')
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = os.environ.get("LOCAL_RANK")
+    return rank, world, f"cuda:{local}" if device == "cuda" and local is not None else device
