@@ -1,7 +1,9 @@
 """The promises about the code itself: directions of imports, documentation, size, and what an import costs."""
 
 import ast
+import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ CORE = "vit_interactions"
 # Each layer may import itself and these.
 MAY_IMPORT = {
     "functional": set(),
-    "attention": {"functional"},
+    "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
     "training": {"functional", "attention", "explain", "models", "loading", "figures"},
@@ -63,6 +65,20 @@ def test_the_direction_check_sees_imports() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_core_never_imports_the_adapters(path: Path) -> None:
     assert not [module for module in imported_modules(path) if module.startswith("vit_interactions_adapters")]
+
+
+def test_modules_of_the_adapters_are_named_in_one_table_that_exists() -> None:
+    named = {
+        (path.name, node.value)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and re.fullmatch(r"vit_interactions_adapters[\w.]*", str(node.value))
+    }
+    assert {file for file, _ in named} == {"adapters.py"}
+    assert len(named) == 4
+    assert not imported_modules(PACKAGE / "adapters.py")
+    for _, module in named:
+        assert importlib.util.find_spec(module), module
 
 
 def test_functional_needs_torch_only() -> None:

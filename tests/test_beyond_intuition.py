@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention import UnsupportedModelError
 from vit_interactions.explain.beyond_intuition import BeyondIntuition
+from vit_interactions.explain.zero_map import ZeroMapWarning
 from vit_interactions.functional.beyond_intuition import (
     fuse_by_head,
     fuse_by_token,
@@ -152,7 +153,8 @@ def test_the_variants_and_their_starts_differ() -> None:
 def test_no_gradient_gives_a_map_of_zeros(variant: Any) -> None:
     model = vit()
     nn.init.zeros_(model.head.weight)
-    result = BeyondIntuition(model, variant=variant, steps=2, start=1).patch_map(images(), target=0)
+    with pytest.warns(ZeroMapWarning, match="BeyondIntuition found nothing in images 0, 1"):
+        result = BeyondIntuition(model, variant=variant, steps=2, start=1).patch_map(images(), target=0)
     assert result.eq(0).all()
 
 
@@ -161,7 +163,9 @@ def test_values_that_go_nowhere_leave_the_identity_alone() -> None:
     model = vit()
     for block in model.blocks:
         nn.init.zeros_(block.attn.proj.weight)
-    assert BeyondIntuition(model, variant="token", steps=2, start=1).patch_map(images(), target=0).eq(0).all()
+    with pytest.warns(ZeroMapWarning, match="BeyondIntuition found nothing in images 0, 1"):
+        result = BeyondIntuition(model, variant="token", steps=2, start=1).patch_map(images(), target=0)
+    assert result.eq(0).all()
 
 
 @pytest.mark.parametrize(

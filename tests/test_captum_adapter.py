@@ -28,7 +28,7 @@ from .families import FAMILIES, Family, tiny
 from .planted import SHARE, planted_image, planted_map, planted_model
 from .test_explainers import assert_near, differs, images, small_vit
 
-every_method = pytest.mark.parametrize("method", CAPTUM_METHODS, ids=lambda method: method.__name__)
+every_method = pytest.mark.parametrize("method", CAPTUM_METHODS.values(), ids=CAPTUM_METHODS)
 SOME = ["vit", "distilled", "dinov2_reg4", "dinov3", "siglip", "non_square", "padded", "hybrid"]
 some_families = pytest.mark.parametrize("name", SOME)
 
@@ -147,7 +147,7 @@ def test_pixels_that_no_patch_covers_count_nowhere() -> None:
     model = tiny("vit_tiny_patch16_224", img_size=40)  # 2 x 2 patches, 8 pixels left over
     inputs = images(1, (40, 40))
     family = Family("rest", lambda: model, (40, 40), 1, (2, 2), "token", extent=(32, 32))
-    for method in CAPTUM_METHODS:
+    for method in CAPTUM_METHODS.values():
         attribution = method(model).attribute(inputs, 1)
         assert attribution[..., 32:].eq(0).all()
         assert attribution[..., 32:, :].eq(0).all()
@@ -165,13 +165,13 @@ def test_pixels_that_no_patch_covers_count_nowhere() -> None:
 def test_layer_grad_cam_takes_tokens_for_positions(name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build(), family.images()
-    signed = CaptumLayerGradCam(model).patch_map(inputs, [1, 3])
+    signed = CaptumLayerGradCam(model).patch_map(inputs, [0, 4])
     assert signed.shape == (2, *family.grid)
-    assert_near(signed.clamp(min=0), Gradcam(model).patch_map(inputs, [1, 3]), 1e-4)
-    named = CaptumLayerGradCam(model, layer="blocks.0.norm1").patch_map(inputs, [1, 3])
-    assert_near(named.clamp(min=0), Gradcam(model, layer="blocks.0.norm1").patch_map(inputs, [1, 3]), 1e-4)
+    assert_near(signed.clamp(min=0), Gradcam(model).patch_map(inputs, [0, 4]), 1e-4)
+    named = CaptumLayerGradCam(model, layer="blocks.0.norm1").patch_map(inputs, [0, 4])
+    assert_near(named.clamp(min=0), Gradcam(model, layer="blocks.0.norm1").patch_map(inputs, [0, 4]), 1e-4)
     # captum alone takes them for channels: one value for each channel of the model.
-    alone = captum.attr.LayerGradCam(model, model.blocks[-1].norm1).attribute(inputs, target=[1, 3])
+    alone = captum.attr.LayerGradCam(model, model.blocks[-1].norm1).attribute(inputs, target=[0, 4])
     assert alone.shape == (2, 1, 32)
     if family.readout in ("token", "distilled"):
         with pytest.raises(ValueError, match=r"is exactly 0 at every patch of image 0"):
@@ -200,7 +200,7 @@ def test_gradient_shap_is_seeded_and_exact_where_the_model_is_linear() -> None:
 
 def test_the_planted_patch_is_found() -> None:
     model, image = planted_model(), planted_image()
-    for method in CAPTUM_METHODS:
+    for method in CAPTUM_METHODS.values():
         result = method(model).patch_map(image, 1)
         # The model is linear: its gradient is the same everywhere, and everything else is the share itself.
         expected = torch.full((1, 4, 4), SHARE) if method is CaptumSaliency else planted_map()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from vit_interactions_adapters.captum_base import CaptumMethod
+from vit_interactions_adapters.methods import METHODS as OTHERS
 
 import vit_interactions as vi
 from vit_interactions import cli, photographs
@@ -21,6 +24,7 @@ from vit_interactions.explain.interaction_uncertainty import InteractionExplaine
 from vit_interactions.explanation import Settings, explain_photograph, predict
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
+from vit_interactions.methods import all_methods
 from vit_interactions.photographs import find_photographs
 
 METHODS = ["--method", "attention_rollout", "--method", "interaction_uncertainty"]
@@ -185,6 +189,11 @@ def test_a_killed_run_leaves_whole_folders_and_resumes(
     ("arguments", "message"),
     [
         (["--method", "atention_rolout"], "Did you mean attention_rollout"),
+        (["--method", "salience"], "Did you mean saliency"),
+        (
+            ["--method", "scorecam"],
+            "but got 'scorecam'. ScoreCAM is not offered: it runs the model once a channel",
+        ),
         (["--patch", "10,0"], r"`patch` must lie in the grid: row in \[0, 9\]"),
         (["--patch", "1;2"], r"`--patch` must be ROW,COL"),
         (["--device", "cuda:99"], "`--device` must be a device of this machine"),
@@ -267,7 +276,38 @@ def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str
     assert "Did you mean" in capsys.readouterr().err
     assert run("methods") == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in vi.EXPLAINERS)
+    assert all(re.search(rf"^{name}$", listed, re.MULTILINE) for name in vi.EXPLAINERS)
+    for name, method in OTHERS.items():
+        library = "captum" if issubclass(method, CaptumMethod) else "pytorch-grad-cam"
+        about, source, *_ = listed.split(f"\n{name} ({library})\n")[1].splitlines()
+        assert about.startswith(f"    {method.quantity}; ")
+        assert source == f"    {method.source}"
+
+
+def test_methods_of_other_libraries_stand_beside_ours(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    names = ["gradcam", "gmar", "saliency", "eigencam"]
+    options = [option for name in names for option in ("--method", name)]
+    assert explain(*pictures, *options, checkpoint=checkpoint, out=tmp_path / "out") == 0
+    model = load_model("test_vit", checkpoint)
+    for picture in pictures:
+        folder = tmp_path / "out" / picture.stem
+        manifest = json.loads((folder / "manifest.json").read_text())
+        libraries = {name: described["library"] for name, described in manifest["methods"].items()}
+        assert libraries == dict(
+            zip(names, ("pytorch-grad-cam", "vit_interactions", "captum", "pytorch-grad-cam"), strict=True)
+        )
+        assert {"captum", "grad-cam"} <= set(manifest["versions"])
+        assert {path.name for path in folder.glob("*.png")} == {f"{name}.png" for name in names}
+        inputs = prepare(load_photograph(picture), model).input[None]
+        arrays = np.load(folder / "maps.npz")
+        for name in names:
+            target = "pred" if name != "eigencam" else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", vi.ZeroMapWarning)
+                expected = all_methods()[name](model).patch_map(inputs, target)[0]
+            assert torch.equal(torch.from_numpy(arrays[name]), expected)
 
 
 def test_photographs_are_found_by_name_and_in_folders(pictures: list[Path], tmp_path: Path) -> None:

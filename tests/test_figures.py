@@ -586,6 +586,7 @@ def test_errors_name_the_argument_what_was_expected_and_what_came():
         figures.indiscriminative_figure(ready, u, LAYOUT, (7,))
 
 
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
 def test_from_a_model_and_a_photograph_to_figures():
     model = timm.create_model("test_vit").eval()
     ready = figures.prepare(Image.effect_noise((300, 200), 80), model)

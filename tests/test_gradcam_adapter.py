@@ -2,6 +2,9 @@
 
 import ast
 import copy
+import inspect
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,12 +35,13 @@ from vit_interactions_adapters.gradcam_methods import (
     GradcamMethod,
     Hirescam,
     KpcaCam,
-    gradcam_method,
+    refusal,
 )
 from vit_interactions_adapters.methods import METHODS
 from vit_interactions_adapters.token_grid import reshape_transform
 
 import vit_interactions as vi
+from vit_interactions.methods import all_methods, find_method
 
 from . import references
 from .families import FAMILIES, Family, tiny
@@ -45,7 +49,7 @@ from .planted import planted_image, planted_map, planted_model
 from .test_architecture import imported_modules
 from .test_explainers import assert_near, assert_same_state, differs, images, lived_in_model, small_vit, state_of
 
-every_cam = pytest.mark.parametrize("method", GRADCAM_METHODS, ids=lambda method: method.cam)
+every_cam = pytest.mark.parametrize("method", GRADCAM_METHODS.values(), ids=GRADCAM_METHODS)
 # One of every readout, prefix and shape of grid.
 SOME = ["vit", "distilled", "dinov2_reg4", "dinov3", "siglip", "test_vit3", "non_square", "padded", "hybrid"]
 some_families = pytest.mark.parametrize("name", SOME)
@@ -267,7 +271,7 @@ def gradcam_by_hand(tokens: Tensor, gradient: Tensor, family: Family) -> Tensor:
 
 @some_families
 def test_gradcam_is_its_equation_at_the_last_norm_before_attention(name: str) -> None:
-    family, target = FAMILIES[name], 3 if name == "hybrid" else 2
+    family, target = FAMILIES[name], 4 if name == "hybrid" else 2
     model, inputs = family.build().double(), family.images().double()
     tokens, gradient = hooked(model, model.blocks[-1].norm1, inputs, target)
     expected = gradcam_by_hand(tokens, gradient, family)
@@ -276,6 +280,7 @@ def test_gradcam_is_its_equation_at_the_last_norm_before_attention(name: str) ->
         assert_near(explainer.patch_map(inputs, target), expected, 1e-9)
         assert explainer.attribute(inputs, target).shape == inputs.shape
     first = gradcam_by_hand(*hooked(model, model.blocks[0].norm1, inputs, target), family)
+    assert first.flatten(1).max(1).values.min() > 0
     assert_near(Gradcam(model, layer="blocks.0.norm1").patch_map(inputs, target), first, 1e-9)
 
 
@@ -300,7 +305,7 @@ def test_every_cam_is_grad_cams_own(method: type[GradcamMethod], name: str) -> N
 
 # The way to the tokens is the same for all: two on every family, all on one.
 WAYS = [(method, name) for method in (Gradcam, Eigencam) for name in FAMILIES]
-WAYS += [(method, "dinov2_reg4") for method in GRADCAM_METHODS[1:] if method is not Eigencam]
+WAYS += [(method, "dinov2_reg4") for method in GRADCAM_METHODS.values() if method not in (Gradcam, Eigencam)]
 
 
 @pytest.mark.parametrize(("method", "name"), WAYS, ids=lambda part: getattr(part, "cam", part))
@@ -308,13 +313,14 @@ def test_cams_do_not_depend_on_the_batch(method: type[GradcamMethod], name: str)
     family = FAMILIES[name]
     model, inputs = family.build(), family.images(3)
     explaining = method(model)
-    together = explaining.patch_map(inputs, [0, 1, 2])
+    classes = [0, 1, 4]
+    together = explaining.patch_map(inputs, classes)
     assert together.shape == (3, *family.grid)
     assert together.dtype == torch.float32
     assert together.min() >= 0
-    assert together.max() > 0
-    assert torch.equal(explaining.patch_map(inputs, [0, 1, 2]), together)
-    alone = [explaining.patch_map(inputs[i : i + 1], i) for i in range(3)]
+    assert together.flatten(1).max(1).values.min() > 0
+    assert torch.equal(explaining.patch_map(inputs, classes), together)
+    alone = [explaining.patch_map(inputs[i : i + 1], classes[i]) for i in range(3)]
     assert_near(torch.cat(alone), together, 1e-4)
 
 
@@ -390,35 +396,54 @@ def test_layers_that_are_no_tokens_are_refused() -> None:
 def test_the_planted_patch_is_found() -> None:
     model, image = planted_model(), planted_image()
     # The red channel's mean gradient is 1/17, its activation 1.
-    for method in (Gradcam, Hirescam, *(gradcam_method(name) for name in ("layercam", "gradcam_elementwise"))):
+    for method in (Gradcam, Hirescam, GRADCAM_METHODS["layercam"], GRADCAM_METHODS["gradcam_elementwise"]):
         torch.testing.assert_close(method(model).patch_map(image, 1), planted_map())
-    for method in GRADCAM_METHODS:
+    for method in GRADCAM_METHODS.values():
         if method.cam not in ("EigenCAM", "EigenGradCAM", "KPCA_CAM"):  # whose sign is arbitrary
             assert method(model).patch_map(image, 1).flatten().argmax() == 6, method
     with pytest.raises(ValueError, match="exactly 0 at every patch of image 0"):
         Gradcam(model).patch_map(image, 0)  # a score that depends on nothing
 
 
-def test_names_are_found_or_refused_with_the_reason() -> None:
-    spellings: dict[str, str] = {
-        "gradcam": "GradCAM",
-        "GradCAM++": "GradCAMPlusPlus",
-        "gradcam_plus_plus": "GradCAMPlusPlus",
-        "xgradcam": "XGradCAM",
-        "eigengradcam": "EigenGradCAM",
-        "kpca-cam": "KPCA_CAM",
-        "GradCAMElementWise": "GradCAMElementWise",
-    }
-    for name, cam in spellings.items():
-        assert gradcam_method(name).cam == cam
-    for name in (*REFUSED, "fullgrad", "scorecam"):
-        with pytest.raises(ValueError, match=r"is not offered for ViTs: it"):
-            gradcam_method(name)
-    with pytest.raises(ValueError, match="`name` must be one of GradCAM, GradCAMPlusPlus"):
-        gradcam_method("nonsense")
-    # Everything that grad-cam has is either offered, refused, or no map of its own.
-    known = {method.cam for method in GRADCAM_METHODS} | set(REFUSED) | {"RefineCAM"}
-    assert {name for name in vars(pytorch_grad_cam) if "CAM" in name} | {"FEM", "FullGrad"} == known
+def test_everything_that_grad_cam_has_is_offered_or_refused_with_the_reason() -> None:
+    parts = {"AblationLayer", "AblationLayerFasterRCNN", "AblationLayerVit", "ActivationsAndGradients"}
+    classes = {name for name, member in vars(pytorch_grad_cam).items() if inspect.isclass(member)} - parts
+    assert classes == {method.cam for method in GRADCAM_METHODS.values()} | set(REFUSED)
+    for cam in REFUSED:
+        with pytest.raises(ValueError, match=rf"but got '{cam.lower()}'\. {cam} is not offered: it .+\.$"):
+            find_method(cam.lower())
+    assert refusal("finer-cam") == refusal("FinerCAM")
+    assert not any(refusal(name) for name in (*GRADCAM_METHODS, "nonsense"))
+
+
+def test_names_are_found_beside_ours() -> None:
+    assert find_method("gradcam") is Gradcam
+    assert find_method("saliency") is CaptumSaliency
+    assert all(find_method(name) is method for name, method in vi.EXPLAINERS.items())
+    assert list(all_methods()) == [*vi.EXPLAINERS, *METHODS]  # so no name is both's
+    for wrong, right in {
+        "GradCAM": "gradcam",
+        "gradcam++": "gradcam_plus_plus",
+        "salience": "saliency",
+        "atention_rollout": "attention_rollout",
+        "integrated-gradients": "integrated_gradients",
+    }.items():
+        with pytest.raises(ValueError, match=rf"but got '{re.escape(wrong)}'\. Did you mean {right}\b"):
+            find_method(wrong)
+    with pytest.raises(ValueError, match=r"`vit-interactions methods` lists, but got 'xyzzy'\.$"):
+        find_method("xyzzy")
+
+
+def test_a_method_of_the_users_own_comes_before_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vi.EXPLAINERS, "gradcam", vi.RawAttention)
+    assert find_method("gradcam") is all_methods()["gradcam"] is vi.RawAttention
+
+
+@every_cam
+def test_methods_can_be_pickled(method: type[GradcamMethod]) -> None:
+    copied = pickle.loads(pickle.dumps(method(small_vit())))
+    assert type(copied) is method
+    assert torch.equal(copied.patch_map(images(), 1), method(small_vit()).patch_map(images(), 1))
 
 
 # --- what all methods of others promise, captum's too ---
@@ -535,7 +560,7 @@ def test_only_the_bridge_to_grad_cam_loads_it_and_only_on_use() -> None:
 def test_maps_differ_between_methods_and_images() -> None:
     model, inputs = small_vit(), images()
     maps = {name: method(model).patch_map(inputs, 1) for name, method in METHODS.items()}
-    same = {("captum_occlusion", "captum_feature_ablation")}
+    same = {("occlusion", "feature_ablation")}
     names = list(maps)
     for i, first in enumerate(names):
         assert differs(maps[first][0], maps[first][1])

@@ -26,6 +26,9 @@ from .test_explainers import assert_near, differs
 from .test_huggingface import IMAGE, seeded
 from .test_torchvision import vit as torchvision_vit
 
+# A model of random weights may speak against a class at every patch, and uniform attention does not vary.
+pytestmark = pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")
+
 METHODS: dict[str, Callable[[nn.Module], vi.Explainer]] = {
     name: partial(make, method) for name, method in vi.EXPLAINERS.items()
 }

@@ -279,6 +279,7 @@ def test_other_models_of_torchvision_are_refused(name: str) -> None:
         RawAttention(model).patch_map(torch.randn(2, 3, 64, 64))
 
 
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
 @pytest.mark.parametrize("name", EXPLAINERS)
 @pytest.mark.parametrize("stem", [False, True], ids=["patches", "convolutional stem"])
 def test_every_method_explains_the_model_and_gives_it_back(name: str, stem: bool) -> None:

@@ -153,6 +153,7 @@ def test_with_attention_for_relevance_it_is_generic_attention(monkeypatch: pytes
     assert (real - expected).abs().max() > 0.01 * expected.max()
 
 
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")
 def test_no_gradient_no_relevance() -> None:
     model = small_vit()
     assert TransformerAttribution(model).patch_map(images(), target=lambda out: out[:, 0] * 0).eq(0).all()

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
-from vit_interactions.explain import EXPLAINERS, AttentionFlow, RandomMap
+from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings, has_classes
 from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
+from vit_interactions.methods import all_methods, find_method
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.windows_command import windows_command
@@ -79,8 +80,9 @@ def explain(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A method of `vit-interactions methods`; repeat for more. Default: those of few passes. Those of "
-            "patch interactions come with three figures of U, windows and fields.",
+            help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them; repeat for more. "
+            "Default: those of this library of few passes. Those of patch interactions come with three figures of U, "
+            "windows and fields.",
         ),
     ] = None,
     patch: Annotated[
@@ -105,11 +107,9 @@ def explain(
     ] = False,
 ) -> None:
     """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
-    for name in method or ():
-        if name not in EXPLAINERS:
-            raise ValueError(f"`--method` must be a method, but got {name!r}.{nearest(name, EXPLAINERS)}")
+    chosen_methods = [find_method(name) for name in method or ()]
     patches = tuple(parse_patch(text) for text in patch or ())
-    if patches and method and not any(issubclass(EXPLAINERS[name], InteractionExplainer) for name in method):
+    if patches and method and not any(issubclass(kind, InteractionExplainer) for kind in chosen_methods):
         raise ValueError(
             f"`--patch` must come with a method of patch interactions, but {', '.join(method)} has nothing to draw "
             "for one patch. Add e.g. --method interaction_uncertainty."
@@ -140,6 +140,10 @@ def explain(
             "suits this model",
             markup=False,
             soft_wrap=True,
+        )
+    for name, pictures in report.zero_maps.items():
+        errors.print(
+            f"note: {name} found nothing in {count(pictures)}: the map is zero everywhere", soft_wrap=True
         )
     end_with_failures(report.failed)
 
@@ -222,12 +226,13 @@ def models(
 
 @app.command()
 def methods() -> None:
-    """List the methods, with what they cost and where they come from."""
-    for name, explainer in EXPLAINERS.items():
+    """List the methods, with what they cost and where they come from; those of captum and pytorch-grad-cam last."""
+    for name, explainer in all_methods().items():
+        library = "" if explainer.library == Explainer.library else f" ({explainer.library})"
         kind = "class-specific" if explainer.class_specific else "not class-specific"
         passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
         order = "more" if explainer.more_is_relevant else "less"
-        typer.echo(f"{name}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
+        typer.echo(f"{name}{library}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
         typer.echo(f"    {explainer.source}")
 
 

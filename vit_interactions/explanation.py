@@ -1,7 +1,7 @@
 """Explain one photograph: the raw maps of the chosen methods, and the figures that show them."""
 
 import json
-import re
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout, token_layout
-from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer, method_name
+from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer, ZeroMapWarning
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.figures import (
@@ -32,8 +32,10 @@ from vit_interactions.figures import (
 from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.functional.windows import window_operations
+from vit_interactions.methods import find_method
 
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
+ZERO_NOTE = ". Zero everywhere: the method found nothing"
 OPEN_NOTE = ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
 
 
@@ -44,7 +46,7 @@ class Settings:
     Attributes:
         model: the model's name.
         checkpoint: SHA-256 of the checkpoint's bytes; None for the weights that timm knows.
-        methods: names of `EXPLAINERS`.
+        methods: names that `methods.find_method` knows.
         patches: (row, col) of the patches whose interactions are drawn; empty for a choice by the figure.
         alpha: share of all patch pairs that count as relevant.
         beta: share of the patches that are dropped as indiscriminative.
@@ -97,7 +99,10 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
     """
     inputs = photograph.input.unsqueeze(0).to(next(model.parameters()).device)
     layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
-    prediction = predict(model, inputs, named=settings.checkpoint is None)
+    named = settings.checkpoint is None
+    prediction = predict(model, inputs, named=named)
+    chosen = settings.target
+    target = _in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
     explanation = Explanation(
         facts={
             "prediction": prediction,
@@ -106,7 +111,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             "layout": asdict(layout),
         }
     )
-    interactions = [name for name in settings.methods if issubclass(EXPLAINERS[name], InteractionExplainer)]
+    interactions = [name for name in settings.methods if issubclass(find_method(name), InteractionExplainer)]
     open_windows = ""
     if interactions:
         uncertainty = InteractionUncertainty(model).uncertainty(inputs)
@@ -123,41 +128,46 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
         )
     refused: dict[str, str] = {}
-    for name in settings.methods:
-        explainer = make_explainer(name, model, settings)
-        # The methods of patch interactions share one U: the most expensive part is done once.
-        try:
-            patch_map = (
-                explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
-                if isinstance(explainer, InteractionExplainer)
-                else explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
+    zero_maps: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroMapWarning)  # the figures say it
+        for name in settings.methods:
+            explainer = make_explainer(name, model, settings)
+            # The methods of patch interactions share one U: the most expensive part is done once.
+            try:
+                patch_map = (
+                    explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
+                    if isinstance(explainer, InteractionExplainer)
+                    else explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
+                )
+            except UnsupportedModelError as error:
+                refused[name] = str(error)
+                continue
+            explanation.arrays[name] = patch_map.cpu().numpy()
+            title = _title(name, explainer, prediction, target)
+            title += open_windows if isinstance(explainer, FieldExplainer) else ""
+            if not patch_map.any():
+                zero_maps.append(name)
+                title += ZERO_NOTE
+            explanation.figures[name] = map_figure(
+                photograph,
+                patch_map,
+                layout,
+                title=title,
+                label=explainer.quantity,
+                more_is_relevant=explainer.more_is_relevant,
+                norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
             )
-        except UnsupportedModelError as error:
-            refused[name] = str(error)
-            continue
-        explanation.arrays[name] = patch_map.cpu().numpy()
-        title = _title(explainer, prediction, settings) + (
-            open_windows if isinstance(explainer, FieldExplainer) else ""
-        )
-        explanation.figures[name] = map_figure(
-            photograph,
-            patch_map,
-            layout,
-            title=title,
-            label=explainer.quantity,
-            more_is_relevant=explainer.more_is_relevant,
-            norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
-        )
-        if isinstance(explainer, DynamicAccumulatedAttention):
-            shown = display_frames(explainer.frames(inputs, settings.target).flatten(2))[0]
-            frames = shown.reshape(-1, *layout.grid)
-            explanation.figures[f"{name}_frames"] = frames_figure(photograph, frames, layout, title=title)
-            explanation.animations[f"{name}.gif"] = partial(
-                save_animation, photograph=photograph, frames=frames, layout=layout
-            )
+            if isinstance(explainer, DynamicAccumulatedAttention):
+                shown = display_frames(explainer.frames(inputs, settings.target).flatten(2))[0]
+                frames = shown.reshape(-1, *layout.grid)
+                explanation.figures[f"{name}_frames"] = frames_figure(photograph, frames, layout, title=title)
+                explanation.animations[f"{name}.gif"] = partial(
+                    save_animation, photograph=photograph, frames=frames, layout=layout
+                )
     if len(refused) == len(settings.methods):
         raise UnsupportedModelError("; ".join(refused.values()))
-    explanation.facts["refused"] = refused
+    explanation.facts.update(refused=refused, zero_maps=zero_maps)
     return explanation
 
 
@@ -201,7 +211,7 @@ def field_arrays(uncertainty: Tensor, fields: ResponsiveField) -> dict[str, np.n
 
 def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer:
     """Create a method for a model with the settings that it has."""
-    method = EXPLAINERS[name]
+    method = find_method(name)
     if issubclass(method, FieldExplainer):
         return method(model, alpha=settings.alpha, beta=settings.beta)
     if issubclass(method, DynamicAccumulatedAttention):
@@ -216,6 +226,28 @@ def has_classes(model: nn.Module) -> bool:
     return type(model).__name__.endswith("ForImageClassification")
 
 
+def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:
+    """Name a class in words, where it is known.
+
+    Args:
+        model: a model of transformers whose configuration names its classes, or any other.
+        index: of the class.
+        named: whether the classes of any other model are those of timm's own weights: ImageNet's 1,000, or subsets
+            that timm knows. How many classes there are does not tell what they are.
+
+    Example:
+        >>> import timm
+        >>> class_name(timm.create_model("test_vit"), 281, named=True)
+        'tabby, tabby cat'
+    """
+    labels = getattr(getattr(model, "config", None), "id2label", None) or {}
+    if labels.get(index, f"LABEL_{index}") != f"LABEL_{index}":
+        return str(labels[index])
+    subset = infer_imagenet_subset(model) if named else None
+    names = list(ImageNetInfo(subset).label_descriptions()) if subset else []
+    return names[index] if 0 <= index < len(names) else None
+
+
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor, *, named: bool) -> dict[str, Any] | None:
     """Return the top class of one image with its probability, and its name where it is known; None for features.
@@ -223,23 +255,26 @@ def predict(model: nn.Module, inputs: Tensor, *, named: bool) -> dict[str, Any] 
     Args:
         model: in evaluation mode.
         inputs: (1, channels, height, width).
-        named: whether the classes are those of timm's own weights: ImageNet's 1,000, or subsets that timm knows. How
-            many classes there are does not tell what they are.
+        named: as in `class_name`.
     """
     if not has_classes(model):
         return None
     output = model(inputs)
     probability, index = getattr(output, "logits", output)[0].softmax(-1).max(-1)
-    subset = infer_imagenet_subset(model) if named else None
-    name = ImageNetInfo(subset).index_to_description(int(index)) if subset else None
+    name = class_name(model, int(index), named=named)
     return {"index": int(index), "probability": float(probability), "name": name}
 
 
-def _title(explainer: Explainer, prediction: dict[str, Any] | None, settings: Settings) -> str:
-    words = method_name(type(explainer)).replace("_", " ")
-    if explainer.class_specific and settings.target != "pred":
-        words = f"{words}, class {settings.target}"
+def _title(name: str, explainer: Explainer, prediction: dict[str, Any] | None, target: str) -> str:
+    words = name.replace("_", " ")
+    if explainer.class_specific and target:
+        words = f"{words}, {target}"
     if prediction is None:
         return words
-    name = re.split(r",", prediction["name"])[0] if prediction["name"] else f"class {prediction['index']}"
-    return f"{words} (predicted: {name}, {prediction['probability']:.0%})"
+    predicted = _in_words(prediction["index"], prediction["name"])
+    return f"{words} (predicted: {predicted}, {prediction['probability']:.0%})"
+
+
+def _in_words(index: int, name: str | None) -> str:
+    """Word a class by the first of its names, or its number."""
+    return name.split(",")[0] if name else f"class {index}"

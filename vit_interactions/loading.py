@@ -12,6 +12,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
+from vit_interactions.adapters import MODELS
 from vit_interactions.explain.attention_rollout import AttentionRollout
 
 # Modules of timm whose models have attention from every patch to every patch.
@@ -27,11 +28,6 @@ FAMILIES = (
 
 # Models of these modules with two attention maps a layer.
 DIFFERENTIAL_ATTENTION = ("*dwee*", "*dlittle*", "*dpwee*")
-# What stands before the colon of a model's name -> the module whose `load` creates it, loaded when it is asked for.
-SOURCES = {
-    "hf": "vit_interactions_adapters.huggingface_loading",
-    "torchvision": "vit_interactions_adapters.torchvision",
-}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -64,11 +60,11 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
         OSError: the weights that timm knows could not be had.
     """
     source, _, inner_name = name.partition(":")
-    if source not in SOURCES:
+    if source not in MODELS:
         check_model_name(name)
     weights = None if checkpoint is None else read_checkpoint(checkpoint)
-    if source in SOURCES:
-        model = importlib.import_module(SOURCES[source]).load(inner_name, weights)
+    if source in MODELS:
+        model = importlib.import_module(MODELS[source]).load(inner_name, weights)
     elif weights is None:
         if not is_known_family(name):
             _refuse_before_download(name)

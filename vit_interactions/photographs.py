@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.explain import EXPLAINERS, Explainer
+from vit_interactions.explain import Explainer
 from vit_interactions.explanation import OPEN_WINDOWS, Explanation, Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.methods import find_method
 
-PACKAGES = ("vit_interactions", "torch", "timm", "captum", "numpy", "matplotlib", "pillow")
+PACKAGES = ("vit_interactions", "torch", "timm", "captum", "grad-cam", "numpy", "matplotlib", "pillow")
 RESOLUTION = 120  # dots an inch
 
 
@@ -35,11 +36,13 @@ class Report:
         done: photograph -> its folder.
         failed: photograph -> the reason why it has none.
         open_windows: photographs whose windows hold nearly all pairs, so that their fields tell little.
+        zero_maps: method -> photographs in which it found nothing.
     """
 
     done: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     open_windows: list[str] = field(default_factory=list)
+    zero_maps: dict[str, list[str]] = field(default_factory=dict)
 
 
 def find_photographs(paths: Iterable[Path]) -> list[Path]:
@@ -101,8 +104,11 @@ def explain_photographs(
                 explanation = explain_photograph(model, prepare(load_photograph(path), model), settings)
                 _write_whole(folder, explanation, origin)
             report.done[str(path)] = name
-            if read_manifest(folder).get("window_share", 0.0) > OPEN_WINDOWS:
+            manifest = read_manifest(folder)
+            if manifest.get("window_share", 0.0) > OPEN_WINDOWS:
                 report.open_windows.append(str(path))
+            for method in manifest.get("zero_maps", []):
+                report.zero_maps.setdefault(method, []).append(str(path))
         except UnsupportedModelError:
             raise
         # A picture that cannot be read or explained is one picture less, not the end.
@@ -147,6 +153,7 @@ def describe(method: type[Explainer]) -> dict[str, Any]:
         "backwards": method.backwards,
         "more_is_relevant": method.more_is_relevant,
         "source": method.source,
+        "library": method.library,
     }
 
 
@@ -193,7 +200,7 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
             **explanation.facts,
             "arrays": {name: list(array.shape) for name, array in explanation.arrays.items()},
             "figures": sorted([*(f"{name}.png" for name in explanation.figures), *explanation.animations]),
-            "methods": {name: describe(EXPLAINERS[name]) for name in origin["settings"]["methods"]},
+            "methods": {name: describe(find_method(name)) for name in origin["settings"]["methods"]},
             "versions": versions(),
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")

@@ -10,9 +10,10 @@ from captum.log import log_usage
 from torch import Tensor
 
 from vit_interactions import Explainer, TokenLayout, record_attention, token_layout
-from vit_interactions.attention.observe import as_arguments, check_inputs, evaluating
+from vit_interactions.attention.observe import as_arguments, borrowed, check_inputs
 from vit_interactions.explain.base import only_tensor
-from vit_interactions.explain.targets import select_target
+from vit_interactions.explain.targets import require_target, select_target
+from vit_interactions.explain.zero_map import warn_of_zeros
 
 Forward = Callable[..., Tensor]
 Attribute = Callable[[Forward, Tensor, tuple[Any, ...]], Any]
@@ -28,6 +29,7 @@ class CaptumMethod(Explainer):
 
     class_specific = True
     backwards = 1
+    library = "captum"
     per_patch: ClassVar[str] = "sum"
 
     @log_usage()  # type: ignore[untyped-decorator]
@@ -50,6 +52,7 @@ class CaptumMethod(Explainer):
             was one.
         """
         attribution = self._pixels(only_tensor(inputs), target, additional_forward_args)
+        warn_of_zeros(type(self).__name__, attribution)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
@@ -64,16 +67,12 @@ class CaptumMethod(Explainer):
         self, inputs: Tensor, target: Any, additional_forward_args: Any, attribute: Attribute | None = None
     ) -> Tensor:
         check_inputs(self.model, inputs)
-        if target is None:
-            raise ValueError(
-                f"{type(self).__name__} explains one score of the output: `target` must be a class index (or one an "
-                'example), "pred" for the class of the highest score, or a function of the output, but got None.'
-            )
+        require_target(type(self).__name__, target)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
             # Recording is for what it switches off: checkpoints and compiled parts.
-            with evaluating(self.model), record_attention(self.model, lambda _: None):
+            with borrowed(self.model, inputs), record_attention(self.model, lambda _: None):
                 forward, arguments = self._scores(leaf, target, as_arguments(additional_forward_args))
                 attribution: Tensor = (attribute or self._attribution)(forward, leaf, arguments)
         dtype = torch.promote_types(inputs.dtype, torch.float32)

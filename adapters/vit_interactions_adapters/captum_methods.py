@@ -29,7 +29,7 @@ class CaptumSaliency(CaptumMethod):
     """
 
     quantity = "sum of |gradient|"
-    source = "Simonyan et al., Deep Inside Convolutional Networks, 2013, arXiv 1312.6034; captum"
+    source = "Simonyan et al., Deep Inside Convolutional Networks, 2013, arXiv 1312.6034"
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         return captum.attr.Saliency(forward).attribute(inputs, additional_forward_args=arguments)
@@ -39,7 +39,7 @@ class CaptumInputXGradient(CaptumMethod):
     """Input times gradient; a patch's value is the signed sum."""
 
     quantity = "sum of input times gradient"
-    source = "Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713; captum"
+    source = "Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713"
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         return captum.attr.InputXGradient(forward).attribute(inputs, additional_forward_args=arguments)
@@ -51,7 +51,7 @@ class CaptumIntegratedGradients(CaptumMethod):
     forwards = 50
     backwards = 50
     quantity = "share of the score"
-    source = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, arXiv 1703.01365; captum"
+    source = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, arXiv 1703.01365"
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class CaptumGradientShap(CaptumMethod):
     """
 
     quantity = "share of the score"
-    source = "Lundberg and Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017; captum"
+    source = "Lundberg and Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017"
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class CaptumOcclusion(CaptumMethod):
     backwards = 0
     per_patch = "mean"
     quantity = "drop of the score"
-    source = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum"
+    source = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014"
 
     def __init__(
         self, model: nn.Module, baselines: Baselines = None, window: int = 1, perturbations_per_eval: int = 1
@@ -185,7 +185,7 @@ class CaptumFeatureAblation(CaptumMethod):
     backwards = 0
     per_patch = "mean"
     quantity = "drop of the score"
-    source = "captum"
+    source = "captum's own"
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class CaptumLayerGradCam(CaptumMethod):
 
     forwards = 2  # the first finds the last attention and checks the model
     quantity = "class activation"
-    source = "Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391; captum"
+    source = "Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391"
     attribute = Explainer.attribute
 
     def __init__(self, model: nn.Module, layer: str | None = None) -> None:
@@ -284,12 +284,13 @@ def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
     return torch.where(seen, row.unsqueeze(1) * layout.cols + col, layout.patches)[None, None]
 
 
-CAPTUM_METHODS: tuple[type[CaptumMethod], ...] = (
-    CaptumSaliency,
-    CaptumInputXGradient,
-    CaptumIntegratedGradients,
-    CaptumGradientShap,
-    CaptumOcclusion,
-    CaptumFeatureAblation,
-    CaptumLayerGradCam,
-)
+# By the names of captum's own classes in snake case.
+CAPTUM_METHODS: dict[str, type[CaptumMethod]] = {
+    "saliency": CaptumSaliency,
+    "input_x_gradient": CaptumInputXGradient,
+    "integrated_gradients": CaptumIntegratedGradients,
+    "gradient_shap": CaptumGradientShap,
+    "occlusion": CaptumOcclusion,
+    "feature_ablation": CaptumFeatureAblation,
+    "layer_grad_cam": CaptumLayerGradCam,
+}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout, record_attention
-from vit_interactions.attention.observe import as_arguments, evaluating
-from vit_interactions.explain.targets import select_target
+from vit_interactions.attention.observe import as_arguments, borrowed, evaluating
+from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions_adapters.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention
 
@@ -29,6 +29,7 @@ class GradcamMethod(Explainer):
     forwards = 2  # the first finds the last attention and checks the model
     backwards = 1
     quantity = "class activation"
+    library = "pytorch-grad-cam"
     cam: ClassVar[str]
 
     def __init__(self, model: nn.Module, layer: str | None = None, eigen_smooth: bool = False) -> None:
@@ -45,11 +46,8 @@ class GradcamMethod(Explainer):
         self.layer, self.eigen_smooth = layer, eigen_smooth
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        if target is None and self.class_specific:
-            raise ValueError(
-                f"{type(self).__name__} explains one score of the output: `target` must be a class index (or one an "
-                'example), "pred" for the class of the highest score, or a function of the output, but got None.'
-            )
+        if self.class_specific:
+            require_target(type(self).__name__, target)
         layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
         features: list[Tensor] = []
         gradient = None
@@ -57,7 +55,7 @@ class GradcamMethod(Explainer):
         with torch.inference_mode(False), torch.set_grad_enabled(self.class_specific):
             leaf = inputs.detach().clone().requires_grad_(self.class_specific)
             with (
-                evaluating(self.model),
+                borrowed(self.model, inputs),
                 record_attention(self.model, lambda _: None),
                 grid_at(self.model, layout, self.layer, attention) as grid,
             ):
@@ -100,63 +98,65 @@ class Gradcam(GradcamMethod):
     """Channels weighted by their mean gradient.
 
     Example:
-        >>> import timm
+        >>> import timm, warnings
+        >>> from vit_interactions import ZeroMapWarning
+        >>> warnings.simplefilter("ignore", ZeroMapWarning)  # an untrained model may find nothing
         >>> explainer = Gradcam(timm.create_model("test_vit"))
-        >>> explainer.patch_map(torch.ones(1, 3, 160, 160), target="pred").shape
+        >>> explainer.patch_map(torch.rand(1, 3, 160, 160), target="pred").shape
         torch.Size([1, 10, 10])
     """
 
     cam = "GradCAM"
-    source = "Selvaraju et al., Grad-CAM, ICCV 2017; pytorch_grad_cam"
+    source = "Selvaraju et al., Grad-CAM, ICCV 2017"
 
 
 class GradcamPlusPlus(GradcamMethod):
     """Channels weighted by their positive gradients, those weighted by higher derivatives."""
 
     cam = "GradCAMPlusPlus"
-    source = "Chattopadhay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063; pytorch_grad_cam"
+    source = "Chattopadhay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063"
 
 
 class GradcamElementwise(GradcamMethod):
     """The positive part of gradient times activation, summed over channels."""
 
     cam = "GradCAMElementWise"
-    source = "pytorch_grad_cam"
+    source = "pytorch-grad-cam's own"
 
 
 class Xgradcam(GradcamMethod):
     """Channels weighted by their gradients' mean, weighted by the activations."""
 
     cam = "XGradCAM"
-    source = "Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312; pytorch_grad_cam"
+    source = "Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312"
 
 
 class Hirescam(GradcamMethod):
     """Gradient times activation, summed over channels."""
 
     cam = "HiResCAM"
-    source = "Draelos and Carin, HiResCAM, arXiv 2011.08891; pytorch_grad_cam"
+    source = "Draelos and Carin, HiResCAM, arXiv 2011.08891"
 
 
 class Layercam(GradcamMethod):
     """Positive gradient times activation, summed over channels."""
 
     cam = "LayerCAM"
-    source = "Jiang et al., LayerCAM, IEEE TIP 2021; pytorch_grad_cam"
+    source = "Jiang et al., LayerCAM, IEEE TIP 2021"
 
 
 class Eigengradcam(GradcamMethod):
     """The first principal component of gradient times activation; its sign is arbitrary."""
 
     cam = "EigenGradCAM"
-    source = "after Muhammad and Yeasin, arXiv 2008.00299; pytorch_grad_cam"
+    source = "after Muhammad and Yeasin, arXiv 2008.00299"
 
 
 class SegEigencam(GradcamMethod):
     """The first principal component of activation times |gradient|, its larger side positive."""
 
     cam = "SegEigenCAM"
-    source = "Chung and Ying, Seg-Eigen-CAM, Applied Sciences 15(13), 2025; pytorch_grad_cam"
+    source = "Chung and Ying, Seg-Eigen-CAM, Applied Sciences 15(13), 2025"
 
 
 class FeatureMethod(GradcamMethod):
@@ -171,7 +171,7 @@ class Eigencam(FeatureMethod):
 
     cam = "EigenCAM"
     quantity = "first principal component"
-    source = "Muhammad and Yeasin, Eigen-CAM, IJCNN 2020, arXiv 2008.00299; pytorch_grad_cam"
+    source = "Muhammad and Yeasin, Eigen-CAM, IJCNN 2020, arXiv 2008.00299"
 
 
 class KpcaCam(FeatureMethod):
@@ -179,64 +179,60 @@ class KpcaCam(FeatureMethod):
 
     cam = "KPCA_CAM"
     quantity = "first kernel principal component"
-    source = "Karmani et al., KPCA-CAM, arXiv 2410.00267; pytorch_grad_cam"
+    source = "Karmani et al., KPCA-CAM, arXiv 2410.00267"
 
 
 class Fem(FeatureMethod):
     """Channels weighted by how often they exceed their mean by two standard deviations."""
 
     cam = "FEM"
-    source = "Fuad et al., Features Understanding in 3D CNNs, IPTA 2020; pytorch_grad_cam"
+    source = "Fuad et al., Features Understanding in 3D CNNs, IPTA 2020"
 
 
-GRADCAM_METHODS: tuple[type[GradcamMethod], ...] = (
-    Gradcam,
-    GradcamPlusPlus,
-    GradcamElementwise,
-    Xgradcam,
-    Hirescam,
-    Layercam,
-    Eigengradcam,
-    SegEigencam,
-    Eigencam,
-    KpcaCam,
-    Fem,
-)
+GRADCAM_METHODS: dict[str, type[GradcamMethod]] = {
+    "gradcam": Gradcam,
+    "gradcam_plus_plus": GradcamPlusPlus,
+    "gradcam_elementwise": GradcamElementwise,
+    "xgradcam": Xgradcam,
+    "hirescam": Hirescam,
+    "layercam": Layercam,
+    "eigengradcam": Eigengradcam,
+    "seg_eigencam": SegEigencam,
+    "eigencam": Eigencam,
+    "kpca_cam": KpcaCam,
+    "fem": Fem,
+}
+# What else pytorch_grad_cam offers, by the names of its classes, and why it is not offered here.
 REFUSED = {
     "FullGrad": "it adds up the biases of convolutions and batch norms, which a ViT has none of but in its stem",
     "AblationCAM": "it replaces a layer inside the model for its run and ablates a channel by -1e7, which saturates "
     "every softmax behind it",
     "ShapleyCAM": "it differentiates twice, which fused attention kernels cannot be",
-    "ScoreCAM": "it runs the model once a channel and image (hundreds of passes); captum_occlusion asks the same of "
-    "every patch",
-    "RandomCAM": "it is noise that differs from call to call; vit_interactions.RandomMap is the seeded control",
+    "ScoreCAM": "it runs the model once a channel and image (hundreds of passes); `occlusion` asks the same of every "
+    "patch",
+    "RandomCAM": "it is noise that differs from call to call; `random_map` is the seeded control",
     "FinerCAM": "it is a target, not a map: give `gradcam` a function as `target` that subtracts the similar classes",
+    "RefineCAM": "it multiplies the maps of another CAM at several layers: multiply the `patch_map` of "
+    "GradcamPlusPlus(model, layer=...), each divided by its maximum",
+    "SESS": "it runs another CAM on crops of the image enlarged to twelve sizes, 122 for a square one: explain crops "
+    "of your own",
+    "GuidedBackpropReLUModel": "it changes the backward pass of ReLUs, and a ViT has other activations",
+    "DeepFeatureFactorization": "it clusters the features of a layer into concepts and gives no map of an answer",
 }
 
 
-def gradcam_method(name: str) -> type[GradcamMethod]:
-    """Find the explainer by the name of the class in pytorch_grad_cam, in any common spelling.
-
-    Args:
-        name: "gradcam", "GradCAM++", "layercam", "EigenCAM", ...
-
-    Raises:
-        ValueError: an unknown name, or one that is refused, with the reason.
+def refusal(name: str) -> str:
+    """Say why a class of pytorch_grad_cam is not offered, in any common spelling of its name; else nothing.
 
     Example:
-        >>> gradcam_method("gradcam++").cam
-        'GradCAMPlusPlus'
+        >>> refusal("shapley-cam")
+        'ShapleyCAM is not offered: it differentiates twice, which fused attention kernels cannot be.'
+        >>> refusal("gradcam")
+        ''
     """
-    wanted = _plain(name)
-    for method in GRADCAM_METHODS:
-        if _plain(method.cam) == wanted:
-            return method
-    for refused, reason in REFUSED.items():
-        if _plain(refused) == wanted:
-            raise ValueError(f"{refused} is not offered for ViTs: {reason}.")
-    known = ", ".join(method.cam for method in GRADCAM_METHODS)
-    raise ValueError(f"`name` must be one of {known}, but got {name!r}.")
+    reasons = (f"{cam} is not offered: {why}." for cam, why in REFUSED.items() if _plain(cam) == _plain(name))
+    return next(reasons, "")
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("+", "plus").replace("_", "").replace("-", "")
+    return name.lower().replace("_", "").replace("-", "")

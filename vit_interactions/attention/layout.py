@@ -12,18 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.adapters import LAYOUTS
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.checks import check_pair
 
 Readout = Literal["token", "distilled", "avg", "map", "token_avg"]
 POOLS: tuple[Readout, ...] = ("token", "avg", "map")
-# Packages whose models say where their patches are in words of their own, and the modules whose `token_layout` reads
-# them, which are loaded when such a model comes.
-ADAPTERS = {
-    "torchvision": "vit_interactions_adapters.torchvision",
-    "transformers": "vit_interactions_adapters.huggingface",
-}
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ def _adapter(model: nn.Module) -> Any:
     if any(_is_vit(module) for module in model.modules()):
         return None
     packages = (kind.__module__.split(".")[0] for module in model.modules() for kind in type(module).__mro__)
-    name = next((ADAPTERS[package] for package in packages if package in ADAPTERS), None)
+    name = next((LAYOUTS[package] for package in packages if package in LAYOUTS), None)
     return name and importlib.import_module(name)
 
 

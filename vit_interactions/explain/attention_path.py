@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.observe import as_arguments, evaluating
+from vit_interactions.attention.observe import as_arguments, borrowed
 from vit_interactions.attention.record import AttentionCall, record_attention
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.explain.targets import select_target
@@ -82,7 +82,7 @@ class PathExplainer(GradientExplainer):
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             point = (inputs.detach().clone() * fraction).requires_grad_()
-            with evaluating(self.model), record_attention(self.model, keep):
+            with borrowed(self.model, inputs), record_attention(self.model, keep):
                 output = self.model(point, *as_arguments(additional_forward_args))
             score = select_target(output, target).sum()
             (gradient,) = torch.autograd.grad(score, [last[0].output], allow_unused=True, materialize_grads=True)

@@ -23,6 +23,7 @@ from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.rules import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
 from vit_interactions.explain.targets import require_target, select_target
+from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.lrp import (
@@ -109,6 +110,7 @@ class AttnLRP(GradientExplainer):
             ValueError: no target; inputs of a wrong shape; relevance that is not finite.
         """
         attribution, _ = self._relevance(only_tensor(inputs), target, additional_forward_args)
+        warn_of_zeros(type(self).__name__, attribution)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:

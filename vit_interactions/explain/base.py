@@ -17,6 +17,7 @@ from vit_interactions.attention.observe import observe
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.targets import select_target
+from vit_interactions.explain.zero_map import warn_of_zeros
 
 
 class Observation(NamedTuple):
@@ -43,6 +44,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         more_is_relevant: whether larger values mean more relevant patches; False: smaller ones do.
         quantity: what the values are, for a colour bar.
         source: where the method comes from.
+        library: whose code computes the map.
     """
 
     class_specific: ClassVar[bool] = False
@@ -51,6 +53,7 @@ class Explainer(Attribution):  # type: ignore[misc]
     more_is_relevant: ClassVar[bool] = True
     quantity: ClassVar[str]
     source: ClassVar[str]
+    library: ClassVar[str] = "vit_interactions"
 
     def __init__(self, model: nn.Module) -> None:
         """Take the model to explain; it is borrowed for each call and given back as it was.
@@ -103,10 +106,17 @@ class Explainer(Attribution):  # type: ignore[misc]
 
         Returns:
             (batch, rows, cols), at least float32, on the input's device.
+
+        Warns:
+            ZeroMapWarning: a map that is zero everywhere.
         """
         image = only_tensor(inputs)
-        patches, layout = self._explain(image, target, additional_forward_args)
-        return patches.reshape(image.shape[0], layout.rows, layout.cols)
+        return self._as_maps(*self._explain(image, target, additional_forward_args))
+
+    def _as_maps(self, patches: Tensor, layout: TokenLayout) -> Tensor:
+        """Lay values (batch, patches) out as maps (batch, rows, cols), and warn of maps of zeros."""
+        warn_of_zeros(type(self).__name__, patches)
+        return patches.reshape(-1, layout.rows, layout.cols)
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         """Compute one value a patch, (batch, patches): the one thing a method has to say."""

@@ -15,6 +15,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.accumulated_attention import accumulate, block_evidence
 from vit_interactions.functional.checks import check_choice
 
@@ -78,6 +79,7 @@ class DynamicAccumulatedAttention(GradientExplainer):
             UnsupportedModelError: an answer that is not read from a class token, unless `readout="model"`.
         """
         accumulated, layout = self._accumulated(only_tensor(inputs), target, additional_forward_args)
+        warn_of_zeros(type(self).__name__, accumulated)
         return accumulated.reshape(*accumulated.shape[:2], *layout.grid)
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:

@@ -108,12 +108,11 @@ class InteractionUncertainty(InteractionExplainer):
         Raises:
             ValueError: `patch` outside the grid.
         """
-        image = only_tensor(inputs)
-        uncertainty, layout = self._uncertainty(image, target, additional_forward_args)
+        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
         values = (
             self.map_from(uncertainty, layout) if patch is None else uncertainty[:, patch_index(patch, layout)]
         )
-        return values.reshape(image.shape[0], layout.rows, layout.cols)
+        return self._as_maps(values, layout)
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
         """Compute how informative each patch is to all others."""
