@@ -5,6 +5,7 @@ import copy
 import inspect
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import pytorch_grad_cam
 import timm
 import torch
+import transformers as hf
 import vit_interactions_adapters
 from pytorch_grad_cam.metrics.arcc import ARCC, Coherency
 from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence
@@ -25,7 +27,7 @@ from pytorch_grad_cam.utils.model_targets import (
     RawScoresOutputTarget,
 )
 from torch import Tensor, nn
-from vit_interactions_adapters.captum_methods import CaptumSaliency
+from vit_interactions_adapters.captum_methods import CaptumLayerGradCam, CaptumSaliency
 from vit_interactions_adapters.gradcam import as_gradcam
 from vit_interactions_adapters.gradcam_methods import (
     GRADCAM_METHODS,
@@ -44,10 +46,11 @@ import vit_interactions as vi
 from vit_interactions.methods import all_methods, find_method
 
 from . import references
-from .families import FAMILIES, Family, tiny
+from .families import FAMILIES, Family, sharpen, tiny
 from .planted import planted_image, planted_map, planted_model
 from .test_architecture import imported_modules
 from .test_explainers import assert_near, assert_same_state, differs, images, lived_in_model, small_vit, state_of
+from .test_torchvision import vit as torchvision_vit
 
 every_cam = pytest.mark.parametrize("method", GRADCAM_METHODS.values(), ids=GRADCAM_METHODS)
 # One of every readout, prefix and shape of grid.
@@ -282,6 +285,53 @@ def test_gradcam_is_its_equation_at_the_last_norm_before_attention(name: str) ->
     first = gradcam_by_hand(*hooked(model, model.blocks[0].norm1, inputs, target), family)
     assert first.flatten(1).max(1).values.min() > 0
     assert_near(Gradcam(model, layer="blocks.0.norm1").patch_map(inputs, target), first, 1e-9)
+
+
+def hf_vit() -> nn.Module:
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    return sharpen(hf.ViTForImageClassification(hf.ViTConfig(image_size=64, patch_size=16, num_labels=5, **size)))
+
+
+# Attention that is given its tokens as one positional argument, by name, and as query, key and value.
+OTHER_LIBRARIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "transformers": (hf_vit, "vit.layers.1.layernorm_before"),
+    "torchvision": (torchvision_vit, "encoder.layers.encoder_layer_1.ln_1"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LIBRARIES)
+def test_gradcam_is_its_equation_on_models_of_other_libraries(name: str) -> None:
+    build, layer = OTHER_LIBRARIES[name]
+    model, inputs = build().double().eval(), images().double()
+    plain = Logits(model)
+    expected = gradcam_by_hand(*hooked(plain, model.get_submodule(layer), inputs, 2), FAMILIES["vit"])
+    against = gradcam_by_hand(*negated(hooked(plain, model.get_submodule(layer), inputs, 2)), FAMILIES["vit"])
+    assert (expected + against).flatten(1).max(1).values.min() > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", vi.ZeroMapWarning)
+        assert_near(Gradcam(model).patch_map(inputs, 2), expected, 1e-9)
+        signed = CaptumLayerGradCam(model).patch_map(inputs, 2)
+    assert_near(signed, expected - against, 1e-9)
+
+
+class Logits(nn.Module):
+    """A model that gives out its scores alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take the model."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the scores."""
+        output = self.model(image)
+        scores: Tensor = getattr(output, "logits", output)
+        return scores
+
+
+def negated(tokens_and_gradient: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Turn the sign of the score round."""
+    return tokens_and_gradient[0], -tokens_and_gradient[1]
 
 
 @pytest.mark.parametrize("name", ["vit", "dinov3"])

@@ -95,10 +95,13 @@ def grid_at(model: nn.Module, layout: TokenLayout, layer: str | None, attention:
         return torch.cat((tokens[:, : -layout.patches], patches), 1)
 
     def on_entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if args:
-            return (lead_through(args[0]), *args[1:]), kwargs
-        first = next(iter(kwargs))
-        return args, {**kwargs, first: lead_through(kwargs[first])}
+        entering = (*args, *kwargs.values())[0]
+        led = lead_through(entering)
+        # nn.MultiheadAttention is given the same tokens three times: as query, key and value.
+        return (
+            tuple(led if value is entering else value for value in args),
+            {name: led if value is entering else value for name, value in kwargs.items()},
+        )
 
     def on_exit(_: nn.Module, args: Any, output: Any) -> Any:
         return (lead_through(output[0]), *output[1:]) if isinstance(output, tuple) else lead_through(output)
