@@ -318,7 +318,11 @@ def test_further_arguments_and_a_model_around_the_model() -> None:
     torch.testing.assert_close(result, expected)
 
 
-@pytest.mark.parametrize("target", [[4, 2], torch.tensor([4, 2]), lambda output: output[[0, 1], [4, 2]]], ids=str)
+@pytest.mark.parametrize(
+    "target",
+    [[4, 2], torch.tensor([4, 2]), lambda output: output[[0, 1], [4, 2]]],
+    ids=["list", "tensor", "function"],
+)
 def test_each_image_has_its_own_target_whatever_the_number_of_blocks(target: Any) -> None:
     model, x = vit(), images()
     result = LeGrad(model, layers="all").patch_map(x, target=target)
