@@ -23,8 +23,8 @@ from vit_interactions_adapters.methods import METHODS
 import vit_interactions as vi
 
 SETTINGS = {
-    "ViT-B/16 at 224": ("vit_base_patch16_224", 224),
-    "DINOv2-B/14 at 518": ("vit_base_patch14_dinov2", 518),
+    "DINOv2-S/14 at 224": ("vit_small_patch14_dinov2", 224),
+    "DINOv2-S/14 at 518": ("vit_small_patch14_dinov2", 518),
 }
 TARGET = 7
 
@@ -56,7 +56,7 @@ BASELINES = {"forward pass": forward, "forward and backward pass": forward_backw
 def build(way: str, name: str, size: int, device: str) -> Callable[[], Tensor]:
     """Make a run of one way on a model of its own."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10).eval().to(device).requires_grad_(False)
+    model = timm.create_model(name, img_size=size, num_classes=10).eval().to(device).requires_grad_(False)
     make = BASELINES.get(way) or partial(method, way)
     return partial(make(model), torch.randn(1, 3, size, size, device=device))
 
