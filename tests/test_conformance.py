@@ -3,11 +3,14 @@
 `test_explainers.py` holds the methods of one forward pass to the same, and more.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from captum.attr import NoiseTunnel
 from torch import Tensor, nn
 
@@ -84,6 +87,39 @@ def test_fused_and_unfused_models_agree(method: type[vi.Explainer], family: Fami
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
     assert_near(explain(make(method, model), inputs), fused, 1e-4)
+
+
+class Folded(nn.Module):
+    """Attention as of a timm block, with its heads folded into the batch: (batch · heads, tokens, width)."""
+
+    def __init__(self, attention: Any) -> None:
+        """Take the weights of one."""
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = attention.num_heads, attention.qkv, attention.proj
+
+    def forward(self, tokens: Tensor, **_: Any) -> Tensor:
+        """Attend."""
+        split = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        output = F.scaled_dot_product_attention(*split).unflatten(0, (-1, self.num_heads))
+        result: Tensor = self.proj(output.transpose(1, 2).flatten(2))
+        return result
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "build",
+    [*(partial(make, method) for method in METHODS.values()), partial(vi.GMAR, score_from="head_output")],
+    ids=[*METHODS, "gmar_head_output"],
+)
+def test_heads_folded_into_the_batch_change_nothing(
+    build: Callable[[nn.Module], vi.Explainer], batch: int
+) -> None:
+    model: Any = FAMILIES["vit"].build()
+    inputs = FAMILIES["vit"].images(batch)
+    expected = explain(build(model), inputs)
+    for block in model.blocks:
+        block.attn = Folded(block.attn)
+    assert_near(explain(build(model), inputs), expected, 1e-4)
 
 
 @every_method

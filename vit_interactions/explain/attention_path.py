@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.observe import as_arguments, borrowed
 from vit_interactions.attention.record import AttentionCall, record_attention
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient, layer_gradient
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import attention_gradient
 from vit_interactions.functional.integrated_gradient import path_fractions, positive_gradient
@@ -59,10 +59,10 @@ class PathExplainer(GradientExplainer):
         """
         target = same_class(trace.output, target)
         # The path ends at the image, of which the gradient is already there.
-        total = _gradient_rows(trace.record.calls[-1], trace.gradients[-1], rows)
+        total = _gradient_rows(next(trace.layers_from_the_top()), rows)
         for fraction in self._fractions[:-1]:
-            call, gradient = self._last_gradient(inputs, fraction, target, additional_forward_args)
-            total += _gradient_rows(call, gradient, rows)
+            last = self._last_gradient(inputs, fraction, target, additional_forward_args)
+            total += _gradient_rows(last, rows)
         if not total.isfinite().all():
             raise ValueError(
                 "the gradient at the last attention is not finite on the path from the zero image to `inputs`; "
@@ -72,7 +72,7 @@ class PathExplainer(GradientExplainer):
 
     def _last_gradient(
         self, inputs: Tensor, fraction: float, target: Any, additional_forward_args: Any
-    ) -> tuple[AttentionCall, Tensor]:
+    ) -> LayerGradient:
         """Run the model at one point of the path, and back to its last layer's attention output."""
         last: list[AttentionCall] = []
 
@@ -86,12 +86,10 @@ class PathExplainer(GradientExplainer):
                 output = self.model(point, *as_arguments(additional_forward_args))
             score = select_target(output, target).sum()
             (gradient,) = torch.autograd.grad(score, [last[0].output], allow_unused=True, materialize_grads=True)
-        return last[0].detached(), gradient
+        return layer_gradient(last[0].detached(), gradient)
 
 
 @torch.no_grad()
-def _gradient_rows(call: AttentionCall, output_gradient: Tensor, rows: Tensor) -> Tensor:
+def _gradient_rows(layer: LayerGradient, rows: Tensor) -> Tensor:
     """Compute some rows of the gradient at the attention, (batch, heads, rows, tokens)."""
-    # The output is in the model's graph as the model has it, perhaps with heads folded into the batch.
-    split = output_gradient.reshape(*call.query.shape[:-1], -1)
-    return attention_gradient(split[:, :, rows], call.value)
+    return attention_gradient(layer.output_gradient[:, :, rows], layer.call.value)

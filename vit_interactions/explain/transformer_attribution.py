@@ -49,9 +49,7 @@ class TransformerAttribution(GenericAttention):
         self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> Iterator[Tensor]:
         for layer in self._relevance(inputs, target, additional_forward_args).layers_from_the_top():
-            call = layer.call
-            relevance = layer.output_gradient.reshape(*call.query.shape[:-1], -1)
-            yield product_relevance(relevance, call.attention(), call.value)[0]
+            yield product_relevance(layer.output_gradient, layer.attention(), layer.call.value)[0]
 
     def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
         """Run the model forward and backward under the rules: the "gradients" at z are its relevances."""
