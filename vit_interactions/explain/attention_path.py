@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from vit_interactions.attention.observe import as_arguments, borrowed
 from vit_interactions.attention.record import AttentionCall, record_attention
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient, layer_gradient
+from vit_interactions.explain.memory_bank import MemoryBank
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import attention_gradient
 from vit_interactions.functional.integrated_gradient import path_fractions, positive_gradient
 
 
 def same_class(output: Any, target: Any) -> Any:
-    """Name the class that `target="pred"` means for the image, so that other inputs are scored for that class too."""
+    """Fix what "pred" or a `MemoryBank` means for the image, so that other inputs are scored for that too."""
     if isinstance(target, str) and target == "pred":
         return getattr(output, "logits", output).argmax(1)
-    return target
+    return target.fixed(output) if isinstance(target, MemoryBank) else target
 
 
 def read_tokens(readout: Tensor) -> Tensor:

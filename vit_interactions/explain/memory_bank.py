@@ -4,13 +4,15 @@ Source: Liao, Gao and Zhang, Dynamic Accumulated Attention Map, 2025, "dimension
 published code's settings (20 neighbours, temperature 0.07). A score is a target of any class-specific method.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_interactions.attention.observe import evaluating
+from vit_interactions.functional.checks import check_index
 
 
 def dimension_weights(feature: Tensor, references: Tensor) -> Tensor:
@@ -34,8 +36,31 @@ def dimension_weights(feature: Tensor, references: Tensor) -> Tensor:
     return (agreement - agreement.min()) / span if span > 0 else torch.ones_like(agreement)
 
 
+def read_features(output: Any) -> Tensor:
+    """Read the features (batch, width) from a model's output: itself, or its `pooler_output`, as of transformers.
+
+    Raises:
+        ValueError: it has none.
+
+    Example:
+        >>> read_features(torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    features = getattr(output, "pooler_output", output)
+    if isinstance(features, Tensor) and features.ndim == 2:
+        return features
+    came = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
+    raise ValueError(
+        "MemoryBank needs a model whose output is (batch, width) features, or has them as `pooler_output`, but it is "
+        f"{came}. Wrap the model in a module that returns them, e.g. `output.last_hidden_state[:, 0]`."
+    )
+
+
 class MemoryBank:
     """A target for models without classes: ⟨f, w⟩, w from the neighbours of f that share the most likely label.
+
+    Methods that score other inputs too keep the image's own w for all of them: TAM and Beyond Intuition along their
+    path, LeGrad for each block.
 
     Attributes:
         features: (references, width), of length 1 each.
@@ -59,14 +84,22 @@ class MemoryBank:
         """Take the references: features of the same model, prototypes, or text embeddings.
 
         Raises:
-            ValueError: features that are not (references, width), or as many labels as there are no references.
+            ValueError: features that are not (references, width) or not finite; as many labels as there are no
+                references; `neighbours` < 1; `temperature` not finite or <= 0.
         """
         if features.ndim != 2 or 0 in features.shape:
             raise ValueError(f"`features` must have shape (references, width), but got {tuple(features.shape)}.")
+        if not features.isfinite().all():
+            raise ValueError("`features` must be finite, but got NaN or infinite values.")
         if labels is not None and labels.shape != features.shape[:1]:
             raise ValueError(
                 f"`labels` must have shape ({features.shape[0]},), one a reference, but got {tuple(labels.shape)}."
             )
+        neighbours = check_index("neighbours", neighbours)
+        if neighbours < 1:
+            raise ValueError(f"`neighbours` must be >= 1, but got {neighbours}.")
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(f"`temperature` must be finite and > 0, but got {temperature}.")
         self.features = F.normalize(features.detach().float(), dim=-1)
         self.labels = labels
         self.neighbours = min(neighbours, features.shape[0])
@@ -80,25 +113,46 @@ class MemoryBank:
         """Collect the features of a model over batches of (images, labels).
 
         Args:
-            model: a model whose output is (batch, width) features, e.g. of timm with `num_classes=0`.
+            model: a model whose output is (batch, width) features, e.g. of timm with `num_classes=0`, or has them as
+                `pooler_output`, as transformers' models without a classifier do.
             batches: e.g. a DataLoader.
             settings: `neighbours` and `temperature`.
 
         Raises:
-            ValueError: no batch.
+            ValueError: no batch, or an output without features.
         """
         collected = []
         with evaluating(model):
             for images, labels in batches:
-                collected.append((model(images), labels))
+                collected.append((read_features(model(images)), labels))
         if not collected:
             raise ValueError("`batches` must hold at least one batch of (images, labels), but got none.")
         features, labels = (torch.cat(parts) for parts in zip(*collected, strict=True))
         return cls(features, labels, **settings)  # type: ignore[arg-type]
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Score a model's output (batch, width): (batch,); the weights are constants of the derivative."""
-        return torch.stack([feature @ self.weights(feature.detach()).to(feature.dtype) for feature in features])
+    def __call__(self, output: Any) -> Tensor:
+        """Score a model's output, features (batch, width): (batch,); the weights are constants of the derivative.
+
+        Raises:
+            ValueError: an output without features, or of another width than the references.
+        """
+        return self.fixed(output)(output)
+
+    def fixed(self, output: Any) -> Callable[[Any], Tensor]:
+        """Hold the weights that an output's features have, as a target: other outputs are scored by the same."""
+        features = read_features(output).detach()
+        if features.shape[1] != self.features.shape[1]:
+            raise ValueError(
+                f"MemoryBank holds features of width {self.features.shape[1]}, but the model's have width "
+                f"{features.shape[1]}."
+            )
+        weights = torch.stack([self.weights(feature) for feature in features])
+
+        def score(output: Any) -> Tensor:
+            features = read_features(output)
+            return (features * weights.to(features.dtype)).sum(1)
+
+        return score
 
     def weights(self, feature: Tensor) -> Tensor:
         """Weigh the dimensions of one feature (width,) by the neighbours that carry its most likely label."""
