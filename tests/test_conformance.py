@@ -34,8 +34,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning
 METHODS = {name: method for name, method in vi.EXPLAINERS.items() if method not in FORWARD_ONLY}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
-# Methods that need to know more of a model than its attention, and refuse those whose parts they do not know.
-CHOOSY = {vi.BeyondIntuition, vi.TransformerAttribution, vi.AttnLRP}
+# Every refusal of a family, and the words of its reason: no relevance rule for rotary embeddings, gates and windows.
+REASONS = {
+    ("transformer_attribution", "dinov3"): "rotary",
+    ("transformer_attribution", "dinov3_qkvb"): "rotary",
+    ("transformer_attribution", "rope_mixed"): "rotary",
+    ("transformer_attribution", "pe_map"): "rotary",
+    ("transformer_attribution", "eva02"): "gate",
+    ("transformer_attribution", "winft"): "window_free_attention",
+    ("transformer_attribution", "winft_inf"): "window_free_attention",
+}
+CHOOSY = {METHODS[name] for name, _ in REASONS}
 
 
 def make(method: type[vi.Explainer], model: nn.Module) -> vi.Explainer:
@@ -212,16 +221,22 @@ def test_the_declarations_are_there(method: type[vi.Explainer]) -> None:
     assert method.source
 
 
-def test_every_family_is_taken_by_most_methods() -> None:
-    refused = set()
-    for family in FAMILIES.values():
-        model, inputs = family.build(), family.images(1)
-        for method in CHOOSY:
-            try:
-                make(method, model).patch_map(inputs, lambda output: output[:, 0])
-            except vi.UnsupportedModelError:
-                refused.add((method.__name__, family.name))
-    assert not {name for _, name in refused} & {"vit", "dinov2_reg4", "non_square"}
+def test_exactly_these_methods_refuse_a_family_for_these_reasons(family: Family) -> None:
+    model, inputs = family.build(), family.images(1)
+    refused = {}
+    for name, method in vi.EXPLAINERS.items():
+        try:
+            make(method, model).patch_map(inputs, (lambda output: output[:, 0]) if method.class_specific else None)
+        except vi.UnsupportedModelError as error:
+            refused[name] = str(error)
+    reasons = {name: reason for (name, other), reason in REASONS.items() if other == family.name}
+    assert refused.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in refused[name]
+
+
+def test_the_refused_are_families() -> None:
+    assert {family for _, family in REASONS} <= set(FAMILIES)
 
 
 REFUSED = {
