@@ -145,7 +145,11 @@ def explain(
         errors.print(
             f"note: {name} found nothing in {count(pictures)}: the map is zero everywhere", soft_wrap=True
         )
-    end_with_failures(report.failed)
+    lacking = {
+        path: "; ".join(f"{name}: {reason}" for name, reason in methods_failed.items())
+        for path, methods_failed in report.failed_methods.items()
+    }
+    end_with_failures(report.failed | lacking)
 
 
 @app.command()
@@ -247,7 +251,7 @@ def count(pictures: Sized) -> str:
 
 
 def end_with_failures(failed: dict[str, str]) -> None:
-    """Report each picture that failed; end with exit code 1 if any did."""
+    """Report each picture that failed, as a whole or in a method; end with exit code 1 if any did."""
     for path, reason in failed.items():
         errors.print(
             f"failed: {reason if path in reason else f'{path}: {reason}'}",

@@ -1,12 +1,16 @@
-"""Explain one photograph: the raw maps of the chosen methods, and the figures that show them."""
+"""Explain one photograph: the raw maps of the chosen methods, and the figures that show them.
 
+What goes wrong in one method is that method's alone: the others' maps are kept.
+"""
+
+import contextlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +20,13 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.layout import Readout, TokenLayout, token_layout
 from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer, ZeroMapWarning
-from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
+from vit_interactions.explain.interaction_uncertainty import (
+    InteractionExplainer,
+    InteractionUncertainty,
+    patch_index,
+)
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.figures import (
     Photograph,
@@ -37,6 +45,12 @@ from vit_interactions.methods import find_method
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
 ZERO_NOTE = ". Zero everywhere: the method found nothing"
 OPEN_NOTE = ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
+READ_FROM: dict[Readout, str] = {
+    "distilled": "class and distillation token",
+    "avg": "mean of the tokens",
+    "map": "pooling head",
+    "token_avg": "class token and patches",
+}
 
 
 @dataclass(frozen=True)
@@ -74,14 +88,36 @@ class Explanation:
     Attributes:
         arrays: the raw maps by method, and the tensors of the patch interactions by their names in the library.
         figures: by the name of their file.
-        facts: what a manifest says beside them: prediction, layout, the area that the model saw, shares of pairs.
+        facts: what a manifest says beside them: prediction, layout, the area that the model saw, shares of pairs,
+            and the reasons of the methods that do not apply to the model ("refused") or went wrong ("failed").
         animations: functions that write an animation to a file, by the file's name.
+        readouts: what the model's answer was read from, of the methods that are published for a class token only.
     """
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     animations: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    readouts: dict[str, Readout] = field(default_factory=dict)
+
+    def include(self, part: "Explanation") -> None:
+        """Add what another explanation of the photograph holds beside its facts."""
+        self.arrays.update(part.arrays)
+        self.figures.update(part.figures)
+        self.animations.update(part.animations)
+        self.readouts.update(part.readouts)
+
+
+class _Task(NamedTuple):
+    """What the methods of one photograph share."""
+
+    model: nn.Module
+    photograph: Photograph
+    settings: Settings
+    inputs: Tensor
+    layout: TokenLayout
+    prediction: dict[str, Any] | None
+    target: str
 
 
 def explain_photograph(model: nn.Module, photograph: Photograph, settings: Settings) -> Explanation:
@@ -95,14 +131,18 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
     Raises:
         UnsupportedModelError: the model's attention cannot be read, or no method of the settings applies to it. What
             only some methods refuse stands in `facts["refused"]`.
-        ValueError: a patch outside the grid, or attention that is not finite.
+        ValueError: a patch outside the grid, or no method that succeeded. What goes wrong in some methods only stands
+            in `facts["failed"]`.
     """
     inputs = photograph.input.unsqueeze(0).to(next(model.parameters()).device)
     layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    for patch in settings.patches:
+        patch_index(patch, layout)
     named = settings.checkpoint is None
     prediction = predict(model, inputs, named=named)
     chosen = settings.target
     target = _in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
+    task = _Task(model, photograph, settings, inputs, layout, prediction, target)
     explanation = Explanation(
         facts={
             "prediction": prediction,
@@ -111,64 +151,87 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             "layout": asdict(layout),
         }
     )
-    interactions = [name for name in settings.methods if issubclass(find_method(name), InteractionExplainer)]
-    open_windows = ""
-    if interactions:
-        uncertainty = InteractionUncertainty(model).uncertainty(inputs)
-        fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
-        shares = pair_shares(fields)
-        open_windows = OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
-        title = (
-            f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
-            f"of all pairs, the fields {shares['field_share']:.0%}{open_windows}"
-        )
-        explanation.facts.update(shares)
-        explanation.arrays.update(field_arrays(uncertainty, fields))
-        explanation.figures.update(
-            _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
-        )
     refused: dict[str, str] = {}
-    zero_maps: list[str] = []
+    failed: dict[str, str] = {}
+    # The methods of patch interactions share one U: the most expensive part is done once.
+    uncertainty = inputs.new_empty(0)
+    open_windows = ""
+    interactions = [name for name in settings.methods if issubclass(find_method(name), InteractionExplainer)]
+    if interactions:
+        with _collected(interactions, refused, failed):
+            uncertainty = InteractionUncertainty(model).uncertainty(inputs)
+            fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
+            shares = pair_shares(fields)
+            open_windows = OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
+            title = (
+                f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
+                f"of all pairs, the fields {shares['field_share']:.0%}{open_windows}"
+            )
+            figures = _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
+            explanation.facts.update(shares)
+            explanation.include(Explanation(field_arrays(uncertainty, fields), figures))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # the figures say it
         for name in settings.methods:
-            explainer = make_explainer(name, model, settings)
-            # The methods of patch interactions share one U: the most expensive part is done once.
-            try:
-                patch_map = (
-                    explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
-                    if isinstance(explainer, InteractionExplainer)
-                    else explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
-                )
-            except UnsupportedModelError as error:
-                refused[name] = str(error)
-                continue
-            explanation.arrays[name] = patch_map.cpu().numpy()
-            title = _title(name, explainer, prediction, target)
-            title += open_windows if isinstance(explainer, FieldExplainer) else ""
-            if not patch_map.any():
-                zero_maps.append(name)
-                title += ZERO_NOTE
-            explanation.figures[name] = map_figure(
-                photograph,
-                patch_map,
-                layout,
-                title=title,
-                label=explainer.quantity,
-                more_is_relevant=explainer.more_is_relevant,
-                norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
-            )
-            if isinstance(explainer, DynamicAccumulatedAttention):
-                shown = display_frames(explainer.frames(inputs, settings.target).flatten(2))[0]
-                frames = shown.reshape(-1, *layout.grid)
-                explanation.figures[f"{name}_frames"] = frames_figure(photograph, frames, layout, title=title)
-                explanation.animations[f"{name}.gif"] = partial(
-                    save_animation, photograph=photograph, frames=frames, layout=layout
-                )
-    if len(refused) == len(settings.methods):
-        raise UnsupportedModelError("; ".join(refused.values()))
-    explanation.facts.update(refused=refused, zero_maps=zero_maps)
+            if name not in refused and name not in failed:
+                with _collected([name], refused, failed):
+                    explanation.include(_explain_by(name, task, uncertainty, open_windows))
+    explained = [name for name in settings.methods if name not in refused and name not in failed]
+    if not explained:
+        reasons = "; ".join(dict.fromkeys([*refused.values(), *failed.values()]))
+        raise ValueError(reasons) if failed else UnsupportedModelError(reasons)
+    zero_maps = [name for name in explained if not explanation.arrays[name].any()]
+    explanation.facts.update(refused=refused, failed=failed, zero_maps=zero_maps)
     return explanation
+
+
+@contextlib.contextmanager
+def _collected(names: Sequence[str], refused: dict[str, str], failed: dict[str, str]) -> Iterator[None]:
+    """Write down why the methods of these names give no map, instead of raising it."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        refused.update(dict.fromkeys(names, str(error)))
+    except (ValueError, RuntimeError, IndexError) as error:
+        failed.update(dict.fromkeys(names, str(error) or type(error).__name__))
+
+
+def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) -> Explanation:
+    """Explain by one method: its map, its figure and what else it shows."""
+    photograph, settings, layout = task.photograph, task.settings, task.layout
+    explainer = make_explainer(name, task.model, settings)
+    patch_map = (
+        explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
+        if isinstance(explainer, InteractionExplainer)
+        else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
+    )
+    part = Explanation({name: patch_map.cpu().numpy()})
+    title = name.replace("_", " ")
+    if isinstance(explainer, DynamicAccumulatedAttention):
+        part.readouts[name] = layout.readout
+        title += f", read from the {READ_FROM[layout.readout]}" if layout.readout in READ_FROM else ""
+    if explainer.class_specific and task.target:
+        title += f", {task.target}"
+    title += _predicted(task.prediction)
+    title += open_windows if isinstance(explainer, FieldExplainer) else ""
+    title += "" if patch_map.any() else ZERO_NOTE
+    part.figures[name] = map_figure(
+        photograph,
+        patch_map,
+        layout,
+        title=title,
+        label=explainer.quantity,
+        more_is_relevant=explainer.more_is_relevant,
+        norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
+    )
+    if isinstance(explainer, DynamicAccumulatedAttention):
+        shown = display_frames(explainer.frames(task.inputs, settings.target).flatten(2))[0]
+        frames = shown.reshape(-1, *layout.grid)
+        part.figures[f"{name}_frames"] = frames_figure(photograph, frames, layout, title=title)
+        part.animations[f"{name}.gif"] = partial(
+            save_animation, photograph=photograph, frames=frames, layout=layout
+        )
+    return part
 
 
 def _interaction_figures(
@@ -265,14 +328,12 @@ def predict(model: nn.Module, inputs: Tensor, *, named: bool) -> dict[str, Any] 
     return {"index": int(index), "probability": float(probability), "name": name}
 
 
-def _title(name: str, explainer: Explainer, prediction: dict[str, Any] | None, target: str) -> str:
-    words = name.replace("_", " ")
-    if explainer.class_specific and target:
-        words = f"{words}, {target}"
+def _predicted(prediction: dict[str, Any] | None) -> str:
+    """Word the prediction for the end of a title; empty for features."""
     if prediction is None:
-        return words
+        return ""
     predicted = _in_words(prediction["index"], prediction["name"])
-    return f"{words} (predicted: {predicted}, {prediction['probability']:.0%})"
+    return f" (predicted: {predicted}, {prediction['probability']:.0%})"
 
 
 def _in_words(index: int, name: str | None) -> str:

@@ -1,6 +1,6 @@
 """Explain many photographs: each gets a folder of figures, raw maps and a manifest, whole or not at all.
 
-A photograph that cannot be read or explained is reported and skipped.
+A photograph that cannot be read or explained is reported and skipped; so is a method that goes wrong in one.
 """
 
 import hashlib
@@ -35,12 +35,14 @@ class Report:
     Attributes:
         done: photograph -> its folder.
         failed: photograph -> the reason why it has none.
+        failed_methods: photograph -> method -> the reason why its folder lacks this method.
         open_windows: photographs whose windows hold nearly all pairs, so that their fields tell little.
         zero_maps: method -> photographs in which it found nothing.
     """
 
     done: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    failed_methods: dict[str, dict[str, str]] = field(default_factory=dict)
     open_windows: list[str] = field(default_factory=list)
     zero_maps: dict[str, list[str]] = field(default_factory=dict)
 
@@ -85,7 +87,8 @@ def explain_photographs(
         photographs: picture files.
         settings: what to explain them by.
         out: folder to write to; made if missing.
-        resume: keep the folders that were made from the same photograph by the same settings.
+        resume: keep the folders that were made from the same photograph by the same settings, without a method
+            that failed.
 
     Yields:
         The report so far, after each photograph. `out`/manifest.json holds the same.
@@ -105,6 +108,8 @@ def explain_photographs(
                 _write_whole(folder, explanation, origin)
             report.done[str(path)] = name
             manifest = read_manifest(folder)
+            if manifest.get("failed"):
+                report.failed_methods[str(path)] = manifest["failed"]
             if manifest.get("window_share", 0.0) > OPEN_WINDOWS:
                 report.open_windows.append(str(path))
             for method in manifest.get("zero_maps", []):
@@ -180,7 +185,7 @@ def is_ours(folder: Path) -> bool:
 
 def _made_from(folder: Path, origin: dict[str, Any]) -> bool:
     manifest = read_manifest(folder)
-    return all(manifest.get(key) == value for key, value in origin.items())
+    return all(manifest.get(key) == value for key, value in origin.items()) and not manifest.get("failed")
 
 
 def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any]) -> None:
@@ -200,7 +205,11 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
             **explanation.facts,
             "arrays": {name: list(array.shape) for name, array in explanation.arrays.items()},
             "figures": sorted([*(f"{name}.png" for name in explanation.figures), *explanation.animations]),
-            "methods": {name: describe(find_method(name)) for name in origin["settings"]["methods"]},
+            "methods": {
+                name: describe(find_method(name))
+                | ({"readout": explanation.readouts[name]} if name in explanation.readouts else {})
+                for name in origin["settings"]["methods"]
+            },
             "versions": versions(),
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
