@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,7 +43,7 @@ def slow_attribution(model: Any, image: Tensor, target: int, start_layer: int = 
         s["projected"] = block.ls1(attn.proj(s["mixed"]))
         s["middle"] = tokens + s["projected"]
         s["normed2"] = block.norm2(s["middle"])
-        s["active"] = F.gelu(block.mlp.fc1(s["normed2"]))
+        s["active"] = block.mlp.act(block.mlp.fc1(s["normed2"]))
         s["out"] = block.ls2(block.mlp.fc2(s["active"]))
         tokens = s["middle"] + s["out"]
         seen.append(s)

@@ -172,8 +172,8 @@ def is_refused(name: str, row: Family) -> bool:
     """Whether a method says that it cannot explain a model."""
     if name == "dynamic_accumulated_attention":
         return row.readout != "token"
-    # No rules for rotary embeddings and CLIP's sigmoids.
-    return name == "transformer_attribution" and row.name.startswith(("dinov3", "clip"))
+    # No rules for rotary embeddings.
+    return name == "transformer_attribution" and row.name.startswith("dinov3")
 
 
 def score_of(output: Any, target: Any) -> Tensor:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain import transformer_attribution
@@ -113,6 +115,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "average": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": True}),
     "registers, average": ("vit_medium_patch16_reg4_gap_256", {}),
     "registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 28}),
+    "QuickGELU of timm": ("vit_tiny_patch16_224", {"act_layer": QuickGELU}),
+    "QuickGELU of transformers": ("vit_tiny_patch16_224", {"act_layer": QuickGELUActivation}),
 }
 
 

@@ -131,12 +131,23 @@ class RelevanceRules(Rules):
             return func(scaled_gradient(a, 0.5), scaled_gradient(b, 0.5))
         return ruled(func, sum_relevance, a, b)
 
+    def on_sigmoid(self, func: Any, x: Tensor) -> Any:
+        """Hold the factor of x · sigmoid(1.702 x) constant, so that relevance passes unchanged as in `F.gelu`."""
+        if not self._in_quick_gelu():
+            self.refuse("computes `sigmoid` from the image")
+        return func(x).detach()
+
+    def _in_quick_gelu(self) -> bool:
+        # By its name: of timm, transformers and open_clip, all written out in plain operations.
+        return type(self.caller()[1]).__name__.startswith("QuickGELU")
+
     def on_mul(self, func: Any, a: Any, b: Any) -> Any:
-        """Pass relevance unchanged through a factor for each channel: LayerScale."""
+        """Pass relevance unchanged through a factor for each channel, LayerScale, or that of QuickGELU."""
         x, factor = (a, b) if depends(a) else (b, a)
         if depends(factor):
             self.refuse("multiplies two tensors that it computed from the image (a gate)")
-        if isinstance(factor, Tensor) and factor.ndim and factor.numel() != factor.shape[-1]:
+        per_channel = not isinstance(factor, Tensor) or factor.ndim == 0 or factor.numel() == factor.shape[-1]
+        if not (per_channel or self._in_quick_gelu()):
             self.refuse(
                 f"multiplies by other factors for each token, of shape {tuple(factor.shape)} (a rotary embedding?)"
             )
