@@ -292,6 +292,60 @@ def hf_vit() -> nn.Module:
     return sharpen(hf.ViTForImageClassification(hf.ViTConfig(image_size=64, patch_size=16, num_labels=5, **size)))
 
 
+class AttendingBlock(nn.Module):
+    """A block whose attention is given its tokens as query, key and value, some by name."""
+
+    def __init__(self) -> None:
+        """Build the block."""
+        super().__init__()
+        self.norm = nn.LayerNorm(32)
+        self.attend = nn.MultiheadAttention(32, 2, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Add what each token attends to."""
+        normed = self.norm(tokens)
+        attended: Tensor = self.attend(normed, value=normed, key=normed)[0]
+        return tokens + attended
+
+
+class MeanPooled(nn.Module):
+    """A ViT of one's own without class token: a gradient reaches the patches also beside the attention's query."""
+
+    num_prefix_tokens, global_pool = 0, "avg"
+
+    def __init__(self) -> None:
+        """Build the model."""
+        super().__init__()
+        self.patch_embed = timm.layers.PatchEmbed(64, 16, 3, 32)
+        self.blocks = nn.Sequential(AttendingBlock(), AttendingBlock())
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute the scores."""
+        scores: Tensor = self.head(self.blocks(self.patch_embed(image)).mean(1))
+        return scores
+
+
+@pytest.mark.parametrize("name", ["torchvision", "mean_pooled"])
+def test_the_default_layer_is_the_norm_before_attention_of_query_key_and_value(name: str) -> None:
+    torch.manual_seed(0)
+    model, layer = {
+        "torchvision": (torchvision_vit(), "encoder.layers.encoder_layer_1.ln_1"),
+        "mean_pooled": (MeanPooled(), "blocks.1.norm"),
+    }[name]
+    model, inputs = model.double().eval(), images().double()
+    for method in (Gradcam, *(GRADCAM_METHODS[n] for n in ("hirescam", "layercam", "gradcam_plus_plus"))):
+        at_norm = method(model, layer=layer).patch_map(inputs, 2)
+        assert at_norm.flatten(1).any(1).all()
+        assert_near(method(model).patch_map(inputs, 2), at_norm, 1e-9)
+    signed = CaptumLayerGradCam(model, layer=layer).patch_map(inputs, 2)
+    assert_near(CaptumLayerGradCam(model).patch_map(inputs, 2), signed, 1e-9)
+    tokens, gradient = hooked(model, model.get_submodule(layer), inputs, 2)
+    prefix = tokens.shape[1] - 16
+    weights = gradient[:, prefix:].mean(1, keepdim=True)
+    assert_near(signed.flatten(1), (weights * tokens[:, prefix:]).sum(2), 1e-9)
+
+
 # Attention that is given its tokens as one positional argument, by name, and as query, key and value.
 OTHER_LIBRARIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "transformers": (hf_vit, "vit.layers.1.layernorm_before"),
