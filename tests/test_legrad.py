@@ -2,7 +2,9 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention import UnsupportedModelError
-from vit_interactions.explain.legrad import LeGrad
+from vit_interactions.explain.legrad import LeGrad, Pool
 from vit_interactions.functional.legrad import layer_sensitivity
 
 from .explicit_attention import G1, G2, close, explicit, images, vit
@@ -318,6 +320,81 @@ def test_further_arguments_and_a_model_around_the_model() -> None:
     torch.testing.assert_close(result, expected)
 
 
+@dataclass
+class Output:
+    """An output whose scores are an attribute."""
+
+    logits: Tensor
+
+
+@pytest.mark.parametrize("layers", [-1, "all"])
+@pytest.mark.parametrize(
+    "kind", [Output, lambda logits: SimpleNamespace(logits=logits)], ids=["dataclass", "names"]
+)
+def test_scores_may_be_an_attribute_of_any_object(kind: Callable[[Tensor], Any], layers: Any) -> None:
+    x = images()
+    expected = LeGrad(vit(), layers=layers).patch_map(x, 1)
+    close(LeGrad(Around(kind), layers=layers).patch_map(x, 1), expected, 1e-12)
+
+
+class BesideTheImages(nn.Module):
+    """Scores a ViT's answers by something of each image, after the ViT."""
+
+    def __init__(self) -> None:
+        """Build the ViT."""
+        super().__init__()
+        self.vit = vit(num_classes=3)
+
+    def forward(self, image: Tensor, factor: Tensor) -> Tensor:
+        """Scale each image's answer, and add its mean colour."""
+        output: Tensor = self.vit(image) * factor[:, None] + image.mean((2, 3))
+        return output
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 6])
+@pytest.mark.parametrize("layers", [-2, "all"])
+@pytest.mark.parametrize("pool", ["mean_all", "model"])
+def test_images_and_arguments_may_be_read_after_the_blocks(pool: Any, layers: Any, batch: int) -> None:
+    model, x, factor = BesideTheImages(), images(batch), torch.arange(1.0, batch + 1).double()
+    expected = LeGrad(model.vit, pool=pool, layers=layers).patch_map(x, 2) * factor[:, None, None]
+    close(LeGrad(model, pool=pool, layers=layers).patch_map(x, 2, factor), expected, 1e-12)
+    assert expected.max() > 1e-3
+
+
+def test_what_follows_the_blocks_may_overwrite_their_output() -> None:
+    class Doubles(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return state.mul_(2)
+
+    model, x = vit(), images()
+    model.norm.eps = 0.0  # so that it undoes the doubling
+    expected = [LeGrad(model, pool=pool).patch_map(x, target=1) for pool in get_args(Pool)]
+    model.norm = nn.Sequential(Doubles(), model.norm)
+    for pool, one in zip(get_args(Pool), expected, strict=True):
+        close(LeGrad(model, pool=pool).patch_map(x, target=1), one, 1e-12)
+
+
+def test_blocks_get_their_own_forward_back() -> None:
+    model, x = vit(), images()
+    expected = LeGrad(model).patch_map(x, target=1)
+    own = model.blocks[1].forward
+    model.blocks[1].forward = own
+    close(LeGrad(model).patch_map(x, target=1), expected, 1e-12)
+    assert [vars(block).get("forward") for block in model.blocks] == [None, own, None]
+    runs: list[Any] = []
+
+    def failing(module: nn.Module, args: Any) -> None:
+        runs.append([vars(block).get("forward") for block in model.blocks])
+        if len(runs) == 3:
+            raise ZeroDivisionError
+
+    model.head.register_forward_pre_hook(failing)
+    with pytest.raises(ZeroDivisionError):
+        LeGrad(model).patch_map(x, target=1)
+    assert runs[0] == runs[1] == [None, own, None] != runs[2]
+    assert [vars(block).get("forward") for block in model.blocks] == [None, own, None]
+
+
 @pytest.mark.parametrize(
     "target",
     [[4, 2], torch.tensor([4, 2]), lambda output: output[[0, 1], [4, 2]]],
@@ -364,7 +441,7 @@ def test_it_takes_two_forward_passes_and_keeps_the_graph_of_the_used_blocks_only
         return kept
 
     for number, block in enumerate(model.blocks):
-        block.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+        block.norm1.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
     model.norm.register_forward_pre_hook(
         lambda *_: alive.append(sorted({number for number, kept in saved if kept() is not None}))
     )
@@ -372,7 +449,8 @@ def test_it_takes_two_forward_passes_and_keeps_the_graph_of_the_used_blocks_only
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         explainer.patch_map(x, target=0)
     assert ran == [0, 1, 2] * explainer.forwards
-    assert alive == [[], [1, 2]]
+    assert alive[:2] == [[], [1, 2]]
+    assert len(alive) == 4  # once more for each used block
     assert explainer.backwards == 1
     assert explainer.class_specific
 
@@ -430,6 +508,63 @@ class AddsBetweenBlocks(Bare):
     def forward(self, image: Tensor) -> Tensor:
         """Add something."""
         output: Tensor = self.head(self.layers[2](self.layers[:2](self.tokens(image)) + 1).mean(1))
+        return output
+
+
+class AddsInPlace(Bare):
+    """Changes the tokens between two blocks, in place."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Add something."""
+        output: Tensor = self.head(self.layers[2](self.layers[:2](self.tokens(image)).add_(1)).mean(1))
+        return output
+
+
+class CallsForward(Bare):
+    """Runs its blocks without their hooks."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run them by `forward`."""
+        tokens = self.tokens(image)
+        for block in self.layers:
+            tokens = block.forward(tokens)
+        output: Tensor = self.head(tokens.mean(1))
+        return output
+
+
+class OpensBlocks(Bare):
+    """Runs the parts of its blocks."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run them one by one."""
+        tokens = self.tokens(image)
+        for block in self.layers:
+            tokens = tokens + block.attn(block.norm1(tokens))
+            tokens = tokens + block.mlp(block.norm2(tokens))
+        output: Tensor = self.head(tokens.mean(1))
+        return output
+
+
+class Feed(nn.Sequential):
+    """The second part of a block, of another class than the part that attends."""
+
+
+class ListsOfParts(Bare):
+    """Keeps the parts of each block in a list."""
+
+    def __init__(self, inner: Any) -> None:
+        """Take the blocks apart."""
+        super().__init__(inner)
+        parts = ([nn.Sequential(b.norm1, b.attn), Feed(b.norm2, b.mlp)] for b in self.layers)
+        self.layers = nn.ModuleList(map(nn.ModuleList, parts))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run the parts."""
+        tokens = self.tokens(image)
+        for attend, feed in self.layers:
+            tokens = tokens + attend(tokens)
+            tokens = tokens + feed(tokens)
+        output: Tensor = self.head(tokens.mean(1))
         return output
 
 
@@ -500,11 +635,26 @@ def _bare(kind: type[Bare]) -> Callable[[], nn.Module]:
         ),
         (_bare(NoList), "NoList has no nn.ModuleList or nn.Sequential that holds all of its attention layers"),
         (_bare(AddsBetweenBlocks), "Block is not given just what the block before it hands on"),
-        (_bare(ReadsTwoBlocks), "ReadsTwoBlocks would have .* depends on more than the tokens"),
+        (_bare(AddsInPlace), "Block is not given just what the block before it hands on"),
+        (_bare(ReadsTwoBlocks), "ReadsTwoBlocks would have .* depends on other blocks than the last"),
+        (_bare(CallsForward), "Block is a block that is called 0 times, not once"),
+        (_bare(OpensBlocks), "Block is a block that is called 0 times, not once"),
+        (_bare(ListsOfParts), "ModuleList is a block that is called 0 times, not once"),
         (_bare(TokensFirst), r"Turned gives \(9, 2, 32\), not one tensor \(batch, 9 tokens, channels\)"),
-        (lambda: Around(lambda output: output[:2]), "Around would have .* depends on more than the tokens"),
     ],
-    ids=["shared", "parallel", "parallel alone", "no list", "between", "two blocks", "tokens first", "part"],
+    ids=[
+        "shared",
+        "parallel",
+        "parallel alone",
+        "no list",
+        "between",
+        "between, in place",
+        "two blocks",
+        "called by forward",
+        "opened",
+        "lists of parts",
+        "tokens first",
+    ],
 )
 def test_models_of_another_structure_are_refused_with_the_reason(build: Any, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):

@@ -6,7 +6,7 @@ map by that for a text without a class, is left to those whose scores come from 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import as_arguments, guarded
-from vit_interactions.attention.record import AttentionCall
+from vit_interactions.attention.observe import as_arguments, borrowed, guarded
+from vit_interactions.attention.record import AttentionCall, record_attention
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
-from vit_interactions.explain.logit_lens import answering_for_blocks, answers, enclosing_blocks
+from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.legrad import layer_sensitivity
@@ -38,7 +38,8 @@ class LeGrad(GradientExplainer):
     in place of A_l. Every value is ≥ 0 and proportional to the score; attention itself takes no part.
 
     Class tokens, distillation tokens and averages are all read by the model's own code after its last block, so no
-    readout needs an extension. With `pool="model"` the model's own order of norm and pooling holds.
+    readout needs an extension. With `pool="model"` the model's own order of norm and pooling holds. Two passes run the
+    blocks; for each used block the model runs once more without them.
 
     Example:
         >>> import timm, torch
@@ -78,45 +79,48 @@ class LeGrad(GradientExplainer):
         if used > len(blocks):
             raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
         pooling = seen.layout.readout == "map" and bool(seen.record.pool_calls)
+        read = _detached if pooling else READ[self.pool]
+        target = same_class(seen.output, target)
         calls: deque[AttentionCall] = deque(maxlen=used)
+        total = inputs.new_zeros(1, dtype=torch.float32)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = inputs.detach().clone()
+            leaf = inputs.detach().clone().requires_grad_()
+            arguments = as_arguments(additional_forward_args)
             with (
                 guarded(self.model, leaf, lambda call, _: calls.append(call)) as guard,
-                answering_for_blocks(blocks, used, seen.layout.tokens, _detached if pooling else READ[self.pool]),
+                keeping_states(blocks, used, seen.layout.tokens) as states,
             ):
-                together = self.model(leaf, *as_arguments(additional_forward_args))
+                self.model(leaf, *arguments)
             guard.finish()
-            own = answers(together, seen.output, used)
-            score = self._total([select_target(answer, same_class(seen.output, target)) for answer in own])
-            if pooling:
-                # Its batch holds the blocks side by side; the first latent is the one that is read.
-                (whole,) = _gradients(score, guard.record.pool_calls[-1:])
-                gradients = iter(whole[:, :, :1].chunk(used))
-            else:
-                gradients = _gradients(score, list(calls))
+            for call, state in zip(calls, states, strict=True):
+                with (
+                    borrowed(self.model, leaf),
+                    record_attention(self.model) as record,
+                    answering_from(blocks, read(state)),
+                ):
+                    output = self.model(leaf, *arguments)
+                score = self._finite(select_target(output, target).sum())
+                gradient = _gradient(score, record.pool_calls[-1] if pooling else call)
+                # Of a pooling head's latents the first is the one that is read.
+                total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.
-        return torch.stack([*map(layer_sensitivity, gradients)]).sum(0)[:, -seen.layout.patches :], seen.layout
+        return total[:, -seen.layout.patches :], seen.layout
 
-    def _total(self, scores: list[Tensor]) -> Tensor:
-        total = torch.stack(scores).sum()
-        if total.isfinite():
-            return total
+    def _finite(self, score: Tensor) -> Tensor:
+        if score.isfinite():
+            return score
         raise UnsupportedModelError(
             f"the score that {type(self.model).__name__} would have if it ended after one of its blocks cannot be "
-            "computed: it depends on more than the tokens after the last block, or it overflowed. Explain the ViT "
-            "itself, with what is computed from its output as `target`."
+            "computed: it depends on other blocks than the last too, or it overflowed. Explain the ViT itself, with "
+            "what is computed from its output as `target`."
         )
 
 
-def _gradients(score: Tensor, calls: Sequence[AttentionCall]) -> Iterator[Tensor]:
-    """Yield the gradient at each attention (batch, heads, queries, keys)."""
-    gradients = torch.autograd.grad(
-        score, [call.output for call in calls], allow_unused=True, materialize_grads=True
-    )
-    for call, gradient in zip(calls, gradients, strict=True):
-        yield call.detached().attention_grad(gradient)
+def _gradient(score: Tensor, call: AttentionCall) -> Tensor:
+    """Compute the gradient at an attention (batch, heads, queries, keys)."""
+    (gradient,) = torch.autograd.grad(score, [call.output], allow_unused=True, materialize_grads=True)
+    return call.detached().attention_grad(gradient)
 
 
 def _mean_of_all(state: Tensor) -> Tensor:

@@ -1,18 +1,16 @@
 """Let a model answer from the tokens after each of its last blocks, as if it ended there.
 
 What follows the last block (norm, pooling, classifier, whatever a module around the ViT adds) is the model's own code,
-run once for all of these blocks, side by side in the batch. So nothing about it has to be known.
+run once for each of these blocks, on the same images and arguments. So nothing about it has to be known.
 """
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.unwrap import unwrap
@@ -45,28 +43,27 @@ def enclosing_blocks(model: nn.Module, callers: Sequence[str]) -> list[nn.Module
 
 
 @contextlib.contextmanager
-def answering_for_blocks(
-    blocks: Sequence[nn.Module], used: int, tokens: int, read: Callable[[Tensor], Tensor]
-) -> Iterator[None]:
-    """Let the last block hand on what is read of the tokens after each of the last `used` blocks, one after another.
+def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Iterator[deque[Tensor]]:
+    """Keep the tokens after each of the last `used` blocks, (batch, tokens, channels), as the model runs once.
 
-    Every block gets the tokens after the one before it outside the graph, so that the model's answer for a block goes
-    back through that block alone. Whoever else reads a block's output gets NaN, which shows in the answer.
+    Every block gets the tokens after the one before it outside the graph, so that what is computed from those after a
+    block goes back through that block alone.
 
     Args:
         blocks: all blocks of a model, in order.
         used: how many of them, counted from the last.
         tokens: how many tokens there are.
-        read: takes the tokens after a block (batch, tokens, channels) to what is handed on of them, in that shape.
 
     Raises:
-        UnsupportedModelError: blocks that are not a plain chain.
+        UnsupportedModelError: blocks that are not a plain chain, or not called once each.
     """
     states: deque[Tensor] = deque(maxlen=used)
     handed: list[Tensor] = []
+    ran: list[nn.Module] = []
 
     def enter(block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not args or (handed and args[0] is not handed[0]):
+        # Written to since the block before handed it on, it is another one.
+        if not args or (handed and (args[0] is not handed[0] or handed[0]._version)):
             raise _refusal(block, "is not given just what the block before it hands on")
         state = states[-1] if states else args[0]
         # A block may overwrite what it is given.
@@ -76,44 +73,51 @@ def answering_for_blocks(
         if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[1] != tokens:
             came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise _refusal(block, f"gives {came}, not one tensor (batch, {tokens} tokens, channels)")
+        ran.append(block)
         states.append(output)
-        if block is blocks[-1]:
-            handed[:] = [torch.cat([*map(read, states)])]
-        else:
-            handed[:] = [output.new_full((), torch.nan).expand(used * output.shape[0], *output.shape[1:])]
+        handed[:] = [output.detach().clone()]
         return handed[0]
 
     with contextlib.ExitStack() as stack:
         for block in blocks:
             stack.callback(block.register_forward_pre_hook(enter).remove)
             stack.callback(block.register_forward_hook(leave).remove)
+        yield states
+    for block in blocks:
+        if ran.count(block) != 1:
+            raise _refusal(
+                block, f"is a block that is called {ran.count(block)} times, not once (its parts or `forward` are)"
+            )
+
+
+@contextlib.contextmanager
+def answering_from(blocks: Sequence[nn.Module], state: Tensor) -> Iterator[None]:
+    """Let a model answer from other tokens than those after its last block; no block computes anything.
+
+    Whoever else reads a block's output gets NaN, which shows in the answer.
+
+    Args:
+        blocks: all blocks of the model, in order.
+        state: what the last of them hands on, (batch, tokens, channels).
+    """
+    nan = torch.full_like(state, torch.nan)
+    with contextlib.ExitStack() as stack:
+        for block in blocks:
+            # The model may overwrite what it is handed.
+            stack.enter_context(_handing_on(block, state.clone() if block is blocks[-1] else nan.clone()))
         yield
 
 
-def answers(together: Any, alone: Any, used: int) -> list[Any]:
-    """Take the answer for each block from the model's output for all.
-
-    Args:
-        together: the output under `answering_for_blocks`: a tensor, or tensors in tuples, lists, dicts and the like.
-        alone: the model's plain output.
-        used: as there.
-
-    Returns:
-        `used` outputs like `alone`. What is not computed image by image from what the last block hands on is NaN.
-
-    Example:
-        >>> answers({"logits": torch.tensor([[1.0], [2.0]])}, {"logits": torch.tensor([[1.0]])}, used=2)
-        [{'logits': tensor([[1.]])}, {'logits': tensor([[2.]])}]
-    """
-
-    def take(index: int, whole: Any, plain: Any) -> Any:
-        if not isinstance(whole, Tensor) or torch.equal(whole, plain):
-            return whole
-        if plain.ndim and whole.shape == (used * len(plain), *plain.shape[1:]):
-            return whole.chunk(used)[index]
-        return whole * torch.nan
-
-    return [tree_map(partial(take, index), together, alone) for index in range(used)]
+@contextlib.contextmanager
+def _handing_on(block: nn.Module, state: Tensor) -> Iterator[None]:
+    own = vars(block).get("forward")
+    vars(block)["forward"] = lambda *args, **kwargs: state
+    try:
+        yield
+    finally:
+        del vars(block)["forward"]
+        if own is not None:
+            vars(block)["forward"] = own
 
 
 def _refusal(module: nn.Module, what: str) -> UnsupportedModelError:
