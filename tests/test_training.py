@@ -155,6 +155,26 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
     assert same_run(whole, tmp_path)
 
 
+@pytest.mark.parametrize("step", [1, 4, 5, 8])
+def test_what_was_lost_since_the_last_checkpoint_is_done_again(
+    step: int, whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Learner.learn
+
+    def failing(self: Learner, batches: Iterator[Any]) -> None:
+        learn(self, batches)
+        if self.step == step:
+            raise MemoryError
+
+    settings = tiny_settings(pictures, **everything(teacher))
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "learn", failing)
+        with pytest.raises(MemoryError):
+            train(settings, tmp_path)
+    train(settings, tmp_path, resume=True)
+    assert same_run(whole, tmp_path)
+
+
 @pytest.mark.parametrize("step", [3, 5])  # at the end of an epoch, and in the middle of one
 def test_asked_to_stop_it_finishes_the_step_and_resumes_exactly(
     step: int, whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +208,24 @@ def test_asked_to_stop_while_it_evaluates(
     assert not (tmp_path / "summary.csv").exists()
     train(tiny_settings(pictures, **everything(teacher)), tmp_path, resume=True)
     assert same_run(whole, tmp_path)
+
+
+def test_each_part_of_each_step_draws_numbers_of_its_own(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr("vit_interactions.training.learner.seed_everything", seeds.append)
+    train(tiny_settings(pictures, accumulate=2), tmp_path)
+    assert len(seeds) == len(set(seeds)) == 2 * 6
+
+
+@pytest.mark.parametrize("clip_grad", [None, 0.5])
+def test_a_step_in_parts_is_the_whole_step(clip_grad: float | None, pictures: Path, tmp_path: Path) -> None:
+    for parts in (1, 4):
+        train(tiny_settings(pictures, accumulate=parts, clip_grad=clip_grad), tmp_path / str(parts))
+    whole, parted = weights(tmp_path / "1"), weights(tmp_path / "4")
+    for name, value in whole.items():
+        torch.testing.assert_close(parted[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_another_seed_is_another_run(whole: Path, pictures: Path, teacher: Path, tmp_path: Path) -> None:

@@ -507,7 +507,7 @@ def test_logs_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     before = (tmp_path / "log.csv").read_text()
     assert read_rows(tmp_path / "summary.csv") == [{"epoch": 0.0, "step": 6.0, "eval_top1": None}]
     with (tmp_path / "log.csv").open("a") as file:
-        file.write("8,0.1")  # not finished
+        file.write("6,0.1")  # not finished
     RunLog(tmp_path, 6, 1)
     assert (tmp_path / "log.csv").read_text() == before
     RunLog(tmp_path, 4, 0).step({"step": 6, "loss": 1 / 6})

@@ -33,6 +33,8 @@ REFUSED = {
     "eva02": r"`blocks.0.mlp` \(GluMlp\) multiplies two tensors",
     "rope_mixed": r"`blocks.1.attn` \(AttentionRope\) multiplies by other factors",
     "pe_map": r"`blocks.1.attn` \(AttentionRope\) multiplies by other factors",
+    "winft": r"computes `window_free_attention` from the image",
+    "winft_inf": r"computes `window_free_attention` from the image",
 }
 
 

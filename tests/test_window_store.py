@@ -290,6 +290,10 @@ def test_a_store_of_something_else_is_refused(
         build(dataset, teacher, tmp_path / "new", rank=2, world=2)
     with pytest.raises(ValueError, match="`dataset` must hold pictures, but is empty"):
         build(FakeData(size=0), teacher, tmp_path / "new")
+    with pytest.raises(ValueError, match="`dataset` must come without a transform of its own"):
+        build(FakeData(size=2, transform=lambda image: image), teacher, tmp_path / "new")
+    with pytest.raises(ValueError, match="`batch_size` must be >= 1, but got 0"):
+        build(dataset, teacher, tmp_path / "new", batch_size=0)
     assert not (tmp_path / "new").exists()
 
 

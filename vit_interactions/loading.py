@@ -24,6 +24,7 @@ FAMILIES = (
     "vision_transformer_relpos",
     "naflexvit",
     "vision_transformer_hybrid",
+    "winft",
 )
 
 # Models of these modules with two attention maps a layer.

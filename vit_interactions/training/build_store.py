@@ -84,11 +84,13 @@ def build_window_store(
 
     Raises:
         ValueError: a folder that is something else, a store that is there already or of something else, a grid larger
-            than 255 patches a side, `rank` outside [0, `world`).
+            than 255 patches a side, a dataset without pictures or with a transform, `rank` outside [0, `world`).
         UnsupportedModelError: a teacher without attention from every patch to every patch.
     """
     if not 0 <= check_index("rank", rank) < check_index("world", world):
         raise ValueError(f"`rank` must lie in [0, {world - 1}], for `world` {world}, but got {rank}.")
+    if check_index("batch_size", batch_size) < 1:
+        raise ValueError(f"`batch_size` must be >= 1, but got {batch_size}.")
     names = picture_names(dataset)
     view = whole_view(teacher)
     manifest = make_manifest(names, teacher, view)

@@ -14,7 +14,7 @@ def picture_names(dataset: Any) -> list[str]:
         dataset: of timm or torchvision, indexed by picture.
 
     Raises:
-        ValueError: a stream, whose pictures have no numbers.
+        ValueError: a stream, whose pictures have no numbers, or a dataset with a transform of its own.
 
     Example:
         >>> from torchvision.datasets import FakeData
@@ -24,6 +24,10 @@ def picture_names(dataset: Any) -> list[str]:
     if isinstance(dataset, IterableDataset):
         raise ValueError(
             f"`dataset` must be indexed by picture, but {type(dataset).__name__} is a stream: use a teacher online."
+        )
+    if getattr(dataset, "transform", None) is not None:
+        raise ValueError(
+            "`dataset` must come without a transform of its own, under which windows could not be followed."
         )
     if hasattr(dataset, "filenames"):
         return [str(name) for name in dataset.filenames()]

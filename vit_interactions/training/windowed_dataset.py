@@ -78,10 +78,6 @@ class WindowedDataset(Dataset[Windowed]):
             ValueError: a store of other pictures, a dataset with a transform, or one that is a stream.
         """
         store.check_names(picture_names(dataset))
-        if getattr(dataset, "transform", None) is not None:
-            raise ValueError(
-                "`dataset` must come without a transform, whose crops could not be followed: give it as `transform`."
-            )
         self.dataset, self.store = dataset, store
         self.transform = transform
 

@@ -17,6 +17,8 @@ from vit_interactions.training.window_store import read_manifest
 
 console = Console(stderr=True, highlight=False)
 
+SHOWN = 20  # pictures that could not be read
+
 
 def windows_command(
     data: Annotated[Path, typer.Option(metavar="DIR", help="The pictures, as of `vit-interactions train`.")],
@@ -58,8 +60,10 @@ def windows_command(
             pictures, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world
         ):
             progress.update(task, completed=report.done, total=report.total)
-    for reason in report.failed.values():
+    for reason in list(report.failed.values())[:SHOWN]:
         console.print(f"left out: {reason}", markup=False, soft_wrap=True, style="red")
+    if len(report.failed) > SHOWN:
+        console.print(f"left out: {len(report.failed) - SHOWN} more that cannot be read", style="red")
     size = read_manifest(out).record_bytes
     console.print(f"windows of {report.done} pictures, {size} bytes each, in {out}", markup=False, soft_wrap=True)
 

@@ -1,0 +1,87 @@
+"""Ways to compute softmax((Q Kᵀ · scale) ∗ W) V, timed in turn, as ratios of plain fused attention.
+
+python tests/benchmarks/window_free_forms.py
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit_interactions.functional.window_free import token_window, window_free_logits, window_free_mask
+
+ROUNDS = 9
+SHAPES = {"ViT-B/16 at 224, batch 4": (4, 12, 197, 64), "ViT-B/16 at 384, batch 1": (1, 12, 577, 64)}
+
+
+def scores_of(query: Tensor, key: Tensor) -> Tensor:
+    return (query * query.shape[-1] ** -0.5) @ key.mT
+
+
+def product(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    return (scores_of(query, key) * window).softmax(-1) @ value
+
+
+def filled(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    return scores_of(query, key).masked_fill(~window, 0.0).softmax(-1) @ value
+
+
+def biased(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    """Fused attention with a bias that takes away the scores outside."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=-scores_of(query, key) * ~window)
+
+
+def doubled(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    """Fused attention to each key inside the window, and to 0 in place of each key outside."""
+    keys, values = F.pad(key, (0, 0, 0, key.shape[-2])), torch.cat((value, value), -2)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=torch.cat((window, ~window), -1))
+
+
+def left_out(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    """The other reading, -inf outside."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=window)
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def find_windows(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    logits = window_free_logits(query[:, :, 1:], key[:, :, 1:])
+    return logits + token_window(window_free_mask(logits), 0).squeeze(1)
+
+
+FORMS = (plain, left_out, product, filled, biased, doubled, find_windows)
+
+
+def seconds(form: Callable[..., Tensor], parts: list[Tensor], backward: bool) -> float:
+    start = time.perf_counter()
+    with torch.set_grad_enabled(backward):
+        output = form(*parts)
+        if backward:
+            output.sum().backward()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name, shape in SHAPES.items():
+        query, key, value = (torch.randn(shape, requires_grad=True) for _ in range(3))
+        parts = [query, key, value, torch.rand(shape[0], 1, shape[2], shape[2]) > 0.55]
+        for form in (filled, biased, doubled):
+            torch.testing.assert_close(form(*parts), product(*parts))
+        for backward in (False, True):
+            times = {form: [] for form in FORMS}
+            for _ in range(ROUNDS):
+                for form in FORMS:
+                    times[form].append(seconds(form, parts, backward))
+            medians = {form: statistics.median(found) for form, found in times.items()}
+            print(f"{name}, {'forward and backward' if backward else 'forward'}:", end=" ")
+            print(", ".join(f"{form.__name__} {medians[form] / medians[plain]:.2f}" for form in FORMS))
+
+
+if __name__ == "__main__":
+    main()
