@@ -377,6 +377,7 @@ def test_autocast_leaves_the_windows_in_float32() -> None:
 # What explains it
 
 
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
 @every_fill
 def test_the_explainers_take_it_or_say_why_not(fill: str) -> None:
     model = small(window_fill=fill)
