@@ -606,7 +606,7 @@ def test_loggers_get_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"epoch/epoch": 0, "epoch/eval_top1": None}, 8),
         "closed",
         "finished",
-        ("project", "abc", "must", {"lr": 0.1}),
+        ("project", "abc", "allow", {"lr": 0.1}),
     ]
 
 
