@@ -38,6 +38,12 @@ def input_config(model: nn.Module, settings: Settings) -> dict[str, Any]:
     return config
 
 
+def shape_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of a model that decide what it computes, those that are given."""
+    options = {"img_size": settings.img_size, "window_fill": settings.window_fill}
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def make_student(
     settings: TrainingSettings, classes: int, process: Process, *, weights: bool = True
 ) -> tuple[nn.Module, list[str]]:
@@ -57,9 +63,8 @@ def make_student(
         classes,
         pretrained=settings.pretrained and weights,
         checkpoint=settings.initial_checkpoint if weights else None,
-        img_size=settings.img_size,
         drop_path_rate=settings.drop_path or None,
-        window_fill=settings.window_fill,
+        **shape_options(settings),
     )
     _check_use_of_teacher(student, settings, settings.window_targets)
     return student.to(process.device), notes
@@ -67,8 +72,7 @@ def make_student(
 
 def make_trained(settings: EvaluationSettings, process: Process) -> nn.Module:
     """Create the model to evaluate, on the process's device, with its teacher where it needs one."""
-    options = {"img_size": settings.img_size, "window_fill": settings.window_fill}
-    model = create_trained(settings.model, settings.checkpoint, **options)
+    model = create_trained(settings.model, settings.checkpoint, **shape_options(settings))
     _check_use_of_teacher(model, settings)
     if isinstance(model, AdaptiveWindowViT):
         model.set_teacher(make_teacher(settings, input_config(model, settings), process))

@@ -10,9 +10,27 @@ from torch import nn
 
 from vit_interactions.training.checkpoint import write_whole
 
+# What timm's configuration of a model says of where its weights came from.
+ORIGIN = (
+    "architecture",
+    "tag",
+    "url",
+    "file",
+    "state_dict",
+    "hf_hub_id",
+    "hf_hub_filename",
+    "source",
+    "custom_load",
+)
+
 
 def export_model(
-    model: nn.Module, folder: Path, config: Mapping[str, Any] | None = None, class_names: Sequence[str] = ()
+    model: nn.Module,
+    folder: Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Write config.json and model.safetensors, each whole or not at all.
 
@@ -20,6 +38,7 @@ def export_model(
         model: of timm.
         folder: made if missing; what was exported to it before is replaced.
         config: how it wants its images, by timm's `resolve_data_config`; None: as the model says.
+        arguments: further ones that it was created with.
         class_names: of the classes in order, for the configuration.
 
     Example:
@@ -33,9 +52,17 @@ def export_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial:
-        names = {"label_names": list(class_names)} if class_names else None
-        given = None if config is None else dict(config)
-        save_for_hf(model, partial, model_config=names, safe_serialization=True, data_config=given)
+        known: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        description: dict[str, Any] = {
+            "pretrained_cfg": {
+                **{name: value for name, value in known.items() if value is not None and name not in ORIGIN},
+                **(config or {}),
+            }
+        }
+        if class_names:
+            description["label_names"] = list(class_names)
+        arguments = dict(arguments or {})
+        save_for_hf(model, partial, model_config=description, model_args=arguments, safe_serialization=True)
         for file in Path(partial).iterdir():
             content = file.read_bytes()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]

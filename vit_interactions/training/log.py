@@ -117,7 +117,7 @@ class WeightsAndBiases:
             dir=str(folder),
             config=dict(settings),
             id=known,
-            resume="must" if known else None,
+            resume="allow" if known else None,
         )
         remembered.write_text(str(self._run.id), encoding="utf-8")
 

@@ -15,6 +15,7 @@ from vit_interactions.training.assembly import (
     make_student,
     make_teacher,
     make_training_loader,
+    shape_options,
 )
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
 from vit_interactions.training.evaluation import Evaluation, evaluate
@@ -235,12 +236,22 @@ class Run:
                 "lr": learner.lr,
             }
         )
-        export_model(learner.model, self._out / "last", self._config, self._class_names)
+        self._export("last")
         if evaluation is not None:
             self._report.note(f"epoch {epoch}: {describe(evaluation)}")
             if evaluation.top1 > self._best:
                 self._best = evaluation.top1
-                export_model(learner.model, self._out / "best", self._config, self._class_names)
+                self._export("best")
+
+    def _export(self, name: str) -> None:
+        options = shape_options(self._settings)
+        export_model(
+            self.learner.model,
+            self._out / name,
+            config=self._config,
+            arguments=options,
+            class_names=self._class_names,
+        )
 
     def _save(self) -> None:
         state = self.learner.state()  # in all processes: it gathers their numbers
