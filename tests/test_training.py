@@ -210,6 +210,22 @@ def test_asked_to_stop_while_it_evaluates(
     assert same_run(whole, tmp_path)
 
 
+def test_other_pictures_are_not_the_run_that_was_stopped(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, 1)
+        train(tiny_settings(pictures), tmp_path / "run")
+    other = make_pictures(tmp_path / "other")
+    for number in range(CLASSES):
+        for picture in range(3):
+            (other / "train" / f"class{number}" / f"{picture}.png").unlink()
+    with pytest.raises(
+        ValueError, match="`data` must be the pictures of the run's start, 3 steps an epoch, but gives 2"
+    ):
+        train(tiny_settings(other), tmp_path / "run", resume=True)
+
+
 def test_each_part_of_each_step_draws_numbers_of_its_own(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,11 @@ class Run:
     def _begin(self, state: dict[str, Any] | None) -> None:
         self._evaluated, self._best = 0, -1.0
         if state is not None:
+            if state["epoch_steps"] != self._train_batches.steps:
+                raise ValueError(
+                    f"`data` must be the pictures of the run's start, {state['epoch_steps']} steps an epoch, but gives "
+                    f"{self._train_batches.steps}."
+                )
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
             self._report.note(f"resumed at step {self.learner.step} of {self.total}")
@@ -186,7 +191,7 @@ class Run:
             if learner.step % settings.log_every == 0 or learner.step == self.total:
                 self._log_steps(epoch, *since)
                 since = time.perf_counter(), learner.step
-            if self._asked.agreed(self._process.device):
+            if self._asked_to_stop():
                 return False
             if learner.step % settings.checkpoint_every == 0:
                 self._save()
@@ -210,7 +215,9 @@ class Run:
         epoch = (learner.step - 1) // self._train_batches.steps
         due = (epoch + 1) % self._settings.eval_every == 0 or learner.step == self.total
         if due and self._eval_batches is not None:
-            batches = until(self._eval_batches, lambda: bool(self._asked.agreed(self._process.device)))
+            # Processes can agree only where each has the same number of batches.
+            alike = self._process.world == 1 or self._eval_limit is not None
+            batches = until(self._eval_batches, self._asked_to_stop) if alike else iter(self._eval_batches)
             model = learner.model.eval()
             try:
                 self._evaluation = evaluate(model, batches, limit=self._eval_limit, autocast=learner.autocast)
@@ -219,6 +226,9 @@ class Run:
         self._write_epoch(epoch, self._evaluation if due else None)
         self._evaluated = learner.step
         return True
+
+    def _asked_to_stop(self) -> bool:
+        return bool(self._asked.agreed(self._process.device))
 
     def _write_epoch(self, epoch: int, evaluation: Evaluation | None) -> None:
         """Write the numbers of an epoch and the model."""
@@ -259,6 +269,7 @@ class Run:
             own = {
                 "evaluated": self._evaluated,
                 "best": self._best,
+                "epoch_steps": self._train_batches.steps,
                 "arch": self._settings.model,
                 "settings": self._settings.as_json(),
             }
