@@ -1,5 +1,6 @@
 """Vision Transformers whose patches attend within windows, as timm models; importing registers them."""
 
+from vit_interactions.models import mini as mini
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT as AdaptiveWindowViT
 from vit_interactions.models.record_windows import WindowRecord as WindowRecord
 from vit_interactions.models.record_windows import record_windows as record_windows
