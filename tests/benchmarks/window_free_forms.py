@@ -1,8 +1,11 @@
 """Ways to compute softmax((Q Kᵀ · scale) ∗ W) V, timed in turn, as ratios of plain fused attention.
 
-python tests/benchmarks/window_free_forms.py
+    python tests/benchmarks/window_free_forms.py [--device cuda]
+
+`flex` is torch's compiled `flex_attention` with a score that looks its window up; it has no backward on the CPU.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from vit_interactions.functional.window_free import token_window, window_free_logits, window_free_mask
 
@@ -40,6 +44,19 @@ def doubled(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=torch.cat((window, ~window), -1))
 
 
+compiled = torch.compile(flex_attention, dynamic=False)
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    inside = window[:, 0]
+
+    def score(found: Tensor, batch: Tensor, head: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return torch.where(inside[batch, row, col], found, 0.0)
+
+    result: Tensor = compiled(query, key, value, score_mod=score)  # type: ignore
+    return result
+
+
 def left_out(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
     """The other reading, -inf outside."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=window)
@@ -54,7 +71,7 @@ def find_windows(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> T
     return logits + token_window(window_free_mask(logits), 0).squeeze(1)
 
 
-FORMS = (plain, left_out, product, filled, biased, doubled, find_windows)
+FORMS = (plain, left_out, product, filled, biased, doubled, flex, find_windows)
 
 
 def seconds(form: Callable[..., Tensor], parts: list[Tensor], backward: bool) -> float:
@@ -63,24 +80,34 @@ def seconds(form: Callable[..., Tensor], parts: list[Tensor], backward: bool) ->
         output = form(*parts)
         if backward:
             output.sum().backward()
+    if output.is_cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    device = parser.parse_args().device
     torch.set_num_threads(1)
     for name, shape in SHAPES.items():
-        query, key, value = (torch.randn(shape, requires_grad=True) for _ in range(3))
-        parts = [query, key, value, torch.rand(shape[0], 1, shape[2], shape[2]) > 0.55]
-        for form in (filled, biased, doubled):
-            torch.testing.assert_close(form(*parts), product(*parts))
+        query, key, value = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
+        window = torch.rand(shape[0], 1, shape[2], shape[2], device=device) > 0.55
+        parts = [query, key, value, window]
+        with torch.no_grad():
+            for form in (filled, biased, doubled, flex):
+                torch.testing.assert_close(form(*parts), product(*parts), atol=1e-3, rtol=1e-3)
         for backward in (False, True):
-            times = {form: [] for form in FORMS}
-            for _ in range(ROUNDS):
-                for form in FORMS:
-                    times[form].append(seconds(form, parts, backward))
+            forms = [form for form in FORMS if not (form is flex and backward and device == "cpu")]
+            times = {form: [] for form in forms}
+            for counted in range(-1, ROUNDS):
+                for form in forms:
+                    took = seconds(form, parts, backward)
+                    if counted >= 0:
+                        times[form].append(took)
             medians = {form: statistics.median(found) for form, found in times.items()}
             print(f"{name}, {'forward and backward' if backward else 'forward'}:", end=" ")
-            print(", ".join(f"{form.__name__} {medians[form] / medians[plain]:.2f}" for form in FORMS))
+            print(", ".join(f"{form.__name__} {medians[form] / medians[plain]:.2f}" for form in forms))
 
 
 if __name__ == "__main__":
