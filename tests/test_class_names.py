@@ -88,3 +88,10 @@ def test_a_saved_model_keeps_its_names_on_the_command_line(photograph: Path, tmp
     assert run("explain", photograph, *options) == 0
     prediction = json.loads((out / "noise" / "manifest.json").read_text())["prediction"]
     assert (prediction["index"], prediction["name"]) == (0, "tabby, tabby cat")
+
+
+def test_names_of_the_models_own_configuration() -> None:
+    mini = timm.create_model("vit_mini_patch8_112")
+    assert [class_name(mini, index, named=True) for index in (0, 9)] == ["tench", "parachute"]
+    assert class_name(mini, 0, named=False) is None
+    assert class_name(timm.create_model("vit_mini_patch8_112", num_classes=7), 0, named=True) is None

@@ -295,8 +295,8 @@ def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:
     Args:
         model: a model of transformers whose configuration names its classes, or any other.
         index: of the class.
-        named: whether the classes of any other model are those of timm's own weights: ImageNet's 1,000, or subsets
-            that timm knows. How many classes there are does not tell what they are.
+        named: whether the classes of any other model are those of its own weights: the labels of its configuration,
+            ImageNet's 1,000, or subsets that timm knows. How many classes there are does not tell what they are.
 
     Example:
         >>> import timm
@@ -306,9 +306,19 @@ def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:
     labels = getattr(getattr(model, "config", None), "id2label", None) or {}
     if labels.get(index, f"LABEL_{index}") != f"LABEL_{index}":
         return str(labels[index])
-    subset = infer_imagenet_subset(model) if named else None
-    names = list(ImageNetInfo(subset).label_descriptions()) if subset else []
+    names = _class_names(model) if named else []
     return names[index] if 0 <= index < len(names) else None
+
+
+def _class_names(model: nn.Module) -> list[str]:
+    """List what a model of timm with its own weights calls its classes; empty where that is not known."""
+    known: Any = getattr(model, "pretrained_cfg", None) or {}
+    labels = known.get("label_names") or ()
+    if labels and len(labels) == getattr(model, "num_classes", None):
+        words = known.get("label_descriptions") or {}
+        return [words.get(label, label) for label in labels]
+    subset = infer_imagenet_subset(model)
+    return list(ImageNetInfo(subset).label_descriptions()) if subset else []
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ FAMILIES = (
     "naflexvit",
     "vision_transformer_hybrid",
     "winft",
+    "mini",
 )
 
 # Models of these modules with two attention maps a layer.

@@ -144,7 +144,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--warmup-steps", type=int, default=10)
-    parser.add_argument("--alpha-low", type=float, default=0.10, help="where windows hold about 23 %% of all pairs")
+    parser.add_argument(
+        "--alpha-low", type=float, default=0.10, help="where windows hold about 23 %% of all pairs"
+    )
     parser.add_argument("--amp", default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)

@@ -14,10 +14,29 @@ from vit_interactions.models.winft import WindowFreeTransformer
 
 WEIGHTS = Path(__file__).parent / "weights"
 
+# Imagenette's folders, in the order of the classes.
+CLASSES = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+
 
 def _mini_cfg(name: str) -> dict[str, Any]:
     cfg: dict[str, Any] = _cfg(
-        file=str(WEIGHTS / f"{name}.safetensors"), input_size=(3, 112, 112), num_classes=10, crop_pct=0.95
+        file=str(WEIGHTS / f"{name}.safetensors"),
+        input_size=(3, 112, 112),
+        crop_pct=0.95,
+        num_classes=10,
+        label_names=tuple(CLASSES),
+        label_descriptions=CLASSES,
     )
     return cfg
 
