@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
+from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
@@ -40,9 +41,11 @@ app.command("windows")(windows_command)
 errors = Console(stderr=True, highlight=False)
 
 Photos = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(
-        metavar="PHOTO...", help="Pictures, or folders with pictures directly in them.", show_default=False
+        metavar="PHOTO...",
+        help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
+        show_default=False,
     ),
 ]
 Model = Annotated[
@@ -50,7 +53,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16.",
+        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16. The default "
+        "is small, knows Imagenette's ten classes, and comes with the package.",
     ),
 ]
 Checkpoint = Annotated[
@@ -72,8 +76,9 @@ def root() -> None:
 
 @app.command()
 def explain(
-    photos: Photos,
-    model: Model,
+    *,
+    photos: Photos = None,
+    model: Model = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a folder in it.")],
     checkpoint: Checkpoint = None,
     method: Annotated[
@@ -118,7 +123,7 @@ def explain(
     check_fraction("--beta", beta)
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` must be a folder, but {out} is a file.")
-    photographs = find_photographs(photos)
+    photographs = find_photographs(photos or bundled_photographs())
     vit = load_model(model, checkpoint, check_device("--device", device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
@@ -154,8 +159,9 @@ def explain(
 
 @app.command()
 def curve(
-    photos: Photos,
-    model: Model,
+    *,
+    photos: Photos = None,
+    model: Model = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The figure to write, a PNG, PDF or SVG file.")],
     checkpoint: Checkpoint = None,
     alpha: Annotated[
@@ -173,7 +179,7 @@ def curve(
     for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
-    photographs = find_photographs(photos)
+    photographs = find_photographs(photos or bundled_photographs())
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
