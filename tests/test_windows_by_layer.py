@@ -4,9 +4,11 @@ import matplotlib
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 import vit_interactions as vi
 from vit_interactions import figures
+from vit_interactions.explanation import Settings, explain_photograph
 from vit_interactions.figures.overlay import COLORS
 
 from .families import tiny
@@ -65,6 +67,19 @@ def test_it_takes_what_a_record_gives() -> None:
     figure = figures.windows_figure(photograph((480, 320)), torch.stack(record.masks)[:, 1], layout, (2, 4))
     operations = [axes.get_title().split()[-2] for axes in figure.axes if "Block" in axes.get_title()]
     assert sum(map(int, operations)) / 2 == record.operations[1]
+
+
+def test_explain_draws_the_windows_of_a_model_that_finds_its_own() -> None:
+    model = tiny("winft_tiny_patch16_224", img_size=(48, 80))
+    picture = figures.prepare(Image.effect_noise((320, 192), 80).convert("RGB"), model)
+    settings = Settings("winft", methods=("interaction_uncertainty",), patches=((2, 4),))
+    found = explain_photograph(model, picture, settings)
+    assert "own_windows" in found.figures
+    with torch.no_grad(), vi.record_windows(model) as record:
+        model(picture.input[None])
+    assert (found.arrays["own_windows"] == torch.stack(record.masks)[:, 0].numpy()).all()
+    shares = found.facts["own_window_share_by_layer"]
+    assert sum(shares) / len(shares) == pytest.approx(float(record.operations[0]) / 15**2)
 
 
 def test_what_does_not_fit_is_refused() -> None:

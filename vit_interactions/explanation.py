@@ -30,17 +30,20 @@ from vit_interactions.explain.interaction_uncertainty import (
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.figures import (
     Photograph,
+    choose_patches,
     field_figure,
     frames_figure,
     indiscriminative_figure,
     interaction_figure,
     map_figure,
     save_animation,
+    windows_figure,
 )
 from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.functional.windows import window_operations
 from vit_interactions.methods import find_method
+from vit_interactions.models import WindowFreeAttention, record_windows
 
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
 ZERO_NOTE = ". Zero everywhere: the method found nothing"
@@ -170,6 +173,8 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             figures = _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
             explanation.facts.update(shares)
             explanation.include(Explanation(field_arrays(uncertainty, fields), figures))
+            if any(isinstance(module, WindowFreeAttention) for module in model.modules()):
+                explanation.include(_own_windows(task, uncertainty, explanation.facts))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # the figures say it
         for name in settings.methods:
@@ -249,6 +254,18 @@ def _interaction_figures(
         "dropped_patches": indiscriminative_figure(photograph, uncertainty, layout, chosen=settings.beta),
         "responsive_fields": field_figure(photograph, fields, layout, title=title),
     }
+
+
+def _own_windows(task: _Task, uncertainty: Tensor, facts: dict[str, Any]) -> Explanation:
+    """Show the windows that the model found itself, for the first chosen patch; their sizes go to the facts."""
+    with torch.no_grad(), record_windows(task.model) as record:
+        task.model(task.inputs)
+    masks = torch.stack(record.masks)[:, 0]
+    facts["own_window_share_by_layer"] = masks.float().mean((1, 2)).tolist()
+    patch = next(iter(task.settings.patches or choose_patches(uncertainty[0], task.layout)))
+    title = f"The windows of patch {patch} that the model finds itself"
+    figure = windows_figure(task.photograph, masks, task.layout, patch, title=title)
+    return Explanation({"own_windows": masks.cpu().numpy()}, {"own_windows": figure})
 
 
 def pair_shares(fields: ResponsiveField) -> dict[str, float]:
