@@ -1,0 +1,63 @@
+"""Photographs whose object's place is known without boxes: mosaics of four pictures of four classes.
+
+    python tests/benchmarks/mosaics.py ../shared/data/imagenette160/val mosaics
+    vit-interactions compare mosaics --boxes mosaics/boxes.csv --out comparison
+
+The grid pointing game of Böhle et al., CVPR 2021, 2104.00032: a map of a class should lie in the quarter that shows it; by
+chance a quarter of it does. Only pictures that the model classifies rightly by themselves are taken.
+"""
+
+import argparse
+import csv
+import random
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from vit_interactions.bundled import DEFAULT_MODEL
+from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.loading import load_model
+
+SIDE = 160
+
+
+def main() -> None:
+    """Write the mosaics and their boxes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", type=Path, help="a folder a class, in the order of the model's classes")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    options = parser.parse_args()
+    model = load_model(options.model)
+    numbers = random.Random(0)
+    folders = sorted(path for path in options.pictures.iterdir() if path.is_dir())
+    waiting = [numbers.sample(sorted(folder.iterdir()), k=len(list(folder.iterdir()))) for folder in folders]
+
+    def next_of(kind: int) -> Image.Image:
+        while True:
+            image = load_photograph(waiting[kind].pop())
+            with torch.no_grad():
+                if int(model(prepare(image, model).input[None]).argmax()) == kind:
+                    return image
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "boxes.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "index", "left", "top", "right", "bottom"])
+        for number in range(options.count):
+            kinds = numbers.sample(range(len(folders)), k=4)
+            mosaic = Image.new("RGB", (2 * SIDE, 2 * SIDE))
+            for place, kind in enumerate(kinds):
+                corner = SIDE * (place % 2), SIDE * (place // 2)
+                mosaic.paste(next_of(kind).resize((SIDE, SIDE), Image.Resampling.BICUBIC), corner)
+            place = number % 4
+            left, top = SIDE * (place % 2), SIDE * (place // 2)
+            name = f"{number:04d}.png"
+            mosaic.save(options.out / name)
+            rows.writerow([name, kinds[place], left, top, left + SIDE, top + SIDE])
+
+
+if __name__ == "__main__":
+    main()
