@@ -3,8 +3,8 @@
     python tests/benchmarks/mosaics.py ../shared/data/imagenette160/val mosaics
     vit-interactions compare mosaics --boxes mosaics/boxes.csv --out comparison
 
-The grid pointing game of Böhle et al., CVPR 2021, 2104.00032: a map of a class should lie in the quarter that shows it; by
-chance a quarter of it does. Only pictures that the model classifies rightly by themselves are taken.
+The grid pointing game of Böhle et al., CVPR 2021, 2104.00032: a map of a class should lie in the quarter that shows it;
+by chance a quarter of it does. Only pictures that the model classifies rightly by themselves are taken.
 """
 
 import argparse
