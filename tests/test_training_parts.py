@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import random
+import shutil
 import signal
 import sys
 import types
@@ -318,6 +319,18 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ValueError, match=r"`dataset` must be empty or start with one of torch, .* but got 'folder/x'"
     ):
         open_sources(flat, kind="folder/x")
+
+
+@pytest.mark.parametrize("kind", ["", "torch/image_folder"])
+def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data")
+    for split in ("test", "trian"):
+        with pytest.raises(ValueError, match=rf"has no part '{split}'.* holds train.class0.0.png"):
+            open_part(data, split, kind=kind)
+    assert len(open_part(data / "val", "validation", kind=kind)) == CLASSES * VAL
+    shutil.rmtree(data / "val")
+    with pytest.raises(ValueError, match=r"has no part 'validation'.* holds train.class0.0.png"):
+        open_sources(data, kind=kind)
 
 
 def test_a_source_of_torchvision(tmp_path: Path) -> None:
