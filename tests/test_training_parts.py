@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import random
+import shutil
 import signal
 import sys
 import types
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 import vit_interactions as vi
 from vit_interactions.cli import main
 from vit_interactions.figures.training import training_figure
-from vit_interactions.training.assembly import Renormalized, make_teacher
+from vit_interactions.training.assembly import Renormalized, input_config, make_teacher
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
 from vit_interactions.training.evaluation import evaluate
 from vit_interactions.training.export import export_model
@@ -320,6 +321,18 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         open_sources(flat, kind="folder/x")
 
 
+@pytest.mark.parametrize("kind", ["", "torch/image_folder"])
+def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data")
+    for split in ("test", "trian"):
+        with pytest.raises(ValueError, match=rf"has no part '{split}'.* holds train.class0.0.png"):
+            open_part(data, split, kind=kind)
+    assert len(open_part(data / "val", "validation", kind=kind)) == CLASSES * VAL
+    shutil.rmtree(data / "val")
+    with pytest.raises(ValueError, match=r"has no part 'validation'.* holds train.class0.0.png"):
+        open_sources(data, kind=kind)
+
+
 def test_a_source_of_torchvision(tmp_path: Path) -> None:
     data = make_pictures(tmp_path / "data")
     sources = open_sources(data, kind="torch/image_folder", training="train", evaluation="val")
@@ -363,7 +376,7 @@ def test_a_teacher_of_another_normalisation_sees_what_it_was_trained_on(
     settings = tiny_settings(
         pictures, teacher="test_vit", teacher_checkpoint=teacher_weights, window_targets="online", alpha=0.05
     )
-    student = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    student = {"input_size": (3, SIZE, SIZE), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     own = timm.create_model("test_vit", num_classes=5, img_size=SIZE)
     own.load_state_dict(load_file(teacher_weights))
     wanted = {name: torch.tensor(own.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std")}
@@ -376,6 +389,22 @@ def test_a_teacher_of_another_normalisation_sees_what_it_was_trained_on(
     expected = vi.ResponsiveFieldSize(own.eval(), 0.05, 0.2).field((pixels - wanted["mean"]) / wanted["std"])
     assert torch.equal(found.mask, expected.mask)
     assert not torch.equal(found.mask, teacher((pixels - wanted["mean"]) / wanted["std"]).mask)
+
+
+def test_a_teacher_is_built_for_the_students_images(pictures: Path, tmp_path: Path) -> None:
+    weights = timm.create_model("vit_tiny_patch16_224", depth=12, num_classes=3).state_dict()
+    save_file(weights, tmp_path / "vit.safetensors")
+    settings = tiny_settings(
+        pictures,
+        img_size=None,
+        window_targets="online",
+        teacher="vit_tiny_patch16_224",
+        teacher_checkpoint=tmp_path / "vit.safetensors",
+    )
+    config = input_config(timm.create_model("test_winft"), settings)
+    teacher = make_teacher(settings, config, CPU)
+    assert teacher is not None
+    assert teacher(torch.zeros(1, 3, 160, 160)).grid == (10, 10)
 
 
 # Evaluation.

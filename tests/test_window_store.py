@@ -152,6 +152,22 @@ def test_a_broken_picture_is_reported_and_has_no_windows(
         store.lookup([1, BROKEN])
 
 
+def test_names_that_are_no_text_are_names(folder: Path, teacher: WindowTeacher, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    first = min((tmp_path / "data" / "train").rglob("*.*"))
+    odd = os.fsencode(first.parent) + b"/caf\xe9" + os.fsencode(first.suffix)
+    try:
+        os.rename(first, odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    dataset = create_dataset("", root=str(tmp_path / "data"), split="train")
+    assert build(dataset, teacher, tmp_path / "store").failed.keys() == {BROKEN}
+    store = WindowStore(tmp_path / "store")
+    names = picture_names(dataset)
+    store.check_names(names)
+    assert store.names == names
+
+
 def test_neither_workers_nor_processes_nor_batches_left_over_change_a_byte(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:

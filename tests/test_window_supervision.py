@@ -188,20 +188,24 @@ def test_checkpoints_of_timm_hold_the_student_only(tmp_path: Path) -> None:
         assert torch.equal(other.get_trainable_module().state_dict()[name], value)
 
 
-def test_it_is_made_as_timms_train_script_makes_its_tasks() -> None:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])  # of train.py's --model-dtype
+def test_it_is_made_as_timms_train_script_makes_its_tasks(dtype: torch.dtype | None) -> None:
     # train.py calls `ClassificationTask` with these arguments; see docs/guides/train.md.
     make: Callable[..., ClassificationTask] = functools.partial(
         WindowSupervisionTask, teacher=WindowTeacher(vit())
     )
     task = make(
-        model=winft(),
+        model=winft().to(dtype=dtype),
         criterion=nn.CrossEntropyLoss(),
         device=torch.device("cpu"),
-        dtype=None,
+        dtype=dtype,
         verbose=False,
     )
     assert isinstance(task, ClassificationTask)
-    assert {"loss", "output"} <= task(*batch()).keys()
+    images, classes = batch()
+    result = task(images.to(dtype=dtype), classes)
+    assert result["output"].dtype == (dtype or torch.float32)
+    assert result["loss"].isfinite()
     assert not [name for name, p in task.get_trainable_module().named_parameters() if not p.requires_grad]
 
 

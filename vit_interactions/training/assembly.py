@@ -123,7 +123,8 @@ def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process
     """Create the teacher, which gets the student's images, of `config`; None where there is none."""
     if settings.teacher is None:
         return None
-    model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=settings.img_size)
+    size = tuple(config["input_size"][-2:])
+    model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
     wanted = input_config(model, settings)
     if any(tuple(config[name]) != tuple(wanted[name]) for name in ("mean", "std")):
         model = Renormalized(model, config, wanted)

@@ -29,6 +29,7 @@ from vit_interactions.training.window_store import (
     Manifest,
     Records,
     digest,
+    join_names,
     pack,
     read_manifest,
     shard_name,
@@ -170,7 +171,7 @@ def open_folder(
     if not (out / MANIFEST).exists():
         if others:
             raise ValueError(f"`out` must be a new folder or a window store, but {out} holds {others[0]}.")
-        write_whole(out / NAMES, gzip.compress("\n".join(names).encode(), mtime=0), rank)
+        write_whole(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
         write_whole(out / MANIFEST, manifest.as_json().encode(), rank)
     found = read_manifest(out)
     if found != manifest:

@@ -6,6 +6,8 @@ from typing import Any
 
 from timm.data import create_dataset
 
+from vit_interactions.training.pictures import picture_names
+
 # What may stand before the / of a source's name; other names are folders of pictures to timm.
 KINDS = ("torch", "tfds", "hfds", "hfids", "wds")
 
@@ -81,10 +83,12 @@ def open_part(data: Path, split: str, *, kind: str = "", is_training: bool = Fal
     if not kind and not data.is_dir():
         raise NotADirectoryError(f"`data` must be a folder of pictures, but there is none at {data}.")
     try:
-        return create_dataset(kind, root=str(data), split=split, is_training=is_training, **keys)
+        dataset = create_dataset(kind, root=str(data), split=split, is_training=is_training, **keys)
     # Each kind of source has errors of its own; what they mean to the user is one thing.
     except (AssertionError, RuntimeError, ValueError, KeyError, NameError) as error:
         raise ValueError(f"`data` {data} has no part {split!r} that can be read: {error}") from error
+    _check_part(data, split, dataset)
+    return dataset
 
 
 def class_index(dataset: Any) -> dict[str, int] | None:
@@ -94,6 +98,17 @@ def class_index(dataset: Any) -> dict[str, int] | None:
         if isinstance(index, dict):
             return index
     return None
+
+
+def _check_part(data: Path, split: str, dataset: Any) -> None:
+    """Raise ValueError where timm took the whole folder for a part that is missing, other parts and all."""
+    if (_root(dataset) or getattr(dataset, "root", None)) != str(data):
+        return
+    other = next((name for name in picture_names(dataset) if len(Path(name).parts) > 2), None)
+    if other is not None:
+        raise ValueError(
+            f"`data` {data} has no part {split!r}, and is not one itself, with one folder a class: it holds {other}."
+        )
 
 
 def _root(dataset: Any) -> str | None:

@@ -56,7 +56,7 @@ class WindowSupervisionTask(ClassificationTask):
             model: a window-free transformer (`winft_*`).
             criterion: the classification loss of logits and targets; soft targets as it takes them.
             teacher: a `WindowTeacher`, or any other function of the student's batch that gives its fields; goes to
-                `device`.
+                `device` and `dtype`, as the batch does.
             lambda1: weight of the classification loss, finite and ≥ 0.
             lambda2: weight of the window loss, finite and ≥ 0.
             device: as timm's tasks have it.
@@ -71,7 +71,7 @@ class WindowSupervisionTask(ClassificationTask):
         check_weight("lambda2", lambda2)
         with record_windows(model):  # refuses a model without window-free attention
             pass
-        self.teacher = teacher.to(device) if isinstance(teacher, nn.Module) and device is not None else teacher
+        self.teacher = teacher.to(device=device, dtype=dtype) if isinstance(teacher, nn.Module) else teacher
         self.lambda1, self.lambda2 = lambda1, lambda2
 
     def train(self, mode: bool = True) -> "WindowSupervisionTask":

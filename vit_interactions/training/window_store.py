@@ -123,7 +123,12 @@ def shard_name(number: int) -> str:
 
 def digest(names: Sequence[str]) -> str:
     """Compute the SHA-256 of names, in their order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return hashlib.sha256(join_names(names)).hexdigest()
+
+
+def join_names(names: Sequence[str]) -> bytes:
+    """Write names, a line each; the bytes of a file's name that are no text stay as they are."""
+    return "\n".join(names).encode(errors="surrogateescape")
 
 
 def pack(windows: Tensor, dropped: Tensor) -> Records:
@@ -221,7 +226,7 @@ class WindowStore:
     @property
     def names(self) -> list[str]:
         """The names of the pictures."""
-        return gzip.decompress((self.folder / NAMES).read_bytes()).decode().split("\n")
+        return gzip.decompress((self.folder / NAMES).read_bytes()).decode(errors="surrogateescape").split("\n")
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raise ValueError, naming the first difference, unless the pictures have these names in this order."""
