@@ -21,8 +21,10 @@ from torch import nn
 from vit_interactions.cli import main
 from vit_interactions.training.build_store import build_window_store
 from vit_interactions.training.checkpoint import load_checkpoint
+from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.learner import Learner, make_schedule
 from vit_interactions.training.log import read_rows
+from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.sources import open_part
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
@@ -224,6 +226,46 @@ def test_other_pictures_are_not_the_run_that_was_stopped(
         ValueError, match="`data` must be the pictures of the run's start, 3 steps an epoch, but gives 2"
     ):
         train(tiny_settings(other), tmp_path / "run", resume=True)
+
+
+def test_another_teacher_is_not_the_run_that_was_stopped(
+    pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_at(patched, 1)
+        train(tiny_settings(pictures, **everything(teacher)), tmp_path / "run")
+    other = load_file(teacher)
+    other["norm.bias"] += 1.0
+    save_file(other, tmp_path / "other.safetensors")
+    settings = tiny_settings(pictures, **everything(tmp_path / "other.safetensors"))
+    with pytest.raises(ValueError, match="`resume` needs the windows of the run's start"):
+        train(settings, tmp_path / "run", resume=True)
+
+
+def test_evaluation_says_where_windows_are_not_those_of_the_training(
+    pictures: Path, teacher: Path, tmp_path: Path
+) -> None:
+    awd = {"model": "test_awd_vit", "teacher": "test_vit", "teacher_checkpoint": teacher}
+    train(tiny_settings(pictures, **awd, alpha=0.05, beta=0.0, epochs=1), tmp_path / "run")
+    common = {**awd, "data": pictures, "model": f"local-dir:{tmp_path}/run/last", "workers": 0, "img_size": SIZE}
+    notes: list[str] = []
+    evaluate_model(EvaluationSettings(**common, alpha=0.05, beta=0.0), note=notes.append)
+    assert notes == []
+    evaluate_model(EvaluationSettings(**common, alpha=0.05), note=notes.append)
+    assert notes == [f"local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"auto_augment": "foo"}, "`auto_augment` must be a policy of timm"),
+        ({"img_size": 100}, "`img_size` must be a multiple of the model's patches of 16 x 16 pixels, but got 100"),
+        ({"smoothing": 1.0}, r"`smoothing` must lie in \[0, 1\), but got 1.0"),
+    ],
+)
+def test_what_timm_would_only_assert(wrong: dict[str, Any], expected: str, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=expected):
+        train(tiny_settings(pictures, **{"model": "test_vit", **wrong}), tmp_path)
 
 
 def test_each_part_of_each_step_draws_numbers_of_its_own(

@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models import FeatureInfo, _hub, get_notrace_modules
+from timm.models.vision_transformer import ParallelScalingBlock
 from torch import Tensor, nn
 from torchvision import transforms
 
@@ -523,3 +524,8 @@ def test_a_trained_vit_keeps_most_of_its_accuracy(
         known = [0.45, 0.55, 0.49, 0.55, 0.45, 0.50, 0.45, 0.46, 0.23, 0.12, 0.05, 0.06]
         found = torch.cat(shares, 1)[:, -50:].mean(1)
         torch.testing.assert_close(found, torch.tensor(known), rtol=0, atol=0.0075)
+
+
+def test_blocks_that_bring_their_own_attention_are_refused() -> None:
+    with pytest.raises(ValueError, match="`block_fn` must build its attention by `attn_layer`"):
+        timm.create_model("test_winft", block_fn=ParallelScalingBlock)

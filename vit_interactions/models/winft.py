@@ -101,13 +101,21 @@ class WindowFreeTransformer(VisionTransformer):
         Args:
             window_fill: "zero" gives a pair of patches outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
             **kwargs: of timm's `VisionTransformer`.
+
+        Raises:
+            ValueError: another `window_fill`, or blocks that bring their own attention.
         """
         check_choice("window_fill", window_fill, WINDOW_FILLS)
         super().__init__(attn_layer=WindowFreeAttention, **kwargs)
-        for module in self.modules():
-            if isinstance(module, WindowFreeAttention):
-                module.num_prefix_tokens = self.num_prefix_tokens
-                module.window_fill = window_fill
+        layers = [module for module in self.modules() if isinstance(module, WindowFreeAttention)]
+        if len(layers) < len(self.blocks):
+            raise ValueError(
+                "`block_fn` must build its attention by `attn_layer`, else the blocks find no windows, but got "
+                f"{kwargs.get('block_fn')}."
+            )
+        for layer in layers:
+            layer.num_prefix_tokens = self.num_prefix_tokens
+            layer.window_fill = window_fill
 
 
 default_cfgs = generate_default_cfgs(

@@ -66,6 +66,7 @@ def make_student(
         drop_path_rate=settings.drop_path or None,
         **shape_options(settings),
     )
+    _check_size(student, settings)
     _check_use_of_teacher(student, settings, settings.window_targets)
     return student.to(process.device), notes
 
@@ -73,10 +74,23 @@ def make_student(
 def make_trained(settings: EvaluationSettings, process: Process) -> nn.Module:
     """Create the model to evaluate, on the process's device, with its teacher where it needs one."""
     model = create_trained(settings.model, settings.checkpoint, **shape_options(settings))
+    _check_size(model, settings)
     _check_use_of_teacher(model, settings)
     if isinstance(model, AdaptiveWindowViT):
         model.set_teacher(make_teacher(settings, input_config(model, settings), process))
     return model.to(process.device)
+
+
+def _check_size(model: nn.Module, settings: Settings) -> None:
+    embedding: Any = getattr(model, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if settings.img_size is None or patch is None or getattr(embedding, "dynamic_img_pad", False):
+        return
+    if any(settings.img_size % side for side in patch):
+        raise ValueError(
+            f"`img_size` must be a multiple of the model's patches of {patch[0]} x {patch[1]} pixels, but got "
+            f"{settings.img_size}."
+        )
 
 
 def _check_use_of_teacher(model: nn.Module, settings: Settings, targets: str = "none") -> None:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import inspect
+import io
 import json
 import typing
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
         raise ValueError(f"`--out` must end in .json or .csv, but got {out}.")
     settings = EvaluationSettings(data=data, **{k: v for k, v in options.items() if v is not None})
     with ConsoleReport() as report:
-        evaluation = evaluate_model(settings, report.progress)
+        evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
     if evaluation is None:  # another process tells
         return
     Console().print(as_table(settings.model, evaluation))
@@ -133,10 +134,11 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
         text = json.dumps({**row, "settings": settings.as_json()}, indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(row))
+    writer.writeheader()
+    writer.writerow(row)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 class ConsoleReport:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.training.assembly import input_config, make_trained
 from vit_interactions.training.evaluation import Evaluation, evaluate
+from vit_interactions.training.export import trained_windows
 from vit_interactions.training.learner import AMP_TYPES
 from vit_interactions.training.loaders import Batch, evaluation_loader, own_share
 from vit_interactions.training.process import Process, end_process, start_process
@@ -18,12 +20,15 @@ from vit_interactions.training.sources import class_index, open_part
 Progress = Callable[[int, int, str], None]
 
 
-def evaluate_model(settings: EvaluationSettings, progress: Progress | None = None) -> Evaluation | None:
+def evaluate_model(
+    settings: EvaluationSettings, progress: Progress | None = None, note: Callable[[str], None] | None = None
+) -> Evaluation | None:
     """Create the model, open the pictures and evaluate.
 
     Args:
         settings: what to evaluate, and on what.
         progress: is told how many batches of how many are done.
+        note: is told what the numbers may not be meant to be.
 
     Returns:
         The numbers; None in all processes but the first.
@@ -35,6 +40,10 @@ def evaluate_model(settings: EvaluationSettings, progress: Progress | None = Non
     process = start_process(settings.device)
     try:
         model = make_trained(settings, process).eval()
+        if note is not None and process.first and isinstance(model, AdaptiveWindowViT):
+            for name, value in trained_windows(settings.model).items():
+                if getattr(settings, name) != value:
+                    note(f"{settings.model} was trained with --{name} {value:g}, not {getattr(settings, name):g}")
         pictures = _open(settings, model)
         config = input_config(model, settings)
         loader = evaluation_loader(

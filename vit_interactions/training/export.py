@@ -1,5 +1,6 @@
 """A trained model as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def export_model(
     config: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
+    windows: Mapping[str, float] | None = None,
 ) -> None:
     """Write config.json and model.safetensors, each whole or not at all.
 
@@ -40,6 +42,7 @@ def export_model(
         config: how it wants its images, by timm's `resolve_data_config`; None: as the model says.
         arguments: further ones that it was created with.
         class_names: of the classes in order, for the configuration.
+        windows: α and β of the windows that it was trained with, likewise.
 
     Example:
         >>> import timm, torch
@@ -61,8 +64,25 @@ def export_model(
         }
         if class_names:
             description["label_names"] = list(class_names)
+        if windows:
+            description["windows"] = dict(windows)
         arguments = dict(arguments or {})
         save_for_hf(model, partial, model_config=description, model_args=arguments, safe_serialization=True)
         for file in Path(partial).iterdir():
             content = file.read_bytes()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
+
+
+def trained_windows(name: str) -> dict[str, float]:
+    """Read α and β that a model "local-dir:FOLDER" was trained with; empty where they are not known.
+
+    Example:
+        >>> trained_windows("vit_tiny_patch16_224")
+        {}
+    """
+    source, _, folder = name.partition(":")
+    config = Path(folder) / "config.json"
+    if source != "local-dir" or not config.is_file():
+        return {}
+    known: dict[str, float] = json.loads(config.read_text(encoding="utf-8")).get("windows", {})
+    return known

@@ -25,19 +25,27 @@ def training_transform(settings: TrainingSettings, config: Mapping[str, Any]) ->
     Args:
         settings: the augmentation.
         config: of the model's input, by timm's `resolve_model_data_config`.
+
+    Raises:
+        ValueError: a policy that timm does not know.
     """
-    transform: Callable[[Any], Any] = create_transform(
-        config["input_size"],
-        is_training=True,
-        scale=(settings.scale, 1.0),
-        hflip=settings.hflip,
-        color_jitter=settings.color_jitter,
-        auto_augment=settings.auto_augment,
-        interpolation="random",
-        mean=config["mean"],
-        std=config["std"],
-        use_prefetcher=True,
-    )
+    try:
+        transform: Callable[[Any], Any] = create_transform(
+            config["input_size"],
+            is_training=True,
+            scale=(settings.scale, 1.0),
+            hflip=settings.hflip,
+            color_jitter=settings.color_jitter,
+            auto_augment=settings.auto_augment,
+            interpolation="random",
+            mean=config["mean"],
+            std=config["std"],
+            use_prefetcher=True,
+        )
+    except AssertionError as error:  # what timm says to a policy that it does not know
+        raise ValueError(
+            f"`auto_augment` must be a policy of timm, e.g. rand-m9-mstd0.5, but got {settings.auto_augment!r}."
+        ) from error
     return transform
 
 

@@ -32,6 +32,12 @@ def above_zero(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be finite and > 0, but got {value!r}.")
 
 
+def below_one(name: str, value: Any) -> None:
+    """Raise ValueError unless 0 ≤ `value` < 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must lie in [0, 1), but got {value!r}.")
+
+
 def named(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is given."""
     if not value:

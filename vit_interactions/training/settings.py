@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_interactions.functional.checks import check_fraction, check_weight
 from vit_interactions.functional.window_free import WINDOW_FILLS
-from vit_interactions.training.options import above_zero, at_least, check_fields, named, one_of, option
+from vit_interactions.training.options import above_zero, at_least, below_one, check_fields, named, one_of, option
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class TrainingSettings(Settings):
     random_erase: float = option(0.0, "Rate of pictures with an erased rectangle.", check_fraction)
     mixup: float = option(0.0, "Mixup's α; 0: off.", check_weight)
     cutmix: float = option(0.0, "CutMix's α; 0: off.", check_weight)
-    smoothing: float = option(0.0, "Label smoothing.", check_fraction)
+    smoothing: float = option(0.0, "Label smoothing.", below_one)
     # Optimisation.
     batch_size: int = option(128, "Pictures in a step, over all processes and accumulated parts.", at_least(1))
     accumulate: int = option(1, "Parts of a step that are computed one after another.", at_least(1))

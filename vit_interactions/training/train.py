@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases,
 from vit_interactions.training.process import Process, end_process, share, start_process
 from vit_interactions.training.seeds import seed_everything, seed_of
 from vit_interactions.training.settings import TrainingSettings, check_same
+from vit_interactions.training.teacher import WindowTeacher, checksum
+from vit_interactions.training.window_store import WindowStore
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
@@ -121,6 +123,7 @@ class Run:
         student, notes = make_student(settings, sources.classes, process, weights=state is None)
         self._config = config = input_config(student, settings)
         teacher = make_teacher(settings, config, process)
+        self._windows_from = windows_from(settings, teacher)
         self._train_batches = make_training_loader(student, sources, settings, config, process)
         self._eval_batches = make_evaluation_loader(sources, settings, config, process)
         self._eval_limit = own_share(sources.evaluation, process)
@@ -138,6 +141,10 @@ class Run:
                 raise ValueError(
                     f"`data` must be the pictures of the run's start, {state['epoch_steps']} steps an epoch, but gives "
                     f"{self._train_batches.steps}."
+                )
+            if state["windows_from"] != self._windows_from:
+                raise ValueError(
+                    "`resume` needs the windows of the run's start, but the teacher or the window store is another."
                 )
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
@@ -261,6 +268,7 @@ class Run:
             config=self._config,
             arguments=options,
             class_names=self._class_names,
+            windows={"alpha": self._settings.alpha, "beta": self._settings.beta} if self._windows_from else None,
         )
 
     def _save(self) -> None:
@@ -270,6 +278,7 @@ class Run:
                 "evaluated": self._evaluated,
                 "best": self._best,
                 "epoch_steps": self._train_batches.steps,
+                "windows_from": self._windows_from,
                 "arch": self._settings.model,
                 "settings": self._settings.as_json(),
             }
@@ -308,6 +317,13 @@ def describe(evaluation: Evaluation) -> str:
         return text
     share = evaluation.operations / evaluation.pairs
     return f"{text}, E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)"
+
+
+def windows_from(settings: TrainingSettings, teacher: WindowTeacher | None) -> str:
+    """Tell apart the sources of a training's windows: the teacher's weights, or the store's."""
+    if settings.window_store is not None:
+        return json.dumps(asdict(WindowStore(settings.window_store).manifest), sort_keys=True, default=str)
+    return "" if teacher is None else checksum(teacher.model)
 
 
 def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, Any] | None:
