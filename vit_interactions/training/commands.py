@@ -134,11 +134,11 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
         text = json.dumps({**row, "settings": settings.as_json()}, indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
         return
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(row))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(row))
     writer.writeheader()
     writer.writerow(row)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(table.getvalue().encode()))
 
 
 class ConsoleReport:
