@@ -12,7 +12,7 @@ from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import area, check_steps, deletion_curve, least_first_curve
+from vit_interactions.compare.metrics.removal import area, check_count, deletion_curve, least_first_curve
 
 
 def abpc(baseline: str = "mean", steps: int = 20, *, name: str = "abpc") -> Metric:
@@ -33,7 +33,7 @@ def abpc(baseline: str = "mean", steps: int = 20, *, name: str = "abpc") -> Metr
         (-1.0, 1.0)
     """
     check_baseline(baseline)
-    check_steps(steps)
+    check_count("steps", steps)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)

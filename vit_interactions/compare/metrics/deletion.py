@@ -9,7 +9,7 @@ from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import area, check_steps, deletion_curve
+from vit_interactions.compare.metrics.removal import area, check_count, deletion_curve
 
 
 def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion") -> Metric:
@@ -25,7 +25,7 @@ def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion")
         'lower'
     """
     check_baseline(baseline)
-    check_steps(steps)
+    check_count("steps", steps)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)

@@ -11,6 +11,7 @@ from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
+from vit_interactions.compare.metrics.removal import check_count
 from vit_interactions.functional.checks import check_fraction
 
 
@@ -60,6 +61,7 @@ def infidelity(
     """
     check_baseline(baseline)
     check_fraction("share", share)
+    check_count("samples", samples)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         values = check_map(patch_map, case.layout.grid)
@@ -72,7 +74,12 @@ def infidelity(
         whole = torch.zeros(1, 1, *case.layout.grid, dtype=torch.float64)
         marks = removed.unsqueeze(1).double()
         error = captum_infidelity(
-            probabilities, lambda _: (marks, marks), whole, values[None, None], normalize=True
+            probabilities,
+            lambda _: (marks, marks),
+            whole,
+            values[None, None],
+            n_perturb_samples=samples,
+            normalize=True,
         )
         return Score(float(error))
 

@@ -10,7 +10,7 @@ from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import area, check_steps, insertion_curve
+from vit_interactions.compare.metrics.removal import area, check_count, insertion_curve
 
 
 def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion") -> Metric:
@@ -26,7 +26,7 @@ def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion
         '11 forward passes'
     """
     check_baseline(baseline)
-    check_steps(steps)
+    check_count("steps", steps)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)

@@ -8,10 +8,10 @@ from torch import Tensor
 Ask = Callable[[Tensor], Tensor]
 
 
-def check_steps(steps: int) -> None:
-    """Raise ValueError unless `steps` is an int ≥ 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"`steps` must be an int >= 1, but got {steps!r}.")
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is an int ≥ 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be an int >= 1, but got {value!r}.")
 
 
 def patch_counts(patches: int, steps: int) -> Tensor:

@@ -12,6 +12,7 @@ from vit_interactions.compare.metrics.explain import explain
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.compare.metrics.probability import CHUNK
+from vit_interactions.compare.metrics.removal import check_count
 
 
 def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensitivity") -> Metric:
@@ -30,13 +31,16 @@ def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensiti
     """
     if not 0 < radius < float("inf"):
         raise ValueError(f"`radius` must be finite and > 0, but got {radius!r}.")
+    check_count("samples", samples)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         check_map(patch_map, case.layout.grid)
 
-        def maps(images: Tensor | tuple[Tensor, ...]) -> Tensor:
+        def maps(images: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+            # captum asks with a tuple or a tensor, of float32 whatever it was given, and wants back the same kind.
             batch = images[0] if isinstance(images, tuple) else images
-            return explain(case, case.model, batch.to(case.inputs.dtype))
+            values = explain(case, case.model, batch.to(case.inputs.dtype))
+            return (values,) if isinstance(images, tuple) else values
 
         with borrowed(case.model, case.inputs):
             torch.manual_seed(case.seed)
@@ -45,7 +49,7 @@ def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensiti
                 case.inputs,
                 perturb_radius=radius,
                 n_perturb_samples=samples,
-                max_examples_per_batch=CHUNK,
+                max_examples_per_batch=min(CHUNK, samples),
             )
         return Score(float(moved))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
-from vit_interactions.compare.metrics.removal import Ask, area, check_steps, deletion_curve, insertion_curve
+from vit_interactions.compare.metrics.removal import Ask, area, check_count, deletion_curve, insertion_curve
 from vit_interactions.compare.metrics.token_scores import token_scores
 
 
@@ -45,7 +45,7 @@ def token_deletion(steps: int = 20, *, name: str = "token_deletion") -> Metric:
 def _metric(
     name: str, steps: int, direction: Literal["higher", "lower"], curve_of: Callable[[Tensor, int, Ask], Tensor]
 ) -> Metric:
-    check_steps(steps)
+    check_count("steps", steps)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
