@@ -15,8 +15,17 @@ from vit_interactions.figures import Placement
 ROWS, COLS = 4, 6
 SIZES = {"a": (480, 800), "b": (1000, 320), "c": (90, 90)}  # (width, height)
 # The input is 32 x 48 pixels of the photograph at scale 10, centred by hand; "c" was padded.
-PLACES = {"a": Placement(32, 48, 0, 240, 10, 10), "b": Placement(32, 48, 260, 0, 10, 10), "c": Placement(32, 48, -15, 5, 2.5, 2.5)}
+PLACES = {
+    "a": Placement(32, 48, 0, 240, 10, 10),
+    "b": Placement(32, 48, 260, 0, 10, 10),
+    "c": Placement(32, 48, -15, 5, 2.5, 2.5),
+}
 LAYOUT = TokenLayout(prefix=1, rows=ROWS, cols=COLS, readout="token", extent=(32, 48))
+BOXES: dict[str, list[dict[str, Any]]] = {
+    "a": [{"left": 120.0, "top": 200.0, "right": 360.0, "bottom": 600.0, "index": 3}],
+    "b": [],
+    "c": [],
+}
 SCRIPT = "<script>window.pwned = 1</script>"
 IMAGE = "<img src=x onerror='window.pwned = 1'>"
 NAMES = {
@@ -26,7 +35,10 @@ NAMES = {
 }
 METHODS = ["gmar", "attention_rollout", "random_map", "responsive_field_size"]
 MEANS = {
-    "insertion": ("higher", {"gmar": 0.7, "attention_rollout": 0.4, "random_map": 0.5, "responsive_field_size": 0.1}),
+    "insertion": (
+        "higher",
+        {"gmar": 0.7, "attention_rollout": 0.4, "random_map": 0.5, "responsive_field_size": 0.1},
+    ),
     "deletion": ("lower", {"gmar": 0.7, "attention_rollout": 0.4, "random_map": 0.5}),
     "sparsity": ("none", {"gmar": -1.5, "attention_rollout": 2000.0, "random_map": 0.00001}),
 }
@@ -38,12 +50,21 @@ class Compared:
     folder = Path("compared")
     unfinished = 0
 
-    def __init__(self, models: tuple[str, ...] = ("vit",), keys: str = "abc", methods: list[str] = METHODS) -> None:
+    def __init__(
+        self, models: tuple[str, ...] = ("vit",), keys: str = "abc", methods: list[str] = METHODS
+    ) -> None:
         self.models = list(models)
         self.methods = methods
         self.metrics = list(MEANS)
         self.photographs: list[dict[str, Any]] = [
-            {"key": key, "path": f"{key}.jpg", "name": NAMES[key], "boxes": [], "size": SIZES[key], "sha256": "0" * 64}
+            {
+                "key": key,
+                "path": f"{key}.jpg",
+                "name": NAMES[key],
+                "boxes": BOXES[key],
+                "size": SIZES[key],
+                "sha256": "0" * 64,
+            }
             for key in keys
         ]
         self.directions = {name: direction for name, (direction, _) in MEANS.items()} | {"seconds": "lower"}
@@ -66,7 +87,9 @@ class Compared:
             for method, mean in means.items()
             if method in self.methods
         ]
-        return pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "value"]).astype({"value": float})
+        return pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "value"]).astype(
+            {"value": float}
+        )
 
     def failures(self) -> pd.DataFrame:
         rows = [
@@ -109,10 +132,9 @@ class Compared:
         return {name: np.stack([at, at ** (1 + number)], 1) for number, name in enumerate(self.methods)}
 
     def view(self, model: str, key: str) -> Any:
-        prediction = {"index": 3, "name": f"{SCRIPT}, cat", "score": 0.87}
-        return SimpleNamespace(
-            prediction=prediction, target=3, target_name=None, target_score=0.87, layout=LAYOUT, placement=PLACES[key]
-        )
+        predicted = {"index": 3, "name": f"{SCRIPT}, cat", "score": 0.87}
+        explained = {"index": 7, "name": None, "score": 0.04} if key == "b" else predicted
+        return SimpleNamespace(prediction=predicted, explained=explained, layout=LAYOUT, placement=PLACES[key])
 
     def image(self, key: str) -> Image.Image:
         return Image.linear_gradient("L").resize(SIZES[key]).convert("RGB")

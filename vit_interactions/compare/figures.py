@@ -20,7 +20,8 @@ from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.values import Array, plain
 
 if TYPE_CHECKING:
-    from vit_interactions.compare.comparison import Comparison, View
+    from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.compare.view import View
 
 CONTROL = "random_map"  # what any explanation must beat
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
@@ -96,7 +97,7 @@ def curves_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
 
 def curves_of(curves: Mapping[str, Array], metric: str, direction: str) -> Figure:
     """Draw what `curves_figure` draws from curves (points, 2) by method that are at hand."""
-    figure = Figure(figsize=(7.2, 3.6 + 0.06 * len(curves)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=150, layout="constrained")
     draw_curves(figure.add_subplot(), curves, metric, direction)
     return figure
 
@@ -119,7 +120,7 @@ def ranking_of(summary: pd.DataFrame, model: str, metric: str) -> Figure:
     rows = summary[(summary["model"] == model) & (summary["metric"] == metric)]
     if rows.empty:
         raise ValueError(f"`metric` must be one that has values for model {model!r}, but {metric!r} has none.")
-    figure = Figure(figsize=(5.0, 1.0 + 0.24 * len(rows)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(3.9, 0.9 + 0.22 * len(rows)), dpi=150, layout="constrained")
     draw_ranking(figure.add_subplot(), rows, metric)
     return figure
 
@@ -222,7 +223,7 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
     axes.set_xticks(range(len(names)), labels, rotation=50, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), labels)
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
-    axes.set_title("Spearman's rank correlation of the maps, mean over photographs", fontsize=TEXT_SIZE + 1)
+    axes.set_title("mean rank correlation", fontsize=TEXT_SIZE + 1)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -257,16 +258,16 @@ def prediction_text(view: "View") -> str:
     """Word what a model predicts, and what was explained where that is another class."""
     if view.prediction is None:
         return "no classes"
-    predicted = view.prediction
-    text = f"{_class(predicted['index'], predicted['name'])}, {predicted['score']:.0%}"
-    if view.target is None or view.target == predicted["index"]:
+    text = _class(view.prediction)
+    if view.explained is None or view.explained["index"] == view.prediction["index"]:
         return text
-    score = "" if view.target_score is None else f", {view.target_score:.0%}"
-    return f"{text} (explained: {_class(view.target, view.target_name)}{score})"
+    return f"{text} (explained: {_class(view.explained)})"
 
 
-def _class(index: int, name: str | None) -> str:
-    return name.split(",")[0] if name else f"class {index}"
+def _class(found: Mapping[str, Any]) -> str:
+    """Word a class by the first of its names, or its number, with its probability."""
+    name = found["name"].split(",")[0] if found["name"] else f"class {found['index']}"
+    return f"{name}, {found['score']:.0%}"
 
 
 def _short(name: str) -> str:

@@ -1,7 +1,7 @@
 """Pictures as addresses that hold their own data, so that a page needs nothing beside itself."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -45,23 +45,26 @@ class Tile:
         aspect: width by height of the canvas.
         photograph: (left, top, width, height) in percent of the canvas.
         patches: likewise.
+        objects: likewise, the boxes around the photograph's objects.
     """
 
     aspect: float
     photograph: Box
     patches: Box
+    objects: tuple[Box, ...] = ()
 
 
-def tile(size: tuple[int, int], patches: Box) -> Tile:
+def tile(size: tuple[int, int], patches: Box, objects: Iterable[Box] = ()) -> Tile:
     """Lay a photograph and its patches out; where the input was padded, the patches exceed the photograph.
 
     Args:
         size: (width, height) of the photograph in pixels.
         patches: (left, top, right, bottom) of the area that they cover, in the photograph's pixels.
+        objects: boxes around objects, likewise.
 
     Example:
         >>> tile((200, 100), (50, 0, 150, 100))
-        Tile(aspect=2.0, photograph=(0.0, 0.0, 100.0, 100.0), patches=(25.0, 0.0, 50.0, 100.0))
+        Tile(aspect=2.0, photograph=(0.0, 0.0, 100.0, 100.0), patches=(25.0, 0.0, 50.0, 100.0), objects=())
     """
     across, down = size
     left, top = min(patches[0], 0.0), min(patches[1], 0.0)
@@ -72,7 +75,8 @@ def tile(size: tuple[int, int], patches: Box) -> Tile:
         places = (x - left) / width, (y - top) / height, (right - x) / width, (bottom - y) / height
         return tuple(round(100 * place, 3) for place in places)  # type: ignore[return-value]
 
-    return Tile(round(width / height, 4), in_percent((0, 0, across, down)), in_percent(patches))
+    photograph = in_percent((0, 0, across, down))
+    return Tile(round(width / height, 4), photograph, in_percent(patches), tuple(map(in_percent, objects)))
 
 
 def photograph_uri(image: Image.Image) -> Markup:

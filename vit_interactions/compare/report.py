@@ -116,7 +116,9 @@ def render(comparison: "Comparison") -> str:
         failures=grouped_failures(failures, names),
         methods=comparison.settings["methods"],
         metrics=comparison.settings["metrics"],
-        settings={name: value for name, value in comparison.settings.items() if name not in ("methods", "metrics")},
+        settings={
+            name: value for name, value in comparison.settings.items() if name not in ("methods", "metrics")
+        },
         versions=comparison.versions,
         unfinished=comparison.unfinished,
         citations="\n\n".join(citations(used)),
@@ -131,9 +133,7 @@ def render(comparison: "Comparison") -> str:
     )
 
 
-def _model_part(
-    comparison: "Comparison", model: str, summary: pd.DataFrame, failures: pd.DataFrame
-) -> ModelPart:
+def _model_part(comparison: "Comparison", model: str, summary: pd.DataFrame, failures: pd.DataFrame) -> ModelPart:
     summary = summary[summary["model"] == model]
     heads = columns(list(dict.fromkeys(summary["metric"])), comparison.directions)
     rows = summary_rows(
@@ -159,6 +159,7 @@ def _model_part(
 def _shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd.DataFrame) -> Shot:
     key = photograph["key"]
     table = table[table["photograph"] == key]
+    objects = [(box["left"], box["top"], box["right"], box["bottom"]) for box in photograph["boxes"]]
     parts = []
     for model in comparison.models:
         maps = comparison.maps(model, key)
@@ -172,7 +173,7 @@ def _shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd.Dat
             ShotPart(
                 model,
                 prediction_text(view),
-                tile(photograph["size"], view.placement.box(0, 0, width, height)),
+                tile(photograph["size"], view.placement.box(0, 0, width, height), objects),
                 heads,
                 [(method, map_uri(maps[method])) for method in comparison.methods if method in maps],
                 [method for method in comparison.methods if method not in maps],

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,13 +101,15 @@ def number(value: float) -> str:
 
 def columns(names: Sequence[str], directions: Mapping[str, str]) -> list[Column]:
     """Make the columns of metrics."""
-    return [
-        Column(name, UNITS.get(name, name.replace("_", " ")), directions.get(name, "none")) for name in names
-    ]
+    return [Column(name, UNITS.get(name, name.replace("_", " ")), directions.get(name, "none")) for name in names]
 
 
 def summary_rows(
-    summary: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column], photographs: int, failures: pd.DataFrame
+    summary: pd.DataFrame,
+    methods: Sequence[str],
+    heads: Sequence[Column],
+    photographs: int,
+    failures: pd.DataFrame,
 ) -> list[Row]:
     """Make the table methods x metrics of one model.
 
@@ -118,31 +121,41 @@ def summary_rows(
         failures: the model's rows of `Comparison.failures`, which say why a number is missing.
     """
     found = {(row.method, row.metric): row for row in summary.itertuples()}
-    scales = {head.name: _scale(summary[summary["metric"] == head.name]["mean"], head.direction) for head in heads}
-    rows = []
-    for method in methods:
-        cells = []
-        for head in heads:
-            row = found.get((method, head.name))
-            reason = _reason(failures, method, head.name)
-            if row is None or not math.isfinite(row.mean):
-                cells.append(Cell(note=reason))
-                continue
-            worst, best = scales[head.name]
-            good = None if head.direction == "none" or best == worst else (row.mean - worst) / (best - worst)
-            partly = row.photographs < photographs
-            cells.append(
-                Cell(
-                    number(row.mean),
-                    row.mean,
-                    f"{number(row.low)} – {number(row.high)}" if math.isfinite(row.low) else "",
-                    good,
-                    head.direction != "none" and row.mean == best,
-                    f"{row.photographs} of {photographs} photographs{'. ' + reason if reason else ''}" if partly else "",
+    ends = {head.name: _ends(summary[summary["metric"] == head.name]["mean"], head.direction) for head in heads}
+    return [
+        Row(
+            method,
+            tuple(
+                _mean_cell(
+                    found.get((method, head.name)),
+                    ends[head.name],
+                    head.direction != "none",
+                    photographs,
+                    _reason(failures, method, head.name),
                 )
-            )
-        rows.append(Row(method, tuple(cells)))
-    return rows
+                for head in heads
+            ),
+        )
+        for method in methods
+    ]
+
+
+def _mean_cell(row: Any, ends: tuple[float, float], judged: bool, photographs: int, reason: str) -> Cell:
+    """Write a mean with its interval; `ends` are the column's worst and best, `reason` why values are missing."""
+    if row is None or not math.isfinite(row.mean):
+        return Cell(note=reason)
+    worst, best = ends
+    note = ""
+    if row.photographs < photographs:
+        note = f"{row.photographs} of {photographs} photographs" + (f". {reason}" if reason else "")
+    return Cell(
+        number(row.mean),
+        float(row.mean),
+        f"{number(row.low)} – {number(row.high)}" if math.isfinite(row.low) else "",
+        (row.mean - worst) / (best - worst) if judged and best != worst else None,
+        judged and row.mean == best,
+        note,
+    )
 
 
 def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[Row]:
@@ -165,7 +178,7 @@ def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[F
     return [Failure(*about, tuple(photographs)) for about, photographs in groups.items()]
 
 
-def _scale(means: "pd.Series[float]", direction: str) -> tuple[float, float]:
+def _ends(means: "pd.Series[float]", direction: str) -> tuple[float, float]:
     """The worst and the best mean."""
     values = means.to_numpy(np.float64)
     values = values[np.isfinite(values)]
