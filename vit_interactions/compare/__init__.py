@@ -1,0 +1,1 @@
+"""Explanations side by side: numbers, pictures and pages."""
