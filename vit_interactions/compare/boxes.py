@@ -88,7 +88,5 @@ def inside_boxes(photograph: Photograph, layout: TokenLayout, boxes: Sequence[Ob
         for col in range(layout.cols):
             left, top, right, bottom = photograph.patch_box(row, col, layout)
             x, y = (left + right) / 2, (top + bottom) / 2
-            inside[row, col] = any(
-                box.left <= x <= box.right and box.top <= y <= box.bottom for box in boxes
-            )
+            inside[row, col] = any(box.left <= x <= box.right and box.top <= y <= box.bottom for box in boxes)
     return inside

@@ -1,11 +1,12 @@
 """What a comparison found, read from its folder."""
 
-import json
+import shutil
+import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +14,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
-from vit_interactions.figures import Photograph, load_photograph
-from vit_interactions.figures.placement import Placement
+from vit_interactions.compare.view import View
+from vit_interactions.figures import load_photograph
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
 FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
-
-
-@dataclass(frozen=True)
-class View:
-    """A photograph as a model saw it.
-
-    Attributes:
-        prediction: the class of the highest score: "index", "name" (None where it is not known) and "score", its
-            probability; None for a model without classes.
-        target: the class that is explained; None for a model without classes.
-        target_name: where it is known.
-        target_score: the probability of the target.
-        layout: of the model's patches.
-        placement: where the model's input lies in the photograph.
-    """
-
-    prediction: dict[str, Any] | None
-    target: int | None
-    target_name: str | None
-    target_score: float | None
-    layout: TokenLayout
-    placement: Placement
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "View":
-        """Make a view of what `dataclasses.asdict` and JSON made of it."""
-        layout = {**content["layout"], "extent": tuple(content["layout"]["extent"])}
-        return cls(**{**content, "layout": TokenLayout(**layout), "placement": Placement(**content["placement"])})
 
 
 class Comparison:
@@ -87,8 +58,12 @@ class Comparison:
         self._listed: list[dict[str, Any]] = manifest["photographs"]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Comparison":
+    def open(cls, folder: str | PathLike[str], *, delete: bool = False) -> "Comparison":
         """Open the folder of a comparison, finished or not.
+
+        Args:
+            folder: of the comparison.
+            delete: delete the folder when the comparison is not used any more.
 
         Raises:
             ValueError: there is no comparison in the folder.
@@ -96,18 +71,23 @@ class Comparison:
         manifest = read_json(Path(folder) / MANIFEST)
         if manifest is None:
             raise ValueError(f"`folder` must be the folder of a comparison, but {folder} has no {MANIFEST}.")
-        return cls(Path(folder), manifest)
+        comparison = cls(Path(folder), manifest)
+        if delete:
+            weakref.finalize(comparison, shutil.rmtree, folder, ignore_errors=True)
+        return comparison
 
     def table(self) -> pd.DataFrame:
         """Return all values, one a row: model, photograph (its key), method, metric, value."""
-        return self._results[0].copy()
+        table: pd.DataFrame = self._results[0].copy()
+        return table
 
     def failures(self) -> pd.DataFrame:
         """Return what is missing in the table: model, photograph, method, metric, reason, error (the exception's class).
 
         Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map.
         """
-        return self._results[1].copy()
+        failures: pd.DataFrame = self._results[1].copy()
+        return failures
 
     @property
     def photographs(self) -> list[dict[str, Any]]:
@@ -141,6 +121,8 @@ class Comparison:
 
         NaN for methods that share no photograph with a map of different values.
         """
+        from vit_interactions.compare.metrics import agreement
+
         total = np.zeros((len(self.methods), len(self.methods)))
         count = np.zeros_like(total)
         for key, _ in self._units(model):
@@ -148,7 +130,8 @@ class Comparison:
             count += ~np.isnan(found)
             total += np.nan_to_num(found)
         with np.errstate(invalid="ignore"):
-            return pd.DataFrame(total / count, index=self.methods, columns=self.methods)
+            mean: pd.DataFrame = pd.DataFrame(total / count, index=self.methods, columns=self.methods)
+        return mean
 
     def maps(self, model: str, key: str) -> dict[str, Array]:
         """Return the maps (rows, cols) of one photograph by method, turned so that more = more relevant."""
@@ -177,9 +160,10 @@ class Comparison:
             ValueError: it has not been measured, or could not be.
         """
         unit = self._unit(model, key)
-        if unit is None or not unit.photograph:
-            raise ValueError(f"photograph {key!r} has no results under model {model!r}: {self._why(unit)}.")
-        return View.from_json(unit.photograph["view"])
+        if unit is None or unit.view is None:
+            reason = unit.failures[0].reason if unit is not None else "it has not been measured yet"
+            raise ValueError(f"`key` {key!r} has no results under model {model!r}: {reason}")
+        return View.from_json(unit.view)
 
     def image(self, key: str) -> Image.Image:
         """Open a photograph (RGB, the way up that it was taken).
@@ -231,9 +215,7 @@ class Comparison:
                     failures.append((model, key, failure.method, failure.metric, failure.reason, failure.error))
                     if not failure.method:
                         photographs[key]["error"] = failure.reason
-                if unit.photograph:
-                    photographs[key]["size"] = tuple(unit.photograph["size"])
-                    photographs[key]["sha256"] = unit.origin["sha256"]
+                photographs[key].update(sha256=unit.origin["sha256"], size=unit.size)
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         wanted = len(self.models) * len(self._listed)
         return table, pd.DataFrame(failures, columns=FAILURES), list(photographs.values()), wanted - done

@@ -73,14 +73,15 @@ def summarise(
         of the table.
     """
     if table.empty:
-        return pd.DataFrame(columns=COLUMNS)
+        empty: pd.DataFrame = pd.DataFrame(columns=COLUMNS)
+        return empty
     groups = ["model", "method", "metric"]
     wide = table.pivot(index="photograph", columns=groups, values="value")  # NaN where a value is missing
     wide = wide[list(dict.fromkeys(zip(*(table[name] for name in groups), strict=True)))]
     values = wide.to_numpy(np.float64)
     low, high = bootstrap_intervals(values, confidence, seed)
-    summary = wide.columns.to_frame(index=False)
+    summary: pd.DataFrame = wide.columns.to_frame(index=False)
     summary["mean"], summary["low"], summary["high"] = np.nanmean(values, 0), low, high
     summary["photographs"] = (~np.isnan(values)).sum(0)
     summary["direction"] = [directions[metric] for metric in summary["metric"]]
-    return summary[COLUMNS]
+    return summary

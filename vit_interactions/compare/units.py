@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.training.checkpoint import write_whole
 
 MANIFEST = "comparison.json"
@@ -35,6 +36,19 @@ class Failure:
     method: str = ""
     metric: str = ""
 
+    @classmethod
+    def of(cls, error: Exception, method: str = "", metric: str = "") -> "Failure":
+        """Word an exception, without characters that are for terminals or that no file can hold.
+
+        Example:
+            >>> Failure.of(KeyError("cat"), "gmar").reason
+            "KeyError: 'cat'"
+        """
+        kind = type(error).__name__
+        text = printable(str(error))
+        plain = isinstance(error, ValueError | OSError | UnsupportedModelError) and text
+        return cls(text if plain else f"{kind}: {text}", kind, method, metric)
+
     @property
     def chance(self) -> bool:
         """Whether another run may end otherwise: a file comes back, memory is free; but what is refused stays so."""
@@ -46,9 +60,10 @@ class Unit:
     """What was found about one photograph under one model.
 
     Attributes:
-        origin: what it was made from: the settings' checksum, the photograph's boxes and SHA-256.
-        photograph: size (width, height) in pixels; prediction, target, layout and placement for the model. Empty where
-            the photograph could not be read.
+        origin: what it was made from: the settings' checksum, the photograph's boxes and SHA-256 (None where the file
+            could not be read).
+        size: (width, height) of the photograph in pixels; None where it could not be read.
+        view: how the model saw it, see `View`; None where nothing could be measured.
         values: method -> metric -> value.
         failures: what is missing in `values`.
         arrays: "map/METHOD" (rows, cols), more = more relevant; "curve/METRIC/METHOD" (points, 2). In a file of
@@ -56,10 +71,21 @@ class Unit:
     """
 
     origin: dict[str, Any]
-    photograph: dict[str, Any] = field(default_factory=dict)
+    size: list[int] | None = None
+    view: dict[str, Any] | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
+
+
+def printable(text: str) -> str:
+    """Replace what cannot be printed: control characters, and bytes of file names that are no text.
+
+    Example:
+        >>> printable("cat" + chr(27) + "[31m.jpg")
+        'cat�[31m.jpg'
+    """
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
 
 
 def unit_path(folder: Path, model_folder: str, key: str) -> Path:
