@@ -142,7 +142,7 @@ def test_the_best_stands_above(metric: str) -> None:
     dots = [line for line in axes.lines if line.get_marker() in "oD"]
     assert [dot.get_xdata()[0] for dot in dots] == [means[name] for name in worst_first]
     assert [dot.get_ydata()[0] for dot in dots] == [0, 1, 2, 3][: len(means)]  # upwards
-    spans = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 2.4]
+    spans = [list(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 2.4]
     assert spans == [[means[name] - 0.1, means[name] + 0.1] for name in worst_first]
     [control] = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"]
     assert list(control) == [means["random_map"]] * 2

@@ -83,7 +83,9 @@ def photograph_uri(image: Image.Image) -> Markup:
     """Give a photograph as a small JPEG."""
     small = image.convert("RGB")
     small.thumbnail((LONGEST, LONGEST))
-    return _uri("image/jpeg", lambda file: small.save(file, "JPEG", quality=QUALITY, optimize=True))
+    file = BytesIO()
+    small.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return _uri("image/jpeg", file.getvalue())
 
 
 def map_uri(values: Array) -> Markup:
@@ -92,37 +94,34 @@ def map_uri(values: Array) -> Markup:
     Raises:
         ValueError: a map of another shape than (rows, cols), or not finite.
     """
-    image = Image.fromarray(map_colors(values))
-    return _uri("image/png", lambda file: image.save(file, "PNG", optimize=True))
+    file = BytesIO()
+    Image.fromarray(map_colors(values)).save(file, "PNG", optimize=True)
+    return _uri("image/png", file.getvalue())
 
 
 def themed(draw: Callable[[], Figure], alt: str) -> Picture:
-    """Draw a figure twice, with dark and with light text on nothing, as SVG.
+    """Draw a figure with dark and with light text on nothing, as SVG.
 
     Args:
         draw: makes the figure, in the colours of text that matplotlib's settings say.
         alt: what it shows, in words.
     """
-    light, width = _drawn(draw, INK)
-    dark, _ = _drawn(draw, NIGHT)
-    return Picture(light, dark, width, alt)
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    file = BytesIO()
+    with matplotlib.rc_context({**_QUIET, **dict.fromkeys(names, INK), "grid.color": INK}):
+        figure = draw()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    light = file.getvalue()
+    dark = light.replace(INK.encode(), NIGHT.encode())
+    kind = "image/svg+xml"
+    return Picture(_uri(kind, light), _uri(kind, dark), round(96 * figure.get_figwidth()), alt)
 
 
 def text_uri(kind: str, text: str) -> Markup:
     """Give a text as a file to save; characters that no file can hold become "?"."""
-    return _uri(f"{kind};charset=utf-8", lambda file: file.write(text.encode("utf-8", "replace")))
+    return _uri(f"{kind};charset=utf-8", text.encode("utf-8", "replace"))
 
 
-def _drawn(draw: Callable[[], Figure], ink: str) -> tuple[Markup, int]:
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
-    with matplotlib.rc_context({**_QUIET, **dict.fromkeys(names, ink), "grid.color": ink}):
-        figure = draw()
-        address = _uri("image/svg+xml", lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
-    return address, round(96 * figure.get_figwidth())
-
-
-def _uri(kind: str, write: Callable[[BytesIO], object]) -> Markup:
+def _uri(kind: str, content: bytes) -> Markup:
     """An address of base64 data, in which nothing needs escaping."""
-    file = BytesIO()
-    write(file)
-    return Markup(f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
+    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")

@@ -102,7 +102,7 @@ def render(comparison: "Comparison") -> str:
     """Give the report's HTML."""
     summary, failures, table = comparison.summary(), comparison.failures(), comparison.table()
     listed = comparison.photographs
-    read = [photograph for photograph in listed if "error" not in photograph]
+    read = [photograph for photograph in listed if not photograph.get("error")]
     shown = read[:: -(-len(read) // SHOWN)] if read else []
     names = {photograph["key"]: photograph["name"] for photograph in listed}
     environment = _environment()
