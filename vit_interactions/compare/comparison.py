@@ -82,9 +82,10 @@ class Comparison:
         return table
 
     def failures(self) -> pd.DataFrame:
-        """Return what is missing in the table: model, photograph, method, metric, reason, error (the exception's class).
+        """Return what is missing in the table: model, photograph, method, metric, reason, error.
 
-        Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map.
+        Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map. "error" is
+        the exception's class.
         """
         failures: pd.DataFrame = self._results[1].copy()
         return failures
