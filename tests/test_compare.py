@@ -75,7 +75,7 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
     for path in pictures:
         photograph = prepare(load_photograph(path), model)
         inputs = photograph.input[None]
-        scores = model(inputs)[0].softmax(-1)
+        scores = model(inputs)[0].softmax(-1).detach()
         view = comparison.view("VisionTransformer", path.stem)
         assert view.prediction == {"index": int(scores.argmax()), "name": None, "score": float(scores.max())}
         assert view.target == view.prediction["index"]
@@ -340,7 +340,9 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     assert sorted(path.name for path in pictures[0].parent.iterdir()) == ["square.png", "tall.png", "wide.png"]
 
 
-@pytest.mark.parametrize("row", ["a,x,0,1,1,1", "a,0,0,1", "a,1,0,1,1,1", "a,0,0,1,1,-1", "a,0,0,inf,1,1", "a,0,0,1,1,x"])
+@pytest.mark.parametrize(
+    "row", ["a,x,0,1,1,1", "a,0,0,1", "a,1,0,1,1,1", "a,0,0,1,1,-1", "a,0,0,inf,1,1", "a,0,0,1,1,x"]
+)
 def test_boxes_that_are_none_are_told(row: str, tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text(f"file,left,top,right,bottom,index\na,0,0,1,1,2\n{row}\n")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vit_interactions.compare import summary
 from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarise
 
 
@@ -37,7 +38,7 @@ def test_draws_are_those_of_a_slow_loop_and_bounded_in_memory(monkeypatch: pytes
     means = [values[random.integers(0, 7, 7)].mean(0) for _ in range(DRAWS)]
     expected = np.quantile(means, [0.05, 0.95], axis=0)
     for at_once in (2**22, 50):
-        monkeypatch.setattr("vit_interactions.compare.summary.AT_ONCE", at_once)
+        monkeypatch.setattr(summary, "AT_ONCE", at_once)
         np.testing.assert_allclose(bootstrap_intervals(values, 0.9, seed=5), expected, rtol=1e-12)
 
 
@@ -50,11 +51,11 @@ def test_a_table_is_averaged_in_its_order() -> None:
         if (photograph, method) != ("a", "y")
     ]
     table = pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "value"])
-    summary = summarise(table, {"q": "lower", "p": "none"})
-    assert summary[["method", "metric", "mean", "photographs", "direction"]].to_numpy().tolist() == [
+    found = summarise(table, {"q": "lower", "p": "none"})
+    assert found[["method", "metric", "mean", "photographs", "direction"]].to_numpy().tolist() == [
         ["z", "q", 2.0, 2, "lower"],
         ["z", "p", 2.0, 2, "none"],
         ["y", "q", 5.0, 1, "lower"],
         ["y", "p", 5.0, 1, "none"],
     ]
-    assert list(summarise(table[:0], {}).columns) == list(summary.columns)
+    assert list(summarise(table[:0], {}).columns) == list(found.columns)

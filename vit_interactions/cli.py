@@ -1,4 +1,4 @@
-"""The command line: `vit-interactions explain`, `compare`, `curve`, `models`, `methods`, and the commands of training."""
+"""The command line: `vit-interactions explain`, `compare`, `curve`, `models`, `methods`, and those of training."""
 
 import sys
 from collections.abc import Iterator, Sized

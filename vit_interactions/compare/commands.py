@@ -95,7 +95,9 @@ def compare_command(
             photos or bundled_photographs(),
             {name: load_model(name, checkpoint, place) if checkpoint is not None else name for name in names},
             list(all_methods()) if method == [ALL] else method,
-            [name for name in METRICS if boxes or "boxes" not in METRICS[name].needs] if metric == [ALL] else metric,
+            [name for name in METRICS if boxes or "boxes" not in METRICS[name].needs]
+            if metric == [ALL]
+            else metric,
             boxes=boxes,
             target=int(target) if target.isdecimal() else target,
             alpha=alpha,

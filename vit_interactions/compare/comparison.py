@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
 from vit_interactions.compare.view import View
@@ -122,8 +123,6 @@ class Comparison:
 
         NaN for methods that share no photograph with a map of different values.
         """
-        from vit_interactions.compare.metrics import agreement
-
         total = np.zeros((len(self.methods), len(self.methods)))
         count = np.zeros_like(total)
         for key, _ in self._units(model):
