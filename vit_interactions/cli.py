@@ -1,4 +1,4 @@
-"""The command line: `vit-interactions explain`, `curve`, `models`, `methods`, and the commands of training."""
+"""The command line: `vit-interactions explain`, `compare`, `curve`, `models`, `methods`, and those of training."""
 
 import sys
 from collections.abc import Iterator, Sized
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
+from vit_interactions.compare.commands import compare_command
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 add_commands(app)
+app.command("compare")(compare_command)
 app.command("windows")(windows_command)
 errors = Console(stderr=True, highlight=False)
 

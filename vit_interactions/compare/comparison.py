@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
 from vit_interactions.compare.view import View
@@ -82,9 +83,10 @@ class Comparison:
         return table
 
     def failures(self) -> pd.DataFrame:
-        """Return what is missing in the table: model, photograph, method, metric, reason, error (the exception's class).
+        """Return what is missing in the table: model, photograph, method, metric, reason, error.
 
-        Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map.
+        Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map. "error" is
+        the exception's class.
         """
         failures: pd.DataFrame = self._results[1].copy()
         return failures
@@ -121,8 +123,6 @@ class Comparison:
 
         NaN for methods that share no photograph with a map of different values.
         """
-        from vit_interactions.compare.metrics import agreement
-
         total = np.zeros((len(self.methods), len(self.methods)))
         count = np.zeros_like(total)
         for key, _ in self._units(model):

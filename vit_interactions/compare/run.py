@@ -19,7 +19,6 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.observe import evaluating
-from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.measure import Subject, measure
 from vit_interactions.compare.plan import Picture, Plan
 from vit_interactions.compare.units import (

@@ -17,6 +17,9 @@ from vit_interactions.training.checkpoint import write_whole
 MANIFEST = "comparison.json"
 UNITS, PICTURES = "units", "pictures"
 
+# What is refused or not defined is so another time.
+REFUSALS = ("ValueError", "UnsupportedModelError")
+
 Array = np.ndarray[Any, Any]
 
 
@@ -51,8 +54,8 @@ class Failure:
 
     @property
     def chance(self) -> bool:
-        """Whether another run may end otherwise: a file comes back, memory is free; but what is refused stays so."""
-        return not self.method or self.error not in ("ValueError", "UnsupportedModelError")
+        """Whether another run may end otherwise: a file comes back, memory is free."""
+        return not self.method or self.error not in REFUSALS
 
 
 @dataclass

@@ -1,0 +1,59 @@
+"""The model's probability of the class that was explained, asked once an image."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vit_interactions.attention.observe import borrowed
+from vit_interactions.compare.metrics.metric import Case
+from vit_interactions.explain.targets import select_target
+
+# Images in one forward pass: a batch that fits wherever the model's own training did.
+CHUNK = 16
+
+
+def class_probability(case: Case, images: Tensor) -> Tensor:
+    """Compute the probability (softmax, float64) of the case's target for each image, on the CPU.
+
+    Args:
+        case: whose model is asked, in evaluation mode.
+        images: (batch, channels, height, width).
+
+    Returns:
+        (batch,) in [0, 1].
+
+    Raises:
+        ValueError: an output that is not (batch, classes), or not finite.
+        IndexError: a target that the output does not have.
+    """
+    with torch.no_grad(), borrowed(case.model, images):
+        output = case.model(images)
+    logits = getattr(output, "logits", output)
+    logits = logits.double() if isinstance(logits, Tensor) else logits
+    chosen = select_target(logits, case.target)
+    probability = (chosen - logits.logsumexp(1)).exp().cpu()
+    if not probability.isfinite().all():
+        raise ValueError("the model's output for a perturbed image is not finite.")
+    return probability
+
+
+def remembered(case: Case, kind: str, shown: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
+    """Look up what the model said of images, and ask it in chunks for those that are new.
+
+    Args:
+        case: whose `scores` are read and filled.
+        kind: how the images are made of what is shown.
+        shown: (images, rows, cols), how much of each patch is shown: 1 or True wholly, 0 or False not at all.
+        ask: computes (chunk,) from a chunk of `shown`.
+
+    Returns:
+        (images,) float64.
+    """
+    # Whatever would replace it, an image that is wholly shown is the photograph.
+    keys = [("" if (one == 1).all() else kind, one.double().numpy().tobytes()) for one in shown]
+    new = list({key: index for index, key in enumerate(keys) if key not in case.scores}.values())
+    for start in range(0, len(new), CHUNK):
+        chunk = new[start : start + CHUNK]
+        case.scores.update(zip([keys[index] for index in chunk], ask(shown[chunk]).tolist(), strict=True))
+    return torch.tensor([case.scores[key] for key in keys], dtype=torch.float64)

@@ -1,0 +1,64 @@
+"""Insertion and deletion by hiding patches' tokens in place of painting over their pixels.
+
+A ViT takes any number of tokens, so removing them shows it no picture that it has never seen, as grey squares do.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from vit_interactions.compare.metrics.metric import Case, Metric, Score
+from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.compare.metrics.removal import Ask, area, check_steps, deletion_curve, insertion_curve
+from vit_interactions.compare.metrics.token_scores import token_scores
+
+
+def token_insertion(steps: int = 20, *, name: str = "token_insertion") -> Metric:
+    """Make the metric: the area below the curve of the probability over the share of tokens shown.
+
+    Args:
+        steps: into how many the patches are divided.
+        name: what tables call it.
+
+    Example:
+        >>> token_insertion().direction
+        'higher'
+    """
+    return _metric(name, steps, "higher", insertion_curve)
+
+
+def token_deletion(steps: int = 20, *, name: str = "token_deletion") -> Metric:
+    """Make the metric: the area below the curve of the probability over the share of tokens removed.
+
+    Args:
+        steps: into how many the patches are divided.
+        name: what tables call it.
+
+    Example:
+        >>> token_deletion().direction
+        'lower'
+    """
+    return _metric(name, steps, "lower", deletion_curve)
+
+
+def _metric(
+    name: str, steps: int, direction: Literal["higher", "lower"], curve_of: Callable[[Tensor, int, Ask], Tensor]
+) -> Metric:
+    check_steps(steps)
+
+    def measure(case: Case, patch_map: Tensor) -> Score:
+        ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
+        curve = curve_of(ranks, steps, lambda shown: token_scores(case, shown))
+        return Score(area(curve), curve)
+
+    return Metric(
+        name=name,
+        direction=direction,
+        range=(0.0, 1.0),
+        source="Petsiuk et al., RISE, BMVC 2018, with tokens for pixels",
+        parameters={"removal": "attention masked", "steps": steps, "score": "softmax", "ties": "seeded"},
+        needs=frozenset(),
+        cost=f"{steps + 2} forward passes",
+        measure=measure,
+    )
