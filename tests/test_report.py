@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from PIL import Image
 from vit_interactions.compare import report as report_module
 from vit_interactions.compare.colors import map_colors
 from vit_interactions.compare.report import render, report
-from vit_interactions.compare.report_tables import columns, grouped_failures, number, summary_rows
+from vit_interactions.compare.report_tables import (
+    Column,
+    best_by_metric,
+    columns,
+    grouped_failures,
+    number,
+    summary_rows,
+)
 
 from .browser import Page, page
 from .compared import IMAGE, METHODS, NAMES, PLACES, SCRIPT, SIZES, Compared
@@ -70,8 +78,8 @@ def test_numbers_keep_three_digits_that_say_something() -> None:
 
 def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_missing() -> None:
     compared = Compared()
-    heads = columns(["insertion", "deletion", "sparsity"], compared.directions)
-    rows = summary_rows(compared.summary(), METHODS, heads, 4, compared.failures())
+    heads = [replace(head, photographs=4) for head in columns(compared.table(), compared.directions)]
+    rows = summary_rows(compared.summary(), METHODS, heads, compared.failures())
     cells = {row.method: row.cells for row in rows}
     assert [head.arrow for head in heads] == ["↑", "↓", ""]
     assert [row.method for row in rows if row.control] == ["random_map"]
@@ -89,13 +97,43 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
     assert cells["gmar"][0].note == "3 of 4 photographs"
     missing = cells["responsive_field_size"][1]
     assert (missing.text, missing.value, missing.note) == ("–", None, f"undefined {SCRIPT}")
+    found = best_by_metric(rows, heads)
+    assert [(best.column.name, best.methods) for best in found] == [
+        ("insertion", ("gmar",)),
+        ("deletion", ("attention_rollout",)),
+    ]
+    assert found[0].control == cells["random_map"][0]
+
+
+def test_the_control_is_no_example_of_what_a_map_costs() -> None:
+    rows = [
+        ("m", name, "seconds", mean, mean, mean, 3, "lower") for name, mean in zip("abr", (1, 3, 0), strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=list(Compared().summary()))
+    frame["method"] = ["gmar", "attn_lrp", "random_map"]
+    [head] = heads = [Column("seconds", "time, s", "lower", 3)]
+    made = summary_rows(frame, list(frame["method"]), heads, Compared().failures())
+    assert [row.cells[0].good for row in made] == [1, 0, None]
+    assert [row.cells[0].best for row in made] == [True, False, False]
+    assert head.cost
+    assert best_by_metric(made, heads) == []
 
 
 def test_failures_of_one_reason_stand_together() -> None:
-    rows = [("m", "a", "gmar", "", "x", "E"), ("m", "b", "gmar", "", "x", "E"), ("m", "a", "gmar", "", "y", "E")]
+    rows = [
+        *(("m", key, method, "iou", "x", "E") for key in "ab" for method in ("gmar", "legrad")),
+        ("m", "a", "attn_lrp", "iou", "x", "E"),
+        ("m", "a", "gmar", "", "y", "E"),
+        ("m", "b", "", "", "z", "E"),
+    ]
     frame = pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "reason", "error"])
     found = grouped_failures(frame, {"a": "A", "b": "B"})
-    assert [(each.reason, each.photographs) for each in found] == [("x", ("A", "B")), ("y", ("A",))]
+    assert [(each.metric, each.reason, each.methods, each.photographs) for each in found] == [
+        ("iou", "x", ("gmar", "legrad"), ("A", "B")),
+        ("iou", "x", ("attn_lrp",), ("A",)),
+        ("", "y", ("gmar",), ("A",)),
+        ("", "z", (), ("B",)),
+    ]
 
 
 def test_nothing_from_outside_becomes_a_tag_an_attribute_or_an_address(text: str) -> None:

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from vit_interactions.compare.view import View
 
 CONTROL = "random_map"  # what any explanation must beat
+LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
 COLOR, CONTROL_COLOR = "#1f83c9", "#808080"  # both can be seen on white and on black
 CURVE_COLORS = ("#1f83c9", "#e07b00", "#1a9e77", "#d1495b", "#8f6bd0", "#a6761d", "#d95f9a")
 CURVE_LINES = ("-", "--", ":", "-.")
 COLUMNS = 8
 PANEL = 1.7  # inches
-NAME_LENGTH = 26  # characters of a line over a photograph
+NAME_LENGTH = 27  # characters of a line over a photograph
 TEXT_SIZE = 8  # points
 
 
@@ -167,7 +168,7 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
             axes.axvline(mean, color=color, linewidth=1, linestyle="--")
     axes.set_yticks(places, [_label(method) for method in rows["method"]])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_title(f"{metric.replace('_', ' ')}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left")
+    axes.set_title(f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left")
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right", "left"):
@@ -192,7 +193,7 @@ def draw_curves(axes: Axes, curves: Mapping[str, Array], metric: str, direction:
         bbox_to_anchor=(1.01, 0.5),
         handlelength=2.6,
     )
-    axes.set_title(f"{metric.replace('_', ' ')}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left")
+    axes.set_title(f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left")
     axes.set_xlabel("share of the patches", fontsize=TEXT_SIZE)
     axes.set_ylabel("score", fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
@@ -209,11 +210,11 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
     values = values[np.ix_(order, order)]
     axes.imshow(values, cmap="RdBu_r", norm=Normalize(-1, 1))
     for row, col in np.argwhere(np.isfinite(values)):
-        value = values[row, col]
+        value = round(values[row, col], 2)
         axes.text(
             col,
             row,
-            f"{value:.2f}".replace("0.", ".").replace("1.00", "1"),
+            f"{value:.2f}".replace("0.", ".").replace("1.00", "1").replace("-.00", ".00").replace("-", "−"),
             ha="center",
             va="center",
             fontsize=TEXT_SIZE - 2,
@@ -249,6 +250,16 @@ def alike_together(correlations: Array) -> list[int]:
     return [int(i) for i in leaves_list(linkage(squareform(distances), "average", optimal_ordering=True))]
 
 
+def metric_label(metric: str) -> str:
+    """Name a metric or a cost as people read it.
+
+    Example:
+        >>> metric_label("pointing_game"), metric_label("seconds")
+        ('pointing game', 'time, s')
+    """
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
 def seen_photograph(comparison: "Comparison", key: str, view: "View") -> Photograph:
     """Put a photograph of a comparison together with where its model's input lies in it."""
     return Photograph(comparison.image(key), torch.empty(0), view.placement)
@@ -275,10 +286,10 @@ def _short(name: str) -> str:
 
     Example:
         >>> _short("n02123045_a_very_long_name_of_a_file.jpg")
-        'n02123045_a_v…e_of_a_file.jpg'
+        'n02123045_a_…_of_a_file.jpg'
     """
-    half = NAME_LENGTH // 2
-    return name if len(name) <= NAME_LENGTH + 4 else f"{name[:half]}…{name[-half - 2 :]}"
+    half = NAME_LENGTH // 2 - 1
+    return name if len(name) <= NAME_LENGTH else f"{name[:half]}…{name[-half - 2 :]}"
 
 
 def _title(axes: Axes, text: str) -> None:

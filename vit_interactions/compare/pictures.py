@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -17,7 +18,10 @@ from vit_interactions.figures.values import Array
 LONGEST = 400  # pixels of a photograph's longer side
 QUALITY = 78
 INK, NIGHT = "#22252b", "#dddad4"  # of text by day and by night
-_QUIET = {"axes.facecolor": "none", "figure.facecolor": "none", "svg.hashsalt": "vit_interactions"}
+_INKED = (
+    *("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"),
+    "grid.color",
+)
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,11 @@ def themed(draw: Callable[[], Figure], alt: str) -> Picture:
         draw: makes the figure, in the colours of text that matplotlib's settings say.
         alt: what it shows, in words.
     """
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    settings: dict[Any, Any] = dict.fromkeys(_INKED, INK)
+    # Without a salt, names inside the file would differ each time.
+    settings |= {"axes.facecolor": "none", "figure.facecolor": "none", "svg.hashsalt": "vit_interactions"}
     file = BytesIO()
-    with matplotlib.rc_context({**_QUIET, **dict.fromkeys(names, INK), "grid.color": INK}):
+    with matplotlib.rc_context(settings):
         figure = draw()
         figure.savefig(file, format="svg", metadata={"Date": None})
     light = file.getvalue()

@@ -30,8 +30,10 @@ from vit_interactions.compare.figures import (
 )
 from vit_interactions.compare.pictures import Picture, Tile, map_uri, photograph_uri, text_uri, themed, tile
 from vit_interactions.compare.report_tables import (
+    Best,
     Column,
     Row,
+    best_by_metric,
     columns,
     grouped_failures,
     summary_rows,
@@ -53,6 +55,7 @@ class ModelPart:
     name: str
     heads: list[Column]
     rows: list[Row]
+    best: list[Best]
     rankings: list[Picture]
     curves: list[Picture]
     agreement: Picture | None
@@ -109,7 +112,7 @@ def render(comparison: "Comparison") -> str:
     script = _source(environment, "report.js")
     used = [*comparison.methods, *comparison.metrics, *_libraries(comparison)]
     return environment.get_template("report.html.jinja").render(
-        models=[_model_part(comparison, model, summary, failures) for model in comparison.models],
+        models=[_model_part(comparison, model, summary, failures, table) for model in comparison.models],
         shots=[_shot(comparison, photograph, table) for photograph in shown],
         photographs=listed,
         readable=len(read),
@@ -133,18 +136,22 @@ def render(comparison: "Comparison") -> str:
     )
 
 
-def _model_part(comparison: "Comparison", model: str, summary: pd.DataFrame, failures: pd.DataFrame) -> ModelPart:
+def _model_part(
+    comparison: "Comparison",
+    model: str,
+    summary: pd.DataFrame,
+    failures: pd.DataFrame,
+    table: pd.DataFrame,
+) -> ModelPart:
     summary = summary[summary["model"] == model]
-    heads = columns(list(dict.fromkeys(summary["metric"])), comparison.directions)
-    rows = summary_rows(
-        summary, comparison.methods, heads, len(comparison.photographs), failures[failures["model"] == model]
-    )
+    heads = columns(table[table["model"] == model], comparison.directions)
+    rows = summary_rows(summary, comparison.methods, heads, failures[failures["model"] == model])
     rankings = [
         themed(partial(ranking_of, summary, model, head.name), f"Methods ranked by {head.label}, {head.hint}")
         for head in heads
     ]
     curves = []
-    for head in heads:
+    for head in (head for head in heads if not head.cost):
         found = comparison.curves(model, head.name)
         if found:
             draw = partial(curves_of, found, head.name, head.direction)
@@ -153,7 +160,7 @@ def _model_part(comparison: "Comparison", model: str, summary: pd.DataFrame, fai
     if len(comparison.methods) > 1:
         draw = partial(agreement_of, comparison.agreement(model))
         agreement = themed(draw, "Rank correlations between the maps of methods")
-    return ModelPart(model, heads, rows, rankings, curves, agreement)
+    return ModelPart(model, heads, rows, best_by_metric(rows, heads), rankings, curves, agreement)
 
 
 def _shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd.DataFrame) -> Shot:
@@ -168,7 +175,7 @@ def _shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd.Dat
         view = comparison.view(model, key)
         height, width = view.layout.extent
         own = table[table["model"] == model]
-        heads = columns(list(dict.fromkeys(table["metric"])), comparison.directions)
+        heads = columns(own, comparison.directions)
         parts.append(
             ShotPart(
                 model,
