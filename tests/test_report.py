@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 from PIL import Image
 
+from vit_interactions.compare import compare
 from vit_interactions.compare import report as report_module
 from vit_interactions.compare.colors import map_colors
+from vit_interactions.compare.comparison import Comparison
+from vit_interactions.compare.figures import grid_figure
 from vit_interactions.compare.report import render, report
 from vit_interactions.compare.report_tables import (
     Column,
@@ -78,7 +81,8 @@ def test_numbers_keep_three_digits_that_say_something() -> None:
 
 def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_missing() -> None:
     compared = Compared()
-    heads = [replace(head, photographs=4) for head in columns(compared.table(), compared.directions)]
+    heads = columns(compared.table(), compared.directions)
+    assert [head.photographs for head in heads] == [3, 3, 3]
     rows = summary_rows(compared.summary(), METHODS, heads, compared.failures())
     cells = {row.method: row.cells for row in rows}
     assert [head.arrow for head in heads] == ["↑", "↓", ""]
@@ -94,7 +98,7 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
     ]
     assert [cells[name][2].good for name in METHODS] == [None] * 4
     assert cells["gmar"][0].interval == "0.600 – 0.800"
-    assert cells["gmar"][0].note == "3 of 4 photographs"
+    assert cells["gmar"][0].note == ""
     missing = cells["responsive_field_size"][1]
     assert (missing.text, missing.value, missing.note) == ("–", None, f"undefined {SCRIPT}")
     found = best_by_metric(rows, heads)
@@ -103,6 +107,17 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
         ("deletion", ("attention_rollout",)),
     ]
     assert found[0].control == cells["random_map"][0]
+
+
+def test_a_mean_over_fewer_photographs_is_not_ranked_with_the_others() -> None:
+    compared = Compared()
+    [head] = [head for head in columns(compared.table(), compared.directions) if head.name == "insertion"]
+    summary = compared.summary()
+    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "photographs"] = 2
+    rows = {row.method: row.cells[0] for row in summary_rows(summary, METHODS, [head], compared.failures())}
+    assert (rows["gmar"].good, rows["gmar"].best, rows["gmar"].note) == (None, False, "2 of 3 photographs")
+    assert rows["random_map"].best  # 0.5 is the highest of the others'
+    assert rows["random_map"].good == 1
 
 
 def test_the_control_is_no_example_of_what_a_map_costs() -> None:
@@ -386,3 +401,26 @@ def test_settings_are_written_as_people_read_them() -> None:
     assert words({"a": [1, 2], "b": {"c": None}}) == "a = [1, 2], b = c = null"
     assert words("x") == "x"
     assert words(json.loads("0.1")) == "0.1"
+
+
+def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    name = "<img src=x onerror='window.pwned = 1'>.png"
+    Image.effect_noise((120, 90), 60).convert("RGB").save(pictures / name)
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    methods = ["raw_attention", "gmar", "random_map"]
+    compare([pictures], {SCRIPT: model}, methods, ["insertion"], out=tmp_path / "out")
+    comparison = Comparison.open(tmp_path / "out")
+    written = report(comparison, tmp_path / "report.html")
+    with page(written, width=390, height=844) as p:
+        assert p.errors == []
+        assert p.run("window.pwned") is None
+        assert p.run("document.querySelector('.shot h3').textContent") == name
+        assert p.run("document.querySelectorAll('.map').length") == 3
+        assert "broken.jpg" in p.run("document.querySelector('#failures').textContent")
+        assert p.run("document.querySelectorAll('.wide .drawing').length") == 2  # curves and agreement
+        insertion = p.run("+document.querySelector('table.values td').dataset.value")
+    assert insertion == comparison.summary()["mean"][0]
+    assert len(grid_figure(comparison, SCRIPT).axes) == 4

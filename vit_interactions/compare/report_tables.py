@@ -55,7 +55,8 @@ class Cell:
         text: as people read it.
         value: as the table sorts by it; None sorts last.
         interval: around it, as people read it.
-        good: how far from the column's worst (0) to its best (1); None where neither end is better.
+        good: how far from the column's worst (0) to its best (1); None where neither end is better, or where not all
+            photographs have a value.
         best: whether nothing in the column is better.
         note: why it is missing or not of all photographs.
     """
@@ -150,17 +151,16 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
     if row is None or not math.isfinite(row.mean):
         return Cell(note=reason)
     worst, best = ends
-    note = ""
-    if row.photographs < head.photographs:
-        note = f"{row.photographs} of {head.photographs} photographs" + (f". {reason}" if reason else "")
-    judged = head.direction != "none" and not (head.cost and row.method == CONTROL)
+    whole = row.photographs == head.photographs  # else the photographs that are left may be the easy ones
+    note = f"{row.photographs} of {head.photographs} photographs" + (f". {reason}" if reason else "")
+    judged = whole and head.direction != "none" and not (head.cost and row.method == CONTROL)
     return Cell(
         number(row.mean),
         float(row.mean),
         f"{number(row.low)} – {number(row.high)}" if math.isfinite(row.low) else "",
         float(row.mean - worst) / (best - worst) if judged and best != worst else None,
         bool(judged and row.mean == best),
-        note,
+        "" if whole else note,
     )
 
 
@@ -204,7 +204,8 @@ def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[F
 
 
 def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
-    """The worst and the best mean of a column."""
+    """The worst and the best mean of a column, among those over all its photographs."""
+    rows = rows[rows["photographs"] == head.photographs]
     if head.cost:
         rows = rows[rows["method"] != CONTROL]
     values = rows["mean"].to_numpy(np.float64)
