@@ -58,7 +58,7 @@ def make_pictures(folder: Path) -> list[Path]:
 def compare(root: Path, **options: Any) -> Comparison:
     """Compare on the pictures of a folder, into it."""
     common = {"boxes": root / "boxes.csv", "out": root / "out", "methods": METHODS, "metrics": METRICS}
-    return vi.compare([root / "pictures"], make_model(), **{**common, **options})  # type: ignore[arg-type]
+    return vi.compare([root / "pictures"], **{"model": make_model(), **common, **options})
 
 
 def scores(comparison: Comparison) -> pd.DataFrame:
@@ -136,7 +136,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table(
     assert len(scores(whole)) == 4 * len(METHODS) * len(METRICS)
 
 
-def test_resuming_makes_anew_what_was_made_from_something_else(root: Path, measured: list[object]) -> None:
+def test_resuming_makes_anew_what_was_made_of_something_else(
+    root: Path, measured: list[object]
+) -> None:
     compare(root)
 
     def made(**options: Any) -> int:
@@ -156,6 +158,9 @@ def test_resuming_makes_anew_what_was_made_from_something_else(root: Path, measu
     assert made(alpha=0.2) == 5
     assert made(alpha=0.2, metrics=["pointing_game"]) == 5
     assert made(alpha=0.2, metrics=["pointing_game"], seed=1) == 5
+    trained = make_model()
+    trained.head.weight.data += 0.1  # type: ignore[union-attr, operator]
+    assert made(alpha=0.2, metrics=["pointing_game"], seed=1, model=trained) == 5
     # Of earlier settings nothing is left, and nothing of them is shown.
     assert set(Comparison.open(root / "out").table()["metric"]) == {"pointing_game", *COSTS} - (
         set() if Path("/proc/self/clear_refs").exists() else {"peak_memory"}

@@ -1,7 +1,9 @@
 """`vit-interactions compare`: methods side by side, in numbers."""
 
+from math import isnan
+from operator import itemgetter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -126,26 +128,29 @@ def model_table(model: str, summary: pd.DataFrame) -> Table:
     table = Table("metric", "method", "mean", "95 % interval", "photographs", title=Text(printable(model)))
     for column in table.columns[2:]:
         column.justify = "right"
-    for metric, rows in summary.groupby("metric", sort=False):
-        direction = rows["direction"].iloc[0]
-        ordered = rows.sort_values("mean", ascending=direction == "lower", kind="stable")
+    records: list[Any] = summary.to_dict("records")
+    for metric in dict.fromkeys(row["metric"] for row in records):
+        rows = [row for row in records if row["metric"] == metric]
+        direction = rows[0]["direction"]
         words = iter([metric, UNITS.get(metric, BETTER[direction])])
-        for row in ordered.itertuples(index=False):
-            interval = "-" if pd.isna(row.low) else f"{row.low:.3g} ... {row.high:.3g}"
-            table.add_row(next(words, ""), row.method, f"{row.mean:.3g}", interval, str(row.photographs))
+        for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
+            interval = "-" if isnan(row["low"]) else f"{row['low']:.3g} ... {row['high']:.3g}"
+            table.add_row(next(words, ""), row["method"], f"{row['mean']:.3g}", interval, str(row["photographs"]))
         table.add_section()
     return table
 
 
 def end(comparison: Comparison) -> None:
-    """Report what failed; end with exit code 1 if a photograph did, or a method or a metric not by refusing."""
+    """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
     failures = comparison.failures()
     groups = list(failures.groupby(["model", "method", "metric", "reason"], sort=False))
-    for (_, method, metric, reason), rows in groups[:SHOWN]:
+    for (model, method, metric, reason), rows in groups[:SHOWN]:
+        under = f"{printable(model)}: " if len(comparison.models) > 1 else ""
         what = f"{metric} of {method}: " if metric else f"{method}: " if method else ""
         times = f" ({len(rows)} photographs)" if len(rows) > 1 else ""
-        errors.print(f"failed: {what}{reason}{times}", markup=False, soft_wrap=True, style="red")
+        errors.print(f"failed: {under}{what}{reason}{times}", markup=False, soft_wrap=True, style="red")
     if len(groups) > SHOWN:
         errors.print(f"failed: {len(groups) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
-    if (failures["method"] == "").any() or not failures["error"].isin(REFUSALS).all():
+    lost = (failures["method"] == "").any() or comparison.table().empty
+    if lost or not failures["error"].isin(REFUSALS).all():
         raise typer.Exit(1)
