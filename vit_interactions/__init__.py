@@ -8,6 +8,7 @@ from vit_interactions.attention import TokenLayout as TokenLayout
 from vit_interactions.attention import UnsupportedModelError as UnsupportedModelError
 from vit_interactions.attention import record_attention as record_attention
 from vit_interactions.attention import token_layout as token_layout
+from vit_interactions.compare import compare as compare
 from vit_interactions.explain import EXPLAINERS as EXPLAINERS
 from vit_interactions.explain import GMAR as GMAR
 from vit_interactions.explain import AttentionFlow as AttentionFlow

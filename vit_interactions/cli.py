@@ -1,4 +1,4 @@
-"""The command line: `vit-interactions explain`, `curve`, `models`, `methods`, and the commands of training."""
+"""The command line: `vit-interactions explain`, `compare`, `curve`, `models`, `methods`, and those of training."""
 
 import sys
 from collections.abc import Iterator, Sized
@@ -11,19 +11,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from timm.data.config import resolve_model_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
-from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
+from vit_interactions.compare.commands import compare_command
+from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explanation import Settings, has_classes
+from vit_interactions.explanation import Settings
 from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
-from vit_interactions.methods import all_methods, find_method
+from vit_interactions.methods import all_methods, default_methods, find_method
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.windows_command import windows_command
@@ -31,12 +32,11 @@ from vit_interactions.training.windows_command import windows_command
 # The paper's, and some between where many models turn from closed to open windows.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
 
-FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
-
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 add_commands(app)
+app.command("compare")(compare_command)
 app.command("windows")(windows_command)
 errors = Console(stderr=True, highlight=False)
 
@@ -267,22 +267,6 @@ def end_with_failures(failed: dict[str, str]) -> None:
         )
     if failed:
         raise typer.Exit(1)
-
-
-def default_methods(model: nn.Module) -> list[str]:
-    """List the methods that make sense without being asked for: of few passes, for what the model has.
-
-    Left out are those of a class for a model without classes, those of many passes, attention flow (one maximum-flow
-    problem a token), and the control.
-    """
-    classes = has_classes(model)
-    return [
-        name
-        for name, explainer in EXPLAINERS.items()
-        if (classes or not explainer.class_specific)
-        and explainer.forwards + explainer.backwards <= FEW_PASSES
-        and explainer not in (AttentionFlow, RandomMap)
-    ]
 
 
 def parse_target(text: str) -> int | str:

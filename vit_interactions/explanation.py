@@ -42,7 +42,7 @@ from vit_interactions.figures import (
 from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.functional.windows import window_operations
-from vit_interactions.methods import find_method
+from vit_interactions.methods import find_method, has_classes
 from vit_interactions.models import WindowFreeAttention, record_windows
 
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
@@ -297,13 +297,6 @@ def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer
     if issubclass(method, DynamicAccumulatedAttention):
         return method(model, readout="model")  # the class token where it is read, else what is
     return method(model)
-
-
-def has_classes(model: nn.Module) -> bool:
-    """Whether a model of timm, torchvision or transformers classifies."""
-    if hasattr(model, "num_classes"):
-        return bool(model.num_classes)
-    return type(model).__name__.endswith("ForImageClassification")
 
 
 def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:

@@ -3,9 +3,13 @@
 import importlib
 from typing import Any
 
+from torch import nn
+
 from vit_interactions.adapters import METHODS
-from vit_interactions.explain import EXPLAINERS, Explainer
+from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.loading import nearest
+
+FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
 
 
 def all_methods() -> dict[str, type[Explainer]]:
@@ -38,6 +42,29 @@ def find_method(name: str) -> type[Explainer]:
             f"`method` must be a name that `vit-interactions methods` lists, but got {name!r}. {hint}".rstrip()
         )
     return methods[name]
+
+
+def default_methods(model: nn.Module) -> list[str]:
+    """List the methods that make sense without being asked for: of few passes, for what the model has.
+
+    Left out are those of a class for a model without classes, those of many passes, attention flow (one maximum-flow
+    problem a token), and the control.
+    """
+    classes = has_classes(model)
+    return [
+        name
+        for name, explainer in EXPLAINERS.items()
+        if (classes or not explainer.class_specific)
+        and explainer.forwards + explainer.backwards <= FEW_PASSES
+        and explainer not in (AttentionFlow, RandomMap)
+    ]
+
+
+def has_classes(model: nn.Module) -> bool:
+    """Whether a model of timm, torchvision or transformers classifies."""
+    if hasattr(model, "num_classes"):
+        return bool(model.num_classes)
+    return type(model).__name__.endswith("ForImageClassification")
 
 
 def _others() -> Any:

@@ -130,14 +130,14 @@ def folder_names(photographs: Sequence[Path]) -> list[str]:
         >>> folder_names([Path("a/cat.jpg"), Path("b/cat.png"), Path("dog.jpg")])
         ['cat', 'cat-2', 'dog']
     """
-    names = ["manifest.json"]  # the run's own file
+    names = {"manifest.json": None}  # the run's own file; a dict is a set that keeps the order
     for photograph in photographs:
         stem = name = photograph.stem
         repeat = 2
         while name in names:
             name, repeat = f"{stem}-{repeat}", repeat + 1
-        names.append(name)
-    return names[1:]
+        names[name] = None
+    return list(names)[1:]
 
 
 def sha256(path: Path) -> str:

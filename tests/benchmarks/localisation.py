@@ -10,37 +10,19 @@ in turn.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
-from vit_interactions.figures import Photograph, load_photograph, prepare
+from vit_interactions.compare.boxes import boxes_of_class, inside_boxes, read_boxes
+from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
 
 KINDS = {**vi.EXPLAINERS, **METHODS}
-
-
-def inside_boxes(photograph: Photograph, layout: vi.TokenLayout, boxes: list[dict[str, str]]) -> Tensor:
-    """Mark the patches whose centre lies in one of the boxes."""
-    marks = []
-    for row in range(layout.rows):
-        for col in range(layout.cols):
-            left, top, right, bottom = photograph.patch_box(row, col, layout)
-            x, y = (left + right) / 2, (top + bottom) / 2
-            marks.append(
-                any(
-                    float(box["left"]) <= x <= float(box["right"])
-                    and float(box["top"]) <= y <= float(box["bottom"])
-                    for box in boxes
-                )
-            )
-    return torch.tensor(marks)
 
 
 def main() -> None:
@@ -54,17 +36,15 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(KINDS), help="these only")
     options = parser.parse_args()
     model = load_model(options.model, options.checkpoint)
-    with (options.folder / "boxes.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    names = list(dict.fromkeys(row["file"] for row in rows))[: options.photographs]
+    boxes = read_boxes(options.folder / "boxes.csv")
+    names = list(boxes)[: options.photographs]
     results: dict[str, list[tuple[bool, float, float]]] = {method: [] for method in options.methods}
     sizes = []
     for name in names:
-        boxes = [row for row in rows if row["file"] == name]
         photograph = prepare(load_photograph(options.folder / "images" / name), model)
-        inputs, target = photograph.input.unsqueeze(0), int(boxes[0]["index"])
+        inputs, target = photograph.input.unsqueeze(0), boxes[name][0].index
         layout = vi.token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
-        inside = inside_boxes(photograph, layout, [box for box in boxes if int(box["index"]) == target])
+        inside = inside_boxes(photograph, layout, boxes_of_class(boxes[name], target)).flatten()
         sizes.append(inside.double().mean().item())
         for method in results:
             kind = KINDS[method]

@@ -1,1 +1,92 @@
 """Explanations side by side: numbers, pictures and pages."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import nn
+
+from vit_interactions.bundled import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.compare.metrics import Metric
+
+Photographs = Iterable[str | PathLike[str] | Image.Image]
+
+
+def compare(
+    photographs: Photographs,
+    model: str | nn.Module | Mapping[str, str | nn.Module] = DEFAULT_MODEL,
+    methods: Iterable[str] | None = None,
+    metrics: "Iterable[str | Metric] | None" = None,
+    *,
+    boxes: str | PathLike[str] | None = None,
+    target: int | str = "pred",
+    alpha: float = 0.10,
+    beta: float = 0.20,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    seed: int = 0,
+) -> "Comparison":
+    """Measure the maps of methods on photographs under models by metrics.
+
+    Results are written photograph by photograph, so that a run that is killed loses one at most; memory does not grow
+    with the number of photographs. What goes wrong in a photograph, a method or a metric is written down, and the rest
+    goes on. Under torchrun each process measures its share, and every process gets the whole comparison.
+
+    Args:
+        photographs: pictures: files, folders with pictures directly in them, or images of Pillow; files come first.
+        model: a name, as `loading.load_model` takes it; a model, which is used where it is and given back as it was;
+            or several of them by the names that tables shall call them.
+        methods: names that `vit-interactions methods` lists; by default those of few passes, and the random control.
+        metrics: names of `compare.metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
+        boxes: a CSV file of boxes around objects: file (a photograph's name), left, top, right, bottom in its pixels,
+            and index, the model's number of the class, where it is known.
+        target: the class that is explained, "pred" for that of the highest score, or "boxes" for that of the first box.
+        alpha: share of all patch pairs that count as relevant, in [0, 1].
+        beta: share of the patches that are dropped as indiscriminative, in [0, 1].
+        out: folder for the results, made if missing; by default one that is deleted with the comparison.
+        resume: keep what is in `out` already of the same settings, weights and photographs.
+        device: where models given by name go.
+        seed: of everything that is drawn.
+
+    Returns:
+        The comparison, whose results are read from its folder.
+
+    Raises:
+        ValueError: arguments that do not fit, or a folder that holds something else.
+        UnsupportedModelError: a model whose attention cannot be explained.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model("test_vit", num_classes=5)
+        >>> noise = Image.effect_noise((80, 80), 50)
+        >>> comparison = compare([noise], model, ["raw_attention", "random_map"], ["insertion", "deletion"])
+        >>> comparison.summary().shape
+        (10, 8)
+    """
+    from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.compare.plan import make_plan
+    from vit_interactions.compare.run import run, temporary_folder
+    from vit_interactions.training.process import joined
+
+    with joined(device) as process:
+        plan = make_plan(
+            photographs,
+            model,
+            methods,
+            metrics,
+            boxes=boxes,
+            target=target,
+            alpha=alpha,
+            beta=beta,
+            device=str(process.device),
+            seed=seed,
+        )
+        folder = temporary_folder(process, resume=resume) if out is None else Path(out)
+        run(plan, folder, process, resume=resume)
+    return Comparison.open(folder, delete=out is None)

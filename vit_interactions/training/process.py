@@ -1,6 +1,9 @@
 """This process's place among those that train together, by the variables that torchrun sets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +12,8 @@ from timm.utils import init_distributed_device
 from torch import distributed
 
 from vit_interactions.functional.checks import check_device
+
+PATIENCE = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,40 @@ def end_process() -> None:
     """Leave the other processes."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Process]:
+    """Be one of the processes for a block, which ends when all have come to its end, however long that takes.
+
+    Processes that the caller has joined already stay so.
+
+    Args:
+        device: as of `start_process`.
+
+    Raises:
+        ValueError: no such device.
+
+    Example:
+        >>> with joined("cpu") as process:
+        ...     process.first
+        True
+    """
+    before = distributed.is_initialized()
+    process = (
+        Process(torch.device(check_device("device", device)), distributed.get_rank(), distributed.get_world_size())
+        if before
+        else start_process(device)
+    )
+    # The group's own barrier gives up after minutes.
+    patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE) if process.world > 1 else None
+    try:
+        yield process
+        if patient is not None:
+            distributed.barrier(patient)
+    finally:
+        if not before:
+            end_process()
 
 
 def share(value: Any) -> Any:

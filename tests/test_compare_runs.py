@@ -1,0 +1,363 @@
+"""Comparisons that are killed, resumed, shared among processes and started from the command line."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import vit_interactions as vi
+from vit_interactions.compare import measure, units
+from vit_interactions.compare import run as running
+from vit_interactions.compare.comparison import Comparison
+from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.metrics import Metric, Score
+from vit_interactions.compare.plan import make_plan
+from vit_interactions.training.process import Process
+
+from .test_cli import run
+
+METHODS = ["raw_attention", "responsive_field_size", "random_map"]
+METRICS = ["deletion", "pointing_game"]
+
+
+def make_model() -> nn.Module:
+    """A ViT whose maps differ."""
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", num_classes=5, img_size=64)
+    for block in vit.blocks:
+        block.attn.qkv.weight.data.mul_(10)
+    return vit.eval()
+
+
+def make_pictures(folder: Path) -> list[Path]:
+    """Four photographs of noise, with boxes beside them."""
+    random = np.random.default_rng(0)
+    (folder / "pictures").mkdir(parents=True)
+    for name in "abcd":
+        pixels = random.integers(0, 256, (80, 70, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / f"{name}.png")
+    rows = [f"{name}.png,10,10,40,50\n" for name in "abcd"]
+    (folder / "boxes.csv").write_text("file,left,top,right,bottom\n" + "".join(rows))
+    return sorted((folder / "pictures").iterdir())
+
+
+def compare(root: Path, **options: Any) -> Comparison:
+    """Compare on the pictures of a folder, into it."""
+    common = {"boxes": root / "boxes.csv", "out": root / "out", "methods": METHODS, "metrics": METRICS}
+    return vi.compare([root / "pictures"], **{"model": make_model(), **common, **options})
+
+
+def scores(comparison: Comparison) -> pd.DataFrame:
+    """The table without costs, which are never twice the same."""
+    table = comparison.table()
+    return table[~table["metric"].isin(list(COSTS))].reset_index(drop=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_pictures(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows by one for every photograph that is measured."""
+    calls: list[object] = []
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return measure.measure(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "measure", counted)
+    return calls
+
+
+KILLS: dict[str, tuple[Any, str, int]] = {
+    "while measuring": (measure, "turn", 2 * len(METHODS) + 2),
+    "between a unit's maps and its numbers": (units, "write_json", 3),
+}
+
+
+def _killed(root: Path, where: str) -> None:
+    torch.set_num_threads(1)
+    module, name, last = KILLS[where]
+    original: Callable[..., object] = getattr(module, name)
+    calls = 0
+
+    def counted(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    setattr(module, name, counted)
+    compare(root)
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_a_run_that_is_killed_goes_on_to_the_same_table(
+    where: str, root: Path, measured: list[object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = compare(root, out=root / "whole")
+    measured.clear()
+    process = multiprocessing.get_context("spawn").Process(target=_killed, args=(root, where))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    unfinished = Comparison.open(root / "out")
+    assert unfinished.unfinished == 2
+    pd.testing.assert_frame_equal(scores(unfinished), scores(whole)[: len(scores(whole)) // 2])
+    assert unfinished.maps("VisionTransformer", "c") == {}
+    resumed = compare(root, resume=True)
+    assert len(measured) == 2
+    assert resumed.unfinished == 0
+    pd.testing.assert_frame_equal(scores(resumed), scores(whole))
+    for key in "abcd":
+        for one, other in zip(
+            *(comparison.maps("VisionTransformer", key).values() for comparison in (whole, resumed)), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    assert resumed.photographs == whole.photographs
+    assert len(scores(whole)) == 4 * len(METHODS) * len(METRICS)
+
+
+def test_resuming_makes_anew_what_was_made_of_something_else(
+    root: Path, measured: list[object]
+) -> None:
+    compare(root)
+
+    def made(**options: Any) -> int:
+        measured.clear()
+        compare(root, resume=True, **options)
+        return len(measured)
+
+    assert made() == 0
+    path = root / "pictures" / "b.png"
+    Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    assert made() == 1
+    Image.open(path).save(root / "pictures" / "e.png")
+    assert made() == 1
+    boxes = (root / "boxes.csv").read_text()
+    (root / "boxes.csv").write_text(boxes.replace("c.png,10", "c.png,11"))
+    assert made() == 1
+    assert made(alpha=0.2) == 5
+    assert made(alpha=0.2, metrics=["pointing_game"]) == 5
+    assert made(alpha=0.2, metrics=["pointing_game"], seed=1) == 5
+    trained = make_model()
+    trained.head.weight.data += 0.1  # type: ignore[union-attr, operator]
+    assert made(alpha=0.2, metrics=["pointing_game"], seed=1, model=trained) == 5
+    # Of earlier settings nothing is left, and nothing of them is shown.
+    assert set(Comparison.open(root / "out").table()["metric"]) == {"pointing_game", *COSTS} - (
+        set() if Path("/proc/self/clear_refs").exists() else {"peak_memory"}
+    )
+    with pytest.raises(ValueError, match="holds a comparison: resume it"):
+        compare(root)
+
+
+def test_units_of_other_settings_are_not_shown(root: Path) -> None:
+    compare(root)
+    manifest = json.loads((root / "out" / "comparison.json").read_text())
+    (model,) = manifest["models"].values()
+    model["settings"] = "of other settings"
+    (root / "out" / "comparison.json").write_text(json.dumps(manifest))
+    comparison = Comparison.open(root / "out")
+    assert comparison.unfinished == 4
+    assert comparison.table().empty
+    assert comparison.summary().empty
+    assert comparison.maps("VisionTransformer", "a") == {}
+    with pytest.raises(ValueError, match="has not been measured yet"):
+        comparison.view("VisionTransformer", "a")
+
+
+@pytest.mark.parametrize(("error", "again"), [(RuntimeError, 4), (ValueError, 0)])
+def test_resuming_tries_again_what_may_have_been_chance(
+    error: type[Exception],
+    again: int,
+    root: Path,
+    measured: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise error("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vi.RawAttention, "_explain", broken)
+        assert len(compare(root).failures()) == 4
+    measured.clear()
+    assert len(compare(root, resume=True).failures()) == 4 - again
+    assert len(measured) == again
+
+
+def test_a_process_measures_its_share(root: Path) -> None:
+    plan = make_plan(
+        [root / "pictures"],
+        make_model(),
+        METHODS,
+        [],
+        boxes=None,
+        target="pred",
+        alpha=0.1,
+        beta=0.2,
+        device="cpu",
+        seed=0,
+    )
+    for rank, keys in ((1, ["b", "d"]), (0, ["a", "c"])):
+        out = root / f"out-{rank}"
+        running.run(plan, out, Process(torch.device("cpu"), rank, 2))
+        assert sorted(path.stem for path in (out / "units" / "visiontransformer").glob("*.json")) == keys
+        assert (out / "comparison.json").exists() == (rank == 0)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=5)
+    for block in model.blocks:
+        block.attn.qkv.weight.data.mul_(10)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def arguments(root: Path, checkpoint: Path, out: str) -> list[str]:
+    """A command line."""
+    chosen = [part for name in METHODS for part in ("--method", name)]
+    chosen += [part for name in METRICS for part in ("--metric", name)]
+    model = ["--model", "test_vit", "--checkpoint", str(checkpoint)]
+    boxes = ["--boxes", str(root / "boxes.csv")]
+    return ["compare", str(root / "pictures"), *model, *chosen, *boxes, "--out", str(root / out)]
+
+
+def test_two_processes_give_the_table_of_one(root: Path, checkpoint: Path) -> None:
+    script = root / "main.py"
+    script.write_text("from vit_interactions.cli import main\n\nmain()\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    together = subprocess.run(
+        [*launcher, str(script), *arguments(root, checkpoint, "together")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("pointing_game") == 1, "one process speaks"
+    assert run(*arguments(root, checkpoint, "alone")) == 0
+    one, other = (Comparison.open(root / name) for name in ("alone", "together"))
+    assert other.unfinished == 0
+    assert len(scores(one)) == 4 * len(METHODS) * len(METRICS)
+    pd.testing.assert_frame_equal(scores(other), scores(one), rtol=1e-5)
+
+
+def test_the_command_prints_the_best_first(
+    root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments(root, checkpoint, "out")) == 0
+    shown = capsys.readouterr()
+    assert f"the results are in {root / 'out'}" in shown.err
+    summary = Comparison.open(root / "out").summary().set_index(["metric", "method"])
+    lines = shown.out.splitlines()
+    for metric, words, down in (
+        ("deletion", "lower is better", True),
+        ("pointing_game", "higher is better", False),
+        ("forwards", "forward passes", True),
+    ):
+        begin = next(number for number, line in enumerate(lines) if metric in line)
+        rows = lines[begin : begin + len(METHODS)]
+        methods = [next(part for part in row.split() if part in METHODS) for row in rows]
+        means = [summary.loc[(metric, method), "mean"] for method in methods]
+        assert sorted(methods) == sorted(METHODS)
+        assert means == sorted(means, reverse=not down)
+        assert words in rows[1]
+        assert f"{means[0]:.3g}" in rows[0]
+    before = (root / "out" / "comparison.json").read_text()
+    assert run(*arguments(root, checkpoint, "out")) == 2
+    assert "resume it (--resume)" in capsys.readouterr().err
+    assert run(*arguments(root, checkpoint, "out"), "--resume") == 0
+    assert (root / "out" / "comparison.json").read_text() == before
+
+
+def test_broken_pictures_and_hostile_names_lose_nothing_else(
+    root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "pictures"
+    sound = (folder / "a.png").read_bytes()
+    names = ["<script>alert(1)</script>.png", "[red]b.png", "c\x1b[31m.png", "\udcff.png", "x" * 250 + ".png"]
+    for name in names:
+        (folder / name).write_bytes(sound)
+    (folder / "[bold]\x1btext.jpg").write_text("<script>alert(1)</script>")
+    (folder / "truncated.png").write_bytes(sound[:3000])
+    assert run(*arguments(root, checkpoint, "out")) == 1
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.err + shown.out
+    assert "[bold]\ufffdtext.jpg" in shown.err
+    assert "truncated.png` is not a picture that can be read" in shown.err
+    comparison = Comparison.open(root / "out")
+    photographs = {photograph["name"]: photograph for photograph in comparison.photographs}
+    assert [name for name, photograph in photographs.items() if "error" in photograph] == [
+        "[bold]\ufffdtext.jpg",
+        "truncated.png",
+    ]
+    assert len(comparison.table()["photograph"].unique()) == 4 + len(names)
+    # The same pixels, the same values, whatever they are called; but they have no boxes.
+    keys = [photograph["key"] for photograph in comparison.photographs if photograph["sha256"] is not None]
+    assert len(set(keys)) == 11
+    deletion = comparison.table().query("metric == 'deletion' and method == 'raw_attention'")
+    values = deletion.set_index("photograph")["value"]
+    assert values["script-alert-1-script"] == values["a"] != values["b"]
+    for name in names:
+        written = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")
+        key = photographs[written]["key"]
+        assert comparison.image(key).size == (70, 80)
+    failures = comparison.failures()
+    assert set(failures[failures["metric"] == "pointing_game"]["photograph"]) == {
+        photographs[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")][
+            "key"
+        ]
+        for name in names
+    }
+
+
+def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    model = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert run("compare", tmp_path / "empty", *model) == 2
+    assert "has none" in capsys.readouterr().err
+    assert run("compare", tmp_path / "empty", *model, "--model", "test_vit") == 2
+    assert "`--checkpoint` must come with one --model, but got 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty" / "text.jpg").write_text("no picture")
+    assert run("compare", tmp_path / "empty", *model) == 1
+    shown = capsys.readouterr().err
+    assert "failed: `" in shown
+    assert Comparison.open(tmp_path / "out").table().empty
+
+
+def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
+    own = Metric(
+        "own", "none", (0, 1), "here", {"path": Path("a")}, frozenset(), "none", lambda case, patch_map: Score(0.5)
+    )
+    comparison = compare(root, metrics=[own])
+    assert comparison.settings["metrics"]["own"] == {
+        "direction": "none",
+        "range": [0, 1],
+        "source": "here",
+        "parameters": {"path": "a"},
+        "needs": [],
+        "cost": "none",
+    }
+    assert comparison.directions["own"] == "none"
+    assert set(comparison.table().query("metric == 'own'")["value"]) == {0.5}

@@ -1,0 +1,92 @@
+"""The boxes around the objects of photographs: from a CSV file to the patches inside them."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.figures import Photograph
+
+SIDES = ("left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True)
+class ObjectBox:
+    """A rectangle around an object, in pixels of the photograph.
+
+    Attributes:
+        left: x of its left edge.
+        top: y of its upper edge.
+        right: x of its right edge.
+        bottom: y of its lower edge.
+        index: the model's number of the object's class; None where it is not given.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    index: int | None = None
+
+
+def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
+    """Read a CSV file with the columns file, left, top, right, bottom, and index where classes are known.
+
+    Args:
+        path: of the file. "file" is a photograph's name without folders; other columns are left alone.
+
+    Returns:
+        The boxes of each file, in the order of the rows.
+
+    Raises:
+        ValueError: a missing column, or a row without four numbers, left < right and top < bottom, or with an index
+            that is no whole number >= 0.
+        OSError: the file cannot be read.
+    """
+    boxes: dict[str, list[ObjectBox]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]
+        if missing:
+            raise ValueError(f"`boxes` must have a column {' and '.join(missing)}, but {path} has none.")
+        for row in rows:
+            try:
+                left, top, right, bottom = (float(row[side]) for side in SIDES)
+                index = int(row["index"]) if row.get("index") else None
+            except (ValueError, TypeError):  # no number; a row that is too short
+                left = top = right = bottom = float("nan")
+                index = None
+            if not (left < right and top < bottom and isfinite(right - left + bottom - top) and (index or 0) >= 0):
+                shown = ", ".join(f"{name}={row[name]}" for name in (*SIDES, "index") if name in row)
+                raise ValueError(
+                    f"`boxes` must have numbers left < right and top < bottom, and a class >= 0 as index, but line "
+                    f"{rows.line_num} of {path} has {shown}."
+                )
+            boxes.setdefault(row["file"], []).append(ObjectBox(left, top, right, bottom, index))
+    return boxes
+
+
+def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[ObjectBox]:
+    """Choose the boxes of a class; those without a class are of every class.
+
+    Example:
+        >>> boxes_of_class([ObjectBox(0, 0, 1, 1, index=3), ObjectBox(0, 0, 2, 2)], 7)
+        [ObjectBox(left=0, top=0, right=2, bottom=2, index=None)]
+    """
+    return [box for box in boxes if box.index is None or box.index == target]
+
+
+def inside_boxes(photograph: Photograph, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
+    """Mark the patches whose centre lies in one of the boxes: (rows, cols) bool."""
+    inside = torch.zeros(layout.grid, dtype=torch.bool)
+    for row in range(layout.rows):
+        for col in range(layout.cols):
+            left, top, right, bottom = photograph.patch_box(row, col, layout)
+            x, y = (left + right) / 2, (top + bottom) / 2
+            inside[row, col] = any(box.left <= x <= box.right and box.top <= y <= box.bottom for box in boxes)
+    return inside

@@ -1,0 +1,156 @@
+"""`vit-interactions compare`: methods side by side, in numbers."""
+
+from math import isnan
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
+from vit_interactions.compare import compare
+from vit_interactions.compare.comparison import Comparison
+from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
+from vit_interactions.compare.units import REFUSALS, printable
+from vit_interactions.functional.checks import check_device
+from vit_interactions.loading import load_model
+from vit_interactions.methods import all_methods
+from vit_interactions.training.process import joined
+
+errors = Console(stderr=True, highlight=False)
+
+ALL = "all"
+SHOWN = 20  # reasons of failures
+BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
+UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
+
+
+def compare_command(
+    *,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PHOTO...",
+            help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights of the one model, as of `explain`.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A method of `vit-interactions methods`; repeat for more; all for all. Default: those of this library "
+            "of few passes, and the random control.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Of {', '.join(METRICS)}; repeat for more; all for all. Default: {', '.join(DEFAULT_METRICS)}.",
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS",
+            help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
+        ),
+    ] = "pred",
+    alpha: Annotated[
+        float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")
+    ] = 0.10,
+    beta: Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")] = 0.20,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the same settings have already made.")
+    ] = False,
+) -> None:
+    """Measure methods on photographs by metrics, side by side; under torchrun, by many processes."""
+    names = model or [DEFAULT_MODEL]
+    if checkpoint is not None and len(names) > 1:
+        raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
+    check_device("--device", device)
+    with joined(device) as process:
+        place = str(process.device)
+        comparison = compare(
+            photos or bundled_photographs(),
+            {name: load_model(name, checkpoint, place) if checkpoint is not None else name for name in names},
+            list(all_methods()) if method == [ALL] else method,
+            [name for name in METRICS if boxes or "boxes" not in METRICS[name].needs]
+            if metric == [ALL]
+            else metric,
+            boxes=boxes,
+            target=int(target) if target.isdecimal() else target,
+            alpha=alpha,
+            beta=beta,
+            out=out,
+            resume=resume,
+            device=place,
+            seed=seed,
+        )
+        if not process.first:
+            return
+        Console().print(*tables(comparison), sep="\n")
+        errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
+        # The place of the report.
+    end(comparison)
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Lay out the means of each model: metric by metric, the best method first."""
+    summary = comparison.summary()
+    return [model_table(model, summary[summary["model"] == model]) for model in comparison.models]
+
+
+def model_table(model: str, summary: pd.DataFrame) -> Table:
+    """Lay out the means of one model."""
+    table = Table("metric", "method", "mean", "95 % interval", "photographs", title=Text(printable(model)))
+    for column in table.columns[2:]:
+        column.justify = "right"
+    records: list[Any] = summary.to_dict("records")
+    for metric in dict.fromkeys(row["metric"] for row in records):
+        rows = [row for row in records if row["metric"] == metric]
+        direction = rows[0]["direction"]
+        words = iter([metric, UNITS.get(metric, BETTER[direction])])
+        for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
+            interval = "-" if isnan(row["low"]) else f"{row['low']:.3g} ... {row['high']:.3g}"
+            table.add_row(next(words, ""), row["method"], f"{row['mean']:.3g}", interval, str(row["photographs"]))
+        table.add_section()
+    return table
+
+
+def end(comparison: Comparison) -> None:
+    """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
+    failures = comparison.failures()
+    groups = list(failures.groupby(["model", "method", "metric", "reason"], sort=False))
+    for (model, method, metric, reason), rows in groups[:SHOWN]:
+        under = f"{printable(model)}: " if len(comparison.models) > 1 else ""
+        what = f"{metric} of {method}: " if metric else f"{method}: " if method else ""
+        times = f" ({len(rows)} photographs)" if len(rows) > 1 else ""
+        errors.print(f"failed: {under}{what}{reason}{times}", markup=False, soft_wrap=True, style="red")
+    if len(groups) > SHOWN:
+        errors.print(f"failed: {len(groups) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
+    lost = (failures["method"] == "").any() or comparison.table().empty
+    if lost or not failures["error"].isin(REFUSALS).all():
+        raise typer.Exit(1)

@@ -1,0 +1,240 @@
+"""What a comparison found, read from its folder."""
+
+import shutil
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.metrics import agreement
+from vit_interactions.compare.summary import summarise
+from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
+from vit_interactions.compare.view import View
+from vit_interactions.figures import load_photograph
+
+TABLE = ["model", "photograph", "method", "metric", "value"]
+FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
+
+
+class Comparison:
+    """A comparison in a folder, finished or not.
+
+    Attributes:
+        folder: where it is.
+        settings: target, alpha, beta, seed; "methods": what each says of itself; "metrics": direction, range, source,
+            parameters, needs and cost of each.
+        versions: of Python and of the packages.
+        photographs: of each its key, path, name, and boxes; once it has been read, its size (width, height) and
+            sha256, or the error.
+        models: names.
+        methods: names.
+        metrics: names; what a map costs ("seconds", "forwards", "peak_memory") comes beside them in the tables.
+
+    Example:
+        >>> import vit_interactions as vi
+        >>> noise = Image.effect_noise((64, 64), 50)
+        >>> comparison = vi.compare([noise], "test_vit", ["raw_attention", "random_map"], ["deletion"])
+        ... # doctest: +SKIP
+        >>> comparison.summary()  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """Take the folder and the content of its manifest; `Comparison.open` reads it."""
+        self.folder = folder
+        self.settings: dict[str, Any] = manifest["settings"]
+        self.versions: dict[str, str] = manifest["versions"]
+        self.methods = list(self.settings["methods"])
+        self.metrics = list(self.settings["metrics"])
+        self.models = list(manifest["models"])
+        self._models: dict[str, dict[str, Any]] = manifest["models"]
+        self._listed: list[dict[str, Any]] = manifest["photographs"]
+
+    @classmethod
+    def open(cls, folder: str | PathLike[str], *, delete: bool = False) -> "Comparison":
+        """Open the folder of a comparison, finished or not.
+
+        Args:
+            folder: of the comparison.
+            delete: delete the folder when the comparison is not used any more.
+
+        Raises:
+            ValueError: there is no comparison in the folder.
+        """
+        manifest = read_json(Path(folder) / MANIFEST)
+        if manifest is None:
+            raise ValueError(f"`folder` must be the folder of a comparison, but {folder} has no {MANIFEST}.")
+        comparison = cls(Path(folder), manifest)
+        if delete:
+            weakref.finalize(comparison, shutil.rmtree, folder, ignore_errors=True)
+        return comparison
+
+    def table(self) -> pd.DataFrame:
+        """Return all values, one a row: model, photograph (its key), method, metric, value."""
+        table: pd.DataFrame = self._results[0].copy()
+        return table
+
+    def failures(self) -> pd.DataFrame:
+        """Return what is missing in the table: model, photograph, method, metric, reason, error.
+
+        Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map. "error" is
+        the exception's class.
+        """
+        failures: pd.DataFrame = self._results[1].copy()
+        return failures
+
+    @property
+    def photographs(self) -> list[dict[str, Any]]:
+        """See above."""
+        return self._results[2]
+
+    @property
+    def unfinished(self) -> int:
+        """How many photographs have not been measured yet, counted for each model."""
+        return self._results[3]
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """Average over photographs: model, method, metric, mean, low, high, photographs, direction.
+
+        `low` and `high` bound the interval of the mean (bootstrap over photographs, see `compare.summary`), NaN for
+        less than two photographs. `photographs` says how many have a value.
+
+        Raises:
+            ValueError: `confidence` outside [0, 1].
+        """
+        return summarise(self._results[0], self.directions, confidence, self.settings["seed"])
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Which values are better, "higher", "lower" or "none", by metric; costs included."""
+        own = {name: str(metric["direction"]) for name, metric in self.settings["metrics"].items()}
+        return {**own, **dict.fromkeys(COSTS, "lower")}
+
+    def agreement(self, model: str) -> pd.DataFrame:
+        """Average Spearman's rank correlation of the methods' maps over photographs: (methods, methods).
+
+        NaN for methods that share no photograph with a map of different values.
+        """
+        total = np.zeros((len(self.methods), len(self.methods)))
+        count = np.zeros_like(total)
+        for key, _ in self._units(model):
+            found = agreement(self.maps(model, key)).reindex(index=self.methods, columns=self.methods).to_numpy()
+            count += ~np.isnan(found)
+            total += np.nan_to_num(found)
+        with np.errstate(invalid="ignore"):
+            mean: pd.DataFrame = pd.DataFrame(total / count, index=self.methods, columns=self.methods)
+        return mean
+
+    def maps(self, model: str, key: str) -> dict[str, Array]:
+        """Return the maps (rows, cols) of one photograph by method, turned so that more = more relevant."""
+        return self._arrays(model, key, "map")
+
+    def curves(self, model: str, metric: str) -> dict[str, Array]:
+        """Average the curves (points, 2) of a metric over photographs, by method; empty if it has none.
+
+        Curves over other fractions than those of the first photograph are interpolated.
+        """
+        total: dict[str, Array] = {}
+        count: Counter[str] = Counter()
+        for key, _ in self._units(model):
+            for method, curve in self._arrays(model, key, f"curve/{metric}").items():
+                mean = total.setdefault(method, np.stack([curve[:, 0], np.zeros(len(curve))], 1))
+                mean[:, 1] += np.interp(mean[:, 0], curve[:, 0], curve[:, 1])
+                count[method] += 1
+        for method, curve in total.items():
+            curve[:, 1] /= count[method]
+        return {method: total[method] for method in self.methods if method in total}
+
+    def view(self, model: str, key: str) -> View:
+        """Return how a model saw a photograph.
+
+        Raises:
+            ValueError: it has not been measured, or could not be.
+        """
+        unit = self._unit(model, key)
+        if unit is None or unit.view is None:
+            reason = unit.failures[0].reason if unit is not None else "it has not been measured yet"
+            raise ValueError(f"`key` {key!r} has no results under model {model!r}: {reason}")
+        return View.from_json(unit.view)
+
+    def image(self, key: str) -> Image.Image:
+        """Open a photograph (RGB, the way up that it was taken).
+
+        Raises:
+            ValueError: an unknown key, or a file that cannot be read any more.
+            FileNotFoundError: the file is gone.
+        """
+        path = next((photograph["path"] for photograph in self._listed if photograph["key"] == key), None)
+        if path is None:
+            raise ValueError(f"`key` must be that of one of the {len(self._listed)} photographs, but got {key!r}.")
+        return load_photograph(self.folder / path)
+
+    def _repr_html_(self) -> str:
+        """Show the means in a notebook, methods x metrics."""
+        summary = self.summary()
+        parts = [f"<p>{escape(repr(self))}</p>"]
+        for model in self.models:
+            means = summary[summary["model"] == model].pivot(index="method", columns="metric", values="mean")
+            order = [name for name in (*self.metrics, *COSTS) if name in means.columns]
+            rows = [name for name in self.methods if name in means.index]
+            parts += [f"<h4>{escape(model)}</h4>", means.loc[rows, order].to_html(float_format="%.3g")]
+        return "\n".join(parts)
+
+    def __repr__(self) -> str:
+        missing = f", {self.unfinished} measurements to do" if self.unfinished else ""
+        return (
+            f"Comparison of {len(self.methods)} methods by {len(self.metrics)} metrics on {len(self._listed)} "
+            f"photographs and {len(self.models)} models in {self.folder}{missing}"
+        )
+
+    @cached_property
+    def _results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]], int]:
+        """Read all units once; what is kept of each is its rows."""
+        rows: list[tuple[str, str, str, str, float]] = []
+        failures = []
+        photographs = {listed["key"]: dict(listed) for listed in self._listed}
+        done = 0
+        for model in self.models:
+            for key, unit in self._units(model):
+                done += 1
+                rows += [
+                    (model, key, method, metric, unit.values[method][metric])
+                    for method in self.methods
+                    for metric in (*self.metrics, *COSTS)
+                    if metric in unit.values.get(method, ())
+                ]
+                for failure in unit.failures:
+                    failures.append((model, key, failure.method, failure.metric, failure.reason, failure.error))
+                    if not failure.method:
+                        photographs[key]["error"] = failure.reason
+                photographs[key].update(sha256=unit.origin["sha256"], size=unit.size)
+        table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
+        wanted = len(self.models) * len(self._listed)
+        return table, pd.DataFrame(failures, columns=FAILURES), list(photographs.values()), wanted - done
+
+    def _units(self, model: str) -> Iterator[tuple[str, Unit]]:
+        """Read the units of a model in the photographs' order, those that are there."""
+        for photograph in self._listed:
+            unit = self._unit(model, photograph["key"])
+            if unit is not None:
+                yield photograph["key"], unit
+
+    def _unit(self, model: str, key: str) -> Unit | None:
+        """Read a unit, unless it is of other settings, which resuming leaves until they are made anew."""
+        if model not in self._models:
+            raise ValueError(f"`model` must be one of {', '.join(map(repr, self.models))}, but got {model!r}.")
+        unit = read_unit(unit_path(self.folder, self._models[model]["folder"], key))
+        return unit if unit is not None and unit.origin["settings"] == self._models[model]["settings"] else None
+
+    def _arrays(self, model: str, key: str, kind: str) -> dict[str, Array]:
+        if self._unit(model, key) is None:
+            return {}
+        return read_arrays(unit_path(self.folder, self._models[model]["folder"], key), kind)

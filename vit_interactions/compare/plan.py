@@ -1,0 +1,259 @@
+"""What is compared: photographs, models, methods and metrics, checked before anything is computed."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+from torch import nn
+
+from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.compare.boxes import ObjectBox, read_boxes
+from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.measure import Subject
+from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
+from vit_interactions.compare.units import PICTURES, printable
+from vit_interactions.explanation import Settings
+from vit_interactions.figures.photograph import preprocessing, to_rgb
+from vit_interactions.functional.checks import check_fraction, check_index
+from vit_interactions.loading import load_model, nearest
+from vit_interactions.methods import default_methods, find_method
+from vit_interactions.photographs import describe, find_photographs, folder_names
+from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.training.teacher import checksum
+
+CONTROL = "random_map"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photograph to measure.
+
+    Attributes:
+        key: names its files.
+        name: for people.
+        path: where it is; relative to the comparison's folder for one that was given as an image.
+        boxes: around its objects.
+        image: what was given in the place of a file.
+    """
+
+    key: str
+    name: str
+    path: Path
+    boxes: tuple[ObjectBox, ...] = ()
+    image: Image.Image | None = None
+
+    def write_to(self, folder: Path) -> Path:
+        """Return the picture's file; one that was given as an image is written below the comparison's folder."""
+        path = folder / self.path
+        if self.image is not None:
+            upright = to_rgb(ImageOps.exif_transpose(self.image))
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, lambda file: upright.save(file, "png"))
+        return path
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the manifest lists."""
+        boxes = [asdict(box) for box in self.boxes]
+        return {"key": self.key, "name": self.name, "path": str(self.path), "boxes": boxes}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison to run.
+
+    Attributes:
+        pictures: the photographs.
+        subjects: the models by name.
+        settings: methods, target, alpha and beta.
+        metrics: what maps are measured by.
+        seed: of everything that is drawn.
+    """
+
+    pictures: Sequence[Picture]
+    subjects: Mapping[str, Subject]
+    settings: Settings
+    metrics: Sequence[Metric]
+    seed: int
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as the manifest gives them."""
+        chosen = {name: getattr(self.settings, name) for name in ("target", "alpha", "beta")}
+        return {
+            **chosen,
+            "seed": self.seed,
+            "methods": {name: describe(find_method(name)) for name in self.settings.methods},
+            "metrics": {metric.name: describe_metric(metric) for metric in self.metrics},
+        }
+
+    def describe_models(self) -> dict[str, dict[str, Any]]:
+        """Return for each model its folder, its device, and the checksum of all that its units depend on."""
+        folders = slugs(self.subjects)
+        settings = json.dumps(self.describe(), sort_keys=True)
+        found = {}
+        for folder, (name, subject) in zip(folders, self.subjects.items(), strict=True):
+            parts = settings, checksum(subject.model), str(preprocessing(subject.model)), str(subject.named)
+            digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            found[name] = {"folder": folder, "device": subject.device_name, "settings": digest}
+        return found
+
+
+def make_plan(
+    photographs: Iterable[str | PathLike[str] | Image.Image],
+    model: str | nn.Module | Mapping[str, str | nn.Module],
+    methods: Iterable[str] | None,
+    metrics: Iterable[str | Metric] | None,
+    *,
+    boxes: str | PathLike[str] | None,
+    target: int | str,
+    alpha: float,
+    beta: float,
+    device: str,
+    seed: int,
+) -> Plan:
+    """Check the arguments of `compare`, which says what they are, and load the models."""
+    check_fraction("alpha", alpha)
+    check_fraction("beta", beta)
+    check_target(target, boxes=boxes is not None)
+    if check_index("seed", seed) < 0:
+        raise ValueError(f"`seed` must be >= 0, but got {seed}.")
+    chosen_metrics = choose_metrics(metrics, boxes=boxes is not None)
+    pictures = list_pictures(photographs, read_boxes(Path(boxes)) if boxes is not None else {})
+    subjects = find_subjects(model, device)
+    names = choose_methods(methods, subjects)
+    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target)
+    return Plan(pictures, subjects, settings, chosen_metrics, seed)
+
+
+def list_pictures(
+    photographs: Iterable[str | PathLike[str] | Image.Image], boxes: Mapping[str, Sequence[ObjectBox]]
+) -> list[Picture]:
+    """List photographs, files and the pictures of folders before images of Pillow, each with a key of its own.
+
+    Raises:
+        ValueError: none, a folder without pictures, or boxes of none of them.
+        TypeError: something that is no path and no image.
+    """
+    if isinstance(photographs, str | PathLike | Image.Image):
+        photographs = [photographs]
+    given = list(photographs)
+    for item in given:
+        if not isinstance(item, str | PathLike | Image.Image):
+            raise TypeError(f"`photographs` must be paths or images of Pillow, but got {type(item).__name__}.")
+    images = [item for item in given if isinstance(item, Image.Image)]
+    paths = [Path(item) for item in given if not isinstance(item, Image.Image)]
+    if not given:
+        raise ValueError("`photographs` must be at least one picture, but got none.")
+    files = [path.absolute() for path in find_photographs(paths)] if paths else []
+    names = [file.name for file in files]
+    names += [Path(getattr(image, "filename", "") or f"picture {i}").name for i, image in enumerate(images, 1)]
+    if boxes and not set(boxes) & set(names):
+        raise ValueError(
+            f"`boxes` must name photographs in its column file, e.g. {names[0]!r}, but has e.g. {next(iter(boxes))!r}."
+        )
+    pictures = []
+    for number, (key, name) in enumerate(zip(slugs(names), names, strict=True)):
+        image = images[number - len(files)] if number >= len(files) else None
+        path = files[number] if image is None else Path(PICTURES, f"{key}.png")
+        pictures.append(Picture(key, printable(name), path, tuple(boxes.get(name, ())), image))
+    return pictures
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """Name files after anything, apart also where the names are alike: letters, digits, - and _ only.
+
+    Example:
+        >>> slugs(["cat.jpg", "<b>cat</b>.jpg", "cat.png", "ねこ.jpg"])
+        ['cat', 'b-cat-b', 'cat-2', 'unnamed']
+    """
+    plain = (re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{1,5}$", "", name)).strip("-") for name in names)
+    return folder_names([Path(name[:60].lower() or "unnamed") for name in plain])
+
+
+def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device: str) -> dict[str, Subject]:
+    """Load the models that are given by name, and check that each can be compared under.
+
+    Raises:
+        ValueError: no model, or one that does not state its preprocessing.
+        TypeError: something that is no name and no model.
+        UnsupportedModelError: a model by name whose attention cannot be explained.
+    """
+    if isinstance(model, str):
+        model = {model: model}
+    elif isinstance(model, nn.Module):
+        model = {type(unwrap(model)).__name__: model}
+    if not model:
+        raise ValueError("`model` must be at least one, but got none.")
+    subjects = {}
+    for name, given in model.items():
+        if not isinstance(given, str | nn.Module):
+            raise TypeError(f"`model` must be names or models, but {name!r} is {type(given).__name__}.")
+        named = isinstance(given, str)
+        subjects[name] = Subject(
+            load_model(given, device=device) if isinstance(given, str) else unwrap(given), named
+        )
+        _ = subjects[name].normalisation  # raises where there is none
+    return subjects
+
+
+def choose_methods(methods: Iterable[str] | None, subjects: Mapping[str, Subject]) -> tuple[str, ...]:
+    """Check the names of methods, or choose those of few passes that any of the models has, and the random control.
+
+    Raises:
+        ValueError: an unknown method, or none.
+    """
+    if methods is None:
+        methods = [name for subject in subjects.values() for name in default_methods(subject.model)]
+        methods = [*methods, CONTROL]
+    chosen = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    if not chosen:
+        raise ValueError("`methods` must name at least one, but got none.")
+    for name in chosen:
+        find_method(name)
+    return chosen
+
+
+def choose_metrics(metrics: Iterable[str | Metric] | None, *, boxes: bool) -> list[Metric]:
+    """Find metrics by their names, or choose the cheap ones, without those that need boxes where there are none.
+
+    Raises:
+        ValueError: an unknown metric, two of one name, or one that needs boxes where there are none.
+    """
+    if metrics is None:
+        return [METRICS[name] for name in DEFAULT_METRICS if boxes or "boxes" not in METRICS[name].needs]
+    found: dict[str, Metric] = {}
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        name = metric if isinstance(metric, str) else metric.name
+        if isinstance(metric, str) and metric not in METRICS:
+            raise ValueError(
+                f"`metrics` must be of {', '.join(METRICS)}, but got {name!r}.{nearest(name, METRICS)}"
+            )
+        if name in found or name in COSTS:
+            raise ValueError(f"`metrics` must have a name each, but got {name!r} twice.")
+        found[name] = METRICS[metric] if isinstance(metric, str) else metric
+        if "boxes" in found[name].needs and not boxes:
+            raise ValueError(f"`metrics` has {name!r}, which needs `boxes`, but got none.")
+    return list(found.values())
+
+
+def check_target(target: int | str, *, boxes: bool) -> None:
+    """Raise ValueError unless the target is a class >= 0, "pred", or with boxes "boxes"."""
+    if not isinstance(target, str):
+        if check_index("target", target) < 0:
+            raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', but got {target}.")
+    elif target not in ("pred", "boxes"):
+        raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', but got {target!r}.")
+    elif target == "boxes" and not boxes:
+        raise ValueError("`target` 'boxes' is the class of each photograph's first box, but `boxes` is not given.")
+
+
+def describe_metric(metric: Metric) -> dict[str, Any]:
+    """Return what a metric says of itself, as JSON gives it back."""
+    said = {name: value for name, value in vars(metric).items() if name not in ("name", "measure")}
+    plain: dict[str, Any] = json.loads(json.dumps({**said, "needs": sorted(metric.needs)}, default=str))
+    return plain

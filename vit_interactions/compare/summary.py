@@ -1,0 +1,87 @@
+"""Means over photographs, with the interval that photographs drawn anew would give.
+
+Source of the interval: Efron, Bootstrap Methods: Another Look at the Jackknife, Annals of Statistics 7(1), 1979; its
+percentiles. Every method and metric sees the same draws, so that their differences can be told too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vit_interactions.functional.checks import check_fraction
+
+DRAWS = 2000
+AT_ONCE = 2**22  # photographs drawn at a time, which bounds the memory
+COLUMNS = ["model", "method", "metric", "mean", "low", "high", "photographs", "direction"]
+
+Array = np.ndarray[Any, Any]
+
+
+def bootstrap_intervals(values: Array, confidence: float = 0.95, seed: int = 0) -> tuple[Array, Array]:
+    """Compute the interval of the mean of each column over rows drawn with replacement.
+
+    Args:
+        values: (rows, columns); NaN where a value is missing.
+        confidence: share of the draws' means that the interval holds, in [0, 1].
+        seed: of the draws.
+
+    Returns:
+        Lower and upper ends (columns,); NaN for columns of less than two values, which tell no spread.
+
+    Raises:
+        ValueError: `confidence` outside [0, 1].
+
+    Example:
+        >>> low, high = bootstrap_intervals(np.array([[0.0, 5.0], [1.0, 5.0]] * 50))
+        >>> bool(0.3 < low[0] < 0.5 < high[0] < 0.7), float(low[1]), float(high[1])
+        (True, 5.0, 5.0)
+    """
+    check_fraction("confidence", confidence)
+    rows = len(values)
+    present = ~np.isnan(values)
+    filled = np.where(present, values, 0.0)
+    random = np.random.default_rng(seed)
+    means = []
+    for start in range(0, DRAWS, step := max(1, AT_ONCE // max(rows, 1))):
+        draws = random.integers(0, max(rows, 1), (min(step, DRAWS - start), rows))
+        times = np.stack([np.bincount(draw, minlength=rows) for draw in draws]).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a draw without any value of the column
+            means.append(times @ filled / (times @ present.astype(np.float64)))
+    enough = present.sum(0) >= 2
+    low, high = np.full((2, values.shape[1]), np.nan)
+    if enough.any():
+        tail = (1 - confidence) / 2
+        low[enough], high[enough] = np.nanquantile(np.concatenate(means)[:, enough], [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def summarise(
+    table: pd.DataFrame, directions: Mapping[str, str], confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Average a table (model, photograph, method, metric, value) over photographs.
+
+    Args:
+        table: as `Comparison.table`.
+        directions: metric -> "higher", "lower" or "none".
+        confidence: of the intervals.
+        seed: of the intervals' draws.
+
+    Returns:
+        Columns model, method, metric, mean, low, high, photographs (how many have a value) and direction, in the order
+        of the table.
+    """
+    if table.empty:
+        empty: pd.DataFrame = pd.DataFrame(columns=COLUMNS)
+        return empty
+    groups = ["model", "method", "metric"]
+    wide = table.pivot(index="photograph", columns=groups, values="value")  # NaN where a value is missing
+    wide = wide[list(dict.fromkeys(zip(*(table[name] for name in groups), strict=True)))]
+    values = wide.to_numpy(np.float64)
+    low, high = bootstrap_intervals(values, confidence, seed)
+    summary: pd.DataFrame = wide.columns.to_frame(index=False)
+    summary["mean"], summary["low"], summary["high"] = np.nanmean(values, 0), low, high
+    summary["photographs"] = (~np.isnan(values)).sum(0)
+    summary["direction"] = [directions[metric] for metric in summary["metric"]]
+    return summary
