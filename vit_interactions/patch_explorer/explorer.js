@@ -97,6 +97,8 @@
     byId(place).textContent = "";
     const manager = await Bokeh.embed.embed_item(item, place);
     views[place] = [...manager][0];
+    // The plot's own element takes the keyboard, which has a name and says what the keys do.
+    views[place].canvas_view.events_el.removeAttribute("tabindex");
     for (const model of views[place].model.document._all_models.values())
       if (model.type === "ColumnDataSource" && model.name) sources[model.name] = model;
   }
@@ -154,21 +156,30 @@
     windows: null, dropped: null, fields: null,
   };
 
-  const share = (part) => `${part < 0.01 ? (100 * part).toPrecision(2) : part < 0.1 ? (100 * part).toFixed(1) : Math.round(100 * part)} %`;
+  const share = (part) => `${part < 0.01 ? (100 * part).toPrecision(2) : part < 0.1 ? (100 * part).toFixed(1) : Math.round(100 * part)}\u00a0%`;
   const shown = (value) => (value === 0 ? "0" : value >= 0.001 ? value.toPrecision(2) : value.toExponential(1));
   const placeName = (p) => `row ${Math.floor(p / cols)}, column ${p % cols}`;
   const say = (id, text) => { byId(id).textContent = text; };
 
+  // As figures.values.log_scale: logarithmic, so many decades below the largest U; a constant is in the middle. The
+  // patch itself is left out of the scale, for it would drown the others.
   const drawInteractions = () => {
-    const p = state.patch, colors = new Uint32Array(N);
-    let best = -1;
+    const p = state.patch, colors = new Uint32Array(N), row = pairs.subarray(p * N, (p + 1) * N);
+    let first = 255, last = 0, best = -1;
     for (let q = 0; q < N; q++) {
-      const step = pairs[p * N + q];
-      colors[q] = over(facts.shades[step]);
-      if (q !== p && (best < 0 || step < pairs[p * N + best])) best = q;
+      if (q === p && N > 1) continue;
+      first = Math.min(first, row[q]);
+      if (facts.values[row[q]] > 0) last = Math.max(last, row[q]);
+      if (best < 0 || row[q] < row[best]) best = q;
     }
+    const high = facts.values[first], low = Math.max(facts.values[last] ?? 0, high * 10 ** -facts.decades);
+    const flat = high - low <= facts.noise * high;
+    const shades = facts.values.map((u) => (flat ? 128 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
+    for (let q = 0; q < N; q++) colors[q] = over(shades[row[q]]);
     setCells("interactions_cells", colors);
-    if (best >= 0) say("interactions-read", `Matters most to it: the patch in ${placeName(best)}, U = ${shown(facts.values[pairs[p * N + best]])}.`);
+    say("u-low", flat ? "U is the same everywhere" : `U ≤ ${shown(low)}`);
+    say("u-high", flat ? "" : `${shown(high)} (log scale)`);
+    say("interactions-read", best === p ? "" : `Matters most to it: the patch in ${placeName(best)}, U = ${shown(facts.values[row[best]])}.`);
   };
 
   const boundary = (inside) => {

@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
 from torch import nn
 
 from vit_interactions.functional.checks import check_fraction
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 NOTEBOOK_HEIGHT = 900  # pixels
 
@@ -43,7 +40,7 @@ class ExplorerPage:
 
 def explorer(
     model: nn.Module | str,
-    photograph: "str | PathLike[str] | Image.Image",
+    photograph: str | PathLike[str] | Image.Image,
     *,
     alpha: float = 0.10,
     beta: float = 0.20,
@@ -86,12 +83,13 @@ def explorer(
 
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
-    is_file = isinstance(photograph, str | PathLike)
-    image = load_photograph(photograph) if is_file else photograph
+    if isinstance(photograph, Image.Image):
+        image, file = photograph, "photograph"
+    else:
+        image, file = load_photograph(photograph), Path(photograph).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
     found = study(vit, prepare(image, vit), named=isinstance(model, str))
-    heading = title or (Path(photograph).name if is_file else "photograph")
-    return ExplorerPage(render(found, title=heading, model=name, alpha=alpha, beta=beta))
+    return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
 
 
 def name_of(model: nn.Module) -> str:

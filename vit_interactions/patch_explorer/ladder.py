@@ -9,20 +9,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-STEPS = 200  # of α, each about 5 % above the one before
-SMALLEST = 1e-4
+STEPS = 250  # of α
 
 
-def alpha_steps(alpha: float) -> list[float]:
-    """List the α of a slider: 0, then up to 1 in even ratios, and the wanted one among them.
+def alpha_steps(alpha: float, pairs: int) -> list[float]:
+    """List the α of a slider: 0, then in even ratios from one pair to all, and the wanted one among them.
+
+    Args:
+        alpha: in [0, 1].
+        pairs: how many pairs of patches there are.
+
+    Returns:
+        At most 256, ascending from 0 to 1.
 
     Example:
-        >>> steps = alpha_steps(0.123456)
-        >>> steps[:2], steps[-1], 0.123456 in steps, len(steps) <= 256
-        ([0.0, 0.0001], 1.0, True, True)
+        >>> steps = alpha_steps(0.123456, 38_416)
+        >>> steps[:2], steps[-1], 0.123456 in steps, len(steps)
+        ([0.0, 2.6e-05], 1.0, True, 252)
     """
-    even = (float(f"{share:.2g}") for share in np.geomspace(SMALLEST, 1.0, STEPS))
-    return sorted({0.0, *even, float(alpha)})
+    even = (float(f"{share:.3g}") for share in np.geomspace(1 / pairs, 1.0, STEPS))
+    return sorted({0.0, *even, 1.0, float(alpha)})
 
 
 def beta_steps(beta: float) -> list[float]:
@@ -77,7 +83,9 @@ def step_values(uncertainty: Tensor, steps: NDArray[np.uint8], count: int) -> ND
     values = uncertainty.detach().cpu().double().numpy().ravel()
     pairs = np.bincount(steps.ravel(), minlength=count)
     sums = np.bincount(steps.ravel(), weights=values, minlength=count)
-    return np.divide(sums, pairs, out=np.full(count, np.nan), where=pairs > 0)
+    means = np.full(count, np.nan)
+    means[pairs > 0] = sums[pairs > 0] / pairs[pairs > 0]
+    return means
 
 
 def worst_error(uncertainty: Tensor, steps: NDArray[np.uint8], values: NDArray[np.float64]) -> float:

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_interactions.explanation import OPEN_WINDOWS
-from vit_interactions.figures import choose_patches
 from vit_interactions.figures.canvas import PATCH_COLOR
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
-from vit_interactions.figures.values import ConstantScale, log_scale, plain, scale_name
+from vit_interactions.figures.values import NOISE, plain
 from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.patch_explorer.ladder import (
     alpha_steps,
@@ -38,6 +37,7 @@ from vit_interactions.patch_explorer.study import Study
 
 LONGEST = 800  # pixels of a side of the photograph in the page
 JPEG_QUALITY = 85
+MANY = 400  # patches above which lines are thin
 WRAPPED = 6  # layers in a line where only their means are shown
 PANELS = {
     "interactions": "row of U of the chosen patch",
@@ -58,27 +58,26 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
         beta: likewise.
     """
     uncertainty, layout, attention = found.uncertainty, found.layout, found.attention
-    alphas, betas = alpha_steps(alpha), beta_steps(beta)
+    alphas, betas = alpha_steps(alpha, layout.patches**2), beta_steps(beta)
     steps = first_relevant(uncertainty, alphas)
     values = step_values(uncertainty, steps, len(alphas))
-    scale = log_scale(uncertainty.double().numpy(), DECADES)
     order = informativeness(uncertainty[None])[0].argsort(stable=True).argsort()
     layers, heads = attention.values.shape[:2]
     columns = layers if heads > 1 else min(layers, WRAPPED)
-    row, col = choose_patches(uncertainty, layout, 1)[0]
     facts: dict[str, Any] = {
         "grid": layout.grid,
         "size": found.photograph.image.size,
         "extent": found.photograph.box_of_extent(layout.extent),
         "prefix": layout.prefix,
-        "patch": row * layout.cols + col,
+        "patch": int((uncertainty.sum(1) - uncertainty.diagonal()).argmax()),
         "alphas": alphas,
         "alpha_step": alphas.index(float(alpha)),
         "betas": betas,
         "beta_step": betas.index(float(beta)),
         "drop_counts": [round(share * layout.patches) for share in betas],
         "values": [None if np.isnan(value) else float(value) for value in values],
-        "shades": _shades(scale, values),
+        "decades": DECADES,
+        "noise": NOISE,
         "palette": _palette(),
         "open": OPEN_WINDOWS,
         "form": attention.form,
@@ -91,7 +90,7 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
     }
     facts["photographs"] = [name for name in PANELS if name != "head" or layers]
     facts["plots"] = _plots(found, facts)
-    blocks = {
+    blocks: dict[str, NDArray[Any]] = {
         "pairs": steps,
         "order": order.cpu().numpy().astype(np.uint16),
         "attention": attention.packed(),
@@ -111,7 +110,6 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
         line_names=range(heads) if heads > 1 else _spans(layers, columns) if layers else [],
         all_heads=attention.all_heads,
         levels=attention.levels,
-        scale=_ends(scale),
         precision=f"{100 * max(worst_error(uncertainty, steps, values), 1e-4):.1g} %",
         colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
         policy=_policy(script, bokeh),
@@ -141,24 +139,16 @@ def _plots(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
     """Make the page's figures, as the JSON from which Bokeh draws them, by the element they go to."""
     (width, height), (left, top, right, bottom) = facts["size"], facts["extent"]
     limits = min(left, 0.0), min(top, 0.0), max(right, float(width)), max(bottom, float(height))
-    plots = {f"plot-{name}": photograph_plot(name, limits, PANELS[name]) for name in facts["photographs"]}
+    layout = found.layout
+    cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
+    plots = {
+        f"plot-{name}": photograph_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
+        for name in facts["photographs"]
+    }
     if facts["layers"]:
         aspect = (right - left) / (bottom - top)
         plots["plot-mosaic"] = mosaic_plot(facts["columns"], facts["lines"], aspect)
     return {place: json_item(plot) for place, plot in plots.items()}
-
-
-def _shades(scale: Any, values: NDArray[np.float64]) -> list[int]:
-    """Number the colour of every step's U."""
-    shares = np.asarray(scale(np.nan_to_num(values, nan=scale.vmin)), float)
-    return [int(shade) for shade in np.clip(np.round(255 * shares), 0, 255)]
-
-
-def _ends(scale: Any) -> dict[str, str]:
-    """Word the ends of U's scale, for its colour bar."""
-    if isinstance(scale, ConstantScale):
-        return {"low": "is the same for all pairs", "high": "", "kind": ""}
-    return {"low": f"≤ {scale.vmin:.1e}", "high": f"{scale.vmax:.1e}", "kind": scale_name(scale)}
 
 
 def _spans(layers: int, columns: int) -> list[str]:

@@ -17,22 +17,29 @@ DARK = "#000000"
 SIDES = "left", "right", "top", "bottom"
 
 
-def photograph_plot(name: str, limits: Box, description: str) -> Any:
+def photograph_plot(name: str, limits: Box, description: str, cell: float, *, fine: bool) -> Any:
     """Make a figure that shows a photograph with patches on it.
 
     Args:
         name: the beginning of the names of its data sources.
         limits: (left, top, right, bottom) of what is shown, in pixels of the photograph.
         description: in words, what is drawn.
+        cell: the shorter side of a patch, in pixels of the photograph.
+        fine: whether patches are so many that lines must be thin.
     """
     left, top, right, bottom = limits
-    plot = _bare(Range1d(left, right), Range1d(bottom, top), (right - left) / (bottom - top), description)
+    plot = _bare(
+        Range1d(start=left, end=right),
+        Range1d(start=bottom, end=top),
+        (right - left) / (bottom - top),
+        description,
+    )
     for layer in ("photograph", "cells"):
         _image(plot, f"{name}_{layer}")
     if name == "field":
-        _add_field(plot)
+        _add_field(plot, cell, fine)
     if name == "tendency":
-        _add_arrows(plot)
+        _add_arrows(plot, cell, fine)
     _add_frame(plot, f"{name}_patch")
     return plot
 
@@ -45,7 +52,12 @@ def mosaic_plot(columns: int, lines: int, aspect: float) -> Any:
         lines: of tiles.
         aspect: width over height of one tile.
     """
-    plot = _bare(Range1d(0, columns), Range1d(lines, 0), columns * aspect / lines, "attention of layers and heads")
+    plot = _bare(
+        Range1d(start=0, end=columns),
+        Range1d(start=lines, end=0),
+        columns * aspect / lines,
+        "attention of layers and heads",
+    )
     _image(plot, "mosaic_cells")
     _add_frame(plot, "mosaic_chosen")
     return plot
@@ -75,7 +87,13 @@ def _bare(x_range: Range1d, y_range: Range1d, ratio: float, description: str) ->
 
 def _image(plot: Any, name: str) -> None:
     """Add a picture of one transparent pixel; the browser puts another in its place."""
-    nothing = {"image": [np.zeros((1, 1), np.uint32)], "x": [0.0], "y": [0.0], "dw": [0.0], "dh": [0.0]}
+    nothing: dict[str, Any] = {
+        "image": [np.zeros((1, 1), np.uint32)],
+        "x": [0.0],
+        "y": [0.0],
+        "dw": [0.0],
+        "dh": [0.0],
+    }
     plot.image_rgba("image", "x", "y", "dw", "dh", source=ColumnDataSource(nothing, name=name))
 
 
@@ -94,7 +112,7 @@ def _source(name: str, columns: Sequence[str]) -> ColumnDataSource:
     return ColumnDataSource({column: [] for column in columns}, name=name)
 
 
-def _add_field(plot: Any) -> None:
+def _add_field(plot: Any, cell: float, fine: bool) -> None:
     """Add what `figures.draw_field` draws, in its colours."""
     hatch = {
         "hatch_pattern": "/",
@@ -105,19 +123,19 @@ def _add_field(plot: Any) -> None:
     }
     plot.quad(*SIDES, source=_quads("field_dropped"), fill_color=DARK, fill_alpha=0.6, line_color=None, **hatch)
     boundary = _source("field_boundary", ("x0", "y0", "x1", "y1"))
-    for color, width in ((DARK, 3.4), (FIELD_COLOR, 2.0)):
+    for color, width in ((DARK, 0.0 if fine else 3.4), (FIELD_COLOR, 1.0 if fine else 2.0)):
         plot.segment("x0", "y0", "x1", "y1", source=boundary, line_color=color, line_width=width, line_cap="round")
     window = _quads("field_window")
     plot.quad(*SIDES, source=window, fill_color=None, line_color=DARK, line_width=4)
     plot.quad(*SIDES, source=window, fill_color=None, line_color=WINDOW_COLOR, line_width=2.4, line_dash=[7, 5])
     dots = _source("field_relevant", ("x", "y"))
-    plot.scatter("x", "y", source=dots, size=6, fill_color=FIELD_COLOR, line_color=DARK, line_width=0.8)
+    plot.circle("x", "y", source=dots, radius=0.16 * cell, fill_color=FIELD_COLOR, line_color=DARK, line_width=0.5)
 
 
-def _add_arrows(plot: Any) -> None:
+def _add_arrows(plot: Any, cell: float, fine: bool) -> None:
     """Add an arrow a patch, and the chosen patch's own in its colour above them."""
     for name, color, line in (("tendency_arrows", ARROW_COLOR, DARK), ("tendency_chosen", PATCH_COLOR, PALE)):
         arrows = _source(name, ("xs", "ys"))
-        plot.patches("xs", "ys", source=arrows, fill_color=color, line_color=line, line_width=0.5)
+        plot.patches("xs", "ys", source=arrows, fill_color=color, line_color=line, line_width=0.0 if fine else 0.5)
     still = _source("tendency_still", ("x", "y"))
-    plot.scatter("x", "y", source=still, size=4, fill_color=ARROW_COLOR, line_color=None)
+    plot.circle("x", "y", source=still, radius=0.12 * cell, fill_color=ARROW_COLOR, line_color=None)

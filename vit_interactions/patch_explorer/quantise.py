@@ -44,7 +44,7 @@ class QuantisedAttention:
         if self.levels > COARSE:
             return flat
         even = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-        return even[0::2] | even[1::2] << 4
+        return (even[0::2] | even[1::2] << 4).astype(np.uint8)
 
 
 def quantise_attention(calls: Sequence[AttentionCall], layout: TokenLayout) -> QuantisedAttention:
