@@ -19,6 +19,11 @@ class ExplorerPage:
 
     Attributes:
         html: the whole page; it fetches nothing.
+
+    Example:
+        >>> page = ExplorerPage("<!DOCTYPE html>")
+        >>> page._repr_html_()[:31]
+        '<iframe sandbox="allow-scripts"'
     """
 
     html: str
