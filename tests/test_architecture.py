@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
+    "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs"},
     "training": {"functional", "attention", "explain", "models", "loading", "figures"},
     "compare": {
         "functional",

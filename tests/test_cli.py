@@ -128,6 +128,35 @@ def test_broken_pictures_are_reported_and_skipped(
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
 
 
+def test_explore_writes_a_page_for_each_picture_that_can_be_read(
+    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures[0].parent
+    (folder / "text.jpg").write_text("<script>alert(1)</script>")
+    (folder / "truncated.png").write_bytes(pictures[0].read_bytes()[:5000])
+    hostile = folder / "<img src=x onerror=alert(1)>.png"
+    hostile.write_bytes(pictures[0].read_bytes())
+    out = tmp_path / "out"
+    options = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
+    assert run("explore", folder, "gone.png", *options, "--alpha", "0.05") == 1
+    assert sorted(path.name for path in out.iterdir()) == [f"{hostile.stem}.html", "tall.html", "wide.html"]
+    shown = capsys.readouterr().err
+    assert "wrote 3 of 6 pictures" in shown
+    for name in ("text.jpg", "truncated.png", "gone.png"):
+        assert re.search(rf"failed: .*{name}", shown)
+    model = load_model("test_vit", checkpoint)
+    page = vi.explorer(model, pictures[0], alpha=0.05)
+    data = re.compile(r'<script type="text/plain" id="(\w+)">(.*)</script>')
+    assert data.findall((out / "tall.html").read_text()) == data.findall(page.html)
+    assert {name for name, _ in data.findall(page.html)} > {"pairs", "attention"}
+    assert "<img src=x" not in (out / f"{hostile.stem}.html").read_text()
+
+    assert run("explore", folder, *options, "--alpha", "2") == 2
+    assert "`--alpha` must lie in [0, 1], but got 2.0" in capsys.readouterr().err
+    assert run("explore", folder, *options[:-1], checkpoint) == 2
+    assert "`--out` must be a folder" in capsys.readouterr().err
+
+
 def test_resume_keeps_what_the_same_settings_made(
     checkpoint: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `vit-interactions explain`, `compare`, `curve`, `models`, `methods`, and those of training."""
+"""The command line: `vit-interactions explain`, `compare`, `explore`, `curve`, `models`, `methods`, and of training."""
 
 import sys
 from collections.abc import Iterator, Sized
@@ -155,6 +155,37 @@ def explain(
         for path, methods_failed in report.failed_methods.items()
     }
     end_with_failures(report.failed | lacking)
+
+
+@app.command()
+def explore(
+    *,
+    photos: Photos = None,
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a page in it.")],
+    checkpoint: Checkpoint = None,
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "cpu",
+) -> None:
+    """Make pages to explore: point at a patch, and its U, window, field, tendency and attention light up."""
+    from vit_interactions.patch_explorer.pages import Pages, write_pages
+
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
+    photographs = find_photographs(photos or bundled_photographs())
+    vit = load_model(model, checkpoint, check_device("--device", device))
+    steps = write_pages(vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta)
+    pages = Pages()
+    for pages in track(steps, "exploring", total=len(photographs), console=errors):  # noqa: B007
+        pass
+    errors.print(f"wrote {len(pages.done)} of {count(photographs)} as pages:", soft_wrap=True)
+    for page in pages.done.values():
+        size = page.stat().st_size / 1e6
+        errors.print(f"{page} ({size:.1f} MB)", markup=False, soft_wrap=True)
+    end_with_failures(pages.failed)
 
 
 @app.command()

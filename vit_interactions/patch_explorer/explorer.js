@@ -1,0 +1,436 @@
+// The patch explorer. Everything that the picture shows follows from what Python put into the page, by the same
+// definitions as vit_interactions.functional: windows (Eq. 4), fields (Eq. 6) and tendency (Eq. 7) of arXiv 2203.05922.
+"use strict";
+
+(async () => {
+  const byId = (id) => document.getElementById(id);
+  const facts = JSON.parse(byId("facts").textContent);
+  const [rows, cols] = facts.grid;
+  const N = rows * cols;
+
+  const unpack = async (id) => {
+    const text = atob(byId(id).textContent.trim());
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    byId(id).textContent = "";
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  };
+
+  // ---------------------------------------------------------------- the mathematics
+
+  const mathematics = (pairs, order) => {
+    // pairs[p * N + q]: the first step of alpha at which q is relevant to p; order[q]: place of q's column variance.
+    const windows = (step) => {
+      const found = new Int16Array(4 * N);
+      for (let p = 0; p < N; p++) {
+        const x = p % cols, y = (p - x) / cols;
+        let left = x, top = y, right = x, bottom = y;
+        for (let row = 0, q = p * N; row < rows; row++) {
+          for (let col = 0; col < cols; col++, q++) {
+            if (pairs[q] > step) continue;
+            if (col < left) left = col;
+            if (col > right) right = col;
+            if (row < top) top = row;
+            if (row > bottom) bottom = row;
+          }
+        }
+        found.set([left, top, right, bottom], 4 * p);
+      }
+      return found;
+    };
+
+    const dropped = (count) => Uint8Array.from(order, (place) => (place < count ? 1 : 0));
+
+    // |S_p|, and where its field reaches farther, of every patch.
+    const fields = (window, drop) => {
+      const size = new Int32Array(N), tendency = new Float64Array(2 * N);
+      for (let p = 0; p < N; p++) {
+        const x = p % cols, y = (p - x) / cols;
+        let left = x, top = y, right = x, bottom = y, count = 0;
+        for (let row = window[4 * p + 1]; row <= window[4 * p + 3]; row++) {
+          for (let col = window[4 * p]; col <= window[4 * p + 2]; col++) {
+            const q = row * cols + col;
+            if (drop[q] && q !== p) continue;
+            count++;
+            if (col < left) left = col;
+            if (col > right) right = col;
+            if (row < top) top = row;
+            if (row > bottom) bottom = row;
+          }
+        }
+        const dx = left + right - 2 * x, dy = top + bottom - 2 * y, length = Math.hypot(dx, dy);
+        size[p] = count;
+        if (length > 0) tendency.set([dx / length, dy / length], 2 * p);
+      }
+      return { size, tendency };
+    };
+
+    const field = (p, window, drop) => {
+      const inside = new Uint8Array(N);
+      for (let row = window[4 * p + 1]; row <= window[4 * p + 3]; row++)
+        for (let col = window[4 * p]; col <= window[4 * p + 2]; col++) inside[row * cols + col] = 1 - drop[row * cols + col];
+      inside[p] = 1;
+      return inside;
+    };
+
+    return { windows, dropped, fields, field };
+  };
+
+  // ---------------------------------------------------------------- loading
+
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser cannot unpack the page's data");
+  const bokehCode = document.createElement("script");
+  bokehCode.textContent = new TextDecoder().decode(await unpack("bokeh"));
+  document.head.append(bokehCode);
+
+  const pairs = await unpack("pairs");
+  const order = new Uint16Array((await unpack("order")).buffer);
+  const packed = await unpack("attention");
+  const peaks = new Uint16Array((await unpack("peaks")).buffer);
+  const insides = new Uint16Array((await unpack("insides")).buffer);
+  const maths = mathematics(pairs, order);
+  const attentionAt = facts.levels > 16 ? (i) => packed[i] : (i) => (packed[i >> 1] >> (4 * (i & 1))) & 15;
+
+  const sources = {}, views = {};
+  for (const [place, item] of Object.entries(facts.plots)) {
+    byId(place).textContent = "";
+    const manager = await Bokeh.embed.embed_item(item, place);
+    views[place] = [...manager][0];
+    // The plot's own element takes the keyboard, which has a name and says what the keys do.
+    views[place].canvas_view.events_el.removeAttribute("tabindex");
+    for (const model of views[place].model.document._all_models.values())
+      if (model.type === "ColumnDataSource" && model.name) sources[model.name] = model;
+  }
+
+  // ---------------------------------------------------------------- drawing
+
+  const rgba = Uint32Array.from(facts.palette, (color) => (255 << 24 | (color & 255) << 16 | (color & 0xff00) | color >> 16) >>> 0);
+  const withAlpha = (color, alpha) => ((color & 0xffffff) | (Math.round(255 * alpha) << 24)) >>> 0;
+  const over = (shade) => withAlpha(rgba[shade], 0.45 + 0.4 * shade / 255); // the photograph shows through where little is
+  const UNSEEN = 90;
+  const [x0, y0, x1, y1] = facts.extent;
+  const dx = (x1 - x0) / cols, dy = (y1 - y0) / rows;
+
+  const setImage = (name, pixels, height, width, left, top, right, bottom) => {
+    const source = sources[name], Pixels = source.data.image[0].constructor;
+    source.data = { image: [new Pixels(pixels, [height, width])], x: [left], y: [top], dw: [right - left], dh: [bottom - top] };
+  };
+  const setCells = (name, colors) => setImage(name, colors, rows, cols, x0, y0, x1, y1);
+  const quad = (left, top, right, bottom) => ({ left: [left], top: [top], right: [right], bottom: [bottom] });
+  const box = (p) => {
+    const col = p % cols, row = (p - col) / cols;
+    return [x0 + col * dx, y0 + row * dy, x0 + (col + 1) * dx, y0 + (row + 1) * dy];
+  };
+  const quads = (cells) => {
+    const boxes = cells.map(box);
+    return { left: boxes.map((b) => b[0]), top: boxes.map((b) => b[1]), right: boxes.map((b) => b[2]), bottom: boxes.map((b) => b[3]) };
+  };
+
+  const drawPhotograph = async () => {
+    const image = byId("photograph");
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+    const [width, height] = facts.size;
+    const colour = new Uint32Array(data.buffer), grey = new Uint32Array(colour.length);
+    for (let i = 0; i < colour.length; i++) {
+      const light = 0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2];
+      const pale = Math.round(0.75 * light + 50);
+      // What no patch covers is half there.
+      const x = ((i % canvas.width) + 0.5) * width / canvas.width, y = (Math.floor(i / canvas.width) + 0.5) * height / canvas.height;
+      const opacity = x > x0 && x < x1 && y > y0 && y < y1 ? 255 : UNSEEN;
+      grey[i] = (opacity << 24 | pale << 16 | pale << 8 | pale) >>> 0;
+      colour[i] = ((colour[i] & 0xffffff) | opacity << 24) >>> 0;
+    }
+    for (const name of facts.photographs) {
+      setImage(`${name}_photograph`, name === "field" ? colour : grey, canvas.height, canvas.width, 0, 0, width, height);
+    }
+  };
+
+  const state = {
+    patch: facts.patch, pinned: false, alpha: facts.alpha_step, beta: facts.beta_step, layer: facts.layer, head: 0,
+    windows: null, dropped: null, fields: null,
+  };
+
+  const share = (part) => `${part < 0.01 ? (100 * part).toPrecision(2) : part < 0.1 ? (100 * part).toFixed(1) : Math.round(100 * part)}\u00a0%`;
+  const shown = (value) => (value === 0 ? "0" : value >= 0.001 ? value.toPrecision(2) : value.toExponential(1));
+  const placeName = (p) => `row ${Math.floor(p / cols)}, column ${p % cols}`;
+  const say = (id, text) => { byId(id).textContent = text; };
+
+  // As figures.values.log_scale: logarithmic, so many decades below the largest U; a constant is in the middle. The
+  // patch itself is left out of the scale, for it would drown the others.
+  const drawInteractions = () => {
+    const p = state.patch, colors = new Uint32Array(N), row = pairs.subarray(p * N, (p + 1) * N);
+    let first = 255, last = 0, best = -1;
+    for (let q = 0; q < N; q++) {
+      if (q === p && N > 1) continue;
+      first = Math.min(first, row[q]);
+      if (facts.values[row[q]] > 0) last = Math.max(last, row[q]);
+      if (best < 0 || row[q] < row[best]) best = q;
+    }
+    const high = facts.values[first], low = Math.max(facts.values[last] ?? 0, high * 10 ** -facts.decades);
+    const flat = high - low <= facts.noise * high;
+    const shades = facts.values.map((u) => (flat ? 128 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
+    for (let q = 0; q < N; q++) colors[q] = over(shades[row[q]]);
+    setCells("interactions_cells", colors);
+    say("u-low", flat ? "U is the same everywhere" : `U ≤ ${shown(low)}`);
+    say("u-high", flat ? "" : `${shown(high)} (log scale)`);
+    say("interactions-read", best === p ? "" : `Matters most to it: the patch in ${placeName(best)}, U = ${shown(facts.values[row[best]])}.`);
+  };
+
+  const boundary = (inside) => {
+    const at = (row, col) => (row >= 0 && row < rows && col >= 0 && col < cols ? inside[row * cols + col] : 0);
+    const lines = { x0: [], y0: [], x1: [], y1: [] };
+    const add = (c0, r0, c1, r1) => {
+      lines.x0.push(x0 + c0 * dx); lines.y0.push(y0 + r0 * dy); lines.x1.push(x0 + c1 * dx); lines.y1.push(y0 + r1 * dy);
+    };
+    for (let row = 0; row <= rows; row++)
+      for (let col = 0; col <= cols; col++) {
+        if (col < cols && at(row, col) !== at(row - 1, col)) add(col, row, col + 1, row);
+        if (row < rows && at(row, col) !== at(row, col - 1)) add(col, row, col, row + 1);
+      }
+    return lines;
+  };
+
+  const drawField = () => {
+    const p = state.patch, [left, top, right, bottom] = state.windows.subarray(4 * p, 4 * p + 4);
+    const inside = maths.field(p, state.windows, state.dropped);
+    const window = new Uint8Array(N), hatched = [], relevant = { x: [], y: [] };
+    const colors = new Uint32Array(N);
+    for (let q = 0; q < N; q++) {
+      const col = q % cols, row = (q - col) / cols;
+      window[q] = col >= left && col <= right && row >= top && row <= bottom ? 1 : 0;
+      if (window[q] && !inside[q]) hatched.push(q);
+      if (!window[q]) colors[q] = withAlpha(0, 0.55);
+      if (q !== p && pairs[p * N + q] <= state.alpha) {
+        relevant.x.push(x0 + (col + 0.5) * dx); relevant.y.push(y0 + (row + 0.5) * dy);
+      }
+    }
+    setCells("field_cells", colors);
+    sources.field_dropped.data = quads(hatched);
+    sources.field_boundary.data = boundary(inside);
+    sources.field_relevant.data = relevant;
+    sources.field_window.data = quad(x0 + (left - 0.2) * dx, y0 + (top - 0.2) * dy, x0 + (right + 1.2) * dx, y0 + (bottom + 1.2) * dy);
+    const wide = right - left + 1, high = bottom - top + 1;
+    say("field-read", `Window ${wide} wide × ${high} high = ${wide * high} patches, ${hatched.length} of them dropped: ` +
+      `a field of ${state.fields.size[p]} of ${N} patches (${share(state.fields.size[p] / N)}).`);
+  };
+
+  const arrow = (p) => {
+    const col = p % cols, row = (p - col) / cols;
+    const tx = state.fields.tendency[2 * p], ty = state.fields.tendency[2 * p + 1];
+    const place = (along, across) => [
+      x0 + (col + 0.5 + along * tx - across * ty) * dx, y0 + (row + 0.5 + along * ty + across * tx) * dy,
+    ];
+    const corners = [[-0.4, -0.06], [0.05, -0.06], [0.05, -0.22], [0.42, 0], [0.05, 0.22], [0.05, 0.06], [-0.4, 0.06]];
+    return corners.map(([along, across]) => place(along, across));
+  };
+  const arrows = (patches) => {
+    const shapes = patches.map(arrow);
+    return { xs: shapes.map((s) => s.map((c) => c[0])), ys: shapes.map((s) => s.map((c) => c[1])) };
+  };
+  const moves = (p) => state.fields.tendency[2 * p] !== 0 || state.fields.tendency[2 * p + 1] !== 0;
+
+  const drawArrows = () => {
+    const all = [...Array(N).keys()];
+    sources.tendency_arrows.data = arrows(all.filter(moves));
+    const still = all.filter((p) => !moves(p));
+    sources.tendency_still.data = {
+      x: still.map((p) => x0 + ((p % cols) + 0.5) * dx), y: still.map((p) => y0 + (Math.floor(p / cols) + 0.5) * dy),
+    };
+  };
+  const drawTendency = () => {
+    const p = state.patch;
+    sources.tendency_chosen.data = arrows(moves(p) ? [p] : []);
+    const words = ["right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right"];
+    const angle = Math.atan2(state.fields.tendency[2 * p + 1], state.fields.tendency[2 * p]);
+    const word = words[(Math.round(angle / (Math.PI / 4)) + 8) % 8];
+    say("tendency-read", moves(p) ? `Its field reaches farther ${/ /.test(word) ? `to the ${word}` : word === "up" || word === "down" ? word : `to the ${word}`}.` : "Its field reaches as far to either side.");
+  };
+
+  const heads = facts.heads, layers = facts.layers, columns = facts.columns, lines = facts.lines;
+  const tilePlace = (layer, head) => (heads > 1 ? [layer, head] : [layer % columns, Math.floor(layer / columns)]);
+  const tileAt = (column, line) => (heads > 1 ? [column, line] : [line * columns + column, 0]);
+  const toShade = 255 / (facts.levels - 1);
+  const shadeAt = (layer, head, p, q) => Math.round(attentionAt(((layer * heads + head) * N + p) * N + q) * toShade);
+
+  const drawMosaic = () => {
+    if (!layers) return;
+    const p = state.patch, width = columns * (cols + 1) - 1, height = lines * (rows + 1) - 1;
+    const pixels = new Uint32Array(width * height);
+    for (let layer = 0; layer < layers; layer++)
+      for (let head = 0; head < heads; head++) {
+        const [column, line] = tilePlace(layer, head);
+        for (let q = 0; q < N; q++) {
+          const col = q % cols, row = (q - col) / cols;
+          pixels[(line * (rows + 1) + row) * width + column * (cols + 1) + col] = rgba[shadeAt(layer, head, p, q)];
+        }
+      }
+    setImage("mosaic_cells", pixels, height, width, 0.5 / (cols + 1), 0.5 / (rows + 1), columns - 0.5 / (cols + 1), lines - 0.5 / (rows + 1));
+  };
+  const drawHead = () => {
+    if (!layers) return;
+    const { layer, head, patch: p } = state, row = (layer * heads + head) * N + p;
+    const colors = new Uint32Array(N);
+    for (let q = 0; q < N; q++) colors[q] = over(shadeAt(layer, head, p, q));
+    setCells("head_cells", colors);
+    const [column, line] = tilePlace(layer, head);
+    sources.mosaic_chosen.data = quad(column, line, column + 1, line + 1);
+    const name = heads > 1 ? `Layer ${layer}, head ${head}` : facts.form === "means" ? `Layer ${layer}, mean of its heads` : `Layer ${layer}`;
+    say("head-title", name);
+    const peak = peaks[row] / 65535, rest = 1 - insides[row] / 65535;
+    say("head-read", `The patch gives ${share(peak)} of its attention to the brightest patch` +
+      (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "token that stands for no patch" : `${facts.prefix} tokens that stand for no patch`}.` : "."));
+  };
+
+  const drawPatch = () => {
+    const [left, top, right, bottom] = box(state.patch);
+    for (const name of facts.photographs) sources[`${name}_patch`].data = quad(left, top, right, bottom);
+    say("where", `Patch in ${placeName(state.patch)}`);
+    say("pinned", state.pinned ? "held: click it again, or Esc, to let go" : "click to hold it");
+    byId("bar").classList.toggle("is-held", state.pinned);
+    drawInteractions(); drawField(); drawTendency(); drawMosaic(); drawHead();
+  };
+
+  const computeFields = () => {
+    state.windows = maths.windows(state.alpha);
+    state.dropped = maths.dropped(facts.drop_counts[state.beta]);
+    state.fields = maths.fields(state.windows, state.dropped);
+    let left = 0, kept = 0;
+    for (let p = 0; p < N; p++) {
+      const w = state.windows;
+      left += (w[4 * p + 2] - w[4 * p] + 1) * (w[4 * p + 3] - w[4 * p + 1] + 1);
+      kept += state.fields.size[p];
+    }
+    const alpha = facts.alphas[state.alpha], beta = facts.betas[state.beta], drops = facts.drop_counts[state.beta];
+    say("alpha-read", `${alpha}`); say("beta-read", `${beta}`);
+    byId("alpha").setAttribute("aria-valuetext", `${alpha}`); byId("beta").setAttribute("aria-valuetext", `${beta}`);
+    say("alpha-says", `the ${share(alpha)} of all pairs with the largest U count as relevant`);
+    say("beta-says", `${drops} of ${N} patches, which say the same to all others, are dropped`);
+    say("all-read", `All windows together hold ${share(left / (N * N))} of all pairs of patches, all fields ${share(kept / (N * N))}.`);
+    byId("open").hidden = left <= facts.open * N * N;
+    drawArrows();
+  };
+
+  // ---------------------------------------------------------------- what people do
+
+  let waiting = false;
+  const todo = new Set();
+  const later = (task) => {
+    todo.add(task);
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      const tasks = [...todo];
+      todo.clear();
+      if (tasks.includes(computeFields)) computeFields();
+      if (tasks.includes(computeFields) || tasks.includes(drawPatch)) drawPatch();
+      else if (tasks.includes(drawHead)) drawHead();
+    });
+  };
+
+  const choose = (patch) => {
+    if (patch !== state.patch) { state.patch = patch; later(drawPatch); }
+  };
+  const hold = (pinned) => { state.pinned = pinned; later(drawPatch); };
+  const step = (value, by, count) => Math.min(Math.max(value + by, 0), count - 1);
+  const arrowKeys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+  // Where the pointer is, in the coordinates of a plot.
+  const locate = (place, event) => {
+    const view = views[place];
+    const outer = view.el.getBoundingClientRect();
+    return [view.frame.x_scale.invert(event.clientX - outer.left), view.frame.y_scale.invert(event.clientY - outer.top)];
+  };
+  const patchAt = (place, event) => {
+    const [x, y] = locate(place, event), col = Math.floor((x - x0) / dx), row = Math.floor((y - y0) / dy);
+    return col >= 0 && col < cols && row >= 0 && row < rows ? row * cols + col : -1;
+  };
+
+  for (const name of facts.photographs) {
+    const place = byId(`plot-${name}`);
+    place.addEventListener("pointermove", (event) => {
+      const patch = event.pointerType === "touch" || state.pinned ? -1 : patchAt(place.id, event);
+      if (patch >= 0) choose(patch);
+    });
+    place.addEventListener("click", (event) => {
+      const patch = patchAt(place.id, event);
+      if (patch < 0) return;
+      hold(!(state.pinned && patch === state.patch));
+      choose(patch);
+    });
+    place.addEventListener("keydown", (event) => {
+      const move = arrowKeys[event.key];
+      if (event.key === "Escape") hold(false);
+      else if (event.key === "Enter" || event.key === " ") hold(!state.pinned);
+      else if (move && !event.altKey && !event.ctrlKey && !event.metaKey) {
+        const col = state.patch % cols, row = (state.patch - col) / cols;
+        hold(true);
+        choose(step(row, move[1], rows) * cols + step(col, move[0], cols));
+      } else return;
+      event.preventDefault();
+    });
+  }
+
+  const chooseHead = (layer, head) => {
+    if (layer < 0 || layer >= layers || head < 0 || head >= heads) return;
+    [state.layer, state.head] = [layer, head];
+    later(drawHead);
+  };
+  const mosaic = byId("plot-mosaic");
+  if (mosaic) {
+    mosaic.addEventListener("click", (event) => {
+      const [x, y] = locate("plot-mosaic", event);
+      if (x >= 0 && x < columns && y >= 0 && y < lines) chooseHead(...tileAt(Math.floor(x), Math.floor(y)));
+    });
+    mosaic.addEventListener("keydown", (event) => {
+      const move = arrowKeys[event.key];
+      if (!move) return;
+      const [column, line] = tilePlace(state.layer, state.head);
+      chooseHead(...tileAt(step(column, move[0], columns), step(line, move[1], lines)));
+      event.preventDefault();
+    });
+  }
+
+  for (const [name, values] of [["alpha", facts.alphas], ["beta", facts.betas]]) {
+    const slider = byId(name);
+    slider.max = values.length - 1;
+    slider.value = state[name];
+    slider.addEventListener("input", () => { state[name] = Number(slider.value); later(computeFields); });
+  }
+
+  // ---------------------------------------------------------------- the beginning
+
+  const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `#${facts.palette[i].toString(16).padStart(6, "0")}`).join(", ")})`;
+  for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp;
+
+  await drawPhotograph();
+  computeFields();
+  drawPatch();
+
+  // For tests and the console: what is drawn now.
+  window.explorer = {
+    now: () => ({
+      patch: [Math.floor(state.patch / cols), state.patch % cols], held: state.pinned, layer: state.layer, head: state.head,
+      alpha: facts.alphas[state.alpha], beta: facts.betas[state.beta],
+      window: [...state.windows.subarray(4 * state.patch, 4 * state.patch + 4)],
+      field: [...maths.field(state.patch, state.windows, state.dropped)],
+      tendency: [...state.fields.tendency.subarray(2 * state.patch, 2 * state.patch + 2)],
+      u: Array.from(pairs.subarray(state.patch * N, (state.patch + 1) * N), (k) => facts.values[k]),
+      attention: layers ? Array.from({ length: N }, (_, q) =>
+        (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1)) ** 2 *
+        peaks[(state.layer * heads + state.head) * N + state.patch] / 65535) : null,
+    }),
+    all: () => ({ windows: [...state.windows], dropped: [...state.dropped], sizes: [...state.fields.size], tendency: [...state.fields.tendency] }),
+  };
+  document.documentElement.dataset.ready = "yes";
+})().catch((error) => {
+  const failed = document.getElementById("failed");
+  failed.hidden = false;
+  failed.textContent = `The page could not be drawn: ${error.message}. It needs a browser of 2023 or later, with JavaScript.`;
+});

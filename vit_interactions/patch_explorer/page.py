@@ -1,0 +1,211 @@
+"""One HTML file of a photograph: everything in it, nothing fetched, and no script allowed but its own."""
+
+import base64
+import hashlib
+import io
+import zlib
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import matplotlib
+import numpy as np
+from bokeh.embed import json_item
+from bokeh.resources import Resources
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_interactions.explanation import OPEN_WINDOWS
+from vit_interactions.figures.canvas import PATCH_COLOR
+from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
+from vit_interactions.figures.overlay import COLORS, DECADES
+from vit_interactions.figures.tendency import ARROW_COLOR
+from vit_interactions.figures.values import NOISE, plain
+from vit_interactions.functional.indiscriminative import informativeness
+from vit_interactions.patch_explorer.ladder import (
+    alpha_steps,
+    beta_steps,
+    first_relevant,
+    step_values,
+    worst_error,
+)
+from vit_interactions.patch_explorer.plots import mosaic_plot, photograph_plot
+from vit_interactions.patch_explorer.study import Study
+
+LONGEST = 800  # pixels of a side of the photograph in the page
+JPEG_QUALITY = 85
+MANY = 400  # patches above which lines are thin
+WRAPPED = 6  # layers in a line where only their means are shown
+PANELS = {
+    "interactions": "row of U of the chosen patch",
+    "field": "window and responsive field of the chosen patch",
+    "tendency": "tendency of all patches",
+    "head": "attention of the chosen patch in one head",
+}
+
+
+def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -> str:
+    """Write the page of one photograph.
+
+    Args:
+        found: from `study`.
+        title: of the page, any text.
+        model: what the model is called, any text.
+        alpha: where its slider begins.
+        beta: likewise.
+    """
+    uncertainty, layout, attention = found.uncertainty, found.layout, found.attention
+    alphas, betas = alpha_steps(alpha, layout.patches**2), beta_steps(beta)
+    steps = first_relevant(uncertainty, alphas)
+    values = step_values(uncertainty, steps, len(alphas))
+    order = informativeness(uncertainty[None])[0].argsort(stable=True).argsort()
+    layers, heads = attention.values.shape[:2]
+    columns = layers if heads > 1 else min(layers, WRAPPED)
+    facts: dict[str, Any] = {
+        "grid": layout.grid,
+        "size": found.photograph.image.size,
+        "extent": found.photograph.box_of_extent(layout.extent),
+        "prefix": layout.prefix,
+        "patch": int((uncertainty.sum(1) - uncertainty.diagonal()).argmax()),
+        "alphas": alphas,
+        "alpha_step": alphas.index(float(alpha)),
+        "betas": betas,
+        "beta_step": betas.index(float(beta)),
+        "drop_counts": [round(share * layout.patches) for share in betas],
+        "values": [None if np.isnan(value) else float(value) for value in values],
+        "decades": DECADES,
+        "noise": NOISE,
+        "palette": _palette(),
+        "open": OPEN_WINDOWS,
+        "form": attention.form,
+        "layers": layers,
+        "heads": heads,
+        "layer": layers // 2,
+        "columns": columns,
+        "lines": heads if heads > 1 else -(-layers // columns) if layers else 0,
+        "levels": attention.levels,
+    }
+    facts["photographs"] = [name for name in PANELS if name != "head" or layers]
+    facts["plots"] = _plots(found, facts)
+    blocks: dict[str, NDArray[Any]] = {
+        "pairs": steps,
+        "order": order.cpu().numpy().astype(np.uint16),
+        "attention": attention.packed(),
+        "peaks": attention.peaks,
+        "insides": attention.inside,
+    }
+    bokeh, script = _bokeh(), _read("explorer.js")
+    page = dict(
+        title=plain(title),
+        model=plain(model),
+        prediction=_prediction(found),
+        rows=layout.rows,
+        cols=layout.cols,
+        patches=layout.patches,
+        form=attention.form,
+        column_names=range(layers) if heads > 1 else [],
+        line_names=range(heads) if heads > 1 else _spans(layers, columns) if layers else [],
+        all_heads=attention.all_heads,
+        levels=attention.levels,
+        precision=f"{100 * max(worst_error(uncertainty, steps, values), 1e-4):.1g} %",
+        colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
+        policy=_policy(script, bokeh),
+        picture=_picture(found.photograph.image),
+        facts=facts,
+        blocks={"bokeh": pack(bokeh.encode()), **{name: pack(data.tobytes()) for name, data in blocks.items()}},
+        style=Markup(_read("explorer.css")),
+        script=Markup(script),
+        version=version("vit_interactions"),
+        bokeh_version=version("bokeh"),
+    )
+    template = _environment().get_template("page.html.jinja")
+    return template.render(**page, megabytes=len(template.render(**page, megabytes=0.0).encode()) / 1e6)
+
+
+def pack(data: bytes) -> str:
+    """Compress bytes into text that a browser can unpack.
+
+    Example:
+        >>> zlib.decompress(base64.b64decode(pack(b"patches")))
+        b'patches'
+    """
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+def _plots(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """Make the page's figures, as the JSON from which Bokeh draws them, by the element they go to."""
+    (width, height), (left, top, right, bottom) = facts["size"], facts["extent"]
+    limits = min(left, 0.0), min(top, 0.0), max(right, float(width)), max(bottom, float(height))
+    layout = found.layout
+    cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
+    plots = {
+        f"plot-{name}": photograph_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
+        for name in facts["photographs"]
+    }
+    if facts["layers"]:
+        aspect = (right - left) / (bottom - top)
+        plots["plot-mosaic"] = mosaic_plot(facts["columns"], facts["lines"], aspect)
+    return {place: json_item(plot) for place, plot in plots.items()}
+
+
+def _spans(layers: int, columns: int) -> list[str]:
+    """Name lines of tiles by the layers in them.
+
+    Example:
+        >>> _spans(5, 2)
+        ['0-1', '2-3', '4']
+    """
+    lines = [range(start, min(start + columns, layers)) for start in range(0, layers, columns)]
+    return [f"{line[0]}-{line[-1]}" if len(line) > 1 else f"{line[0]}" for line in lines]
+
+
+def _palette() -> list[int]:
+    """List the 256 colours of all maps, as 0xRRGGBB."""
+    colors = matplotlib.colormaps[COLORS](np.arange(256), bytes=True)[:, :3].astype(int)
+    return [int(red) << 16 | int(green) << 8 | int(blue) for red, green, blue in colors]
+
+
+def _prediction(found: Study) -> dict[str, Any] | None:
+    if found.prediction is None:
+        return None
+    name = found.prediction["name"] or f"class {found.prediction['index']}"
+    return {**found.prediction, "name": plain(name.split(",")[0])}
+
+
+def _picture(image: Image.Image) -> str:
+    """Put the photograph, made smaller, into a data URI."""
+    small, file = image.copy(), io.BytesIO()
+    small.thumbnail((LONGEST, LONGEST))
+    small.save(file, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _policy(*scripts: str) -> str:
+    """Allow the page its own scripts, styles and pictures, and nothing else: no connection, no other code."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _bokeh() -> str:
+    """Read Bokeh's own script, the part that draws."""
+    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("vit_interactions.patch_explorer", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    # Bokeh defines a part where it is first met, so the order of keys matters.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return environment

@@ -1,0 +1,62 @@
+"""What one photograph's page shows: its patch interactions and attention, from one forward pass."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import borrowed, observe
+from vit_interactions.attention.record import AttentionCall
+from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.explanation import predict
+from vit_interactions.figures import Photograph
+from vit_interactions.functional.uncertainty import RunningUncertainty
+from vit_interactions.patch_explorer.quantise import QuantisedAttention, quantise_attention
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What a model does with one photograph.
+
+    Attributes:
+        photograph: the picture and the model's view of it.
+        layout: where its patches are.
+        uncertainty: U (patches, patches), on the host.
+        attention: of every layer among patches.
+        prediction: the top class as `explanation.predict` gives it, None for a model without classes.
+    """
+
+    photograph: Photograph
+    layout: TokenLayout
+    uncertainty: Tensor
+    attention: QuantisedAttention
+    prediction: dict[str, Any] | None
+
+
+def study(model: nn.Module, photograph: Photograph, *, named: bool) -> Study:
+    """Run a model on a photograph and keep what the page shows.
+
+    Args:
+        model: any ViT, borrowed; on its device.
+        photograph: from `figures.prepare`.
+        named: whether the model's classes are those of timm's own weights; see `explanation.class_name`.
+
+    Raises:
+        UnsupportedModelError: attention that is not from every patch to every patch.
+    """
+    model = unwrap(model)
+    weight = next(model.parameters())
+    inputs = photograph.input.unsqueeze(0).to(weight.device, weight.dtype)
+    running, calls = RunningUncertainty(), list[AttentionCall]()
+
+    def take_in(call: AttentionCall, layout: TokenLayout) -> None:
+        shape = (1, call.query.shape[1], layout.patches, layout.patches)
+        running.update(call.blocks(layout.prefix), shape, call.name)
+        calls.append(call)
+
+    _, layout, _ = observe(model, inputs, None, take_in)
+    attention = quantise_attention(calls, layout)
+    with borrowed(model, inputs):
+        prediction = predict(model, inputs, named=named)
+    return Study(photograph, layout, running.result()[0].cpu(), attention, prediction)
