@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "explanation",
         "loading",
         "methods",
+        "patch_explorer",
         "photographs",
     },
 }

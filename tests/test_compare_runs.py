@@ -136,9 +136,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table(
     assert len(scores(whole)) == 4 * len(METHODS) * len(METRICS)
 
 
-def test_resuming_makes_anew_what_was_made_of_something_else(
-    root: Path, measured: list[object]
-) -> None:
+def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measured: list[object]) -> None:
     compare(root)
 
     def made(**options: Any) -> int:

@@ -1,5 +1,6 @@
 """`vit-interactions compare`: methods side by side, in numbers."""
 
+from contextlib import suppress
 from math import isnan
 from operator import itemgetter
 from pathlib import Path
@@ -11,20 +12,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
+from vit_interactions.compare.report import report
 from vit_interactions.compare.units import REFUSALS, printable
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
+from vit_interactions.patch_explorer.pages import Pages, write_pages
 from vit_interactions.training.process import joined
 
 errors = Console(stderr=True, highlight=False)
 
 ALL = "all"
 SHOWN = 20  # reasons of failures
+EXPLORED = 4  # photographs that get a page to explore
 BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
 UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
@@ -112,9 +117,32 @@ def compare_command(
         if not process.first:
             return
         Console().print(*tables(comparison), sep="\n")
+        for page in [report(comparison, out / "report.html"), *explorer_pages(comparison, checkpoint, place)]:
+            errors.print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
-        # The place of the report.
     end(comparison)
+
+
+def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str) -> list[Path]:
+    """Write the patch explorer's page of the first photographs under the first model, where it can be had."""
+    name = comparison.models[0]
+    paths = [
+        comparison.folder / photograph["path"]
+        for photograph in comparison.photographs
+        if not photograph.get("error")
+    ][:EXPLORED]
+    settings = {key: comparison.settings[key] for key in ("alpha", "beta")}
+    pages = Pages()
+    with suppress(UnsupportedModelError):  # the report says so
+        model = load_model(name, checkpoint, device)
+        steps = write_pages(
+            model, paths, comparison.folder / "explorer", name=name, named=checkpoint is None, **settings
+        )
+        for pages in steps:  # noqa: B007
+            pass
+    for path, reason in pages.failed.items():
+        errors.print(f"no explorer page of {path}: {reason}", markup=False, soft_wrap=True)
+    return list(pages.done.values())
 
 
 def tables(comparison: Comparison) -> list[Table]:
