@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from skimage.data import chelsea
 from torch import Tensor, nn
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import vit_interactions as vi
 from vit_interactions.figures import Photograph, prepare
@@ -53,7 +54,9 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def photograph(model: nn.Module) -> Photograph:
     pixels = np.random.default_rng(0).integers(0, 256, (130, 170, 3), dtype=np.uint8)
-    return prepare(Image.fromarray(pixels), model)
+    # Squashed, so that patches are not square in the photograph.
+    squash = Compose([Resize((16 * ROWS, 16 * COLS)), ToTensor(), Normalize(0.5, 0.5)])
+    return prepare(Image.fromarray(pixels), model, squash)
 
 
 @pytest.fixture(scope="module")

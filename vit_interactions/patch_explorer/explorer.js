@@ -220,24 +220,26 @@
       `a field of ${state.fields.size[p]} of ${N} patches (${share(state.fields.size[p] / N)}).`);
   };
 
-  const arrow = (p) => {
+  const many = N > facts.many;
+  const arrow = (p, scale) => {
     const col = p % cols, row = (p - col) / cols;
     const tx = state.fields.tendency[2 * p], ty = state.fields.tendency[2 * p + 1];
     const place = (along, across) => [
-      x0 + (col + 0.5 + along * tx - across * ty) * dx, y0 + (row + 0.5 + along * ty + across * tx) * dy,
+      x0 + (col + 0.5 + scale * (along * tx - across * ty)) * dx, y0 + (row + 0.5 + scale * (along * ty + across * tx)) * dy,
     ];
-    const corners = [[-0.4, -0.06], [0.05, -0.06], [0.05, -0.22], [0.42, 0], [0.05, 0.22], [0.05, 0.06], [-0.4, 0.06]];
+    const thin = many && scale === 1 ? 0.09 : 0.07, wide = many && scale === 1 ? 0.26 : 0.24;
+    const corners = [[-0.42, -thin], [0.03, -thin], [0.03, -wide], [0.45, 0], [0.03, wide], [0.03, thin], [-0.42, thin]];
     return corners.map(([along, across]) => place(along, across));
   };
-  const arrows = (patches) => {
-    const shapes = patches.map(arrow);
+  const arrows = (patches, scale) => {
+    const shapes = patches.map((p) => arrow(p, scale));
     return { xs: shapes.map((s) => s.map((c) => c[0])), ys: shapes.map((s) => s.map((c) => c[1])) };
   };
   const moves = (p) => state.fields.tendency[2 * p] !== 0 || state.fields.tendency[2 * p + 1] !== 0;
 
   const drawArrows = () => {
     const all = [...Array(N).keys()];
-    sources.tendency_arrows.data = arrows(all.filter(moves));
+    sources.tendency_arrows.data = arrows(all.filter(moves), 1);
     const still = all.filter((p) => !moves(p));
     sources.tendency_still.data = {
       x: still.map((p) => x0 + ((p % cols) + 0.5) * dx), y: still.map((p) => y0 + (Math.floor(p / cols) + 0.5) * dy),
@@ -245,7 +247,7 @@
   };
   const drawTendency = () => {
     const p = state.patch;
-    sources.tendency_chosen.data = arrows(moves(p) ? [p] : []);
+    sources.tendency_chosen.data = arrows(moves(p) ? [p] : [], many ? 5 : 2);
     const words = ["right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right"];
     const angle = Math.atan2(state.fields.tendency[2 * p + 1], state.fields.tendency[2 * p]);
     const word = words[(Math.round(angle / (Math.PI / 4)) + 8) % 8];
@@ -410,6 +412,7 @@
   for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp;
 
   await drawPhotograph();
+  setCells("tendency_cells", new Uint32Array(N).fill(withAlpha(0, 0.5))); // arrows are bright
   computeFields();
   drawPatch();
 

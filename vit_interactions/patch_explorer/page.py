@@ -76,6 +76,7 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
         "beta_step": betas.index(float(beta)),
         "drop_counts": [round(share * layout.patches) for share in betas],
         "values": [None if np.isnan(value) else float(value) for value in values],
+        "many": MANY,
         "decades": DECADES,
         "noise": NOISE,
         "palette": _palette(),
