@@ -1,6 +1,6 @@
 """Beyond Intuition (BI): relevance followed through attention fused by head or corrected by token.
 
-Source: Chen, Li, Yu, Dou and Qiu, "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
+Source: Chen et al., "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
 Readouts other than the class token and the mean of the patches are this library's.
 """
 

@@ -1,6 +1,6 @@
 """Beyond Intuition: attention fused head by head or corrected token by token, then followed through the layers.
 
-Source: Chen, Li, Yu, Dou and Qiu, "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
+Source: Chen et al., "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
 """
 
 from collections.abc import Iterable
