@@ -145,7 +145,7 @@ def end(comparison: Comparison) -> None:
     failures = comparison.failures()
     groups = list(failures.groupby(["model", "method", "metric", "reason"], sort=False))
     for (model, method, metric, reason), rows in groups[:SHOWN]:
-        under = f"{printable(model)}: " if len(comparison.models) > 1 else ""
+        under = f"{printable(str(model))}: " if len(comparison.models) > 1 else ""
         what = f"{metric} of {method}: " if metric else f"{method}: " if method else ""
         times = f" ({len(rows)} photographs)" if len(rows) > 1 else ""
         errors.print(f"failed: {under}{what}{reason}{times}", markup=False, soft_wrap=True, style="red")
