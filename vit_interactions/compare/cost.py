@@ -1,6 +1,7 @@
 """What a call costs: its time, that of a forward pass beside it, and the memory it needs beyond what is held."""
 
 import contextlib
+import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def _start(device: torch.device) -> int | None:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError, AttributeError):  # memory that is free already would hide what a call needs
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
