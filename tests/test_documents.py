@@ -46,9 +46,9 @@ def test_values_that_the_readme_promises(monkeypatch: pytest.MonkeyPatch) -> Non
 
     import vit_interactions as vi
 
-    model = timm.create_model("vit_base_patch16_224")
-    images = torch.rand(1, 3, 224, 224)
-    assert vi.InteractionUncertainty(model).attribute(images, patch=(5, 7)).shape == (1, 3, 224, 224)
+    model = timm.create_model("vit_mini_patch8_112")
+    images = torch.rand(1, 3, 112, 112)
+    assert vi.InteractionUncertainty(model).attribute(images, patch=(5, 7)).shape == (1, 3, 112, 112)
     assert vi.ResponsiveFieldTendency(model).tendency(images).shape == (1, 14, 14, 2)
     assert vi.AttentionRollout(model).patch_map(images).shape == (1, 14, 14)
 
