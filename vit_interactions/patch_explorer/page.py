@@ -9,9 +9,9 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-import matplotlib
 import numpy as np
 from bokeh.embed import json_item
+from bokeh.palettes import all_palettes
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -165,8 +165,7 @@ def _spans(layers: int, columns: int) -> list[str]:
 
 def _palette() -> list[int]:
     """List the 256 colours of all maps, as 0xRRGGBB."""
-    colors = matplotlib.colormaps[COLORS](np.arange(256), bytes=True)[:, :3].astype(int)
-    return [int(red) << 16 | int(green) << 8 | int(blue) for red, green, blue in colors]
+    return [int(color[1:], 16) for color in all_palettes[COLORS.capitalize()][256]]
 
 
 def _prediction(found: Study) -> dict[str, Any] | None:
