@@ -36,6 +36,7 @@ class Report:
         done: photograph -> its folder.
         failed: photograph -> the reason why it has none.
         failed_methods: photograph -> method -> the reason why its folder lacks this method.
+        refused: method -> the reason why it does not apply to the model.
         open_windows: photographs whose windows hold nearly all pairs, so that their fields tell little.
         zero_maps: method -> photographs in which it found nothing.
     """
@@ -43,6 +44,7 @@ class Report:
     done: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     failed_methods: dict[str, dict[str, str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     open_windows: list[str] = field(default_factory=list)
     zero_maps: dict[str, list[str]] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ def explain_photographs(
                 _write_whole(folder, explanation, origin)
             report.done[str(path)] = name
             manifest = read_manifest(folder)
+            report.refused.update(manifest.get("refused", {}))
             if manifest.get("failed"):
                 report.failed_methods[str(path)] = manifest["failed"]
             if manifest.get("window_share", 0.0) > OPEN_WINDOWS:

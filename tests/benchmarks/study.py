@@ -4,7 +4,8 @@
         --weights ../shared/data/weights/vit_tiny_patch16_224.tiny_imagenet_200.safetensors --out study
 
 Trains plain ViT, AWD-ViT, AWD-ViT with DIP and WinfT as `vit-interactions train` does, and writes runs.csv, a row a
-run as each ends; started again it goes on. Prints a Markdown table of means and standard deviations over the seeds.
+run as each ends; started again it goes on. Prints a Markdown table of means and standard deviations over the seeds, and
+draws them as study.png.
 The trained ViT is start and teacher of all. On a graphics card: `--img-size 224 --per-class 0 --epochs 15
 --batch-size 128 --device cuda --workers 12 --alpha-low 0.028`.
 """
@@ -18,12 +19,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.train import train
 
 TEACHER = "vit_tiny_patch16_224"
 ALPHAS, BETAS = (0.05, 0.10, 0.20), (0.1, 0.2, 0.5)
 PAPER_ALPHA = 0.10
+MARKERS = {"ViT": "s", "AWD-ViT": "o", "AWD-ViT DIP": "^", "WinfT": "D"}
 
 
 def models(alpha_low: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -110,6 +114,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw top-1 against the share of all pairs that are left, mean and standard deviation of each model."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    for name in names:
+        own = [row for row in rows if row["model"] == name]
+        top1 = [float(row["top1"]) for row in own]
+        share = mean(100 * float(row["E_O"]) / float(row["pairs"]) for row in own)
+        kind = MARKERS[name.split(",")[0].split()[0] + (" DIP" if "DIP" in name else "")]
+        spread = stdev(top1) if len(top1) > 1 else 0.0
+        axes.errorbar(share, mean(top1), spread, fmt=kind, capsize=3, label=name, markersize=8)
+    axes.set(xlabel="pairs of patches left ($E_O$), % of all", ylabel="top-1, %", xlim=(0, 105))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """Read the rows that are there."""
     if not path.exists():
@@ -168,6 +190,7 @@ def main() -> None:
             append(results, row)
             print(row, flush=True)
     print(table(read(results)))
+    draw(read(results), args.out / "study.png")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 Rows = Sequence[Mapping[str, float | None]]
 Line = tuple[str, Rows, str]  # name, rows, column
@@ -29,12 +29,20 @@ def training_figure(steps: Rows, epochs: Rows, title: str = "") -> Figure:
         >>> [axes.get_title() for axes in figure.axes]
         ['Loss']
     """
+    # The loss of an evaluation is that of the classes, so it stands beside that of the training.
+    has_parts = any(row.get("window_loss") is not None for row in steps)
+    loss: dict[str, list[Line]] = {"Loss": [(LOG, steps, "loss"), (EPOCHS, epochs, "eval_loss")]}
+    if has_parts:
+        loss = {
+            "Loss": [(LOG, steps, "loss")],
+            "Parts of the loss": [
+                ("classes", steps, "classification_loss"),
+                ("classes, evaluation", epochs, "eval_loss"),
+                ("windows", steps, "window_loss"),
+            ],
+        }
     panels: dict[str, list[Line]] = {
-        "Loss": [(LOG, steps, "loss"), (EPOCHS, epochs, "eval_loss")],
-        "Parts of the loss": [
-            ("classification", steps, "classification_loss"),
-            ("windows", steps, "window_loss"),
-        ],
+        **loss,
         "Accuracy, %": [("top-1", epochs, "eval_top1"), ("top-5", epochs, "eval_top5")],
         "Patch interactions": [(LOG, steps, "operations"), (EPOCHS, epochs, "eval_operations")],
         "Learning rate": [("", steps, "lr")],
@@ -60,6 +68,7 @@ def _draw(axes: Axes, name: str, lines: Sequence[Line]) -> None:
         axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 30 else "", markersize=3, label=label)
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("step", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     if name == "Patch interactions":

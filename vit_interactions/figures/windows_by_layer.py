@@ -66,7 +66,7 @@ def windows_figure(
     figure, axes = photograph_grid(photograph, layout, -(-(layers + 1) // columns), columns, title)
     panels = [panel for line in axes for panel in line]
     votes = row.sum(0).reshape(layout.grid)
-    label = "layers that have it in the window"
+    label = "blocks that have it in the window"
     draw_map(panels[0], photograph, votes, layout, label=label, norm=Normalize(0, layers))
     mark_patch(panels[0], photograph, layout, patch)
     set_title(panels[0], f"Sum over {layers} blocks")

@@ -58,7 +58,8 @@ def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = 
     if outcome.first:
         figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
         write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
-        report.note(f"{outcome.step} of {outcome.total} steps are done; everything is in {out}")
+        if not outcome.signal:
+            report.note(f"{outcome.step} of {outcome.total} steps are done; everything is in {out}")
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
 
@@ -131,7 +132,8 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     path.parent.mkdir(parents=True, exist_ok=True)
     row = {"model": settings.model, **evaluation.as_row()}
     if path.suffix == ".json":
-        text = json.dumps({**row, "settings": settings.as_json()}, indent=2) + "\n"
+        unused = {} if settings.teacher else {"alpha": None, "beta": None}
+        text = json.dumps({**row, "settings": settings.as_json() | unused}, indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
         return
     table = io.StringIO(newline="")

@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,7 +213,9 @@ class Run:
             self._log.step(
                 {"step": learner.step, "epoch": epoch, **means, "lr": learner.lr, "pictures_per_second": rate}
             )
-        self._report.progress(learner.step, self.total, f"loss {means['loss']:.3f}, {rate:.0f} pictures/s")
+        self._report.progress(
+            learner.step, self.total, f"{describe_loss(means)}, {rate:.{int(rate < 10)}f} pictures/s"
+        )
 
     def _end_epoch(self) -> bool:
         """Evaluate, and write what came out; False if asked to stop."""
@@ -317,6 +319,19 @@ def describe(evaluation: Evaluation) -> str:
         return text
     share = evaluation.operations / evaluation.pairs
     return f"{text}, E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)"
+
+
+def describe_loss(means: Mapping[str, float]) -> str:
+    """Word the loss of some steps, and its parts where it has some.
+
+    Example:
+        >>> describe_loss({"loss": 2.5, "classification_loss": 0.5, "window_loss": 2.0})
+        'loss 2.500 (classes 0.500, windows 2.000)'
+    """
+    text = f"loss {means['loss']:.3f}"
+    if "window_loss" not in means:
+        return text
+    return f"{text} (classes {means['classification_loss']:.3f}, windows {means['window_loss']:.3f})"
 
 
 def windows_from(settings: TrainingSettings, teacher: WindowTeacher | None) -> str:
