@@ -457,7 +457,7 @@ def test_metrics_say_what_they_are_and_leave_everything_as_it_was(name: str) -> 
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].needs])
 def test_what_a_metric_needs_it_asks_for(name: str) -> None:
     case = planted_case(inside=None)
-    with pytest.raises(ValueError, match=r"needs the (object's boxes|method to be run again)"):
+    with pytest.raises(ValueError, match=r"needs (boxes of the object|the method to be run again)"):
         METRICS[name].measure(case, planted_map()[0])
 
 
@@ -496,3 +496,22 @@ def test_cases_are_checked() -> None:
         planted_case(inside=torch.zeros(2, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="`steps` must be an int >= 1, but got 0"):
         deletion(steps=0)
+
+
+def test_the_whole_photograph_is_more_than_what_patches_cover() -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([images.mean((1, 2, 3)) * 5, images.std((1, 2, 3))], 1)
+
+    inputs = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layout = TokenLayout(prefix=0, rows=2, cols=2, readout="avg", extent=(16, 16))
+    values = torch.tensor([[0.1, 0.9], [0.4, 0.2]], dtype=torch.float64)
+    full = float(Mean()(inputs).softmax(1)[0, 0])
+    found = []
+    for order in (["average_drop", "deletion"], ["deletion", "average_drop"]):
+        case = Case(Mean(), inputs, 0, layout, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        scores = {name: METRICS[name].measure(case, values) for name in order}
+        found.append(scores["average_drop"].value)
+        assert scores["deletion"].curve is not None
+        assert float(scores["deletion"].curve[0, 1]) == pytest.approx(full, abs=1e-12)
+    assert found[0] == found[1]

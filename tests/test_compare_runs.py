@@ -26,6 +26,7 @@ from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.metrics import Metric, Score
 from vit_interactions.compare.plan import make_plan
+from vit_interactions.compare.report import report
 from vit_interactions.training.process import Process
 
 from .test_cli import run
@@ -359,3 +360,64 @@ def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
     }
     assert comparison.directions["own"] == "none"
     assert set(comparison.table().query("metric == 'own'")["value"]) == {0.5}
+
+
+def test_a_map_that_is_not_finite_is_that_methods_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = measure.turn
+
+    def broken(patch_map: torch.Tensor, explainer: object) -> torch.Tensor:
+        turned = original(patch_map, explainer)  # type: ignore[arg-type]
+        return turned * float("nan") if isinstance(explainer, vi.RawAttention) else turned
+
+    monkeypatch.setattr(measure, "turn", broken)
+    comparison = compare(root)
+    assert {*comparison.table()["method"]} == {*METHODS} - {"raw_attention"}
+    reasons = comparison.failures().query("method == 'raw_attention'")["reason"]
+    assert {*reasons} == {"the map has NaN or infinite values at 16 of 16 patches."}
+    assert report(comparison, tmp_path / "report.html").stat().st_size > 0
+
+
+def test_a_photograph_that_fails_under_one_model_is_there_under_the_other(root: Path) -> None:
+    torch.manual_seed(1)
+    wide = timm.create_model("test_vit", num_classes=30, img_size=64)
+    comparison = compare(root, model={"five": make_model(), "thirty": wide}, target=20)
+    assert not any(photograph.get("error") for photograph in comparison.photographs)
+    assert {*comparison.table()["model"]} == {"thirty"}
+    assert {*comparison.failures()["model"]} == {"five"}
+
+
+def test_whatever_a_model_raises_is_one_photograph_less(root: Path) -> None:
+    model = make_model()
+    calls = 0
+
+    def moody(module: nn.Module, arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyError("mood")
+
+    model.register_forward_pre_hook(moody)
+    comparison = compare(root, model=model, methods=["random_map"], metrics=["pointing_game"])
+    assert comparison.unfinished == 0
+    assert 0 < len(comparison.failures()) < 4 * 2
+
+
+def test_damaged_results_are_made_anew(root: Path, measured: list[object]) -> None:
+    compare(root)
+    [folder] = (root / "out" / "units").iterdir()
+    (folder / "a.json").write_text("{")
+    (folder / "b.json").write_text("{}")
+    (folder / "c.npz").unlink()
+    before = len(measured)
+    comparison = compare(root, resume=True)
+    assert len(measured) - before == 3
+    assert comparison.unfinished == 0
+    assert report(comparison, root / "report.html").stat().st_size > 0
+
+
+def test_a_run_killed_at_its_first_write_can_be_started_again(root: Path) -> None:
+    (root / "out").mkdir()
+    (root / "out" / ".comparison.json.partial").write_text("{")
+    assert compare(root).unfinished == 0

@@ -8,7 +8,7 @@ PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def bundled_photographs() -> list[Path]:
-    """List photographs that are on every machine, in the installation of scikit-image.
+    """List photographs that come with scikit-image.
 
     Example:
         >>> [path.name for path in bundled_photographs()]

@@ -17,6 +17,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
+from vit_interactions.compare.units import printable
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
@@ -192,7 +193,7 @@ def explore(
     errors.print(f"wrote {len(pages.done)} of {count(photographs)} as pages:", soft_wrap=True)
     for page in pages.done.values():
         size = page.stat().st_size / 1e6
-        errors.print(f"{page} ({size:.1f} MB)", markup=False, soft_wrap=True)
+        errors.print(f"{printable(str(page))} ({size:.1f} MB)", markup=False, soft_wrap=True)
     end_with_failures(pages.failed)
 
 

@@ -34,9 +34,9 @@ def compare(
 ) -> "Comparison":
     """Measure the maps of methods on photographs under models by metrics.
 
-    Results are written photograph by photograph, so that a run that is killed loses one at most; memory does not grow
-    with the number of photographs. What goes wrong in a photograph, a method or a metric is written down, and the rest
-    goes on. Under torchrun each process measures its share, and every process gets the whole comparison.
+    Results are written photograph by photograph, so that a run that is killed loses one at most, and measuring takes
+    no more memory for more photographs. What goes wrong in a photograph, a method or a metric is written down, and the
+    rest goes on. Under torchrun each process measures its share, and every process gets the whole comparison.
 
     Args:
         photographs: pictures: files, folders with pictures directly in them, or images of Pillow; files come first.

@@ -118,7 +118,9 @@ def compare_command(
             return
         Console().print(*tables(comparison), sep="\n")
         for page in [report(comparison, out / "report.html"), *explorer_pages(comparison, checkpoint, place)]:
-            errors.print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True)
+            errors.print(
+                f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
+            )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
     end(comparison)
 
@@ -141,7 +143,7 @@ def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str)
         for pages in steps:  # noqa: B007
             pass
     for path, reason in pages.failed.items():
-        errors.print(f"no explorer page of {path}: {reason}", markup=False, soft_wrap=True)
+        errors.print(printable(f"no explorer page of {path}: {reason}"), markup=False, soft_wrap=True)
     return list(pages.done.values())
 
 

@@ -202,9 +202,13 @@ class Comparison:
         failures = []
         photographs = {listed["key"]: dict(listed) for listed in self._listed}
         done = 0
+        errors: dict[str, str] = {}
+        measured = set()
         for model in self.models:
             for key, unit in self._units(model):
                 done += 1
+                if unit.view is not None:
+                    measured.add(key)
                 rows += [
                     (model, key, method, metric, unit.values[method][metric])
                     for method in self.methods
@@ -214,8 +218,11 @@ class Comparison:
                 for failure in unit.failures:
                     failures.append((model, key, failure.method, failure.metric, failure.reason, failure.error))
                     if not failure.method:
-                        photographs[key]["error"] = failure.reason
-                photographs[key].update(sha256=unit.origin["sha256"], size=unit.size)
+                        errors.setdefault(key, failure.reason)
+                if unit.size is not None or "size" not in photographs[key]:
+                    photographs[key].update(sha256=unit.origin["sha256"], size=unit.size)
+        for key in errors.keys() - measured:  # one that failed under some models only is there
+            photographs[key]["error"] = errors[key]
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         wanted = len(self.models) * len(self._listed)
         return table, pd.DataFrame(failures, columns=FAILURES), list(photographs.values()), wanted - done

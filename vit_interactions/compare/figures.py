@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from vit_interactions.compare.colors import POLICY, map_colors
+from vit_interactions.compare.cost import COSTS
 from vit_interactions.figures import Photograph, draw_photograph
 from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.overlay import OPACITY
@@ -33,6 +34,20 @@ COLUMNS = 8
 PANEL = 1.7  # inches
 NAME_LENGTH = 27  # characters of a line over a photograph
 TEXT_SIZE = 8  # points
+
+
+_SHOWN = ("share of the patches shown", "probability of the class")
+_REMOVED = ("share of the patches removed", "probability of the class")
+_BETWEEN = ("share of the patches removed", "difference of the probabilities")
+CURVE_AXES = {
+    "insertion": _SHOWN,
+    "token_insertion": _SHOWN,
+    "deletion": _REMOVED,
+    "token_deletion": _REMOVED,
+    "abpc": _BETWEEN,
+    "road": _BETWEEN,
+    "randomisation": ("share of the stages drawn anew", "rank correlation"),
+}
 
 
 def grid_figure(
@@ -152,7 +167,10 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         metric: its name.
     """
     direction = str(rows["direction"].iloc[0])
-    rows = rows.sort_values("mean", ascending=direction != "lower", kind="stable")
+    if metric in COSTS:  # what is no explanation is no example
+        rows = rows[rows["method"] != CONTROL]
+    rows = rows.assign(fewer=rows["photographs"] < rows["photographs"].max())
+    rows = rows.sort_values(["fewer", "mean"], ascending=[False, direction != "lower"], kind="stable")
     places = np.arange(len(rows))
     for place, (method, mean, low, high) in enumerate(
         zip(rows["method"], rows["mean"], rows["low"], rows["high"], strict=True)
@@ -166,9 +184,12 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         axes.plot(mean, place, marker="D" if control else "o", markersize=5, color=color, linestyle="none")
         if control:
             axes.axvline(mean, color=color, linewidth=1, linestyle="--")
-    axes.set_yticks(places, [_label(method) for method in rows["method"]])
+    labels = [_label(m) + " *" * fewer for m, fewer in zip(rows["method"], rows["fewer"], strict=True)]
+    axes.set_yticks(places, labels)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_title(f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left")
+    axes.set_title(
+        f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left", parse_math=False
+    )
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right", "left"):
@@ -193,9 +214,12 @@ def draw_curves(axes: Axes, curves: Mapping[str, Array], metric: str, direction:
         bbox_to_anchor=(1.01, 0.5),
         handlelength=2.6,
     )
-    axes.set_title(f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left")
-    axes.set_xlabel("share of the patches", fontsize=TEXT_SIZE)
-    axes.set_ylabel("score", fontsize=TEXT_SIZE)
+    axes.set_title(
+        f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left", parse_math=False
+    )
+    across, up = CURVE_AXES.get(metric, ("share", "score"))
+    axes.set_xlabel(across, fontsize=TEXT_SIZE)
+    axes.set_ylabel(up, fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):

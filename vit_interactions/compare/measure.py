@@ -123,7 +123,8 @@ class _Measurement:
     ) -> None:
         self.subject, self.model, self.device = subject, subject.model, subject.device
         self.settings, self.metrics, self.seed = settings, metrics, seed
-        self.inputs = photograph.input.unsqueeze(0).to(self.device)
+        kind = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), photograph.input.dtype)
+        self.inputs = photograph.input.unsqueeze(0).to(self.device, kind)
         layout = token_layout(self.model, (self.inputs.shape[-2], self.inputs.shape[-1]))
         self.view = see(subject, self.inputs, choose_target(settings.target, boxes), layout, photograph.placement)
         chosen = boxes_of_class(boxes, self.view.target)
@@ -150,6 +151,9 @@ class _Measurement:
         explainer = make_explainer(name, self.model, self.settings)
         forward, patch_map = self._explain(explainer)
         turned = turn(patch_map.result, explainer).detach().to("cpu", torch.float64)
+        bad = int((~turned.isfinite()).sum())
+        if bad:
+            raise ValueError(f"the map has NaN or infinite values at {bad} of {turned.numel()} patches.")
         self.found.arrays[f"map/{name}"] = turned.numpy()
         values = {"seconds": patch_map.seconds, "forwards": patch_map.seconds / forward}
         if patch_map.peak is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageOps
 from torch import nn
 
+from vit_interactions.attention.layout import token_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.compare.boxes import ObjectBox, read_boxes
 from vit_interactions.compare.cost import COSTS
@@ -19,7 +20,7 @@ from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.units import PICTURES, printable
 from vit_interactions.explanation import Settings
-from vit_interactions.figures.photograph import preprocessing, to_rgb
+from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
 from vit_interactions.functional.checks import check_fraction, check_index
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
@@ -198,6 +199,8 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
             load_model(given, device=device) if isinstance(given, str) else unwrap(given), named
         )
         _ = subjects[name].normalisation  # raises where there is none
+        height, width = prepare(Image.new("RGB", (64, 64)), subjects[name].model).input.shape[-2:]
+        token_layout(subjects[name].model, (height, width))  # raises where there are no patches
     return subjects
 
 

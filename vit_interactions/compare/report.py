@@ -106,7 +106,7 @@ def render(comparison: "Comparison") -> str:
     summary, failures, table = comparison.summary(), comparison.failures(), comparison.table()
     listed = comparison.photographs
     read = [photograph for photograph in listed if not photograph.get("error")]
-    shown = read[:: -(-len(read) // SHOWN)] if read else []
+    shown = [read[place * len(read) // SHOWN] for place in range(SHOWN)] if len(read) > SHOWN else read
     names = {photograph["key"]: photograph["name"] for photograph in listed}
     environment = _environment()
     script = _source(environment, "report.js")

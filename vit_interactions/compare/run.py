@@ -91,8 +91,8 @@ def measure_picture(
         unit.failures, unit.arrays = found.failures, found.arrays
     except UnsupportedModelError:
         raise
-    # A picture that cannot be read or classified is one picture less, not the end.
-    except (OSError, ValueError, IndexError, RuntimeError) as error:
+    # A picture that cannot be read or classified is one picture less, not the end, whatever the model raises.
+    except Exception as error:
         unit.failures = [Failure.of(error)]
     return unit
 
@@ -115,7 +115,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     if (folder / MANIFEST).exists():
         if not resume:
             raise ValueError(f"`out` {folder} holds a comparison: resume it (--resume), or choose another folder.")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name != f".{MANIFEST}.partial" for path in folder.iterdir()):
         raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
 
 

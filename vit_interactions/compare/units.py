@@ -108,10 +108,13 @@ def write_unit(path: Path, unit: Unit) -> None:
 
 def read_unit(path: Path) -> Unit | None:
     """Read a unit without its arrays; None where there is none that is whole."""
-    content = read_json(path)
-    if content is None:
+    try:
+        content = read_json(path)
+        if content is None or not path.with_suffix(".npz").is_file():
+            return None
+        return Unit(**{**content, "failures": [Failure(**failure) for failure in content["failures"]]})
+    except (ValueError, TypeError, KeyError):  # damaged, or of another version
         return None
-    return Unit(**{**content, "failures": [Failure(**failure) for failure in content["failures"]]})
 
 
 def read_arrays(path: Path, kind: str) -> dict[str, Array]:

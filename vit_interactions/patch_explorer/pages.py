@@ -13,6 +13,8 @@ from vit_interactions.patch_explorer.page import render
 from vit_interactions.patch_explorer.study import study
 from vit_interactions.photographs import folder_names
 
+NAME_LENGTH = 120  # characters of a page's name that come from the picture's
+
 
 @dataclass
 class Pages:
@@ -56,10 +58,10 @@ def write_pages(
         try:
             found = study(model, prepare(load_photograph(path), model), named=named)
             page = ExplorerPage(render(found, title=path.name, model=name, alpha=alpha, beta=beta))
-            pages.done[str(path)] = page.save(out / f"{stem}.html")
+            pages.done[str(path)] = page.save(out / f"{stem[:NAME_LENGTH]}.html")
         except UnsupportedModelError:
             raise
         # A picture that cannot be read or explained is one picture less, not the end.
-        except (OSError, ValueError, IndexError) as error:
-            pages.failed[str(path)] = str(error)
+        except (OSError, ValueError, IndexError, RuntimeError) as error:
+            pages.failed[str(path)] = str(error) or type(error).__name__
         yield pages

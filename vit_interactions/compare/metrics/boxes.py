@@ -12,7 +12,7 @@ def check_boxes(case: Case) -> Tensor:
         ValueError: no boxes, or boxes that hold no patch's centre.
     """
     if case.inside is None:
-        raise ValueError("needs the object's boxes, but this photograph has none.")
+        raise ValueError("needs boxes of the object, but this photograph has none of the explained class.")
     if not case.inside.any():
         raise ValueError("the object's boxes hold the centre of no patch, so that no map could point at it.")
     return case.inside.bool().cpu()

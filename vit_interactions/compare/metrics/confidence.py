@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
-from vit_interactions.compare.metrics.pixel_scores import mix
+from vit_interactions.compare.metrics.pixel_scores import mix, pixel_scores
 from vit_interactions.compare.metrics.probability import class_probability, remembered
 from vit_interactions.explain.base import to_pixels
 
@@ -80,9 +80,9 @@ def masked_probability(case: Case, patch_map: Tensor) -> tuple[float, float]:
         pixels = to_pixels(weights, case.layout.extent, (case.inputs.shape[-2], case.inputs.shape[-1]))
         return class_probability(case, mix(case, pixels, "mean"))
 
-    everything = torch.ones_like(scaled)
-    whole, masked = remembered(case, "times map", torch.stack([everything, scaled]), ask).tolist()
-    return whole, masked
+    # Patches need not cover the input: the whole photograph is more than all patches.
+    whole = pixel_scores(case, torch.ones(1, *case.layout.grid, dtype=torch.bool), "mean").item()
+    return whole, remembered(case, "times map", scaled.unsqueeze(0), ask).item()
 
 
 def _metric(

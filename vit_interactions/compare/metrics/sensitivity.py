@@ -43,7 +43,7 @@ def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensiti
             return (values,) if isinstance(images, tuple) else values
 
         with borrowed(case.model, case.inputs):
-            torch.manual_seed(case.seed)
+            torch.default_generator.manual_seed(case.seed)  # captum draws on the CPU
             moved = sensitivity_max(
                 maps,
                 case.inputs,
