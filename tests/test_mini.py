@@ -1,7 +1,5 @@
 """The models in the package load offline, and know the pictures that they were trained for."""
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -11,8 +9,10 @@ from timm.data import create_dataset, create_transform, resolve_model_data_confi
 import vit_interactions as vi
 from vit_interactions.models.mini import CLASSES, WEIGHTS
 
+from .conftest import DATA
+
 NAMES = ("vit_mini_patch8_112", "winft_mini_patch8_112")
-IMAGENETTE = Path(__file__).parents[2] / "shared" / "data" / "imagenette160"
+IMAGENETTE = DATA / "imagenette160"
 A_CLASS = 6
 
 
