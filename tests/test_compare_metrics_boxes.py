@@ -56,9 +56,7 @@ def test_a_random_map_gets_about_the_share_of_the_box(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOXED)
 def test_without_boxes_or_a_patch_in_them_there_is_no_score(name: str) -> None:
-    with pytest.raises(
-        ValueError, match="needs boxes of the object, but this photograph has none of the explained class"
-    ):
+    with pytest.raises(ValueError, match="but this photograph has none of the explained class"):
         METRICS[name].measure(planted_case(inside=None), INSIDE.double())
     with pytest.raises(ValueError, match="hold the centre of no patch"):
         METRICS[name].measure(planted_case(inside=torch.zeros(4, 4, dtype=torch.bool)), INSIDE.double())

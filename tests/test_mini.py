@@ -11,6 +11,8 @@ from vit_interactions.models.mini import CLASSES, WEIGHTS
 
 from .conftest import DATA
 
+# timm's datasets leave it to the interpreter to close the files they have read.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 NAMES = ("vit_mini_patch8_112", "winft_mini_patch8_112")
 IMAGENETTE = DATA / "imagenette160"
 A_CLASS = 6
