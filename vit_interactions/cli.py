@@ -28,7 +28,7 @@ from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_mode
 from vit_interactions.methods import all_methods, default_methods, find_method
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
 from vit_interactions.training.commands import add_commands
-from vit_interactions.training.export import trained_windows
+from vit_interactions.training.export import other_windows
 from vit_interactions.training.windows_command import windows_command
 
 # The paper's, and some between where many models turn from closed to open windows.
@@ -150,11 +150,8 @@ def explain(
         )
     for name, reason in report.refused.items():
         errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
-    for setting, value in trained_windows(model).items():
-        used = settings.as_json()[setting]
-        if used != value:
-            text = f"note: {model} was trained with --{setting} {value:g}, not {used:g}"
-            errors.print(text, markup=False, soft_wrap=True)
+    for difference in other_windows(model, alpha, beta):
+        errors.print(f"note: {difference}", markup=False, soft_wrap=True)
     for name, pictures in report.zero_maps.items():
         errors.print(
             f"note: {name} found nothing in {count(pictures)}: the map is zero everywhere", soft_wrap=True

@@ -17,12 +17,10 @@ from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
-from vit_interactions.compare.report import report
 from vit_interactions.compare.units import REFUSALS, printable
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.patch_explorer.pages import Pages, write_pages
 from vit_interactions.training.process import joined
 
 errors = Console(stderr=True, highlight=False)
@@ -92,6 +90,8 @@ def compare_command(
     ] = False,
 ) -> None:
     """Measure methods on photographs by metrics, side by side; under torchrun, by many processes."""
+    from vit_interactions.compare.report import report
+
     names = model or [DEFAULT_MODEL]
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
@@ -127,6 +127,9 @@ def compare_command(
 
 def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str) -> list[Path]:
     """Write the patch explorer's page of the first photographs under the first model, where it can be had."""
+    # Bokeh is loaded only where a page is made.
+    from vit_interactions.patch_explorer.pages import Pages, write_pages
+
     name = comparison.models[0]
     paths = [
         comparison.folder / photograph["path"]

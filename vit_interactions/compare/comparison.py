@@ -126,7 +126,11 @@ class Comparison:
         total = np.zeros((len(self.methods), len(self.methods)))
         count = np.zeros_like(total)
         for key, _ in self._units(model):
-            found = agreement(self.maps(model, key)).reindex(index=self.methods, columns=self.methods).to_numpy()
+            found = (
+                agreement(self._stored(model, key, "map"))
+                .reindex(index=self.methods, columns=self.methods)
+                .to_numpy()
+            )
             count += ~np.isnan(found)
             total += np.nan_to_num(found)
         with np.errstate(invalid="ignore"):
@@ -145,7 +149,7 @@ class Comparison:
         total: dict[str, Array] = {}
         count: Counter[str] = Counter()
         for key, _ in self._units(model):
-            for method, curve in self._arrays(model, key, f"curve/{metric}").items():
+            for method, curve in self._stored(model, key, f"curve/{metric}").items():
                 mean = total.setdefault(method, np.stack([curve[:, 0], np.zeros(len(curve))], 1))
                 mean[:, 1] += np.interp(mean[:, 0], curve[:, 0], curve[:, 1])
                 count[method] += 1
@@ -244,4 +248,8 @@ class Comparison:
     def _arrays(self, model: str, key: str, kind: str) -> dict[str, Array]:
         if self._unit(model, key) is None:
             return {}
+        return self._stored(model, key, kind)
+
+    def _stored(self, model: str, key: str, kind: str) -> dict[str, Array]:
+        """Read the arrays of a unit that is known to be there."""
         return read_arrays(unit_path(self.folder, self._models[model]["folder"], key), kind)

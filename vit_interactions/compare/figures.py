@@ -15,6 +15,7 @@ from scipy.spatial.distance import squareform
 
 from vit_interactions.compare.colors import POLICY, map_colors
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.plan import CONTROL
 from vit_interactions.figures import Photograph, draw_photograph
 from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.overlay import OPACITY
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
     from vit_interactions.compare.view import View
 
-CONTROL = "random_map"  # what any explanation must beat
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
 COLOR, CONTROL_COLOR = "#1f83c9", "#808080"  # both can be seen on white and on black

@@ -28,7 +28,7 @@ from vit_interactions.photographs import describe, find_photographs, folder_name
 from vit_interactions.training.checkpoint import write_whole
 from vit_interactions.training.teacher import checksum
 
-CONTROL = "random_map"
+CONTROL = "random_map"  # what any explanation must beat
 
 
 @dataclass(frozen=True)

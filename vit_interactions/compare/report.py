@@ -22,13 +22,13 @@ import vit_interactions
 from vit_interactions.compare.citations import citations
 from vit_interactions.compare.colors import POLICY
 from vit_interactions.compare.figures import (
-    CONTROL,
     agreement_of,
     curves_of,
     prediction_text,
     ranking_of,
 )
 from vit_interactions.compare.pictures import Picture, Tile, map_uri, photograph_uri, text_uri, themed, tile
+from vit_interactions.compare.plan import CONTROL
 from vit_interactions.compare.report_tables import (
     Best,
     Column,
@@ -110,7 +110,7 @@ def render(comparison: "Comparison") -> str:
     names = {photograph["key"]: photograph["name"] for photograph in listed}
     environment = _environment()
     script = _source(environment, "report.js")
-    used = [*comparison.methods, *comparison.metrics, *_libraries(comparison)]
+    cited = "\n\n".join(citations([*comparison.methods, *comparison.metrics, *_libraries(comparison)]))
     return environment.get_template("report.html.jinja").render(
         models=[_model_part(comparison, model, summary, failures, table) for model in comparison.models],
         shots=[_shot(comparison, photograph, table) for photograph in shown],
@@ -124,8 +124,8 @@ def render(comparison: "Comparison") -> str:
         },
         versions=comparison.versions,
         unfinished=comparison.unfinished,
-        citations="\n\n".join(citations(used)),
-        bibtex=text_uri("text/x-bibtex", "\n\n".join(citations(used)) + "\n"),
+        citations=cited,
+        bibtex=text_uri("text/x-bibtex", cited + "\n"),
         means=text_uri("text/csv", summary.to_csv(index=False)),
         version=vit_interactions.__version__,
         policy=POLICY,

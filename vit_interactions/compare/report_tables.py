@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.figures import CONTROL, DIRECTIONS, metric_label
+from vit_interactions.compare.figures import DIRECTIONS, metric_label
+from vit_interactions.compare.plan import CONTROL
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 MISSING = "–"

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._manipulate import checkpoint
-from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vit_interactions.functional.responsive_field import ResponsiveField, check_field_grid
+from vit_interactions.models.build import build_vit
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
 Teacher = Callable[[Tensor], ResponsiveField]
@@ -215,15 +216,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> AdaptiveWindowViT:
-    model: AdaptiveWindowViT = build_model_with_cfg(
-        AdaptiveWindowViT,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"},
-        **{**shape, **options},
-    )
-    return model
+    return build_vit(AdaptiveWindowViT, variant, pretrained, shape, options)
 
 
 _BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}

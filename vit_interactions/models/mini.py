@@ -6,10 +6,11 @@ Their 14 x 14 patches of 8 x 8 pixels are the grid of a ViT/16 at 224 pixels, at
 from pathlib import Path
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer, _cfg, checkpoint_filter_fn
+from timm.models import generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer, _cfg
 from torch import nn
 
+from vit_interactions.models.build import build_vit
 from vit_interactions.models.winft import WindowFreeTransformer
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -51,25 +52,13 @@ default_cfgs = generate_default_cfgs(
 _MINI = {"img_size": 112, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6}
 
 
-def _create(model: type[nn.Module], variant: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    built: nn.Module = build_model_with_cfg(
-        model,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"},
-        **{**_MINI, **options},
-    )
-    return built
-
-
 @register_model
 def vit_mini_patch8_112(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A ViT of 2.7 million parameters at 112 x 112; the pretrained weights are in the package."""
-    return _create(VisionTransformer, "vit_mini_patch8_112", pretrained, kwargs)
+    return build_vit(VisionTransformer, "vit_mini_patch8_112", pretrained, _MINI, kwargs)
 
 
 @register_model
 def winft_mini_patch8_112(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The WinfT of the same shape; the pretrained weights are in the package."""
-    return _create(WindowFreeTransformer, "winft_mini_patch8_112", pretrained, kwargs)
+    return build_vit(WindowFreeTransformer, "winft_mini_patch8_112", pretrained, _MINI, kwargs)

@@ -8,12 +8,11 @@ from typing import Any
 
 from timm.layers.attention import Attention
 from timm.models import (
-    build_model_with_cfg,
     generate_default_cfgs,
     register_model,
     register_notrace_module,
 )
-from timm.models.vision_transformer import VisionTransformer, _cfg, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer, _cfg
 from torch import Tensor, nn
 
 from vit_interactions.functional.checks import check_choice
@@ -25,6 +24,7 @@ from vit_interactions.functional.window_free import (
     window_free_mask,
     windowed_probabilities,
 )
+from vit_interactions.models.build import build_vit
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
 
@@ -139,15 +139,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    model: nn.Module = build_model_with_cfg(
-        WindowFreeTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"},
-        **{**shape, **options},
-    )
-    return model
+    return build_vit(WindowFreeTransformer, variant, pretrained, shape, options)
 
 
 _TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3}

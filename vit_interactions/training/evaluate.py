@@ -10,7 +10,7 @@ from torch import nn
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.training.assembly import input_config, make_trained
 from vit_interactions.training.evaluation import Evaluation, evaluate
-from vit_interactions.training.export import trained_windows
+from vit_interactions.training.export import other_windows
 from vit_interactions.training.learner import AMP_TYPES
 from vit_interactions.training.loaders import Batch, evaluation_loader, own_share
 from vit_interactions.training.process import Process, end_process, start_process
@@ -41,9 +41,8 @@ def evaluate_model(
     try:
         model = make_trained(settings, process).eval()
         if note is not None and process.first and isinstance(model, AdaptiveWindowViT):
-            for name, value in trained_windows(settings.model).items():
-                if getattr(settings, name) != value:
-                    note(f"{settings.model} was trained with --{name} {value:g}, not {getattr(settings, name):g}")
+            for difference in other_windows(settings.model, settings.alpha, settings.beta):
+                note(difference)
         pictures = _open(settings, model)
         config = input_config(model, settings)
         loader = evaluation_loader(

@@ -86,3 +86,18 @@ def trained_windows(name: str) -> dict[str, float]:
         return {}
     known: dict[str, float] = json.loads(config.read_text(encoding="utf-8")).get("windows", {})
     return known
+
+
+def other_windows(name: str, alpha: float, beta: float) -> list[str]:
+    """Word where α and β differ from those that a model "local-dir:FOLDER" was trained with.
+
+    Example:
+        >>> other_windows("vit_tiny_patch16_224", 0.1, 0.2)
+        []
+    """
+    used = {"alpha": alpha, "beta": beta}
+    return [
+        f"{name} was trained with --{setting} {value:g}, not {used[setting]:g}"
+        for setting, value in trained_windows(name).items()
+        if used[setting] != value
+    ]

@@ -28,7 +28,7 @@ from vit_interactions.training.process import Process, end_process, share, start
 from vit_interactions.training.seeds import seed_everything, seed_of
 from vit_interactions.training.settings import TrainingSettings, check_same
 from vit_interactions.training.teacher import WindowTeacher, checksum
-from vit_interactions.training.window_store import WindowStore
+from vit_interactions.training.window_store import read_manifest
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
@@ -337,7 +337,7 @@ def describe_loss(means: Mapping[str, float]) -> str:
 def windows_from(settings: TrainingSettings, teacher: WindowTeacher | None) -> str:
     """Tell apart the sources of a training's windows: the teacher's weights, or the store's."""
     if settings.window_store is not None:
-        return json.dumps(asdict(WindowStore(settings.window_store).manifest), sort_keys=True, default=str)
+        return json.dumps(asdict(read_manifest(settings.window_store)), sort_keys=True, default=str)
     return "" if teacher is None else checksum(teacher.model)
 
 

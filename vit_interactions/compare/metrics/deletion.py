@@ -3,13 +3,11 @@
 Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, by whole patches in place of pixels.
 """
 
-from torch import Tensor
-
+from vit_interactions.compare.metrics.area_metric import area_metric
 from vit_interactions.compare.metrics.baseline import check_baseline
-from vit_interactions.compare.metrics.metric import Case, Metric, Score
-from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.compare.metrics.metric import Metric
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import area, check_count, deletion_curve
+from vit_interactions.compare.metrics.removal import check_count, deletion_curve
 
 
 def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion") -> Metric:
@@ -26,19 +24,13 @@ def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion")
     """
     check_baseline(baseline)
     check_count("steps", steps)
-
-    def measure(case: Case, patch_map: Tensor) -> Score:
-        ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
-        curve = deletion_curve(ranks, steps, lambda shown: pixel_scores(case, shown, baseline))
-        return Score(area(curve), curve)
-
-    return Metric(
-        name=name,
-        direction="lower",
-        range=(0.0, 1.0),
+    return area_metric(
+        name,
+        "lower",
+        steps,
+        deletion_curve,
+        lambda case, shown: pixel_scores(case, shown, baseline),
         source="Petsiuk et al., RISE, BMVC 2018",
         parameters={"baseline": baseline, "steps": steps, "unit": "patch", "score": "softmax", "ties": "seeded"},
-        needs=frozenset(),
-        cost=f"{steps + 1} forward passes",
-        measure=measure,
+        passes=steps + 1,
     )

@@ -4,13 +4,11 @@ Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, by whole patches in 
 finest thing that these maps tell apart.
 """
 
-from torch import Tensor
-
+from vit_interactions.compare.metrics.area_metric import area_metric
 from vit_interactions.compare.metrics.baseline import check_baseline
-from vit_interactions.compare.metrics.metric import Case, Metric, Score
-from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.compare.metrics.metric import Metric
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import area, check_count, insertion_curve
+from vit_interactions.compare.metrics.removal import check_count, insertion_curve
 
 
 def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion") -> Metric:
@@ -27,19 +25,13 @@ def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion
     """
     check_baseline(baseline)
     check_count("steps", steps)
-
-    def measure(case: Case, patch_map: Tensor) -> Score:
-        ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
-        curve = insertion_curve(ranks, steps, lambda shown: pixel_scores(case, shown, baseline))
-        return Score(area(curve), curve)
-
-    return Metric(
-        name=name,
-        direction="higher",
-        range=(0.0, 1.0),
+    return area_metric(
+        name,
+        "higher",
+        steps,
+        insertion_curve,
+        lambda case, shown: pixel_scores(case, shown, baseline),
         source="Petsiuk et al., RISE, BMVC 2018",
         parameters={"baseline": baseline, "steps": steps, "unit": "patch", "score": "softmax", "ties": "seeded"},
-        needs=frozenset(),
-        cost=f"{steps + 1} forward passes",
-        measure=measure,
+        passes=steps + 1,
     )

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from vit_interactions.compare.metrics.metric import Case, Metric, Score
-from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
-from vit_interactions.compare.metrics.removal import Ask, area, check_count, deletion_curve, insertion_curve
+from vit_interactions.compare.metrics.area_metric import area_metric
+from vit_interactions.compare.metrics.metric import Metric
+from vit_interactions.compare.metrics.removal import Ask, check_count, deletion_curve, insertion_curve
 from vit_interactions.compare.metrics.token_scores import token_scores
 
 
@@ -46,19 +46,13 @@ def _metric(
     name: str, steps: int, direction: Literal["higher", "lower"], curve_of: Callable[[Tensor, int, Ask], Tensor]
 ) -> Metric:
     check_count("steps", steps)
-
-    def measure(case: Case, patch_map: Tensor) -> Score:
-        ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
-        curve = curve_of(ranks, steps, lambda shown: token_scores(case, shown))
-        return Score(area(curve), curve)
-
-    return Metric(
-        name=name,
-        direction=direction,
-        range=(0.0, 1.0),
+    return area_metric(
+        name,
+        direction,
+        steps,
+        curve_of,
+        token_scores,
         source="Petsiuk et al., RISE, BMVC 2018, with tokens for pixels",
         parameters={"removal": "attention masked", "steps": steps, "score": "softmax", "ties": "seeded"},
-        needs=frozenset(),
-        cost=f"{steps + 2} forward passes",
-        measure=measure,
+        passes=steps + 2,
     )

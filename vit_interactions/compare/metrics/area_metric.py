@@ -1,0 +1,51 @@
+"""The metrics that are the area below one curve: of what is asked while patches are removed or shown."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor
+
+from vit_interactions.compare.metrics.metric import Case, Metric, Score
+from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.compare.metrics.removal import Ask, area
+
+
+def area_metric(
+    name: str,
+    direction: Literal["higher", "lower"],
+    steps: int,
+    curve_of: Callable[[Tensor, int, Ask], Tensor],
+    scores: Callable[[Case, Tensor], Tensor],
+    *,
+    source: str,
+    parameters: dict[str, Any],
+    passes: int,
+) -> Metric:
+    """Make a metric.
+
+    Args:
+        name: what tables call it.
+        direction: which values are better.
+        steps: into how many the patches are divided.
+        curve_of: `removal.deletion_curve` or `removal.insertion_curve`.
+        scores: computes (images,) probabilities from the patches that are shown, (images, rows, cols) bool.
+        source: that reports name.
+        parameters: likewise.
+        passes: how many forward passes a map costs.
+    """
+
+    def measure(case: Case, patch_map: Tensor) -> Score:
+        ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
+        curve = curve_of(ranks, steps, lambda shown: scores(case, shown))
+        return Score(area(curve), curve)
+
+    return Metric(
+        name=name,
+        direction=direction,
+        range=(0.0, 1.0),
+        source=source,
+        parameters=parameters,
+        needs=frozenset(),
+        cost=f"{passes} forward passes",
+        measure=measure,
+    )
