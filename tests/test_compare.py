@@ -1,6 +1,7 @@
 """A comparison gives the numbers that its parts give one by one, whatever else goes wrong beside them."""
 
 import gc
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import vit_interactions as vi
+from vit_interactions.compare import run as running
 from vit_interactions.compare.boxes import ObjectBox, boxes_of_class, inside_boxes, read_boxes
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import METRICS, Case, Metric, Score
@@ -305,6 +307,19 @@ def test_results_that_nobody_keeps_are_deleted(model: nn.Module, pictures: list[
     assert not folder.exists()
 
 
+def test_a_comparison_that_raises_leaves_nothing_behind(
+    model: nn.Module, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "work_off", interrupted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        vi.compare(pictures, model, ["raw_attention"], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
 def test_wrong_arguments_are_told_before_anything_is_computed(
     model: nn.Module, pictures: list[Path], tmp_path: Path
 ) -> None:
@@ -328,6 +343,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     refused("`model` must be at least one", pictures, {})
     refused("pretrained_cfg", pictures, nn.Linear(1, 1))
     refused("`out` must be a folder when", pictures, model, resume=True)
+    refused("`batch_size` must be an int >= 1, but got 0", pictures, model, batch_size=0)
     refused("holds something that is no comparison", pictures, model, out=pictures[0].parent)
     refused("is a file", pictures, model, out=pictures[0])
     with pytest.raises(TypeError, match="`photographs` must be paths or images of Pillow, but got int"):

@@ -1,8 +1,8 @@
 """Comparisons that are killed, resumed, shared among processes and started from the command line."""
 
-import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vit_interactions as vi
-from vit_interactions.compare import measure, units
+from vit_interactions.compare import maps, measure, units
 from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.metrics import Metric, Score
+from vit_interactions.compare.metrics import Metric, Score, iou
 from vit_interactions.compare.plan import make_plan
 from vit_interactions.compare.report import report
 from vit_interactions.training.process import Process
@@ -88,7 +88,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 KILLS: dict[str, tuple[Any, str, int]] = {
-    "while measuring": (measure, "turn", 2 * len(METHODS) + 2),
+    "while explaining": (maps, "turn", 2 * len(METHODS) + 2),
     "between a unit's maps and its numbers": (units, "write_json", 3),
 }
 
@@ -154,33 +154,86 @@ def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measure
     boxes = (root / "boxes.csv").read_text()
     (root / "boxes.csv").write_text(boxes.replace("c.png,10", "c.png,11"))
     assert made() == 1
-    assert made(alpha=0.2) == 5
-    assert made(alpha=0.2, metrics=["pointing_game"]) == 5
-    assert made(alpha=0.2, metrics=["pointing_game"], seed=1) == 5
-    trained = make_model()
-    trained.head.weight.data += 0.1  # type: ignore[union-attr, operator]
-    assert made(alpha=0.2, metrics=["pointing_game"], seed=1, model=trained) == 5
-    # Of earlier settings nothing is left, and nothing of them is shown.
-    assert set(Comparison.open(root / "out").table()["metric"]) == {"pointing_game", *COSTS} - (
-        set() if Path("/proc/self/clear_refs").exists() else {"peak_memory"}
-    )
+    (root / "pictures" / "e.png").unlink()
+    assert made() == 0
     with pytest.raises(ValueError, match="holds a comparison: resume it"):
         compare(root)
 
 
-def test_units_of_other_settings_are_not_shown(root: Path) -> None:
-    compare(root)
-    manifest = json.loads((root / "out" / "comparison.json").read_text())
-    (model,) = manifest["models"].values()
-    model["settings"] = "of other settings"
-    (root / "out" / "comparison.json").write_text(json.dumps(manifest))
-    comparison = Comparison.open(root / "out")
-    assert comparison.unfinished == 4
-    assert comparison.table().empty
-    assert comparison.summary().empty
-    assert comparison.maps("VisionTransformer", "a") == {}
-    with pytest.raises(ValueError, match="has not been measured yet"):
-        comparison.view("VisionTransformer", "a")
+def test_resuming_with_other_settings_is_refused_and_loses_nothing(
+    root: Path, measured: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = compare(root)
+    trained = make_model()
+    trained.head.weight.data += 0.1  # type: ignore[union-attr, operator]
+    measured.clear()
+    for changes, words in (
+        ({"alpha": 0.2}, "settings alpha was 0.1, but is 0.2"),
+        ({"seed": 1}, "settings seed was 0, but is 1"),
+        ({"batch_size": 2}, "settings batch_size was 1, but is 2"),
+        ({"methods": [*METHODS, "gmar"]}, "settings methods did not have gmar, but have it now"),
+        ({"metrics": METRICS[:1]}, "settings metrics had pointing_game, but have it no more"),
+        ({"metrics": [METRICS[0], iou(0.2)]}, "settings metrics had pointing_game"),
+        ({"model": trained}, 'models VisionTransformer weights was "'),
+        ({"model": {"vit": make_model()}}, "models had VisionTransformer"),
+    ):
+        with pytest.raises(ValueError, match="begun otherwise: " + re.escape(words)):
+            compare(root, resume=True, **changes)
+    monkeypatch.setattr(running, "versions", lambda: {"python": "2.7"})
+    with pytest.raises(ValueError, match=r"versions python was .*, but is \"2.7\""):
+        compare(root, resume=True)
+    assert not measured
+    pd.testing.assert_frame_equal(Comparison.open(root / "out").table(), before.table())
+
+
+def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: list[object]) -> None:
+    methods = [*METHODS, "gmar", "saliency", "gradient_shap"]
+    alone = compare(root, methods=methods, out=root / "alone")
+    sizes: list[int] = []
+    explained = running.explain_batch
+
+    def counted(model: nn.Module, inputs: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(inputs))
+        return explained(model, inputs, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "explain_batch", counted)
+        together = compare(root, methods=methods, batch_size=3)
+        assert sizes == [3, 1]
+        pd.testing.assert_frame_equal(scores(together), scores(alone), rtol=1e-4)
+        for key in "abcd":
+            for method, values in together.maps("VisionTransformer", key).items():
+                expected = alone.maps("VisionTransformer", key)[method]
+                np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        # What is missing is explained with the photographs that it was explained with before: the same bits.
+        (root / "out" / "units" / "visiontransformer" / "b.json").unlink()
+        measured.clear()
+        sizes.clear()
+        resumed = compare(root, methods=methods, batch_size=3, resume=True)
+    assert sizes == [3]
+    assert len(measured) == 1
+    pd.testing.assert_frame_equal(scores(resumed), scores(together), rtol=0, atol=0)
+
+
+def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (70, 80), (255, 0, 0)).save(root / "pictures" / "b.png")
+    (root / "pictures" / "c.png").write_bytes(b"no picture")
+    explain = vi.RawAttention._explain
+
+    def picky(self: vi.RawAttention, inputs: torch.Tensor, *rest: Any) -> Any:
+        if any(image.std((1, 2)).max() < 1e-6 for image in inputs):
+            raise RuntimeError("no red, please")
+        return explain(self, inputs, *rest)
+
+    monkeypatch.setattr(vi.RawAttention, "_explain", picky)
+    comparison = compare(root, batch_size=4)
+    failures = comparison.failures().set_index(["photograph", "method"])["reason"]
+    assert failures["b", "raw_attention"] == "RuntimeError: no red, please"
+    assert "not a picture" in failures["c", ""]
+    assert len(failures) == 2
+    assert comparison.unfinished == 0
+    alone = compare(root, out=root / "alone")
+    pd.testing.assert_frame_equal(scores(comparison), scores(alone), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("error", "again"), [(RuntimeError, 4), (ValueError, 0)])
@@ -365,13 +418,13 @@ def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
 def test_a_map_that_is_not_finite_is_that_methods_failure(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = measure.turn
+    original = maps.turn
 
     def broken(patch_map: torch.Tensor, explainer: object) -> torch.Tensor:
         turned = original(patch_map, explainer)  # type: ignore[arg-type]
         return turned * float("nan") if isinstance(explainer, vi.RawAttention) else turned
 
-    monkeypatch.setattr(measure, "turn", broken)
+    monkeypatch.setattr(maps, "turn", broken)
     comparison = compare(root)
     assert {*comparison.table()["method"]} == {*METHODS} - {"raw_attention"}
     reasons = comparison.failures().query("method == 'raw_attention'")["reason"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -31,6 +32,7 @@ def compare(
     resume: bool = False,
     device: str = "cpu",
     seed: int = 0,
+    batch_size: int = 1,
 ) -> "Comparison":
     """Measure the maps of methods on photographs under models by metrics.
 
@@ -50,15 +52,18 @@ def compare(
         alpha: share of all patch pairs that count as relevant, in [0, 1].
         beta: share of the patches that are dropped as indiscriminative, in [0, 1].
         out: folder for the results, made if missing; by default one that is deleted with the comparison.
-        resume: keep what is in `out` already of the same settings, weights and photographs.
+        resume: keep what is in `out` already of the same photographs, by the same settings and weights.
         device: where models given by name go.
         seed: of everything that is drawn.
+        batch_size: photographs that are explained at once. Cards are faster with more; a map's time is then its share
+            in that of the batch, its memory that of the whole batch.
 
     Returns:
         The comparison, whose results are read from its folder.
 
     Raises:
-        ValueError: arguments that do not fit, or a folder that holds something else.
+        ValueError: arguments that do not fit, or a folder that holds something else, also a comparison that was
+            begun with other settings.
         UnsupportedModelError: a model whose attention cannot be explained.
 
     Example:
@@ -86,7 +91,13 @@ def compare(
             beta=beta,
             device=str(process.device),
             seed=seed,
+            batch_size=batch_size,
         )
         folder = temporary_folder(process, resume=resume) if out is None else Path(out)
-        run(plan, folder, process, resume=resume)
+        try:
+            run(plan, folder, process, resume=resume)
+        except BaseException:
+            if out is None:
+                rmtree(folder, ignore_errors=True)
+            raise
     return Comparison.open(folder, delete=out is None)

@@ -85,6 +85,9 @@ def compare_command(
     beta: Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")] = 0.20,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps, ...")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Photographs that are explained at once; more are faster on a card.")
+    ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what the same settings have already made.")
     ] = False,
@@ -113,6 +116,7 @@ def compare_command(
             resume=resume,
             device=place,
             seed=seed,
+            batch_size=batch_size,
         )
         if not process.first:
             return

@@ -239,11 +239,14 @@ class Comparison:
                 yield photograph["key"], unit
 
     def _unit(self, model: str, key: str) -> Unit | None:
-        """Read a unit, unless it is of other settings, which resuming leaves until they are made anew."""
+        """Read a unit; None where there is none yet.
+
+        Raises:
+            ValueError: an unknown model.
+        """
         if model not in self._models:
             raise ValueError(f"`model` must be one of {', '.join(map(repr, self.models))}, but got {model!r}.")
-        unit = read_unit(unit_path(self.folder, self._models[model]["folder"], key))
-        return unit if unit is not None and unit.origin["settings"] == self._models[model]["settings"] else None
+        return read_unit(unit_path(self.folder, self._models[model]["folder"], key))
 
     def _arrays(self, model: str, key: str, kind: str) -> dict[str, Array]:
         if self._unit(model, key) is None:

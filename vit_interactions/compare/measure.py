@@ -1,15 +1,13 @@
-"""Measure one photograph under one model: all methods' maps, by all metrics, and what they cost.
+"""Measure photographs under one model: all methods' maps, by all metrics, and what they cost.
 
 What goes wrong in one method or metric is written down, and is that one's alone.
 """
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +15,18 @@ from torchvision import transforms
 
 from vit_interactions.attention.layout import TokenLayout, token_layout
 from vit_interactions.compare.boxes import ObjectBox, boxes_of_class, inside_boxes
-from vit_interactions.compare.cost import MEGABYTE, Measured, measured
+from vit_interactions.compare.cost import MEGABYTE
+from vit_interactions.compare.maps import FoundMap, Maps, turn
 from vit_interactions.compare.metrics import Case, Metric
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
-from vit_interactions.explain import Explainer, ZeroMapWarning
-from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
+from vit_interactions.explain import ZeroMapWarning
 from vit_interactions.explanation import Settings, class_name, make_explainer
 from vit_interactions.figures import Photograph
 from vit_interactions.figures.photograph import preprocessing
 from vit_interactions.figures.placement import Placement
 from vit_interactions.methods import has_classes
 from vit_interactions.training.seeds import seeded
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -72,125 +68,109 @@ class Subject:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A photograph before a model.
+
+    Attributes:
+        inputs: (1, channels, height, width) on the model's device.
+        view: how the model saw it.
+        inside: (rows, cols) bool, the patches in the boxes of the explained class; None where it has none.
+    """
+
+    inputs: Tensor
+    view: View
+    inside: Tensor | None
+
+
 @dataclass
 class Findings:
     """The parts of a `Unit` that measuring fills; see there."""
 
-    view: View
-    values: dict[str, dict[str, float]]
-    failures: list[Failure]
-    arrays: dict[str, Array]
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    window_share: float | None = None
 
 
-def measure(
-    subject: Subject,
-    photograph: Photograph,
-    boxes: Sequence[ObjectBox],
-    settings: Settings,
-    metrics: Sequence[Metric],
-    seed: int,
-) -> Findings:
-    """Measure one photograph.
+def look(subject: Subject, photograph: Photograph, boxes: Sequence[ObjectBox], target: int | str) -> Seen:
+    """Show a photograph to a model.
 
     Args:
         subject: the model.
         photograph: from `figures.prepare`.
         boxes: around objects of any class; those of the explained class count.
-        settings: methods, target ("boxes": the class of the first box), alpha and beta.
-        metrics: what to measure the maps by.
-        seed: of everything that is drawn; each method and metric begins with it.
+        target: as of `choose_target`.
 
     Raises:
         UnsupportedModelError: the model's patches cannot be told.
-        ValueError: target "boxes" without a box that has a class.
+        ValueError: target "boxes" without a box that has a class, or a target that is none of the model's.
+    """
+    kind = next((p.dtype for p in subject.model.parameters() if p.is_floating_point()), photograph.input.dtype)
+    inputs = photograph.input.unsqueeze(0).to(subject.device, kind)
+    layout = token_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
+    view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement)
+    chosen = boxes_of_class(boxes, view.target)
+    return Seen(inputs, view, inside_boxes(photograph, layout, chosen) if chosen else None)
+
+
+def measure(
+    subject: Subject, seen: Seen, maps: Maps, settings: Settings, metrics: Sequence[Metric], seed: int
+) -> Findings:
+    """Measure the maps of one photograph.
+
+    Args:
+        subject: the model.
+        seen: the photograph.
+        maps: from `maps.explain_batch`.
+        settings: methods, alpha and beta.
+        metrics: what to measure the maps by.
+        seed: of everything that is drawn; each metric begins with it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZeroMapWarning)  # metrics say it where it matters
-        return _Measurement(subject, photograph, boxes, settings, metrics, seed).run()
+        warnings.simplefilter("ignore", ZeroMapWarning)  # metrics that explain again say it where it matters
+        return _Measurement(subject, seen, settings, metrics, seed).run(maps)
 
 
 class _Measurement:
     """What the methods and metrics of one photograph share."""
 
     def __init__(
-        self,
-        subject: Subject,
-        photograph: Photograph,
-        boxes: Sequence[ObjectBox],
-        settings: Settings,
-        metrics: Sequence[Metric],
-        seed: int,
+        self, subject: Subject, seen: Seen, settings: Settings, metrics: Sequence[Metric], seed: int
     ) -> None:
-        self.subject, self.model, self.device = subject, subject.model, subject.device
-        self.settings, self.metrics, self.seed = settings, metrics, seed
-        kind = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), photograph.input.dtype)
-        self.inputs = photograph.input.unsqueeze(0).to(self.device, kind)
-        layout = token_layout(self.model, (self.inputs.shape[-2], self.inputs.shape[-1]))
-        self.view = see(subject, self.inputs, choose_target(settings.target, boxes), layout, photograph.placement)
-        chosen = boxes_of_class(boxes, self.view.target)
-        self.inside = inside_boxes(photograph, layout, chosen) if chosen else None
+        self.subject, self.seen, self.settings = subject, seen, settings
+        self.metrics, self.seed = metrics, seed
         self.scores: dict[tuple[str, bytes], float] = {}
-        self.found = Findings(self.view, {}, [], {})
+        self.found = Findings()
 
-    def run(self) -> Findings:
-        """Explain by each method, and measure its map by each metric."""
-        for name in self.settings.methods:
-            with self._written_down(name), seeded(self.seed):
-                self._measure_method(name)
+    def run(self, maps: Maps) -> Findings:
+        """Measure the map of each method by each metric."""
+        self.found.window_share = maps.window_share
+        for name, found in maps.by_method.items():
+            if isinstance(found, Exception):
+                self.found.failures.append(Failure.of(found, name))
+            else:
+                self._measure_map(name, found)
         return self.found
 
-    @contextlib.contextmanager
-    def _written_down(self, method: str, metric: str = "") -> Iterator[None]:
-        """Write down what goes wrong, of whatever kind: methods and metrics may come from anywhere."""
-        try:
-            yield
-        except Exception as error:
-            self.found.failures.append(Failure.of(error, method, metric))
-
-    def _measure_method(self, name: str) -> None:
-        explainer = make_explainer(name, self.model, self.settings)
-        forward, patch_map = self._explain(explainer)
-        turned = turn(patch_map.result, explainer).detach().to("cpu", torch.float64)
-        bad = int((~turned.isfinite()).sum())
-        if bad:
-            raise ValueError(f"the map has NaN or infinite values at {bad} of {turned.numel()} patches.")
-        self.found.arrays[f"map/{name}"] = turned.numpy()
-        values = {"seconds": patch_map.seconds, "forwards": patch_map.seconds / forward}
-        if patch_map.peak is not None:
-            values["peak_memory"] = patch_map.peak / MEGABYTE
+    def _measure_map(self, name: str, found: FoundMap) -> None:
+        self.found.arrays[f"map/{name}"] = found.values.numpy()
+        values = {"seconds": found.seconds, "forwards": found.forwards}
+        if found.peak is not None:
+            values["peak_memory"] = found.peak / MEGABYTE
         self.found.values[name] = values
         for metric in self.metrics:
-            with self._written_down(name, metric.name), seeded(self.seed):
-                score = metric.measure(self._case(name, metric), turned)
+            try:
+                with seeded(self.seed):
+                    score = metric.measure(self._case(name, metric), found.values)
                 if not isfinite(score.value):
                     raise ValueError(f"the metric gave {score.value}, which is no finite number.")
                 values[metric.name] = float(score.value)
                 if score.curve is not None:
                     self.found.arrays[f"curve/{metric.name}/{name}"] = score.curve.cpu().numpy()
-
-    def _explain(self, explainer: Explainer) -> tuple[float, Measured[Tensor]]:
-        """Compute a map (rows, cols), and the seconds of a forward pass just before."""
-        if isinstance(explainer, InteractionExplainer):
-            forward, shared = self._uncertainty
-            grid = self.view.layout.grid
-            own = self._measured(lambda: explainer.map_from(shared.result, self.view.layout)[0].reshape(grid))
-            peaks = [peak for peak in (shared.peak, own.peak) if peak is not None]
-            return forward, Measured(own.result, shared.seconds + own.seconds, max(peaks, default=None))
-        target = self.view.target if explainer.class_specific else None
-        return self._forward(), self._measured(lambda: explainer.patch_map(self.inputs, target)[0])
-
-    @cached_property
-    def _uncertainty(self) -> tuple[float, Measured[Tensor]]:
-        """U of the photograph, which the methods of patch interactions share: the most expensive part of each."""
-        forward = self._forward()
-        return forward, self._measured(lambda: InteractionUncertainty(self.model).uncertainty(self.inputs))
-
-    @torch.no_grad()
-    def _forward(self) -> float:
-        return self._measured(lambda: self.model(self.inputs)).seconds
-
-    def _measured(self, call: Callable[[], Result]) -> Measured[Result]:
-        return measured(call, self.device)
+            # Metrics may come from anywhere: what goes wrong in one, of whatever kind, is that one's alone.
+            except Exception as error:
+                self.found.failures.append(Failure.of(error, name, metric.name))
 
     def _case(self, name: str, metric: Metric) -> Case:
         """Make what a metric is given.
@@ -198,7 +178,7 @@ class _Measurement:
         Raises:
             ValueError: a metric that looks at a class's score, of a model without classes.
         """
-        target = self.view.target
+        target = self.seen.view.target
         if target is None:
             if "boxes" not in metric.needs:
                 raise ValueError("the model has no classes, and this metric looks at the score of one.")
@@ -210,22 +190,17 @@ class _Measurement:
 
         mean, std = self.subject.normalisation
         return Case(
-            self.model,
-            self.inputs,
+            self.subject.model,
+            self.seen.inputs,
             target,
-            self.view.layout,
+            self.seen.view.layout,
             mean,
             std,
-            inside=self.inside,
+            inside=self.seen.inside,
             explain=explain,
             seed=self.seed,
             scores=self.scores,
         )
-
-
-def turn(maps: Tensor, explainer: Explainer) -> Tensor:
-    """Turn the maps of an explainer round where less is more relevant."""
-    return maps if explainer.more_is_relevant else -maps
 
 
 def choose_target(target: int | str, boxes: Sequence[ObjectBox]) -> int | None:

@@ -1,6 +1,5 @@
 """What is compared: photographs, models, methods and metrics, checked before anything is computed."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from vit_interactions.compare.boxes import ObjectBox, read_boxes
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
+from vit_interactions.compare.metrics.removal import check_count
 from vit_interactions.compare.units import PICTURES, printable
 from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
@@ -74,6 +74,7 @@ class Plan:
         settings: methods, target, alpha and beta.
         metrics: what maps are measured by.
         seed: of everything that is drawn.
+        batch_size: how many photographs are explained at once.
     """
 
     pictures: Sequence[Picture]
@@ -81,6 +82,7 @@ class Plan:
     settings: Settings
     metrics: Sequence[Metric]
     seed: int
+    batch_size: int
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as the manifest gives them."""
@@ -88,20 +90,23 @@ class Plan:
         return {
             **chosen,
             "seed": self.seed,
+            "batch_size": self.batch_size,
             "methods": {name: describe(find_method(name)) for name in self.settings.methods},
             "metrics": {metric.name: describe_metric(metric) for metric in self.metrics},
         }
 
     def describe_models(self) -> dict[str, dict[str, Any]]:
-        """Return for each model its folder, its device, and the checksum of all that its units depend on."""
-        folders = slugs(self.subjects)
-        settings = json.dumps(self.describe(), sort_keys=True)
-        found = {}
-        for folder, (name, subject) in zip(folders, self.subjects.items(), strict=True):
-            parts = settings, checksum(subject.model), str(preprocessing(subject.model)), str(subject.named)
-            digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-            found[name] = {"folder": folder, "device": subject.device_name, "settings": digest}
-        return found
+        """Return for each model its folder, its device, its preprocessing and the checksum of its weights."""
+        return {
+            name: {
+                "folder": folder,
+                "device": subject.device_name,
+                "preprocessing": str(preprocessing(subject.model)),
+                "weights": checksum(subject.model),
+                "named": subject.named,
+            }
+            for folder, (name, subject) in zip(slugs(self.subjects), self.subjects.items(), strict=True)
+        }
 
 
 def make_plan(
@@ -116,6 +121,7 @@ def make_plan(
     beta: float,
     device: str,
     seed: int,
+    batch_size: int = 1,
 ) -> Plan:
     """Check the arguments of `compare`, which says what they are, and load the models."""
     check_fraction("alpha", alpha)
@@ -123,12 +129,13 @@ def make_plan(
     check_target(target, boxes=boxes is not None)
     if check_index("seed", seed) < 0:
         raise ValueError(f"`seed` must be >= 0, but got {seed}.")
+    check_count("batch_size", batch_size)
     chosen_metrics = choose_metrics(metrics, boxes=boxes is not None)
     pictures = list_pictures(photographs, read_boxes(Path(boxes)) if boxes is not None else {})
     subjects = find_subjects(model, device)
     names = choose_methods(methods, subjects)
     settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target)
-    return Plan(pictures, subjects, settings, chosen_metrics, seed)
+    return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size)
 
 
 def list_pictures(

@@ -1,12 +1,15 @@
-"""Run a comparison: one photograph under one model after the other, each whole or not there at all."""
+"""Run a comparison: batch by batch of photographs under each model, each unit whole or not there at all."""
 
+import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,12 +22,15 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.observe import evaluating
-from vit_interactions.compare.measure import Subject, measure
+from vit_interactions.compare.boxes import ObjectBox
+from vit_interactions.compare.maps import explain_batch
+from vit_interactions.compare.measure import Seen, Subject, look, measure
 from vit_interactions.compare.plan import Picture, Plan
 from vit_interactions.compare.units import (
     MANIFEST,
     Failure,
     Unit,
+    read_json,
     read_unit,
     unit_path,
     write_json,
@@ -45,56 +51,112 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
     Args:
         plan: what to compare.
         folder: of the comparison; made if missing.
-        process: takes each `process.world`-th photograph.
-        resume: keep what is there of the same settings, weights, boxes and photographs, unless it failed for a reason
-            that may have gone.
+        process: takes each `process.world`-th batch of photographs.
+        resume: keep what is there of the same photographs and boxes, unless it failed for a reason that may have gone.
 
     Raises:
-        ValueError: a folder that holds something else, or a comparison that is not to be resumed.
+        ValueError: as of `check_folder`.
         UnsupportedModelError: a model whose patches cannot be told.
     """
     models = plan.describe_models()
     if process.first:
-        check_folder(folder, resume=resume)
+        content = manifest(plan, models)
+        check_folder(folder, content, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MANIFEST, manifest(plan, models))
+        write_json(folder / MANIFEST, content)
     share(None)  # nobody writes before the folder has been checked
-    mine = list(plan.pictures)[process.rank :: process.world]
+    size = plan.batch_size
+    # Batches are made before they are shared out: the same ones for any number of processes.
+    batches = [plan.pictures[start : start + size] for start in range(0, len(plan.pictures), size)]
+    mine = batches[process.rank :: process.world]
     with ExitStack() as borrowed:
         for subject in plan.subjects.values():
             borrowed.enter_context(evaluating(subject.model))
-        work = [(name, subject, picture) for name, subject in plan.subjects.items() for picture in mine]
-        for name, subject, picture in track(work, process):
-            path = unit_path(folder, models[name]["folder"], picture.key)
-            origin = {"settings": models[name]["settings"], "boxes": picture.as_json()["boxes"], "sha256": None}
-            earlier = read_unit(path) if resume else None
-            unit = measure_picture(plan, subject, picture, folder, Unit(origin), earlier)
-            if unit is not earlier:
-                write_unit(path, unit)
+        work = [(name, batch) for name in plan.subjects for batch in mine]
+        with progress(sum(len(batch) for _, batch in work), process) as advance:
+            for name, batch in work:
+                jobs = [
+                    begin(picture, folder, unit_path(folder, models[name]["folder"], picture.key), resume=resume)
+                    for picture in batch
+                ]
+                work_off(plan, plan.subjects[name], jobs)
+                advance(len(batch))
 
 
-def measure_picture(
-    plan: Plan, subject: Subject, picture: Picture, folder: Path, unit: Unit, earlier: Unit | None
-) -> Unit:
-    """Fill a unit, or return the earlier one if it was made from the same; what goes wrong is written down."""
+@dataclass
+class Job:
+    """One photograph under one model.
+
+    Attributes:
+        file: of the photograph; None where it could not be read.
+        boxes: around its objects.
+        path: of the unit to write.
+        unit: what is known of it.
+        settled: whether the unit is there already.
+    """
+
+    file: Path | None
+    boxes: Sequence[ObjectBox]
+    path: Path
+    unit: Unit
+    settled: bool = False
+
+
+def begin(picture: Picture, folder: Path, path: Path, *, resume: bool) -> Job:
+    """Find out what a unit is made from, and whether an earlier one was made from the same."""
+    job = Job(None, picture.boxes, path, Unit({"boxes": picture.as_json()["boxes"], "sha256": None}))
+    with written_down(job):
+        job.file = picture.write_to(folder)
+        job.unit.origin["sha256"] = sha256(job.file)
+        earlier = read_unit(path) if resume else None
+        if earlier is not None and earlier.origin == job.unit.origin:
+            job.settled = not any(failure.chance for failure in earlier.failures)
+    return job
+
+
+def work_off(plan: Plan, subject: Subject, jobs: Sequence[Job]) -> None:
+    """Explain the photographs of a batch at once, and write each unit as soon as it is measured.
+
+    Those that are settled are explained with the others, since the last digits of a map may depend on the batch.
+    """
+    if all(job.settled for job in jobs):
+        return
+    looked = [(job, seen) for job in jobs if (seen := look_at(plan, subject, job)) is not None]
+    if any(not job.settled for job, _ in looked):
+        inputs = torch.cat([seen.inputs for _, seen in looked])
+        targets = [seen.view.target for _, seen in looked]
+        found = explain_batch(subject.model, inputs, targets, looked[0][1].view.layout, plan.settings)
+        for (job, seen), maps in zip(looked, found, strict=True):
+            if not job.settled:
+                seed = seed_of(plan.seed, int(job.unit.origin["sha256"][:15], 16))
+                found_here = measure(subject, seen, maps, plan.settings, plan.metrics, seed)
+                write_unit(job.path, replace(job.unit, **vars(found_here), view=seen.view.as_json()))
+                job.settled = True
+    for job in jobs:
+        if not job.settled:
+            write_unit(job.path, job.unit)
+
+
+def look_at(plan: Plan, subject: Subject, job: Job) -> Seen | None:
+    """Show a photograph to the model; None if it cannot be read or classified."""
+    seen = None
+    if job.file is not None:
+        with written_down(job):
+            image = load_photograph(job.file)
+            job.unit.size = list(image.size)
+            seen = look(subject, prepare(image, subject.model), job.boxes, plan.settings.target)
+    return seen
+
+
+@contextmanager
+def written_down(job: Job) -> Iterator[None]:
+    """Write down what goes wrong: a picture that cannot be read or classified is one less, whatever was raised."""
     try:
-        file = picture.write_to(folder)
-        unit.origin["sha256"] = sha256(file)
-        if earlier is not None and earlier.origin == unit.origin and not any(f.chance for f in earlier.failures):
-            return earlier
-        image = load_photograph(file)
-        unit.size = list(image.size)
-        seed = seed_of(plan.seed, int(unit.origin["sha256"][:15], 16))
-        photograph = prepare(image, subject.model)
-        found = measure(subject, photograph, picture.boxes, plan.settings, plan.metrics, seed)
-        unit.view, unit.values = found.view.as_json(), found.values
-        unit.failures, unit.arrays = found.failures, found.arrays
+        yield
     except UnsupportedModelError:
         raise
-    # A picture that cannot be read or classified is one picture less, not the end, whatever the model raises.
     except Exception as error:
-        unit.failures = [Failure.of(error)]
-    return unit
+        job.unit.failures = [Failure.of(error)]
 
 
 def temporary_folder(process: Process, *, resume: bool) -> Path:
@@ -108,29 +170,70 @@ def temporary_folder(process: Process, *, resume: bool) -> Path:
     return Path(tempfile.mkdtemp(prefix="comparison-"))
 
 
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raise ValueError unless a comparison may be written to a folder."""
+def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None:
+    """Check that a comparison may be written to a folder.
+
+    Args:
+        folder: where it shall go.
+        content: of its manifest.
+        resume: whether it may go on with what is there.
+
+    Raises:
+        ValueError: a folder that holds something else; a comparison that is not to be resumed, or that was begun with
+            other settings, models, devices or versions of packages: results of both would stand in one table.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`out` must be a folder, but {folder} is a file.")
-    if (folder / MANIFEST).exists():
-        if not resume:
-            raise ValueError(f"`out` {folder} holds a comparison: resume it (--resume), or choose another folder.")
-    elif folder.exists() and any(path.name != f".{MANIFEST}.partial" for path in folder.iterdir()):
-        raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
+    earlier = read_json(folder / MANIFEST) if folder.exists() else None
+    if earlier is None:
+        if folder.exists() and any(path.name != f".{MANIFEST}.partial" for path in folder.iterdir()):
+            raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
+        return
+    if not resume:
+        raise ValueError(f"`out` {folder} holds a comparison: resume it (--resume), or choose another folder.")
+    for part in ("settings", "models", "versions"):
+        difference = first_difference(earlier.get(part), content[part])
+        if difference:
+            raise ValueError(
+                f"`out` {folder} holds a comparison that was begun otherwise: {part} {difference}. "
+                "Resume it with what it was begun with, or choose another folder."
+            )
+
+
+def first_difference(earlier: Any, now: Any) -> str:
+    """Word where two contents of JSON differ first; empty if they do not.
+
+    Example:
+        >>> first_difference({"alpha": 0.1, "seed": 0}, {"alpha": 0.2, "seed": 0})
+        'alpha was 0.1, but is 0.2'
+    """
+    if not isinstance(earlier, dict) or not isinstance(now, dict):
+        return "" if earlier == now else f"was {json.dumps(earlier)}, but is {json.dumps(now)}"
+    for name in earlier | now:
+        if name not in now:
+            return f"had {name}, but have it no more"
+        if name not in earlier:
+            return f"did not have {name}, but have it now"
+        difference = first_difference(earlier[name], now[name])
+        if difference:
+            return f"{name} {difference}"
+    return ""
 
 
 def manifest(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what the first file of a comparison says; it is written first, so that unfinished ones can be read."""
-    return {
+    content: dict[str, Any] = {
         "settings": plan.describe(),
         "versions": {**versions(), **{package: version(package) for package in PACKAGES}},
         "models": models,
         "photographs": [picture.as_json() for picture in plan.pictures],
     }
+    return content
 
 
-def track(work: list[Any], process: Process) -> Iterator[Any]:
-    """Hand out work, and show on a terminal or in a notebook how far it is, in the first process."""
+@contextmanager
+def progress(total: int, process: Process) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal or in a notebook how far the first process is; gives what to tell of photographs done."""
     columns = (
         TextColumn("comparing"),
         BarColumn(),
@@ -139,5 +242,6 @@ def track(work: list[Any], process: Process) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     seen = process.first and (console.is_terminal or console.is_jupyter)
-    with Progress(*columns, console=console, disable=not seen) as progress:
-        yield from progress.track(work)
+    with Progress(*columns, console=console, disable=not seen) as bar:
+        task = bar.add_task("comparing", total=total)
+        yield lambda done: bar.advance(task, done)

@@ -1,6 +1,6 @@
 """The files of a comparison: a manifest, and of each photograph under each model one file of numbers, one of maps.
 
-The numbers are written last and name the settings they were made by, so that a unit is whole or not there at all,
+The numbers are written last, so that a unit is whole or not there at all,
 whenever the process was killed.
 """
 
@@ -63,12 +63,12 @@ class Unit:
     """What was found about one photograph under one model.
 
     Attributes:
-        origin: what it was made from: the settings' checksum, the photograph's boxes and SHA-256 (None where the file
-            could not be read).
+        origin: what it was made from: the photograph's boxes and SHA-256 (None where the file could not be read).
         size: (width, height) of the photograph in pixels; None where it could not be read.
         view: how the model saw it, see `View`; None where nothing could be measured.
         values: method -> metric -> value.
         failures: what is missing in `values`.
+        window_share: share of all pairs that the adaptive windows hold; None where no method uses their fields.
         arrays: "map/METHOD" (rows, cols), more = more relevant; "curve/METRIC/METHOD" (points, 2). In a file of
             their own.
     """
@@ -78,6 +78,7 @@ class Unit:
     view: dict[str, Any] | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    window_share: float | None = None
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
