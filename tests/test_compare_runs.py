@@ -1,5 +1,6 @@
 """Comparisons that are killed, resumed, shared among processes and started from the command line."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -27,6 +28,8 @@ from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.metrics import Metric, Score, iou
 from vit_interactions.compare.plan import make_plan
 from vit_interactions.compare.report import report
+from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.training.export import export_model
 from vit_interactions.training.process import Process
 
 from .test_cli import run
@@ -474,3 +477,31 @@ def test_a_run_killed_at_its_first_write_can_be_started_again(root: Path) -> Non
     (root / "out").mkdir()
     (root / "out" / ".comparison.json.partial").write_text("{")
     assert compare(root).unfinished == 0
+
+
+def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root: Path) -> None:
+    model = make_model()
+    export_model(model, root / "trained", arguments={"img_size": 64}, windows={"alpha": 0.5, "beta": 0.2})
+    name = f"local-dir:{root / 'trained'}"
+    common: dict[str, Any] = {"model": {"<b>vit</b>": name}, "metrics": []}
+    for number, (alpha, methods, notes) in enumerate(
+        [
+            (0.5, METHODS, ["all pairs"]),  # of 16 patches every second pair: windows of nearly all
+            (0.5, ["raw_attention"], []),
+            (0.01, METHODS, ["<b>vit</b> was trained with --alpha 0.5, not 0.01"]),
+        ]
+    ):
+        comparison = compare(root, **common, alpha=alpha, methods=methods, out=root / f"out-{number}")
+        found = comparison.notes()
+        assert len(found) == len(notes)
+        assert all(note in text for note, text in zip(notes, found, strict=True))
+        page = report(comparison, root / "report.html").read_text()
+        assert page.count("Note. ") == len(notes)
+        assert "<b>vit" not in page
+    image = prepare(load_photograph(root / "pictures" / "a.png"), model).input[None]
+    windows = vi.responsive_field(
+        vi.InteractionUncertainty(model).uncertainty(image), (4, 4), alpha=0.5, beta=0.2
+    ).windows[0]
+    pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
+    unit = json.loads((root / "out-0" / "units" / "b-vit-b" / "a.json").read_text())
+    assert unit["window_share"] == pairs / 16**2 > 0.9

@@ -126,6 +126,8 @@ def compare_command(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
+        for note in comparison.notes():
+            errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
     end(comparison)
 
 

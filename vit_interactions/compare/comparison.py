@@ -19,7 +19,9 @@ from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
 from vit_interactions.compare.view import View
+from vit_interactions.explanation import OPEN_WINDOWS
 from vit_interactions.figures import load_photograph
+from vit_interactions.training.export import different_windows
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
 FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
@@ -90,6 +92,20 @@ class Comparison:
         """
         failures: pd.DataFrame = self._results[1].copy()
         return failures
+
+    def notes(self) -> list[str]:
+        """Return what to know when reading the numbers: windows that are too open, or other than in the training."""
+        found = []
+        for model in self.models:
+            shares = [unit.window_share for _, unit in self._units(model) if unit.window_share is not None]
+            alpha, beta = self.settings["alpha"], self.settings["beta"]
+            if shares and (mean := sum(shares) / len(shares)) > OPEN_WINDOWS:
+                found.append(
+                    f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all pairs of patches on the average, "
+                    "so that field size and tendency tell little; `vit-interactions curve` shows which alpha suits it"
+                )
+            found += different_windows(model, self._models[model].get("trained", {}), alpha, beta)
+        return found
 
     @property
     def photographs(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ What goes wrong in one method or metric is written down, and is that one's alone
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -36,10 +36,12 @@ class Subject:
     Attributes:
         model: in evaluation mode on its device.
         named: whether its classes are those of timm's own weights, whose names are known.
+        trained: the alpha and beta that it was trained with, where they are known.
     """
 
     model: nn.Module
     named: bool
+    trained: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -26,6 +26,7 @@ from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
 from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.training.export import trained_windows
 from vit_interactions.training.teacher import checksum
 
 CONTROL = "random_map"  # what any explanation must beat
@@ -104,6 +105,7 @@ class Plan:
                 "preprocessing": str(preprocessing(subject.model)),
                 "weights": checksum(subject.model),
                 "named": subject.named,
+                "trained": dict(subject.trained),
             }
             for folder, (name, subject) in zip(slugs(self.subjects), self.subjects.items(), strict=True)
         }
@@ -201,9 +203,10 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
     for name, given in model.items():
         if not isinstance(given, str | nn.Module):
             raise TypeError(f"`model` must be names or models, but {name!r} is {type(given).__name__}.")
-        named = isinstance(given, str)
-        subjects[name] = Subject(
-            load_model(given, device=device) if isinstance(given, str) else unwrap(given), named
+        subjects[name] = (
+            Subject(load_model(given, device=device), named=True, trained=trained_windows(given))
+            if isinstance(given, str)
+            else Subject(unwrap(given), named=False)
         )
         _ = subjects[name].normalisation  # raises where there is none
         height, width = prepare(Image.new("RGB", (64, 64)), subjects[name].model).input.shape[-2:]

@@ -124,6 +124,7 @@ def render(comparison: "Comparison") -> str:
         },
         versions=comparison.versions,
         unfinished=comparison.unfinished,
+        notes=comparison.notes(),
         citations=cited,
         bibtex=text_uri("text/x-bibtex", cited + "\n"),
         means=text_uri("text/csv", summary.to_csv(index=False)),

@@ -95,9 +95,19 @@ def other_windows(name: str, alpha: float, beta: float) -> list[str]:
         >>> other_windows("vit_tiny_patch16_224", 0.1, 0.2)
         []
     """
+    return different_windows(name, trained_windows(name), alpha, beta)
+
+
+def different_windows(name: str, trained: Mapping[str, float], alpha: float, beta: float) -> list[str]:
+    """Word where α and β differ from those that a model is known to have been trained with.
+
+    Example:
+        >>> different_windows("winft", {"alpha": 0.028, "beta": 0.2}, 0.1, 0.2)
+        ['winft was trained with --alpha 0.028, not 0.1']
+    """
     used = {"alpha": alpha, "beta": beta}
     return [
         f"{name} was trained with --{setting} {value:g}, not {used[setting]:g}"
-        for setting, value in trained_windows(name).items()
+        for setting, value in trained.items()
         if used[setting] != value
     ]
