@@ -22,20 +22,34 @@ MAY_IMPORT = {
     "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
-    "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs"},
-    "training": {"functional", "attention", "explain", "models", "loading", "figures"},
+    "patch_explorer": {"functional", "attention", "figures", "explanation", "files", "loading", "photographs"},
+    "training": {
+        "functional",
+        "attention",
+        "explain",
+        "models",
+        "checksum",
+        "figures",
+        "files",
+        "loading",
+        "process",
+        "seeds",
+    },
     "compare": {
         "functional",
         "attention",
         "explain",
         "figures",
-        "training",
         "bundled",
+        "checksum",
         "explanation",
+        "files",
         "loading",
         "methods",
         "patch_explorer",
         "photographs",
+        "process",
+        "seeds",
     },
 }
 DRAW = {"compare"}  # what else draws is in no layer
@@ -59,6 +73,11 @@ def layers_of(modules: set[str]) -> set[str]:
     parts = [module.split(".") for module in modules if module.split(".")[0] == CORE]
     folders = {path.name for path in PACKAGE.iterdir()} | {path.stem for path in PACKAGE.iterdir()}
     return {part[1] if len(part) > 1 and part[1] in folders else "" for part in parts}
+
+
+@pytest.mark.parametrize("name", ["checksum", "files", "process", "seeds"])
+def test_what_all_layers_may_use_uses_none_of_them(name: str) -> None:
+    assert layers_of(imported_modules(PACKAGE / f"{name}.py")) <= {"functional"}
 
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)

@@ -27,7 +27,7 @@ from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.metrics import Metric, Score
 from vit_interactions.compare.plan import make_plan
 from vit_interactions.compare.report import report
-from vit_interactions.training.process import Process
+from vit_interactions.process import Process
 
 from .test_cli import run
 

@@ -23,10 +23,11 @@ from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings
 from vit_interactions.figures import curve_figure, load_photograph, prepare
+from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
 from vit_interactions.methods import all_methods, default_methods, find_method
-from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
+from vit_interactions.photographs import Report, explain_photographs, find_photographs
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.export import other_windows
 from vit_interactions.training.windows_command import windows_command
@@ -238,7 +239,8 @@ def curve(
         table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
     Console().print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
-    curve_figure(result).savefig(out, dpi=150)
+    figure, kind = curve_figure(result), out.suffix[1:].lower()
+    write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
     end_with_failures({str(path): reason for path, reason in failed.items()})
 
 

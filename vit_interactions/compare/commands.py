@@ -21,7 +21,7 @@ from vit_interactions.compare.units import REFUSALS, printable
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.training.process import joined
+from vit_interactions.process import joined
 
 errors = Console(stderr=True, highlight=False)
 

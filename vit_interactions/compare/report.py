@@ -40,7 +40,7 @@ from vit_interactions.compare.report_tables import (
     value_rows,
 )
 from vit_interactions.figures.values import plain
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_text
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -96,8 +96,7 @@ def report(comparison: "Comparison", path: str | PathLike[str]) -> Path:
         The path.
     """
     path = Path(path)
-    text = render(comparison)
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_text(path, render(comparison))
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_json, write_whole
 
 MANIFEST = "comparison.json"
 UNITS, PICTURES = "units", "pictures"
@@ -121,11 +121,6 @@ def read_arrays(path: Path, kind: str) -> dict[str, Array]:
     """Read the arrays of a unit whose names begin with `kind` and a slash, by the rest of their names."""
     with np.load(path.with_suffix(".npz")) as arrays:
         return {name[len(kind) + 1 :]: arrays[name] for name in arrays.files if name.startswith(f"{kind}/")}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import inspect
 import io
-import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vit_interactions.figures.training import training_figure
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_json, write_text, write_whole
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
 from vit_interactions.training.log import read_rows
@@ -133,14 +132,13 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     row = {"model": settings.model, **evaluation.as_row()}
     if path.suffix == ".json":
         unused = {} if settings.teacher else {"alpha": None, "beta": None}
-        text = json.dumps({**row, "settings": settings.as_json() | unused}, indent=2) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_json(path, {**row, "settings": settings.as_json() | unused})
         return
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(row))
     writer.writeheader()
     writer.writerow(row)
-    write_whole(path, lambda file: file.write(table.getvalue().encode()))
+    write_text(path, table.getvalue())
 
 
 class ConsoleReport:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
+from vit_interactions.process import Process, end_process, start_process
 from vit_interactions.training.assembly import input_config, make_trained
 from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.export import other_windows
 from vit_interactions.training.learner import AMP_TYPES
 from vit_interactions.training.loaders import Batch, evaluation_loader, own_share
-from vit_interactions.training.process import Process, end_process, start_process
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.sources import class_index, open_part
 

@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import save_for_hf
 from torch import nn
 
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_whole
 
 # What timm's configuration of a model says of where its weights came from.
 ORIGIN = (
