@@ -16,40 +16,28 @@ PACKAGE = Path(vit_interactions.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = "vit_interactions"
 
+# What layers share, which is in none of them.
+SHARED = {"checksum", "files", "process", "seeds", "wording"}
 # Each layer may import itself and these.
 MAY_IMPORT = {
     "functional": set(),
     "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
-    "patch_explorer": {"functional", "attention", "figures", "explanation", "files", "loading", "photographs"},
-    "training": {
-        "functional",
-        "attention",
-        "explain",
-        "models",
-        "checksum",
-        "figures",
-        "files",
-        "loading",
-        "process",
-        "seeds",
-    },
+    "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs", *SHARED},
+    "training": {"functional", "attention", "explain", "models", "loading", "figures", *SHARED},
     "compare": {
         "functional",
         "attention",
         "explain",
         "figures",
         "bundled",
-        "checksum",
         "explanation",
-        "files",
         "loading",
         "methods",
         "patch_explorer",
         "photographs",
-        "process",
-        "seeds",
+        *SHARED,
     },
 }
 DRAW = {"compare"}  # what else draws is in no layer
@@ -75,8 +63,8 @@ def layers_of(modules: set[str]) -> set[str]:
     return {part[1] if len(part) > 1 and part[1] in folders else "" for part in parts}
 
 
-@pytest.mark.parametrize("name", ["checksum", "files", "process", "seeds"])
-def test_what_all_layers_may_use_uses_none_of_them(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_what_layers_share_uses_none_of_them(name: str) -> None:
     assert layers_of(imported_modules(PACKAGE / f"{name}.py")) <= {"functional"}
 
 

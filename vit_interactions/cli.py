@@ -17,7 +17,6 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
-from vit_interactions.compare.units import printable
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
@@ -31,6 +30,7 @@ from vit_interactions.photographs import Report, explain_photographs, find_photo
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.export import other_windows
 from vit_interactions.training.windows_command import windows_command
+from vit_interactions.wording import printable
 
 # The paper's, and some between where many models turn from closed to open windows.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))

@@ -17,11 +17,12 @@ from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
-from vit_interactions.compare.units import REFUSALS, printable
+from vit_interactions.compare.units import REFUSALS
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
 from vit_interactions.process import joined
+from vit_interactions.wording import printable
 
 errors = Console(stderr=True, highlight=False)
 
@@ -146,7 +147,7 @@ def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str)
         for pages in steps:  # noqa: B007
             pass
     for path, reason in pages.failed.items():
-        errors.print(printable(f"no explorer page of {path}: {reason}"), markup=False, soft_wrap=True)
+        errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
     return list(pages.done.values())
 
 

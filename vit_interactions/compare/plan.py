@@ -19,7 +19,7 @@ from vit_interactions.compare.boxes import ObjectBox, read_boxes
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
-from vit_interactions.compare.units import PICTURES, printable
+from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
 from vit_interactions.files import write_whole
@@ -27,6 +27,7 @@ from vit_interactions.functional.checks import check_fraction, check_index
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
+from vit_interactions.wording import printable
 
 CONTROL = "random_map"  # what any explanation must beat
 

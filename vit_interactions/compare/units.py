@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.files import write_json, write_whole
+from vit_interactions.wording import printable
 
 MANIFEST = "comparison.json"
 UNITS, PICTURES = "units", "pictures"
@@ -48,7 +49,7 @@ class Failure:
             "KeyError: 'cat'"
         """
         kind = type(error).__name__
-        text = printable(str(error))
+        text = printable(str(error), lines=True)
         plain = isinstance(error, ValueError | OSError | UnsupportedModelError) and text
         return cls(text if plain else f"{kind}: {text}", kind, method, metric)
 
@@ -79,16 +80,6 @@ class Unit:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
-
-
-def printable(text: str) -> str:
-    """Replace what cannot be printed: control characters, and bytes of file names that are no text.
-
-    Example:
-        >>> printable("cat" + chr(27) + "[31m.jpg")
-        'cat�[31m.jpg'
-    """
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
 
 
 def unit_path(folder: Path, model_folder: str, key: str) -> Path:
