@@ -21,6 +21,7 @@ from vit_interactions.compare.units import REFUSALS
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
+from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
 
@@ -35,14 +36,7 @@ UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
 def compare_command(
     *,
-    photos: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="PHOTO...",
-            help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
-            show_default=False,
-        ),
-    ] = None,
+    photos: Photos = None,
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
@@ -80,15 +74,11 @@ def compare_command(
             help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
         ),
     ] = "pred",
-    alpha: Annotated[
-        float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")
-    ] = 0.10,
-    beta: Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")] = 0.20,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps, ...")] = "cpu",
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what the same settings have already made.")
-    ] = False,
+    resume: ResumeSame = False,
 ) -> None:
     """Measure methods on photographs by metrics, side by side; under torchrun, by many processes."""
     from vit_interactions.compare.report import report

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from vit_interactions.figures.training import training_figure
 from vit_interactions.files import write_json, write_text, write_whole
+from vit_interactions.options import check_folder_option
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
 from vit_interactions.training.log import read_rows
@@ -50,8 +51,7 @@ def add_commands(app: typer.Typer) -> None:
 def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = False, **options: Any) -> None:
     """Train a classifier: a plain ViT, WinfT, AWD-ViT or another of timm; under torchrun, on many devices."""
     settings = TrainingSettings(data=data, **with_preset(preset, options))
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
+    check_folder_option(out)
     with ConsoleReport() as report:
         outcome = train(settings, out, resume=resume, report=report)
     if outcome.first:
