@@ -16,26 +16,28 @@ PACKAGE = Path(vit_interactions.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = "vit_interactions"
 
+# What layers share, which is in none of them.
+SHARED = {"checksum", "files", "options", "process", "seeds", "wording"}
 # Each layer may import itself and these.
 MAY_IMPORT = {
     "functional": set(),
     "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
-    "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs"},
-    "training": {"functional", "attention", "explain", "models", "loading", "figures"},
+    "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs", *SHARED},
+    "training": {"functional", "attention", "explain", "models", "loading", "figures", *SHARED},
     "compare": {
         "functional",
         "attention",
         "explain",
         "figures",
-        "training",
         "bundled",
         "explanation",
         "loading",
         "methods",
         "patch_explorer",
         "photographs",
+        *SHARED,
     },
 }
 DRAW = {"compare"}  # what else draws is in no layer
@@ -59,6 +61,11 @@ def layers_of(modules: set[str]) -> set[str]:
     parts = [module.split(".") for module in modules if module.split(".")[0] == CORE]
     folders = {path.name for path in PACKAGE.iterdir()} | {path.stem for path in PACKAGE.iterdir()}
     return {part[1] if len(part) > 1 and part[1] in folders else "" for part in parts}
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_what_layers_share_uses_none_of_them(name: str) -> None:
+    assert layers_of(imported_modules(PACKAGE / f"{name}.py")) <= {"functional"}
 
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)

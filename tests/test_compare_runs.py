@@ -29,8 +29,8 @@ from vit_interactions.compare.metrics import Metric, Score, iou
 from vit_interactions.compare.plan import make_plan
 from vit_interactions.compare.report import report
 from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.process import Process
 from vit_interactions.training.export import export_model
-from vit_interactions.training.process import Process
 
 from .test_cli import run
 

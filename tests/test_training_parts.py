@@ -23,8 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 import vit_interactions as vi
 from vit_interactions.cli import main
 from vit_interactions.figures.training import training_figure
+from vit_interactions.files import write_whole
+from vit_interactions.process import Process
+from vit_interactions.seeds import seeded
 from vit_interactions.training.assembly import Renormalized, input_config, make_teacher
-from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
 from vit_interactions.training.evaluation import evaluate
 from vit_interactions.training.export import export_model
 from vit_interactions.training.interruption import interruption
@@ -33,8 +36,6 @@ from vit_interactions.training.log import RunLog, Table, TensorBoard, WeightsAnd
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.order import EpochBatches, SeededDataset
 from vit_interactions.training.presets import PRESETS, with_preset
-from vit_interactions.training.process import Process
-from vit_interactions.training.seeds import seeded
 from vit_interactions.training.settings import MAY_CHANGE, TrainingSettings
 from vit_interactions.training.sources import open_part, open_sources
 from vit_interactions.training.start import create_student, create_trained

@@ -195,8 +195,8 @@ def test_resuming_computes_what_is_missing_only(
     before = contents(tmp_path)
     (tmp_path / "shard-000001.bin").unlink()
     (tmp_path / "shard-000003.bin").write_bytes(b"half")
-    (tmp_path / "shard-000002.bin.0.part").write_bytes(b"half")
-    (tmp_path / "shard-000002.bin.5.part").write_bytes(b"half")
+    (tmp_path / ".shard-000002.bin.0.partial").write_bytes(b"half")
+    (tmp_path / ".shard-000002.bin.5.partial").write_bytes(b"half")
     seen: list[int] = []
     forward = WindowTeacher.forward
     monkeypatch.setattr(WindowTeacher, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
@@ -276,7 +276,7 @@ def test_killed_while_writing_nothing_half_is_taken_for_whole(
             patch.setattr(os, "replace", replace)
             with pytest.raises(KeyboardInterrupt):
                 build(dataset, teacher, out)
-        assert len(list(out.glob("*.part"))) == 1
+        assert len(list(out.glob("*.partial"))) == 1
         build(dataset, teacher, out, resume=True)
         assert contents(out) == contents(tmp_path / "quiet")
 

@@ -17,19 +17,30 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
-from vit_interactions.compare.units import printable
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings
 from vit_interactions.figures import curve_figure, load_photograph, prepare
+from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
 from vit_interactions.methods import all_methods, default_methods, find_method
-from vit_interactions.photographs import Report, explain_photographs, find_photographs, sha256
+from vit_interactions.options import (
+    Alpha,
+    Beta,
+    Checkpoint,
+    Device,
+    Model,
+    Photos,
+    ResumeSame,
+    check_folder_option,
+)
+from vit_interactions.photographs import Report, explain_photographs, find_photographs
+from vit_interactions.trained_windows import other_windows, trained_windows
 from vit_interactions.training.commands import add_commands
-from vit_interactions.training.export import other_windows
 from vit_interactions.training.windows_command import windows_command
+from vit_interactions.wording import printable
 
 # The paper's, and some between where many models turn from closed to open windows.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
@@ -41,34 +52,6 @@ add_commands(app)
 app.command("compare")(compare_command)
 app.command("windows")(windows_command)
 errors = Console(stderr=True, highlight=False)
-
-Photos = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="PHOTO...",
-        help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
-        show_default=False,
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16. The default "
-        "is small, knows Imagenette's ten classes, and comes with the package.",
-    ),
-]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
-Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
-Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
 
 
 @app.callback()
@@ -109,9 +92,7 @@ def explain(
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what the same settings have already made.")
-    ] = False,
+    resume: ResumeSame = False,
 ) -> None:
     """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
     chosen_methods = [find_method(name) for name in method or ()]
@@ -123,8 +104,7 @@ def explain(
         )
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
+    check_folder_option(out)
     photographs = find_photographs(photos or bundled_photographs())
     vit = load_model(model, checkpoint, check_device("--device", device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
@@ -150,7 +130,7 @@ def explain(
         )
     for name, reason in report.refused.items():
         errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
-    for difference in other_windows(model, alpha, beta):
+    for difference in other_windows(model, trained_windows(model), alpha, beta):
         errors.print(f"note: {difference}", markup=False, soft_wrap=True)
     for name, pictures in report.zero_maps.items():
         errors.print(
@@ -179,8 +159,7 @@ def explore(
 
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
+    check_folder_option(out)
     photographs = find_photographs(photos or bundled_photographs())
     vit = load_model(model, checkpoint, check_device("--device", device))
     steps = write_pages(vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta)
@@ -238,7 +217,8 @@ def curve(
         table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
     Console().print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
-    curve_figure(result).savefig(out, dpi=150)
+    figure, kind = curve_figure(result), out.suffix[1:].lower()
+    write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
     end_with_failures({str(path): reason for path, reason in failed.items()})
 
 

@@ -44,6 +44,7 @@ from vit_interactions.functional.responsive_field import ResponsiveField, respon
 from vit_interactions.functional.windows import window_operations
 from vit_interactions.methods import find_method, has_classes
 from vit_interactions.models import WindowFreeAttention, record_windows
+from vit_interactions.wording import class_in_words
 
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
 ZERO_NOTE = ". Zero everywhere: the method found nothing"
@@ -144,7 +145,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
     named = settings.checkpoint is None
     prediction = predict(model, inputs, named=named)
     chosen = settings.target
-    target = _in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
+    target = class_in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
     task = _Task(model, photograph, settings, inputs, layout, prediction, target)
     explanation = Explanation(
         facts={
@@ -352,10 +353,5 @@ def _predicted(prediction: dict[str, Any] | None) -> str:
     """Word the prediction for the end of a title; empty for features."""
     if prediction is None:
         return ""
-    predicted = _in_words(prediction["index"], prediction["name"])
+    predicted = class_in_words(prediction["index"], prediction["name"])
     return f" (predicted: {predicted}, {prediction['probability']:.0%})"
-
-
-def _in_words(index: int, name: str | None) -> str:
-    """Word a class by the first of its names, or its number."""
-    return name.split(",")[0] if name else f"class {index}"

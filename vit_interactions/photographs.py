@@ -3,9 +3,7 @@
 A photograph that cannot be read or explained is reported and skipped; so is a method that goes wrong in one.
 """
 
-import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +20,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain import Explainer
 from vit_interactions.explanation import OPEN_WINDOWS, Explanation, Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.files import partial_path, sha256, write_json
 from vit_interactions.methods import find_method
 
 PACKAGES = ("vit_interactions", "torch", "timm", "captum", "grad-cam", "numpy", "matplotlib", "pillow")
@@ -143,15 +142,6 @@ def folder_names(photographs: Sequence[Path]) -> list[str]:
     return list(names)[1:]
 
 
-def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def describe(method: type[Explainer]) -> dict[str, Any]:
     """Return what a method says of itself."""
     return {
@@ -193,7 +183,7 @@ def _made_from(folder: Path, origin: dict[str, Any]) -> bool:
 
 def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any]) -> None:
     """Fill a folder beside the wanted one, and put it in its place when it is complete."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -215,7 +205,7 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
             },
             "versions": versions(),
         }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        write_json(partial / "manifest.json", manifest)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
@@ -228,6 +218,4 @@ def _write_manifest(out: Path, settings: Settings, report: Report) -> None:
     earlier = {path: name for path, name in read_manifest(out).get("done", {}).items() if name not in mine}
     done = {path: name for path, name in earlier.items() if (out / name).is_dir()} | report.done
     content = {"settings": settings.as_json(), **asdict(report), "done": done, "versions": versions()}
-    partial = out / ".manifest.json.partial"
-    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(partial, out / "manifest.json")
+    write_json(out / "manifest.json", content)

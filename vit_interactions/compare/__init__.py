@@ -77,7 +77,7 @@ def compare(
     from vit_interactions.compare.comparison import Comparison
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
-    from vit_interactions.training.process import joined
+    from vit_interactions.process import joined
 
     with joined(device) as process:
         plan = make_plan(

@@ -17,11 +17,13 @@ from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
-from vit_interactions.compare.units import REFUSALS, printable
+from vit_interactions.compare.units import REFUSALS
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.training.process import joined
+from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
+from vit_interactions.process import joined
+from vit_interactions.wording import printable
 
 errors = Console(stderr=True, highlight=False)
 
@@ -34,14 +36,7 @@ UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
 def compare_command(
     *,
-    photos: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="PHOTO...",
-            help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
-            show_default=False,
-        ),
-    ] = None,
+    photos: Photos = None,
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
@@ -79,18 +74,14 @@ def compare_command(
             help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
         ),
     ] = "pred",
-    alpha: Annotated[
-        float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")
-    ] = 0.10,
-    beta: Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")] = 0.20,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps, ...")] = "cpu",
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Photographs that are explained at once; more are faster on a card.")
     ] = 1,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what the same settings have already made.")
-    ] = False,
+    resume: ResumeSame = False,
 ) -> None:
     """Measure methods on photographs by metrics, side by side; under torchrun, by many processes."""
     from vit_interactions.compare.report import report
@@ -152,7 +143,7 @@ def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str)
         for pages in steps:  # noqa: B007
             pass
     for path, reason in pages.failed.items():
-        errors.print(printable(f"no explorer page of {path}: {reason}"), markup=False, soft_wrap=True)
+        errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
     return list(pages.done.values())
 
 

@@ -21,7 +21,7 @@ from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, r
 from vit_interactions.compare.view import View
 from vit_interactions.explanation import OPEN_WINDOWS
 from vit_interactions.figures import load_photograph
-from vit_interactions.training.export import different_windows
+from vit_interactions.trained_windows import other_windows
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
 FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
@@ -104,7 +104,7 @@ class Comparison:
                     f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all pairs of patches on the average, "
                     "so that field size and tendency tell little; `vit-interactions curve` shows which alpha suits it"
                 )
-            found += different_windows(model, self._models[model].get("trained", {}), alpha, beta)
+            found += other_windows(model, self._models[model].get("trained", {}), alpha, beta)
         return found
 
     @property

@@ -19,7 +19,8 @@ from vit_interactions.compare.plan import CONTROL
 from vit_interactions.figures import Photograph, draw_photograph
 from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.overlay import OPACITY
-from vit_interactions.figures.values import Array, plain
+from vit_interactions.figures.values import Array
+from vit_interactions.wording import class_in_words, printable
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -79,7 +80,7 @@ def grid_figure(
     figure = Figure(figsize=(columns * PANEL, len(chosen) * bands * (PANEL + 0.4) + 0.6), dpi=150)
     figure.set_layout_engine("constrained")
     figure.suptitle(
-        "\n".join(textwrap.wrap(f"{plain(model)}. {POLICY}", int(columns * PANEL * 15))), fontsize=TEXT_SIZE
+        "\n".join(textwrap.wrap(f"{printable(model)}. {POLICY}", int(columns * PANEL * 15))), fontsize=TEXT_SIZE
     ).set_parse_math(False)
     panels: Any = figure.subplots(len(chosen) * bands, columns, squeeze=False)
     for each in panels.flat:
@@ -300,9 +301,8 @@ def prediction_text(view: "View") -> str:
 
 
 def _class(found: Mapping[str, Any]) -> str:
-    """Word a class by the first of its names, or its number, with its probability."""
-    name = found["name"].split(",")[0] if found["name"] else f"class {found['index']}"
-    return f"{name}, {found['score']:.0%}"
+    """Word a class with its probability."""
+    return f"{class_in_words(found['index'], found['name'])}, {found['score']:.0%}"
 
 
 def _short(name: str) -> str:
@@ -317,7 +317,7 @@ def _short(name: str) -> str:
 
 
 def _title(axes: Axes, text: str) -> None:
-    lines = [plain(line) for part in text.split("\n") for line in textwrap.wrap(part, NAME_LENGTH)[:3] or [""]]
+    lines = [printable(line) for part in text.split("\n") for line in textwrap.wrap(part, NAME_LENGTH)[:3] or [""]]
     axes.set_title("\n".join(lines), fontsize=TEXT_SIZE - 1, parse_math=False, usetex=False)
 
 

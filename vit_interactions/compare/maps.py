@@ -17,7 +17,7 @@ from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.explanation import Settings, make_explainer
 from vit_interactions.functional.windows import adaptive_windows, window_operations
 from vit_interactions.methods import find_method
-from vit_interactions.training.seeds import seeded
+from vit_interactions.seeds import seeded
 
 Result = TypeVar("Result")
 

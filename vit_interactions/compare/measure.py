@@ -26,7 +26,7 @@ from vit_interactions.figures import Photograph
 from vit_interactions.figures.photograph import preprocessing
 from vit_interactions.figures.placement import Placement
 from vit_interactions.methods import has_classes
-from vit_interactions.training.seeds import seeded
+from vit_interactions.seeds import seeded
 
 
 @dataclass(frozen=True)

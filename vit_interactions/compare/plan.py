@@ -13,21 +13,22 @@ from torch import nn
 
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.checksum import checksum
 from vit_interactions.compare.boxes import ObjectBox, read_boxes
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.metrics.removal import check_count
-from vit_interactions.compare.units import PICTURES, printable
+from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
+from vit_interactions.files import write_whole
 from vit_interactions.functional.checks import check_fraction, check_index
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
-from vit_interactions.training.checkpoint import write_whole
-from vit_interactions.training.export import trained_windows
-from vit_interactions.training.teacher import checksum
+from vit_interactions.trained_windows import trained_windows
+from vit_interactions.wording import printable
 
 CONTROL = "random_map"  # what any explanation must beat
 

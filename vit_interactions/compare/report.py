@@ -39,8 +39,8 @@ from vit_interactions.compare.report_tables import (
     summary_rows,
     value_rows,
 )
-from vit_interactions.figures.values import plain
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_text
+from vit_interactions.wording import printable
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -96,8 +96,7 @@ def report(comparison: "Comparison", path: str | PathLike[str]) -> Path:
         The path.
     """
     path = Path(path)
-    text = render(comparison)
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_text(path, render(comparison))
     return path
 
 
@@ -228,7 +227,7 @@ def _printable(value: Any) -> Any:
     """Keep what is no character out of the page: control characters, halves of surrogates, changes of direction."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "\n".join(plain(line) for line in value.split("\n"))
+    return printable(value, lines=True)
 
 
 def _in_words(value: Any) -> str:

@@ -33,13 +33,13 @@ from vit_interactions.compare.units import (
     read_json,
     read_unit,
     unit_path,
-    write_json,
     write_unit,
 )
 from vit_interactions.figures import load_photograph, prepare
-from vit_interactions.photographs import sha256, versions
-from vit_interactions.training.process import Process, share
-from vit_interactions.training.seeds import seed_of
+from vit_interactions.files import partial_path, sha256, write_json
+from vit_interactions.photographs import versions
+from vit_interactions.process import Process, share
+from vit_interactions.seeds import seed_of
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 console = Console(stderr=True, highlight=False)
@@ -186,7 +186,7 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
         raise ValueError(f"`out` must be a folder, but {folder} is a file.")
     earlier = read_json(folder / MANIFEST) if folder.exists() else None
     if earlier is None:
-        if folder.exists() and any(path.name != f".{MANIFEST}.partial" for path in folder.iterdir()):
+        if folder.exists() and any(path != partial_path(folder / MANIFEST) for path in folder.iterdir()):
             raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
         return
     if not resume:

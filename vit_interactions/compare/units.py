@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_json, write_whole
+from vit_interactions.wording import printable
 
 MANIFEST = "comparison.json"
 UNITS, PICTURES = "units", "pictures"
@@ -48,7 +49,7 @@ class Failure:
             "KeyError: 'cat'"
         """
         kind = type(error).__name__
-        text = printable(str(error))
+        text = printable(str(error), lines=True)
         plain = isinstance(error, ValueError | OSError | UnsupportedModelError) and text
         return cls(text if plain else f"{kind}: {text}", kind, method, metric)
 
@@ -82,16 +83,6 @@ class Unit:
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
-def printable(text: str) -> str:
-    """Replace what cannot be printed: control characters, and bytes of file names that are no text.
-
-    Example:
-        >>> printable("cat" + chr(27) + "[31m.jpg")
-        'cat�[31m.jpg'
-    """
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
-
-
 def unit_path(folder: Path, model_folder: str, key: str) -> Path:
     """Name the file of a unit's numbers; its maps are beside it, ending in .npz."""
     return folder / UNITS / model_folder / f"{key}.json"
@@ -122,11 +113,6 @@ def read_arrays(path: Path, kind: str) -> dict[str, Array]:
     """Read the arrays of a unit whose names begin with `kind` and a slash, by the rest of their names."""
     with np.load(path.with_suffix(".npz")) as arrays:
         return {name[len(kind) + 1 :]: arrays[name] for name in arrays.files if name.startswith(f"{kind}/")}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -22,9 +22,10 @@ from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, 
 from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.selection import choose_patches, one_image
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
-from vit_interactions.figures.values import log_scale, pairs_array, plain, set_title
+from vit_interactions.figures.values import log_scale, pairs_array, set_title
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
+from vit_interactions.wording import printable
 
 PANEL = 2.8  # inches
 BAR = 0.7  # inches that a colour bar takes
@@ -216,7 +217,7 @@ def curve_figure(
 
 def _figure(width: float, height: float, title: str) -> Figure:
     """A figure of its own, of no global state (inches); room for the title, wrapped, is added to the height."""
-    lines = _wrapped(plain(title), 0.9 * width)
+    lines = _wrapped(printable(title), 0.9 * width)
     figure = Figure(figsize=(width, height + 0.25 * len(lines)), dpi=150, layout="constrained")
     if lines:
         figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE, parse_math=False, usetex=False)

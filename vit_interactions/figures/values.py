@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
+from vit_interactions.wording import printable
 
 Array = NDArray[Any]
 NOISE = 1e-6  # relative differences up to this are float32's, not the model's
@@ -101,16 +102,6 @@ def scale_name(scale: Normalize) -> str:
     return " (log scale)" if isinstance(scale, LogNorm) else ""
 
 
-def plain(text: str) -> str:
-    """Make any text, such as a file name, printable: what is no character becomes "�".
-
-    Example:
-        >>> plain("a" + chr(10) + "b")
-        'a�b'
-    """
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def set_title(axes: Axes, title: str) -> None:
     """Set a title in which "$" is a dollar."""
-    axes.set_title(plain(title), fontsize=10, parse_math=False, usetex=False)
+    axes.set_title(printable(title), fontsize=10, parse_math=False, usetex=False)

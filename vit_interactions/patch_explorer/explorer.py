@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import nn
 
+from vit_interactions.files import write_text
 from vit_interactions.functional.checks import check_fraction
 
 NOTEBOOK_HEIGHT = 900  # pixels
@@ -32,9 +33,8 @@ class ExplorerPage:
         """Write the page to a file, whole or not at all, and return the file's path."""
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(self.html, encoding="utf-8")
-        return partial.replace(file)
+        write_text(file, self.html)
+        return file
 
     def _repr_html_(self) -> str:
         return (

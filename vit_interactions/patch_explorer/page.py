@@ -23,7 +23,7 @@ from vit_interactions.figures.canvas import PATCH_COLOR
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
-from vit_interactions.figures.values import NOISE, plain
+from vit_interactions.figures.values import NOISE
 from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.patch_explorer.ladder import (
     alpha_steps,
@@ -34,6 +34,7 @@ from vit_interactions.patch_explorer.ladder import (
 )
 from vit_interactions.patch_explorer.plots import mosaic_plot, photograph_plot
 from vit_interactions.patch_explorer.study import Study
+from vit_interactions.wording import class_in_words, printable
 
 LONGEST = 800  # pixels of a side of the photograph in the page
 JPEG_QUALITY = 85
@@ -100,8 +101,8 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
     }
     bokeh, script = _bokeh(), _read("explorer.js")
     page = dict(
-        title=plain(title),
-        model=plain(model),
+        title=printable(title),
+        model=printable(model),
         prediction=_prediction(found),
         rows=layout.rows,
         cols=layout.cols,
@@ -171,8 +172,8 @@ def _palette() -> list[int]:
 def _prediction(found: Study) -> dict[str, Any] | None:
     if found.prediction is None:
         return None
-    name = found.prediction["name"] or f"class {found.prediction['index']}"
-    return {**found.prediction, "name": plain(name.split(",")[0])}
+    name = class_in_words(found.prediction["index"], found.prediction["name"])
+    return {**found.prediction, "name": printable(name)}
 
 
 def _picture(image: Image.Image) -> str:

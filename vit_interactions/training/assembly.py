@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
+from vit_interactions.process import Process
 from vit_interactions.training.loaders import TrainingLoader, divided_batch, evaluation_loader, training_transform
-from vit_interactions.training.process import Process
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.sources import Sources, open_sources
 from vit_interactions.training.start import create_student, create_trained

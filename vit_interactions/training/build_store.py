@@ -5,7 +5,6 @@ at most the shard each of its processes was at, and is resumed, by any number of
 """
 
 import gzip
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,11 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vit_interactions.checksum import checksum
+from vit_interactions.files import PARTIAL, write_whole
 from vit_interactions.functional.checks import check_index
 from vit_interactions.training.pictures import picture_names, read_picture
-from vit_interactions.training.teacher import WindowTeacher, checksum
+from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import (
     LARGEST_SIDE,
     MANIFEST,
@@ -36,7 +37,6 @@ from vit_interactions.training.window_store import (
 )
 
 SHARD = 1024  # pictures: what a process loses at most when it is killed
-PART = ".part"  # ends the names of files that are being written
 
 
 @dataclass
@@ -110,7 +110,7 @@ def build_window_store(
             report.failed.update({n: f"{names[n]}: {why}" for n, why in zip(numbers, reasons, strict=True) if why})
             report.done += len(numbers)
             if len(records) == len(manifest.shard_pictures(shard)):
-                write_whole(out / shard_name(shard), np.stack(records).tobytes(), rank)
+                _put(out / shard_name(shard), np.stack(records).tobytes(), rank)
             yield report
 
 
@@ -162,17 +162,17 @@ def open_folder(
         ValueError: a folder of something else, or of this store without `resume`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for path in out.glob(f"*{PART}"):
-        writer = path.name.removesuffix(PART).rpartition(".")[2]
+    for path in out.glob(f"*{PARTIAL}"):
+        writer = path.name.removesuffix(PARTIAL).rpartition(".")[2]
         if writer.isdecimal() and int(writer) % world == rank:
             path.unlink(missing_ok=True)
     # Looked at before the manifest, which another process may be about to put there.
-    others = sorted(path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith(PART))
+    others = sorted(path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith(PARTIAL))
     if not (out / MANIFEST).exists():
         if others:
             raise ValueError(f"`out` must be a new folder or a window store, but {out} holds {others[0]}.")
-        write_whole(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
-        write_whole(out / MANIFEST, manifest.as_json().encode(), rank)
+        _put(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
+        _put(out / MANIFEST, manifest.as_json().encode(), rank)
     found = read_manifest(out)
     if found != manifest:
         differ = (
@@ -185,14 +185,8 @@ def open_folder(
         raise ValueError(f"`out` {out} has windows already: go on with `resume`, or choose another folder.")
 
 
-def write_whole(path: Path, content: bytes, rank: int) -> None:
-    """Write a file beside its place, and put it there when it is whole and on the disk."""
-    part = path.with_name(f"{path.name}.{rank}{PART}")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def _put(path: Path, content: bytes, rank: int) -> None:
+    write_whole(path, lambda file: file.write(content), rank)
 
 
 class _Views(Dataset[tuple[Tensor, int, str]]):

@@ -1,41 +1,11 @@
 """Checkpoints that are whole or not there at all, and that run no code when they are read."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside the wanted one, and put it in its place when it is on the disk.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     write_whole(Path(folder, "a"), lambda file: file.write(b"whole"))
-        ...     Path(folder, "a").read_bytes(), os.listdir(folder)
-        (b'whole', ['a'])
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming in the folder outlive a loss of power, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+from vit_interactions.files import write_whole
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

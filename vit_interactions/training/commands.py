@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import inspect
 import io
-import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vit_interactions.figures.training import training_figure
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_json, write_text, write_whole
+from vit_interactions.options import check_folder_option
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
 from vit_interactions.training.log import read_rows
@@ -51,8 +51,7 @@ def add_commands(app: typer.Typer) -> None:
 def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = False, **options: Any) -> None:
     """Train a classifier: a plain ViT, WinfT, AWD-ViT or another of timm; under torchrun, on many devices."""
     settings = TrainingSettings(data=data, **with_preset(preset, options))
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
+    check_folder_option(out)
     with ConsoleReport() as report:
         outcome = train(settings, out, resume=resume, report=report)
     if outcome.first:
@@ -133,14 +132,13 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     row = {"model": settings.model, **evaluation.as_row()}
     if path.suffix == ".json":
         unused = {} if settings.teacher else {"alpha": None, "beta": None}
-        text = json.dumps({**row, "settings": settings.as_json() | unused}, indent=2) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_json(path, {**row, "settings": settings.as_json() | unused})
         return
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(row))
     writer.writeheader()
     writer.writerow(row)
-    write_whole(path, lambda file: file.write(table.getvalue().encode()))
+    write_text(path, table.getvalue())
 
 
 class ConsoleReport:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
+from vit_interactions.process import Process, end_process, start_process
+from vit_interactions.trained_windows import other_windows, trained_windows
 from vit_interactions.training.assembly import input_config, make_trained
 from vit_interactions.training.evaluation import Evaluation, evaluate
-from vit_interactions.training.export import other_windows
 from vit_interactions.training.learner import AMP_TYPES
 from vit_interactions.training.loaders import Batch, evaluation_loader, own_share
-from vit_interactions.training.process import Process, end_process, start_process
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.sources import class_index, open_part
 
@@ -41,7 +41,9 @@ def evaluate_model(
     try:
         model = make_trained(settings, process).eval()
         if note is not None and process.first and isinstance(model, AdaptiveWindowViT):
-            for difference in other_windows(settings.model, settings.alpha, settings.beta):
+            for difference in other_windows(
+                settings.model, trained_windows(settings.model), settings.alpha, settings.beta
+            ):
                 note(difference)
         pictures = _open(settings, model)
         config = input_config(model, settings)

@@ -1,6 +1,5 @@
 """A trained model as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from timm.models import save_for_hf
 from torch import nn
 
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_whole
 
 # What timm's configuration of a model says of where its weights came from.
 ORIGIN = (
@@ -71,43 +70,3 @@ def export_model(
         for file in Path(partial).iterdir():
             content = file.read_bytes()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
-
-
-def trained_windows(name: str) -> dict[str, float]:
-    """Read α and β that a model "local-dir:FOLDER" was trained with; empty where they are not known.
-
-    Example:
-        >>> trained_windows("vit_tiny_patch16_224")
-        {}
-    """
-    source, _, folder = name.partition(":")
-    config = Path(folder) / "config.json"
-    if source != "local-dir" or not config.is_file():
-        return {}
-    known: dict[str, float] = json.loads(config.read_text(encoding="utf-8")).get("windows", {})
-    return known
-
-
-def other_windows(name: str, alpha: float, beta: float) -> list[str]:
-    """Word where α and β differ from those that a model "local-dir:FOLDER" was trained with.
-
-    Example:
-        >>> other_windows("vit_tiny_patch16_224", 0.1, 0.2)
-        []
-    """
-    return different_windows(name, trained_windows(name), alpha, beta)
-
-
-def different_windows(name: str, trained: Mapping[str, float], alpha: float, beta: float) -> list[str]:
-    """Word where α and β differ from those that a model is known to have been trained with.
-
-    Example:
-        >>> different_windows("winft", {"alpha": 0.028, "beta": 0.2}, 0.1, 0.2)
-        ['winft was trained with --alpha 0.028, not 0.1']
-    """
-    used = {"alpha": alpha, "beta": beta}
-    return [
-        f"{name} was trained with --{setting} {value:g}, not {used[setting]:g}"
-        for setting, value in trained.items()
-        if used[setting] != value
-    ]

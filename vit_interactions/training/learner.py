@@ -16,9 +16,9 @@ from timm.utils import NativeScaler, dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
+from vit_interactions.process import Process
+from vit_interactions.seeds import STEP, seed_everything, seed_of
 from vit_interactions.training.meter import Meter
-from vit_interactions.training.process import Process
-from vit_interactions.training.seeds import STEP, seed_everything, seed_of
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.task import Teacher, WindowSupervisionTask
 from vit_interactions.training.windowed_dataset import WindowedTarget

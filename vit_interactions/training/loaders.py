@@ -10,10 +10,10 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from vit_interactions.process import Process
+from vit_interactions.seeds import ORDER, seed_of
 from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.order import EpochBatches, SeededDataset
-from vit_interactions.training.process import Process
-from vit_interactions.training.seeds import ORDER, seed_of
 from vit_interactions.training.settings import TrainingSettings
 
 Batch = tuple[Tensor, Any]

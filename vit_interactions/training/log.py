@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_interactions.training.checkpoint import write_whole
+from vit_interactions.files import write_text
 
 Row = Mapping[str, float | int | None]
 
@@ -46,8 +46,7 @@ class Table:
             self.path.unlink()
             return
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= last]
-        text = "".join([header, *kept])
-        write_whole(self.path, lambda file: file.write(text.encode()))
+        write_text(self.path, "".join([header, *kept]))
 
 
 def read_rows(path: Path) -> list[dict[str, float | None]]:
@@ -119,7 +118,7 @@ class WeightsAndBiases:
             id=known,
             resume="allow" if known else None,
         )
-        remembered.write_text(str(self._run.id), encoding="utf-8")
+        write_text(remembered, str(self._run.id))
 
     def add(self, part: str, row: Row, step: int) -> None:
         """Take the numbers of one step."""

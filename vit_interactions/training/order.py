@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from vit_interactions.training.seeds import ORDER, SAMPLE, seed_of, seeded
+from vit_interactions.seeds import ORDER, SAMPLE, seed_of, seeded
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

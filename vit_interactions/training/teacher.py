@@ -3,9 +3,6 @@
 Source: Ma et al., arXiv 2203.05922, Secs. 4 and 5: windows come from a plain ViT that is trained already.
 """
 
-import hashlib
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -78,22 +75,3 @@ class WindowTeacher(nn.Module):
     def extra_repr(self) -> str:
         """Tell α and β."""
         return f"alpha={self.alpha:g}, beta={self.beta:g}"
-
-
-def checksum(model: nn.Module) -> str:
-    """Compute the SHA-256 of a model's weights: names, types, shapes and values, wherever they lie.
-
-    Example:
-        >>> model = nn.Linear(1, 1)
-        >>> before = checksum(model)
-        >>> _ = nn.init.constant_(model.weight, 7.0)
-        >>> checksum(model) == before
-        False
-    """
-    digest = hashlib.sha256()
-    state: dict[str, Any] = model.state_dict()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from vit_interactions.checksum import checksum
+from vit_interactions.files import write_json
+from vit_interactions.process import Process, end_process, share, start_process
+from vit_interactions.seeds import seed_everything, seed_of
 from vit_interactions.training.assembly import (
     input_config,
     make_evaluation_loader,
@@ -17,17 +21,15 @@ from vit_interactions.training.assembly import (
     make_training_loader,
     shape_options,
 )
-from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
 from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.export import export_model
 from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.learner import Learner
 from vit_interactions.training.loaders import Batch, own_share
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
-from vit_interactions.training.process import Process, end_process, share, start_process
-from vit_interactions.training.seeds import seed_everything, seed_of
 from vit_interactions.training.settings import TrainingSettings, check_same
-from vit_interactions.training.teacher import WindowTeacher, checksum
+from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import read_manifest
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
@@ -152,8 +154,7 @@ class Run:
         self.learner.distribute()
         if self._process.first:
             self._out.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self._settings.as_json(), indent=2) + "\n"
-            write_whole(self._out / SETTINGS, lambda file: file.write(text.encode()))
+            write_json(self._out / SETTINGS, self._settings.as_json())
             epoch = -(-self._evaluated // self._train_batches.steps)
             self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
 

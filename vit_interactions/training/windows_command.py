@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vit_interactions.functional.checks import check_device, check_fraction
+from vit_interactions.options import Alpha, Beta, Device
 from vit_interactions.training.build_store import build_window_store
 from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
@@ -27,10 +28,8 @@ def windows_command(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The teacher's weights; else those that timm knows.")
     ] = None,
-    alpha: Annotated[
-        float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")
-    ] = 0.10,
-    beta: Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")] = 0.20,
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
     dataset: Annotated[
         str, typer.Option(help="Kind of source, as timm names it; empty: folders of pictures.")
     ] = "",
@@ -40,7 +39,7 @@ def windows_command(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the teacher sees at a time.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 4,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps, ...")] = "cpu",
+    device: Device = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the store in --out, if there is one.")
     ] = False,

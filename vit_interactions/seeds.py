@@ -1,4 +1,4 @@
-"""Random numbers as a function of where in the training they are drawn, so that nothing of them has to be kept."""
+"""Random numbers as a function of where they are drawn, so that nothing of them has to be kept."""
 
 import random
 from collections.abc import Iterator

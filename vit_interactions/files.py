@@ -1,0 +1,74 @@
+"""Files that are whole or not there at all, and what is in them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+PARTIAL = ".partial"  # ends the names of files that are being written
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | None = None) -> None:
+    """Write a file beside the wanted one, and put it in its place when it is on the disk.
+
+    Args:
+        path: of the file, in a folder that exists.
+        write: gets the open file.
+        writer: tells processes apart that may write the same file at the same time.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder, "a"), lambda file: file.write(b"whole"))
+        ...     Path(folder, "a").read_bytes(), os.listdir(folder)
+        (b'whole', ['a'])
+    """
+    partial = partial_path(path, writer)
+    with partial.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def partial_path(path: Path, writer: int | None = None) -> Path:
+    """Name what is written beside a file or folder until it is whole.
+
+    Example:
+        >>> partial_path(Path("out", "a.json")).name, partial_path(Path("a.json"), 3).name
+        ('.a.json.partial', '.a.json.3.partial')
+    """
+    return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PARTIAL}")
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming in the folder outlive a loss of power, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,41 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Photos = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="PHOTO...",
+        help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16. The default "
+        "is small, knows Imagenette's ten classes, and comes with the package.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
+Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
+Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
+ResumeSame = Annotated[bool, typer.Option("--resume", help="Keep what the same settings have already made.")]
+
+
+def check_folder_option(out: Path) -> None:
+    """Raise ValueError where `--out` is a file."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` must be a folder, but {out} is a file.")

@@ -1,0 +1,30 @@
+"""Words for people: text from anywhere made printable, and classes."""
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Replace what cannot be printed: control characters, changes of direction, bytes of file names that are no text.
+
+    Args:
+        text: any.
+        lines: keep line breaks.
+
+    Example:
+        >>> printable("cat" + chr(27) + "[31m" + chr(10) + ".jpg")
+        'cat�[31m�.jpg'
+        >>> print(printable("no" + chr(10) + "cat", lines=True))
+        no
+        cat
+    """
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def class_in_words(index: int, name: str | None) -> str:
+    """Word a class by the first of its names, or its number.
+
+    Example:
+        >>> class_in_words(281, "tabby, tabby cat"), class_in_words(3, None)
+        ('tabby', 'class 3')
+    """
+    return name.split(",")[0] if name else f"class {index}"
