@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from vit_interactions.attention.layout import TokenLayout, token_layout
-from vit_interactions.compare.boxes import ObjectBox, boxes_of_class, inside_boxes
+from vit_interactions.compare.boxes import ObjectBox
 from vit_interactions.compare.cost import MEGABYTE, Measured, measured
 from vit_interactions.compare.metrics import Case, Metric
+from vit_interactions.compare.objects import inside_object
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
 from vit_interactions.explain import Explainer, ZeroMapWarning
@@ -89,6 +91,7 @@ def measure(
     settings: Settings,
     metrics: Sequence[Metric],
     seed: int,
+    mask: Path | None = None,
 ) -> Findings:
     """Measure one photograph.
 
@@ -99,6 +102,7 @@ def measure(
         settings: methods, target ("boxes": the class of the first box), alpha and beta.
         metrics: what to measure the maps by.
         seed: of everything that is drawn; each method and metric begins with it.
+        mask: the file of the object's mask, in the place of boxes.
 
     Raises:
         UnsupportedModelError: the model's patches cannot be told.
@@ -106,7 +110,7 @@ def measure(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics say it where it matters
-        return _Measurement(subject, photograph, boxes, settings, metrics, seed).run()
+        return _Measurement(subject, photograph, boxes, settings, metrics, seed, mask).run()
 
 
 class _Measurement:
@@ -120,6 +124,7 @@ class _Measurement:
         settings: Settings,
         metrics: Sequence[Metric],
         seed: int,
+        mask: Path | None,
     ) -> None:
         self.subject, self.model, self.device = subject, subject.model, subject.device
         self.settings, self.metrics, self.seed = settings, metrics, seed
@@ -127,8 +132,11 @@ class _Measurement:
         self.inputs = photograph.input.unsqueeze(0).to(self.device, kind)
         layout = token_layout(self.model, (self.inputs.shape[-2], self.inputs.shape[-1]))
         self.view = see(subject, self.inputs, choose_target(settings.target, boxes), layout, photograph.placement)
-        chosen = boxes_of_class(boxes, self.view.target)
-        self.inside = inside_boxes(photograph, layout, chosen) if chosen else None
+        self.inside: Tensor | ValueError
+        try:
+            self.inside = inside_object(photograph, layout, boxes, mask, self.view.target)
+        except ValueError as error:  # the failure of the metrics that need it, and of nothing else
+            self.inside = error
         self.scores: dict[tuple[str, bytes], float] = {}
         self.found = Findings(self.view, {}, [], {})
 
@@ -196,13 +204,17 @@ class _Measurement:
         """Make what a metric is given.
 
         Raises:
-            ValueError: a metric that looks at a class's score, of a model without classes.
+            ValueError: a metric that looks at a class's score, of a model without classes; one that needs the object,
+                of a photograph without.
         """
         target = self.view.target
+        localises = "object" in metric.needs
+        if localises and isinstance(self.inside, ValueError):
+            raise self.inside
         if target is None:
-            if "boxes" not in metric.needs:
+            if not localises:
                 raise ValueError("the model has no classes, and this metric looks at the score of one.")
-            target = 0  # metrics of boxes look at none
+            target = 0  # metrics of localisation look at none
 
         def explain(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
             explainer = make_explainer(name, model, self.settings)
@@ -216,7 +228,7 @@ class _Measurement:
             self.view.layout,
             mean,
             std,
-            inside=self.inside,
+            inside=self.inside if isinstance(self.inside, Tensor) else None,
             explain=explain,
             seed=self.seed,
             scores=self.scores,

@@ -46,7 +46,7 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         plan: what to compare.
         folder: of the comparison; made if missing.
         process: takes each `process.world`-th photograph.
-        resume: keep what is there of the same settings, weights, boxes and photographs, unless it failed for a reason
+        resume: keep what is there of the same settings, weights, objects and photographs, unless it failed for a reason
             that may have gone.
 
     Raises:
@@ -66,7 +66,7 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         work = [(name, subject, picture) for name, subject in plan.subjects.items() for picture in mine]
         for name, subject, picture in track(work, process):
             path = unit_path(folder, models[name]["folder"], picture.key)
-            origin = {"settings": models[name]["settings"], "boxes": picture.as_json()["boxes"], "sha256": None}
+            origin = {"settings": models[name]["settings"], **picture.objects(), "sha256": None}
             earlier = read_unit(path) if resume else None
             unit = measure_picture(plan, subject, picture, folder, Unit(origin), earlier)
             if unit is not earlier:
@@ -86,7 +86,7 @@ def measure_picture(
         unit.size = list(image.size)
         seed = seed_of(plan.seed, int(unit.origin["sha256"][:15], 16))
         photograph = prepare(image, subject.model)
-        found = measure(subject, photograph, picture.boxes, plan.settings, plan.metrics, seed)
+        found = measure(subject, photograph, picture.boxes, plan.settings, plan.metrics, seed, picture.mask)
         unit.view, unit.values = found.view.as_json(), found.values
         unit.failures, unit.arrays = found.failures, found.arrays
     except UnsupportedModelError:
