@@ -226,7 +226,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
         seen[case.target] = case.inside
         return Score(float(case.inside.double().mean()))
 
-    metrics = [make_metric("look", look, ("boxes",)), METRICS["pointing_game"]]
+    metrics = [make_metric("look", look, ("object",)), METRICS["pointing_game"]]
     comparison = vi.compare(pictures, model, ["gmar"], metrics, boxes=table, target="boxes")
     assert comparison.settings["target"] == "boxes"
     for path, box in ((pictures[1], ObjectBox(0, 20, 40, 70, 3)), (pictures[2], ObjectBox(50, 10, 60, 20, 1))):
@@ -250,6 +250,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
     # Boxes of another class than the explained one do not count.
     comparison = vi.compare(pictures[2:], model, ["gmar"], metrics, boxes=table, target=0)
     assert set(comparison.failures()["metric"]) == {"look", "pointing_game"}
+    assert set(comparison.failures()["reason"]) == {"this photograph has no box of the explained class."}
     assert comparison.view("VisionTransformer", "wide").target == 0
 
 
@@ -279,6 +280,46 @@ def test_several_models_and_images_of_pillow(model: nn.Module) -> None:
     shown = comparison._repr_html_()
     assert "&lt;b&gt;large&lt;/b&gt;" in shown
     assert "<b>" not in shown
+
+
+def test_boxes_of_photographs_of_one_name_are_told_apart_by_folders(model: nn.Module, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    paths = [tmp_path / place / "cat.png" for place in ("one/pets", "other/pets", "other/wild")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    photographs = [*paths, Image.open(paths[2])]
+    table = tmp_path / "boxes.csv"
+
+    def boxes(*names: str) -> list[list[float]]:
+        rows = [f"{name},{left},0,64,64\n" for left, name in enumerate(names)]
+        table.write_text("file,left,top,right,bottom\n" + "".join(rows))
+        comparison = vi.compare(photographs, model, ["random_map"], ["iou"], boxes=table)
+        assert len(comparison.failures()) == sum(not each["boxes"] for each in comparison.photographs)
+        return [[box["left"] for box in each["boxes"]] for each in comparison.photographs]
+
+    # The image of Pillow is the file that it was opened from.
+    assert boxes("one/pets/cat.png", "wild/cat.png", "./other/pets/cat.png") == [[0], [2], [1], [1]]
+    assert boxes("wild/cat.png", str(paths[2]), "dog.png", "ts/cat.png", "wild/cat.png") == [
+        [],
+        [],
+        *[[0, 4, 1]] * 2,
+    ]
+    for name, places in {
+        "cat.png": ("one/pets", "other/pets"),
+        "pets/cat.png": ("one/pets", "other/pets"),
+    }.items():
+        both = ".*".join(f"{place}/cat" for place in places)
+        with pytest.raises(ValueError, match=f"`boxes` must tell photographs apart, but '{name}' fits .*{both}"):
+            boxes(name)
+    # One photograph that is given twice is one.
+    twice = vi.compare([paths[0], paths[0]], model, ["random_map"], [], boxes=table_of(table, "cat.png"))
+    assert [len(each["boxes"]) for each in twice.photographs] == [1, 1]
+
+
+def table_of(path: Path, name: str) -> Path:
+    path.write_text(f"file,left,top,right,bottom\n{name},0,0,64,64\n")
+    return path
 
 
 def test_a_model_without_classes_is_measured_by_boxes(pictures: list[Path], tmp_path: Path) -> None:

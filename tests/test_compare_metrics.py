@@ -432,7 +432,7 @@ def test_metrics_say_what_they_are_and_leave_everything_as_it_was(name: str) -> 
     assert metric.source
     assert metric.cost
     assert metric.parameters
-    assert metric.needs <= {"boxes", "explain"}
+    assert metric.needs <= {"object", "explain"}
     case = planted_case(explain=knowing)
     case.model.train()
     before = {key: value.clone() for key, value in case.model.state_dict().items()}
@@ -457,7 +457,7 @@ def test_metrics_say_what_they_are_and_leave_everything_as_it_was(name: str) -> 
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].needs])
 def test_what_a_metric_needs_it_asks_for(name: str) -> None:
     case = planted_case(inside=None)
-    with pytest.raises(ValueError, match=r"needs (boxes of the object|the method to be run again)"):
+    with pytest.raises(ValueError, match=r"needs (to know where the object is|the method to be run again)"):
         METRICS[name].measure(case, planted_map()[0])
 
 

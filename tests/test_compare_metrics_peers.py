@@ -21,7 +21,7 @@ from vit_interactions.compare.metrics.road import road
 
 from .families import tiny
 from .test_compare_metrics import planted_case, random_map, tiny_case
-from .test_compare_metrics_boxes import INSIDE
+from .test_compare_metrics_localisation import INSIDE
 
 
 @pytest.fixture

@@ -265,6 +265,7 @@ def test_a_process_measures_its_share(root: Path) -> None:
         METHODS,
         [],
         boxes=None,
+        masks=None,
         target="pred",
         alpha=0.1,
         beta=0.2,

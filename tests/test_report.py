@@ -352,6 +352,38 @@ def test_a_file_that_is_gone_loses_its_picture_only(monkeypatch: pytest.MonkeyPa
     assert len(re.findall('class="map"', text)) == 8
 
 
+def test_masks_are_outlined_where_they_can_be_read(tmp_path: Path) -> None:
+    compared = Compared()
+    across, down = SIZES["a"]
+    mask = np.zeros((down, across), np.uint8)
+    mask[200:600, 120:360] = 255
+    for key, image in {"a": Image.fromarray(mask), "b": Image.new("L", (3, 3), 1)}.items():
+        image.save(tmp_path / f"{key}.png")
+    for photograph in compared.photographs:
+        photograph["mask"] = str(
+            tmp_path / f"{photograph['key']}.png"
+        )  # that of "b" has another size, "c" has none
+    text = render(compared)  # type: ignore[arg-type]
+    assert Outline(text).open == []
+    tags = Outline(text).tags
+    assert "the green line is the object&#39;s outline" in text
+    assert "the green line" not in render(Compared())  # type: ignore[arg-type]
+    shots = [attributes["style"] or "" for tag, attributes in tags if attributes.get("class") == "shot"]
+    assert ["--outline" in style for style in shots] == [True, False, False]
+    lines = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "outline"]
+    photographs = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "photo"]
+    assert lines == photographs[: 1 + len(METHODS)]  # on the photograph and on each of its maps
+    [uri] = re.findall(r"--outline:url\(data:image/png;base64,([^)]*)\)", shots[0])
+    with Image.open(io.BytesIO(base64.b64decode(uri))) as image:
+        alpha = np.asarray(image)[..., 3] > 0
+    assert alpha.shape == (400, 240)  # half as large: the mask is 200 x 120 pixels at (60, 100)
+    rows, cols = np.nonzero(alpha)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (100, 299, 60, 179)
+    assert not alpha[110:290, 70:170].any()
+    assert alpha[100:300, 60:63].all()
+    assert alpha.sum() == 200 * 120 - 194 * 114
+
+
 def test_photographs_that_failed_are_named_and_the_others_shown() -> None:
     compared = Compared()
     compared.photographs[1] = {

@@ -25,6 +25,7 @@ def compare(
     metrics: "Iterable[str | Metric] | None" = None,
     *,
     boxes: str | PathLike[str] | None = None,
+    masks: str | PathLike[str] | None = None,
     target: int | str = "pred",
     alpha: float = 0.10,
     beta: float = 0.20,
@@ -46,8 +47,13 @@ def compare(
             or several of them by the names that tables shall call them.
         methods: names that `vit-interactions methods` lists; by default those of few passes, and the random control.
         metrics: names of `compare.metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
-        boxes: a CSV file of boxes around objects: file (a photograph's name), left, top, right, bottom in its pixels,
-            and index, the model's number of the class, where it is known.
+        boxes: a CSV file of boxes around objects: file (a photograph's name, with as many folders before it as tell it
+            from others), left, top, right, bottom in its pixels, and index, the model's number of the class, where it
+            is known. A patch is on the object if its centre lies in a box of the explained class.
+        masks: in the place of boxes, a folder of PNG pictures with the photographs' names (cat.png for cat.jpg; in
+            folders where these tell photographs apart) and sizes, the way up that they are shown. What is not 0 is
+            object, of whatever class; with a palette 255, VOC's void, is not. A patch is on the object if at least
+            half of it is.
         target: the class that is explained, "pred" for that of the highest score, or "boxes" for that of the first box.
         alpha: share of all patch pairs that count as relevant, in [0, 1].
         beta: share of the patches that are dropped as indiscriminative, in [0, 1].
@@ -86,6 +92,7 @@ def compare(
             methods,
             metrics,
             boxes=boxes,
+            masks=masks,
             target=target,
             alpha=alpha,
             beta=beta,

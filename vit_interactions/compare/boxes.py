@@ -1,15 +1,16 @@
 """The boxes around the objects of photographs: from a CSV file to the patches inside them."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.compare.matching import match
 from vit_interactions.figures import Photograph
 
 SIDES = ("left", "top", "right", "bottom")
@@ -38,7 +39,8 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
     """Read a CSV file with the columns file, left, top, right, bottom, and index where classes are known.
 
     Args:
-        path: of the file. "file" is a photograph's name without folders; other columns are left alone.
+        path: of the file. "file" is a photograph's name, with folders before it where several have that name; other
+            columns are left alone.
 
     Returns:
         The boxes of each file, in the order of the rows.
@@ -69,6 +71,39 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
                 )
             boxes.setdefault(row["file"], []).append(ObjectBox(left, top, right, bottom, index))
     return boxes
+
+
+def boxes_by_photograph(
+    boxes: Mapping[str, Sequence[ObjectBox]], photographs: Sequence[Path]
+) -> dict[Path, list[ObjectBox]]:
+    """Find the boxes of each photograph, by the end of its path.
+
+    Args:
+        boxes: as of `read_boxes`.
+        photographs: their paths, at least one.
+
+    Returns:
+        The boxes of every photograph, in the order of the names; none where no name fits.
+
+    Raises:
+        ValueError: a name that fits several photographs, or names of which none fits any.
+
+    Example:
+        >>> cats = [Path("a/cat.png"), Path("b/cat.png")]
+        >>> [len(own) for own in boxes_by_photograph({"b/cat.png": [ObjectBox(0, 0, 1, 1)]}, cats).values()]
+        [0, 1]
+    """
+    found = match("boxes", map(PurePath, boxes), photographs)
+    if boxes and not found:
+        name, other = photographs[0].name, next(iter(boxes))
+        raise ValueError(
+            f"`boxes` must name photographs in its column file, e.g. {name!r}, but has e.g. {other!r}."
+        )
+    own: dict[Path, list[ObjectBox]] = {path: [] for path in photographs}
+    for name, of_name in boxes.items():
+        if PurePath(name) in found:
+            own[found[PurePath(name)]] += of_name
+    return own
 
 
 def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[ObjectBox]:

@@ -67,6 +67,14 @@ def compare_command(
             help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
         ),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Masks of objects in the place of boxes: PNG pictures named as the photographs and of their size, not "
+            "0 where the object is.",
+        ),
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -96,10 +104,11 @@ def compare_command(
             photos or bundled_photographs(),
             {name: load_model(name, checkpoint, place) if checkpoint is not None else name for name in names},
             list(all_methods()) if method == [ALL] else method,
-            [name for name in METRICS if boxes or "boxes" not in METRICS[name].needs]
+            [name for name in METRICS if boxes or masks or "object" not in METRICS[name].needs]
             if metric == [ALL]
             else metric,
             boxes=boxes,
+            masks=masks,
             target=int(target) if target.isdecimal() else target,
             alpha=alpha,
             beta=beta,

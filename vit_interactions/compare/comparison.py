@@ -35,8 +35,8 @@ class Comparison:
         settings: target, alpha, beta, seed; "methods": what each says of itself; "metrics": direction, range, source,
             parameters, needs and cost of each.
         versions: of Python and of the packages.
-        photographs: of each its key, path, name, and boxes; once it has been read, its size (width, height) and
-            sha256, or the error.
+        photographs: of each its key, path, name, boxes, and mask (its file, or None); once it has been read, its size
+            (width, height) and sha256, or the error.
         models: names.
         methods: names.
         metrics: names; what a map costs ("seconds", "forwards", "peak_memory") comes beside them in the tables.

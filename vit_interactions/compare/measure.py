@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision import transforms
 
 from vit_interactions.attention.layout import TokenLayout, token_layout
-from vit_interactions.compare.boxes import ObjectBox, boxes_of_class, inside_boxes
+from vit_interactions.compare.boxes import ObjectBox
 from vit_interactions.compare.cost import MEGABYTE
 from vit_interactions.compare.maps import FoundMap, Maps, turn
 from vit_interactions.compare.metrics import Case, Metric
+from vit_interactions.compare.objects import inside_object
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
 from vit_interactions.explain import ZeroMapWarning
@@ -77,12 +79,12 @@ class Seen:
     Attributes:
         inputs: (1, channels, height, width) on the model's device.
         view: how the model saw it.
-        inside: (rows, cols) bool, the patches in the boxes of the explained class; None where it has none.
+        inside: (rows, cols) bool, the patches on the object, or why they are not known.
     """
 
     inputs: Tensor
     view: View
-    inside: Tensor | None
+    inside: Tensor | ValueError
 
 
 @dataclass
@@ -95,13 +97,16 @@ class Findings:
     window_share: float | None = None
 
 
-def look(subject: Subject, photograph: Photograph, boxes: Sequence[ObjectBox], target: int | str) -> Seen:
+def look(
+    subject: Subject, photograph: Photograph, boxes: Sequence[ObjectBox], mask: Path | None, target: int | str
+) -> Seen:
     """Show a photograph to a model.
 
     Args:
         subject: the model.
         photograph: from `figures.prepare`.
         boxes: around objects of any class; those of the explained class count.
+        mask: the file of the object's mask, in the place of boxes.
         target: as of `choose_target`.
 
     Raises:
@@ -112,8 +117,12 @@ def look(subject: Subject, photograph: Photograph, boxes: Sequence[ObjectBox], t
     inputs = photograph.input.unsqueeze(0).to(subject.device, kind)
     layout = token_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
     view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement)
-    chosen = boxes_of_class(boxes, view.target)
-    return Seen(inputs, view, inside_boxes(photograph, layout, chosen) if chosen else None)
+    inside: Tensor | ValueError
+    try:
+        inside = inside_object(photograph, layout, boxes, mask, view.target)
+    except ValueError as error:  # the failure of the metrics that need it, and of nothing else
+        inside = error
+    return Seen(inputs, view, inside)
 
 
 def measure(
@@ -178,13 +187,17 @@ class _Measurement:
         """Make what a metric is given.
 
         Raises:
-            ValueError: a metric that looks at a class's score, of a model without classes.
+            ValueError: a metric that looks at a class's score, of a model without classes; one that needs the object,
+                of a photograph without.
         """
         target = self.seen.view.target
+        localises = "object" in metric.needs
+        if localises and isinstance(self.seen.inside, ValueError):
+            raise self.seen.inside
         if target is None:
-            if "boxes" not in metric.needs:
+            if not localises:
                 raise ValueError("the model has no classes, and this metric looks at the score of one.")
-            target = 0  # metrics of boxes look at none
+            target = 0  # metrics of localisation look at none
 
         def explain(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
             explainer = make_explainer(name, model, self.settings)
@@ -198,7 +211,7 @@ class _Measurement:
             self.seen.view.layout,
             mean,
             std,
-            inside=self.seen.inside,
+            inside=self.seen.inside if isinstance(self.seen.inside, Tensor) else None,
             explain=explain,
             seed=self.seed,
             scores=self.scores,

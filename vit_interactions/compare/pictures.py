@@ -7,9 +7,11 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from vit_interactions.compare.colors import map_colors
 from vit_interactions.figures.placement import Box
@@ -17,6 +19,8 @@ from vit_interactions.figures.values import Array
 
 LONGEST = 400  # pixels of a photograph's longer side
 QUALITY = 78
+OUTLINE = 3  # pixels of a mask's outline
+GREEN = (0x3D, 0xDC, 0x84, 0xFF)  # of objects, also in report.css
 INK, NIGHT = "#22252b", "#dddad4"  # of text by day and by night
 _INKED = (
     *("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"),
@@ -90,6 +94,21 @@ def photograph_uri(image: Image.Image) -> Markup:
     file = BytesIO()
     small.save(file, "JPEG", quality=QUALITY, optimize=True)
     return _uri("image/jpeg", file.getvalue())
+
+
+def outline_uri(mask: Array) -> Markup:
+    """Give the outline of a mask as a PNG that is transparent elsewhere, and as small as a photograph's.
+
+    Args:
+        mask: (height, width) bool.
+    """
+    small = Image.fromarray(mask)
+    small.thumbnail((LONGEST, LONGEST))
+    inside = np.asarray(small)
+    edge = inside & ~binary_erosion(inside, iterations=OUTLINE)
+    file = BytesIO()
+    Image.fromarray(edge[..., None] * np.array(GREEN, np.uint8), "RGBA").save(file, "PNG", optimize=True)
+    return _uri("image/png", file.getvalue())
 
 
 def map_uri(values: Array) -> Markup:

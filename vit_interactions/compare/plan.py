@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from torch import nn
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.checksum import checksum
-from vit_interactions.compare.boxes import ObjectBox, read_boxes
+from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.masks import masks_by_photograph
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.metrics.removal import check_count
 from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
-from vit_interactions.files import write_whole
+from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_fraction, check_index
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
@@ -43,6 +45,7 @@ class Picture:
         path: where it is; relative to the comparison's folder for one that was given as an image.
         boxes: around its objects.
         image: what was given in the place of a file.
+        mask: where the mask of its object is, or should be; None where masks are not given.
     """
 
     key: str
@@ -50,6 +53,12 @@ class Picture:
     path: Path
     boxes: tuple[ObjectBox, ...] = ()
     image: Image.Image | None = None
+    mask: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """What it is called where boxes and masks name it."""
+        return self.path if self.image is None else Path(getattr(self.image, "filename", "") or self.name)
 
     def write_to(self, folder: Path) -> Path:
         """Return the picture's file; one that was given as an image is written below the comparison's folder."""
@@ -62,8 +71,17 @@ class Picture:
 
     def as_json(self) -> dict[str, Any]:
         """Return what the manifest lists."""
+        mask = None if self.mask is None else str(self.mask)
         boxes = [asdict(box) for box in self.boxes]
-        return {"key": self.key, "name": self.name, "path": str(self.path), "boxes": boxes}
+        return {"key": self.key, "name": self.name, "path": str(self.path), "boxes": boxes, "mask": mask}
+
+    def objects(self) -> dict[str, Any]:
+        """Return what units remember of where its objects are: boxes, and the SHA-256 of a mask that can be read."""
+        mask = None
+        if self.mask is not None:
+            with suppress(OSError):  # told where it is needed
+                mask = sha256(self.mask)
+        return {"boxes": self.as_json()["boxes"], "mask": mask}
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,7 @@ def make_plan(
     metrics: Iterable[str | Metric] | None,
     *,
     boxes: str | PathLike[str] | None,
+    masks: str | PathLike[str] | None,
     target: int | str,
     alpha: float,
     beta: float,
@@ -129,25 +148,32 @@ def make_plan(
     """Check the arguments of `compare`, which says what they are, and load the models."""
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
+    if boxes is not None and masks is not None:
+        raise ValueError("`boxes` and `masks` say both where objects are: give one of them.")
     check_target(target, boxes=boxes is not None)
     if check_index("seed", seed) < 0:
         raise ValueError(f"`seed` must be >= 0, but got {seed}.")
     check_count("batch_size", batch_size)
-    chosen_metrics = choose_metrics(metrics, boxes=boxes is not None)
-    pictures = list_pictures(photographs, read_boxes(Path(boxes)) if boxes is not None else {})
+    chosen_metrics = choose_metrics(metrics, objects=boxes is not None or masks is not None)
+    pictures = list_pictures(photographs)
+    sources = [picture.source for picture in pictures]
+    if boxes is not None:
+        found = boxes_by_photograph(read_boxes(Path(boxes)), sources)
+        pictures = [replace(picture, boxes=tuple(found[picture.source])) for picture in pictures]
+    if masks is not None:
+        files = masks_by_photograph(Path(masks).absolute(), sources)
+        pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
     names = choose_methods(methods, subjects)
     settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target)
     return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size)
 
 
-def list_pictures(
-    photographs: Iterable[str | PathLike[str] | Image.Image], boxes: Mapping[str, Sequence[ObjectBox]]
-) -> list[Picture]:
+def list_pictures(photographs: Iterable[str | PathLike[str] | Image.Image]) -> list[Picture]:
     """List photographs, files and the pictures of folders before images of Pillow, each with a key of its own.
 
     Raises:
-        ValueError: none, a folder without pictures, or boxes of none of them.
+        ValueError: none, or a folder without pictures.
         TypeError: something that is no path and no image.
     """
     if isinstance(photographs, str | PathLike | Image.Image):
@@ -163,15 +189,11 @@ def list_pictures(
     files = [path.absolute() for path in find_photographs(paths)] if paths else []
     names = [file.name for file in files]
     names += [Path(getattr(image, "filename", "") or f"picture {i}").name for i, image in enumerate(images, 1)]
-    if boxes and not set(boxes) & set(names):
-        raise ValueError(
-            f"`boxes` must name photographs in its column file, e.g. {names[0]!r}, but has e.g. {next(iter(boxes))!r}."
-        )
     pictures = []
     for number, (key, name) in enumerate(zip(slugs(names), names, strict=True)):
         image = images[number - len(files)] if number >= len(files) else None
         path = files[number] if image is None else Path(PICTURES, f"{key}.png")
-        pictures.append(Picture(key, printable(name), path, tuple(boxes.get(name, ())), image))
+        pictures.append(Picture(key, printable(name), path, image=image))
     return pictures
 
 
@@ -232,14 +254,14 @@ def choose_methods(methods: Iterable[str] | None, subjects: Mapping[str, Subject
     return chosen
 
 
-def choose_metrics(metrics: Iterable[str | Metric] | None, *, boxes: bool) -> list[Metric]:
-    """Find metrics by their names, or choose the cheap ones, without those that need boxes where there are none.
+def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> list[Metric]:
+    """Find metrics by their names, or choose the cheap ones, without those that need objects where none are given.
 
     Raises:
-        ValueError: an unknown metric, two of one name, or one that needs boxes where there are none.
+        ValueError: an unknown metric, two of one name, or one that needs objects where none are given.
     """
     if metrics is None:
-        return [METRICS[name] for name in DEFAULT_METRICS if boxes or "boxes" not in METRICS[name].needs]
+        return [METRICS[name] for name in DEFAULT_METRICS if objects or "object" not in METRICS[name].needs]
     found: dict[str, Metric] = {}
     for metric in [metrics] if isinstance(metrics, str) else metrics:
         name = metric if isinstance(metric, str) else metric.name
@@ -250,8 +272,8 @@ def choose_metrics(metrics: Iterable[str | Metric] | None, *, boxes: bool) -> li
         if name in found or name in COSTS:
             raise ValueError(f"`metrics` must have a name each, but got {name!r} twice.")
         found[name] = METRICS[metric] if isinstance(metric, str) else metric
-        if "boxes" in found[name].needs and not boxes:
-            raise ValueError(f"`metrics` has {name!r}, which needs `boxes`, but got none.")
+        if "object" in found[name].needs and not objects:
+            raise ValueError(f"`metrics` has {name!r}, which needs `boxes` or `masks`, but got neither.")
     return list(found.values())
 
 
@@ -263,7 +285,10 @@ def check_target(target: int | str, *, boxes: bool) -> None:
     elif target not in ("pred", "boxes"):
         raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', but got {target!r}.")
     elif target == "boxes" and not boxes:
-        raise ValueError("`target` 'boxes' is the class of each photograph's first box, but `boxes` is not given.")
+        raise ValueError(
+            "`target` 'boxes' is the class of each photograph's first box, but `boxes` is not given, and masks have no "
+            "class."
+        )
 
 
 def describe_metric(metric: Metric) -> dict[str, Any]:

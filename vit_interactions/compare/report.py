@@ -27,7 +27,17 @@ from vit_interactions.compare.figures import (
     prediction_text,
     ranking_of,
 )
-from vit_interactions.compare.pictures import Picture, Tile, map_uri, photograph_uri, text_uri, themed, tile
+from vit_interactions.compare.masks import read_mask
+from vit_interactions.compare.pictures import (
+    Picture,
+    Tile,
+    map_uri,
+    outline_uri,
+    photograph_uri,
+    text_uri,
+    themed,
+    tile,
+)
 from vit_interactions.compare.plan import CONTROL
 from vit_interactions.compare.report_tables import (
     Best,
@@ -76,10 +86,11 @@ class ShotPart:
 
 @dataclass(frozen=True)
 class Shot:
-    """One photograph of a report; `picture` is None where the file is gone."""
+    """One photograph of a report; `picture` is None where the file is gone, `outline` where no mask can be read."""
 
     name: str
     picture: Markup | None
+    outline: Markup | None
     parts: list[ShotPart]
 
 
@@ -187,7 +198,17 @@ def _shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd.Dat
                 value_rows(own, comparison.methods, heads),
             )
         )
-    return Shot(photograph["name"], _picture(comparison, key), parts)
+    return Shot(photograph["name"], _picture(comparison, key), _outline(photograph), parts)
+
+
+def _outline(photograph: Mapping[str, Any]) -> Markup | None:
+    """The outline of the photograph's mask, if there is one of its size."""
+    if photograph.get("mask") is None:
+        return None
+    try:
+        return outline_uri(read_mask(Path(photograph["mask"]), tuple(photograph["size"])))
+    except ValueError:  # the failures say so
+        return None
 
 
 def _picture(comparison: "Comparison", key: str) -> Markup | None:

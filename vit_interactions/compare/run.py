@@ -22,7 +22,6 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.observe import evaluating
-from vit_interactions.compare.boxes import ObjectBox
 from vit_interactions.compare.maps import explain_batch
 from vit_interactions.compare.measure import Seen, Subject, look, measure
 from vit_interactions.compare.plan import Picture, Plan
@@ -52,7 +51,8 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         plan: what to compare.
         folder: of the comparison; made if missing.
         process: takes each `process.world`-th batch of photographs.
-        resume: keep what is there of the same photographs and boxes, unless it failed for a reason that may have gone.
+        resume: keep what is there of the same photographs and objects, unless it failed for a reason that may have
+            gone.
 
     Raises:
         ValueError: as of `check_folder`.
@@ -88,15 +88,15 @@ class Job:
     """One photograph under one model.
 
     Attributes:
+        picture: the photograph.
         file: of the photograph; None where it could not be read.
-        boxes: around its objects.
         path: of the unit to write.
         unit: what is known of it.
         settled: whether the unit is there already.
     """
 
+    picture: Picture
     file: Path | None
-    boxes: Sequence[ObjectBox]
     path: Path
     unit: Unit
     settled: bool = False
@@ -104,7 +104,7 @@ class Job:
 
 def begin(picture: Picture, folder: Path, path: Path, *, resume: bool) -> Job:
     """Find out what a unit is made from, and whether an earlier one was made from the same."""
-    job = Job(None, picture.boxes, path, Unit({"boxes": picture.as_json()["boxes"], "sha256": None}))
+    job = Job(picture, None, path, Unit({**picture.objects(), "sha256": None}))
     with written_down(job):
         job.file = picture.write_to(folder)
         job.unit.origin["sha256"] = sha256(job.file)
@@ -129,8 +129,8 @@ def work_off(plan: Plan, subject: Subject, jobs: Sequence[Job]) -> None:
         for (job, seen), maps in zip(looked, found, strict=True):
             if not job.settled:
                 seed = seed_of(plan.seed, int(job.unit.origin["sha256"][:15], 16))
-                found_here = measure(subject, seen, maps, plan.settings, plan.metrics, seed)
-                write_unit(job.path, replace(job.unit, **vars(found_here), view=seen.view.as_json()))
+                findings = measure(subject, seen, maps, plan.settings, plan.metrics, seed)
+                write_unit(job.path, replace(job.unit, **vars(findings), view=seen.view.as_json()))
                 job.settled = True
     for job in jobs:
         if not job.settled:
@@ -144,7 +144,8 @@ def look_at(plan: Plan, subject: Subject, job: Job) -> Seen | None:
         with written_down(job):
             image = load_photograph(job.file)
             job.unit.size = list(image.size)
-            seen = look(subject, prepare(image, subject.model), job.boxes, plan.settings.target)
+            photograph = prepare(image, subject.model)
+            seen = look(subject, photograph, job.picture.boxes, job.picture.mask, plan.settings.target)
     return seen
 
 

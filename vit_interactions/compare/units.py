@@ -64,7 +64,8 @@ class Unit:
     """What was found about one photograph under one model.
 
     Attributes:
-        origin: what it was made from: the photograph's boxes and SHA-256 (None where the file could not be read).
+        origin: what it was made from: the photograph's boxes, and the SHA-256 of its mask and of itself (None where the
+            file could not be read, or there is none).
         size: (width, height) of the photograph in pixels; None where it could not be read.
         view: how the model saw it, see `View`; None where nothing could be measured.
         values: method -> metric -> value.

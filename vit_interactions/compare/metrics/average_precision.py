@@ -7,8 +7,8 @@ by Chefer et al., Transformer Interpretability Beyond Attention Visualization, C
 import torch
 from torch import Tensor
 
-from vit_interactions.compare.metrics.boxes import check_boxes
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
+from vit_interactions.compare.metrics.object import check_object
 from vit_interactions.compare.metrics.patch_map import check_map
 
 
@@ -37,7 +37,7 @@ def average_precision(patch_map: Tensor, inside: Tensor) -> float:
 
 
 def _measure(case: Case, patch_map: Tensor) -> Score:
-    return Score(average_precision(check_map(patch_map, case.layout.grid), check_boxes(case)))
+    return Score(average_precision(check_map(patch_map, case.layout.grid), check_object(case)))
 
 
 AVERAGE_PRECISION = Metric(
@@ -46,7 +46,7 @@ AVERAGE_PRECISION = Metric(
     range=(0.0, 1.0),
     source="Chefer et al., CVPR 2021; over patches",
     parameters={"ties": "taken together"},
-    needs=frozenset({"boxes"}),
+    needs=frozenset({"object"}),
     cost="no forward pass",
     measure=_measure,
 )

@@ -1,12 +1,12 @@
-"""Energy in box: which share of the map lies on the object?
+"""Energy in box, or in mask: which share of the map lies on the object?
 
 Source: Wang et al., Score-CAM, CVPR Workshops 2020, Sec. 4.4 (energy-based pointing game).
 """
 
 from torch import Tensor
 
-from vit_interactions.compare.metrics.boxes import check_boxes
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
+from vit_interactions.compare.metrics.object import check_object
 from vit_interactions.compare.metrics.patch_map import check_map
 
 
@@ -30,7 +30,7 @@ def energy_in_box(patch_map: Tensor, inside: Tensor) -> float:
 
 
 def _measure(case: Case, patch_map: Tensor) -> Score:
-    return Score(energy_in_box(check_map(patch_map, case.layout.grid), check_boxes(case)))
+    return Score(energy_in_box(check_map(patch_map, case.layout.grid), check_object(case)))
 
 
 ENERGY_IN_BOX = Metric(
@@ -39,7 +39,7 @@ ENERGY_IN_BOX = Metric(
     range=(0.0, 1.0),
     source="Wang et al., Score-CAM, CVPR Workshops 2020",
     parameters={"scale": "map minus its minimum"},
-    needs=frozenset({"boxes"}),
+    needs=frozenset({"object"}),
     cost="no forward pass",
     measure=_measure,
 )

@@ -1,12 +1,12 @@
-"""Intersection over union of the object's boxes and the map above a threshold.
+"""Intersection over union of the object and the map above a threshold.
 
 Source: Leem and Seo, Attention Guided CAM, AAAI 2024 (threshold 0.5 of the min-max scaled map).
 """
 
 from torch import Tensor
 
-from vit_interactions.compare.metrics.boxes import check_boxes
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
+from vit_interactions.compare.metrics.object import check_object
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.functional.checks import check_fraction
 
@@ -43,7 +43,7 @@ def iou(threshold: float = 0.5, *, name: str = "iou") -> Metric:
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         values = check_map(patch_map, case.layout.grid)
-        return Score(intersection_over_union(values, check_boxes(case), threshold))
+        return Score(intersection_over_union(values, check_object(case), threshold))
 
     return Metric(
         name=name,
@@ -51,7 +51,7 @@ def iou(threshold: float = 0.5, *, name: str = "iou") -> Metric:
         range=(0.0, 1.0),
         source="Leem and Seo, Attention Guided CAM, AAAI 2024",
         parameters={"threshold": threshold, "scale": "min-max"},
-        needs=frozenset({"boxes"}),
+        needs=frozenset({"object"}),
         cost="no forward pass",
         measure=measure,
     )

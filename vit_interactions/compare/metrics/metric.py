@@ -20,7 +20,7 @@ class Case:
         inputs: (1, channels, height, width), normalised, on the model's device.
         target: the class that was explained.
         layout: where the patches are.
-        inside: (rows, cols) bool, the patches whose centre lies in the object's boxes; None without boxes.
+        inside: (rows, cols) bool, the patches on the object; None where it is not known.
         explain: model, inputs (batch, channels, height, width) and target to maps (batch, rows, cols), more = more
             relevant; None where the method cannot be run again.
         mean: of the normalisation, one number a channel.
@@ -78,7 +78,7 @@ class Metric:
         range: (lowest, highest) possible value.
         source: the paper.
         parameters: every setting that changes the value, for reports.
-        needs: "boxes" where `Case.inside` must be given, "explain" where `Case.explain` must.
+        needs: "object" where `Case.inside` must be given, "explain" where `Case.explain` must.
         cost: in words, for one map.
         measure: case and map (rows, cols), more = more relevant, to the score; raises ValueError with the reason where
             the score of this map is not defined.

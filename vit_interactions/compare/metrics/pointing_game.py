@@ -6,8 +6,8 @@ pixels, which is about one patch.
 
 from torch import Tensor
 
-from vit_interactions.compare.metrics.boxes import check_boxes
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
+from vit_interactions.compare.metrics.object import check_object
 from vit_interactions.compare.metrics.patch_map import check_map
 
 
@@ -30,7 +30,7 @@ def pointing_game(patch_map: Tensor, inside: Tensor) -> float:
 
 
 def _measure(case: Case, patch_map: Tensor) -> Score:
-    return Score(pointing_game(check_map(patch_map, case.layout.grid), check_boxes(case)))
+    return Score(pointing_game(check_map(patch_map, case.layout.grid), check_object(case)))
 
 
 POINTING_GAME = Metric(
@@ -38,8 +38,8 @@ POINTING_GAME = Metric(
     direction="higher",
     range=(0.0, 1.0),
     source="Zhang et al., Top-Down Neural Attention by Excitation Backprop, IJCV 2018",
-    parameters={"hit": "centre of the highest patch in a box; of several highest, the share"},
-    needs=frozenset({"boxes"}),
+    parameters={"hit": "highest patch on the object; of several highest, the share"},
+    needs=frozenset({"object"}),
     cost="no forward pass",
     measure=_measure,
 )

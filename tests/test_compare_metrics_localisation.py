@@ -14,7 +14,7 @@ from vit_interactions.compare.metrics.pointing_game import pointing_game
 
 from .test_compare_metrics import planted_case, random_map
 
-BOXED = [name for name in METRICS if "boxes" in METRICS[name].needs]
+LOCALISING = [name for name in METRICS if "object" in METRICS[name].needs]
 
 
 def box(rows: slice, cols: slice, grid: tuple[int, int] = (4, 4)) -> Tensor:
@@ -26,15 +26,15 @@ def box(rows: slice, cols: slice, grid: tuple[int, int] = (4, 4)) -> Tensor:
 INSIDE = box(slice(1, 3), slice(2, 4))
 
 
-@pytest.mark.parametrize("name", BOXED)
-def test_the_box_itself_is_the_best_map_and_its_negative_the_worst(name: str) -> None:
+@pytest.mark.parametrize("name", LOCALISING)
+def test_the_object_itself_is_the_best_map_and_its_negative_the_worst(name: str) -> None:
     case = planted_case(inside=INSIDE)
     assert METRICS[name].measure(case, INSIDE.double()).value == 1.0
     worst = METRICS[name].measure(case, -INSIDE.double()).value
-    assert worst == (0.25 if name == "average_precision" else 0.0)  # all patches are needed to find the box
+    assert worst == (0.25 if name == "average_precision" else 0.0)  # all patches are needed to find the object
 
 
-@pytest.mark.parametrize("name", BOXED)
+@pytest.mark.parametrize("name", LOCALISING)
 def test_scale_and_shift_of_the_map_do_not_matter(name: str) -> None:
     case, values = planted_case(inside=INSIDE), random_map((4, 4), 6)
     score = METRICS[name].measure(case, values).value
@@ -42,7 +42,7 @@ def test_scale_and_shift_of_the_map_do_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pointing_game", "energy_in_box", "average_precision"])
-def test_a_random_map_gets_about_the_share_of_the_box(name: str) -> None:
+def test_a_random_map_gets_about_the_share_of_the_object(name: str) -> None:
     grid = (14, 14)
     inside = box(slice(2, 9), slice(0, 7), grid)  # a quarter
     measure = {
@@ -54,16 +54,16 @@ def test_a_random_map_gets_about_the_share_of_the_box(name: str) -> None:
     assert sum(scores) / 400 == pytest.approx(0.25, abs=0.07 if name == "pointing_game" else 0.03)
 
 
-@pytest.mark.parametrize("name", BOXED)
-def test_without_boxes_or_a_patch_in_them_there_is_no_score(name: str) -> None:
-    with pytest.raises(ValueError, match="but this photograph has none of the explained class"):
+@pytest.mark.parametrize("name", LOCALISING)
+def test_without_an_object_or_a_patch_on_it_there_is_no_score(name: str) -> None:
+    with pytest.raises(ValueError, match="needs to know where the object is"):
         METRICS[name].measure(planted_case(inside=None), INSIDE.double())
-    with pytest.raises(ValueError, match="hold the centre of no patch"):
+    with pytest.raises(ValueError, match="the object holds no patch"):
         METRICS[name].measure(planted_case(inside=torch.zeros(4, 4, dtype=torch.bool)), INSIDE.double())
 
 
-@pytest.mark.parametrize("name", BOXED)
-def test_a_box_around_everything_is_always_hit(name: str) -> None:
+@pytest.mark.parametrize("name", LOCALISING)
+def test_an_object_that_is_everywhere_is_always_hit(name: str) -> None:
     case, values = planted_case(inside=torch.ones(4, 4, dtype=torch.bool)), random_map((4, 4), 6)
     if name == "iou":
         assert METRICS[name].measure(case, values).value == pytest.approx(

@@ -1,0 +1,49 @@
+"""Which photograph is meant where boxes and masks name one."""
+
+from collections.abc import Callable, Iterable
+from pathlib import PurePath
+from typing import TypeVar
+
+Named = TypeVar("Named", bound=PurePath)
+
+
+def match(
+    argument: str,
+    names: Iterable[PurePath],
+    photographs: Iterable[Named],
+    called: Callable[[PurePath], PurePath] = lambda path: path,
+) -> dict[PurePath, Named]:
+    """Find for each name the photograph whose path ends with it, folder by folder.
+
+    Args:
+        argument: that the names were given by, for errors.
+        names: of files, with as many folders before them as tell photographs apart.
+        photographs: their paths.
+        called: what is compared with names in the place of a photograph's path.
+
+    Returns:
+        The photographs of the names that fit one; others are left out.
+
+    Raises:
+        ValueError: a name that fits several photographs.
+
+    Example:
+        >>> from pathlib import PurePosixPath as P
+        >>> match("boxes", [P("b/cat.png")], [P("/a/cat.png"), P("/b/cat.png")])
+        {PurePosixPath('b/cat.png'): PurePosixPath('/b/cat.png')}
+    """
+    alike: dict[str, list[Named]] = {}
+    for path in dict.fromkeys(photographs):
+        alike.setdefault(called(path).name, []).append(path)
+    found = {}
+    for name in names:
+        parts = name.parts
+        fitting = [path for path in alike.get(name.name, ()) if called(path).parts[-len(parts) :] == parts]
+        if len(fitting) > 1:
+            raise ValueError(
+                f"`{argument}` must tell photographs apart, but {str(name)!r} fits {len(fitting)}, e.g. "
+                f"{str(fitting[0])!r} and {str(fitting[1])!r}: put folders before the name that only one of them has."
+            )
+        if fitting:
+            found[name] = fitting[0]
+    return found
