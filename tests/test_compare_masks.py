@@ -308,13 +308,13 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
 
 def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    original = running.measure
+    original = running.look
 
     def counted(*arguments: Any) -> Any:
         measured.append(arguments[1].image.size)
         return original(*arguments)
 
-    monkeypatch.setattr(running, "measure", counted)
+    monkeypatch.setattr(running, "look", counted)
 
     def made() -> list[tuple[int, int]]:
         measured.clear()

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 import vit_interactions as vi
 from vit_interactions.cli import main
 from vit_interactions.figures.training import training_figure
-from vit_interactions.files import write_whole
 from vit_interactions.process import Process
 from vit_interactions.seeds import seeded
 from vit_interactions.training.assembly import Renormalized, input_config, make_teacher
@@ -515,19 +514,6 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         load_checkpoint(path)
     save_checkpoint(path, {"step": 3, "weights": torch.ones(2)})
     assert load_checkpoint(path)["step"] == 3
-
-
-def test_a_file_that_could_not_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_whole(path, lambda file: file.write(b"old"))
-
-    def broken(file: Any) -> None:
-        file.write(b"ne")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        write_whole(path, broken)
-    assert path.read_bytes() == b"old"
 
 
 def test_logs_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:

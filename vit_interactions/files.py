@@ -40,8 +40,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Write JSON, whole or not at all.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON does not have.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold finite numbers only, since JSON has no others: {error}.") from error
+    write_text(path, text + "\n")
 
 
 def partial_path(path: Path, writer: int | None = None) -> Path:

@@ -38,7 +38,9 @@ class Measured(Generic[Result]):
 
 
 def measured(call: Callable[[], Result], device: torch.device) -> Measured[Result]:
-    """Make a call and measure it.
+    """Make a call and measure it, until the device has done all of it.
+
+    On mps the peak is None: torch says what is held there at a moment, but keeps no peak.
 
     Example:
         >>> measured(lambda: 1 + 1, torch.device("cpu")).result
@@ -47,17 +49,26 @@ def measured(call: Callable[[], Result], device: torch.device) -> Measured[Resul
     before = _start(device)
     started = time.perf_counter()
     result = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     seconds = time.perf_counter() - started
     peak = _peak(device)
     return Measured(result, seconds, None if before is None or peak is None else max(0, peak - before))
 
 
-def _start(device: torch.device) -> int | None:
-    """Let the peak begin anew, and return the bytes that are held; None where the system does not tell."""
+def _wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _start(device: torch.device) -> int | None:
+    """Let the peak begin anew, and return the bytes that are held; None where the system does not tell."""
+    _wait_for(device)
+    if device.type == "mps":
+        return None
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     with contextlib.suppress(OSError, AttributeError):  # memory that is free already would hide what a call needs

@@ -249,12 +249,14 @@ def see(subject: Subject, inputs: Tensor, target: int | None, layout: TokenLayou
     """Classify one image (1, channels, height, width), and say what is explained of it.
 
     Raises:
-        ValueError: `target` is none of the model's classes.
+        ValueError: `target` is none of the model's classes, or scores are not finite.
     """
     if not has_classes(subject.model):
         return View(None, None, layout, placement)
     output = subject.model(inputs)
     scores = getattr(output, "logits", output)[0].softmax(-1).tolist()
+    if not all(map(isfinite, scores)):
+        raise ValueError("the model gave NaN or infinite scores.")
     if target is not None and not 0 <= target < len(scores):
         raise ValueError(f"`target` must be one of the classes 0 ... {len(scores) - 1}, but got {target}.")
     predicted = max(range(len(scores)), key=scores.__getitem__)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,8 @@ def check_target(target: int | str, *, boxes: bool) -> None:
 
 
 def describe_metric(metric: Metric) -> dict[str, Any]:
-    """Return what a metric says of itself, as JSON gives it back."""
+    """Return what a metric says of itself, as JSON gives it back; an end of its range that is no number is None."""
     said = {name: value for name, value in vars(metric).items() if name not in ("name", "measure")}
-    plain: dict[str, Any] = json.loads(json.dumps({**said, "needs": sorted(metric.needs)}, default=str))
+    said |= {"needs": sorted(metric.needs), "range": [end if isfinite(end) else None for end in metric.range]}
+    plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
     return plain

@@ -4,12 +4,44 @@ Pairs enter the relevant ones in a fixed order as α grows, so that the first st
 relevant says all: the page needs no values of U to find windows exactly as `functional.windows` does.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 STEPS = 250  # of α
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """The steps of both sliders, and what is relevant from each α on.
+
+    Attributes:
+        alphas: of the slider, ascending from 0 to 1.
+        betas: likewise.
+        steps: (patches, patches), from `first_relevant`.
+        values: (alphas,), from `step_values`.
+    """
+
+    alphas: list[float]
+    betas: list[float]
+    steps: NDArray[np.uint8]
+    values: NDArray[np.float64]
+
+
+def climb(uncertainty: Tensor, alpha: float, beta: float) -> Ladder:
+    """Find for U (patches, patches) of one image what is relevant at every step of sliders with α and β among them.
+
+    Example:
+        >>> ladder = climb(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), 0.25, 0.2)
+        >>> int(ladder.steps[0, 0]), ladder.alphas[1]
+        (1, 0.25)
+    """
+    alphas = alpha_steps(alpha, uncertainty.numel())
+    steps = first_relevant(uncertainty, alphas)
+    return Ladder(alphas, beta_steps(beta), steps, step_values(uncertainty, steps, len(alphas)))
 
 
 def alpha_steps(alpha: float, pairs: int) -> list[float]:

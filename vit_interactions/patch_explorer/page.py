@@ -25,13 +25,7 @@ from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
 from vit_interactions.figures.values import NOISE
 from vit_interactions.functional.indiscriminative import informativeness
-from vit_interactions.patch_explorer.ladder import (
-    alpha_steps,
-    beta_steps,
-    first_relevant,
-    step_values,
-    worst_error,
-)
+from vit_interactions.patch_explorer.ladder import Ladder, climb, worst_error
 from vit_interactions.patch_explorer.plots import mosaic_plot, photograph_plot
 from vit_interactions.patch_explorer.study import Study
 from vit_interactions.wording import class_in_words, printable
@@ -58,66 +52,20 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
         alpha: where its slider begins.
         beta: likewise.
     """
-    uncertainty, layout, attention = found.uncertainty, found.layout, found.attention
-    alphas, betas = alpha_steps(alpha, layout.patches**2), beta_steps(beta)
-    steps = first_relevant(uncertainty, alphas)
-    values = step_values(uncertainty, steps, len(alphas))
-    order = informativeness(uncertainty[None])[0].argsort(stable=True).argsort()
-    layers, heads = attention.values.shape[:2]
-    columns = layers if heads > 1 else min(layers, WRAPPED)
-    facts: dict[str, Any] = {
-        "grid": layout.grid,
-        "size": found.photograph.image.size,
-        "extent": found.photograph.box_of_extent(layout.extent),
-        "prefix": layout.prefix,
-        "patch": int((uncertainty.sum(1) - uncertainty.diagonal()).argmax()),
-        "alphas": alphas,
-        "alpha_step": alphas.index(float(alpha)),
-        "betas": betas,
-        "beta_step": betas.index(float(beta)),
-        "drop_counts": [round(share * layout.patches) for share in betas],
-        "values": [None if np.isnan(value) else float(value) for value in values],
-        "many": MANY,
-        "decades": DECADES,
-        "noise": NOISE,
-        "palette": _palette(),
-        "open": OPEN_WINDOWS,
-        "form": attention.form,
-        "layers": layers,
-        "heads": heads,
-        "layer": layers // 2,
-        "columns": columns,
-        "lines": heads if heads > 1 else -(-layers // columns) if layers else 0,
-        "levels": attention.levels,
-    }
-    facts["photographs"] = [name for name in PANELS if name != "head" or layers]
-    facts["plots"] = _plots(found, facts)
-    blocks: dict[str, NDArray[Any]] = {
-        "pairs": steps,
-        "order": order.cpu().numpy().astype(np.uint16),
-        "attention": attention.packed(),
-        "peaks": attention.peaks,
-        "insides": attention.inside,
-    }
+    ladder = climb(found.uncertainty, alpha, beta)
+    facts = page_facts(found, ladder, alpha, beta)
     bokeh, script = _bokeh(), _read("explorer.js")
     page = dict(
         title=printable(title),
         model=printable(model),
         prediction=_prediction(found),
-        rows=layout.rows,
-        cols=layout.cols,
-        patches=layout.patches,
-        form=attention.form,
-        column_names=range(layers) if heads > 1 else [],
-        line_names=range(heads) if heads > 1 else _spans(layers, columns) if layers else [],
-        all_heads=attention.all_heads,
-        levels=attention.levels,
-        precision=f"{100 * max(worst_error(uncertainty, steps, values), 1e-4):.1g} %",
+        **_tiles(found, facts),
+        precision=f"{100 * max(worst_error(found.uncertainty, ladder.steps, ladder.values), 1e-4):.1g} %",
         colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
         policy=_policy(script, bokeh),
         picture=_picture(found.photograph.image),
         facts=facts,
-        blocks={"bokeh": pack(bokeh.encode()), **{name: pack(data.tobytes()) for name, data in blocks.items()}},
+        blocks={name: pack(data) for name, data in {"bokeh": bokeh.encode(), **_arrays(found, ladder)}.items()},
         style=Markup(_read("explorer.css")),
         script=Markup(script),
         version=version("vit_interactions"),
@@ -125,6 +73,85 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
     )
     template = _environment().get_template("page.html.jinja")
     return template.render(**page, megabytes=len(template.render(**page, megabytes=0.0).encode()) / 1e6)
+
+
+def page_facts(found: Study, ladder: Ladder, alpha: float, beta: float) -> dict[str, Any]:
+    """List what the page's script needs to know: numbers and names, no arrays."""
+    facts = {**_place(found), **_sliders(found, ladder, alpha, beta), **_looks(), **_shown_attention(found)}
+    facts["photographs"] = [name for name in PANELS if name != "head" or facts["layers"]]
+    facts["plots"] = _plots(found, facts)
+    return facts
+
+
+def _place(found: Study) -> dict[str, Any]:
+    """Say where the patches are, and which is chosen at first: the one of the largest U to others."""
+    return {
+        "grid": found.layout.grid,
+        "size": found.photograph.image.size,
+        "extent": found.photograph.box_of_extent(found.layout.extent),
+        "prefix": found.layout.prefix,
+        "patch": int((found.uncertainty.sum(1) - found.uncertainty.diagonal()).argmax()),
+    }
+
+
+def _sliders(found: Study, ladder: Ladder, alpha: float, beta: float) -> dict[str, Any]:
+    """List the steps of the sliders, where they begin, and what is relevant or dropped from each on."""
+    return {
+        "alphas": ladder.alphas,
+        "alpha_step": ladder.alphas.index(float(alpha)),
+        "betas": ladder.betas,
+        "beta_step": ladder.betas.index(float(beta)),
+        "drop_counts": [round(share * found.layout.patches) for share in ladder.betas],
+        "values": [None if np.isnan(value) else float(value) for value in ladder.values],
+    }
+
+
+def _looks() -> dict[str, Any]:
+    """List what the figures of the library draw by."""
+    return {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
+
+
+def _shown_attention(found: Study) -> dict[str, Any]:
+    """Say how the tiles of attention stand: heads below layers, or the means of the layers in lines."""
+    layers, heads = found.attention.values.shape[:2]
+    columns = layers if heads > 1 else min(layers, WRAPPED)
+    return {
+        "form": found.attention.form,
+        "layers": layers,
+        "heads": heads,
+        "layer": layers // 2,
+        "columns": columns,
+        "lines": heads if heads > 1 else -(-layers // columns) if layers else 0,
+        "levels": found.attention.levels,
+    }
+
+
+def _tiles(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """Say in the page what its figures hold: how many patches, and the names of the lines and columns of tiles."""
+    layers, heads = facts["layers"], facts["heads"]
+    return {
+        "rows": found.layout.rows,
+        "cols": found.layout.cols,
+        "patches": found.layout.patches,
+        "form": facts["form"],
+        "column_names": range(layers) if heads > 1 else [],
+        "line_names": range(heads) if heads > 1 else _spans(layers, facts["columns"]) if layers else [],
+        "all_heads": found.attention.all_heads,
+        "levels": facts["levels"],
+    }
+
+
+def _arrays(found: Study, ladder: Ladder) -> dict[str, bytes]:
+    """Collect the arrays that the page's script reads, by the element that holds them."""
+    order = informativeness(found.uncertainty[None])[0].argsort(stable=True).argsort()
+    arrays: dict[str, NDArray[Any]] = {
+        "pairs": ladder.steps,
+        "order": order.cpu().numpy().astype(np.uint16),
+        "attention": found.attention.packed(),
+        "peaks": found.attention.peaks,
+        "insides": found.attention.inside,
+    }
+    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def pack(data: bytes) -> str:

@@ -6,6 +6,7 @@ import inspect
 import io
 import typing
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -127,9 +128,10 @@ def as_table(model: str, evaluation: Evaluation) -> Table:
 
 
 def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluation) -> None:
-    """Write an evaluation as JSON, with its settings, or as CSV of a header and a row."""
+    """Write an evaluation as JSON, with its settings, or as CSV of a header and a row, where NaN is nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    row = {"model": settings.model, **evaluation.as_row()}
+    numbers = {name: value if isfinite(value or 0) else None for name, value in evaluation.as_row().items()}
+    row = {"model": settings.model, **numbers}
     if path.suffix == ".json":
         unused = {} if settings.teacher else {"alpha": None, "beta": None}
         write_json(path, {**row, "settings": settings.as_json() | unused})
