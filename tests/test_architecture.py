@@ -155,17 +155,25 @@ def test_the_public_names_are_those_of_the_design() -> None:
     assert "EXPLAINERS" in vars(vit_interactions)
 
 
-def test_importing_the_package_loads_no_figures_and_no_other_explainers() -> None:
-    # captum.attr itself loads matplotlib.pyplot; what counts is what this package adds.
-    code = (
-        "import sys, captum.attr; before = set(sys.modules); import vit_interactions; "
-        "print(*sorted(set(sys.modules) - before), sep='\\n')"
+def added_by(*imports: str) -> list[set[str]]:
+    """The modules that each of some imports loads after those before it, in a new process."""
+    code = "import sys, captum.attr\nbefore = set(sys.modules)\n" + "".join(
+        f"import {name}\nprint(*set(sys.modules) - before)\nbefore = set(sys.modules)\n" for name in imports
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    added = set(result.stdout.split())
-    assert "vit_interactions.explain.raw_attention" in added
+    return [set(line.split()) for line in result.stdout.splitlines()]
+
+
+def test_importing_the_package_loads_no_figures_and_no_other_explainers() -> None:
+    # captum.attr itself loads matplotlib.pyplot; what counts is what this package adds.
+    package, command_line = added_by("vit_interactions", "vit_interactions.cli")
+    assert "vit_interactions.explain.raw_attention" in package
     unwanted = ("matplotlib", "captum.insights", "pytorch_grad_cam", "skimage", "typer", "vit_interactions.cli")
-    assert not [module for module in added if module.startswith(unwanted)]
+    assert not [module for module in package if module.startswith(unwanted)]
+    # What makes tables and pages is loaded when a command needs it, so that help comes soon.
+    assert "vit_interactions.compare.commands" in command_line
+    unwanted = ("pandas", "bokeh", "jinja2", "skimage", "pytorch_grad_cam")
+    assert not [module for module in package | command_line if module.startswith(unwanted)]
     # Nor do the layers import what draws, wherever in a file.
     for path in (path for layer in MAY_IMPORT.keys() - DRAW for path in (PACKAGE / layer).glob("*.py")):
         assert not [name for name in imported_modules(path) if name.startswith("matplotlib")], path

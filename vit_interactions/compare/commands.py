@@ -4,9 +4,8 @@ from contextlib import suppress
 from math import isnan
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +14,6 @@ from rich.text import Text
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
-from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
 from vit_interactions.compare.units import REFUSALS
 from vit_interactions.functional.checks import check_device
@@ -24,6 +22,12 @@ from vit_interactions.methods import all_methods
 from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
+
+# pandas takes a second to load.
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vit_interactions.compare.comparison import Comparison
 
 errors = Console(stderr=True, highlight=False)
 
@@ -131,7 +135,7 @@ def compare_command(
     end(comparison)
 
 
-def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str) -> list[Path]:
+def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> list[Path]:
     """Write the patch explorer's page of the first photographs under the first model, where it can be had."""
     # Bokeh is loaded only where a page is made.
     from vit_interactions.patch_explorer.pages import Pages, write_pages
@@ -156,13 +160,13 @@ def explorer_pages(comparison: Comparison, checkpoint: Path | None, device: str)
     return list(pages.done.values())
 
 
-def tables(comparison: Comparison) -> list[Table]:
+def tables(comparison: "Comparison") -> list[Table]:
     """Lay out the means of each model: metric by metric, the best method first."""
     summary = comparison.summary()
     return [model_table(model, summary[summary["model"] == model]) for model in comparison.models]
 
 
-def model_table(model: str, summary: pd.DataFrame) -> Table:
+def model_table(model: str, summary: "pd.DataFrame") -> Table:
     """Lay out the means of one model."""
     table = Table("metric", "method", "mean", "95 % interval", "photographs", title=Text(printable(model)))
     for column in table.columns[2:]:
@@ -179,7 +183,7 @@ def model_table(model: str, summary: pd.DataFrame) -> Table:
     return table
 
 
-def end(comparison: Comparison) -> None:
+def end(comparison: "Comparison") -> None:
     """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
     failures = comparison.failures()
     groups = list(failures.groupby(["model", "method", "metric", "reason"], sort=False))

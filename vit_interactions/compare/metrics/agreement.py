@@ -1,16 +1,18 @@
 """Which methods say the same of a photograph."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
 
 from vit_interactions.compare.metrics.rank_correlation import spearman
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> pd.DataFrame:
+
+def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> "pd.DataFrame":
     """Compute Spearman's rank correlation between the maps of each two methods.
 
     Args:
@@ -27,6 +29,8 @@ def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> pd.DataFrame:
         >>> agreement({"one": np.array([[0, 1, 2]]), "other": np.array([[9, 5, 1]])}).loc["one", "other"]
         np.float64(-1.0)
     """
+    import pandas as pd  # takes a second
+
     shapes = {name: values.shape for name, values in maps.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"`maps` must have one shape, but got {shapes}.")
