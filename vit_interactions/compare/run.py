@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,6 @@ def track(work: list[Any], process: Process) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    seen = process.first and (console.is_terminal or console.is_jupyter)
+    seen = process.first and (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None))
     with Progress(*columns, console=console, disable=not seen) as progress:
         yield from progress.track(work)

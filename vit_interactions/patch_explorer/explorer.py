@@ -22,6 +22,8 @@ class ExplorerPage:
 
     Example:
         >>> page = ExplorerPage("<!DOCTYPE html>")
+        >>> page
+        ExplorerPage of 0.0 MB
         >>> page._repr_html_()[:31]
         '<iframe sandbox="allow-scripts"'
     """
@@ -35,6 +37,9 @@ class ExplorerPage:
         partial = file.with_name(f".{file.name}.partial")
         partial.write_text(self.html, encoding="utf-8")
         return partial.replace(file)
+
+    def __repr__(self) -> str:
+        return f"ExplorerPage of {len(self.html.encode('utf-8', 'replace')) / 1e6:.1f} MB"
 
     def _repr_html_(self) -> str:
         return (
