@@ -126,6 +126,11 @@ def test_a_few_photographs_are_shown_with_their_maps_at_their_places(tmp_path: P
     with page(write(tmp_path / "n.html", html_of(compared))) as p:
         assert p.run("document.querySelectorAll('.shot').length") == 2
         assert p.run("document.querySelectorAll('.map').length") == 2 * len(METHODS)
+        captions = p.run("[...document.querySelectorAll('figcaption')].map(each => each.textContent)")
+        assert captions[: 1 + len(METHODS)] == [
+            *("photograph", "gmar", "attention rollout", "random map (control)"),
+            "responsive field size, the same everywhere",  # ones
+        ]
         box = p.run(
             """(() => {
                 const canvas = document.querySelector('.canvas.pale').getBoundingClientRect();

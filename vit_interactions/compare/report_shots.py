@@ -10,6 +10,7 @@ from markupsafe import Markup
 from vit_interactions.compare.figures import prediction_text
 from vit_interactions.compare.pictures import Tile, map_uri, photograph_uri, tile
 from vit_interactions.compare.report_tables import Column, Row, columns, value_rows
+from vit_interactions.figures.values import is_constant
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShotPart:
-    """What a report shows of one photograph under one model: `maps` are method and address, in the methods' order."""
+    """What a report shows of one photograph under one model.
+
+    `maps` are method, address, and whether the map has one value only, in the methods' order.
+    """
 
     model: str
     prediction: str
     place: Tile
     heads: list[Column]
-    maps: list[tuple[str, Markup]]
+    maps: list[tuple[str, Markup, bool]]
     absent: list[str]
     rows: list[Row]
 
@@ -63,7 +67,11 @@ def make_shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd
                 prediction_text(view),
                 tile(photograph["size"], view.placement.box(0, 0, width, height), objects),
                 heads,
-                [(method, map_uri(maps[method])) for method in comparison.methods if method in maps],
+                [
+                    (method, map_uri(maps[method]), is_constant(maps[method]))
+                    for method in comparison.methods
+                    if method in maps
+                ],
                 [method for method in comparison.methods if method not in maps],
                 value_rows(own, comparison.methods, heads),
             )
