@@ -6,13 +6,16 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from vit_interactions.compare.colors import POLICY, map_colors
+from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.figures import (
     agreement_figure,
     alike_together,
@@ -21,7 +24,9 @@ from vit_interactions.compare.figures import (
     draw_curves,
     grid_figure,
     ranking_figure,
+    ranking_of,
 )
+from vit_interactions.compare.metrics import METRICS
 from vit_interactions.compare.pictures import themed, tile
 
 from .compared import COLS, MEANS, METHODS, NAMES, ROWS, Compared
@@ -130,6 +135,32 @@ def test_the_grid_refuses_a_comparison_without_maps() -> None:
     compared.missing = dict.fromkeys(NAMES, tuple(METHODS))
     with pytest.raises(ValueError, match="none has"):
         grid_figure(compared, "vit")
+
+
+def test_the_grid_holds_as_many_photographs_as_matplotlib_draws() -> None:
+    compared = Compared(methods=METHODS[:1])
+    maps = dict.fromkeys(METHODS[:1], np.ones((ROWS, COLS)))
+    compared.maps = lambda model, key: maps  # type: ignore[method-assign]
+    keys = [f"{number}" for number in range(208)]
+    compared.photographs = [{**compared.photographs[0], "key": key} for key in keys]
+    with pytest.raises(ValueError, match=r"at most 207 photographs, which with 1 methods .* but got 208"):
+        grid_figure(compared, "vit")
+    # By hand: a band of 2.1 inches a photograph and 0.6 above at 150 dots an inch, of at most 65,535.
+    assert (207 * 2.1 + 0.6) * 150 <= 65535 < (208 * 2.1 + 0.6) * 150
+
+
+def test_titles_of_rankings_lie_in_the_figure() -> None:
+    long = "dynamic_accumulated_attention"
+    for metric in [*METRICS, *COSTS, "a_metric_of_the_lab_with_a_name_of_many_words", "unbroken" * 6]:
+        for direction in ("higher", "none"):
+            rows = [("vit", name, metric, 0.5, 0.4, 0.6, 3, direction) for name in (long, "random_map")]
+            [axes] = ranking_of(pd.DataFrame(rows, columns=list(Compared().summary())), "vit", metric).axes
+            rendered(axes.figure)
+            [title] = [text for text in axes.findobj(Text) if "better" in text.get_text()]
+            box, whole = title.get_window_extent(), axes.figure.bbox
+            assert whole.x0 < box.x0 < box.x1 < whole.x1, metric
+            assert whole.y0 < box.y0 < box.y1 < whole.y1, metric
+            assert title.get_text().split("\n")[-1] in ("higher is better", "neither end is better")
 
 
 @pytest.mark.parametrize("metric", MEANS)

@@ -497,8 +497,9 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
         assert len(found) == len(notes)
         assert all(note in text for note, text in zip(notes, found, strict=True))
         page = report(comparison, root / "report.html").read_text()
-        assert page.count("Note. ") == len(notes)
-        assert "<b>vit" not in page
+        for html in (page, comparison._repr_html_()):
+            assert html.count("Note. ") == len(notes)
+            assert "<b>vit" not in html
     image = prepare(load_photograph(root / "pictures" / "a.png"), model).input[None]
     windows = vi.responsive_field(
         vi.InteractionUncertainty(model).uncertainty(image), (4, 4), alpha=0.5, beta=0.2

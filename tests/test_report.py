@@ -14,7 +14,7 @@ import pytest
 import timm
 from PIL import Image
 
-from vit_interactions.compare import compare
+from vit_interactions.compare import compare, report_templates
 from vit_interactions.compare import report as report_module
 from vit_interactions.compare.colors import map_colors
 from vit_interactions.compare.comparison import Comparison
@@ -429,7 +429,7 @@ def test_a_report_is_the_same_each_time(text: str) -> None:
 
 
 def test_settings_are_written_as_people_read_them() -> None:
-    words: Any = report_module._in_words
+    words: Any = report_templates._in_words
     assert words({"a": [1, 2], "b": {"c": None}}) == "a = [1, 2], b = c = null"
     assert words("x") == "x"
     assert words(json.loads("0.1")) == "0.1"

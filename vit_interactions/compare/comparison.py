@@ -5,7 +5,6 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
-from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -198,22 +197,16 @@ class Comparison:
         return load_photograph(self.folder / path)
 
     def _repr_html_(self) -> str:
-        """Show the means in a notebook, methods x metrics."""
-        summary = self.summary()
-        parts = [f"<p>{escape(repr(self))}</p>"]
-        for model in self.models:
-            means = summary[summary["model"] == model].pivot(index="method", columns="metric", values="mean")
-            order = [name for name in (*self.metrics, *COSTS) if name in means.columns]
-            rows = [name for name in self.methods if name in means.index]
-            parts += [f"<h4>{escape(model)}</h4>", means.loc[rows, order].to_html(float_format="%.3g")]
-        return "\n".join(parts)
+        """Show the tables, the maps of a few photographs and what failed in a notebook."""
+        from vit_interactions.compare.report_notebook import notebook_html  # what draws, only where it is drawn
+
+        return notebook_html(self)
 
     def __repr__(self) -> str:
         missing = f", {self.unfinished} measurements to do" if self.unfinished else ""
-        return (
-            f"Comparison of {len(self.methods)} methods by {len(self.metrics)} metrics on {len(self._listed)} "
-            f"photographs and {len(self.models)} models in {self.folder}{missing}"
-        )
+        listed = {"method": self.methods, "metric": self.metrics, "photograph": self._listed, "model": self.models}
+        counts = ", ".join(f"{len(each)} {name}{'s' * (len(each) != 1)}" for name, each in listed.items())
+        return f"Comparison of {counts} in {self.folder}{missing}"
 
     @cached_property
     def _results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]], int]:

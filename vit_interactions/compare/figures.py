@@ -19,6 +19,7 @@ from vit_interactions.compare.plan import CONTROL
 from vit_interactions.figures import Photograph, draw_photograph
 from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.overlay import OPACITY
+from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
 from vit_interactions.wording import class_in_words, printable
 
@@ -33,7 +34,12 @@ CURVE_COLORS = ("#1f83c9", "#e07b00", "#1a9e77", "#d1495b", "#8f6bd0", "#a6761d"
 CURVE_LINES = ("-", "--", ":", "-.")
 COLUMNS = 8
 PANEL = 1.7  # inches
+TITLE = 0.4  # inches over a panel
+HEAD = 0.6  # inches over all panels
+DPI = 150
+HIGHEST = 2**16 - 1  # pixels of a picture of matplotlib
 NAME_LENGTH = 27  # characters of a line over a photograph
+METRIC_LENGTH = 23  # characters of a line over a ranking
 TEXT_SIZE = 8  # points
 
 
@@ -65,7 +71,8 @@ def grid_figure(
         methods: names; None: all that the comparison has.
 
     Raises:
-        ValueError: an unknown model, key or method, or no photograph with maps.
+        ValueError: an unknown model, key or method, no photograph with maps, or more than one picture holds (207 of
+            up to 7 methods, 103 of up to 15, 69 of up to 23).
     """
     listed = [photograph["key"] for photograph in comparison.photographs]
     _check_known("keys", keys or (), listed)
@@ -77,7 +84,13 @@ def grid_figure(
         raise ValueError(f"`keys` must name photographs that have maps of model {model!r}, but none has.")
     columns = min(COLUMNS, 1 + len(methods))
     bands = -(-(1 + len(methods)) // columns)
-    figure = Figure(figsize=(columns * PANEL, len(chosen) * bands * (PANEL + 0.4) + 0.6), dpi=150)
+    fit = int((HIGHEST / DPI - HEAD) / (bands * (PANEL + TITLE)))
+    if len(chosen) > fit:
+        raise ValueError(
+            f"`keys` must be at most {fit} photographs, which with {len(methods)} methods make a picture of "
+            f"{HIGHEST:,} pixels, the highest that matplotlib draws, but got {len(chosen)}."
+        )
+    figure = ShownFigure(figsize=(columns * PANEL, len(chosen) * bands * (PANEL + TITLE) + HEAD), dpi=DPI)
     figure.set_layout_engine("constrained")
     figure.suptitle(
         "\n".join(textwrap.wrap(f"{printable(model)}. {POLICY}", int(columns * PANEL * 15))), fontsize=TEXT_SIZE
@@ -114,7 +127,7 @@ def curves_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
 
 def curves_of(curves: Mapping[str, Array], metric: str, direction: str) -> Figure:
     """Draw what `curves_figure` draws from curves (points, 2) by method that are at hand."""
-    figure = Figure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=150, layout="constrained")
+    figure = ShownFigure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=DPI, layout="constrained")
     draw_curves(figure.add_subplot(), curves, metric, direction)
     return figure
 
@@ -137,7 +150,7 @@ def ranking_of(summary: pd.DataFrame, model: str, metric: str) -> Figure:
     rows = summary[(summary["model"] == model) & (summary["metric"] == metric)]
     if rows.empty:
         raise ValueError(f"`metric` must be one that has values for model {model!r}, but {metric!r} has none.")
-    figure = Figure(figsize=(3.9, 0.9 + 0.22 * len(rows)), dpi=150, layout="constrained")
+    figure = ShownFigure(figsize=(3.9, 0.9 + 0.22 * len(rows)), dpi=DPI, layout="constrained")
     draw_ranking(figure.add_subplot(), rows, metric)
     return figure
 
@@ -154,7 +167,7 @@ def agreement_figure(comparison: "Comparison", model: str) -> Figure:
 def agreement_of(correlations: pd.DataFrame) -> Figure:
     """Draw what `agreement_figure` draws from correlations (methods, methods) that are at hand."""
     side = 2.0 + 0.33 * len(correlations)
-    figure = Figure(figsize=(side + 0.8, side), dpi=150, layout="constrained")
+    figure = ShownFigure(figsize=(side + 0.8, side), dpi=DPI, layout="constrained")
     draw_agreement(figure.add_subplot(), correlations)
     return figure
 
@@ -188,9 +201,7 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
     labels = [_label(m) + " *" * fewer for m, fewer in zip(rows["method"], rows["fewer"], strict=True)]
     axes.set_yticks(places, labels)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_title(
-        f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left", parse_math=False
-    )
+    _metric_title(axes, metric, direction)
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right", "left"):
@@ -215,9 +226,7 @@ def draw_curves(axes: Axes, curves: Mapping[str, Array], metric: str, direction:
         bbox_to_anchor=(1.01, 0.5),
         handlelength=2.6,
     )
-    axes.set_title(
-        f"{metric_label(metric)}: {DIRECTIONS[direction]}", fontsize=TEXT_SIZE + 1, loc="left", parse_math=False
-    )
+    _metric_title(axes, metric, direction)
     across, up = CURVE_AXES.get(metric, ("share", "score"))
     axes.set_xlabel(across, fontsize=TEXT_SIZE)
     axes.set_ylabel(up, fontsize=TEXT_SIZE)
@@ -319,6 +328,12 @@ def _short(name: str) -> str:
 def _title(axes: Axes, text: str) -> None:
     lines = [printable(line) for part in text.split("\n") for line in textwrap.wrap(part, NAME_LENGTH)[:3] or [""]]
     axes.set_title("\n".join(lines), fontsize=TEXT_SIZE - 1, parse_math=False, usetex=False)
+
+
+def _metric_title(axes: Axes, metric: str, direction: str) -> None:
+    """Say what is drawn and which end is better, in lines that fit over the narrowest axes."""
+    lines = [*textwrap.wrap(printable(metric_label(metric)), METRIC_LENGTH), DIRECTIONS[direction]]
+    axes.set_title("\n".join(lines), fontsize=TEXT_SIZE + 1, loc="left", parse_math=False, usetex=False)
 
 
 def _label(method: str) -> str:

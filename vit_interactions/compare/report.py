@@ -6,39 +6,21 @@ page's security policy lets no other script run than its own, which its hash nam
 
 import base64
 import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
 import vit_interactions
 from vit_interactions.compare.citations import citations
 from vit_interactions.compare.colors import POLICY
-from vit_interactions.compare.figures import (
-    agreement_of,
-    curves_of,
-    prediction_text,
-    ranking_of,
-)
-from vit_interactions.compare.masks import read_mask
-from vit_interactions.compare.pictures import (
-    Picture,
-    Tile,
-    map_uri,
-    outline_uri,
-    photograph_uri,
-    text_uri,
-    themed,
-    tile,
-)
-from vit_interactions.compare.plan import CONTROL
+from vit_interactions.compare.figures import agreement_of, curves_of, ranking_of
+from vit_interactions.compare.pictures import Picture, text_uri, themed
+from vit_interactions.compare.report_shots import make_shot
 from vit_interactions.compare.report_tables import (
     Best,
     Column,
@@ -47,10 +29,9 @@ from vit_interactions.compare.report_tables import (
     columns,
     grouped_failures,
     summary_rows,
-    value_rows,
 )
+from vit_interactions.compare.report_templates import source, templates
 from vit_interactions.files import write_text
-from vit_interactions.wording import printable
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -69,29 +50,6 @@ class ModelPart:
     rankings: list[Picture]
     curves: list[Picture]
     agreement: Picture | None
-
-
-@dataclass(frozen=True)
-class ShotPart:
-    """What a report shows of one photograph under one model: `maps` are method and address, in the methods' order."""
-
-    model: str
-    prediction: str
-    place: Tile
-    heads: list[Column]
-    maps: list[tuple[str, Markup]]
-    absent: list[str]
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One photograph of a report; `picture` is None where the file is gone, `outline` where no mask can be read."""
-
-    name: str
-    picture: Markup | None
-    outline: Markup | None
-    parts: list[ShotPart]
 
 
 def report(comparison: "Comparison", path: str | PathLike[str]) -> Path:
@@ -118,12 +76,12 @@ def render(comparison: "Comparison") -> str:
     read = [photograph for photograph in listed if not photograph.get("error")]
     shown = [read[place * len(read) // SHOWN] for place in range(SHOWN)] if len(read) > SHOWN else read
     names = {photograph["key"]: photograph["name"] for photograph in listed}
-    environment = _environment()
-    script = _source(environment, "report.js")
+    environment = templates()
+    script = source(environment, "report.js")
     cited = "\n\n".join(citations([*comparison.methods, *comparison.metrics, *_libraries(comparison)]))
     return environment.get_template("report.html.jinja").render(
         models=[_model_part(comparison, model, summary, failures, table) for model in comparison.models],
-        shots=[_shot(comparison, photograph, table) for photograph in shown],
+        shots=[make_shot(comparison, photograph, table) for photograph in shown],
         photographs=listed,
         readable=len(read),
         failures=grouped_failures(failures, names),
@@ -140,8 +98,7 @@ def render(comparison: "Comparison") -> str:
         means=text_uri("text/csv", summary.to_csv(index=False)),
         version=vit_interactions.__version__,
         policy=POLICY,
-        control=CONTROL,
-        style=Markup(_source(environment, "report.css")),
+        style=Markup(source(environment, "report.css") + source(environment, "tiles.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -174,87 +131,5 @@ def _model_part(
     return ModelPart(model, heads, rows, best_by_metric(rows, heads), rankings, curves, agreement)
 
 
-def _shot(comparison: "Comparison", photograph: Mapping[str, Any], table: pd.DataFrame) -> Shot:
-    key = photograph["key"]
-    table = table[table["photograph"] == key]
-    objects = [(box["left"], box["top"], box["right"], box["bottom"]) for box in photograph["boxes"]]
-    parts = []
-    for model in comparison.models:
-        maps = comparison.maps(model, key)
-        if not maps:
-            continue
-        view = comparison.view(model, key)
-        height, width = view.layout.extent
-        own = table[table["model"] == model]
-        heads = columns(own, comparison.directions)
-        parts.append(
-            ShotPart(
-                model,
-                prediction_text(view),
-                tile(photograph["size"], view.placement.box(0, 0, width, height), objects),
-                heads,
-                [(method, map_uri(maps[method])) for method in comparison.methods if method in maps],
-                [method for method in comparison.methods if method not in maps],
-                value_rows(own, comparison.methods, heads),
-            )
-        )
-    return Shot(photograph["name"], _picture(comparison, key), _outline(photograph), parts)
-
-
-def _outline(photograph: Mapping[str, Any]) -> Markup | None:
-    """The outline of the photograph's mask, if there is one of its size."""
-    if photograph.get("mask") is None:
-        return None
-    try:
-        return outline_uri(read_mask(Path(photograph["mask"]), tuple(photograph["size"])))
-    except ValueError:  # the failures say so
-        return None
-
-
-def _picture(comparison: "Comparison", key: str) -> Markup | None:
-    """The photograph, if it is still where it was."""
-    try:
-        return photograph_uri(comparison.image(key))
-    except (OSError, ValueError):
-        return None
-
-
 def _libraries(comparison: "Comparison") -> list[str]:
     return [str(method.get("library")) for method in comparison.settings["methods"].values()]
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vit_interactions.compare"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    environment.filters["value"] = _in_words
-    return environment
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    """Read a file that stands beside the template."""
-    if environment.loader is None:
-        raise RuntimeError("The environment must have a loader.")
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _printable(value: Any) -> Any:
-    """Keep what is no character out of the page: control characters, halves of surrogates, changes of direction."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return printable(value, lines=True)
-
-
-def _in_words(value: Any) -> str:
-    """Write a setting as people read it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and value:
-        return ", ".join(f"{name} = {_in_words(each)}" for name, each in value.items())
-    return json.dumps(value, ensure_ascii=False)

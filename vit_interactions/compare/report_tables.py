@@ -60,6 +60,7 @@ class Cell:
             photographs have a value.
         best: whether nothing in the column is better.
         note: why it is missing or not of all photographs.
+        fewer: over how many photographs, where not all have a value.
     """
 
     text: str = MISSING
@@ -68,6 +69,7 @@ class Cell:
     good: float | None = None
     best: bool = False
     note: str = ""
+    fewer: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
         return Cell(note=reason)
     worst, best = ends
     whole = row.photographs == head.photographs  # else the photographs that are left may be the easy ones
-    note = f"{row.photographs} of {head.photographs} photographs" + (f". {reason}" if reason else "")
+    fewer = "" if whole else f"{row.photographs} of {head.photographs} photographs"
     judged = whole and head.direction != "none" and not (head.cost and row.method == CONTROL)
     return Cell(
         number(row.mean),
@@ -161,7 +163,8 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
         f"{number(row.low)} – {number(row.high)}" if math.isfinite(row.low) else "",
         float(row.mean - worst) / (best - worst) if judged and best != worst else None,
         bool(judged and row.mean == best),
-        "" if whole else note,
+        f"{fewer}. {reason}" if fewer and reason else fewer,
+        fewer,
     )
 
 

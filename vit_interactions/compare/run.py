@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def progress(total: int, process: Process) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    seen = process.first and (console.is_terminal or console.is_jupyter)
+    seen = process.first and (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None))
     with Progress(*columns, console=console, disable=not seen) as bar:
         task = bar.add_task("comparing", total=total)
         yield lambda done: bar.advance(task, done)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vit_interactions.explain.interaction_uncertainty import InteractionUncertainty
 from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.html_table import html_table
 from vit_interactions.functional.responsive_field import responsive_field
 
 PAPER_ALPHAS = (0.025, 0.05, 0.10, 0.20, 0.50, 1.0)
@@ -36,6 +37,22 @@ class InteractionCurve(NamedTuple):
     def expected(self) -> Tensor:
         """E_O, the mean over images: (alphas,) float64."""
         return self.operations.double().mean(0)
+
+    def _repr_html_(self) -> str:
+        """Show E_O against α in a notebook, and how far images differ."""
+        low, high = self.operations.min(0).values, self.operations.max(0).values
+        rows = [
+            [
+                f"{alpha:g}",
+                f"{mean:,.0f}",
+                f"{mean / self.pairs:.1%}",
+                f"{a / self.pairs:.1%} – {b / self.pairs:.1%}",
+            ]
+            for alpha, mean, a, b in zip(self.alphas, self.expected.tolist(), low, high, strict=True)
+        ]
+        images = len(self.operations)
+        note = f"Patch interactions left, of N² = {self.pairs:,}; {images} image{'s' if images != 1 else ''}."
+        return html_table(["α", "E_O, the mean", "share of all pairs", "from image to image"], rows, note)
 
 
 def interaction_curve(

@@ -21,6 +21,7 @@ from vit_interactions.figures.overlay import DECADES, draw_map
 from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
 from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.selection import choose_patches, one_image
+from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
 from vit_interactions.figures.values import log_scale, pairs_array, set_title
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
@@ -218,7 +219,7 @@ def curve_figure(
 def _figure(width: float, height: float, title: str) -> Figure:
     """A figure of its own, of no global state (inches); room for the title, wrapped, is added to the height."""
     lines = _wrapped(printable(title), 0.9 * width)
-    figure = Figure(figsize=(width, height + 0.25 * len(lines)), dpi=150, layout="constrained")
+    figure = ShownFigure(figsize=(width, height + 0.25 * len(lines)), dpi=150, layout="constrained")
     if lines:
         figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE, parse_math=False, usetex=False)
     return figure

@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from vit_interactions.figures.shown import ShownFigure
+
 Rows = Sequence[Mapping[str, float | None]]
 Line = tuple[str, Rows, str]  # name, rows, column
 
@@ -54,7 +56,7 @@ def training_figure(steps: Rows, epochs: Rows, title: str = "") -> Figure:
     there = {name: lines for name, lines in there.items() if lines}
     if not there:
         raise ValueError("`steps` and `epochs` must hold numbers of a training, but are empty.")
-    figure = Figure((WIDTH * len(there), HEIGHT), layout="constrained")
+    figure = ShownFigure((WIDTH * len(there), HEIGHT), layout="constrained")
     for axes, (name, lines) in zip(figure.subplots(1, len(there), squeeze=False)[0], there.items(), strict=True):
         _draw(axes, name, lines)
     if title:

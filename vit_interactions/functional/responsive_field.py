@@ -4,19 +4,24 @@ Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eqs. 6 and 7.
 """
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vit_interactions.functional.checks import check_grid, check_uncertainty
+from vit_interactions.functional.html_table import html_table
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.windows import (
     bounding_boxes,
     relevant_pairs,
     window_masks,
+    window_operations,
     with_self,
 )
+
+SHOWN = 10  # images in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,25 @@ class ResponsiveField:
         x points right and y down. (0, 0) where the field reaches as far to either side.
         """
         return field_tendency(self.mask, self.grid)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook, for the first images, how large the fields are."""
+        pairs = self.mask.shape[-1] ** 2
+        numbers = zip(self.size, self.dropped.sum(-1), window_operations(self.windows), strict=True)
+        rows = [
+            [
+                str(index),
+                f"{size.double().mean():.1f} ({size.min()} – {size.max()})",
+                str(int(dropped)),
+                f"{window / pairs:.1%}",
+                f"{size.sum() / pairs:.1%}",
+            ]
+            for index, (size, dropped, window) in enumerate(islice(numbers, SHOWN))
+        ]
+        heads = ["image", "patches in a field", "dropped patches", "pairs in windows", "pairs in fields"]
+        kept, (height, width) = len(self.mask), self.grid
+        images = f"{kept} image{'s' if kept != 1 else ''}" + (f", of which {SHOWN} are shown" * (kept > SHOWN))
+        return html_table(heads, rows, f"Responsive fields of {height} × {width} patches, {images}.")
 
 
 def responsive_field(

@@ -23,6 +23,8 @@ class ExplorerPage:
 
     Example:
         >>> page = ExplorerPage("<!DOCTYPE html>")
+        >>> page
+        ExplorerPage of 0.0 MB
         >>> page._repr_html_()[:31]
         '<iframe sandbox="allow-scripts"'
     """
@@ -35,6 +37,9 @@ class ExplorerPage:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, self.html)
         return file
+
+    def __repr__(self) -> str:
+        return f"ExplorerPage of {len(self.html.encode('utf-8', 'replace')) / 1e6:.1f} MB"
 
     def _repr_html_(self) -> str:
         return (
