@@ -109,6 +109,9 @@ class Compared:
         columns = ["model", "method", "metric", "mean", "low", "high", "photographs", "direction"]
         return pd.DataFrame(rows, columns=columns)
 
+    def notes(self) -> list[str]:
+        return [f"{self.models[0]}: at alpha 0.1 the windows hold all of {SCRIPT}"]
+
     def agreement(self, model: str) -> pd.DataFrame:
         values = np.array([[1, 0.2, 0, 0.9], [0.2, 1, 0, 0.1], [0, 0, 1, np.nan], [0.9, 0.1, np.nan, 1]])
         count = len(self.methods)
