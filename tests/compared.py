@@ -75,6 +75,7 @@ class Compared:
             "metrics": {name: {"direction": self.directions[name], "source": IMAGE} for name in MEANS},
         }
         self.versions = {"torch": "2", "<b>": IMAGE}
+        self.model_facts = {model: {"device": IMAGE, "weights": "0af3", "trained": {}} for model in self.models}
         self.missing: Mapping[str, tuple[str, ...]] = {}
 
     def table(self) -> pd.DataFrame:

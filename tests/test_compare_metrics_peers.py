@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from vit_interactions.training.seeds import seeded
 
 from vit_interactions.attention import token_layout
 from vit_interactions.compare.metrics import METRICS, Case, abpc, deletion, insertion
@@ -27,6 +26,7 @@ from vit_interactions.compare.metrics.pixel_scores import pixel_mask
 from vit_interactions.compare.metrics.pointing_game import pointing_game
 from vit_interactions.compare.metrics.rank_correlation import spearman
 from vit_interactions.compare.metrics.road import road
+from vit_interactions.seeds import seeded
 
 from .families import tiny
 from .test_compare_metrics import planted_case, random_map, tiny_case

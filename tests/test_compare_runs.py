@@ -1,5 +1,6 @@
 """Comparisons that are killed, resumed, shared among processes and started from the command line."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -507,3 +509,34 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
     pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
     unit = json.loads((root / "out-0" / "units" / "b-vit-b" / "a.json").read_text())
     assert unit["window_share"] == pairs / 16**2 > 0.9
+
+
+def test_what_a_failed_method_held_is_free_when_the_next_begins(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def greedy(self: vi.GMAR, inputs: torch.Tensor, *rest: Any) -> Any:
+        alive.append(sum(each() is not None for each in held))
+        much = torch.zeros(3)
+        held.append(weakref.ref(much))
+        raise torch.OutOfMemoryError("no memory")
+
+    rollout = vi.AttentionRollout._explain
+
+    def after(self: vi.AttentionRollout, *arguments: Any) -> Any:
+        alive.append(sum(each() is not None for each in held))
+        return rollout(self, *arguments)
+
+    monkeypatch.setattr(vi.GMAR, "_explain", greedy)
+    monkeypatch.setattr(vi.AttentionRollout, "_explain", after)
+    gc.disable()
+    try:
+        comparison = compare(root, methods=["gmar", "attention_rollout"], metrics=[], batch_size=4)
+    finally:
+        gc.enable()
+    assert len(held) == 1 + 4  # at once, then one by one
+    assert set(alive) == {0}
+    assert set(comparison.failures()["method"]) == {"gmar"}
+    assert set(comparison.table()["method"]) == {"attention_rollout"}

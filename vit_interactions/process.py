@@ -1,4 +1,4 @@
-"""This process's place among those that train together, by the variables that torchrun sets."""
+"""This process's place among those that work together, by the variables that torchrun sets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

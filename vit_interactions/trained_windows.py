@@ -31,5 +31,5 @@ def other_windows(name: str, trained: Mapping[str, float], alpha: float, beta: f
     return [
         f"{name} was trained with --{setting} {value:g}, not {used[setting]:g}"
         for setting, value in trained.items()
-        if used[setting] != value
+        if used.get(setting, value) != value
     ]

@@ -1,5 +1,7 @@
 """Words for people: text from anywhere made printable, and classes."""
 
+from unicodedata import category
+
 
 def printable(text: str, *, lines: bool = False) -> str:
     """Replace what cannot be printed: control characters, changes of direction, bytes of file names that are no text.
@@ -11,13 +13,20 @@ def printable(text: str, *, lines: bool = False) -> str:
     Example:
         >>> printable("cat" + chr(27) + "[31m" + chr(10) + ".jpg")
         'cat�[31m�.jpg'
+        >>> printable("1.00\N{NARROW NO-BREAK SPACE}PM") == "1.00\N{NARROW NO-BREAK SPACE}PM"
+        True
         >>> print(printable("no" + chr(10) + "cat", lines=True))
         no
         cat
     """
     return "".join(
-        char if char.isprintable() or (lines and char == "\n") else "\N{REPLACEMENT CHARACTER}" for char in text
+        char if _is_printable(char) or (lines and char == "\n") else "\N{REPLACEMENT CHARACTER}" for char in text
     )
+
+
+def _is_printable(char: str) -> bool:
+    # Python calls all spaces but one unprintable; names of files in macOS and in Japanese have others.
+    return char.isprintable() or category(char) == "Zs"
 
 
 def class_in_words(index: int, name: str | None) -> str:

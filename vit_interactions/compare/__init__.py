@@ -37,9 +37,10 @@ def compare(
 ) -> "Comparison":
     """Measure the maps of methods on photographs under models by metrics.
 
-    Results are written photograph by photograph, so that a run that is killed loses one at most, and measuring takes
-    no more memory for more photographs. What goes wrong in a photograph, a method or a metric is written down, and the
-    rest goes on. Under torchrun each process measures its share, and every process gets the whole comparison.
+    Results are written photograph by photograph, so that a run that is killed loses at most the batch that each
+    process is at, and measuring takes no more memory for more photographs. What goes wrong in a photograph, a
+    method or a metric is written down, and the rest goes on. Under torchrun each process measures its share, and
+    every process gets the whole comparison.
 
     Args:
         photographs: pictures: files, folders with pictures directly in them, or images of Pillow; files come first.
@@ -60,7 +61,7 @@ def compare(
         out: folder for the results, made if missing; by default one that is deleted with the comparison.
         resume: keep what is in `out` already of the same photographs, by the same settings and weights.
         device: where models given by name go.
-        seed: of everything that is drawn.
+        seed: of what metrics and intervals draw; methods that draw have seeds of their own.
         batch_size: photographs that are explained at once. Cards are faster with more; a map's time is then its share
             in that of the batch, its memory that of the whole batch.
 

@@ -89,7 +89,7 @@ def compare_command(
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what metrics and intervals draw.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Photographs that are explained at once; more are faster on a card.")
     ] = 1,

@@ -31,12 +31,15 @@ class Comparison:
 
     Attributes:
         folder: where it is.
-        settings: target, alpha, beta, seed; "methods": what each says of itself; "metrics": direction, range, source,
-            parameters, needs and cost of each.
+        settings: target, alpha, beta, seed, batch_size; "methods": what each says of itself; "metrics": direction,
+            range, source, parameters, needs and cost of each.
         versions: of Python and of the packages.
         photographs: of each its key, path, name, boxes, and mask (its file, or None); once it has been read, its size
             (width, height) and sha256, or the error.
         models: names.
+        model_facts: of each model its device, its preprocessing, the SHA-256 of its weights, whether its classes
+            are those of timm's own weights ("named"), and the alpha and beta that it was trained with, where they
+            are known.
         methods: names.
         metrics: names; what a map costs ("seconds", "forwards", "peak_memory") comes beside them in the tables.
 
@@ -56,7 +59,7 @@ class Comparison:
         self.methods = list(self.settings["methods"])
         self.metrics = list(self.settings["metrics"])
         self.models = list(manifest["models"])
-        self._models: dict[str, dict[str, Any]] = manifest["models"]
+        self.model_facts: dict[str, dict[str, Any]] = manifest["models"]
         self._listed: list[dict[str, Any]] = manifest["photographs"]
 
     @classmethod
@@ -103,7 +106,7 @@ class Comparison:
                     f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all pairs of patches on the average, "
                     "so that field size and tendency tell little; `vit-interactions curve` shows which alpha suits it"
                 )
-            found += other_windows(model, self._models[model].get("trained", {}), alpha, beta)
+            found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
         return found
 
     @property
@@ -253,9 +256,9 @@ class Comparison:
         Raises:
             ValueError: an unknown model.
         """
-        if model not in self._models:
+        if model not in self.model_facts:
             raise ValueError(f"`model` must be one of {', '.join(map(repr, self.models))}, but got {model!r}.")
-        return read_unit(unit_path(self.folder, self._models[model]["folder"], key))
+        return read_unit(unit_path(self.folder, self.model_facts[model]["folder"], key))
 
     def _arrays(self, model: str, key: str, kind: str) -> dict[str, Array]:
         if self._unit(model, key) is None:
@@ -264,4 +267,4 @@ class Comparison:
 
     def _stored(self, model: str, key: str, kind: str) -> dict[str, Array]:
         """Read the arrays of a unit that is known to be there."""
-        return read_arrays(unit_path(self.folder, self._models[model]["folder"], key), kind)
+        return read_arrays(unit_path(self.folder, self.model_facts[model]["folder"], key), kind)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.cost import Measured, measured
+from vit_interactions.compare.units import Failure
 from vit_interactions.explain import Explainer, ZeroMapWarning
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
 from vit_interactions.explain.responsive_field_size import FieldExplainer
@@ -48,7 +49,7 @@ class Maps:
         window_share: the share of all pairs that the adaptive windows hold, where a method uses their fields.
     """
 
-    by_method: dict[str, FoundMap | Exception]
+    by_method: dict[str, FoundMap | Failure]
     window_share: float | None
 
 
@@ -76,15 +77,17 @@ def explain_batch(
         >>> second.by_method["gmar"].values.shape
         torch.Size([10, 10])
     """
-    with warnings.catch_warnings(), seeded(0):
+    batch = _Batch(model, inputs, targets, layout, settings)
+    maps = {}
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics say it where it matters
-        batch = _Batch(model, inputs, targets, layout, settings)
-        maps = {name: batch.explain(name) for name in settings.methods}
+        for name in settings.methods:
+            with seeded(0):  # whatever the others drew
+                maps[name] = batch.explain(name)
         fields = any(issubclass(find_method(name), FieldExplainer) for name in settings.methods)
         shares = batch.window_shares() if fields else [None] * len(inputs)
     return [
-        Maps({name: found[number] for name, found in maps.items()}, share if isinstance(share, float) else None)
-        for number, share in enumerate(shares)
+        Maps({name: found[number] for name, found in maps.items()}, share) for number, share in enumerate(shares)
     ]
 
 
@@ -102,27 +105,32 @@ class _Batch:
         self.model, self.inputs, self.layout, self.settings = model, inputs, layout, settings
         self.targets = list(targets)
 
-    def explain(self, method: str) -> list[FoundMap | Exception]:
+    def explain(self, method: str) -> list[FoundMap | Failure]:
         """Explain each photograph, or say why it has no map."""
-        return self._each(lambda part: part._explain(method))
+        return self._each(lambda part: part._explain(method), lambda error: Failure.of(error, method))
 
-    def window_shares(self) -> list[float | Exception]:
-        """Compute the share of all pairs that the adaptive windows of each photograph hold, or say why not."""
-        return self._each(lambda part: part._window_shares())
+    def window_shares(self) -> list[float | None]:
+        """Compute the share of all pairs that the adaptive windows of each photograph hold; None where U fails."""
+        return self._each(lambda part: part._window_shares(), lambda error: None)
 
-    def _each(self, call: "Callable[[_Batch], list[Result | Exception]]") -> list[Result | Exception]:
+    def _each(
+        self, call: "Callable[[_Batch], list[Result]]", failed: Callable[[Exception], Result]
+    ) -> list[Result]:
+        """Call for all photographs at once, or if that fails for one after the other."""
         try:
             return call(self)
         # Methods may come from anywhere; what one photograph breaks is not to cost the others theirs.
         except Exception as error:
-            return [error] if len(self.inputs) == 1 else [part._each(call)[0] for part in self._singles]
+            lost = failed(error)
+        # Out of the handler, where the error's traceback would keep what the call had allocated.
+        return [lost] if len(self.inputs) == 1 else [part._each(call, failed)[0] for part in self._singles]
 
     @cached_property
     def _singles(self) -> "list[_Batch]":
         parts = zip(self.inputs, self.targets, strict=True)
         return [_Batch(self.model, image[None], [target], self.layout, self.settings) for image, target in parts]
 
-    def _explain(self, method: str) -> list[FoundMap | Exception]:
+    def _explain(self, method: str) -> list[FoundMap | Failure]:
         explainer = make_explainer(method, self.model, self.settings)
         forward, found = self._cost_and_maps(explainer)
         maps = turn(found.result, explainer).detach().to("cpu", torch.float64)
@@ -130,9 +138,7 @@ class _Batch:
         return [
             FoundMap(each, seconds, found.seconds / forward, found.peak)
             if each.isfinite().all()
-            else ValueError(
-                f"the map has NaN or infinite values at {int((~each.isfinite()).sum())} of {each.numel()} patches."
-            )
+            else Failure.of(_not_finite(each), method)
             for each in maps
         ]
 
@@ -155,7 +161,7 @@ class _Batch:
         forward = self._forward()
         return forward, self._measured(lambda: InteractionUncertainty(self.model).uncertainty(self.inputs))
 
-    def _window_shares(self) -> list[float | Exception]:
+    def _window_shares(self) -> list[float | None]:
         _, shared = self._uncertainty
         windows = adaptive_windows(shared.result, self.layout.grid, self.settings.alpha)
         operations: list[int] = window_operations(windows).tolist()
@@ -167,6 +173,11 @@ class _Batch:
 
     def _measured(self, call: Callable[[], Result]) -> Measured[Result]:
         return measured(call, self.inputs.device)
+
+
+def _not_finite(values: Tensor) -> ValueError:
+    bad = int((~values.isfinite()).sum())
+    return ValueError(f"the map has NaN or infinite values at {bad} of {values.numel()} patches.")
 
 
 def turn(maps: Tensor, explainer: Explainer) -> Tensor:

@@ -84,7 +84,7 @@ class Seen:
 
     inputs: Tensor
     view: View
-    inside: Tensor | ValueError
+    inside: Tensor | str
 
 
 @dataclass
@@ -117,11 +117,11 @@ def look(
     inputs = photograph.input.unsqueeze(0).to(subject.device, kind)
     layout = token_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
     view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement)
-    inside: Tensor | ValueError
+    inside: Tensor | str
     try:
         inside = inside_object(photograph, layout, boxes, mask, view.target)
     except ValueError as error:  # the failure of the metrics that need it, and of nothing else
-        inside = error
+        inside = str(error)
     return Seen(inputs, view, inside)
 
 
@@ -158,8 +158,8 @@ class _Measurement:
         """Measure the map of each method by each metric."""
         self.found.window_share = maps.window_share
         for name, found in maps.by_method.items():
-            if isinstance(found, Exception):
-                self.found.failures.append(Failure.of(found, name))
+            if isinstance(found, Failure):
+                self.found.failures.append(found)
             else:
                 self._measure_map(name, found)
         return self.found
@@ -192,8 +192,8 @@ class _Measurement:
         """
         target = self.seen.view.target
         localises = "object" in metric.needs
-        if localises and isinstance(self.seen.inside, ValueError):
-            raise self.seen.inside
+        if localises and isinstance(self.seen.inside, str):
+            raise ValueError(self.seen.inside)
         if target is None:
             if not localises:
                 raise ValueError("the model has no classes, and this metric looks at the score of one.")

@@ -90,6 +90,7 @@ def render(comparison: "Comparison") -> str:
         settings={
             name: value for name, value in comparison.settings.items() if name not in ("methods", "metrics")
         },
+        model_facts=comparison.model_facts,
         versions=comparison.versions,
         unfinished=comparison.unfinished,
         notes=comparison.notes(),

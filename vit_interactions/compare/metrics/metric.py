@@ -77,7 +77,8 @@ class Metric:
         direction: which values are better; "none" where neither is.
         range: (lowest, highest) possible value.
         source: the paper.
-        parameters: every setting that changes the value, for reports.
+        parameters: every setting that changes the value, for reports and to tell on resuming whether it is the same
+            metric: numbers, texts, and lists of them.
         needs: "object" where `Case.inside` must be given, "explain" where `Case.explain` must.
         cost: in words, for one map.
         measure: case and map (rows, cols), more = more relevant, to the score; raises ValueError with the reason where
