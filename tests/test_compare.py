@@ -18,6 +18,7 @@ from vit_interactions.compare.boxes import ObjectBox, boxes_of_class, inside_box
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import METRICS, Case, Metric, Score
 from vit_interactions.compare.plan import slugs
+from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.figures import load_photograph, prepare
 
 METHODS = ["raw_attention", "responsive_field_size", "gmar", "random_map"]
@@ -114,6 +115,25 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
     assert (summary.xs("seconds", level="metric")["direction"] == "lower").all()
 
 
+def test_differences_are_paired_by_photograph(model: nn.Module, pictures: list[Path]) -> None:
+    comparison = vi.compare(pictures, model, METHODS, [FIRST])
+    found = comparison.against("random_map")
+    assert set(found["method"]) == set(METHODS[:-1])
+    rows = found.set_index(["method", "metric"])
+    for method in METHODS[:-1]:
+        differences = [
+            value(comparison, path.stem, method, "first") - value(comparison, path.stem, "random_map", "first")
+            for path in pictures
+        ]
+        row = rows.loc[(method, "first")]
+        assert row["mean"] == pytest.approx(np.mean(differences))
+        low, high = bootstrap_intervals(np.array(differences)[:, None])
+        assert (row["low"], row["high"]) == (pytest.approx(low[0]), pytest.approx(high[0]))
+        assert row["photographs"] == 3
+    with pytest.raises(ValueError, match=r"`method` must be one of raw_attention, .* but got 'gradcam'"):
+        comparison.against("gradcam")
+
+
 def test_agreement_is_the_mean_of_the_photographs(model: nn.Module, pictures: list[Path]) -> None:
     from scipy.stats import spearmanr
 
@@ -167,7 +187,7 @@ def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
     [
         (lambda case, patch_map: 1 / 0, "ZeroDivisionError", "division by zero"),
         (lambda case, patch_map: Score(float("nan")), "ValueError", "the metric gave nan"),
-        (lambda case, patch_map: None, "AttributeError", "value"),
+        (lambda case, patch_map: 0.5, "TypeError", "must give a Score, but gave float"),
     ],
 )
 def test_a_metric_that_raises_loses_its_own_values_only(
@@ -387,6 +407,13 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     refused("`batch_size` must be an int >= 1, but got 0", pictures, model, batch_size=0)
     refused("holds something that is no comparison", pictures, model, out=pictures[0].parent)
     refused("is a file", pictures, model, out=pictures[0])
+    with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* but got list"):
+        vi.compare(pictures, [model])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`methods` must be names, but got GMAR"):
+        vi.compare(pictures, model, [vi.GMAR(model)])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, but got function"):
+        vi.compare(pictures, model, ["gmar"], [_first])  # type: ignore[list-item]
+    refused("`boxes` must be a CSV file, but there is none at", pictures, model, boxes=tmp_path / "no.csv")
     with pytest.raises(TypeError, match="`photographs` must be paths or images of Pillow, but got int"):
         vi.compare([3], model)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"has no comparison\.json"):
@@ -413,7 +440,9 @@ def test_boxes_are_read() -> None:
 
 def test_boxes_need_their_columns(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("file,left,top\n")
-    with pytest.raises(ValueError, match="`boxes` must have a column right and bottom"):
+    with pytest.raises(
+        ValueError, match=r"`boxes` must have a column right and bottom, but .* has file, left, top"
+    ):
         read_boxes(tmp_path / "boxes.csv")
 
 

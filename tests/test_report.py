@@ -87,10 +87,9 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
     cells = {row.method: row.cells for row in rows}
     assert [head.arrow for head in heads] == ["↑", "↓", ""]
     assert [row.method for row in rows if row.control] == ["random_map"]
-    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards.
-    goods = [cells[name][0].good for name in METHODS]
-    assert goods == pytest.approx([1, 0.5, 2 / 3, 0])
-    assert [cells[name][1].good for name in METHODS[:3]] == pytest.approx([0, 1, 2 / 3])
+    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the control is no candidate.
+    assert [cells[name][0].good for name in METHODS] == pytest.approx([1, 0.5, None, 0])
+    assert [cells[name][1].good for name in METHODS[:3]] == pytest.approx([0, 1, None])
     assert [[cell.best for cell in cells[name]] for name in METHODS[:3]] == [
         [True, False, False],
         [False, True, False],
@@ -107,6 +106,28 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
         ("deletion", ("attention_rollout",)),
     ]
     assert found[0].control == cells["random_map"][0]
+    assert not any(best.beaten for best in found)
+
+
+@pytest.mark.parametrize(
+    ("direction", "control", "beaten"),
+    [("higher", 0.8, True), ("higher", 0.6, False), ("lower", 0.6, True), ("lower", 0.8, False)],
+)
+def test_where_the_control_is_ahead_no_method_is_called_better(
+    direction: str, control: float, beaten: bool
+) -> None:
+    frame = pd.DataFrame(
+        [
+            ("m", name, "iou", mean, mean, mean, 3, direction)
+            for name, mean in (("gmar", 0.7), ("random_map", control))
+        ],
+        columns=list(Compared().summary()),
+    )
+    head = Column("iou", "IoU", direction, 3)
+    rows = summary_rows(frame, ["gmar", "random_map"], [head], Compared().failures())
+    [best] = best_by_metric(rows, [head])
+    assert best.methods == ("gmar",)
+    assert best.beaten == beaten
 
 
 def test_a_mean_over_fewer_photographs_is_not_ranked_with_the_others() -> None:
@@ -116,8 +137,8 @@ def test_a_mean_over_fewer_photographs_is_not_ranked_with_the_others() -> None:
     summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "photographs"] = 2
     rows = {row.method: row.cells[0] for row in summary_rows(summary, METHODS, [head], compared.failures())}
     assert (rows["gmar"].good, rows["gmar"].best, rows["gmar"].note) == (None, False, "2 of 3 photographs")
-    assert rows["random_map"].best  # 0.5 is the highest of the others'
-    assert rows["random_map"].good == 1
+    assert rows["attention_rollout"].best  # 0.4 is the highest of the others'
+    assert rows["attention_rollout"].good == 1
 
 
 def test_the_control_is_no_example_of_what_a_map_costs() -> None:

@@ -50,12 +50,17 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
             that is no whole number >= 0.
         OSError: the file cannot be read.
     """
+    if not path.is_file():
+        raise ValueError(f"`boxes` must be a CSV file, but there is none at {path}.")
     boxes: dict[str, list[ObjectBox]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]
         if missing:
-            raise ValueError(f"`boxes` must have a column {' and '.join(missing)}, but {path} has none.")
+            raise ValueError(
+                f"`boxes` must have a column {' and '.join(missing)}, but {path} has "
+                f"{', '.join(map(str, rows.fieldnames or ())) or 'none'}."
+            )
         for row in rows:
             try:
                 left, top, right, bottom = (float(row[side]) for side in SIDES)

@@ -130,6 +130,30 @@ class Comparison:
         """
         return summarise(self._results[0], self.directions, confidence, self.settings["seed"])
 
+    def against(self, method: str, confidence: float = 0.95) -> pd.DataFrame:
+        """Average the difference of each value from that of one method on the same photograph.
+
+        Photographs differ more than methods do, so that these intervals tell methods apart that the intervals of
+        `summary` do not: where one holds 0, the method is not told from `method`.
+
+        Args:
+            method: that the others are compared with, such as the control "random_map".
+            confidence: of the intervals.
+
+        Returns:
+            Columns as of `summary`, `mean`, `low` and `high` being of the differences.
+
+        Raises:
+            ValueError: a method that was not compared, or `confidence` outside [0, 1].
+        """
+        if method not in self.methods:
+            raise ValueError(f"`method` must be one of {', '.join(self.methods)}, but got {method!r}.")
+        table = self._results[0]
+        other = table[table["method"] == method].drop(columns="method")
+        paired = table[table["method"] != method].merge(other, on=["model", "photograph", "metric"])
+        paired["value"] = paired["value_x"] - paired["value_y"]
+        return summarise(paired[TABLE], self.directions, confidence, self.settings["seed"])
+
     @property
     def directions(self) -> dict[str, str]:
         """Which values are better, "higher", "lower" or "none", by metric; costs included."""
@@ -163,7 +187,12 @@ class Comparison:
         """Average the curves (points, 2) of a metric over photographs, by method; empty if it has none.
 
         Curves over other fractions than those of the first photograph are interpolated.
+
+        Raises:
+            ValueError: an unknown model or metric.
         """
+        if metric not in (*self.metrics, *COSTS):
+            raise ValueError(f"`metric` must be one of {', '.join(self.metrics)}, but got {metric!r}.")
         total: dict[str, Array] = {}
         count: Counter[str] = Counter()
         for key, _ in self._units(model):
@@ -207,6 +236,8 @@ class Comparison:
 
     def __repr__(self) -> str:
         missing = f", {self.unfinished} measurements to do" if self.unfinished else ""
+        failed = len(self._results[1])
+        missing += f", {failed} failure{'s' * (failed != 1)}: see .failures()" if failed else ""
         listed = {"method": self.methods, "metric": self.metrics, "photograph": self._listed, "model": self.models}
         counts = ", ".join(f"{len(each)} {name}{'s' * (len(each) != 1)}" for name, each in listed.items())
         return f"Comparison of {counts} in {self.folder}{missing}"

@@ -91,6 +91,13 @@ def explain_batch(
     ]
 
 
+def warm_up(
+    model: nn.Module, inputs: Tensor, targets: Sequence[int | None], layout: TokenLayout, settings: Settings
+) -> None:
+    """Explain once for nothing, so that no map's time holds the loading of libraries; arguments as `explain_batch`."""
+    explain_batch(model, inputs[:1], targets[:1], layout, settings)
+
+
 class _Batch:
     """What the methods of photographs that are explained at once share."""
 

@@ -18,7 +18,7 @@ from vit_interactions.attention.layout import TokenLayout, token_layout
 from vit_interactions.compare.boxes import ObjectBox
 from vit_interactions.compare.cost import MEGABYTE
 from vit_interactions.compare.maps import FoundMap, Maps, turn
-from vit_interactions.compare.metrics import Case, Metric
+from vit_interactions.compare.metrics import Case, Metric, Score
 from vit_interactions.compare.objects import inside_object
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
@@ -174,6 +174,8 @@ class _Measurement:
             try:
                 with seeded(self.seed):
                     score = metric.measure(self._case(name, metric), found.values)
+                if not isinstance(score, Score):
+                    raise TypeError(f"the metric must give a Score, but gave {type(score).__name__}.")
                 if not isfinite(score.value):
                     raise ValueError(f"the metric gave {score.value}, which is no finite number.")
                 values[metric.name] = float(score.value)

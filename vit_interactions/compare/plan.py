@@ -221,6 +221,11 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
         model = {model: model}
     elif isinstance(model, nn.Module):
         model = {type(unwrap(model)).__name__: model}
+    if not isinstance(model, Mapping):
+        raise TypeError(
+            "`model` must be a name, a model, or a dict of them by the names that tables shall call them, but got "
+            f"{type(model).__name__}."
+        )
     if not model:
         raise ValueError("`model` must be at least one, but got none.")
     subjects = {}
@@ -251,6 +256,8 @@ def choose_methods(methods: Iterable[str] | None, subjects: Mapping[str, Subject
     if not chosen:
         raise ValueError("`methods` must name at least one, but got none.")
     for name in chosen:
+        if not isinstance(name, str):
+            raise TypeError(f"`methods` must be names, but got {type(name).__name__}.")
         find_method(name)
     return chosen
 
@@ -264,14 +271,21 @@ def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> 
     if metrics is None:
         return [METRICS[name] for name in DEFAULT_METRICS if objects or "object" not in METRICS[name].needs]
     found: dict[str, Metric] = {}
-    for metric in [metrics] if isinstance(metrics, str) else metrics:
+    for metric in [metrics] if isinstance(metrics, str | Metric) else metrics:
+        if not isinstance(metric, str | Metric):
+            raise TypeError(
+                "`metrics` must be names or `vit_interactions.compare.metrics.Metric`, but got "
+                f"{type(metric).__name__}."
+            )
         name = metric if isinstance(metric, str) else metric.name
         if isinstance(metric, str) and metric not in METRICS:
             raise ValueError(
                 f"`metrics` must be of {', '.join(METRICS)}, but got {name!r}.{nearest(name, METRICS)}"
             )
         if name in found or name in COSTS:
-            raise ValueError(f"`metrics` must have a name each, but got {name!r} twice.")
+            raise ValueError(
+                f"`metrics` must have a name each, but got {name!r} twice; what makes a metric takes a `name`."
+            )
         found[name] = METRICS[metric] if isinstance(metric, str) else metric
         if "object" in found[name].needs and not objects:
             raise ValueError(f"`metrics` has {name!r}, which needs `boxes` or `masks`, but got neither.")

@@ -98,12 +98,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Best:
-    """Who is best by a metric, and how the random control does."""
+    """Who is best by a metric, and how the random control does; `beaten` where it does as well or better."""
 
     column: Column
     methods: tuple[str, ...]
     cell: Cell
     control: Cell | None
+
+    @property
+    def beaten(self) -> bool:
+        """Whether no method does better than the random control."""
+        if self.control is None or self.control.value is None or self.cell.value is None:
+            return False
+        ahead = self.cell.value - self.control.value
+        return ahead >= 0 if self.column.direction == "lower" else ahead <= 0
 
 
 def number(value: float) -> str:
@@ -156,7 +164,7 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
     worst, best = ends
     whole = row.photographs == head.photographs  # else the photographs that are left may be the easy ones
     fewer = "" if whole else f"{row.photographs} of {head.photographs} photographs"
-    judged = whole and head.direction != "none" and not (head.cost and row.method == CONTROL)
+    judged = whole and head.direction != "none" and row.method != CONTROL
     return Cell(
         number(row.mean),
         float(row.mean),
@@ -174,7 +182,7 @@ def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
     for place, head in enumerate(heads):
         best = [row for row in rows if row.cells[place].best]
         if best and not head.cost:
-            control = next((row.cells[place] for row in rows if row.control and not row.cells[place].best), None)
+            control = next((row.cells[place] for row in rows if row.control), None)
             found.append(Best(head, tuple(row.method for row in best), best[0].cells[place], control))
     return found
 
@@ -208,10 +216,8 @@ def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[F
 
 
 def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
-    """The worst and the best mean of a column, among those over all its photographs."""
-    rows = rows[rows["photographs"] == head.photographs]
-    if head.cost:
-        rows = rows[rows["method"] != CONTROL]
+    """The worst and the best mean of a column, among those over all its photographs; the control is no candidate."""
+    rows = rows[(rows["photographs"] == head.photographs) & (rows["method"] != CONTROL)]
     values = rows["mean"].to_numpy(np.float64)
     values = values[np.isfinite(values)]
     if not len(values):

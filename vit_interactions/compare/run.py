@@ -23,7 +23,7 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.observe import evaluating
-from vit_interactions.compare.maps import explain_batch
+from vit_interactions.compare.maps import explain_batch, warm_up
 from vit_interactions.compare.measure import Seen, Subject, look, measure
 from vit_interactions.compare.plan import Picture, Plan
 from vit_interactions.compare.units import (
@@ -74,13 +74,14 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         for subject in plan.subjects.values():
             borrowed.enter_context(evaluating(subject.model))
         work = [(name, batch) for name in plan.subjects for batch in mine]
+        warm: set[str] = set()
         with progress(sum(len(batch) for _, batch in work), process) as advance:
             for name, batch in work:
                 jobs = [
                     begin(picture, folder, unit_path(folder, models[name]["folder"], picture.key), resume=resume)
                     for picture in batch
                 ]
-                work_off(plan, plan.subjects[name], jobs)
+                work_off(plan, name, jobs, warm)
                 advance(len(batch))
 
 
@@ -115,18 +116,24 @@ def begin(picture: Picture, folder: Path, path: Path, *, resume: bool) -> Job:
     return job
 
 
-def work_off(plan: Plan, subject: Subject, jobs: Sequence[Job]) -> None:
+def work_off(plan: Plan, name: str, jobs: Sequence[Job], warm: set[str]) -> None:
     """Explain the photographs of a batch at once, and write each unit as soon as it is measured.
 
-    Those that are settled are explained with the others, since the last digits of a map may depend on the batch.
+    Those that are settled are explained with the others, since the last digits of a map may depend on the batch. Models
+    that are not `warm` explain once for nothing before.
     """
     if all(job.settled for job in jobs):
         return
+    subject = plan.subjects[name]
     looked = [(job, seen) for job in jobs if (seen := look_at(plan, subject, job)) is not None]
     if any(not job.settled for job, _ in looked):
         inputs = torch.cat([seen.inputs for _, seen in looked])
         targets = [seen.view.target for _, seen in looked]
-        found = explain_batch(subject.model, inputs, targets, looked[0][1].view.layout, plan.settings)
+        layout = looked[0][1].view.layout
+        if name not in warm:
+            warm_up(subject.model, inputs, targets, layout, plan.settings)
+            warm.add(name)
+        found = explain_batch(subject.model, inputs, targets, layout, plan.settings)
         for (job, seen), maps in zip(looked, found, strict=True):
             if not job.settled:
                 seed = seed_of(plan.seed, int(job.unit.origin["sha256"][:15], 16))
