@@ -1,6 +1,7 @@
 """Comparisons that are killed, resumed, shared among processes and started from the command line."""
 
 import gc
+import io
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
@@ -399,8 +401,9 @@ def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.C
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty" / "text.jpg").write_text("no picture")
     assert run("compare", tmp_path / "empty", *model) == 1
-    shown = capsys.readouterr().err
-    assert "failed: `" in shown
+    out, shown = capsys.readouterr()
+    assert "failed: text.jpg: `" in shown
+    assert "metric" not in out  # a table without a row
     assert Comparison.open(tmp_path / "out").table().empty
 
 
@@ -540,3 +543,20 @@ def test_what_a_failed_method_held_is_free_when_the_next_begins(
     assert set(alive) == {0}
     assert set(comparison.failures()["method"]) == {"gmar"}
     assert set(comparison.table()["method"]) == {"attention_rollout"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_log_gets_a_line_a_minute(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    written = io.StringIO()
+    monkeypatch.setattr(running, "console", Console(file=written, highlight=False, width=30))
+    monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
+    with running.progress(20, Process(torch.device("cpu"), rank, 2)) as advance:
+        for seconds, done, fresh in ((1, 9, 0), (30, 1, 1), (90, 2, 2), (100, 1, 1), (150, 1, 1)):
+            now[0] = seconds
+            advance(done, fresh)
+    expected = [
+        "compared 12 of 20 (the first of 2 processes), about 0:04:00 left",  # 3 took 90 seconds; 8 are left
+        "compared 14 of 20 (the first of 2 processes), about 0:03:00 left",
+    ]
+    assert written.getvalue().splitlines() == (expected if rank == 0 else [])

@@ -323,8 +323,8 @@ def test_a_notebook_without_widgets_is_not_flooded_with_warnings(monkeypatch: py
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with run.progress(2, run.Process(torch.device("cpu"), 0, 1)) as advance:
-            advance(1)
-            advance(1)
+            advance(1, 1)
+            advance(1, 1)
     assert written.getvalue() == ""
 
 

@@ -33,6 +33,7 @@ errors = Console(stderr=True, highlight=False)
 
 ALL = "all"
 SHOWN = 20  # reasons of failures
+REASON = 1000  # characters of each
 EXPLORED = 4  # photographs that get a page to explore
 BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
 UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
@@ -161,9 +162,10 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
 
 
 def tables(comparison: "Comparison") -> list[Table]:
-    """Lay out the means of each model: metric by metric, the best method first."""
+    """Lay out the means of each model that has any: metric by metric, the best method first."""
     summary = comparison.summary()
-    return [model_table(model, summary[summary["model"] == model]) for model in comparison.models]
+    parts = ((model, summary[summary["model"] == model]) for model in comparison.models)
+    return [model_table(model, part) for model, part in parts if not part.empty]
 
 
 def model_table(model: str, summary: "pd.DataFrame") -> Table:
@@ -185,15 +187,19 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
 
 def end(comparison: "Comparison") -> None:
     """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
+    # They load pandas.
+    from vit_interactions.compare.failure_words import failure_line, failures_by_reason
+    from vit_interactions.compare.report_tables import grouped_failures
+
     failures = comparison.failures()
-    groups = list(failures.groupby(["model", "method", "metric", "reason"], sort=False))
-    for (model, method, metric, reason), rows in groups[:SHOWN]:
-        under = f"{printable(str(model))}: " if len(comparison.models) > 1 else ""
-        what = f"{metric} of {method}: " if metric else f"{method}: " if method else ""
-        times = f" ({len(rows)} photographs)" if len(rows) > 1 else ""
-        errors.print(f"failed: {under}{what}{reason}{times}", markup=False, soft_wrap=True, style="red")
-    if len(groups) > SHOWN:
-        errors.print(f"failed: {len(groups) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
+    names = {photograph["key"]: photograph["name"] for photograph in comparison.photographs}
+    reasons = failures_by_reason(grouped_failures(failures, names))
+    for alike in reasons[:SHOWN]:
+        under = f"{alike[0].model}: " if len(comparison.models) > 1 else ""
+        line = printable(f"failed: {under}{failure_line(alike, longest=REASON)}")
+        errors.print(line, markup=False, soft_wrap=True, style="red")
+    if len(reasons) > SHOWN:
+        errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
     lost = (failures["method"] == "").any() or comparison.table().empty
     if lost or not failures["error"].isin(REFUSALS).all():
         raise typer.Exit(1)

@@ -2,9 +2,11 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +44,7 @@ from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
 
 PACKAGES = ("pandas", "scipy", "torchvision")
+LOG_EVERY = 60.0  # seconds
 console = Console(stderr=True, highlight=False)
 
 
@@ -81,8 +84,9 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
                     begin(picture, folder, unit_path(folder, models[name]["folder"], picture.key), resume=resume)
                     for picture in batch
                 ]
+                fresh = sum(not job.settled for job in jobs)
                 work_off(plan, name, jobs, warm)
-                advance(len(batch))
+                advance(len(batch), fresh)
 
 
 @dataclass
@@ -241,8 +245,16 @@ def manifest(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def progress(total: int, process: Process) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal or in a notebook how far the first process is; gives what to tell of photographs done."""
+def progress(total: int, process: Process) -> Iterator[Callable[[int, int], None]]:
+    """Show how far the first process is: on a terminal or in a notebook as a bar, in a log by a line a minute.
+
+    Args:
+        total: photographs to do.
+        process: whose progress this is.
+
+    Yields:
+        What to tell of photographs: how many are done, and how many of them were measured now.
+    """
     columns = (
         TextColumn("comparing"),
         BarColumn(),
@@ -250,7 +262,22 @@ def progress(total: int, process: Process) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    seen = process.first and (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None))
-    with Progress(*columns, console=console, disable=not seen) as bar:
+    seen = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    logged = not seen and not console.is_jupyter
+    with Progress(*columns, console=console, disable=not (process.first and seen)) as bar:
         task = bar.add_task("comparing", total=total)
-        yield lambda done: bar.advance(task, done)
+        started = said = time.monotonic()
+        measured = 0  # the others took no time
+        whose = f" (the first of {process.world} processes)" if process.world > 1 else ""
+
+        def advance(done: int, fresh: int) -> None:
+            nonlocal said, measured
+            bar.advance(task, done)
+            measured += fresh
+            now, all_done = time.monotonic(), bar.tasks[0].completed
+            if process.first and logged and measured and now - said >= LOG_EVERY:
+                said = now
+                left = timedelta(seconds=round((now - started) / measured * (total - all_done)))
+                console.print(f"compared {all_done:g} of {total}{whose}, about {left} left", soft_wrap=True)
+
+        yield advance
