@@ -25,6 +25,7 @@ from vit_interactions.compare.report_tables import (
     best_by_metric,
     columns,
     grouped_failures,
+    model_tables,
     number,
     summary_rows,
 )
@@ -128,6 +129,32 @@ def test_where_the_control_is_ahead_no_method_is_called_better(
     [best] = best_by_metric(rows, [head])
     assert best.methods == ("gmar",)
     assert best.beaten == beaten
+
+
+def test_models_stand_side_by_side_metric_by_metric() -> None:
+    compared = Compared(("vit", SCRIPT))
+    summary = compared.summary()
+    summary.loc[(summary["model"] == SCRIPT) & (summary["metric"] == "insertion"), "mean"] = [0.1, 0.9, 0.2, 0.3]
+    tables = model_tables(summary, METHODS, compared.failures(), compared.directions)
+    assert [about.name for about, _, _ in tables] == ["insertion", "deletion", "sparsity"]
+    _, heads, rows = tables[0]
+    assert [(head.name, head.direction, head.photographs) for head in heads] == [
+        ("vit", "higher", 3),
+        (SCRIPT, "higher", 3),
+    ]
+    given = summary[summary["metric"] == "insertion"].set_index(["model", "method"])["mean"]
+    for row in rows:
+        assert [cell.value for cell in row.cells] == [given["vit", row.method], given[SCRIPT, row.method]]
+    best = [[row.method for row in rows if row.cells[place].best] for place in (0, 1)]
+    candidates = [name for name in METHODS if name != "random_map"]
+    assert best == [[max(candidates, key=lambda name: given[model, name])] for model in ("vit", SCRIPT)]
+    # Why the first model has no value by one method, in its own column only.
+    missing = {row.method: row.cells for row in tables[1][2]}["responsive_field_size"]
+    assert missing[0].note == f"undefined {SCRIPT}"
+    page = render(compared)  # type: ignore[arg-type]
+    assert page.count("Models side by side") == 1
+    assert SCRIPT not in page
+    assert "Models side by side" not in render(Compared())  # type: ignore[arg-type]
 
 
 def test_a_mean_over_fewer_photographs_is_not_ranked_with_the_others() -> None:

@@ -28,6 +28,7 @@ from vit_interactions.compare.report_tables import (
     best_by_metric,
     columns,
     grouped_failures,
+    model_tables,
     summary_rows,
 )
 from vit_interactions.compare.report_templates import source, templates
@@ -80,6 +81,9 @@ def render(comparison: "Comparison") -> str:
     script = source(environment, "report.js")
     cited = "\n\n".join(citations([*comparison.methods, *comparison.metrics, *_libraries(comparison)]))
     return environment.get_template("report.html.jinja").render(
+        side_by_side=model_tables(summary, comparison.methods, failures, comparison.directions)
+        if len(comparison.models) > 1
+        else [],
         models=[_model_part(comparison, model, summary, failures, table) for model in comparison.models],
         shots=[make_shot(comparison, photograph, table) for photograph in shown],
         photographs=listed,

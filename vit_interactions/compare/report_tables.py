@@ -187,6 +187,35 @@ def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
     return found
 
 
+def model_tables(
+    summary: pd.DataFrame, methods: Sequence[str], failures: pd.DataFrame, directions: Mapping[str, str]
+) -> list[tuple[Column, list[Column], list[Row]]]:
+    """Make of each metric the table methods x models, costs left out.
+
+    Args:
+        summary: as `Comparison.summary`.
+        methods: in the tables' order.
+        failures: as `Comparison.failures`.
+        directions: as `Comparison.directions`.
+
+    Returns:
+        The metric, the columns named after the models, and the rows.
+    """
+    found = []
+    for metric in dict.fromkeys(summary["metric"]):
+        about = Column(metric, metric_label(metric), directions.get(metric, "none"))
+        if about.cost:
+            continue
+        means = summary[summary["metric"] == metric]
+        counts = means.groupby("model", sort=False)["photographs"].max()
+        heads = [Column(str(model), str(model), about.direction, int(count)) for model, count in counts.items()]
+        missing = failures[failures["metric"].isin(["", metric])]
+        # To the table of one model, the models are the columns.
+        turned, reasons = means.assign(metric=means["model"]), missing.assign(metric=missing["model"])
+        found.append((about, heads, summary_rows(turned, methods, heads, reasons)))
+    return found
+
+
 def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[Row]:
     """Make the table methods x metrics of one photograph under one model, from its rows of `Comparison.table`."""
     found = {(row.method, row.metric): float(row.value) for row in _rows(table)}
