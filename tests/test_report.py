@@ -18,10 +18,12 @@ from vit_interactions.compare import compare, report_templates
 from vit_interactions.compare import report as report_module
 from vit_interactions.compare.colors import map_colors
 from vit_interactions.compare.comparison import Comparison
+from vit_interactions.compare.failure_words import failure_line, failures_by_reason
 from vit_interactions.compare.figures import grid_figure
 from vit_interactions.compare.report import render, report
 from vit_interactions.compare.report_tables import (
     Column,
+    Failure,
     best_by_metric,
     columns,
     grouped_failures,
@@ -504,3 +506,11 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
         insertion = p.run("+document.querySelector('table.values td').dataset.value")
     assert insertion == comparison.summary()["mean"][0]
     assert len(grid_figure(comparison, SCRIPT).axes) == 4
+
+
+def test_a_photograph_that_failed_is_told_before_what_was_refused() -> None:
+    refused = [Failure("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")]
+    lost = Failure("vit", "", "no picture", (), ("b.jpg",))
+    assert [len(alike) for alike in failures_by_reason([*refused, lost])] == [1, 2]
+    assert failure_line([lost]) == "b.jpg: no picture"
+    assert failure_line(refused) == "2 metrics of gmar on a.jpg: no box"

@@ -62,8 +62,8 @@ def compare(
         resume: keep what is in `out` already of the same photographs, by the same settings and weights.
         device: where models given by name go.
         seed: of what metrics and intervals draw; methods that draw have seeds of their own.
-        batch_size: photographs that are explained at once. Cards are faster with more; a map's time is then its share
-            in that of the batch, its memory that of the whole batch.
+        batch_size: photographs that are explained at once. Cards may be faster with more; a map's time is then its
+            share in that of the batch, its memory that of the whole batch.
 
     Returns:
         The comparison, whose results are read from its folder.

@@ -50,7 +50,7 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
             that is no whole number >= 0.
         OSError: the file cannot be read.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise ValueError(f"`boxes` must be a CSV file, but there is none at {path}.")
     boxes: dict[str, list[ObjectBox]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:

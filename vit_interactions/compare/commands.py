@@ -92,7 +92,7 @@ def compare_command(
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of what metrics and intervals draw.")] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Photographs that are explained at once; more are faster on a card.")
+        int, typer.Option(min=1, help="Photographs that are explained at once; more may be faster on a card.")
     ] = 1,
     resume: ResumeSame = False,
 ) -> None:

@@ -8,11 +8,11 @@ LONGEST = 160  # characters of a reason or a name
 
 
 def failures_by_reason(failures: Sequence[Failure]) -> list[list[Failure]]:
-    """Put together the metrics that failed for one reason, those of most metrics first."""
+    """Put together the metrics that failed for one reason: whole photographs first, then those of most metrics."""
     found: dict[tuple[object, ...], list[Failure]] = {}
     for each in failures:
         found.setdefault((each.model, each.reason, each.methods, each.photographs), []).append(each)
-    return sorted(found.values(), key=len, reverse=True)
+    return sorted(found.values(), key=lambda alike: (not alike[0].methods, len(alike)), reverse=True)
 
 
 def failure_line(failures: Sequence[Failure], longest: int = LONGEST) -> str:
