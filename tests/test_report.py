@@ -383,7 +383,7 @@ def test_two_models_stand_beside_each_other() -> None:
     text = render(Compared(("vit", SCRIPT), "a"))  # type: ignore[arg-type]
     outline = Outline(text)
     assert [tag for tag, _ in outline.tags].count("script") == 1
-    assert len([1 for _, attributes in outline.tags if attributes.get("class") == "sortable values"]) == 4
+    assert len([1 for _, attributes in outline.tags if attributes.get("class") == "sortable values"]) == 3 + 2 + 2
     assert len([1 for _, attributes in outline.tags if attributes.get("class") == "map"]) == 8
 
 
