@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,16 @@ from vit_interactions.trained_windows import other_windows
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
 FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
+
+
+class _Results(NamedTuple):
+    """What all units together say; see the properties of `Comparison`."""
+
+    table: pd.DataFrame
+    failures: pd.DataFrame
+    photographs: list[dict[str, Any]]
+    unfinished: int
+    window_shares: dict[str, list[float]]
 
 
 class Comparison:
@@ -83,7 +93,7 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """Return all values, one a row: model, photograph (its key), method, metric, value."""
-        table: pd.DataFrame = self._results[0].copy()
+        table: pd.DataFrame = self._results.table.copy()
         return table
 
     def failures(self) -> pd.DataFrame:
@@ -92,14 +102,14 @@ class Comparison:
         Method and metric are "" for a photograph as a whole, metric is "" for a method that gave no map. "error" is
         the exception's class.
         """
-        failures: pd.DataFrame = self._results[1].copy()
+        failures: pd.DataFrame = self._results.failures.copy()
         return failures
 
     def notes(self) -> list[str]:
         """Return what to know when reading the numbers: windows that are too open, or other than in the training."""
         found = []
         for model in self.models:
-            shares = [unit.window_share for _, unit in self._units(model) if unit.window_share is not None]
+            shares = self._results.window_shares[model]
             alpha, beta = self.settings["alpha"], self.settings["beta"]
             if shares and (mean := sum(shares) / len(shares)) > OPEN_WINDOWS:
                 found.append(
@@ -112,12 +122,12 @@ class Comparison:
     @property
     def photographs(self) -> list[dict[str, Any]]:
         """See above."""
-        return self._results[2]
+        return self._results.photographs
 
     @property
     def unfinished(self) -> int:
         """How many photographs have not been measured yet, counted for each model."""
-        return self._results[3]
+        return self._results.unfinished
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Average over photographs: model, method, metric, mean, low, high, photographs, direction.
@@ -128,7 +138,7 @@ class Comparison:
         Raises:
             ValueError: `confidence` outside [0, 1].
         """
-        return summarise(self._results[0], self.directions, confidence, self.settings["seed"])
+        return summarise(self._results.table, self.directions, confidence, self.settings["seed"])
 
     def against(self, method: str, confidence: float = 0.95) -> pd.DataFrame:
         """Average the difference of each value from that of one method on the same photograph.
@@ -148,7 +158,7 @@ class Comparison:
         """
         if method not in self.methods:
             raise ValueError(f"`method` must be one of {', '.join(self.methods)}, but got {method!r}.")
-        table = self._results[0]
+        table = self._results.table
         other = table[table["method"] == method].drop(columns="method")
         paired = table[table["method"] != method].merge(other, on=["model", "photograph", "metric"])
         paired["value"] = paired["value_x"] - paired["value_y"]
@@ -236,18 +246,19 @@ class Comparison:
 
     def __repr__(self) -> str:
         missing = f", {self.unfinished} measurements to do" if self.unfinished else ""
-        failed = len(self._results[1])
+        failed = len(self._results.failures)
         missing += f", {failed} failure{'s' * (failed != 1)}: see .failures()" if failed else ""
         listed = {"method": self.methods, "metric": self.metrics, "photograph": self._listed, "model": self.models}
         counts = ", ".join(f"{len(each)} {name}{'s' * (len(each) != 1)}" for name, each in listed.items())
         return f"Comparison of {counts} in {self.folder}{missing}"
 
     @cached_property
-    def _results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]], int]:
+    def _results(self) -> "_Results":
         """Read all units once; what is kept of each is its rows."""
         rows: list[tuple[str, str, str, str, float]] = []
         failures = []
         photographs = {listed["key"]: dict(listed) for listed in self._listed}
+        shares: dict[str, list[float]] = {model: [] for model in self.models}
         done = 0
         errors: dict[str, str] = {}
         measured = set()
@@ -256,6 +267,8 @@ class Comparison:
                 done += 1
                 if unit.view is not None:
                     measured.add(key)
+                if unit.window_share is not None:
+                    shares[model].append(unit.window_share)
                 rows += [
                     (model, key, method, metric, unit.values[method][metric])
                     for method in self.methods
@@ -272,7 +285,8 @@ class Comparison:
             photographs[key]["error"] = errors[key]
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         wanted = len(self.models) * len(self._listed)
-        return table, pd.DataFrame(failures, columns=FAILURES), list(photographs.values()), wanted - done
+        failed = pd.DataFrame(failures, columns=FAILURES)
+        return _Results(table, failed, list(photographs.values()), wanted - done, shares)
 
     def _units(self, model: str) -> Iterator[tuple[str, Unit]]:
         """Read the units of a model in the photographs' order, those that are there."""

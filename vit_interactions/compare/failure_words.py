@@ -27,11 +27,8 @@ def failure_line(failures: Sequence[Failure], longest: int = LONGEST) -> str:
     methods = _some([method.replace("_", " ") for method in first.methods], "methods")
     what = " of ".join(part for part in (metrics, methods) if part)
     where = _some(first.photographs, "photographs")
-    return (
-        f"{what} on {where}: {_short(first.reason, longest)}"
-        if what
-        else f"{where}: {_short(first.reason, longest)}"
-    )
+    subject = f"{what} on {where}" if what else where
+    return f"{subject}: {_short(first.reason, longest)}"
 
 
 def _some(names: Sequence[str], things: str) -> str:

@@ -21,12 +21,11 @@ from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.masks import masks_by_photograph
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
-from vit_interactions.compare.metrics.removal import check_count
 from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
 from vit_interactions.files import sha256, write_whole
-from vit_interactions.functional.checks import check_fraction, check_index
+from vit_interactions.functional.checks import check_count, check_fraction, check_index
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names

@@ -27,6 +27,12 @@ def check_index(name: str, value: Any) -> int:
     return operator.index(value)
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is an int ≥ 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be an int >= 1, but got {value!r}.")
+
+
 def check_pair(name: str, value: Any) -> tuple[int, int]:
     """Return `value` as two ints > 0; raise ValueError unless it is a pair of them."""
     if not isinstance(value, tuple | list) or len(value) != 2:

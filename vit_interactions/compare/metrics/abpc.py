@@ -12,7 +12,8 @@ from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import area, check_count, deletion_curve, least_first_curve
+from vit_interactions.compare.metrics.removal import area, deletion_curve, least_first_curve
+from vit_interactions.functional.checks import check_count
 
 
 def abpc(baseline: str = "mean", steps: int = 20, *, name: str = "abpc") -> Metric:

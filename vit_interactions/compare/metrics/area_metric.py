@@ -5,9 +5,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.compare.metrics.pixel_scores import pixel_scores
 from vit_interactions.compare.metrics.removal import Ask, area
+from vit_interactions.functional.checks import check_count
 
 
 def area_metric(
@@ -33,6 +36,7 @@ def area_metric(
         parameters: likewise.
         passes: how many forward passes a map costs.
     """
+    check_count("steps", steps)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
@@ -48,4 +52,25 @@ def area_metric(
         needs=frozenset(),
         cost=f"{passes} forward passes",
         measure=measure,
+    )
+
+
+def pixel_metric(
+    name: str,
+    direction: Literal["higher", "lower"],
+    baseline: str,
+    steps: int,
+    curve_of: Callable[[Tensor, int, Ask], Tensor],
+) -> Metric:
+    """Make a metric of pixels that a baseline replaces; arguments as of `area_metric` and `baseline.baseline_image`."""
+    check_baseline(baseline)
+    return area_metric(
+        name,
+        direction,
+        steps,
+        curve_of,
+        lambda case, shown: pixel_scores(case, shown, baseline),
+        source="Petsiuk et al., RISE, BMVC 2018",
+        parameters={"baseline": baseline, "steps": steps, "unit": "patch", "score": "softmax", "ties": "seeded"},
+        passes=steps + 1,
     )

@@ -3,11 +3,9 @@
 Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, by whole patches in place of pixels.
 """
 
-from vit_interactions.compare.metrics.area_metric import area_metric
-from vit_interactions.compare.metrics.baseline import check_baseline
+from vit_interactions.compare.metrics.area_metric import pixel_metric
 from vit_interactions.compare.metrics.metric import Metric
-from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import check_count, deletion_curve
+from vit_interactions.compare.metrics.removal import deletion_curve
 
 
 def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion") -> Metric:
@@ -22,15 +20,4 @@ def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion")
         >>> deletion("blur", name="deletion_blur").direction
         'lower'
     """
-    check_baseline(baseline)
-    check_count("steps", steps)
-    return area_metric(
-        name,
-        "lower",
-        steps,
-        deletion_curve,
-        lambda case, shown: pixel_scores(case, shown, baseline),
-        source="Petsiuk et al., RISE, BMVC 2018",
-        parameters={"baseline": baseline, "steps": steps, "unit": "patch", "score": "softmax", "ties": "seeded"},
-        passes=steps + 1,
-    )
+    return pixel_metric(name, "lower", baseline, steps, deletion_curve)

@@ -11,8 +11,7 @@ from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import check_count
-from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.checks import check_count, check_fraction
 
 
 def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -> Tensor:

@@ -4,11 +4,9 @@ Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, by whole patches in 
 finest thing that these maps tell apart.
 """
 
-from vit_interactions.compare.metrics.area_metric import area_metric
-from vit_interactions.compare.metrics.baseline import check_baseline
+from vit_interactions.compare.metrics.area_metric import pixel_metric
 from vit_interactions.compare.metrics.metric import Metric
-from vit_interactions.compare.metrics.pixel_scores import pixel_scores
-from vit_interactions.compare.metrics.removal import check_count, insertion_curve
+from vit_interactions.compare.metrics.removal import insertion_curve
 
 
 def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion") -> Metric:
@@ -23,15 +21,4 @@ def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion
         >>> insertion("zero", steps=10, name="insertion_black").cost
         '11 forward passes'
     """
-    check_baseline(baseline)
-    check_count("steps", steps)
-    return area_metric(
-        name,
-        "higher",
-        steps,
-        insertion_curve,
-        lambda case, shown: pixel_scores(case, shown, baseline),
-        source="Petsiuk et al., RISE, BMVC 2018",
-        parameters={"baseline": baseline, "steps": steps, "unit": "patch", "score": "softmax", "ties": "seeded"},
-        passes=steps + 1,
-    )
+    return pixel_metric(name, "higher", baseline, steps, insertion_curve)

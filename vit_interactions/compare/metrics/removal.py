@@ -8,12 +8,6 @@ from torch import Tensor
 Ask = Callable[[Tensor], Tensor]
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError unless `value` is an int ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be an int >= 1, but got {value!r}.")
-
-
 def patch_counts(patches: int, steps: int) -> Tensor:
     """Divide the patches into steps as equal as whole patches allow.
 

@@ -12,7 +12,7 @@ from vit_interactions.compare.metrics.explain import explain
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.compare.metrics.probability import CHUNK
-from vit_interactions.compare.metrics.removal import check_count
+from vit_interactions.functional.checks import check_count
 
 
 def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensitivity") -> Metric:

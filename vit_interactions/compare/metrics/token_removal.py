@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_interactions.compare.metrics.area_metric import area_metric
 from vit_interactions.compare.metrics.metric import Metric
-from vit_interactions.compare.metrics.removal import Ask, check_count, deletion_curve, insertion_curve
+from vit_interactions.compare.metrics.removal import Ask, deletion_curve, insertion_curve
 from vit_interactions.compare.metrics.token_scores import token_scores
 
 
@@ -45,7 +45,6 @@ def token_deletion(steps: int = 20, *, name: str = "token_deletion") -> Metric:
 def _metric(
     name: str, steps: int, direction: Literal["higher", "lower"], curve_of: Callable[[Tensor, int, Ask], Tensor]
 ) -> Metric:
-    check_count("steps", steps)
     return area_metric(
         name,
         direction,
