@@ -1,0 +1,237 @@
+"""Find the pixels that feed each token, from the graph between an image and the query of the first attention call."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
+TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
+DRAWS = 2  # random directions by which the centers of overlapping patches are estimated
+OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Where the patches of an image are, among the tokens and among the pixels.
+
+    Attributes:
+        prefix: tokens that no pixel feeds, in their order.
+        order: the token of each patch, row by row from the top left.
+        rows: rows of patches.
+        cols: columns of patches.
+        top: the row of pixels where the first row of patches begins; negative where the model pads the image.
+        left: likewise, the column.
+        pitch: (height, width) in pixels from one patch to the next.
+    """
+
+    prefix: tuple[int, ...]
+    order: tuple[int, ...]
+    rows: int
+    cols: int
+    top: float
+    left: float
+    pitch: tuple[float, float]
+
+
+def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
+    """Find the patches of one image among the tokens that a model made of it.
+
+    Args:
+        query: (1, heads, tokens, width) of the first attention call, in the graph of the image.
+        image: (1, channels, height, width), a leaf that requires gradients.
+
+    Raises:
+        ValueError: patches that are not a regular grid of tokens; the text says why.
+    """
+    pixels = pixel_tokens(query, image)
+    if pixels is None:
+        return _grid_of_centers(token_centers(query, image))
+    return _grid_of_pixels(pixels, query.shape[-2])
+
+
+def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
+    """Tell for every pixel which token it feeds.
+
+    The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So the
+    digits of the tokens' numbers as weights, one pass through the embedding for each, read the number at all pixels at
+    once. Further passes with random digits tell where several tokens meet.
+
+    Returns:
+        (height, width) int64 on the CPU: the index of the token, `NONE` or `SEVERAL`. None where patches overlap.
+
+    Example:
+        >>> image = torch.rand(1, 1, 2, 4, requires_grad=True)
+        >>> tokens = torch.nn.functional.avg_pool2d(image, (2, 2)).flatten(2).transpose(1, 2)
+        >>> pixel_tokens(tokens[:, None], image)
+        tensor([[0, 0, 1, 1],
+                [0, 0, 1, 1]])
+    """
+    tokens = query.shape[-2]
+    precise = query.dtype in (torch.float32, torch.float64)
+    base, checks = (64, 1) if precise else (2, 4)
+    signs = _signs(query[:, :, :1])
+    index = torch.arange(tokens)
+
+    def pull(weights: Tensor) -> Tensor:
+        cotangent = signs * weights.to(query.device, query.dtype)[:, None]
+        return torch.autograd.grad(query, image, cotangent, retain_graph=True)[0][0].detach().double().cpu()
+
+    plain = pull(torch.ones(tokens))
+    size, channel = plain.abs().max(0, keepdim=True)
+    plain = plain.gather(0, channel)[0]
+    code = torch.zeros(plain.shape, dtype=torch.int64)
+    several = torch.zeros(plain.shape, dtype=torch.bool)
+
+    def read(digits: Tensor) -> Tensor:
+        ratio = pull(digits).gather(0, channel)[0] / plain
+        digit = ratio.nan_to_num().round().clamp(0, base - 1)
+        several.logical_or_((ratio - digit).abs() > TOLERANCE)
+        return digit.long()
+
+    place = 1
+    while place == 1 or place < tokens:
+        code += read(index // place % base) * place
+        place *= base
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(checks):
+        digits = torch.randint(base, (tokens,), generator=generator)
+        several |= read(digits) != digits[code.clamp(max=tokens - 1)]
+    untouched = size[0] == 0
+    several &= ~untouched
+    if several.double().mean() > OVERLAP:
+        return None
+    code[several | (code >= tokens)] = SEVERAL
+    code[untouched] = NONE
+    return code
+
+
+def token_centers(query: Tensor, image: Tensor) -> Tensor:
+    """Estimate the center of mass of the pixels that feed each token, weighted by the square of their influence.
+
+    With J the derivative of a token by the pixels and r random signs, E[(J r √x)²] / E[(J r)²] = Σ x J² / Σ J². Each
+    direction takes one pass for all tokens (the backward pass of the backward pass).
+
+    Returns:
+        (tokens, 2) float64 on the CPU: row and column of pixels; NaN for tokens that no pixel feeds.
+    """
+    cotangent = torch.zeros_like(query, requires_grad=True)
+    (pulled,) = torch.autograd.grad(query, image, cotangent, create_graph=True)
+    height, width = image.shape[-2:]
+    down = (torch.arange(height, device=image.device) + 0.5).sqrt().to(image.dtype)[:, None].expand(height, width)
+    across = (torch.arange(width, device=image.device) + 0.5).sqrt().to(image.dtype).expand(height, width)
+    energy = torch.zeros(3, query.shape[-2], dtype=torch.float64)
+    for _ in range(DRAWS):
+        signs = _signs(image)
+        for part, scale in enumerate((torch.ones_like(down), down, across)):
+            (pushed,) = torch.autograd.grad(pulled, cotangent, signs * scale, retain_graph=True)
+            energy[part] += pushed[0].detach().double().square().sum((0, 2)).cpu()
+    return (energy[1:] / energy[0]).T
+
+
+def _signs(like: Tensor) -> Tensor:
+    """Random signs, which keep gradients of several terms from canceling; no generator of the user's is touched."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randint(2, like.shape, generator=generator, device="cpu") * 2 - 1).to(like.device, like.dtype)
+
+
+def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
+    """Read the grid from exact patches, which touch each other at most."""
+    boxes = _boxes(pixels, tokens)
+    fed = (boxes[2] >= 0).nonzero().flatten()
+    tops, row = boxes[0, fed].unique(return_inverse=True)
+    lefts, col = boxes[1, fed].unique(return_inverse=True)
+    rows, cols = len(tops), len(lefts)
+    place = row * cols + col
+    if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place):
+        raise ValueError(f"{len(fed)} tokens are fed by pixels of their own, but they do not form rows and columns")
+    top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
+    left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
+    return PatchGrid(
+        _others(tokens, fed.tolist()), tuple(fed[place.argsort()].tolist()), rows, cols, top, left, (down, across)
+    )
+
+
+def _boxes(pixels: Tensor, tokens: int) -> Tensor:
+    """First row, first column, last row and last column of each token's pixels: (4, tokens); last row -1 without any.
+
+    Raises:
+        ValueError: pixels that do not fill their rectangle, borders shared with others aside.
+    """
+    height, width = pixels.shape
+    own = (pixels >= 0).flatten()
+    token = pixels.flatten()[own]
+    at = torch.stack((torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)))
+    at = at.reshape(2, -1)[:, own]
+    low, high = torch.full((2, tokens), height + width), torch.full((2, tokens), -1)
+    low.scatter_reduce_(1, token.expand(2, -1), at, "amin")
+    high.scatter_reduce_(1, token.expand(2, -1), at, "amax")
+    fed = (high[0] >= 0).nonzero().flatten()
+    shared = torch.zeros(height + 1, width + 1, dtype=torch.int64)
+    shared[1:, 1:] = (pixels == SEVERAL).long().cumsum(0).cumsum(1)
+    (top, left), (bottom, right) = low[:, fed], high[:, fed] + 1
+    between = shared[bottom, right] - shared[top, right] - shared[bottom, left] + shared[top, left]
+    filled = token.bincount(minlength=tokens)[fed] + between
+    holes = (filled != (bottom - top) * (right - left)).nonzero().flatten()
+    if len(holes):
+        raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are no rectangle")
+    return torch.cat((low, high))
+
+
+def _line(starts: list[int], end: int) -> tuple[float, float]:
+    """Fit the first edge and the pitch of intervals; the first may be cut by padding, the last too."""
+    count = len(starts)
+    if count == 1:
+        return float(starts[0]), float(end - starts[0])
+    inner = starts[1:] if count > 2 else starts
+    pitch = (inner[-1] - inner[0]) / (len(inner) - 1)
+    first = inner[0] - pitch * (count - len(inner))
+    # Edges lie on whole pixels; of a resized image they are rounded.
+    if first > starts[0] + 1 or any(abs(first + pitch * i - start) > 1 for i, start in enumerate(starts) if i):
+        raise ValueError("the patches are not equally large")
+    return (float(starts[0]) if abs(first - starts[0]) < 1 else first), pitch
+
+
+def _grid_of_centers(centers: Tensor) -> PatchGrid:
+    """Read the grid from the centers of overlapping patches."""
+    fed = [index for index, center in enumerate(centers.tolist()) if center[0] == center[0]]
+    found = centers[fed]
+    for rows in range(1, len(fed) + 1):
+        if len(fed) % rows:
+            continue
+        cols = len(fed) // rows
+        order = _in_rows(found, rows, cols)
+        if order is not None:
+            down, across = found[order].reshape(rows, cols, 2).mean(1)[:, 0], found[order].reshape(rows, cols, 2).mean(0)[:, 1]
+            (top, pitch_y), (left, pitch_x) = _fit(down), _fit(across)
+            tokens = tuple(fed[i] for i in order.tolist())
+            return PatchGrid(_others(len(centers), fed), tokens, rows, cols, top, left, (pitch_y, pitch_x))
+    raise ValueError(f"the {len(fed)} tokens that pixels feed have no centers in rows and columns")
+
+
+def _in_rows(centers: Tensor, rows: int, cols: int) -> Tensor | None:
+    """Order tokens by rows and columns, None where their centers do not lie so."""
+    by_row = centers[:, 0].argsort().reshape(rows, cols)
+    order = torch.stack([row[centers[row, 1].argsort()] for row in by_row])
+    grid = centers[order]
+    down, across = grid[..., 0].mean(1), grid[..., 1].mean(0)
+    gaps = [float((line[1:] - line[:-1]).min()) if len(line) > 1 else None for line in (down, across)]
+    near = [gap if gap is not None else other for gap, other in (gaps, gaps[::-1])]
+    strays = (grid[..., 0] - down[:, None]).abs().max(), (grid[..., 1] - across).abs().max()
+    if any(gap is not None and stray > 0.5 * gap for stray, gap in zip(strays, near, strict=True)):
+        return None
+    return order.flatten()
+
+
+def _fit(centers: Tensor) -> tuple[float, float]:
+    """Fit the first edge and the pitch to centers; the border's are drawn inwards by padding, so it counts less."""
+    if len(centers) == 1:
+        return 0.0, 2 * centers.item()
+    inner = centers[1:-1] if len(centers) > 3 else centers
+    pitch = float((inner[-1] - inner[0]) / (len(inner) - 1))
+    first = float(inner[0]) - pitch * (1 if len(centers) > 3 else 0)
+    return first - pitch / 2, pitch
+
+
+def _others(tokens: int, fed: list[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(range(tokens)) - set(fed)))
