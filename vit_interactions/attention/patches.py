@@ -7,7 +7,7 @@ from torch import Tensor
 
 NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
 TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
-DRAWS = 2  # random directions by which the centers of overlapping patches are estimated
+DRAWS = 1024  # numbers (channels times random directions) by which the center of a patch is estimated
 OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
 
 
@@ -23,6 +23,7 @@ class PatchGrid:
         top: the row of pixels where the first row of patches begins; negative where the model pads the image.
         left: likewise, the column.
         pitch: (height, width) in pixels from one patch to the next.
+        overlap: whether some pixels feed several tokens, so that top, left and pitch are estimates.
     """
 
     prefix: tuple[int, ...]
@@ -32,6 +33,43 @@ class PatchGrid:
     top: float
     left: float
     pitch: tuple[float, float]
+    overlap: bool = False
+
+    def extent(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) in pixels of the image that the patches cover, from its top left corner on.
+
+        Overlapping patches are placed side by side, each near the center of what it sees.
+
+        Raises:
+            ValueError: patches that begin elsewhere than at the corner of the image.
+
+        Example:
+            >>> PatchGrid((0,), (1, 2), 1, 2, 0.0, 0.0, (16.0, 16.0)).extent((20, 32))
+            (16, 32)
+        """
+        sides = zip(
+            ["height", "width"],
+            (self.top, self.left),
+            self.pitch,
+            (self.rows, self.cols),
+            image_size,
+            strict=True,
+        )
+        return tuple(self._side(*side) for side in sides)  # type: ignore[return-value]
+
+    def _side(self, name: str, start: float, pitch: float, count: int, length: int) -> int:
+        whole = round(pitch) if abs(pitch - round(pitch)) < (0.02 * pitch if self.overlap else 1e-6) else pitch
+        covered = round(whole * count)
+        # A model that resizes the image has patches of a fraction of a pixel, which cover all of it.
+        resized = whole != round(whole)
+        if abs(start) > (pitch if self.overlap else 1.0 if resized else 0.0) or (
+            resized and abs(covered - length) > 0.05 * length
+        ):
+            raise ValueError(
+                f"its patches cover pixels {start:g} to {start + pitch * count:g} of the image's {name} of {length}, "
+                "because the model crops, pads or resizes the image itself. Do that to the image first"
+            )
+        return length if resized else covered
 
 
 def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
@@ -47,6 +85,8 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
     pixels = pixel_tokens(query, image)
     if pixels is None:
         return _grid_of_centers(token_centers(query, image))
+    if (pixels == SEVERAL).any():
+        return _grid_of_centers(_pixel_centers(pixels, query.shape[-2]))
     return _grid_of_pixels(pixels, query.shape[-2])
 
 
@@ -121,22 +161,22 @@ def token_centers(query: Tensor, image: Tensor) -> Tensor:
     down = (torch.arange(height, device=image.device) + 0.5).sqrt().to(image.dtype)[:, None].expand(height, width)
     across = (torch.arange(width, device=image.device) + 0.5).sqrt().to(image.dtype).expand(height, width)
     energy = torch.zeros(3, query.shape[-2], dtype=torch.float64)
-    for _ in range(DRAWS):
-        signs = _signs(image)
+    for draw in range(max(2, DRAWS // query[0, :, 0].numel())):
+        signs = _signs(image, draw)
         for part, scale in enumerate((torch.ones_like(down), down, across)):
             (pushed,) = torch.autograd.grad(pulled, cotangent, signs * scale, retain_graph=True)
             energy[part] += pushed[0].detach().double().square().sum((0, 2)).cpu()
     return (energy[1:] / energy[0]).T
 
 
-def _signs(like: Tensor) -> Tensor:
-    """Random signs, which keep gradients of several terms from canceling; no generator of the user's is touched."""
-    generator = torch.Generator().manual_seed(0)
+def _signs(like: Tensor, seed: int = 0) -> Tensor:
+    """Draw random signs, which keep gradients from canceling; no generator of the user's is touched."""
+    generator = torch.Generator().manual_seed(seed)
     return (torch.randint(2, like.shape, generator=generator, device="cpu") * 2 - 1).to(like.device, like.dtype)
 
 
 def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
-    """Read the grid from exact patches, which touch each other at most."""
+    """Read the grid from patches of which every pixel feeds one token."""
     boxes = _boxes(pixels, tokens)
     fed = (boxes[2] >= 0).nonzero().flatten()
     tops, row = boxes[0, fed].unique(return_inverse=True)
@@ -144,7 +184,9 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     rows, cols = len(tops), len(lefts)
     place = row * cols + col
     if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place):
-        raise ValueError(f"{len(fed)} tokens are fed by pixels of their own, but they do not form rows and columns")
+        raise ValueError(
+            f"{len(fed)} tokens are fed by pixels of their own, but they do not form rows and columns"
+        )
     top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
     left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
     return PatchGrid(
@@ -156,22 +198,21 @@ def _boxes(pixels: Tensor, tokens: int) -> Tensor:
     """First row, first column, last row and last column of each token's pixels: (4, tokens); last row -1 without any.
 
     Raises:
-        ValueError: pixels that do not fill their rectangle, borders shared with others aside.
+        ValueError: pixels that do not fill their rectangle.
     """
     height, width = pixels.shape
     own = (pixels >= 0).flatten()
     token = pixels.flatten()[own]
-    at = torch.stack((torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)))
+    at = torch.stack(
+        (torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width))
+    )
     at = at.reshape(2, -1)[:, own]
     low, high = torch.full((2, tokens), height + width), torch.full((2, tokens), -1)
     low.scatter_reduce_(1, token.expand(2, -1), at, "amin")
     high.scatter_reduce_(1, token.expand(2, -1), at, "amax")
     fed = (high[0] >= 0).nonzero().flatten()
-    shared = torch.zeros(height + 1, width + 1, dtype=torch.int64)
-    shared[1:, 1:] = (pixels == SEVERAL).long().cumsum(0).cumsum(1)
     (top, left), (bottom, right) = low[:, fed], high[:, fed] + 1
-    between = shared[bottom, right] - shared[top, right] - shared[bottom, left] + shared[top, left]
-    filled = token.bincount(minlength=tokens)[fed] + between
+    filled = token.bincount(minlength=tokens)[fed]
     holes = (filled != (bottom - top) * (right - left)).nonzero().flatten()
     if len(holes):
         raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are no rectangle")
@@ -192,8 +233,16 @@ def _line(starts: list[int], end: int) -> tuple[float, float]:
     return (float(starts[0]) if abs(first - starts[0]) < 1 else first), pitch
 
 
+def _pixel_centers(pixels: Tensor, tokens: int) -> Tensor:
+    """Return the center of the pixels that feed each token and no other, (tokens, 2); NaN for tokens without any."""
+    own = pixels >= 0
+    places = own.nonzero().double() + 0.5
+    total = torch.zeros(tokens, 2, dtype=torch.float64).index_add_(0, pixels[own], places)
+    return total / pixels[own].bincount(minlength=tokens)[:, None]
+
+
 def _grid_of_centers(centers: Tensor) -> PatchGrid:
-    """Read the grid from the centers of overlapping patches."""
+    """Read the grid from the centers of patches that share pixels."""
     fed = [index for index, center in enumerate(centers.tolist()) if center[0] == center[0]]
     found = centers[fed]
     for rows in range(1, len(fed) + 1):
@@ -202,10 +251,12 @@ def _grid_of_centers(centers: Tensor) -> PatchGrid:
         cols = len(fed) // rows
         order = _in_rows(found, rows, cols)
         if order is not None:
-            down, across = found[order].reshape(rows, cols, 2).mean(1)[:, 0], found[order].reshape(rows, cols, 2).mean(0)[:, 1]
-            (top, pitch_y), (left, pitch_x) = _fit(down), _fit(across)
+            grid = found[order].reshape(rows, cols, 2)
+            (top, pitch_y), (left, pitch_x) = _fit(grid[..., 0].mean(1)), _fit(grid[..., 1].mean(0))
             tokens = tuple(fed[i] for i in order.tolist())
-            return PatchGrid(_others(len(centers), fed), tokens, rows, cols, top, left, (pitch_y, pitch_x))
+            return PatchGrid(
+                _others(len(centers), fed), tokens, rows, cols, top, left, (pitch_y, pitch_x), overlap=True
+            )
     raise ValueError(f"the {len(fed)} tokens that pixels feed have no centers in rows and columns")
 
 

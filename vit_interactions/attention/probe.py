@@ -4,13 +4,12 @@ Nothing of it is taken from the model's attributes: one forward pass of a random
 it (docs/design.md, "Look, don't trust").
 """
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.graph import Node, ancestors, node_of

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
-import torch
 from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
@@ -14,7 +13,19 @@ from vit_interactions.attention.record import AttentionCall
 
 PREFIX = 16  # tokens beside the patches, at most, where tokens are laid out as (batch, rows, cols, channels)
 # Nodes that only change how the same numbers lie in memory, or their type.
-_MOVES = ("Transpose", "Permute", "View", "Reshape", "Unsqueeze", "Squeeze", "Clone", "Copy", "Alias", "Expand", "T")
+_MOVES = (
+    "Transpose",
+    "Permute",
+    "View",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Clone",
+    "Copy",
+    "Alias",
+    "Expand",
+    "T",
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,9 @@ def _nothing(graph: Graph, fed: list[int]) -> str:
             f"the output of {graph.model} does not depend on its attention by any gradient: `{graph.calls[fed[-1]].name}` "
             "is followed by a detach, or its output is not used."
         )
-    return f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."
+    return (
+        f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."
+    )
 
 
 def _check_not_cut(graph: Graph, fed: list[int], read: list[int]) -> None:
@@ -200,7 +213,9 @@ def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:
     if all(joint is not None and joint is first for joint in joints) and len({call.name for call in calls}) == 1:
         return
     names = list(dict.fromkeys(f"`{call.name}`" for call in calls))
-    where = f"{names[0]} combines" if len(names) == 1 else f"{' and '.join(names[:2])} run side by side and combine"
+    where = (
+        f"{names[0]} combines" if len(names) == 1 else f"{' and '.join(names[:2])} run side by side and combine"
+    )
     raise UnsupportedModelError(
         f"{where} {len(calls)} attention maps into one (differential attention, parallel branches, several passes over "
         "the image, or an ensemble), so none of them is the attention of the layer. Explain a ViT with one softmax a "
@@ -234,7 +249,11 @@ def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
         if node in embedding:
             continue
         for parent, which in node.next_functions:
-            if parent in embedding and embedding[parent] & graph.image_bit and not _of_tokens(parent, which, tokens):
+            if (
+                parent in embedding
+                and embedding[parent] & graph.image_bit
+                and not _of_tokens(parent, which, tokens)
+            ):
                 raise UnsupportedModelError(
                     f"the image enters {graph.model} again after `{call.name}`, its first attention: it runs several "
                     "passes over the image, several towers or an ensemble. Explain one of them."
