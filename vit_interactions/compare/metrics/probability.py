@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vit_interactions.attention.observe import borrowed
+from vit_interactions.attention.borrow import borrowed
 from vit_interactions.compare.metrics.metric import Case
 from vit_interactions.explain.targets import select_target
 
@@ -27,8 +27,8 @@ def class_probability(case: Case, images: Tensor) -> Tensor:
         ValueError: an output that is not (batch, classes), or not finite.
         IndexError: a target that the output does not have.
     """
-    with torch.no_grad(), borrowed(case.model, images):
-        output = case.model(images)
+    with torch.no_grad(), borrowed(case.model) as model:
+        output = model(images)
     logits = getattr(output, "logits", output)
     logits = logits.double() if isinstance(logits, Tensor) else logits
     chosen = select_target(logits, case.target)
