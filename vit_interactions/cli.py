@@ -14,7 +14,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
 from vit_interactions.explain import Explainer

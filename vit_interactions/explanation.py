@@ -20,7 +20,8 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import Readout, TokenLayout, token_layout
+from vit_interactions.attention.layout import Readout, TokenLayout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer, ZeroMapWarning
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,

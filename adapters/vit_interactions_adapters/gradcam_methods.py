@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.borrow import borrowed
-from vit_interactions.attention.observe import as_arguments
+from vit_interactions.attention.probe import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions_adapters.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention

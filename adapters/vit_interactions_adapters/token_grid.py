@@ -36,7 +36,10 @@ def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
                 f"tokens must have shape (batch, {layout.tokens} tokens or {layout.patches} patches, channels) for "
                 f"{layout.rows} x {layout.cols} patches, but got {tuple(tokens.shape)}."
             )
-        patches = tokens[:, -layout.patches :].transpose(1, 2)
+        whole = (
+            tokens if layout.order is None or tokens.shape[1] == layout.patches else tokens[:, list(layout.order)]
+        )
+        patches = whole[:, -layout.patches :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], layout.rows, layout.cols)
 
     return as_grid

@@ -76,12 +76,13 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
     """Find the patches of one image among the tokens that a model made of it.
 
     Args:
-        query: (1, heads, tokens, width) of the first attention call, in the graph of the image.
-        image: (1, channels, height, width), a leaf that requires gradients.
+        query: (batch, heads, tokens, width), or value, of the first attention call, in the graph of the images.
+        image: (batch, channels, height, width), a leaf that requires gradients; the first is looked at.
 
     Raises:
         ValueError: patches that are not a regular grid of tokens; the text says why.
     """
+    query = query[:1]
     pixels = pixel_tokens(query, image)
     if pixels is None:
         return _grid_of_centers(token_centers(query, image))
@@ -162,9 +163,9 @@ def token_centers(query: Tensor, image: Tensor) -> Tensor:
     across = (torch.arange(width, device=image.device) + 0.5).sqrt().to(image.dtype).expand(height, width)
     energy = torch.zeros(3, query.shape[-2], dtype=torch.float64)
     for draw in range(max(2, DRAWS // query[0, :, 0].numel())):
-        signs = _signs(image, draw)
+        signs = _signs(image[:1], draw)
         for part, scale in enumerate((torch.ones_like(down), down, across)):
-            (pushed,) = torch.autograd.grad(pulled, cotangent, signs * scale, retain_graph=True)
+            (pushed,) = torch.autograd.grad(pulled[:1], cotangent, signs * scale, retain_graph=True)
             energy[part] += pushed[0].detach().double().square().sum((0, 2)).cpu()
     return (energy[1:] / energy[0]).T
 

@@ -42,7 +42,9 @@ def read_groups(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
             return gradients
         # A classifier that starts at zero hides what lies before it.
         alive = tuple(g if g is None or g.any() else _noise(g) for g in gradients)
-        seen.extend(_by_token(g.detach(), tokens) for g in alive if g is not None and _has_tokens(g, tokens))
+        seen.extend(
+            _by_token(g.detach(), tokens, len(until[0])) for g in alive if g is not None and _has_tokens(g, tokens)
+        )
         return alive
 
     handles = [node.register_prehook(look) for node in nodes]
@@ -63,10 +65,10 @@ def _has_tokens(gradient: Tensor, tokens: int) -> bool:
     return gradient.ndim > 2 and tokens in gradient.shape
 
 
-def _by_token(gradient: Tensor, tokens: int) -> Tensor:
-    """Bring the axis of tokens to the front: (tokens, rest). Of several as long it is that behind the batch of one."""
+def _by_token(gradient: Tensor, tokens: int, batch: int) -> Tensor:
+    """Bring the axis of tokens to the front: (tokens, rest). Of several as long it is that behind the batch."""
     axes = [axis for axis, length in enumerate(gradient.shape) if length == tokens]
-    axis = 1 if 1 in axes and gradient.shape[0] == 1 else axes[0]
+    axis = 1 if 1 in axes and gradient.shape[0] == batch else axes[0]
     return gradient.movedim(axis, 0).flatten(1)
 
 

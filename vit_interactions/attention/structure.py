@@ -7,7 +7,7 @@ from operator import or_
 
 from torch import Tensor
 
-from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError
 from vit_interactions.attention.graph import Node, ancestors, node_of
 from vit_interactions.attention.record import AttentionCall
 
@@ -44,14 +44,14 @@ class Structure:
 
 
 class Graph:
-    """The graph of a recorded forward pass of one image."""
+    """The graph of a recorded forward pass."""
 
     def __init__(self, model: str, image: Tensor, calls: Sequence[AttentionCall], output: Tensor) -> None:
         """Walk the graph once.
 
         Args:
             model: name of the model, for messages.
-            image: (1, channels, height, width), the leaf from which the pass began.
+            image: (batch, channels, height, width), the leaf from which the pass began.
             calls: all attention calls, in order.
             output: what the model's answer is read from.
 
@@ -60,16 +60,16 @@ class Graph:
         """
         self.model, self.image, self.calls, self.output = model, image, calls, output
         self.image_bit = 1 << len(calls)
-        self.marks: dict[Node, int] = {node_of(call.output): 1 << i for i, call in enumerate(calls)}
+        self.marks: dict[Node, int] = {node_of(call.outputs[0]): 1 << i for i, call in enumerate(calls)}
         self.marks.pop(None, None)
         self.marks[node_of(image)] = self.image_bit
         starts = [node_of(tensor) for call in calls for tensor in _inputs(call)]
         self.found = ancestors([*starts, node_of(output)], self.marks)
         self.score = self.found.get(node_of(output), 0)
         if not self.score & self.image_bit:
-            raise UnsupportedModelError(
+            raise UnobservableModelError(
                 f"the output of {model} does not depend on the image by any gradient: it was detached, quantized, or "
-                "computed without gradients, so that what the model does with the image cannot be observed."
+                "computed without gradients."
             )
 
     def reach(self, index: int) -> int:
@@ -105,14 +105,20 @@ def read_structure(graph: Graph) -> Structure:
             "a ViT with global attention."
         )
     for i in layers:
-        check_tokens(calls[i], calls[layers[0]].query.shape[-2])
+        check_tokens(calls[i], calls[layers[0]].query.shape[-2], len(graph.image))
     groups = list(_groups(layers, reach, reduce(or_, (1 << i for i in layers))))
     _check_series(graph, groups, reach)
+    again = next((i for i in ignored if i not in fed and calls[i].name in {calls[j].name for j in layers}), None)
+    if again is not None:
+        raise UnsupportedModelError(
+            f"`{calls[again].name}` runs on the image and on something else: {graph.model} runs several passes "
+            "(a siamese model, an ensemble). Explain the ViT itself, once for each image."
+        )
     _check_entrance(graph, groups[0])
     return Structure(tuple(groups), pools[0] if pools else None, ignored)
 
 
-def check_tokens(call: AttentionCall, tokens: int, batch: int = 1) -> None:
+def check_tokens(call: AttentionCall, tokens: int, batch: int) -> None:
     """Raise UnsupportedModelError unless a call attends from every token of one image to every token.
 
     Args:
@@ -208,7 +214,7 @@ def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequen
 def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:
     """Raise UnsupportedModelError unless calls side by side are the heads of one layer, joined by a concatenation."""
     calls = [graph.calls[i] for i in group]
-    joints = [_joint(graph, node_of(call.output)) for call in calls]
+    joints = [_joint(graph, node_of(call.outputs[0])) for call in calls]
     first = joints[0]
     if all(joint is not None and joint is first for joint in joints) and len({call.name for call in calls}) == 1:
         return

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import transforms
 
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.compare.boxes import ObjectBox
 from vit_interactions.compare.cost import MEGABYTE
 from vit_interactions.compare.maps import FoundMap, Maps, turn

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageOps
 from torch import nn
 
-from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.checksum import checksum
 from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import as_arguments, guarded
+from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
@@ -126,9 +127,9 @@ class AttnLRP(GradientExplainer):
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
             # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
-            with rules, guarded(model, inputs, lambda call, layout: None) as guard:
+            with rules, guarded(model, inputs, additional_forward_args, lambda call, layout: None) as guard:
                 output = model(leaf, *as_arguments(additional_forward_args))
-            layout = guard.finish()
+            guard.finish()
             scores = select_target(output, target)
             rules.check_graph(scores)
             (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
@@ -140,7 +141,7 @@ class AttnLRP(GradientExplainer):
                 "the relevance of the pixels is not finite: gradients overflowed. Use a float32 model, or larger "
                 "`conv_gamma` and `linear_gamma`."
             )
-        return relevance.contiguous(), layout
+        return relevance.contiguous(), guard.layout
 
 
 def sum_patches(attribution: Tensor, layout: TokenLayout) -> Tensor:

@@ -14,8 +14,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluation_copy
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
+from vit_interactions.attention.probe import probe
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.targets import select_target
@@ -89,7 +90,9 @@ class Explainer(Attribution):  # type: ignore[misc]
             A tensor of the input's shape, at least float32, contiguous, on its device; a tuple if `inputs`
             was one.
         """
-        return self._attribute(inputs, lambda x: self.patch_map(x, target, additional_forward_args))
+        return self._attribute(
+            inputs, lambda x: self.patch_map(x, target, additional_forward_args), additional_forward_args
+        )
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
         """Not offered, as by most of captum's methods."""
@@ -146,16 +149,18 @@ class Explainer(Attribution):  # type: ignore[misc]
         return seen
 
     def _attribute(
-        self, inputs: Tensor | tuple[Tensor, ...], explain: Callable[[Tensor], Tensor]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        explain: Callable[[Tensor], Tensor],
+        additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Carry a patch map to the input's pixels and give it the form in which the input came."""
         image = only_tensor(inputs)
-        pixels = to_pixels(explain(image), self._extent(image), (image.shape[-2], image.shape[-1]))
+        patch_map = explain(image)
+        extent = probe(self.model, image, additional_forward_args).layout.extent
+        pixels = to_pixels(patch_map, extent, (image.shape[-2], image.shape[-1]))
         attribution = pixels.unsqueeze(1).expand(image.shape).contiguous()
         return (attribution,) if isinstance(inputs, tuple) else attribution
-
-    def _extent(self, image: Tensor) -> tuple[int, int]:
-        return token_layout(self.model, (image.shape[-2], image.shape[-1])).extent
 
 
 def only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:

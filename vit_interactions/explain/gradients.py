@@ -37,11 +37,6 @@ class LayerGradient(NamedTuple):
         return self.call.attention_grad(self.output_gradient)
 
 
-def layer_gradient(call: AttentionCall, output_gradient: Tensor) -> LayerGradient:
-    """Pair a call with the gradient at its output as the model has it, its heads perhaps folded into the batch."""
-    return LayerGradient(call, output_gradient.reshape(*call.query.shape[:-1], -1))
-
-
 class Backtrace(NamedTuple):
     """What one forward and one backward pass showed."""
 
@@ -52,11 +47,11 @@ class Backtrace(NamedTuple):
 
     def layers(self) -> Iterator[LayerGradient]:
         """Yield the layers from the first to the last."""
-        return map(layer_gradient, self.record.calls, self.gradients)
+        return map(LayerGradient, self.record.calls, self.gradients)
 
     def layers_from_the_top(self) -> Iterator[LayerGradient]:
         """Yield the layers from the last to the first."""
-        return map(layer_gradient, reversed(self.record.calls), reversed(self.gradients))
+        return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
 
     def readout(self) -> Tensor:
         """Each output token's share in the answer, (batch, tokens), at least float32."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import as_arguments, guarded
-from vit_interactions.attention.record import AttentionCall, record_unnoticed
+from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed, output_gradients
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
@@ -93,16 +94,14 @@ class LeGrad(GradientExplainer):
             leaf = inputs.detach().clone().requires_grad_()
             arguments = as_arguments(additional_forward_args)
             with (
-                guarded(self.model, leaf, lambda call, _: calls.append(call)) as guard,
+                guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard,
                 keeping_states(blocks, used, seen.layout.tokens) as states,
             ):
                 self.model(leaf, *arguments)
             guard.finish()
             for call, state in zip(calls, states, strict=True):
-                with (
-                    record_unnoticed(self.model) as record,
-                    answering_from(blocks, read(state)),
-                ):
+                record = AttentionRecord(self.model, lambda *_: seen.layout)
+                with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 score = self._finite(select_target(output, target).sum())
                 gradient = _gradient(score, record.pool_calls[-1] if pooling else call)
@@ -123,8 +122,7 @@ class LeGrad(GradientExplainer):
 
 def _gradient(score: Tensor, call: AttentionCall) -> Tensor:
     """Compute the gradient at an attention (batch, heads, queries, keys)."""
-    (gradient,) = torch.autograd.grad(score, [call.output], allow_unused=True, materialize_grads=True)
-    return call.detached().attention_grad(gradient)
+    return call.attention_grad(output_gradients(score, [call])[0])
 
 
 def _mean_of_all(state: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.layout import TokenLayout, token_layout
-from vit_interactions.attention.observe import check_inputs
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.probe import check_images, probe
 from vit_interactions.explain.base import Explainer
 
 
@@ -31,8 +31,8 @@ class RandomMap(Explainer):
         self.seed = seed
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        check_inputs(self.model, inputs)
-        layout = token_layout(self.model, (inputs.shape[-2], inputs.shape[-1]))
+        check_images(inputs)
+        layout = probe(self.model, inputs, additional_forward_args).layout
         return torch.stack([self._draw(image, layout.patches) for image in inputs]).to(inputs.device), layout
 
     def _draw(self, image: Tensor, patches: int) -> Tensor:
