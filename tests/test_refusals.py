@@ -80,9 +80,11 @@ class ExplicitSoftmax(Attention):
         return self.proj(((query @ key.mT / 4).softmax(-1) @ value).transpose(1, 2).flatten(2))
 
 
-WINDOWS = r"attends within windows or groups, not over the whole image: .* was expected\. Use a ViT"
+WINDOWS = r"attends within windows or groups, not over the whole image: .*, expected \(1, heads, tokens, width\)\. Use a ViT"
 ITEMS = r"attends among \d+ items, but the image has \d+ tokens .*pairs of patches\. Use a ViT"
-SOFTMAX = r"computes its attention by an explicit softmax instead of scaled_dot_product_attention.*use a ViT"
+SOFTMAX = r"computes its attention by a softmax that does not multiply its values.*Use a ViT with plain"
+POOLED = r"attends from \d+ of the tokens to \d+ .*Use a ViT in which all tokens attend to all"
+UNPLACED = r"the patches of \w+ cannot be placed: .*Give a Vision Transformer whose tokens are a regular"
 NO_PATCHES = r"has no `num_prefix_tokens` and `patch_embed`.*give a Vision Transformer"
 NO_ATTENTION = r"made no call of scaled_dot_product_attention.*Give a Vision Transformer"
 POOL = r"VisionTransformer pools its tokens by \"{}\", .*Build it with `global_pool=\"token\"`, \"avg\" or \"map\""

@@ -68,7 +68,7 @@ class CaptumMethod(Explainer):
     def _pixels(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, attribute: Attribute | None = None
     ) -> Tensor:
-        check_images(inputs)
+        check_images(self.model, inputs)
         require_target(type(self).__name__, target)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():

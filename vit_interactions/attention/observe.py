@@ -64,7 +64,11 @@ def record_attention(
     record = AttentionRecord(inner, token_layout)
 
     def on_call(call: AttentionCall) -> None:
-        record.take(call) if consume is None or call.is_pooling else consume(call)
+        if consume is None or call.is_pooling:
+            record.take(call)
+        else:
+            record.seen += 1
+            consume(call)
 
     with readable(model), intercept(record, inner, on_call):
         yield record
@@ -152,14 +156,15 @@ class LayerGuard:
         self.record = AttentionRecord(model, lambda *_: seen.layout)
         self.on_layer = on_layer
         self._order = None if seen.layout.order is None else torch.tensor(seen.layout.order)
+        self._made = 0
         self._parts: list[AttentionCall] = []
         self._names: list[str] = []
         self._finite: list[Tensor] = []
 
     def __call__(self, call: AttentionCall) -> None:
         """Hand a layer on once all of its calls are there."""
-        role = self.probe.role(self.record.seen, call, self.batch)
-        self.record.seen += 1
+        role = self.probe.role(self._made, call, self.batch)
+        self._made += 1
         if role == "pool":
             self.record.pool_calls.append(call)
         elif role is not None:
@@ -178,9 +183,9 @@ class LayerGuard:
             ValueError: NaN or infinite values.
         """
         self.record.check_read()
-        if self.probe.calls is not None and self.record.seen != len(self.probe.calls):
+        if self.probe.calls is not None and self._made != len(self.probe.calls):
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} made {self.record.seen} attention calls for this image, but "
+                f"{type(self.model).__name__} made {self._made} attention calls for this image, but "
                 f"{len(self.probe.calls)} for a random one: what it does depends on the image (early exit, routing), so "
                 "that its layers are not the same for all images."
             )

@@ -145,6 +145,8 @@ def probe(
         (14, 14)
     """
     model = unwrap(model)
+    if not isinstance(inputs_or_size, tuple | list):
+        check_images(model, inputs_or_size)
     root = next(iter(originals(model).values()), model)
     image = _random_image(model, inputs_or_size)
     batch = inputs_or_size.shape[0] if isinstance(inputs_or_size, Tensor) else 1
@@ -199,26 +201,30 @@ def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:
     return (additional_forward_args,)
 
 
-def check_images(inputs: Any) -> None:
-    """Raise unless inputs are a batch of images.
+def check_images(model: nn.Module, inputs: Any) -> None:
+    """Raise unless inputs are a batch of images of the model's type and device.
 
     Raises:
-        TypeError: no tensor of floating-point numbers.
-        ValueError: not four axes, or an empty batch.
+        TypeError: no tensor, or not the floating-point type of the model's weights.
+        ValueError: not four axes, an empty batch, or another device.
     """
     if not isinstance(inputs, Tensor):
         raise TypeError(f"`inputs` must be a tensor, got {type(inputs).__name__}.")
     if inputs.ndim != 4 or 0 in inputs.shape:
         raise ValueError(f"`inputs` must have shape (batch, channels, height, width), got {tuple(inputs.shape)}.")
-    if not inputs.is_floating_point():
-        raise TypeError(f"`inputs` must be floating-point numbers, got {inputs.dtype}.")
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return
+    if inputs.device != weight.device:
+        raise ValueError(f"`inputs` must be on the model's device {weight.device}, got {inputs.device}.")
+    if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        raise TypeError(f"`inputs` must be {weight.dtype} like the model, got {inputs.dtype}.")
 
 
 def _random_image(model: nn.Module, inputs_or_size: Tensor | tuple[int, int]) -> Tensor:
     """Draw an image like the given ones, (1, channels, height, width), by a generator of its own."""
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if isinstance(inputs_or_size, Tensor):
-        check_images(inputs_or_size)
         shape, device, dtype = inputs_or_size.shape[1:], inputs_or_size.device, inputs_or_size.dtype
     else:
         shape = torch.Size((_channels(model), *check_pair("inputs_or_size", inputs_or_size)))

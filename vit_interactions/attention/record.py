@@ -58,9 +58,11 @@ class AttentionCall(SDPA):
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Bring what belongs to `outputs`, such as their gradients, to (batch, heads, queries, width)."""
-        batch, _, queries, _ = self.query.shape
-        heads = [part.reshape(batch, -1, queries, part.shape[-1]) for part in parts]
-        whole = heads[0] if len(heads) == 1 else torch.cat(heads, 1)
+        if len(parts) == 1:
+            whole = parts[0].reshape(*self.query.shape[:-1], -1)
+        else:
+            batch, _, queries, _ = self.query.shape
+            whole = torch.cat([part.reshape(batch, -1, queries, part.shape[-1]) for part in parts], 1)
         return whole if self.order is None else whole[:, :, self.order]
 
     @torch.no_grad()
@@ -103,7 +105,7 @@ class AttentionRecord:
     Attributes:
         calls: the self-attention calls of the layers, in order.
         pool_calls: the calls of an attention-pooling head.
-        seen: how many calls there were, those not kept included.
+        seen: how many self-attention calls there were, those not kept included.
         image_size: (height, width) of the input, None before the model has run.
         device: where the attention was computed.
     """
@@ -166,7 +168,7 @@ class AttentionRecord:
 
     def take(self, call: AttentionCall) -> None:
         """Keep a call: among the layers, or as that of a pooling head."""
-        self.seen += 1
+        self.seen += not call.is_pooling
         (self.pool_calls if call.is_pooling else self.calls).append(call)
 
     def check_read(self) -> None:

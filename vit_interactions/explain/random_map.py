@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.probe import check_images, probe
+from vit_interactions.attention.probe import probe
 from vit_interactions.explain.base import Explainer
 
 
@@ -31,7 +31,6 @@ class RandomMap(Explainer):
         self.seed = seed
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        check_images(inputs)
         layout = probe(self.model, inputs, additional_forward_args).layout
         return torch.stack([self._draw(image, layout.patches) for image in inputs]).to(inputs.device), layout
 
