@@ -127,7 +127,7 @@ def _model_part(
     for head in (head for head in heads if not head.cost):
         found = comparison.curves(model, head.name)
         if found:
-            draw = partial(curves_of, found, head.name, head.direction)
+            draw = partial(curves_of, found, head.name, head.direction, comparison.score_words(model))
             curves.append(themed(draw, f"Curves of {head.label} by method, {head.hint}"))
     agreement = None
     if len(comparison.methods) > 1:
