@@ -24,7 +24,16 @@ MAY_IMPORT = {
     "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
-    "patch_explorer": {"functional", "attention", "figures", "loading", "photographs", "predictions", *SHARED},
+    "patch_explorer": {
+        "functional",
+        "attention",
+        "figures",
+        "explanation",
+        "loading",
+        "photographs",
+        "predictions",
+        *SHARED,
+    },
     "training": {"functional", "attention", "explain", "models", "loading", "figures", *SHARED},
     "compare": {
         "functional",

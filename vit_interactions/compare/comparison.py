@@ -123,8 +123,9 @@ class Comparison:
                     f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all pairs of patches on the average, "
                     "so that field size and tendency tell little; `vit-interactions curve` shows which alpha suits it"
                 )
+            doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
             words = [SCORES[output] for output in sorted(self.outputs(model) - {"softmax"})]
-            found += [f"{model}: {word}; state `output` (--output) if that is wrong" for word in words]
+            found += [f"{model}: {word}{doubt}" for word in words]
             found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
         return found
 

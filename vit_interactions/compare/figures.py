@@ -43,9 +43,10 @@ METRIC_LENGTH = 23  # characters of a line over a ranking
 TEXT_SIZE = 8  # points
 
 
+PROBABILITY = "probability of the class"
 _SHOWN = ("share of the patches shown", "{score}")
 _REMOVED = ("share of the patches removed", "{score}")
-_BETWEEN = ("share of the patches removed", "difference, {score}")
+_BETWEEN = ("share of the patches removed", "difference in {score}")
 CURVE_AXES = {
     "insertion": _SHOWN,
     "token_insertion": _SHOWN,
@@ -126,7 +127,7 @@ def curves_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
     return curves_of(curves, metric, direction, comparison.score_words(model))
 
 
-def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: str) -> Figure:
+def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY) -> Figure:
     """Draw what `curves_figure` draws from curves (points, 2) by method that are at hand."""
     figure = ShownFigure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=DPI, layout="constrained")
     draw_curves(figure.add_subplot(), curves, metric, direction, score)
@@ -209,7 +210,9 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def draw_curves(axes: Axes, curves: Mapping[str, Array], metric: str, direction: str, score: str) -> None:
+def draw_curves(
+    axes: Axes, curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY
+) -> None:
     """Draw curves (points, 2) by method, named from the highest on the average to the lowest; `score` words theirs."""
     styles = [(color, line) for line in CURVE_LINES for color in CURVE_COLORS]
     lines = {}

@@ -38,10 +38,10 @@ def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
     """
     if callable(target):
         return _as_scores(target(output), target, batch)
-    output = class_outputs(output, batch)
-    batch, classes = output.shape
+    outputs = class_outputs(output, batch)
+    batch, classes = outputs.shape
     if isinstance(target, str) and target == "pred":
-        return output.amax(1)
+        return outputs.amax(1)
     indices = _as_integers(target)
     if len(indices) not in (1, batch) or (isinstance(target, list) and len(indices) != batch):
         raise ValueError(f"`target` must be one class or {batch}, one an example, but got {len(indices)}.")
@@ -50,8 +50,8 @@ def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
             raise IndexError(
                 f"`target` must lie in [{-classes}, {classes - 1}] for {classes} classes, but got {index}."
             )
-    chosen = torch.tensor(indices, device=output.device) % classes
-    return output.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
+    chosen = torch.tensor(indices, device=outputs.device) % classes
+    return outputs.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
 
 
 def require_target(method: str, target: Any) -> None:
