@@ -39,8 +39,8 @@ def class_outputs(output: Any, batch: int | None = None) -> Tensor:
     outputs: Any = getattr(output, "logits", output)
     if isinstance(outputs, Tensor) and outputs.ndim in (1, 2) and batch in (None, len(outputs)):
         return outputs if outputs.ndim == 2 else outputs.unsqueeze(1)
-    came, example = _describe(outputs)
-    images = "" if batch is None else f" of {batch} image{'s' * (batch != 1)}"
+    came, example = _describe(outputs, batch)
+    images = "" if batch is None else f" for {batch} image{'s' * (batch != 1)}"
     raise ValueError(
         "`target` must be a function of the output for a model whose output is neither (batch, classes) nor (batch,), "
         f"got {came}{images}. Give one score per image, for example target=lambda output: {example}."
@@ -95,14 +95,17 @@ def are_distributions(outputs: Tensor) -> bool:
     return values.shape[1] > 1 and bool((values >= 0).all() and ((values.sum(1) - 1).abs() <= tolerance).all())
 
 
-def _describe(output: Any) -> tuple[str, str]:
+def _describe(output: Any, batch: int | None) -> tuple[str, str]:
     """Word an output that is not (batch, classes), with an expression that takes a score out of it."""
     kind = type(output).__name__
     if isinstance(output, Tensor):
-        return f"shape {tuple(output.shape)}", f"output[:, {'0, ' * (output.ndim - 2)}1]"
+        row = (
+            f"output[:, {'0, ' * (output.ndim - 2)}1]" if output.ndim > 2 else f"output.reshape({batch}, -1)[:, 0]"
+        )
+        return f"shape {tuple(output.shape)}", row
     if isinstance(output, Mapping):
         key = next(iter(output), "logits")
-        return f"a {kind} of {', '.join(map(repr, output))}", f"output[{key!r}][:, 1]"
+        return f"a {kind} with {', '.join(map(repr, output))}", f"output[{key!r}][:, 1]"
     if isinstance(output, tuple | list):
-        return f"a {kind} of {len(output)}", "output[0][:, 1]"
-    return kind, "..."
+        return f"a {kind} of length {len(output)}", "output[0][:, 1]"
+    return f"a {kind}", "output.scores[:, 1]"

@@ -40,6 +40,7 @@ def token_scores(case: Case, shown: Tensor) -> Tensor:
             tokens, of which hidden ones stay a part; nothing left to attend to.
     """
     calls = _check(case)
+    _ = case.link  # which may run the model, before tokens are hidden
 
     def ask(shown: Tensor) -> Tensor:
         repeated = case.inputs.expand(len(shown), -1, -1, -1)
