@@ -1,4 +1,4 @@
-"""Metrics under heads that are no softmax: a single logit, several labels, a value, and models that end in their link."""
+"""Metrics under heads that are no softmax: one logit, several labels, a value, models that end in their link."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -242,7 +242,7 @@ def test_a_model_with_another_output_keeps_what_needs_no_score(image: Image.Imag
 
 
 def test_what_cannot_be_told_fails_by_metric(image: Image.Image) -> None:
-    hard = After(LABELS, lambda x: (x / 8 + 0.5).clamp(0, 1))
+    hard = After(LABELS, lambda x: (x / 12 + 0.5).clamp(0, 1))
     comparison = compared(hard, image)
     assert set(comparison.maps("vit", "picture-1")) == {"random_map", "input_x_gradient"}
     assert comparison.failures()["reason"].str.startswith("`output` must be given").all()

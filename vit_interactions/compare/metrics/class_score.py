@@ -31,10 +31,10 @@ def class_score(case: Case, images: Tensor) -> Tensor:
     """
     with torch.no_grad(), borrowed(case.model, images):
         outputs = class_outputs(case.model(images), len(images))
-    chosen = select_target(outputs, case.target)
-    if not chosen.isfinite().all():
+    scores = select_target(class_scores(outputs, case.link), case.target)
+    if not scores.isfinite().all():
         raise ValueError("the model's output for a perturbed image is not finite.")
-    return select_target(class_scores(outputs, case.link), case.target)
+    return scores
 
 
 def remembered(case: Case, kind: str, shown: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
