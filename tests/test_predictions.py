@@ -123,6 +123,8 @@ def test_what_is_stated_counts() -> None:
     for output, score in (("sigmoid", 0.7310586), ("value", 1.0), ("probabilities", 1.0)):
         found = predict(head(1.0), IMAGE, named=False, output=output)  # type: ignore[arg-type]
         assert found == Prediction(0, None, pytest.approx(score), output)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`output` must be one of 'softmax'"):
+        predict(LOGITS, IMAGE, named=False, output="logits")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 'softmax'"):
         predict(head(1.0), IMAGE, named=False, output="softmax")
     with pytest.raises(ValueError, match="for values from -1 to 3"):

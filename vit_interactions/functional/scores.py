@@ -59,12 +59,13 @@ def class_scores(outputs: Tensor, output: Output) -> Tensor:
         (batch, classes) float64 on the CPU: probabilities in [0, 1], or values as they are.
 
     Raises:
-        ValueError: the softmax of a single output, or probabilities outside [0, 1].
+        ValueError: an unknown `output`, the softmax of a single output, or probabilities outside [0, 1].
 
     Example:
         >>> class_scores(torch.tensor([[0.0, 0.0]]), "sigmoid")
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
+    check_output("output", output)
     values = outputs.detach().to("cpu", torch.float64)
     if output == "softmax":
         if values.shape[1] == 1:
