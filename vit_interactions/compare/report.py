@@ -92,7 +92,9 @@ def render(comparison: "Comparison") -> str:
         methods=comparison.settings["methods"],
         metrics=comparison.settings["metrics"],
         settings={
-            name: value for name, value in comparison.settings.items() if name not in ("methods", "metrics")
+            name: value
+            for name, value in comparison.settings.items()
+            if name not in ("methods", "metrics") and value is not None
         },
         model_facts=comparison.model_facts,
         versions=comparison.versions,
