@@ -24,7 +24,16 @@ MAY_IMPORT = {
     "attention": {"functional", "adapters"},
     "explain": {"functional", "attention"},
     "models": {"functional"},
-    "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs", *SHARED},
+    "patch_explorer": {
+        "functional",
+        "attention",
+        "figures",
+        "explanation",
+        "loading",
+        "photographs",
+        "predictions",
+        *SHARED,
+    },
     "training": {"functional", "attention", "explain", "models", "loading", "figures", *SHARED},
     "compare": {
         "functional",
@@ -37,6 +46,7 @@ MAY_IMPORT = {
         "methods",
         "patch_explorer",
         "photographs",
+        "predictions",
         *SHARED,
     },
 }

@@ -32,6 +32,7 @@ from vit_interactions.options import (
     Checkpoint,
     Device,
     Model,
+    OutputKind,
     Photos,
     ResumeSame,
     check_folder_option,
@@ -89,6 +90,7 @@ def explain(
             metavar="CLASS", help="Class that class-specific methods explain, or pred: of the highest score."
         ),
     ] = "pred",
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -113,7 +115,7 @@ def explain(
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target)
+        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target), output
     )
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
@@ -150,6 +152,7 @@ def explore(
     model: Model = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a page in it.")],
     checkpoint: Checkpoint = None,
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -162,7 +165,9 @@ def explore(
     check_folder_option(out)
     photographs = find_photographs(photos or bundled_photographs())
     vit = load_model(model, checkpoint, check_device("--device", device))
-    steps = write_pages(vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta)
+    steps = write_pages(
+        vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+    )
     pages = Pages()
     for pages in track(steps, "exploring", total=len(photographs), console=errors):  # noqa: B007
         pass

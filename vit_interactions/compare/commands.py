@@ -19,7 +19,7 @@ from vit_interactions.compare.units import REFUSALS
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
+from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
 
@@ -87,6 +87,7 @@ def compare_command(
             help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
         ),
     ] = "pred",
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -115,6 +116,7 @@ def compare_command(
             boxes=boxes,
             masks=masks,
             target=int(target) if target.isdecimal() else target,
+            output=output,
             alpha=alpha,
             beta=beta,
             out=out,
@@ -147,7 +149,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
         for photograph in comparison.photographs
         if not photograph.get("error")
     ][:EXPLORED]
-    settings = {key: comparison.settings[key] for key in ("alpha", "beta")}
+    settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
     pages = Pages()
     with suppress(UnsupportedModelError):  # the report says so
         model = load_model(name, checkpoint, device)

@@ -26,6 +26,7 @@ from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_count, check_fraction, check_index
+from vit_interactions.functional.scores import Output, check_output
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
@@ -91,7 +92,7 @@ class Plan:
     Attributes:
         pictures: the photographs.
         subjects: the models by name.
-        settings: methods, target, alpha and beta.
+        settings: methods, target, output, alpha and beta.
         metrics: what maps are measured by.
         seed: of everything that is drawn.
         batch_size: how many photographs are explained at once.
@@ -106,7 +107,7 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as the manifest gives them."""
-        chosen = {name: getattr(self.settings, name) for name in ("target", "alpha", "beta")}
+        chosen = {name: getattr(self.settings, name) for name in ("target", "output", "alpha", "beta")}
         return {
             **chosen,
             "seed": self.seed,
@@ -144,6 +145,7 @@ def make_plan(
     device: str,
     seed: int,
     batch_size: int = 1,
+    output: Output | None = None,
 ) -> Plan:
     """Check the arguments of `compare`, which says what they are, and load the models."""
     check_fraction("alpha", alpha)
@@ -151,6 +153,7 @@ def make_plan(
     if boxes is not None and masks is not None:
         raise ValueError("`boxes` and `masks` say both where objects are: give one of them.")
     check_target(target, boxes=boxes is not None)
+    check_output("output", output)
     if check_index("seed", seed) < 0:
         raise ValueError(f"`seed` must be >= 0, but got {seed}.")
     check_count("batch_size", batch_size)
@@ -165,7 +168,7 @@ def make_plan(
         pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
     names = choose_methods(methods, subjects)
-    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target)
+    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target, output=output)
     return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size)
 
 

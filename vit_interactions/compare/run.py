@@ -157,7 +157,14 @@ def look_at(plan: Plan, subject: Subject, job: Job) -> Seen | None:
             image = load_photograph(job.file)
             job.unit.size = list(image.size)
             photograph = prepare(image, subject.model)
-            seen = look(subject, photograph, job.picture.boxes, job.picture.mask, plan.settings.target)
+            seen = look(
+                subject,
+                photograph,
+                job.picture.boxes,
+                job.picture.mask,
+                plan.settings.target,
+                plan.settings.output,
+            )
     return seen
 
 
