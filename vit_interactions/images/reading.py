@@ -18,16 +18,25 @@ FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM",
 # A model's transform enlarges the shorter side to the model's size, and the longer side with it: a PNG of 1 x 1,000,000
 # pixels takes 2 kB on the disk and gigabytes once it is resized.
 LONGEST = 200  # times the shorter side
-# What Pillow cannot name by a file's first bytes.
-OTHERS = {
+# Within a file's first 16 bytes -> its format, to say why it is refused.
+SIGNATURES = {
+    b"%!PS": "EPS/PostScript",
+    b"\xc5\xd0\xd3\xc6": "EPS/PostScript",
     b"%PDF": "PDF",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"8BPS": "PSD",
     b"<svg": "SVG",
+    b"ftyphei": "HEIC",
+    b"\x89HDF": "HDF5",
+    b"SIMPLE  =": "FITS",
     b"\xd0\xcf\x11\xe0": "FlashPix or another OLE file",
     b"PK\x03\x04": "a ZIP archive",
-    b"ftypheic": "HEIC",
-    b"ftypheix": "HEIC",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"WEBP": "WEBP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
 }
-NAMES = {"EPS": "EPS/PostScript", "WMF": "WMF/EMF"}
 # Pillow scales these gray values to 8 bits, but not the one that tRNS declares transparent.
 GRAY_STEPS = {"L;2": 85, "L;4": 17}
 TURNS = {
@@ -186,8 +195,8 @@ def image_extensions() -> set[str]:
 def _check_shown(image: Image.Image) -> None:
     """Raise ValueError for an image that must not be loaded: by its format or its shape."""
     if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
-        name = NAMES.get(str(image.format), image.format)
-        raise ValueError(f"`image` must be one of {', '.join(FORMATS)}, got {name}. Convert it to PNG or JPEG.")
+        known = ", ".join(FORMATS)
+        raise ValueError(f"`image` must be one of {known}, got {image.format}. Convert it to PNG or JPEG.")
     width, height = image.size
     if max(width, height) > LONGEST * min(width, height):
         raise ValueError(
@@ -228,10 +237,7 @@ def _found_format(file: File, formats: Sequence[str]) -> str:
     else:
         file.seek(0)
         start = file.read(16)
-    for name, (_, accepts) in Image.OPEN.items():
-        if name not in formats and accepts is not None and accepts(start):
-            return NAMES.get(name, name)
-    return next((name for magic, name in OTHERS.items() if magic in start), "")
+    return next((name for magic, name in SIGNATURES.items() if magic in start and name not in formats), "")
 
 
 def _reason(error: Exception) -> str:
