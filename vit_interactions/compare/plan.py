@@ -26,7 +26,7 @@ from vit_interactions.explanation import Settings
 from vit_interactions.figures.photograph import prepare, preprocessing
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_count, check_fraction, check_index
-from vit_interactions.images.reading import upright_rgb
+from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
@@ -65,7 +65,7 @@ class Picture:
         """Return the picture's file; one that was given as an image is written below the comparison's folder."""
         path = folder / self.path
         if self.image is not None:
-            upright = upright_rgb(self.image)
+            upright = to_rgb(self.image)
             path.parent.mkdir(exist_ok=True)
             write_whole(path, lambda file: upright.save(file, "png"))
         return path

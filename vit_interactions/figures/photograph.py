@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vit_interactions.attention import TokenLayout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.figures.placement import Box, Placement, place
-from vit_interactions.images.reading import upright_rgb
+from vit_interactions.images.reading import to_rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Phot
 
     Raises:
         ValueError: steps whose geometry is not known, a model that does not state its preprocessing, or an image that
-            `upright_rgb` refuses.
+            `to_rgb` refuses.
 
     Example:
         >>> model = timm.create_model("test_vit")
@@ -66,7 +66,7 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Phot
         >>> photograph.input.shape, photograph.box_of_extent((160, 160))
         (torch.Size([3, 160, 160]), (88.0, 4.0, 248.0, 164.0))
     """
-    rgb = upright_rgb(image)
+    rgb = to_rgb(image)
     transform = preprocessing(model) if transform is None else transform
     return Photograph(rgb, transform(rgb), place(transform, (rgb.height, rgb.width)))
 

@@ -77,7 +77,7 @@ def read_image(file: File) -> Image.Image:
             ...
         ValueError: `image` is EPS/PostScript, which is not a supported image format. Convert it to PNG or JPEG.
     """
-    return decode(file, upright_rgb)
+    return decode(file, to_rgb)
 
 
 def decode(
@@ -118,7 +118,7 @@ def decode(
         raise ValueError(f"`{name}` is not an image that can be read: {_reason(error)}") from error
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB, upright by its EXIF orientation, transparent parts white.
 
     Args:
@@ -128,7 +128,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         ValueError: as of `upright`, or values of more than 16 bits, whose range is not known.
 
     Example:
-        >>> upright_rgb(Image.new("I;16", (1, 1), 32768)).getpixel((0, 0))
+        >>> to_rgb(Image.new("I;16", (1, 1), 32768)).getpixel((0, 0))
         (128, 128, 128)
     """
     shown = upright(image)
@@ -212,8 +212,11 @@ def _transparent_color(image: Image.Image) -> Any:
         raise ValueError(
             "`image` must have 8 bits per channel where one color is transparent, got 16 bits. Convert it to RGBA."
         )
-    steps = GRAY_STEPS.get(next(iter(raw), ""), 1)
-    return key * steps if isinstance(key, int) else key
+    if not isinstance(key, int):
+        return key
+    if image.mode == "1":
+        return 255 * bool(key)
+    return key * GRAY_STEPS.get(next(iter(raw), ""), 1)
 
 
 def _to_8_bits(image: Image.Image, *, sixteen: bool) -> Image.Image:
