@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "explain": {"functional", "attention"},
     "models": {"functional"},
     "patch_explorer": {"functional", "attention", "figures", "explanation", "loading", "photographs", *SHARED},
-    "training": {"functional", "attention", "explain", "models", "loading", "figures", *SHARED},
+    "training": {"functional", "attention", "explain", "models", "images", "loading", "figures", *SHARED},
     "compare": {
         "functional",
         "attention",

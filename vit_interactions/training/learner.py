@@ -228,14 +228,10 @@ def make_augmentations(student: nn.Module, settings: TrainingSettings, process: 
     return made
 
 
-def _mix(mixup: Mixup, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _mix(mixup: Any, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mix images in pairs; one that an unreadable image left alone stays as it is."""
     even = len(images) // 2 * 2
-    if even == len(images):
-        return mixup(images, target)
     alone = mixup_target(target[even:], mixup.num_classes, 1.0, mixup.label_smoothing)
-    if not even:
-        return images, alone
     mixed, shares = mixup(images[:even], target[:even])
     return torch.cat([mixed, images[even:]]), torch.cat([shares, alone])
 

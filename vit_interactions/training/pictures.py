@@ -6,6 +6,8 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from vit_interactions.images import read_image
+
 
 def picture_names(dataset: Any) -> list[str]:
     """List the names of a dataset's pictures: files relative to its folder, or numbers where it has no files.
@@ -47,22 +49,22 @@ def picture_name(dataset: Any, index: int) -> str:
     if hasattr(dataset, "filename"):
         return str(dataset.filename(index) or index)
     if hasattr(dataset, "samples") and hasattr(dataset, "root"):
-        return os.path.relpath(dataset.samples[index][0], dataset.root)
+        return os.path.relpath(str(dataset.samples[index][0]), dataset.root)
     return str(index)
 
 
 def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
     """Read one picture and its target, before any transform.
 
-    timm's datasets give the next picture in place of one that cannot be read, whose windows would be another's; here
-    that is an error.
+    timm's datasets replace an image that cannot be read by the next one; here that is an error.
 
     Args:
         dataset: of timm or torchvision, without a transform.
         index: of the picture.
 
     Raises:
-        OSError: the picture cannot be read; the decoders of broken files raise other errors, too.
+        ValueError: the image cannot be read.
+        OSError: its file cannot be opened.
     """
     reader = getattr(dataset, "reader", None)
     if reader is None:
@@ -70,8 +72,7 @@ def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
         return image, target
     file, target, *_ = reader[index]
     try:
-        with Image.open(file) as opened:
-            image = opened.convert(dataset.input_img_mode or opened.mode)
+        image = read_image(file)
     finally:
         getattr(file, "close", lambda: None)()
     target = -1 if target is None else target

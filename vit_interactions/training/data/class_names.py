@@ -2,13 +2,13 @@
 
 import codecs
 import re
-import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_interactions.files import check_regular_file
 from vit_interactions.loading import nearest
 
 SHOWN = 5  # names in an error
@@ -54,14 +54,19 @@ class ClassNames:
         Raises:
             ValueError: names that are not among the classes.
         """
-        known = {normalized(name): number for number, name in enumerate(self.names)}
-        numbers = {name: known[normalized(name)] for name in found if normalized(name) in known}
+        found = list(found)
+        numbers = self.among(found)
         if strange := [name for name in found if name not in numbers]:
             raise ValueError(
                 f"`data` must have classes of {self.source} only, got {listed(strange)}."
                 f"{nearest(strange[0], self.names)} Add the missing names, or remove their images."
             )
         return numbers
+
+    def among(self, found: Iterable[str]) -> dict[str, int]:
+        """Return the number of each known class of the data."""
+        known = {normalized(name): number for number, name in enumerate(self.names)}
+        return {name: known[normalized(name)] for name in found if normalized(name) in known}
 
 
 def normalized(name: str) -> str:
@@ -93,13 +98,14 @@ def read_class_map(path: Path, count: int) -> ClassNames:
         OSError: no such file.
         ValueError: not a regular file, not UTF-8, an empty or repeated line, or another number of names.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"`class_map` must be a regular file, got {path}. Copy the names into a .txt file.")
+    check_regular_file("class_map", path)
     lines = [line.strip() for line in re.split("\r\n|\r|\n", _text(path).rstrip())]
     first: dict[str, int] = {}
     for number, name in enumerate(map(normalized, lines), 1):
         if not name:
-            raise ValueError(f"`class_map` {path} must have a class name in each line, got an empty line {number}.")
+            raise ValueError(
+                f"`class_map` {path} must have a class name in each line, got an empty line {number}."
+            )
         if name in first:
             raise ValueError(
                 f"`class_map` {path} must name each class once, got {name!r} in lines {first[name]} and {number}."

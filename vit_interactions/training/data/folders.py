@@ -3,16 +3,16 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
 
-from vit_interactions.figures import load_photograph as read_image
+from vit_interactions.images import read_image
+from vit_interactions.images.reading import image_extensions
 from vit_interactions.training.data.class_names import ClassNames, listed
 
-ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # timm's names of the parts of a dataset that mean the same.
 SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
 
@@ -48,7 +48,9 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
             raise ValueError(f"`data` must have one folder of images per class, got none in {root}.")
         if classes is None and len(filled) < len(found):
             empty = [name for name, images in found.items() if not images]
-            raise ValueError(f"`data` {root} must have images of each class, got none in {listed(empty)}. Remove it.")
+            raise ValueError(
+                f"`data` {root} must have images of each class, got none in {listed(empty)}. Remove it."
+            )
         self.class_to_idx = (
             {name: number for number, name in enumerate(filled)} if classes is None else classes.numbers(filled)
         )
@@ -79,7 +81,7 @@ def part_folder(data: Path, split: str) -> Path:
     return next((data / name for name in (split, *same) if (data / name).is_dir()), data)
 
 
-def natural_key(text: str) -> tuple[Any, ...]:
+def natural_key(text: str) -> tuple[list[str | int], str]:
     """Return what to sort names by, numbers by their value, as timm does; names that differ in case only differ too.
 
     Example:
@@ -99,7 +101,8 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
         raise ValueError(
             f"`data` {root} must have images in class folders only, got {listed(loose)} beside them. Move them."
         )
-    found, nested, others = {}, [], [name for name in files if not name.startswith(".")]
+    found: dict[str, list[str]] = {}
+    nested, others = [], [name for name in files if not name.startswith(".")]
     for folder in folders:
         images = []
         for entry in os.scandir(folder.path):
@@ -137,4 +140,9 @@ def _images_below(folder: str) -> Iterator[str]:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in ENDINGS
+    return os.path.splitext(name)[1].lower() in _extensions()
+
+
+@cache
+def _extensions() -> frozenset[str]:
+    return frozenset(image_extensions())

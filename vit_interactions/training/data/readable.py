@@ -1,6 +1,6 @@
 """Batches of the images that can be read, with the names of those that cannot."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from vit_interactions.training.data.class_names import listed
+from vit_interactions.training.data.folders import natural_key
 from vit_interactions.training.pictures import picture_name, read_picture
 
 NAMED = 10  # unreadable images that are named
@@ -122,6 +123,23 @@ class ShareOfBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for number in range(self._count):
             yield list(self._mine[number * self._batch : (number + 1) * self._batch])
+
+
+def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Put together what processes could not read, in the order of names.
+
+    Example:
+        >>> merged([{"ant/10.png": "empty"}, {"ant/2.png": "truncated"}])
+        {'ant/2.png': 'truncated', 'ant/10.png': 'empty'}
+    """
+    every = {name: reason for part in parts for name, reason in part.items()}
+    return {name: every[name] for name in sorted(every, key=natural_key)}
+
+
+def notes_on(dataset: Any) -> list[str]:
+    """Say which files of a dataset are not used, for the user."""
+    others = getattr(dataset, "others", [])
+    return [f"skipped {len(others):,} files that are not images: {listed(others)}"] if others else []
 
 
 def describe_unreadable(unreadable: Mapping[str, str]) -> str:
