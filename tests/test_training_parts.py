@@ -300,7 +300,7 @@ def test_classes_are_numbered_as_in_training(tmp_path: Path) -> None:
     assert [sources.evaluation[index][1] for index in range(len(sources.evaluation))] == [1] * VAL + [2] * VAL
     (data / "val" / "class2").rename(data / "val" / "dogs")
     with pytest.raises(
-        ValueError, match=r"`data` must have classes of the part 'train' only, got dogs. Add the missing"
+        ValueError, match=r"`data` must have classes of the part 'train' only, got dogs. Make the names agree"
     ):
         open_sources(data)
 

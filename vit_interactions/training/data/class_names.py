@@ -33,7 +33,7 @@ class ClassNames:
         {'bee': 1}
         >>> classes.numbers(["bee", "ants"])
         Traceback (most recent call last):
-        ValueError: `data` must have classes of `class_map` c.txt only, got ants. Did you mean ant? Add ...
+        ValueError: `data` must have classes of `class_map` c.txt only, got ants. Did you mean ant? Make ...
     """
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class ClassNames:
         if strange := [name for name in found if name not in numbers]:
             raise ValueError(
                 f"`data` must have classes of {self.source} only, got {listed(strange)}."
-                f"{nearest(strange[0], self.names)} Add the missing names, or remove their images."
+                f"{nearest(strange[0], self.names)} Make the names agree, or remove their images."
             )
         return numbers
 
