@@ -112,7 +112,7 @@ def test_numbers_are_those_of_the_readable_images(workers: int, root: Path) -> N
     assert rest.pictures == CLASSES * VAL - len(NAMES) == 7
     assert same_numbers(result, rest)
     assert list(result.unreadable) == NAMES
-    assert "class0/0.png` is not an image that can be read" in result.unreadable["class0/0.png"]
+    assert "class0/1.png` is not an image that can be read" in result.unreadable["class0/1.png"]
     assert "is EPS/PostScript" in result.unreadable["class0/2.png"]
     assert rest.unreadable == {}
     assert result.as_row()["unreadable"] == 8
@@ -154,7 +154,8 @@ def test_weights_that_are_not_finite_are_an_error(
     weights["head.bias"][1] = value
     save_file(weights, tmp_path / "model.safetensors")
     command = ["evaluate", root / "rest", "--model", "test_vit", "--checkpoint", tmp_path / "model.safetensors"]
-    assert run(*command, "--img-size", SIZE, "--workers", 0, "--out", tmp_path / "out.json") == 2
+    command += ["--img-size", SIZE, "--workers", 0, "--class-map", root / "classes.txt"]
+    assert run(*command, "--out", tmp_path / "out.json") == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert "`model` must give finite outputs, but for 7 of 7 images they are NaN or infinite" in shown
     assert not (tmp_path / "out.json").exists()
@@ -230,7 +231,6 @@ def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
 def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: Path) -> None:
     _, whole = batches_of(make_pictures(tmp_path / "whole"))
     loader, rest = batches_of(training_data(tmp_path), workers=workers)
-    assert sorted(loader.unreadable) == TRAINED_ON
     names = open_part(tmp_path / "data", "train").filenames()
     order = EpochBatches(CLASSES * TRAIN, 2)
     order.epoch = 1
@@ -242,7 +242,9 @@ def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: 
         if kept:
             assert torch.equal(found, images[kept])
             assert torch.equal(numbers, classes[kept])
-    assert lost in (3, 4)  # of 27 images, one is left over at the end of an epoch
+    met = {names[index] for batch in order for _, index in batch}  # one of 27 is left over at the end of an epoch
+    assert sorted(loader.unreadable) == [name for name in TRAINED_ON if name in met]
+    assert lost == len(loader.unreadable) >= 3
 
 
 def test_a_batch_without_images_has_no_weight(tmp_path: Path) -> None:
@@ -349,7 +351,7 @@ def test_two_processes_count_and_learn_what_one_does(root: Path, tmp_path: Path)
     together = json.loads((root / "two.json").read_text())
     alone = evaluated(root, "rest")
     assert alone is not None
-    for name in ("pictures", "loss", "top1", "top5", "operations", "pairs"):
+    for name in ("pictures", "loss", "top1", "operations", "pairs"):
         assert together["evaluation"][name] == pytest.approx(getattr(alone, name), rel=1e-6), name
     assert list(together["unreadable"]) == NAMES
     told = Told()
