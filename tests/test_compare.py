@@ -413,7 +413,8 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
         vi.compare(pictures, model, [vi.GMAR(model)])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, but got function"):
         vi.compare(pictures, model, ["gmar"], [_first])  # type: ignore[list-item]
-    refused("`boxes` must be a CSV file, but there is none at", pictures, model, boxes=tmp_path / "no.csv")
+    with pytest.raises(FileNotFoundError, match=r"`boxes` must be a file, got nothing at .*no\.csv"):
+        vi.compare(pictures, model, boxes=tmp_path / "no.csv")
     with pytest.raises(TypeError, match="`photographs` must be paths or images of Pillow, but got int"):
         vi.compare([3], model)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"has no comparison\.json"):

@@ -20,6 +20,7 @@ from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
 from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
+from vit_interactions.photographs import skipped_files
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
 
@@ -131,7 +132,7 @@ def compare_command(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
-        for note in comparison.notes():
+        for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
     end(comparison)
 

@@ -19,7 +19,7 @@ from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
 from vit_interactions.compare.view import View
 from vit_interactions.explanation import OPEN_WINDOWS
-from vit_interactions.figures import load_photograph
+from vit_interactions.images.reading import read_image
 from vit_interactions.trained_windows import other_windows
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
@@ -236,7 +236,7 @@ class Comparison:
         path = next((photograph["path"] for photograph in self._listed if photograph["key"] == key), None)
         if path is None:
             raise ValueError(f"`key` must be that of one of the {len(self._listed)} photographs, but got {key!r}.")
-        return load_photograph(self.folder / path)
+        return read_image(self.folder / path)
 
     def _repr_html_(self) -> str:
         """Show the tables, the maps of a few photographs and what failed in a notebook."""

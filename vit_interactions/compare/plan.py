@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from vit_interactions.attention.layout import token_layout
@@ -23,9 +23,10 @@ from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
-from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
+from vit_interactions.figures.photograph import prepare, preprocessing
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_count, check_fraction, check_index
+from vit_interactions.images.reading import upright_rgb
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
@@ -64,7 +65,7 @@ class Picture:
         """Return the picture's file; one that was given as an image is written below the comparison's folder."""
         path = folder / self.path
         if self.image is not None:
-            upright = to_rgb(ImageOps.exif_transpose(self.image))
+            upright = upright_rgb(self.image)
             path.parent.mkdir(exist_ok=True)
             write_whole(path, lambda file: upright.save(file, "png"))
         return path
@@ -79,7 +80,7 @@ class Picture:
         """Return what units remember of where its objects are: boxes, and the SHA-256 of a mask that can be read."""
         mask = None
         if self.mask is not None:
-            with suppress(OSError):  # told where it is needed
+            with suppress(OSError, ValueError):  # told where it is needed
                 mask = sha256(self.mask)
         return {"boxes": self.as_json()["boxes"], "mask": mask}
 

@@ -86,7 +86,8 @@ def explorer(
         ('<!DOCTYPE html>', True)
     """
     # What draws is loaded only where something is drawn.
-    from vit_interactions.figures import load_photograph, prepare
+    from vit_interactions.figures import prepare
+    from vit_interactions.images.reading import read_image
     from vit_interactions.loading import load_model
     from vit_interactions.patch_explorer.page import render
     from vit_interactions.patch_explorer.study import study
@@ -96,7 +97,7 @@ def explorer(
     if isinstance(photograph, Image.Image):
         image, file = photograph, "photograph"
     else:
-        image, file = load_photograph(photograph), Path(photograph).name
+        image, file = read_image(photograph), Path(photograph).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
     found = study(vit, prepare(image, vit), named=isinstance(model, str))
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))

@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images.reading import read_image
 from vit_interactions.patch_explorer.explorer import ExplorerPage
 from vit_interactions.patch_explorer.page import render
 from vit_interactions.patch_explorer.study import study
@@ -56,12 +57,12 @@ def write_pages(
     pages = Pages()
     for path, stem in zip(photographs, folder_names(photographs), strict=True):
         try:
-            found = study(model, prepare(load_photograph(path), model), named=named)
+            found = study(model, prepare(read_image(path), model), named=named)
             page = ExplorerPage(render(found, title=path.name, model=name, alpha=alpha, beta=beta))
             pages.done[str(path)] = page.save(out / f"{stem[:NAME_LENGTH]}.html")
         except UnsupportedModelError:
             raise
         # A picture that cannot be read or explained is one picture less, not the end.
-        except (OSError, ValueError, IndexError, RuntimeError) as error:
+        except (OSError, ValueError, IndexError, RuntimeError, MemoryError) as error:
             pages.failed[str(path)] = str(error) or type(error).__name__
         yield pages

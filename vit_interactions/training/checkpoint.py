@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vit_interactions.files import write_whole
+from vit_interactions.files import check_regular_file, write_whole
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -20,6 +20,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: the file is no checkpoint of tensors and plain values.
     """
     try:
+        check_regular_file("resume", path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     # Each way to be no checkpoint has an error of its own; what they mean to the user is one thing.
     except Exception as error:

@@ -4,9 +4,11 @@ import os
 from typing import Any
 
 from PIL import Image
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from torch.utils.data import IterableDataset
+from torchvision.datasets.folder import DatasetFolder, default_loader
 
-from vit_interactions.images import read_image
+from vit_interactions.images.reading import read_image
 
 
 def picture_names(dataset: Any) -> list[str]:
@@ -54,7 +56,7 @@ def picture_name(dataset: Any, index: int) -> str:
 
 
 def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
-    """Read one picture and its target, before any transform.
+    """Read one image, upright and in RGB, and its target, before any transform.
 
     timm's datasets replace an image that cannot be read by the next one; here that is an error.
 
@@ -63,16 +65,22 @@ def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
         index: of the picture.
 
     Raises:
-        ValueError: the image cannot be read.
-        OSError: its file cannot be opened.
+        FileNotFoundError: no such file.
+        ValueError: the image cannot be read, as `read_image` says.
     """
+    if isinstance(dataset, DatasetFolder) and dataset.loader is default_loader:
+        path, target = dataset.samples[index]
+        return read_image(path), target if dataset.target_transform is None else dataset.target_transform(target)
     reader = getattr(dataset, "reader", None)
     if reader is None:
         image, target = dataset[index]
         return image, target
-    file, target, *_ = reader[index]
+    if isinstance(reader, ReaderImageFolder):
+        file, target = reader.samples[index]  # not opened, which waits forever for a named pipe
+    else:
+        file, target, *_ = reader[index]
     try:
-        image = read_image(file)
+        image = read_image(file).convert(dataset.input_img_mode or "RGB")
     finally:
         getattr(file, "close", lambda: None)()
     target = -1 if target is None else target
