@@ -19,6 +19,7 @@ from rich.table import Table
 from vit_interactions.figures.training import training_figure
 from vit_interactions.files import write_json, write_text, write_whole
 from vit_interactions.options import check_folder_option
+from vit_interactions.training.data.readable import describe_unreadable
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
 from vit_interactions.training.log import read_rows
@@ -76,6 +77,14 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
     Console().print(as_table(settings.model, evaluation))
     if out is not None:
         write_result(out, settings, evaluation)
+    if evaluation.unreadable:
+        console.print(
+            f"{evaluation.pictures:,} images ({describe_unreadable(evaluation.unreadable)})",
+            markup=False,
+            soft_wrap=True,
+            style="red",
+        )
+        raise typer.Exit(1)
 
 
 def with_options(command: Callable[..., None], settings: type[Settings]) -> Callable[..., None]:
@@ -111,7 +120,7 @@ def help_of(field: "dataclasses.Field[Any]") -> str:
 
 def as_table(model: str, evaluation: Evaluation) -> Table:
     """Lay out the numbers of an evaluation."""
-    table = Table("pictures", "top-1", "top-5", "loss", "E_O", "of all pairs", "pictures/s", title=model)
+    table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=model)
     interactions = ("-", "-")
     if evaluation.operations is not None and evaluation.pairs is not None:
         share = evaluation.operations / evaluation.pairs
@@ -119,7 +128,7 @@ def as_table(model: str, evaluation: Evaluation) -> Table:
     table.add_row(
         f"{evaluation.pictures:,}",
         f"{evaluation.top1:.2f} %",
-        f"{evaluation.top5:.2f} %",
+        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f} %",
         f"{evaluation.loss:.3f}",
         *interactions,
         f"{evaluation.throughput:.1f}",
@@ -134,7 +143,8 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     row = {"model": settings.model, **numbers}
     if path.suffix == ".json":
         unused = {} if settings.teacher else {"alpha": None, "beta": None}
-        write_json(path, {**row, "settings": settings.as_json() | unused})
+        failed = {"unreadable_images": dict(evaluation.unreadable)} if evaluation.unreadable else {}
+        write_json(path, {**row, **failed, "settings": settings.as_json() | unused})
         return
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(row))

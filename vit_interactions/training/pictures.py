@@ -40,11 +40,25 @@ def picture_names(dataset: Any) -> list[str]:
     return [str(index) for index in range(len(dataset))]
 
 
+def picture_name(dataset: Any, index: int) -> str:
+    """Return one of the names that `picture_names` lists.
+
+    Example:
+        >>> from torchvision.datasets import FakeData
+        >>> picture_name(FakeData(size=3), 2)
+        '2'
+    """
+    if hasattr(dataset, "filename"):
+        return str(dataset.filename(index) or index)
+    if hasattr(dataset, "samples") and hasattr(dataset, "root"):
+        return os.path.relpath(str(dataset.samples[index][0]), dataset.root)
+    return str(index)
+
+
 def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
     """Read one image, upright and in RGB, and its target, before any transform.
 
-    timm's datasets give the next picture in place of one that cannot be read, whose windows would be another's; here
-    that is an error.
+    timm's datasets replace an image that cannot be read by the next one; here that is an error.
 
     Args:
         dataset: of timm or torchvision, without a transform.

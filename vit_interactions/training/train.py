@@ -5,12 +5,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
 from vit_interactions.checksum import checksum
 from vit_interactions.files import write_json
-from vit_interactions.process import Process, end_process, share, start_process
+from vit_interactions.process import Process, end_process, gather, share, start_process
 from vit_interactions.seeds import seed_everything, seed_of
 from vit_interactions.training.assembly import (
     input_config,
@@ -22,11 +23,12 @@ from vit_interactions.training.assembly import (
     shape_options,
 )
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
+from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
 from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.export import export_model
 from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.learner import Learner
-from vit_interactions.training.loaders import Batch, own_share
+from vit_interactions.training.loaders import Batch
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
 from vit_interactions.training.settings import TrainingSettings, check_same
 from vit_interactions.training.teacher import WindowTeacher
@@ -128,11 +130,10 @@ class Run:
         self._windows_from = windows_from(settings, teacher)
         self._train_batches = make_training_loader(student, sources, settings, config, process)
         self._eval_batches = make_evaluation_loader(sources, settings, config, process)
-        self._eval_limit = own_share(sources.evaluation, process)
         self.total = settings.steps or settings.epochs * self._train_batches.steps
         self.learner = Learner(student, settings, process, self.total, teacher)
         self._evaluation: Evaluation | None = None
-        for note in notes:
+        for note in [*notes, *notes_on(sources.training), *notes_on(sources.evaluation)]:
             report.note(f"note: {note}")
         self._begin(state)
 
@@ -150,6 +151,7 @@ class Run:
                 )
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
+            self._train_batches.unreadable.update(state.get("unreadable", {}))
             self._report.note(f"resumed at step {self.learner.step} of {self.total}")
         self.learner.distribute()
         if self._process.first:
@@ -226,11 +228,13 @@ class Run:
         due = (epoch + 1) % self._settings.eval_every == 0 or learner.step == self.total
         if due and self._eval_batches is not None:
             # Processes can agree only where each has the same number of batches.
-            alike = self._process.world == 1 or self._eval_limit is not None
-            batches = until(self._eval_batches, self._asked_to_stop) if alike else iter(self._eval_batches)
+            loader = self._eval_batches
+            batches = until(loader, self._asked_to_stop) if loader.alike else iter(loader)
             model = learner.model.eval()
             try:
-                self._evaluation = evaluate(model, batches, limit=self._eval_limit, autocast=learner.autocast)
+                self._evaluation = evaluate(
+                    model, batches, unreadable=loader.unreadable, autocast=learner.autocast
+                )
             except Interrupted:
                 return False
         self._write_epoch(epoch, self._evaluation if due else None)
@@ -243,6 +247,15 @@ class Run:
     def _write_epoch(self, epoch: int, evaluation: Evaluation | None) -> None:
         """Write the numbers of an epoch and the model."""
         learner, means = self.learner, self.learner.meter.take("epoch")
+        unreadable = self._gather_unreadable()
+        self._train_batches.unreadable.clear()
+        if isnan(means["loss"]):
+            raise ValueError(
+                f"`data` must have training images that can be read, but in epoch {epoch} "
+                f"{describe_unreadable(unreadable)} and none could."
+            )
+        if unreadable:
+            self._report.note(f"epoch {epoch}: of the training images, {describe_unreadable(unreadable)}")
         if not self._process.first:
             return
         numbers = {} if evaluation is None else evaluation.as_row()
@@ -276,6 +289,7 @@ class Run:
 
     def _save(self) -> None:
         state = self.learner.state()  # in all processes: it gathers their numbers
+        unreadable = self._gather_unreadable()
         if self._process.first:
             own = {
                 "evaluated": self._evaluated,
@@ -284,8 +298,13 @@ class Run:
                 "windows_from": self._windows_from,
                 "arch": self._settings.model,
                 "settings": self._settings.as_json(),
+                "unreadable": unreadable,
             }
             save_checkpoint(self._out / CHECKPOINT, {**state, **own})
+
+    def _gather_unreadable(self) -> dict[str, str]:
+        """Return the training images of all processes that could not be read in this epoch."""
+        return merged(gather(self._train_batches.unreadable))
 
     def _writers(self) -> list[Writer]:
         writers: list[Writer] = []
@@ -315,11 +334,15 @@ def describe(evaluation: Evaluation) -> str:
         >>> describe(Evaluation(100, 0.5, 80.0, 95.0, 19208.0, 38416, 10.0))
         'top-1 80.00 %, top-5 95.00 %, loss 0.500, E_O 19,208 of 38,416 (50.0 %)'
     """
-    text = f"top-1 {evaluation.top1:.2f} %, top-5 {evaluation.top5:.2f} %, loss {evaluation.loss:.3f}"
-    if evaluation.operations is None or evaluation.pairs is None:
-        return text
-    share = evaluation.operations / evaluation.pairs
-    return f"{text}, E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)"
+    parts = [f"top-1 {evaluation.top1:.2f} %", f"loss {evaluation.loss:.3f}"]
+    if evaluation.top5 is not None:
+        parts.insert(1, f"top-5 {evaluation.top5:.2f} %")
+    if evaluation.operations is not None and evaluation.pairs is not None:
+        share = evaluation.operations / evaluation.pairs
+        parts.append(f"E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)")
+    if evaluation.unreadable:
+        parts.append(f"{evaluation.pictures:,} images, {describe_unreadable(evaluation.unreadable)}")
+    return ", ".join(parts)
 
 
 def describe_loss(means: Mapping[str, float]) -> str:
