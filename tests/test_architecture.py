@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = "vit_interactions"
 
 # What layers share, which is in none of them.
-SHARED = {"checksum", "files", "options", "process", "seeds", "trained_windows", "wording"}
+SHARED = {"checksum", "files", "options", "process", "seeds", "trained_windows", "utilities", "wording"}
 # Each layer may import itself and these.
 MAY_IMPORT = {
     "functional": set(),
