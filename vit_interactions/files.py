@@ -63,6 +63,12 @@ def partial_path(path: Path, writer: int | None = None) -> Path:
     return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PARTIAL}")
 
 
+def refuse_folder(path: Path) -> None:
+    """Raise ValueError where a folder is in the place of a file to write; it is left as it is."""
+    if path.is_dir():
+        raise ValueError(f"{path} must be a file, got a folder. Move it away and resume.")
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what killed runs left half written directly in a folder: `.NAME.partial`, files or folders.
 

@@ -39,7 +39,7 @@ from vit_interactions.compare.units import (
     write_unit,
 )
 from vit_interactions.figures import load_photograph, prepare
-from vit_interactions.files import partial_path, remove_partials, sha256, write_json
+from vit_interactions.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.photographs import versions
 from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
@@ -140,8 +140,7 @@ def earlier_unit(path: Path) -> Unit | None:
         ValueError: a folder where a file of the unit belongs, which is not removed.
     """
     for file in (path, path.with_suffix(".npz")):
-        if file.is_dir():
-            raise ValueError(f"{file} must be a file of the comparison, got a folder. Move it away and resume.")
+        refuse_folder(file)
     try:
         return read_unit(path)
     except DamagedFileError as error:

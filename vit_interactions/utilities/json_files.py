@@ -73,9 +73,11 @@ def check_keys(path: Path, content: Any, wanted: Mapping[str, Any], advice: str,
         DamagedFileError: another type, a missing key, or a value of another type.
 
     Example:
-        >>> check_keys(Path("run.json"), {"steps": "3"}, {"steps": int}, "Start again.")
-        Traceback (most recent call last):
-        ...DamagedFileError: run.json: `steps` must be a whole number, got '3'. Start again.
+        >>> try:
+        ...     check_keys(Path("run.json"), {"steps": "3"}, {"steps": int}, "Start again.")
+        ... except DamagedFileError as error:
+        ...     print(error)
+        run.json: `steps` must be a whole number, got '3'. Start again.
     """
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path}: `{within}` must be an object, got {shorten(content)}", advice)
@@ -98,7 +100,7 @@ def is_of(value: Any, kind: Any) -> bool:
     """
     kinds = getattr(kind, "__args__", (kind,))
     if isinstance(value, bool):
-        return bool in kinds
+        return bool in kinds or object in kinds
     if isinstance(value, int | float) and float in kinds:
         return isfinite(value)
     return isinstance(value, kinds)
@@ -112,12 +114,12 @@ def describe_kind(kind: Any) -> str:
         ('a number', 'a string or null')
     """
     kinds = getattr(kind, "__args__", (kind,))
-    return " or ".join(WORDS.get(each, "null") for each in kinds)
+    return " or ".join(WORDS.get(each, each.__name__) for each in kinds)
 
 
 def describe_type(value: Any) -> str:
     """Put the type of a JSON value into words."""
-    return "null" if value is None else WORDS[type(value)]
+    return WORDS[type(value)]
 
 
 def shorten(value: Any, longest: int = 60) -> str:
