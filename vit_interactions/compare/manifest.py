@@ -34,8 +34,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         check_keys(path, method, {}, ADVICE, f"settings.methods.{name}")
     for name, metric in settings["metrics"].items():
         check_keys(path, metric, {"direction": str}, ADVICE, f"settings.metrics.{name}")
-    if not content["models"]:
-        raise DamagedFileError(f"{path}: `models` must have at least one, got none", ADVICE)
+    for key in ("models", "photographs"):
+        if not content[key]:
+            raise DamagedFileError(f"{path}: `{key}` must have at least one, got none", ADVICE)
     for name, model in content["models"].items():
         check_keys(path, model, MODEL, ADVICE, f"models.{name}")
         check_file_name(path, model["folder"], f"models.{name}.folder")

@@ -134,8 +134,10 @@ def check_optimizer(path: Path, saved: dict[str, Any], optimizer: torch.optim.Op
 
 
 def _check_moment(path: Path, key: str, value: Tensor, parameter: Tensor) -> None:
-    # Factored moments have fewer dimensions than their parameter, counters none.
-    if value.ndim == parameter.ndim and value.shape != parameter.shape:
+    # Factored moments have fewer dimensions than their parameter, or some of length 1; counters have none.
+    if value.ndim == parameter.ndim and any(
+        own not in (1, wanted) for own, wanted in zip(value.shape, parameter.shape, strict=True)
+    ):
         raise DamagedFileError(
             f"{path}: `{key}` must have shape {tuple(parameter.shape)}, got {tuple(value.shape)}", ADVICE
         )

@@ -14,6 +14,7 @@ WORDS = {
     int: "a whole number",
     float: "a number",
     bool: "a boolean",
+    type(None): "null",
 }
 
 
