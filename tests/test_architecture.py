@@ -65,7 +65,9 @@ def layers_of(modules: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(SHARED))
 def test_what_layers_share_uses_none_of_them(name: str) -> None:
-    assert layers_of(imported_modules(PACKAGE / f"{name}.py")) <= {"functional"}
+    room = PACKAGE / name
+    for path in room.glob("*.py") if room.is_dir() else [PACKAGE / f"{name}.py"]:
+        assert layers_of(imported_modules(path)) <= {"functional", "utilities"}, path
 
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)

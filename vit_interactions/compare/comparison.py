@@ -49,9 +49,10 @@ class Comparison:
         photographs: of each its key, path, name, boxes, and mask (its file, or None); once it has been read, its size
             (width, height) and sha256, or the error.
         models: names.
-        model_facts: of each model its device, its preprocessing, the SHA-256 of its weights, whether its classes
-            are those of timm's own weights ("named"), and the alpha and beta that it was trained with, where they
-            are known.
+        model_facts: of each model its device, its preprocessing with the mean and standard deviation
+            ("normalisation"), the SHA-256 of its weights and of what it computes with them ("architecture"), whether
+            its classes are those of timm's own weights ("named"), and the alpha and beta that it was trained with,
+            where they are known.
         methods: names.
         metrics: names; what a map costs ("seconds", "forwards", "peak_memory") comes beside them in the tables.
 

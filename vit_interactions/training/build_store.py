@@ -114,7 +114,8 @@ def build_window_store(
             report.failed.update({n: f"{names[n]}: {why}" for n, why in zip(numbers, reasons, strict=True) if why})
             report.done += len(numbers)
             if len(records) == len(manifest.shard_pictures(shard)):
-                _put(out / shard_name(shard), manifest.seal(shard, np.stack(records).tobytes()), rank)
+                content = np.stack(records).tobytes()
+                _put(out / shard_name(shard), content + manifest.checksum(shard, content), rank)
             yield report
 
 

@@ -90,11 +90,11 @@ class Manifest:
         """The pictures whose records are in a file."""
         return range(number * self.shard, min((number + 1) * self.shard, self.pictures))
 
-    def seal(self, number: int, records: bytes) -> bytes:
-        """Return the content of a shard: its records and their checksum."""
+    def checksum(self, number: int, records: bytes | memoryview) -> bytes:
+        """Compute the SHA-256 that ends a shard: of this manifest, the shard's number and its records."""
         digest = hashlib.sha256(f"{self.as_json()}{number}".encode())
         digest.update(records)
-        return records + digest.digest()
+        return digest.digest()
 
     def read_shard(self, folder: Path, number: int) -> Records | None:
         """Read the records (pictures, bytes) of a shard; None if it is missing, damaged or of another manifest."""
@@ -104,7 +104,7 @@ class Manifest:
         if not path.is_file() or path.stat().st_size != size + CHECKSUM_BYTES:
             return None
         content = path.read_bytes()
-        if self.seal(number, content[:size]) != content:
+        if self.checksum(number, memoryview(content)[:size]) != content[size:]:
             return None
         return np.frombuffer(content, np.uint8, size).reshape(count, self.record_bytes)
 
