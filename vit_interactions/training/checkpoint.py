@@ -1,5 +1,7 @@
 """Checkpoints that are whole or not there at all, run no code when they are read, and are checked field by field."""
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +11,11 @@ import torch
 from torch import Tensor
 
 from vit_interactions.files import write_whole
-from vit_interactions.utilities.json_files import DamagedFileError, check_keys, shorten
+from vit_interactions.utilities.json_files import DamagedFileError, check_keys, short_repr
 
 ADVICE = "Restore the file, or train again into another folder."
+
+SEAL = "plain_sha256"
 
 FIELDS = {
     **dict.fromkeys(("step", "evaluated", "epoch_steps"), int),
@@ -22,7 +26,14 @@ FIELDS = {
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save tensors, numbers, strings and collections of them."""
-    write_whole(path, lambda file: torch.save(state, file))
+    sealed = {**state, SEAL: plain_checksum(state)}
+    write_whole(path, lambda file: torch.save(sealed, file))
+
+
+def plain_checksum(state: dict[str, Any]) -> str:
+    """Compute the SHA-256 of all that a checkpoint holds beside tensors."""
+    plain = {k: v for k, v in state.items() if k not in (SEAL, "optimizer") and not k.startswith("state_dict")}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -61,10 +72,9 @@ def check_fields(path: Path, state: dict[str, Any]) -> None:
     check_keys(path, state["meter"], {"sums": dict, "counts": dict}, ADVICE, "meter")
     for since in ("row", "epoch"):
         check_keys(path, state["meter"]["sums"], {since: dict}, ADVICE, "meter.sums")
-        check_keys(path, state["meter"]["counts"], {since: int}, ADVICE, "meter.counts")
+        check_keys(path, state["meter"]["counts"], {since: float}, ADVICE, "meter.counts")
         sums = state["meter"]["sums"][since]
         check_keys(path, sums, dict.fromkeys(sums, float), ADVICE, f"meter.sums.{since}")
-    accumulate = state["settings"].get("accumulate", 1)
     for name, holds, expected in (
         ("step", state["step"] >= 0, ">= 0"),
         ("lr", state["lr"] >= 0, ">= 0"),
@@ -73,12 +83,10 @@ def check_fields(path: Path, state: dict[str, Any]) -> None:
         ("evaluated", 0 <= state["evaluated"] <= state["step"], f"in [0, {state['step']}]"),
     ):
         if not holds:
-            raise DamagedFileError(f"{path}: `{name}` must be {expected}, got {shorten(state[name])}", ADVICE)
-    counted = state["meter"]["counts"]["epoch"]
-    if counted != (state["step"] - state["evaluated"]) * accumulate:
+            raise DamagedFileError(f"{path}: `{name}` must be {expected}, got {short_repr(state[name])}", ADVICE)
+    if state.get(SEAL) != plain_checksum(state):
         raise DamagedFileError(
-            f"{path}: `step` {state['step']} and `evaluated` {state['evaluated']} do not fit the {counted} batches "
-            "that `meter.counts.epoch` has",
+            f"{path} was edited: the checksum of its plain values (`step`, `evaluated`, `best`, ...) differs",
             ADVICE,
         )
 
@@ -127,7 +135,7 @@ def check_optimizer(path: Path, saved: dict[str, Any], optimizer: torch.optim.Op
     parameters = [parameter for group in own for parameter in group["params"]]
     for index, values in saved["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(values, dict):
-            raise DamagedFileError(f"{path}: `optimizer.state` has an unknown entry {shorten(index)}", ADVICE)
+            raise DamagedFileError(f"{path}: `optimizer.state` has an unknown entry {short_repr(index)}", ADVICE)
         for name, value in values.items():
             if isinstance(value, Tensor):
                 _check_moment(path, f"optimizer.state[{index}].{name}", value, parameters[index])

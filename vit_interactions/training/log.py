@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vit_interactions.files import write_text
-from vit_interactions.utilities.json_files import DamagedFileError, shorten
+from vit_interactions.utilities.json_files import DamagedFileError, short_repr
 
 ADVICE = "Repair the file, or remove it to go on without its rows."
 
@@ -81,7 +81,7 @@ def _first_number(path: Path, row: str) -> int:
     try:
         return int(row.split(",")[0])
     except ValueError:
-        raise DamagedFileError(f"{path} is damaged: a row begins with {shorten(row)}", ADVICE) from None
+        raise DamagedFileError(f"{path} is damaged: a row begins with {short_repr(row)}", ADVICE) from None
 
 
 class Writer(Protocol):

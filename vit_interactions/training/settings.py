@@ -9,7 +9,7 @@ from typing import Any
 from vit_interactions.functional.checks import check_fraction, check_weight
 from vit_interactions.functional.window_free import WINDOW_FILLS
 from vit_interactions.training.options import above_zero, at_least, below_one, check_fields, named, one_of, option
-from vit_interactions.utilities.json_files import shorten
+from vit_interactions.utilities.json_files import short_repr
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) ->
         ValueError: `resume` needs the settings of the run's start, in a.json, but now `lr` is 0.2 instead of 0.1.
     """
     differ = [
-        f"`{name}` is {now.get(name)!r} instead of {shorten(before[name]) if name in before else 'missing'}"
+        f"`{name}` is {now.get(name)!r} instead of {short_repr(before[name]) if name in before else 'missing'}"
         for name in sorted({*before, *now} - MAY_CHANGE)
         if name not in before or before[name] != now.get(name)
     ]

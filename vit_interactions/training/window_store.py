@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_interactions.functional.checks import check_index
-from vit_interactions.utilities.json_files import DamagedFileError, check_keys, is_of, read_json, shorten
+from vit_interactions.utilities.json_files import DamagedFileError, check_keys, is_of, read_json, short_repr
 
 MANIFEST, NAMES = "manifest.json", "names.txt.gz"
 UNREADABLE = 255
@@ -138,7 +138,7 @@ def check_manifest(path: Path, content: dict[str, Any]) -> None:
     if content.get("format") != Manifest.format:
         raise DamagedFileError(
             f"`store` must be a window store of format {Manifest.format}, got format "
-            f"{shorten(content.get('format'))} in {path}",
+            f"{short_repr(content.get('format'))} in {path}",
             REMAKE,
         )
     check_keys(path, content, FIELDS, REMAKE)
@@ -151,7 +151,7 @@ def check_manifest(path: Path, content: dict[str, Any]) -> None:
     }
     for name, (holds, words) in expected.items():
         if not holds:
-            raise DamagedFileError(f"{path}: `{name}` must be {words}, got {shorten(content[name])}", REMAKE)
+            raise DamagedFileError(f"{path}: `{name}` must be {words}, got {short_repr(content[name])}", REMAKE)
     if content.keys() != FIELDS.keys():
         raise DamagedFileError(f"{path} has an unknown key `{min(content.keys() - FIELDS.keys())}`", REMAKE)
 

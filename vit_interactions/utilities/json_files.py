@@ -81,14 +81,14 @@ def check_keys(path: Path, content: Any, wanted: Mapping[str, Any], advice: str,
         run.json: `steps` must be a whole number, got '3'. Start again.
     """
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{path}: `{within}` must be an object, got {shorten(content)}", advice)
+        raise DamagedFileError(f"{path}: `{within}` must be an object, got {short_repr(content)}", advice)
     for name, kind in wanted.items():
         key = f"{within}.{name}" if within else name
         if name not in content:
             raise DamagedFileError(f"{path} has no `{key}`", advice)
         if not is_of(content[name], kind):
             raise DamagedFileError(
-                f"{path}: `{key}` must be {describe_kind(kind)}, got {shorten(content[name])}", advice
+                f"{path}: `{key}` must be {describe_kind(kind)}, got {short_repr(content[name])}", advice
             )
 
 
@@ -123,7 +123,7 @@ def describe_type(value: Any) -> str:
     return WORDS[type(value)]
 
 
-def shorten(value: Any, longest: int = 60) -> str:
+def short_repr(value: Any, longest: int = 60) -> str:
     """Return the `repr` of a value, cut to one short line."""
     text = ascii(value)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
