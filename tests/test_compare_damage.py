@@ -327,7 +327,7 @@ def fake_report(comparison: Comparison, path: Path) -> Path:
 def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A command line, for which no pages are made."""
     monkeypatch.setattr("vit_interactions.patch_explorer.pages.write_pages", lambda *_, **__: iter([Pages()]))
-    monkeypatch.setattr("vit_interactions.compare.report.report", fake_report)
+    monkeypatch.setattr(sys.modules[report.__module__], "report", fake_report)
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), root / "weights.safetensors")
     model = ["--model", "test_vit", "--checkpoint", root / "weights.safetensors"]
     return ["compare", root / "images", *model, "--method", "raw_attention", "--out", root / "new"]
