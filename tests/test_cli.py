@@ -21,11 +21,12 @@ from vit_interactions_adapters.methods import METHODS as OTHERS
 import vit_interactions as vi
 from vit_interactions import cli, photographs
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
-from vit_interactions.explanation import Settings, explain_photograph, predict
+from vit_interactions.explanation import Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
 from vit_interactions.photographs import find_photographs
+from vit_interactions.predictions import predict
 
 METHODS = ["--method", "attention_rollout", "--method", "interaction_uncertainty"]
 
@@ -411,8 +412,11 @@ def test_a_picture_named_like_the_manifest(checkpoint: Path, pictures: list[Path
 def test_a_checkpoint_of_a_thousand_classes_gets_no_names_of_imagenet() -> None:
     model = timm.create_model("test_vit")
     images = torch.zeros(1, 3, 160, 160)
-    assert predict(model, images, named=False)["name"] is None
-    assert isinstance(predict(model, images, named=True)["name"], str)
+    nameless, named = (predict(model, images, named=named) for named in (False, True))
+    assert nameless is not None
+    assert named is not None
+    assert nameless.name is None
+    assert isinstance(named.name, str)
 
 
 def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> None:

@@ -71,7 +71,7 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_weights_of_the_model(trained: torch.nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is none at"):
+    with pytest.raises(FileNotFoundError, match="`checkpoint` must be a file, got nothing at"):
         load_model("test_vit", tmp_path / "missing.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ValueError, match="could not be read"):

@@ -335,7 +335,7 @@ def test_bad_targets_are_refused(name: str, explainer: type[Explainer]) -> None:
 
 def test_a_target_for_a_model_without_classes_is_refused() -> None:
     model = tiny("vit_tiny_patch16_224", img_size=64, num_classes=0, global_pool="")
-    with pytest.raises(ValueError, match=r"output is \(batch, classes\), but it is \(1, 17, 32\)"):
+    with pytest.raises(ValueError, match=r"neither \(batch, classes\) nor \(batch,\), got shape \(1, 17, 32\)"):
         RawAttention(model).attribute(torch.randn(1, 3, 64, 64), target=1)
 
 

@@ -21,9 +21,10 @@ from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings
-from vit_interactions.figures import curve_figure, load_photograph, prepare
+from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
+from vit_interactions.images.reading import read_image
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
 from vit_interactions.methods import all_methods, default_methods, find_method
 from vit_interactions.options import (
@@ -32,11 +33,12 @@ from vit_interactions.options import (
     Checkpoint,
     Device,
     Model,
+    OutputKind,
     Photos,
     ResumeSame,
     check_folder_option,
 )
-from vit_interactions.photographs import Report, explain_photographs, find_photographs
+from vit_interactions.photographs import Report, explain_photographs, find_photographs, skipped_files
 from vit_interactions.trained_windows import other_windows, trained_windows
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.windows_command import windows_command
@@ -89,6 +91,7 @@ def explain(
             metavar="CLASS", help="Class that class-specific methods explain, or pred: of the highest score."
         ),
     ] = "pred",
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -105,7 +108,7 @@ def explain(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
-    photographs = find_photographs(photos or bundled_photographs())
+    photographs = chosen_images(photos)
     vit = load_model(model, checkpoint, check_device("--device", device))
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
@@ -113,7 +116,7 @@ def explain(
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target)
+        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target), output
     )
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
@@ -150,6 +153,7 @@ def explore(
     model: Model = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a page in it.")],
     checkpoint: Checkpoint = None,
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -160,9 +164,11 @@ def explore(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
-    photographs = find_photographs(photos or bundled_photographs())
+    photographs = chosen_images(photos)
     vit = load_model(model, checkpoint, check_device("--device", device))
-    steps = write_pages(vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta)
+    steps = write_pages(
+        vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+    )
     pages = Pages()
     for pages in track(steps, "exploring", total=len(photographs), console=errors):  # noqa: B007
         pass
@@ -195,16 +201,16 @@ def curve(
     for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
-    photographs = find_photographs(photos or bundled_photographs())
+    photographs = chosen_images(photos)
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
     def batches() -> Iterator[Tensor]:
         for path in track(photographs, "reading attention", console=errors):
             try:
-                yield prepare(load_photograph(path), vit).input.unsqueeze(0).to(device)
-            except (OSError, ValueError) as error:
-                failed[path] = str(error)
+                yield prepare(read_image(path), vit).input.unsqueeze(0).to(device)
+            except (OSError, ValueError, MemoryError) as error:
+                failed[path] = str(error) or type(error).__name__
 
     try:
         result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
@@ -261,6 +267,15 @@ def methods() -> None:
         order = "more" if explainer.more_is_relevant else "less"
         typer.echo(f"{name}{library}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
         typer.echo(f"    {explainer.source}")
+
+
+def chosen_images(paths: list[Path] | None) -> list[Path]:
+    """List the images to explain, bundled ones by default, and report which files of their folders are skipped."""
+    found = find_photographs(paths or bundled_photographs())
+    skipped = skipped_files(paths or ())
+    if skipped:
+        errors.print(f"note: {skipped}", markup=False, soft_wrap=True)
+    return found
 
 
 def count(pictures: Sized) -> str:

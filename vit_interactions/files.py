@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,8 +90,42 @@ def remove_partials(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
+    """Raise an error for what cannot be read as a file; opening a pipe or a device may wait forever.
+
+    Args:
+        argument: what it is called in the message.
+        path: of the file; links are followed.
+
+    Raises:
+        FileNotFoundError: no such file, or a broken link.
+        ValueError: a folder, named pipe, socket or device.
+
+    Example:
+        >>> check_regular_file("boxes", ".")
+        Traceback (most recent call last):
+            ...
+        ValueError: `boxes` must be a file, got a folder at ..
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        found = f"a broken link to {os.readlink(path)}" if os.path.islink(path) else "nothing"
+        raise FileNotFoundError(f"`{argument}` must be a file, got {found} at {os.fspath(path)}.") from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise ValueError(f"`{argument}` must be a file, got {kind} at {os.fspath(path)}.")
+
+
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file's bytes, in hexadecimal."""
+    """Compute the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a regular file.
+    """
+    check_regular_file("path", path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

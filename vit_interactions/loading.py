@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vit_interactions.adapters import MODELS
 from vit_interactions.explain.attention_rollout import AttentionRollout
+from vit_interactions.files import check_regular_file
 
 # Modules of timm whose models have attention from every patch to every patch.
 FAMILIES = (
@@ -115,10 +116,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no safetensors file and no weights-only pickle, or one without weights.
+        ValueError: not a regular file, no safetensors file and no weights-only pickle, or one without weights.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"`checkpoint` must be a file, but there is none at {path}.")
+    check_regular_file("checkpoint", path)
     try:
         weights = load_state_dict(str(path), weights_only=True)
     # Each format and version of its reader has errors of its own; what they mean to the user is one thing.

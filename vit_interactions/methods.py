@@ -8,6 +8,7 @@ from torch import nn
 from vit_interactions.adapters import METHODS
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.loading import nearest
+from vit_interactions.predictions import has_classes
 
 FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
 
@@ -58,13 +59,6 @@ def default_methods(model: nn.Module) -> list[str]:
         and explainer.forwards + explainer.backwards <= FEW_PASSES
         and explainer not in (AttentionFlow, RandomMap)
     ]
-
-
-def has_classes(model: nn.Module) -> bool:
-    """Whether a model of timm, torchvision or transformers classifies."""
-    if hasattr(model, "num_classes"):
-        return bool(model.num_classes)
-    return type(model).__name__.endswith("ForImageClassification")
 
 
 def _others() -> Any:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vit_interactions.functional.scores import Output
+
 Photos = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -32,6 +34,16 @@ Checkpoint = Annotated[
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
 Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
 Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
+OutputKind = Annotated[
+    Output | None,
+    typer.Option(
+        "--output",
+        metavar="KIND",
+        help="What the model gives: softmax (logits of classes of which an image has one), sigmoid (logits of classes "
+        "each of which an image may have, or of one class), probabilities, or value (regression). Default: read from "
+        "the model's configuration and its output.",
+    ),
+]
 ResumeSame = Annotated[bool, typer.Option("--resume", help="Keep what the same settings have already made.")]
 
 

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain import Explainer
 from vit_interactions.explanation import OPEN_WINDOWS, Explanation, Settings, explain_photograph
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
 from vit_interactions.files import partial_path, sha256, write_json
+from vit_interactions.images.reading import image_extensions, read_image
 from vit_interactions.methods import find_method
+from vit_interactions.wording import printable
 
 PACKAGES = ("vit_interactions", "torch", "timm", "captum", "grad-cam", "numpy", "matplotlib", "pillow")
 RESOLUTION = 120  # dots an inch
+NAMED = 3  # skipped files of a folder that are named
 
 
 @dataclass
@@ -49,18 +51,18 @@ class Report:
 
 
 def find_photographs(paths: Iterable[Path]) -> list[Path]:
-    """List the given files, and in the place of a folder the pictures directly in it, by name.
+    """List the given files, and in the place of a folder the images directly in it, by name.
 
-    A file that is missing is left for the run to report, unless all are.
+    A file that cannot be read, such as a broken link, is left for the run to report, unless all are missing.
 
     Raises:
-        ValueError: a folder without pictures, or nothing there at all.
+        ValueError: a folder without images, or nothing there at all.
     """
-    endings = Image.registered_extensions()
+    extensions = image_extensions()
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings and p.is_file())
+            inside = [file for file in _files_in(path) if file.suffix.lower() in extensions]
             if not inside:
                 raise ValueError(
                     f"`photos` must be pictures or folders with pictures directly in them, but {path} has none."
@@ -71,6 +73,39 @@ def find_photographs(paths: Iterable[Path]) -> list[Path]:
     if not any(path.exists() for path in found):
         raise ValueError(f"`photos` must be pictures or folders, but there is nothing at {found[0]}.")
     return found
+
+
+def skipped_files(paths: Iterable[Path]) -> str:
+    """Word which files of folders `find_photographs` skips because they are not images; empty if none.
+
+    Hidden files are not mentioned.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("cat.jpg", "data.csv", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     skipped_files([Path(folder)])
+        'skipped 2 files that are not images: data.csv, notes.txt'
+    """
+    extensions = image_extensions()
+    names = [
+        file.name
+        for folder in paths
+        if folder.is_dir()
+        for file in _files_in(folder)
+        if file.suffix.lower() not in extensions and not file.name.startswith(".")
+    ]
+    if not names:
+        return ""
+    number = "1 file that is not an image" if len(names) == 1 else f"{len(names)} files that are not images"
+    more = ", ..." if len(names) > NAMED else ""
+    return printable(f"skipped {number}: {', '.join(names[:NAMED])}{more}")
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """List what is directly in a folder by name, without its folders; broken links are files."""
+    return sorted(path for path in folder.iterdir() if not path.is_dir())
 
 
 def explain_photographs(
@@ -105,7 +140,7 @@ def explain_photographs(
                     f"{folder} exists and is no folder of explanations; move it, or choose another `out`."
                 )
             if not (resume and _made_from(folder, origin)):
-                explanation = explain_photograph(model, prepare(load_photograph(path), model), settings)
+                explanation = explain_photograph(model, prepare(read_image(path), model), settings)
                 _write_whole(folder, explanation, origin)
             report.done[str(path)] = name
             manifest = read_manifest(folder)
@@ -119,8 +154,8 @@ def explain_photographs(
         except UnsupportedModelError:
             raise
         # A picture that cannot be read or explained is one picture less, not the end.
-        except (OSError, ValueError, IndexError) as error:
-            report.failed[str(path)] = str(error)
+        except (OSError, ValueError, IndexError, RuntimeError, MemoryError) as error:
+            report.failed[str(path)] = str(error) or type(error).__name__
         _write_manifest(out, settings, report)
         yield report
 

@@ -14,6 +14,7 @@ from vit_interactions.attention.observe import as_arguments, borrowed, check_inp
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
+from vit_interactions.functional.scores import class_outputs
 
 Forward = Callable[..., Tensor]
 Attribute = Callable[[Forward, Tensor, tuple[Any, ...]], Any]
@@ -90,14 +91,14 @@ class CaptumMethod(Explainer):
         if isinstance(target, str) and target == "pred":
             # Once, on the images themselves: the prediction changes on the way to a baseline.
             with torch.no_grad():
-                output = self.model(inputs, *arguments)
-                select_target(output, target)
-                target = getattr(output, "logits", output).argmax(1)
+                target = class_outputs(self.model(inputs, *arguments), len(inputs)).argmax(1)
         example = torch.arange(len(inputs), device=inputs.device)
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
             output = self.model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
-            return _score_rows(output, rest[-1], len(inputs), partial(select_target, target=target))
+            return _score_rows(
+                output, rest[-1], len(inputs), partial(select_target, target=target, batch=len(inputs))
+            )
 
         return forward, (*arguments, example)
 

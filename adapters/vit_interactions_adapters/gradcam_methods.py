@@ -64,7 +64,7 @@ class GradcamMethod(Explainer):
             if not features:
                 raise ValueError(f"`layer` {self.layer!r} took no part in the forward pass; name another.")
             if target is not None:
-                score = select_target(output, target)
+                score = select_target(output, target, len(inputs))
             if self.class_specific:
                 (gradient,) = torch.autograd.grad(score.sum(), features[-1:], materialize_grads=True)
                 check_alive(gradient, self.layer, attention)

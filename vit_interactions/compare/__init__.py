@@ -14,6 +14,7 @@ from vit_interactions.bundled import DEFAULT_MODEL
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
     from vit_interactions.compare.metrics import Metric
+    from vit_interactions.functional.scores import Output
 
 Photographs = Iterable[str | PathLike[str] | Image.Image]
 
@@ -27,6 +28,7 @@ def compare(
     boxes: str | PathLike[str] | None = None,
     masks: str | PathLike[str] | None = None,
     target: int | str = "pred",
+    output: "Output | None" = None,
     alpha: float = 0.10,
     beta: float = 0.20,
     out: str | PathLike[str] | None = None,
@@ -56,6 +58,9 @@ def compare(
             object, of whatever class; with a palette 255, VOC's void, is not. A patch is on the object if at least
             half of it is.
         target: the class that is explained, "pred" for that of the highest score, or "boxes" for that of the first box.
+        output: what the models give: "softmax" (logits of classes of which an image has one), "sigmoid" (logits of
+            classes each of which an image may have, or of one class), "probabilities", or "value" (regression). By
+            default read from the model's configuration and its output, see `predictions.find_output`.
         alpha: share of all patch pairs that count as relevant, in [0, 1].
         beta: share of the patches that are dropped as indiscriminative, in [0, 1].
         out: folder for the results, made if missing; by default one that is deleted with the comparison.
@@ -95,6 +100,7 @@ def compare(
             boxes=boxes,
             masks=masks,
             target=target,
+            output=output,
             alpha=alpha,
             beta=beta,
             device=str(process.device),

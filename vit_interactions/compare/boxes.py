@@ -12,6 +12,7 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.matching import match
 from vit_interactions.figures import Photograph
+from vit_interactions.files import check_regular_file
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -46,12 +47,12 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
         The boxes of each file, in the order of the rows.
 
     Raises:
-        ValueError: a missing column, or a row without four numbers, left < right and top < bottom, or with an index
-            that is no whole number >= 0.
+        FileNotFoundError: no such file.
+        ValueError: not a regular file; a missing column; a row without four numbers, left < right and top < bottom, or
+            with an index that is no whole number >= 0.
         OSError: the file cannot be read.
     """
-    if not path.exists() or path.is_dir():
-        raise ValueError(f"`boxes` must be a CSV file, but there is none at {path}.")
+    check_regular_file("boxes", path)
     boxes: dict[str, list[ObjectBox]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)

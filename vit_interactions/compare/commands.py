@@ -19,7 +19,8 @@ from vit_interactions.compare.units import REFUSALS
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
+from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame
+from vit_interactions.photographs import skipped_files
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
 
@@ -87,6 +88,7 @@ def compare_command(
             help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
         ),
     ] = "pred",
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -115,6 +117,7 @@ def compare_command(
             boxes=boxes,
             masks=masks,
             target=int(target) if target.isdecimal() else target,
+            output=output,
             alpha=alpha,
             beta=beta,
             out=out,
@@ -132,7 +135,7 @@ def compare_command(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
-        for note in comparison.notes():
+        for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
     end(comparison, metric or (), lost_pages=lost)
 
@@ -152,7 +155,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
         for photograph in comparison.photographs
         if not photograph.get("error")
     ][:EXPLORED]
-    settings = {key: comparison.settings[key] for key in ("alpha", "beta")}
+    settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
     pages = Pages()
     try:
         model = load_model(name, checkpoint, device)

@@ -20,11 +20,17 @@ from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_unit, unit_path
 from vit_interactions.compare.view import View
 from vit_interactions.explanation import OPEN_WINDOWS
-from vit_interactions.figures import load_photograph
+from vit_interactions.functional.scores import Output
+from vit_interactions.images.reading import read_image
 from vit_interactions.trained_windows import other_windows
 from vit_interactions.utilities.json_files import DamagedFileError
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
+SCORES: dict[Output, str] = {
+    "sigmoid": "the probability of a class is the sigmoid of its output",
+    "probabilities": "the outputs are taken for probabilities as they are",
+    "value": "the output is a value, not a probability, and metrics are in its units",
+}
 FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
 
 
@@ -36,6 +42,7 @@ class _Results(NamedTuple):
     photographs: list[dict[str, Any]]
     unfinished: int
     window_shares: dict[str, list[float]]
+    outputs: dict[str, set[Output]]
 
 
 class Comparison:
@@ -43,8 +50,8 @@ class Comparison:
 
     Attributes:
         folder: where it is.
-        settings: target, alpha, beta, seed, batch_size; "methods": what each says of itself; "metrics": direction,
-            range, source, parameters, needs and cost of each.
+        settings: target, output, alpha, beta, seed, batch_size; "methods": what each says of itself; "metrics":
+            direction, range, source, parameters, needs and cost of each.
         versions: of Python and of the packages.
         photographs: of each its key, path, name, boxes, and mask (its file, or None); once it has been read, its size
             (width, height) and sha256, or the error.
@@ -121,8 +128,22 @@ class Comparison:
                     f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all pairs of patches on the average, "
                     "so that field size and tendency tell little; `vit-interactions curve` shows which alpha suits it"
                 )
+            doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
+            words = [SCORES[output] for output in sorted(self.outputs(model) - {"softmax"})]
+            found += [f"{model}: {word}{doubt}" for word in words]
             found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
         return found
+
+    def outputs(self, model: str) -> set[Output]:
+        """Return what a model's output was taken for, see `functional.scores.class_scores`.
+
+        Empty for a model without classes, before anything was measured, and where it could not be told.
+        """
+        return self._results.outputs[model]
+
+    def score_words(self, model: str) -> str:
+        """Word what metrics that look at a model's score look at."""
+        return "the model's value" if "value" in self.outputs(model) else "probability of the class"
 
     @property
     def photographs(self) -> list[dict[str, Any]]:
@@ -241,7 +262,7 @@ class Comparison:
         path = next((photograph["path"] for photograph in self._listed if photograph["key"] == key), None)
         if path is None:
             raise ValueError(f"`key` must be that of one of the {len(self._listed)} photographs, but got {key!r}.")
-        return load_photograph(self.folder / path)
+        return read_image(self.folder / path)
 
     def _repr_html_(self) -> str:
         """Show the tables, the maps of a few photographs and what failed in a notebook."""
@@ -264,6 +285,7 @@ class Comparison:
         failures = []
         photographs = {listed["key"]: dict(listed) for listed in self._listed}
         shares: dict[str, list[float]] = {model: [] for model in self.models}
+        outputs: dict[str, set[Output]] = {model: set() for model in self.models}
         done = 0
         errors: dict[str, str] = {}
         measured = set()
@@ -272,6 +294,9 @@ class Comparison:
                 done += 1
                 if unit.view is not None:
                     measured.add(key)
+                    explained = View.from_json(unit.view).explained
+                    if explained is not None and explained.output is not None:
+                        outputs[model].add(explained.output)
                 if unit.window_share is not None:
                     shares[model].append(unit.window_share)
                 rows += [
@@ -291,7 +316,7 @@ class Comparison:
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         wanted = len(self.models) * len(self._listed)
         failed = pd.DataFrame(failures, columns=FAILURES)
-        return _Results(table, failed, list(photographs.values()), wanted - done, shares)
+        return _Results(table, failed, list(photographs.values()), wanted - done, shares, outputs)
 
     def _units(self, model: str) -> Iterator[tuple[str, Unit]]:
         """Read the units of a model in the photographs' order, those that are there."""

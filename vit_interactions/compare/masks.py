@@ -5,13 +5,14 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.matching import match
 from vit_interactions.compare.units import Array
 from vit_interactions.figures import Photograph
+from vit_interactions.images.reading import decode, opaque_pixels, upright
 
 VOID = 255  # no class, in pictures whose numbers are classes with colours of a palette, as VOC's
 HALF = 0.5 - 1e-9  # a patch of which half is object is on it, whatever the rounding
@@ -73,20 +74,17 @@ def read_mask(path: Path, size: tuple[int, int]) -> Array:
         ValueError: no file, or nothing that is object.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+        image = decode(path, upright, ["PNG"])
     except FileNotFoundError:
         raise ValueError(f"there is no mask at {path}.") from None
-    except Exception as error:  # decoders of broken files raise nearly anything
-        reason = getattr(error, "strerror", None) or "truncated, or no PNG"
-        raise UnusableMaskError(f"the mask {path} cannot be read: {reason}.") from error
-    if upright.size != size:
-        mine, wanted = (f"{width} x {height}" for width, height in (upright.size, size))
+    except ValueError as error:
+        raise UnusableMaskError(f"the mask cannot be read: {error}") from error
+    if image.size != size:
+        mine, wanted = (f"{width} x {height}" for width, height in (image.size, size))
         raise UnusableMaskError(
             f"the mask {path} has {mine} pixels where its photograph has {wanted} (width x height)."
         )
-    found = object_pixels(upright)
+    found = object_pixels(image)
     if not found.any():
         raise ValueError(f"the mask {path} has no pixel other than 0 (with a palette: other than 0 and {VOID}).")
     return found
@@ -98,7 +96,7 @@ def object_pixels(image: Image.Image) -> Array:
     Of pictures with a palette, whose numbers are classes, 255 is none; transparent pixels are none.
 
     Args:
-        image: in a mode that PNG has.
+        image: as `images.reading.upright` returns it, in a mode that PNG has.
 
     Returns:
         (height, width) bool.
@@ -111,8 +109,9 @@ def object_pixels(image: Image.Image) -> Array:
     if image.mode == "P":
         values = values * (values != VOID)
     elif image.mode in ("LA", "RGBA"):
-        values = values[..., :-1] * (values[..., -1:] > 0)
-    return np.asarray(values.reshape(image.height, image.width, -1).any(-1))
+        values = values[..., :-1]
+    found: Array = values.reshape(image.height, image.width, -1).any(-1) & opaque_pixels(image)
+    return found
 
 
 def covered(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:

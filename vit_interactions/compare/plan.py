@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from vit_interactions.attention.layout import token_layout
@@ -23,9 +23,11 @@ from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
-from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
+from vit_interactions.figures.photograph import prepare, preprocessing
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_count, check_fraction, check_index
+from vit_interactions.functional.scores import Output, check_output
+from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
@@ -64,7 +66,7 @@ class Picture:
         """Return the picture's file; one that was given as an image is written below the comparison's folder."""
         path = folder / self.path
         if self.image is not None:
-            upright = to_rgb(ImageOps.exif_transpose(self.image))
+            upright = to_rgb(self.image)
             path.parent.mkdir(exist_ok=True)
             write_whole(path, lambda file: upright.save(file, "png"))
         return path
@@ -79,7 +81,7 @@ class Picture:
         """Return what units remember of where its objects are: boxes, and the SHA-256 of a mask that can be read."""
         mask = None
         if self.mask is not None:
-            with suppress(OSError):  # told where it is needed
+            with suppress(OSError, ValueError):  # told where it is needed
                 mask = sha256(self.mask)
         return {"boxes": self.as_json()["boxes"], "mask": mask}
 
@@ -91,7 +93,7 @@ class Plan:
     Attributes:
         pictures: the photographs.
         subjects: the models by name.
-        settings: methods, target, alpha and beta.
+        settings: methods, target, output, alpha and beta.
         metrics: what maps are measured by.
         seed: of everything that is drawn.
         batch_size: how many photographs are explained at once.
@@ -106,7 +108,7 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as the manifest gives them."""
-        chosen = {name: getattr(self.settings, name) for name in ("target", "alpha", "beta")}
+        chosen = {name: getattr(self.settings, name) for name in ("target", "output", "alpha", "beta")}
         return {
             **chosen,
             "seed": self.seed,
@@ -148,6 +150,7 @@ def make_plan(
     device: str,
     seed: int,
     batch_size: int = 1,
+    output: Output | None = None,
 ) -> Plan:
     """Check the arguments of `compare`, which says what they are, and load the models."""
     check_fraction("alpha", alpha)
@@ -155,6 +158,7 @@ def make_plan(
     if boxes is not None and masks is not None:
         raise ValueError("`boxes` and `masks` say both where objects are: give one of them.")
     check_target(target, boxes=boxes is not None)
+    check_output("output", output)
     if check_index("seed", seed) < 0:
         raise ValueError(f"`seed` must be >= 0, but got {seed}.")
     check_count("batch_size", batch_size)
@@ -169,7 +173,7 @@ def make_plan(
         pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
     names = choose_methods(methods, subjects)
-    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target)
+    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target, output=output)
     return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size)
 
 

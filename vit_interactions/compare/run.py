@@ -38,8 +38,9 @@ from vit_interactions.compare.units import (
     read_unit,
     write_unit,
 )
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
 from vit_interactions.files import partial_path, refuse_folder, remove_partials, sha256, write_json
+from vit_interactions.images.reading import read_image
 from vit_interactions.photographs import versions
 from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
@@ -182,10 +183,17 @@ def look_at(plan: Plan, subject: Subject, job: Job) -> Seen | None:
     seen = None
     if job.file is not None:
         with written_down(job):
-            image = load_photograph(job.file)
+            image = read_image(job.file)
             job.unit.size = list(image.size)
             photograph = prepare(image, subject.model)
-            seen = look(subject, photograph, job.picture.boxes, job.picture.mask, plan.settings.target)
+            seen = look(
+                subject,
+                photograph,
+                job.picture.boxes,
+                job.picture.mask,
+                plan.settings.target,
+                plan.settings.output,
+            )
     return seen
 
 

@@ -127,7 +127,7 @@ class AttnLRP(GradientExplainer):
             with rules, guarded(self.model, inputs, lambda call, layout: None) as guard:
                 output = self.model(leaf, *as_arguments(additional_forward_args))
             layout = guard.finish()
-            scores = select_target(output, target)
+            scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)
             (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
         if gradient is None:

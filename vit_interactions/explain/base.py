@@ -132,7 +132,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         """Run the model forward without a graph, handing on each layer's attention and keeping none."""
         seen = Observation(*observe(self.model, inputs, additional_forward_args, on_layer))
         if target is not None:
-            select_target(seen.output, target)
+            select_target(seen.output, target, len(inputs))
         return seen
 
     def _attribute(

@@ -91,6 +91,6 @@ class GradientExplainer(Explainer):
         require_target(type(self).__name__, target)
 
         def score(output: Any) -> Tensor:
-            return select_target(output, target)
+            return select_target(output, target, len(inputs))
 
         return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))

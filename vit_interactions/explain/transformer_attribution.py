@@ -57,7 +57,7 @@ class TransformerAttribution(GenericAttention):
 
         def score(output: Any) -> Tensor:
             rules.following = False
-            scores = select_target(output, target)
+            scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)
             return scores
 

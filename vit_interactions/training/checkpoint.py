@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_interactions.files import write_whole
+from vit_interactions.files import check_regular_file, write_whole
 from vit_interactions.utilities.json_files import DamagedFileError, check_keys, short_repr
 
 ADVICE = "Restore the file, or train again into another folder."
@@ -43,6 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamagedFileError: the file is no checkpoint of tensors and plain values, or a byte of it changed.
     """
     try:
+        check_regular_file("resume", path)
         with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not check them
             damaged = archive.testzip()
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)

@@ -8,10 +8,10 @@ from captum.metrics import sensitivity_max
 from torch import Tensor
 
 from vit_interactions.attention.observe import borrowed
+from vit_interactions.compare.metrics.class_score import CHUNK
 from vit_interactions.compare.metrics.explain import explain
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
-from vit_interactions.compare.metrics.probability import CHUNK
 from vit_interactions.functional.checks import check_count
 
 
