@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -62,6 +63,31 @@ def partial_path(path: Path, writer: int | None = None) -> Path:
         ('.a.json.partial', '.a.json.3.partial')
     """
     return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PARTIAL}")
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise ValueError where a folder is in the place of a file to write; it is left as it is."""
+    if path.is_dir():
+        raise ValueError(f"{path} must be a file, got a folder. Move it away and resume.")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed runs left half written directly in a folder: `.NAME.partial`, files or folders.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in (".a.json.partial", "a.json", "mine.partial"):
+        ...         Path(folder, name).touch()
+        ...     remove_partials(Path(folder))
+        ...     sorted(os.listdir(folder))
+        ['a.json', 'mine.partial']
+    """
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_regular_file(argument: str, path: str | PathLike[str]) -> None:

@@ -1,6 +1,6 @@
 """`vit-interactions compare`: methods side by side, in numbers."""
 
-from contextlib import suppress
+from collections.abc import Sequence
 from math import isnan
 from operator import itemgetter
 from pathlib import Path
@@ -129,18 +129,23 @@ def compare_command(
         if not process.first:
             return
         Console().print(*tables(comparison), sep="\n")
-        for page in [report(comparison, out / "report.html"), *explorer_pages(comparison, checkpoint, place)]:
+        pages, lost = explorer_pages(comparison, checkpoint, place)
+        for page in [report(comparison, out / "report.html"), *pages]:
             errors.print(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
         for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
-    end(comparison)
+    end(comparison, metric or (), lost_pages=lost)
 
 
-def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> list[Path]:
-    """Write the patch explorer's page of the first photographs under the first model, where it can be had."""
+def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> tuple[list[Path], bool]:
+    """Write the explorer pages of the first images under the first model.
+
+    Returns:
+        The pages, and whether one failed; a model that the explorer does not support is a note only.
+    """
     # Bokeh is loaded only where a page is made.
     from vit_interactions.patch_explorer.pages import Pages, write_pages
 
@@ -152,16 +157,18 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
     ][:EXPLORED]
     settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
     pages = Pages()
-    with suppress(UnsupportedModelError):  # the report says so
+    try:
         model = load_model(name, checkpoint, device)
         steps = write_pages(
             model, paths, comparison.folder / "explorer", name=name, named=checkpoint is None, **settings
         )
         for pages in steps:  # noqa: B007
             pass
+    except UnsupportedModelError as error:
+        errors.print(printable(f"note: no explorer pages: {error}", lines=True), markup=False, soft_wrap=True)
     for path, reason in pages.failed.items():
         errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
-    return list(pages.done.values())
+    return list(pages.done.values()), bool(pages.failed)
 
 
 def tables(comparison: "Comparison") -> list[Table]:
@@ -188,8 +195,12 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
     return table
 
 
-def end(comparison: "Comparison") -> None:
-    """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
+def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> None:
+    """Report what failed, and end with exit code 1 if anything that was asked for is missing.
+
+    Missing is an image, a method or metric that failed rather than refused, a metric without any value under a model
+    if it was asked for by name, and an explorer page.
+    """
     # They load pandas.
     from vit_interactions.compare.failure_words import failure_line, failures_by_reason
     from vit_interactions.compare.report_tables import grouped_failures
@@ -203,6 +214,28 @@ def end(comparison: "Comparison") -> None:
         errors.print(line, markup=False, soft_wrap=True, style="red")
     if len(reasons) > SHOWN:
         errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
-    lost = (failures["method"] == "").any() or comparison.table().empty
+    missing = valueless(comparison, asked)
+    for line in missing:
+        errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
+    lost = missing or lost_pages or (failures["method"] == "").any()
     if lost or not failures["error"].isin(REFUSALS).all():
         raise typer.Exit(1)
+
+
+def valueless(comparison: "Comparison", asked: Sequence[str]) -> list[str]:
+    """Word which metrics have no value at all: each one asked for by name, or all of a model.
+
+    Args:
+        comparison: finished.
+        asked: names from the command line; metrics that were not named may be refused one by one.
+    """
+    table = comparison.table()
+    lines = []
+    for model in comparison.models:
+        present = set(table[table["model"] == model]["metric"])
+        named = [name for name in comparison.metrics if name in asked and name not in present]
+        if not present & {*comparison.metrics}:
+            lines.append(f"no metric has a value under {model}")
+        elif named:
+            lines.append(f"{', '.join(named)} without any value under {model}")
+    return lines

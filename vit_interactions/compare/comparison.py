@@ -14,14 +14,16 @@ import pandas as pd
 from PIL import Image
 
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.manifest import read_manifest, run_checksum
 from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
-from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
+from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_unit, unit_path
 from vit_interactions.compare.view import View
 from vit_interactions.explanation import OPEN_WINDOWS
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import read_image
 from vit_interactions.trained_windows import other_windows
+from vit_interactions.utilities.json_files import DamagedFileError
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
 SCORES: dict[Output, str] = {
@@ -54,9 +56,10 @@ class Comparison:
         photographs: of each its key, path, name, boxes, and mask (its file, or None); once it has been read, its size
             (width, height) and sha256, or the error.
         models: names.
-        model_facts: of each model its device, its preprocessing, the SHA-256 of its weights, whether its classes
-            are those of timm's own weights ("named"), and the alpha and beta that it was trained with, where they
-            are known.
+        model_facts: of each model its device, its preprocessing with the mean and standard deviation
+            ("normalisation"), the SHA-256 of its weights and of what it computes with them ("architecture"), whether
+            its classes are those of timm's own weights ("named"), and the alpha and beta that it was trained with,
+            where they are known.
         methods: names.
         metrics: names; what a map costs ("seconds", "forwards", "peak_memory") comes beside them in the tables.
 
@@ -78,6 +81,7 @@ class Comparison:
         self.models = list(manifest["models"])
         self.model_facts: dict[str, dict[str, Any]] = manifest["models"]
         self._listed: list[dict[str, Any]] = manifest["photographs"]
+        self._checksums = {model: run_checksum(manifest, model) for model in self.models}
 
     @classmethod
     def open(cls, folder: str | PathLike[str], *, delete: bool = False) -> "Comparison":
@@ -88,9 +92,10 @@ class Comparison:
             delete: delete the folder when the comparison is not used any more.
 
         Raises:
-            ValueError: there is no comparison in the folder.
+            ValueError: there is no comparison in the folder, or its manifest is damaged. Damaged results raise a
+                `DamagedFileError`, a ValueError that names the file, when they are read.
         """
-        manifest = read_json(Path(folder) / MANIFEST)
+        manifest = read_manifest(Path(folder))
         if manifest is None:
             raise ValueError(f"`folder` must be the folder of a comparison, but {folder} has no {MANIFEST}.")
         comparison = cls(Path(folder), manifest)
@@ -325,10 +330,18 @@ class Comparison:
 
         Raises:
             ValueError: an unknown model.
+            DamagedFileError: a unit that is damaged, or not of this comparison.
         """
         if model not in self.model_facts:
             raise ValueError(f"`model` must be one of {', '.join(map(repr, self.models))}, but got {model!r}.")
-        return read_unit(unit_path(self.folder, self.model_facts[model]["folder"], key))
+        path = unit_path(self.folder, self.model_facts[model]["folder"], key)
+        unit = read_unit(path)
+        if unit is not None and unit.origin.get("run") != self._checksums[model]:
+            raise DamagedFileError(
+                f"{path} was measured with other settings, versions or weights than {MANIFEST} has: one was edited",
+                "Restore it, or compare again into another folder.",
+            )
+        return unit
 
     def _arrays(self, model: str, key: str, kind: str) -> dict[str, Array]:
         if self._unit(model, key) is None:

@@ -18,6 +18,10 @@ VOID = 255  # no class, in pictures whose numbers are classes with colours of a 
 HALF = 0.5 - 1e-9  # a patch of which half is object is on it, whatever the rounding
 
 
+class UnusableMaskError(ValueError):
+    """A mask that is there, but damaged or of another image: unlike one without an object, a fault to repair."""
+
+
 def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path, Path]:
     """Find the mask of each photograph: the PNG picture in a folder, or below it, whose path ends likewise.
 
@@ -66,17 +70,20 @@ def read_mask(path: Path, size: tuple[int, int]) -> Array:
         (height, width) bool.
 
     Raises:
-        ValueError: no file, no PNG, another size, or nothing that is object; the text says which.
+        UnusableMaskError: no PNG, or another size; the text says which.
+        ValueError: no file, or nothing that is object.
     """
     try:
         image = decode(path, upright, ["PNG"])
     except FileNotFoundError:
         raise ValueError(f"there is no mask at {path}.") from None
     except ValueError as error:
-        raise ValueError(f"the mask cannot be read: {error}") from error
+        raise UnusableMaskError(f"the mask cannot be read: {error}") from error
     if image.size != size:
         mine, wanted = (f"{width} x {height}" for width, height in (image.size, size))
-        raise ValueError(f"the mask {path} has {mine} pixels where its photograph has {wanted} (width x height).")
+        raise UnusableMaskError(
+            f"the mask {path} has {mine} pixels where its photograph has {wanted} (width x height)."
+        )
     found = object_pixels(image)
     if not found.any():
         raise ValueError(f"the mask {path} has no pixel other than 0 (with a palette: other than 0 and {VOID}).")

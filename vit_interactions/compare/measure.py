@@ -80,12 +80,12 @@ class Seen:
     Attributes:
         inputs: (1, channels, height, width) on the model's device.
         view: how the model saw it.
-        inside: (rows, cols) bool, the patches on the object, or why they are not known.
+        inside: (rows, cols) bool, the patches on the object, or the error of looking for them.
     """
 
     inputs: Tensor
     view: View
-    inside: Tensor | str
+    inside: Tensor | ValueError
 
 
 @dataclass
@@ -124,11 +124,11 @@ def look(
     inputs = photograph.input.unsqueeze(0).to(subject.device, kind)
     layout = token_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
     view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement, output)
-    inside: Tensor | str
+    inside: Tensor | ValueError
     try:
         inside = inside_object(photograph, layout, boxes, mask, view.target)
     except ValueError as error:  # the failure of the metrics that need it, and of nothing else
-        inside = str(error)
+        inside = error
     return Seen(inputs, view, inside)
 
 
@@ -201,8 +201,8 @@ class _Measurement:
         """
         target = self.seen.view.target
         localises = "object" in metric.needs
-        if localises and isinstance(self.seen.inside, str):
-            raise ValueError(self.seen.inside)
+        if localises and isinstance(self.seen.inside, ValueError):
+            raise self.seen.inside.with_traceback(None)
         if target is None:
             if not localises:
                 raise ValueError(

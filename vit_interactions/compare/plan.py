@@ -15,7 +15,7 @@ from torch import nn
 
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.checksum import checksum
+from vit_interactions.checksum import architecture_checksum, checksum
 from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.masks import masks_by_photograph
@@ -118,13 +118,17 @@ class Plan:
         }
 
     def describe_models(self) -> dict[str, dict[str, Any]]:
-        """Return for each model its folder, its device, its preprocessing and the checksum of its weights."""
+        """Return for each model what its results depend on: device, preprocessing, weights and architecture."""
         return {
             name: {
                 "folder": folder,
                 "device": subject.device_name,
                 "preprocessing": str(preprocessing(subject.model)),
+                "normalisation": [
+                    list(values) for values in subject.normalisation
+                ],  # the preprocessing in words has four digits
                 "weights": checksum(subject.model),
+                "architecture": architecture_checksum(subject.model),
                 "named": subject.named,
                 "trained": dict(subject.trained),
             }

@@ -25,24 +25,27 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.observe import evaluating
+from vit_interactions.compare.manifest import read_manifest, run_checksum
 from vit_interactions.compare.maps import explain_batch, warm_up
 from vit_interactions.compare.measure import Seen, Subject, look, measure
 from vit_interactions.compare.plan import Picture, Plan
 from vit_interactions.compare.units import (
     MANIFEST,
+    PICTURES,
+    UNITS,
     Failure,
     Unit,
-    read_json,
     read_unit,
-    unit_path,
     write_unit,
 )
 from vit_interactions.figures import prepare
-from vit_interactions.files import partial_path, sha256, write_json
+from vit_interactions.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.images.reading import read_image
 from vit_interactions.photographs import versions
 from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
+from vit_interactions.utilities.json_files import DamagedFileError
+from vit_interactions.wording import printable
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds
@@ -64,10 +67,13 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         UnsupportedModelError: a model whose patches cannot be told.
     """
     models = plan.describe_models()
+    content = manifest(plan, models)
+    checksums = {name: run_checksum(content, name) for name in models}
     if process.first:
-        content = manifest(plan, models)
         check_folder(folder, content, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
+        for part in (folder, folder / PICTURES, *(folder / UNITS).glob("*")):
+            remove_partials(part)
         write_json(folder / MANIFEST, content)
     share(None)  # nobody writes before the folder has been checked
     size = plan.batch_size
@@ -81,10 +87,8 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         warm: set[str] = set()
         with progress(sum(len(batch) for _, batch in work), process) as advance:
             for name, batch in work:
-                jobs = [
-                    begin(picture, folder, unit_path(folder, models[name]["folder"], picture.key), resume=resume)
-                    for picture in batch
-                ]
+                units = folder / UNITS / models[name]["folder"]
+                jobs = [begin(picture, folder, units, checksums[name], resume=resume) for picture in batch]
                 fresh = sum(not job.settled for job in jobs)
                 work_off(plan, name, jobs, warm)
                 advance(len(batch), fresh)
@@ -109,16 +113,40 @@ class Job:
     settled: bool = False
 
 
-def begin(picture: Picture, folder: Path, path: Path, *, resume: bool) -> Job:
-    """Find out what a unit is made from, and whether an earlier one was made from the same."""
-    job = Job(picture, None, path, Unit({**picture.objects(), "sha256": None}))
+def begin(picture: Picture, folder: Path, units: Path, run_sha256: str, *, resume: bool) -> Job:
+    """Find out what a unit is made from, and whether an earlier one was made from the same.
+
+    Args:
+        picture: to measure.
+        folder: of the comparison.
+        units: folder of the model's units.
+        run_sha256: from `run_checksum`.
+        resume: keep an earlier unit.
+    """
+    path = units / f"{picture.key}.json"
+    job = Job(picture, None, path, Unit({**picture.objects(), "sha256": None, "run": run_sha256}))
+    earlier = earlier_unit(path) if resume else None
     with written_down(job):
         job.file = picture.write_to(folder)
         job.unit.origin["sha256"] = sha256(job.file)
-        earlier = read_unit(path) if resume else None
         if earlier is not None and earlier.origin == job.unit.origin:
             job.settled = not any(failure.chance for failure in earlier.failures)
     return job
+
+
+def earlier_unit(path: Path) -> Unit | None:
+    """Read a unit of an earlier run; None where there is none, or a damaged one, which is reported.
+
+    Raises:
+        ValueError: a folder where a file of the unit belongs, which is not removed.
+    """
+    for file in (path, path.with_suffix(".npz")):
+        refuse_folder(file)
+    try:
+        return read_unit(path)
+    except DamagedFileError as error:
+        console.print(printable(f"measuring again: {error.problem}"), markup=False, soft_wrap=True)
+        return None
 
 
 def work_off(plan: Plan, name: str, jobs: Sequence[Job], warm: set[str]) -> None:
@@ -205,7 +233,7 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`out` must be a folder, but {folder} is a file.")
-    earlier = read_json(folder / MANIFEST) if folder.exists() else None
+    earlier = read_manifest(folder) if folder.exists() else None
     if earlier is None:
         if folder.exists() and any(path != partial_path(folder / MANIFEST) for path in folder.iterdir()):
             raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.process import Process
 from vit_interactions.seeds import STEP, seed_everything, seed_of
+from vit_interactions.training.checkpoint import ADVICE as CHECKPOINT_ADVICE
+from vit_interactions.training.checkpoint import check_optimizer, check_tensors
 from vit_interactions.training.loaders import TrainingBatch
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.task import Teacher, WindowSupervisionTask
 from vit_interactions.training.windowed_dataset import WindowedTarget
+from vit_interactions.utilities.json_files import check_keys
 
 WARMUP_LR = 1e-5  # timm's
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -119,6 +123,18 @@ class Learner:
         if self._scaler is not None:
             state[self._scaler.state_dict_key] = self._scaler.state_dict()
         return state
+
+    def check_state(self, path: Path, state: dict[str, Any]) -> None:
+        """Raise DamagedFileError, naming the field, where the state of a checkpoint does not fit this learner."""
+        wanted = self.state()
+        check_keys(path, state, dict.fromkeys(wanted, object), CHECKPOINT_ADVICE)
+        for key in ("state_dict", "state_dict_ema"):
+            if key in wanted:
+                check_tensors(path, key, state[key], wanted[key])
+        check_optimizer(path, state["optimizer"], self._optimizer)
+        if self._scaler is not None:
+            key = self._scaler.state_dict_key
+            check_keys(path, state[key], dict.fromkeys(wanted[key], float), CHECKPOINT_ADVICE, key)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; before `distribute`."""

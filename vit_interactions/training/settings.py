@@ -9,6 +9,7 @@ from typing import Any
 from vit_interactions.functional.checks import check_fraction, check_weight
 from vit_interactions.functional.window_free import WINDOW_FILLS
 from vit_interactions.training.options import above_zero, at_least, below_one, check_fields, named, one_of, option
+from vit_interactions.utilities.json_files import short_repr
 
 
 @dataclass(frozen=True)
@@ -170,18 +171,25 @@ MAY_CHANGE = frozenset(
 )
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise ValueError, naming each setting that differs, unless a run can go on under the settings of now.
 
+    Args:
+        before: settings of the run's start.
+        now: settings of the command.
+        path: of the file that has the earlier ones.
+
     Example:
-        >>> check_same({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8})
+        >>> check_same({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8}, Path("a.json"))
         Traceback (most recent call last):
-        ValueError: `resume` needs the settings of the run's start, but now `lr` is 0.2 instead of 0.1.
+        ValueError: `resume` needs the settings of the run's start, in a.json, but now `lr` is 0.2 instead of 0.1.
     """
     differ = [
-        f"`{name}` is {now.get(name)!r} instead of {before.get(name)!r}"
+        f"`{name}` is {now.get(name)!r} instead of {short_repr(before[name]) if name in before else 'missing'}"
         for name in sorted({*before, *now} - MAY_CHANGE)
-        if before.get(name) != now.get(name)
+        if name not in before or before[name] != now.get(name)
     ]
     if differ:
-        raise ValueError(f"`resume` needs the settings of the run's start, but now {', '.join(differ)}.")
+        raise ValueError(
+            f"`resume` needs the settings of the run's start, in {path}, but now {', '.join(differ)}."
+        )

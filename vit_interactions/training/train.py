@@ -1,16 +1,14 @@
 """Train a classifier of timm, alone or in many processes: resumed exactly, and stopped cleanly."""
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_interactions.checksum import checksum
-from vit_interactions.files import write_json
+from vit_interactions.files import remove_partials, write_json
 from vit_interactions.process import Process, end_process, gather, share, start_process
 from vit_interactions.seeds import seed_everything, seed_of
 from vit_interactions.training.assembly import (
@@ -22,7 +20,7 @@ from vit_interactions.training.assembly import (
     make_training_loader,
     shape_options,
 )
-from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
+from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
 from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.export import export_model
@@ -30,9 +28,9 @@ from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.learner import Learner
 from vit_interactions.training.loaders import Batch
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
+from vit_interactions.training.origin import check_origin, origin_of
 from vit_interactions.training.settings import TrainingSettings, check_same
-from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import read_manifest
+from vit_interactions.utilities.json_files import DamagedFileError, read_json
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
@@ -127,7 +125,7 @@ class Run:
         student, notes = make_student(settings, sources.classes, process, weights=state is None)
         self._config = config = input_config(student, settings)
         teacher = make_teacher(settings, config, process)
-        self._windows_from = windows_from(settings, teacher)
+        self._origin = origin_of(settings, sources, student, config, teacher)
         self._train_batches = make_training_loader(student, sources, settings, config, process)
         self._eval_batches = make_evaluation_loader(sources, settings, config, process)
         self.total = settings.steps or settings.epochs * self._train_batches.steps
@@ -145,10 +143,12 @@ class Run:
                     f"`data` must be the pictures of the run's start, {state['epoch_steps']} steps an epoch, but gives "
                     f"{self._train_batches.steps}."
                 )
-            if state["windows_from"] != self._windows_from:
-                raise ValueError(
-                    "`resume` needs the windows of the run's start, but the teacher or the window store is another."
+            check_origin(state["origin"], self._origin)
+            if state["step"] > self.total:
+                raise DamagedFileError(
+                    f"{self._out / CHECKPOINT}: `step` must be in [0, {self.total}], got {state['step']}", ADVICE
                 )
+            self.learner.check_state(self._out / CHECKPOINT, state)
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
             self._train_batches.unreadable.update(state.get("unreadable", {}))
@@ -156,6 +156,8 @@ class Run:
         self.learner.distribute()
         if self._process.first:
             self._out.mkdir(parents=True, exist_ok=True)
+            for folder in (self._out, self._out / "last", self._out / "best"):
+                remove_partials(folder)
             write_json(self._out / SETTINGS, self._settings.as_json())
             epoch = -(-self._evaluated // self._train_batches.steps)
             self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
@@ -284,7 +286,9 @@ class Run:
             config=self._config,
             arguments=options,
             class_names=self._class_names,
-            windows={"alpha": self._settings.alpha, "beta": self._settings.beta} if self._windows_from else None,
+            windows={"alpha": self._settings.alpha, "beta": self._settings.beta}
+            if self._origin["windows_from"]
+            else None,
         )
 
     def _save(self) -> None:
@@ -295,7 +299,7 @@ class Run:
                 "evaluated": self._evaluated,
                 "best": self._best,
                 "epoch_steps": self._train_batches.steps,
-                "windows_from": self._windows_from,
+                "origin": self._origin,
                 "arch": self._settings.model,
                 "settings": self._settings.as_json(),
                 "unreadable": unreadable,
@@ -358,26 +362,22 @@ def describe_loss(means: Mapping[str, float]) -> str:
     return f"{text} (classes {means['classification_loss']:.3f}, windows {means['window_loss']:.3f})"
 
 
-def windows_from(settings: TrainingSettings, teacher: WindowTeacher | None) -> str:
-    """Tell apart the sources of a training's windows: the teacher's weights, or the store's."""
-    if settings.window_store is not None:
-        return json.dumps(asdict(read_manifest(settings.window_store)), sort_keys=True, default=str)
-    return "" if teacher is None else checksum(teacher.model)
-
-
 def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, Any] | None:
     """Read the checkpoint of the run that a folder holds; None if it holds none yet.
 
     Raises:
-        ValueError: there is one, but it is not to be resumed, or is of other settings.
+        ValueError: there is one, but it is not to be resumed, is of other settings, or is damaged.
     """
     if not (out / SETTINGS).exists():
+        if (out / CHECKPOINT).exists():
+            raise DamagedFileError(f"{out / SETTINGS} is missing beside {CHECKPOINT}", ADVICE)
         return None
     if not resume:
         raise ValueError(f"`out` {out} holds a run already; give --resume to go on with it, or another folder.")
-    check_same(json.loads((out / SETTINGS).read_text(encoding="utf-8")), settings.as_json())
+    check_same(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
     if not (out / CHECKPOINT).exists():
         return None
     state = load_checkpoint(out / CHECKPOINT)
-    check_same(state["settings"], settings.as_json())
+    check_fields(out / CHECKPOINT, state)
+    check_same(state["settings"], settings.as_json(), out / CHECKPOINT)
     return state

@@ -14,7 +14,7 @@ from vit_interactions.training.build_store import build_window_store
 from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import read_manifest
+from vit_interactions.training.window_store import count_unreadable, read_manifest
 
 console = Console(stderr=True, highlight=False)
 
@@ -44,7 +44,10 @@ def windows_command(
         bool, typer.Option("--resume", help="Go on with the store in --out, if there is one.")
     ] = False,
 ) -> None:
-    """Compute the windows of all pictures once, for `train --window-targets cached`; by torchrun on many devices."""
+    """Compute the windows of all images once, for `train --window-targets cached`; by torchrun on many devices.
+
+    Exits with 1 if an image could not be read.
+    """
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     pictures = open_part(data, split, kind=dataset)
@@ -59,12 +62,20 @@ def windows_command(
             pictures, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world
         ):
             progress.update(task, completed=report.done, total=report.total)
+    for name in report.damaged:
+        console.print(f"made again: {name} in {out} was damaged", markup=False, soft_wrap=True)
     for reason in list(report.failed.values())[:SHOWN]:
         console.print(f"left out: {reason}", markup=False, soft_wrap=True, style="red")
     if len(report.failed) > SHOWN:
         console.print(f"left out: {len(report.failed) - SHOWN} more that cannot be read", style="red")
     size = read_manifest(out).record_bytes
-    console.print(f"windows of {report.done} pictures, {size} bytes each, in {out}", markup=False, soft_wrap=True)
+    done = report.done - len(report.failed)
+    console.print(
+        f"windows of {done} of {report.total} images, {size} bytes each, in {out}", markup=False, soft_wrap=True
+    )
+    # Another code than 0 makes torchrun end the other processes, so the last one to finish speaks for all.
+    if count_unreadable(out):
+        raise typer.Exit(1)
 
 
 def place_among_processes(device: str) -> tuple[int, int, str]:
