@@ -1,5 +1,6 @@
 """The command line: `vit-interactions explain`, `compare`, `explore`, `curve`, `models`, `methods`, and of training."""
 
+import inspect
 import sys
 from collections.abc import Iterator, Sized
 from pathlib import Path
@@ -7,16 +8,16 @@ from typing import Annotated
 
 import timm
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
+from vit_interactions.boundary import run_command
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
+from vit_interactions.console import errors, output, row
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
@@ -51,7 +52,6 @@ app = typer.Typer(
 add_commands(app)
 app.command("compare")(compare_command)
 app.command("windows")(windows_command)
-errors = Console(stderr=True, highlight=False)
 
 
 @app.callback()
@@ -215,7 +215,7 @@ def curve(
     table = Table("alpha", "E_O", "of all pairs")
     for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
         table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
-    Console().print(table)
+    output.print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure, kind = curve_figure(result), out.suffix[1:].lower()
     write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
@@ -248,7 +248,7 @@ def models(
         raise ValueError(f"no model that can be explained is named like {name!r}.{refused}{nearest(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
-        typer.echo(f"{model}\t{known.input_size[-2]}x{known.input_size[-1]}" if known else model)
+        row(model, *([f"{known.input_size[-2]}x{known.input_size[-1]}"] if known else []))
 
 
 @app.command()
@@ -259,8 +259,9 @@ def methods() -> None:
         kind = "class-specific" if explainer.class_specific else "not class-specific"
         passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
         order = "more" if explainer.more_is_relevant else "less"
-        typer.echo(f"{name}{library}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
-        typer.echo(f"    {explainer.source}")
+        row(f"{name}{library}")
+        row(f"    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
+        row(f"    {explainer.source}")
 
 
 def count(pictures: Sized) -> str:
@@ -315,9 +316,16 @@ def parse_patch(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend ends in one line and exit code 2, not in a traceback."""
-    try:
-        app()
-    except (UnsupportedModelError, ValueError, OSError, ImportError) as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
-        sys.exit(2)
+    """Run the command line; however a command ends, in one line and an exit code."""
+    sys.exit(run_command(app, is_resumable))
+
+
+def is_resumable(command: str) -> bool:
+    """Whether a command has --resume.
+
+    Example:
+        >>> is_resumable("explain"), is_resumable("curve"), is_resumable("")
+        (True, False, False)
+    """
+    commands = {(known.name or known.callback.__name__): known.callback for known in app.registered_commands}
+    return command in commands and "resume" in inspect.signature(commands[command]).parameters

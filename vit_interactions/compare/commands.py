@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
 from vit_interactions.compare.units import REFUSALS
+from vit_interactions.console import errors, output
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vit_interactions.compare.comparison import Comparison
-
-errors = Console(stderr=True, highlight=False)
 
 ALL = "all"
 SHOWN = 20  # reasons of failures
@@ -125,7 +123,7 @@ def compare_command(
         )
         if not process.first:
             return
-        Console().print(*tables(comparison), sep="\n")
+        output.print(*tables(comparison), sep="\n")
         for page in [report(comparison, out / "report.html"), *explorer_pages(comparison, checkpoint, place)]:
             errors.print(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True

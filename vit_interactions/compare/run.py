@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,6 +36,7 @@ from vit_interactions.compare.units import (
     unit_path,
     write_unit,
 )
+from vit_interactions.console import errors as console
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.files import partial_path, sha256, write_json
 from vit_interactions.photographs import versions
@@ -45,7 +45,6 @@ from vit_interactions.seeds import seed_of
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds
-console = Console(stderr=True, highlight=False)
 
 
 def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> None:

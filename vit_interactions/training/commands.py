@@ -12,10 +12,12 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from vit_interactions.console import errors as console
+from vit_interactions.console import output
 from vit_interactions.figures.training import training_figure
 from vit_interactions.files import write_json, write_text, write_whole
 from vit_interactions.options import check_folder_option
@@ -25,8 +27,6 @@ from vit_interactions.training.log import read_rows
 from vit_interactions.training.presets import PRESETS, with_preset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.train import train
-
-console = Console(stderr=True, highlight=False)
 
 Data = Annotated[
     Path,
@@ -73,7 +73,7 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
         evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
     if evaluation is None:  # another process tells
         return
-    Console().print(as_table(settings.model, evaluation))
+    output.print(as_table(settings.model, evaluation))
     if out is not None:
         write_result(out, settings, evaluation)
 
@@ -111,7 +111,7 @@ def help_of(field: "dataclasses.Field[Any]") -> str:
 
 def as_table(model: str, evaluation: Evaluation) -> Table:
     """Lay out the numbers of an evaluation."""
-    table = Table("pictures", "top-1", "top-5", "loss", "E_O", "of all pairs", "pictures/s", title=model)
+    table = Table("pictures", "top-1", "top-5", "loss", "E_O", "of all pairs", "pictures/s", title=Text(model))
     interactions = ("-", "-")
     if evaluation.operations is not None and evaluation.pairs is not None:
         share = evaluation.operations / evaluation.pairs

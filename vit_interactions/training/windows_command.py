@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vit_interactions.console import errors as console
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.options import Alpha, Beta, Device
 from vit_interactions.training.build_store import build_window_store
@@ -15,8 +15,6 @@ from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import read_manifest
-
-console = Console(stderr=True, highlight=False)
 
 SHOWN = 20  # pictures that could not be read
 
