@@ -26,7 +26,7 @@ from vit_interactions.figures import curve_figure, load_photograph, prepare
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
-from vit_interactions.methods import all_methods, default_methods, find_method
+from vit_interactions.methods import all_methods, check_class, default_methods, find_method
 from vit_interactions.options import (
     Alpha,
     Beta,
@@ -36,6 +36,7 @@ from vit_interactions.options import (
     Photos,
     ResumeSame,
     check_folder_option,
+    given_path,
 )
 from vit_interactions.photographs import Report, explain_photographs, find_photographs
 from vit_interactions.trained_windows import other_windows, trained_windows
@@ -64,7 +65,12 @@ def explain(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a folder in it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a folder in it."
+        ),
+    ],
     checkpoint: Checkpoint = None,
     method: Annotated[
         list[str] | None,
@@ -86,7 +92,8 @@ def explain(
     target: Annotated[
         str,
         typer.Option(
-            metavar="CLASS", help="Class that class-specific methods explain, or pred: of the highest score."
+            metavar="CLASS",
+            help="Class that class-specific methods explain, counted from 0, or pred: of the highest score.",
         ),
     ] = "pred",
     alpha: Alpha = 0.10,
@@ -105,16 +112,17 @@ def explain(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
+    chosen_class = parse_target(target)
     photographs = find_photographs(photos or bundled_photographs())
     vit = load_model(model, checkpoint, check_device("--device", device))
+    if isinstance(chosen_class, int):
+        check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
-    settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target)
-    )
+    settings = Settings(model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class)
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
     for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
@@ -148,7 +156,10 @@ def explore(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a page in it.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a page in it."),
+    ],
     checkpoint: Checkpoint = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
@@ -178,7 +189,9 @@ def curve(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(help="The figure to write, a PNG, PDF or SVG file.")],
+    out: Annotated[
+        Path, typer.Option(parser=given_path, metavar="FILE", help="The figure to write, a PNG, PDF or SVG file.")
+    ],
     checkpoint: Checkpoint = None,
     alpha: Annotated[
         list[float] | None,
@@ -288,18 +301,15 @@ def end_with_failures(failed: dict[str, str]) -> None:
 
 
 def parse_target(text: str) -> int | str:
-    """Read a class, or "pred".
+    """Read a class, counted from 0, or "pred".
 
     Example:
         >>> parse_target("281"), parse_target("pred")
         (281, 'pred')
     """
-    if text == "pred":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"`--target` must be a class index or pred, but got {text!r}.") from None
+    if text != "pred" and not (text.isdecimal() and len(text) < 10):
+        raise ValueError(f'`--target` must be a class index >= 0 or "pred", got {text!r}.')
+    return text if text == "pred" else int(text)
 
 
 def parse_patch(text: str) -> tuple[int, int]:

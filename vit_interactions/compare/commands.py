@@ -19,7 +19,7 @@ from vit_interactions.console import errors, output
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
+from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame, given_path
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
 
@@ -44,9 +44,10 @@ def compare_command(
         list[str] | None,
         typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights of the one model, as of `explain`.")
+        Path | None,
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the one model, as of `explain`."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -66,6 +67,7 @@ def compare_command(
     boxes: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
             metavar="CSV",
             help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
         ),
@@ -73,6 +75,7 @@ def compare_command(
     masks: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
             metavar="FOLDER",
             help="Masks of objects in the place of boxes: PNG pictures named as the photographs and of their size, not "
             "0 where the object is.",
@@ -112,7 +115,7 @@ def compare_command(
             else metric,
             boxes=boxes,
             masks=masks,
-            target=int(target) if target.isdecimal() else target,
+            target=int(target) if target.isdecimal() and len(target) < 10 else target,
             alpha=alpha,
             beta=beta,
             out=out,

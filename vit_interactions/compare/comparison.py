@@ -71,6 +71,7 @@ class Comparison:
         self.models = list(manifest["models"])
         self.model_facts: dict[str, dict[str, Any]] = manifest["models"]
         self._listed: list[dict[str, Any]] = manifest["photographs"]
+        self._notes: list[str] = manifest.get("notes", [])
 
     @classmethod
     def open(cls, folder: str | PathLike[str], *, delete: bool = False) -> "Comparison":
@@ -106,8 +107,8 @@ class Comparison:
         return failures
 
     def notes(self) -> list[str]:
-        """Return what to know when reading the numbers: windows that are too open, or other than in the training."""
-        found = []
+        """Return what to know when reading the numbers: unused boxes, windows too open or other than in training."""
+        found = [*self._notes]
         for model in self.models:
             shares = self._results.window_shares[model]
             alpha, beta = self.settings["alpha"], self.settings["beta"]

@@ -239,6 +239,7 @@ def manifest(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "versions": {**versions(), **{package: version(package) for package in PACKAGES}},
         "models": models,
         "photographs": [picture.as_json() for picture in plan.pictures],
+        "notes": list(plan.notes),
     }
     return content
 

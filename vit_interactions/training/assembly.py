@@ -138,7 +138,10 @@ def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process
     if settings.teacher is None:
         return None
     size = tuple(config["input_size"][-2:])
-    model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+    try:
+        model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+    except ValueError as error:
+        raise ValueError(f"`teacher` must be a plain ViT of timm, got {settings.teacher}: {error}") from error
     wanted = input_config(model, settings)
     if any(tuple(config[name]) != tuple(wanted[name]) for name in ("mean", "std")):
         model = Renormalized(model, config, wanted)

@@ -20,7 +20,7 @@ from vit_interactions.console import errors as console
 from vit_interactions.console import output
 from vit_interactions.figures.training import training_figure
 from vit_interactions.files import write_json, write_text, write_whole
-from vit_interactions.options import check_folder_option
+from vit_interactions.options import check_folder_option, given_path
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
 from vit_interactions.training.log import read_rows
@@ -30,16 +30,23 @@ from vit_interactions.training.train import train
 
 Data = Annotated[
     Path,
-    typer.Argument(metavar="DATA", help="Folder of pictures: train and val in it, each with one folder a class."),
+    typer.Argument(
+        parser=given_path,
+        metavar="DATA",
+        help="Folder of pictures: train and val in it, each with one folder a class.",
+    ),
 ]
-Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")]
+Out = Annotated[
+    Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")
+]
 Preset = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"A recipe, which other options override: {', '.join(PRESETS)}."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")]
 Result = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Where to write the table too: .json or .csv.")
+    Path | None,
+    typer.Option("--out", parser=given_path, metavar="FILE", help="Where to write the table too: .json or .csv."),
 ]
 
 
@@ -86,7 +93,7 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[types[field.name] | None, typer.Option(help=help_of(field))],
+            annotation=Annotated[types[field.name] | None, option_of(field, types[field.name])],
         )
         for field in dataclasses.fields(settings)
         if field.name != "data"
@@ -101,6 +108,13 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
     run.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in everything}
     return run
+
+
+def option_of(field: "dataclasses.Field[Any]", kind: Any) -> Any:
+    """Make the option of a field of this type; a path must not be empty."""
+    if Path in (kind, *typing.get_args(kind)):
+        return typer.Option(parser=given_path, metavar="PATH", help=help_of(field))
+    return typer.Option(help=help_of(field))
 
 
 def help_of(field: "dataclasses.Field[Any]") -> str:

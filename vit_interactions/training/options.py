@@ -1,9 +1,10 @@
 """Fields of settings that say of themselves what they mean and what they may be."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from vit_interactions.functional.checks import check_choice
 
@@ -26,9 +27,25 @@ def at_least(least: int) -> Check:
     return check
 
 
+def within(least: int, most: int) -> Check:
+    """Make a check for whole numbers from `least` to `most`.
+
+    Example:
+        >>> within(1, 8192)("img_size", 1_000_000)
+        Traceback (most recent call last):
+        ValueError: `img_size` must lie in [1, 8192], got 1000000.
+    """
+
+    def check(name: str, value: Any) -> None:
+        if not least <= value <= most:
+            raise ValueError(f"`{name}` must lie in [{least}, {most}], got {value}.")
+
+    return check
+
+
 def above_zero(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is finite and > 0."""
-    if not 0 < value < math.inf:
+    """Raise ValueError unless `value` is > 0 and finite in float32."""
+    if not 0 < value <= torch.finfo(torch.float32).max:
         raise ValueError(f"`{name}` must be finite and > 0, but got {value!r}.")
 
 
