@@ -20,6 +20,7 @@ USER_ERRORS = (UnsupportedModelError, ValueError, OSError, ImportError)
 # Typer names no other of the errors in what was typed, which are all of this kind.
 TYPED_WRONG: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 TRACEBACK = "VIT_INTERACTIONS_TRACEBACK"
+LONGEST = 1000  # characters of a message
 USER_ERROR, BUG = 2, 70  # as click, and as sysexits' EX_SOFTWARE
 
 
@@ -57,13 +58,13 @@ def run_command(app: Callable[..., int | None], resumable: Callable[[str], bool]
         return _say(f"error: out of memory: {error or 'no more could be had'}", BUG, error)
     except Exception as error:
         hint = "" if os.environ.get(TRACEBACK) else f" Set {TRACEBACK}=1 to see where."
-        return _say(f"error: unexpected {type(error).__name__}: {error}.{hint}", BUG, error)
+        return _say(f"error: unexpected {type(error).__name__}: {str(error)[: LONGEST // 2]}.{hint}", BUG, error)
 
 
 def _say(line: str, code: int, error: Exception | None = None) -> int:
     if error is not None and os.environ.get(TRACEBACK):
         errors.print(Text("".join(traceback.format_exception(error))), soft_wrap=True)
-    errors.print(line, soft_wrap=True, style="red")
+    errors.print(line if len(line) <= LONGEST else f"{line[:LONGEST]} ...", soft_wrap=True, style="red")
     return code
 
 
@@ -73,15 +74,18 @@ def _signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    own = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a loader's worker, which ends with this process
+            return
+        # A second signal must not cut short the cleaning up after the first.
+        signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    # A second signal must not cut short the cleaning up after the first.
-    signal.signal(number, signal.SIG_IGN)
-    raise Interrupted(number)

@@ -91,7 +91,7 @@ def _refuse_before_download(name: str) -> None:
     """Explain noise with the untrained model: one that cannot be explained is refused before its weights come."""
     model = new_model(name)
     size = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
-    AttentionRollout(model).patch_map(torch.zeros(1, *size))
+    AttentionRollout(model).patch_map(torch.zeros(1, *size, device="cpu"))
 
 
 def weights_file(name: str, checkpoint: Path | None) -> Path | None:

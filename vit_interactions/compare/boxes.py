@@ -168,7 +168,7 @@ def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[Objec
 
 def inside_boxes(photograph: Photograph, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
     """Mark the patches whose centre lies in one of the boxes: (rows, cols) bool."""
-    inside = torch.zeros(layout.grid, dtype=torch.bool)
+    inside = torch.zeros(layout.grid, dtype=torch.bool, device="cpu")
     for row in range(layout.rows):
         for col in range(layout.cols):
             left, top, right, bottom = photograph.patch_box(row, col, layout)

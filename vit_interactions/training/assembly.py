@@ -122,7 +122,9 @@ class Renormalized(nn.Module):
         super().__init__()
         self.model = model
         given_mean, given_std, mean, std = (
-            torch.tensor(config[name]).view(-1, 1, 1) for config in (given, wanted) for name in ("mean", "std")
+            torch.tensor(config[name], device="cpu").view(-1, 1, 1)
+            for config in (given, wanted)
+            for name in ("mean", "std")
         )
         self.register_buffer("factor", given_std / std)
         self.register_buffer("offset", (given_mean - mean) / std)

@@ -104,7 +104,7 @@ class TrainingLoader:
             collate_fn=collate,
             pin_memory=process.device.type == "cuda",
             persistent_workers=workers > 0 and not self._stream,
-            worker_init_fn=_start_worker,
+            worker_init_fn=ignore_signals,
             **options,
         )
         self._batches = PrefetchLoader(
@@ -145,10 +145,6 @@ def divided_batch(settings: TrainingSettings, world: int) -> int:
     return batch
 
 
-def _start_worker(worker: int) -> None:
-    ignore_signals()
-
-
 def evaluation_loader(
     dataset: Any, config: Mapping[str, Any], process: Process, *, batch_size: int, workers: int
 ) -> Any:
@@ -175,7 +171,7 @@ def evaluation_loader(
         device=process.device,
         persistent_workers=False,
     )
-    loader.loader.worker_init_fn = _start_worker
+    loader.loader.worker_init_fn = ignore_signals
     return loader
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
+from timm.optim import list_optimizers
 
 from vit_interactions.functional.checks import check_choice
 
@@ -59,6 +61,23 @@ def named(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is given."""
     if not value:
         raise ValueError(f"`{name}` must be given.")
+
+
+def known_optimizer(name: str, value: str) -> None:
+    """Raise ValueError unless timm has an optimizer of this name.
+
+    Example:
+        >>> known_optimizer("opt", "sdg")
+        Traceback (most recent call last):
+        ValueError: `opt` must be an optimizer of timm, got 'sdg'. Did you mean sgd?
+    """
+    known = list_optimizers()
+    if value.lower().removeprefix("lookahead_") not in known:
+        close = get_close_matches(value, known, n=1)
+        raise ValueError(
+            f"`{name}` must be an optimizer of timm, got {value!r}."
+            + "".join(f" Did you mean {each}?" for each in close)
+        )
 
 
 def one_of(*choices: str) -> Check:

@@ -13,6 +13,7 @@ from vit_interactions.training.options import (
     at_least,
     below_one,
     check_fields,
+    known_optimizer,
     named,
     one_of,
     option,
@@ -126,7 +127,7 @@ class TrainingSettings(Settings):
     accumulate: int = option(1, "Parts of a step that are computed one after another.", at_least(1))
     epochs: int = option(15, "Times to go through the pictures.", at_least(1))
     steps: int | None = option(None, "Steps to train, instead of --epochs.", at_least(1))
-    opt: str = option("sgd", "An optimizer of timm.")
+    opt: str = option("sgd", "An optimizer of timm.", known_optimizer)
     lr: float = option(0.01, "Learning rate.", above_zero)
     momentum: float = option(0.9, "Momentum, for optimizers that have one.", check_fraction)
     weight_decay: float = option(0.0, "Weight decay.", check_weight)
