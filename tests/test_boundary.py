@@ -94,8 +94,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_workers_of_windows_leave_no_traceback(data: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_workers_of_windows_leave_no_traceback(data: Path, tmp_path: Path) -> None:
     # Slowed down, so that the signal finds the workers at their work; sent to all of them, as a terminal does.
     code = (
         "import sys, time, vit_interactions.training.build_store as b\n"
@@ -115,9 +114,9 @@ def test_workers_of_windows_leave_no_traceback(data: Path, tmp_path: Path, numbe
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "at work\n"
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 130
     assert "Traceback" not in err
     assert err.strip().endswith("interrupted; run the same command with --resume to continue")
 
@@ -130,7 +129,7 @@ def write_local(folder: Path, config: str, weights: bytes | None = None) -> str:
     return f"local-dir:{folder}"
 
 
-GOOD = '{"architecture": "test_vit", "num_classes": 2'
+GOOD = '{"architecture": "test_vit", "num_classes": 2, "pretrained_cfg": {}'
 
 
 @pytest.mark.parametrize("command", ["explain", "evaluate"])

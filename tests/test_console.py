@@ -64,13 +64,13 @@ def test_warnings_and_logs_of_libraries_are_harmless(
     assert "\x1b" not in logging.lastResort.format(record)
 
 
-@pytest.mark.parametrize("name", ["a\x1b[31m.png", "a\u202egnp.png", "[/red].png", "a\nfailed: b.png"])
 def test_file_names_are_harmless_in_every_command_that_names_them(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    (folder / name).write_bytes(b"no image")
+    for name in ("a\x1b[31m.png", "a\u202egnp.png", "[bold][red].png", "a\nfailed: b.png"):
+        (folder / name).write_bytes(b"no image")
     Image.new("RGB", (40, 40)).save(folder / "good.png")
     torch.save(timm.create_model("test_vit", num_classes=2).state_dict(), tmp_path / "weights.pt")
     model = ["--model", "test_vit", "--checkpoint", tmp_path / "weights.pt"]
@@ -95,7 +95,7 @@ def test_file_names_are_harmless_in_every_command_that_names_them(
         assert code == 1, (command[0], err)
         assert "\nfailed: b" not in err
         assert not [char for char in HARMFUL[:5] if char in out + err], command[0]
-        assert "failed" in err or "no explorer page" in err
+        assert "[bold][red].png" in err
 
 
 def test_keys_of_checkpoints_are_harmless(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
             boxes.setdefault(row["file"], []).append(_read_box(row, rows.line_num, path))
     except csv.Error as error:
         raise ValueError(
-            f"`boxes` must be a CSV file with every quote closed, got {error} in line {rows.line_num} of {path}."
+            f"`boxes` must be a CSV file with every quote closed, got {error} in line {rows.line_num + 1} of {path}."
         ) from error
     return boxes
 
