@@ -55,7 +55,7 @@ def row(*cells: str) -> None:
         >>> row("test_vit" + chr(27))
         test_vit�
     """
-    print(*map(one_line, cells), sep="\t")
+    print(*map(printable, cells), sep="\t")
 
 
 class _PrintableFormatter(logging.Formatter):
