@@ -337,5 +337,6 @@ def is_resumable(command: str) -> bool:
         >>> is_resumable("explain"), is_resumable("curve"), is_resumable("")
         (True, False, False)
     """
-    commands = {(known.name or known.callback.__name__): known.callback for known in app.registered_commands}
+    known = ((each.name, each.callback) for each in app.registered_commands)
+    commands = {name or run.__name__: run for name, run in known if run is not None}
     return command in commands and "resume" in inspect.signature(commands[command]).parameters

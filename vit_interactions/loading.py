@@ -126,14 +126,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"`checkpoint` must be a file, but there is none at {path}.")
     try:
-        weights = load_state_dict(str(path), weights_only=True)
+        content = load_state_dict(str(path), weights_only=True)
     # Each format and version of its reader has errors of its own; what they mean to the user is one thing.
     except Exception as error:
         raise ValueError(
             f"`checkpoint` must be a safetensors file or a pickle of weights only, but {path} could not be read "
             f"as one ({type(error).__name__})."
         ) from error
-    weights = find_weights(weights)
+    weights = find_weights(content)
     if weights is None:
         raise ValueError(
             f"`checkpoint` must map names to tensors, once, but {path} does not. Save the model's `state_dict()`."
