@@ -3,7 +3,6 @@
 import logging
 import warnings
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -65,13 +64,16 @@ class _PrintableFormatter(logging.Formatter):
 
 def make_warnings_printable() -> None:
     """Make harmless what Python's warnings and the logs of other libraries print, which name files too."""
-    warnings.formatwarning = partial(_format_warning, warnings.formatwarning)
+    warnings.formatwarning = _format_warning
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())
 
 
-def _format_warning(formatted: Any, *arguments: Any, **options: Any) -> str:
-    return printable(formatted(*arguments, **options), lines=True)
+_as_python_does = warnings.formatwarning
+
+
+def _format_warning(*arguments: Any, **options: Any) -> str:
+    return printable(_as_python_does(*arguments, **options), lines=True)
 
 
 output = SafeConsole()
