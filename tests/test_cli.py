@@ -452,4 +452,4 @@ def test_a_target_names_the_class_that_is_explained(
     predicted = int(model(inputs).argmax())
     assert torch.equal(torch.from_numpy(arrays["gmar"]), vi.GMAR(model).patch_map(inputs, target=predicted)[0])
     assert explain(pictures[0], "--target", "cat", checkpoint=checkpoint, out=tmp_path / "cat") == 2
-    assert explain(pictures[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 1
+    assert explain(pictures[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 2

@@ -1,5 +1,6 @@
 """The command line: `vit-interactions explain`, `compare`, `explore`, `curve`, `models`, `methods`, and of training."""
 
+import inspect
 import sys
 from collections.abc import Iterator, Sized
 from pathlib import Path
@@ -7,16 +8,16 @@ from typing import Annotated
 
 import timm
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import token_layout
+from vit_interactions.boundary import run_command
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
+from vit_interactions.console import errors, output, row
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
@@ -26,7 +27,7 @@ from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.images.reading import read_image
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
-from vit_interactions.methods import all_methods, default_methods, find_method
+from vit_interactions.methods import all_methods, check_class, default_methods, find_method
 from vit_interactions.options import (
     Alpha,
     Beta,
@@ -37,6 +38,7 @@ from vit_interactions.options import (
     Photos,
     ResumeSame,
     check_folder_option,
+    given_path,
 )
 from vit_interactions.photographs import Report, explain_photographs, find_photographs, skipped_files
 from vit_interactions.trained_windows import other_windows, trained_windows
@@ -53,7 +55,6 @@ app = typer.Typer(
 add_commands(app)
 app.command("compare")(compare_command)
 app.command("windows")(windows_command)
-errors = Console(stderr=True, highlight=False)
 
 
 @app.callback()
@@ -66,7 +67,12 @@ def explain(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a folder in it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a folder in it."
+        ),
+    ],
     checkpoint: Checkpoint = None,
     method: Annotated[
         list[str] | None,
@@ -88,7 +94,8 @@ def explain(
     target: Annotated[
         str,
         typer.Option(
-            metavar="CLASS", help="Class that class-specific methods explain, or pred: of the highest score."
+            metavar="CLASS",
+            help="Class that class-specific methods explain, counted from 0, or pred: of the highest score.",
         ),
     ] = "pred",
     output: OutputKind = None,
@@ -109,14 +116,17 @@ def explain(
     check_fraction("--beta", beta)
     check_folder_option(out)
     photographs = chosen_images(photos)
+    chosen_class = parse_target(target)
     vit = load_model(model, checkpoint, check_device("--device", device))
+    if isinstance(chosen_class, int):
+        check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target), output
+        model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
     )
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
@@ -151,7 +161,10 @@ def explore(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a page in it.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a page in it."),
+    ],
     checkpoint: Checkpoint = None,
     output: OutputKind = None,
     alpha: Alpha = 0.10,
@@ -184,7 +197,9 @@ def curve(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(help="The figure to write, a PNG, PDF or SVG file.")],
+    out: Annotated[
+        Path, typer.Option(parser=given_path, metavar="FILE", help="The figure to write, a PNG, PDF or SVG file.")
+    ],
     checkpoint: Checkpoint = None,
     alpha: Annotated[
         list[float] | None,
@@ -221,7 +236,7 @@ def curve(
     table = Table("alpha", "E_O", "of all pairs")
     for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
         table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
-    Console().print(table)
+    output.print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure, kind = curve_figure(result), out.suffix[1:].lower()
     write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
@@ -254,7 +269,7 @@ def models(
         raise ValueError(f"no model that can be explained is named like {name!r}.{refused}{nearest(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
-        typer.echo(f"{model}\t{known.input_size[-2]}x{known.input_size[-1]}" if known else model)
+        row(model, *([f"{known.input_size[-2]}x{known.input_size[-1]}"] if known else []))
 
 
 @app.command()
@@ -265,8 +280,9 @@ def methods() -> None:
         kind = "class-specific" if explainer.class_specific else "not class-specific"
         passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
         order = "more" if explainer.more_is_relevant else "less"
-        typer.echo(f"{name}{library}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
-        typer.echo(f"    {explainer.source}")
+        row(f"{name}{library}")
+        row(f"    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
+        row(f"    {explainer.source}")
 
 
 def chosen_images(paths: list[Path] | None) -> list[Path]:
@@ -302,18 +318,15 @@ def end_with_failures(failed: dict[str, str]) -> None:
 
 
 def parse_target(text: str) -> int | str:
-    """Read a class, or "pred".
+    """Read a class, counted from 0, or "pred".
 
     Example:
         >>> parse_target("281"), parse_target("pred")
         (281, 'pred')
     """
-    if text == "pred":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"`--target` must be a class index or pred, but got {text!r}.") from None
+    if text != "pred" and not (text.isdecimal() and len(text) < 10):
+        raise ValueError(f'`--target` must be a class index >= 0 or "pred", got {text!r}.')
+    return text if text == "pred" else int(text)
 
 
 def parse_patch(text: str) -> tuple[int, int]:
@@ -330,9 +343,17 @@ def parse_patch(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend ends in one line and exit code 2, not in a traceback."""
-    try:
-        app()
-    except (UnsupportedModelError, ValueError, OSError, ImportError) as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
-        sys.exit(2)
+    """Run the command line; however a command ends, in one line and an exit code."""
+    sys.exit(run_command(app, is_resumable))
+
+
+def is_resumable(command: str) -> bool:
+    """Whether a command has --resume.
+
+    Example:
+        >>> is_resumable("explain"), is_resumable("curve"), is_resumable("")
+        (True, False, False)
+    """
+    known = ((each.name, each.callback) for each in app.registered_commands)
+    commands = {name or run.__name__: run for name, run in known if run is not None}
+    return command in commands and "resume" in inspect.signature(commands[command]).parameters

@@ -7,10 +7,24 @@ import typer
 
 from vit_interactions.functional.scores import Output
 
+
+def given_path(text: str) -> Path:
+    """Read a path; an empty one, as of a shell's variable that is not set, would mean the current folder.
+
+    Example:
+        >>> given_path("maps").name
+        'maps'
+    """
+    if not text:
+        raise typer.BadParameter("must be a path, got ''. Give . for the current folder.")
+    return Path(text)
+
+
 Photos = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="PHOTO...",
+        parser=given_path,
         help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
         show_default=False,
     ),
@@ -28,6 +42,7 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
+        parser=given_path,
         help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows.",
     ),
 ]

@@ -81,7 +81,7 @@ class TokenLayout:
         """
         if self.readout == "map":
             return self._pool_weights(pool_attention)
-        weights = torch.zeros(1, self.tokens)
+        weights = torch.zeros(1, self.tokens, device="cpu")
         if self.readout == "avg":
             weights[:, 0 if self.pool_prefix else self.prefix :] = 1.0
         elif self.readout == "token_avg":

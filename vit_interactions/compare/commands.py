@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,10 +15,12 @@ from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
 from vit_interactions.compare.units import REFUSALS
+from vit_interactions.console import errors
+from vit_interactions.console import output as stdout
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame
+from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame, given_path
 from vit_interactions.photographs import skipped_files
 from vit_interactions.process import joined
 from vit_interactions.wording import printable
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vit_interactions.compare.comparison import Comparison
-
-errors = Console(stderr=True, highlight=False)
 
 ALL = "all"
 SHOWN = 20  # reasons of failures
@@ -47,9 +46,10 @@ def compare_command(
         list[str] | None,
         typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights of the one model, as of `explain`.")
+        Path | None,
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the one model, as of `explain`."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -69,6 +69,7 @@ def compare_command(
     boxes: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
             metavar="CSV",
             help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
         ),
@@ -76,6 +77,7 @@ def compare_command(
     masks: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
             metavar="FOLDER",
             help="Masks of objects in the place of boxes: PNG pictures named as the photographs and of their size, not "
             "0 where the object is.",
@@ -116,7 +118,7 @@ def compare_command(
             else metric,
             boxes=boxes,
             masks=masks,
-            target=int(target) if target.isdecimal() else target,
+            target=int(target) if target.isdecimal() and len(target) < 10 else target,
             output=output,
             alpha=alpha,
             beta=beta,
@@ -128,7 +130,7 @@ def compare_command(
         )
         if not process.first:
             return
-        Console().print(*tables(comparison), sep="\n")
+        stdout.print(*tables(comparison), sep="\n")
         pages, lost = explorer_pages(comparison, checkpoint, place)
         for page in [report(comparison, out / "report.html"), *pages]:
             errors.print(

@@ -82,6 +82,7 @@ class Comparison:
         self.model_facts: dict[str, dict[str, Any]] = manifest["models"]
         self._listed: list[dict[str, Any]] = manifest["photographs"]
         self._checksums = {model: run_checksum(manifest, model) for model in self.models}
+        self._notes: list[str] = manifest.get("notes", [])
 
     @classmethod
     def open(cls, folder: str | PathLike[str], *, delete: bool = False) -> "Comparison":
@@ -118,8 +119,8 @@ class Comparison:
         return failures
 
     def notes(self) -> list[str]:
-        """Return what to know when reading the numbers: windows that are too open, or other than in the training."""
-        found = []
+        """Return what to know when reading the numbers: unused boxes, windows too open or other than in training."""
+        found = [*self._notes]
         for model in self.models:
             shares = self._results.window_shares[model]
             alpha, beta = self.settings["alpha"], self.settings["beta"]

@@ -300,7 +300,7 @@ def metric_label(metric: str) -> str:
 
 def seen_photograph(comparison: "Comparison", key: str, view: "View") -> Photograph:
     """Put a photograph of a comparison together with where its model's input lies in it."""
-    return Photograph(comparison.image(key), torch.empty(0), view.placement)
+    return Photograph(comparison.image(key), torch.empty(0, device="cpu"), view.placement)
 
 
 def prediction_text(view: "View") -> str:

@@ -38,7 +38,12 @@ def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path,
     """
     if not folder.is_dir():
         raise ValueError(f"`masks` must be a folder of PNG pictures, but there is none at {folder}.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    try:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    except RecursionError as error:  # of Python before 3.12
+        raise ValueError(
+            f"`masks` must be a folder of some hundred levels at most, got a deeper one at {folder}."
+        ) from error
     masks: dict[PurePath, Path] = {path.relative_to(folder).with_suffix(""): path for path in files}
     found = match("masks", masks, photographs, lambda path: path.with_suffix(""))
     if not found:
@@ -126,8 +131,14 @@ def covered(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:
         (rows, cols) float64 in [0, 1], exact where pixels lie in several patches.
     """
     place, (height, width) = photograph.placement, layout.extent
-    across = place.left + place.scale_x * torch.arange(layout.cols + 1, dtype=torch.float64) * width / layout.cols
-    down = place.top + place.scale_y * torch.arange(layout.rows + 1, dtype=torch.float64) * height / layout.rows
+    across = (
+        place.left
+        + place.scale_x * torch.arange(layout.cols + 1, dtype=torch.float64, device="cpu") * width / layout.cols
+    )
+    down = (
+        place.top
+        + place.scale_y * torch.arange(layout.rows + 1, dtype=torch.float64, device="cpu") * height / layout.rows
+    )
     pixels = torch.from_numpy(mask).double()
     return _shares(down, mask.shape[0]) @ pixels @ _shares(across, mask.shape[1]).T
 
@@ -140,5 +151,5 @@ def inside_mask(photograph: Photograph, layout: TokenLayout, mask: Array) -> Ten
 def _shares(edges: Tensor, length: int) -> Tensor:
     """Which share of each interval between edges each pixel takes: (intervals, length)."""
     start, end = edges[:-1, None], edges[1:, None]
-    pixels = torch.arange(length, dtype=torch.float64)
+    pixels = torch.arange(length, dtype=torch.float64, device="cpu")
     return (torch.minimum(end, pixels + 1) - torch.maximum(start, pixels)).clamp(min=0) / (end - start)

@@ -16,7 +16,7 @@ from torch import nn
 from vit_interactions.attention.layout import token_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.checksum import architecture_checksum, checksum
-from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes
+from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.masks import masks_by_photograph
 from vit_interactions.compare.measure import Subject
@@ -29,7 +29,7 @@ from vit_interactions.functional.checks import check_count, check_fraction, chec
 from vit_interactions.functional.scores import Output, check_output
 from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading import load_model, nearest
-from vit_interactions.methods import default_methods, find_method
+from vit_interactions.methods import check_class, default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs, folder_names
 from vit_interactions.trained_windows import trained_windows
 from vit_interactions.wording import printable
@@ -97,6 +97,7 @@ class Plan:
         metrics: what maps are measured by.
         seed: of everything that is drawn.
         batch_size: how many photographs are explained at once.
+        notes: what to know of the input, a line each.
     """
 
     pictures: Sequence[Picture]
@@ -105,6 +106,7 @@ class Plan:
     metrics: Sequence[Metric]
     seed: int
     batch_size: int
+    notes: Sequence[str] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as the manifest gives them."""
@@ -165,16 +167,21 @@ def make_plan(
     chosen_metrics = choose_metrics(metrics, objects=boxes is not None or masks is not None)
     pictures = list_pictures(photographs)
     sources = [picture.source for picture in pictures]
+    notes = []
     if boxes is not None:
-        found = boxes_by_photograph(read_boxes(Path(boxes)), sources)
+        rows = read_boxes(Path(boxes))
+        found, notes = boxes_by_photograph(rows, sources), unused_boxes(rows, sources)
         pictures = [replace(picture, boxes=tuple(found[picture.source])) for picture in pictures]
     if masks is not None:
         files = masks_by_photograph(Path(masks).absolute(), sources)
         pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
+    if not isinstance(target, str):
+        for name, subject in subjects.items():
+            check_class("target", target, subject.model, name)
     names = choose_methods(methods, subjects)
     settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target, output=output)
-    return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size)
+    return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size, notes)
 
 
 def list_pictures(photographs: Iterable[str | PathLike[str] | Image.Image]) -> list[Picture]:

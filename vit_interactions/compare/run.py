@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,6 +37,7 @@ from vit_interactions.compare.units import (
     read_unit,
     write_unit,
 )
+from vit_interactions.console import errors as console
 from vit_interactions.figures import prepare
 from vit_interactions.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.images.reading import read_image
@@ -49,7 +49,6 @@ from vit_interactions.wording import printable
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds
-console = Console(stderr=True, highlight=False)
 
 
 def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> None:
@@ -276,6 +275,7 @@ def manifest(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "versions": {**versions(), **{package: version(package) for package in PACKAGES}},
         "models": models,
         "photographs": [picture.as_json() for picture in plan.pictures],
+        "notes": list(plan.notes),
     }
     return content
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import as_arguments, guarded
+from vit_interactions.attention.own_input import own_input
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
@@ -109,7 +110,8 @@ class AttnLRP(GradientExplainer):
             UnsupportedModelError: an operation on the image that there is no rule for.
             ValueError: no target; inputs of a wrong shape; relevance that is not finite.
         """
-        attribution, _ = self._relevance(only_tensor(inputs), target, additional_forward_args)
+        with own_input(self.model, only_tensor(inputs)) as image:
+            attribution, _ = self._relevance(image, target, additional_forward_args)
         warn_of_zeros(type(self).__name__, attribution)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 

@@ -124,7 +124,9 @@ class Renormalized(nn.Module):
         super().__init__()
         self.model = model
         given_mean, given_std, mean, std = (
-            torch.tensor(config[name]).view(-1, 1, 1) for config in (given, wanted) for name in ("mean", "std")
+            torch.tensor(config[name], device="cpu").view(-1, 1, 1)
+            for config in (given, wanted)
+            for name in ("mean", "std")
         )
         self.register_buffer("factor", given_std / std)
         self.register_buffer("offset", (given_mean - mean) / std)
@@ -140,7 +142,10 @@ def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process
     if settings.teacher is None:
         return None
     size = tuple(config["input_size"][-2:])
-    model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+    try:
+        model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+    except ValueError as error:
+        raise ValueError(f"`teacher` must be a plain ViT of timm, got {settings.teacher}: {error}") from error
     wanted = input_config(model, settings)
     if any(tuple(config[name]) != tuple(wanted[name]) for name in ("mean", "std")):
         model = Renormalized(model, config, wanted)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from vit_interactions.checksum import architecture_checksum, checksum
 from vit_interactions.files import PARTIAL, refuse_folder, write_whole
 from vit_interactions.functional.checks import check_index
+from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.pictures import picture_names, read_picture
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import (
@@ -237,7 +238,7 @@ class _Views(Dataset[tuple[Tensor, int, str]]):
         except (
             Exception
         ) as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
-            return torch.zeros(self.size), index, str(error) or type(error).__name__
+            return torch.zeros(self.size, device="cpu"), index, str(error) or type(error).__name__
         return image, index, ""
 
 
@@ -254,6 +255,7 @@ def _batches(
         _Views(dataset, transform, (len(manifest.mean), *manifest.image_size)),
         batch_sampler=batches,
         num_workers=workers,
+        worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
     for images, numbers, reasons in loader:

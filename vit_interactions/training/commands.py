@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from vit_interactions.console import errors as console
+from vit_interactions.console import output
 from vit_interactions.figures.training import training_figure
 from vit_interactions.files import write_json, write_text, write_whole
-from vit_interactions.options import check_folder_option
+from vit_interactions.options import check_folder_option, given_path
 from vit_interactions.training.data.readable import describe_unreadable
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
@@ -27,20 +29,25 @@ from vit_interactions.training.presets import PRESETS, with_preset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.train import train
 
-console = Console(stderr=True, highlight=False)
-
 Data = Annotated[
     Path,
-    typer.Argument(metavar="DATA", help="Folder of pictures: train and val in it, each with one folder a class."),
+    typer.Argument(
+        parser=given_path,
+        metavar="DATA",
+        help="Folder of pictures: train and val in it, each with one folder a class.",
+    ),
 ]
-Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")]
+Out = Annotated[
+    Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")
+]
 Preset = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"A recipe, which other options override: {', '.join(PRESETS)}."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")]
 Result = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Where to write the table too: .json or .csv.")
+    Path | None,
+    typer.Option("--out", parser=given_path, metavar="FILE", help="Where to write the table too: .json or .csv."),
 ]
 
 
@@ -74,7 +81,7 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
         evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
     if evaluation is None:  # another process tells
         return
-    Console().print(as_table(settings.model, evaluation))
+    output.print(as_table(settings.model, evaluation))
     if out is not None:
         write_result(out, settings, evaluation)
     if evaluation.unreadable:
@@ -95,7 +102,7 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[types[field.name] | None, typer.Option(help=help_of(field))],
+            annotation=Annotated[types[field.name] | None, option_of(field, types[field.name])],
         )
         for field in dataclasses.fields(settings)
         if field.name != "data"
@@ -112,6 +119,13 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
     return run
 
 
+def option_of(field: "dataclasses.Field[Any]", kind: Any) -> Any:
+    """Make the option of a field of this type; a path must not be empty."""
+    if Path in (kind, *typing.get_args(kind)):
+        return typer.Option(parser=given_path, metavar="PATH", help=help_of(field))
+    return typer.Option(help=help_of(field))
+
+
 def help_of(field: "dataclasses.Field[Any]") -> str:
     """Word what an option means, and what it is when it is left out."""
     text: str = field.metadata["help"]
@@ -120,7 +134,7 @@ def help_of(field: "dataclasses.Field[Any]") -> str:
 
 def as_table(model: str, evaluation: Evaluation) -> Table:
     """Lay out the numbers of an evaluation."""
-    table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=model)
+    table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=Text(model))
     interactions = ("-", "-")
     if evaluation.operations is not None and evaluation.pairs is not None:
         share = evaluation.operations / evaluation.pairs

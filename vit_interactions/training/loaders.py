@@ -118,7 +118,7 @@ class TrainingLoader:
             collate_fn=collate,
             pin_memory=process.device.type == "cuda",
             persistent_workers=workers > 0 and not self._stream,
-            worker_init_fn=_start_worker,
+            worker_init_fn=ignore_signals,
             **options,
         )
         self._batches = PrefetchLoader(
@@ -161,10 +161,6 @@ def divided_batch(settings: TrainingSettings, world: int) -> int:
             f"`batch_size` must give even batches for `mixup` and `cutmix`, but gives {batch} pictures each."
         )
     return batch
-
-
-def _start_worker(worker: int) -> None:
-    ignore_signals()
 
 
 class EvaluationLoader:
@@ -224,7 +220,7 @@ def _image_batches(dataset: Any, config: Mapping[str, Any], process: Process, ba
         num_workers=workers,
         collate_fn=ReadableCollate(fast_collate, images.blank),
         pin_memory=process.device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=ignore_signals,
     )
     return PrefetchLoader(
         loader, mean=config["mean"], std=config["std"], channels=config["input_size"][0], device=process.device
@@ -246,5 +242,5 @@ def _stream_batches(dataset: Any, config: Mapping[str, Any], process: Process, b
         device=process.device,
         persistent_workers=False,
     )
-    loader.loader.worker_init_fn = _start_worker
+    loader.loader.worker_init_fn = ignore_signals
     return loader

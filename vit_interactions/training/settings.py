@@ -8,8 +8,21 @@ from typing import Any
 
 from vit_interactions.functional.checks import check_fraction, check_weight
 from vit_interactions.functional.window_free import WINDOW_FILLS
-from vit_interactions.training.options import above_zero, at_least, below_one, check_fields, named, one_of, option
+from vit_interactions.training.options import (
+    above_zero,
+    at_least,
+    below_one,
+    check_fields,
+    known_optimizer,
+    named,
+    one_of,
+    option,
+    within,
+)
 from vit_interactions.utilities.json_files import short_repr
+
+# Beyond these a model asks for more memory than machines have, and is killed instead of refused.
+MAX_SIDE, MAX_CLASSES = 8192, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,7 @@ class Settings:
     dataset: str = option("", "What kind of source the data is, as timm names it; empty: folders of pictures.")
     input_key: str | None = option(None, "Field of the picture, for sources that need it.")
     target_key: str | None = option(None, "Field of the class, for sources that need it.")
-    img_size: int | None = option(None, "Side of the square input in pixels.", at_least(1))
+    img_size: int | None = option(None, "Side of the square input in pixels.", within(1, MAX_SIDE))
     window_fill: str | None = option(
         None, "Score of a pair outside WinfT's windows: zero (the paper) or -inf.", one_of(*WINDOW_FILLS)
     )
@@ -85,7 +98,9 @@ class TrainingSettings(Settings):
     # Pictures.
     train_split: str = option("train", "The part to train on.")
     val_split: str = option("validation", "The part to evaluate on; empty: none.")
-    num_classes: int | None = option(None, "Number of classes, where the source does not tell it.", at_least(2))
+    num_classes: int | None = option(
+        None, "Number of classes, where the source does not tell it.", within(2, MAX_CLASSES)
+    )
     # The model.
     model: str = option("", "A classifier of timm: vit_*, winft_*, awd_vit_*, ...", named)
     pretrained: bool = option(False, "Start from the weights that timm knows for the model.")
@@ -115,7 +130,7 @@ class TrainingSettings(Settings):
     accumulate: int = option(1, "Parts of a step that are computed one after another.", at_least(1))
     epochs: int = option(15, "Times to go through the pictures.", at_least(1))
     steps: int | None = option(None, "Steps to train, instead of --epochs.", at_least(1))
-    opt: str = option("sgd", "An optimizer of timm.")
+    opt: str = option("sgd", "An optimizer of timm.", known_optimizer)
     lr: float = option(0.01, "Learning rate.", above_zero)
     momentum: float = option(0.9, "Momentum, for optimizers that have one.", check_fraction)
     weight_decay: float = option(0.0, "Weight decay.", check_weight)

@@ -5,28 +5,30 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vit_interactions.console import errors as console
 from vit_interactions.functional.checks import check_device, check_fraction
-from vit_interactions.options import Alpha, Beta, Device
+from vit_interactions.options import Alpha, Beta, Device, given_path
 from vit_interactions.training.build_store import build_window_store
+from vit_interactions.training.settings import MAX_SIDE
 from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import count_unreadable, read_manifest
 
-console = Console(stderr=True, highlight=False)
-
 SHOWN = 20  # pictures that could not be read
 
 
 def windows_command(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="The pictures, as of `vit-interactions train`.")],
+    data: Annotated[
+        Path, typer.Option(parser=given_path, metavar="DIR", help="The pictures, as of `vit-interactions train`.")
+    ],
     model: Annotated[str, typer.Option(metavar="NAME", help="The teacher: a trained plain ViT of timm.")],
-    out: Annotated[Path, typer.Option(metavar="STORE", help="The folder to make.")],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="STORE", help="The folder to make.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The teacher's weights; else those that timm knows.")
+        Path | None,
+        typer.Option(parser=given_path, metavar="FILE", help="The teacher's weights; else those that timm knows."),
     ] = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
@@ -35,7 +37,10 @@ def windows_command(
     ] = "",
     split: Annotated[str, typer.Option(help="The part of the data.")] = "train",
     img_size: Annotated[
-        int | None, typer.Option(help="Side of the teacher's square input; else what it was trained with.")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_SIDE, help="Side of the teacher's square input; else what it was trained with."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the teacher sees at a time.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 4,

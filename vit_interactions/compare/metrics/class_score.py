@@ -55,4 +55,4 @@ def remembered(case: Case, kind: str, shown: Tensor, ask: Callable[[Tensor], Ten
     for start in range(0, len(new), CHUNK):
         chunk = new[start : start + CHUNK]
         case.scores.update(zip([keys[index] for index in chunk], ask(shown[chunk]).tolist(), strict=True))
-    return torch.tensor([case.scores[key] for key in keys], dtype=torch.float64)
+    return torch.tensor([case.scores[key] for key in keys], dtype=torch.float64, device="cpu")

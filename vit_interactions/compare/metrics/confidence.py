@@ -81,7 +81,7 @@ def masked_probability(case: Case, patch_map: Tensor) -> tuple[float, float]:
         return class_score(case, mix(case, pixels, "mean"))
 
     # Patches need not cover the input: the whole photograph is more than all patches.
-    whole = pixel_scores(case, torch.ones(1, *case.layout.grid, dtype=torch.bool), "mean").item()
+    whole = pixel_scores(case, torch.ones(1, *case.layout.grid, dtype=torch.bool, device="cpu"), "mean").item()
     return whole, remembered(case, "times map", scaled.unsqueeze(0), ask).item()
 
 

@@ -35,7 +35,7 @@ def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -
     """
     patches = grid[0] * grid[1]
     size = min(max(round(share * patches), 1), patches - 1)
-    drawn = torch.rand(samples, patches, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.rand(samples, patches, generator=torch.Generator().manual_seed(seed), device="cpu")
     return (drawn.argsort(1).argsort(1) < size).reshape(samples, *grid)
 
 
@@ -70,7 +70,7 @@ def infidelity(
             return pixel_scores(case, marks[:, 0] == 0, baseline)
 
         # To captum the patches are the features: the photograph is all of them, marked 0, and 1 marks a removed one.
-        whole = torch.zeros(1, 1, *case.layout.grid, dtype=torch.float64)
+        whole = torch.zeros(1, 1, *case.layout.grid, dtype=torch.float64, device="cpu")
         marks = removed.unsqueeze(1).double()
         error = captum_infidelity(
             scores,

@@ -48,7 +48,9 @@ def fill_in(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
     values, mask = image.detach().to("cpu", torch.float64, copy=True), shown.cpu()
     matrix, right = NoisyLinearImputer.setup_sparse_system(mask.float().numpy(), values.numpy(), neighbors_weights)
     solution = torch.as_tensor(spsolve(csc_matrix(matrix), right)).reshape(right.shape).T
-    drawn = torch.randn(solution.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randn(
+        solution.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu"
+    )
     values[:, ~mask] = solution + noise * drawn
     return values.to(image)
 
@@ -76,7 +78,7 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
         patches = ranks.numel()
-        counts = torch.tensor([min(max(round(share * patches), 1), patches - 1) for share in shares])
+        counts = torch.tensor([min(max(round(share * patches), 1), patches - 1) for share in shares], device="cpu")
         most, least = ranks >= counts[:, None, None], ranks < patches - counts[:, None, None]
         scores = _scores(case, torch.cat([most, least]), noise)
         difference = scores[len(shares) :] - scores[: len(shares)]
