@@ -1,6 +1,6 @@
 """`vit-interactions compare`: methods side by side, in numbers."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import isnan
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +22,7 @@ from vit_interactions.methods import all_methods
 from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame
 from vit_interactions.photographs import skipped_files
 from vit_interactions.process import joined
+from vit_interactions.utilities.locks import locked
 from vit_interactions.wording import printable
 
 # pandas takes a second to load.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.patch_explorer.pages import Pages
 
 errors = Console(stderr=True, highlight=False)
 
@@ -105,7 +107,8 @@ def compare_command(
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
     check_device("--device", device)
-    with joined(device) as process:
+    with ExitStack() as held, joined(device) as process:
+        held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
         place = str(process.device)
         comparison = compare(
             photos or bundled_photographs(),
@@ -129,17 +132,18 @@ def compare_command(
         if not process.first:
             return
         Console().print(*tables(comparison), sep="\n")
-        for page in [report(comparison, out / "report.html"), *explorer_pages(comparison, checkpoint, place)]:
+        pages = explorer_pages(comparison, checkpoint, place)
+        for page in [report(comparison, out / "report.html"), *pages.done.values()]:
             errors.print(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
         for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
-    end(comparison)
+    end(comparison, lost_pages=bool(pages.failed))
 
 
-def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> list[Path]:
+def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> "Pages":
     """Write the patch explorer's page of the first photographs under the first model, where it can be had."""
     # Bokeh is loaded only where a page is made.
     from vit_interactions.patch_explorer.pages import Pages, write_pages
@@ -161,7 +165,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
             pass
     for path, reason in pages.failed.items():
         errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
-    return list(pages.done.values())
+    return pages
 
 
 def tables(comparison: "Comparison") -> list[Table]:
@@ -188,8 +192,8 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
     return table
 
 
-def end(comparison: "Comparison") -> None:
-    """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
+def end(comparison: "Comparison", *, lost_pages: bool = False) -> None:
+    """Report what failed; end with exit code 1 if an image or page did, a method or metric not by refusing, or all."""
     # They load pandas.
     from vit_interactions.compare.failure_words import failure_line, failures_by_reason
     from vit_interactions.compare.report_tables import grouped_failures
@@ -203,6 +207,6 @@ def end(comparison: "Comparison") -> None:
         errors.print(line, markup=False, soft_wrap=True, style="red")
     if len(reasons) > SHOWN:
         errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
-    lost = (failures["method"] == "").any() or comparison.table().empty
+    lost = lost_pages or (failures["method"] == "").any() or comparison.table().empty
     if lost or not failures["error"].isin(REFUSALS).all():
         raise typer.Exit(1)

@@ -43,6 +43,7 @@ from vit_interactions.images.reading import read_image
 from vit_interactions.photographs import versions
 from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
+from vit_interactions.utilities.locks import LOCK
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds
@@ -203,11 +204,10 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
         ValueError: a folder that holds something else; a comparison that is not to be resumed, or that was begun with
             other settings, models, devices or versions of packages: results of both would stand in one table.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`out` must be a folder, but {folder} is a file.")
     earlier = read_json(folder / MANIFEST) if folder.exists() else None
     if earlier is None:
-        if folder.exists() and any(path != partial_path(folder / MANIFEST) for path in folder.iterdir()):
+        unfinished = {LOCK, partial_path(folder / MANIFEST).name}
+        if folder.exists() and not {path.name for path in folder.iterdir()} <= unfinished:
             raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
         return
     if not resume:

@@ -33,6 +33,7 @@ from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases,
 from vit_interactions.training.settings import TrainingSettings, check_same
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import read_manifest
+from vit_interactions.utilities.locks import locked
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
@@ -90,14 +91,16 @@ def train(settings: TrainingSettings, out: Path, *, resume: bool = False, report
 
     Raises:
         ValueError: settings that do not fit the data, the model or the run to resume; numbers that are not finite.
+        BlockingIOError: another run is writing to `out`.
         OSError: files that are missing or cannot be written.
     """
     process = start_process(settings.device)
     try:
-        state = share(read_run(out, settings, resume) if process.first else None)
-        teller = report if report is not None and process.first else Quiet()
-        with interruption() as asked:
-            return Run(settings, out, process, state, asked, teller).finish()
+        with locked(out, first=process.first):
+            state = share(read_run(out, settings, resume) if process.first else None)
+            teller = report if report is not None and process.first else Quiet()
+            with interruption() as asked:
+                return Run(settings, out, process, state, asked, teller).finish()
     finally:
         end_process()
 

@@ -15,6 +15,7 @@ from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import read_manifest
+from vit_interactions.utilities.locks import locked
 
 console = Console(stderr=True, highlight=False)
 
@@ -53,7 +54,7 @@ def windows_command(
         check_device("--device", device)
     )
     columns = TextColumn("windows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=rank > 0) as progress:
+    with locked(out, rank), Progress(*columns, console=console, disable=rank > 0) as progress:
         task = progress.add_task("windows", total=None)
         for report in build_window_store(
             pictures, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world
