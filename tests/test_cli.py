@@ -25,6 +25,7 @@ from vit_interactions.explanation import Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
+from vit_interactions.patch_explorer.pages import image_id
 from vit_interactions.photographs import find_photographs
 from vit_interactions.predictions import predict
 
@@ -140,7 +141,8 @@ def test_explore_writes_a_page_for_each_picture_that_can_be_read(
     out = tmp_path / "out"
     options = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
     assert run("explore", folder, "gone.png", *options, "--alpha", "0.05") == 1
-    assert sorted(path.name for path in out.iterdir()) == [f"{hostile.stem}.html", "tall.html", "wide.html"]
+    safe = "_img src=x onerror=alert(1)_"
+    assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall.html", "wide.html"]
     shown = capsys.readouterr().err
     assert "wrote 3 of 6 pictures" in shown
     for name in ("text.jpg", "truncated.png", "gone.png"):
@@ -150,7 +152,14 @@ def test_explore_writes_a_page_for_each_picture_that_can_be_read(
     data = re.compile(r'<script type="text/plain" id="(\w+)">(.*)</script>')
     assert data.findall((out / "tall.html").read_text()) == data.findall(page.html)
     assert {name for name, _ in data.findall(page.html)} > {"pairs", "attention"}
-    assert "<img src=x" not in (out / f"{hostile.stem}.html").read_text()
+    assert "<img src=x" not in (out / f"{safe}.html").read_text()
+    other = tmp_path / "other" / "tall.png"
+    other.parent.mkdir()
+    pictures[1].rename(other)
+    assert run("explore", other, pictures[0], *options) == 0  # its own page is replaced, that of a namesake is not
+    assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall-2.html", "tall.html", "wide.html"]
+    for name, source in (("tall.html", pictures[0]), ("tall-2.html", other)):
+        assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()
 
     assert run("explore", folder, *options, "--alpha", "2") == 2
     assert "`--alpha` must lie in [0, 1], but got 2.0" in capsys.readouterr().err

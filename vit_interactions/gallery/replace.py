@@ -20,12 +20,12 @@ def replacing(folder: Path) -> Iterator[Path]:
     """Yield a new folder to fill, which takes the place of the wanted one at the end of the block.
 
     Raises:
-        ValueError: one of the old folder's files was not written by the run, and has the name of a new one.
+        ValueError: something that the run did not write is in the way.
         WriteError: the disk is full, or cannot be written to. The old folder is still there.
     """
     partial = partial_path(folder)
     with writing(folder):
-        discard(partial)
+        make_way(partial)
         partial.mkdir()
         try:
             yield partial
@@ -43,13 +43,24 @@ def put_in_place(partial: Path, folder: Path) -> None:
         for path in others:
             if (partial / path.name).exists():
                 raise ValueError(f"{path} is in the way of a result of the same name; move it.")
-        discard(old)
+        make_way(old)
         for path in others:
             path.rename(partial / path.name)
         folder.rename(old)
     partial.rename(folder)
     sync_folder(folder.parent)
     discard(old)
+
+
+def make_way(folder: Path) -> None:
+    """Remove what an earlier run left at the place of a hidden folder.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    discard(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} is in the way of the run's own files; move it.")
 
 
 def discard(folder: Path) -> None:

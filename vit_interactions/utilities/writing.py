@@ -35,6 +35,10 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise write_error(path, error) from error
+    except RuntimeError as error:  # of `torch.save`, which goes on after the system's error
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise write_error(path, error.__context__) from error
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
