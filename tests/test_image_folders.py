@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 from torch import nn
 
 from vit_interactions import photographs
@@ -21,7 +22,7 @@ from vit_interactions.explanation import Explanation, Settings
 from vit_interactions.gallery import replace
 from vit_interactions.gallery.folder import foreign, is_of, is_ours, is_whole
 from vit_interactions.patch_explorer import pages
-from vit_interactions.photographs import Report, explain_photographs
+from vit_interactions.photographs import Report, describe_model, explain_photographs
 from vit_interactions.utilities.names import fold
 from vit_interactions.utilities.writing import WriteError
 
@@ -134,8 +135,8 @@ def check_all_there(out: Path, images: list[Path], report: Report) -> None:
 
 
 def test_images_of_any_names_get_folders_of_their_own(tmp_path: Path, precious: Path) -> None:
-    for number, name in enumerate(file_names(100)):
-        other = file_names(200)[-1 - number]
+    for number, name in enumerate(file_names(60)):
+        other = file_names(120)[-1 - number]
         images = [
             image(tmp_path / "a" / name, 3),
             image(tmp_path / "b" / other, 4),
@@ -311,6 +312,20 @@ def test_resume_asks_for_the_same_model(tmp_path: Path, monkeypatch: pytest.Monk
         assert json.loads((out / "cat" / "manifest.json").read_text())["model"] == facts
 
 
+def test_models_of_the_same_weights_are_told_apart() -> None:
+    model = timm.create_model("test_vit")
+    facts = describe_model(model)
+    twin = timm.create_model("test_vit")
+    twin.load_state_dict(model.state_dict())
+    assert describe_model(twin) == facts
+    twin.blocks[0].attn.scale = 1.0
+    other = describe_model(twin)
+    assert {key for key in facts if other[key] != facts[key]} == {"options"}
+    twin.pretrained_cfg = {**twin.pretrained_cfg, "mean": (0.0, 0.0, 0.0)}
+    other = describe_model(twin)
+    assert {key for key in facts if other[key] != facts[key]} == {"options", "preprocessing"}
+
+
 def test_hostile_manifests_reach_nothing_outside(tmp_path: Path) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
     target = image(tmp_path / "target")
@@ -323,8 +338,11 @@ def test_hostile_manifests_reach_nothing_outside(tmp_path: Path) -> None:
         assert not is_whole(out / "cat")
         explain([cat], out, resume=True)
         assert target.exists()
-    (out / "manifest.json").write_text(json.dumps({"done": {str(cat): "../.."}}))
-    explain([cat], out)
+    shutil.rmtree(out)
+    for done in ({str(cat): "../.."}, {str(cat): ["x"]}, 3):
+        out.mkdir(exist_ok=True)
+        (out / "manifest.json").write_text(json.dumps({"done": done}))
+        assert explain([cat], out).failed == {}
     assert target.exists()
 
 

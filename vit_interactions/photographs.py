@@ -253,8 +253,9 @@ def _write_whole(folder: Path, explanation: Explanation, origin: dict[str, Any])
 def _write_manifest(out: Path, settings: Settings, report: Report) -> None:
     # Folders of earlier runs into the same place stay listed, unless this run made them anew.
     mine = set(report.done.values())
-    listed = read_manifest(out).get("done", {})
-    earlier = {path: name for path, name in listed.items() if name not in mine and (out / name).is_dir()}
+    listed = read_manifest(out).get("done")
+    known = listed.items() if isinstance(listed, dict) else ()
+    earlier = {path: name for path, name in known if str(name) not in mine and (out / str(name)).is_dir()}
     done = earlier | {os.path.abspath(path): name for path, name in report.done.items()}
     content = {"settings": settings.as_json(), **asdict(report), "done": done, "versions": versions()}
     write_json(out / MANIFEST, content)

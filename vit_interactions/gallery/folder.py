@@ -33,7 +33,7 @@ def is_ours(folder: Path) -> bool:
 def foreign(folder: Path) -> list[Path]:
     """List what a folder of results holds beside the run's own files, such as a user's notes."""
     figures = read_manifest(folder).get("figures")
-    own = {MANIFEST, MAPS, partial_path(folder / MANIFEST).name, *(figures if isinstance(figures, list) else ())}
+    own = [MANIFEST, MAPS, partial_path(folder / MANIFEST).name, *(figures if isinstance(figures, list) else ())]
     return [path for path in folder.iterdir() if path.name not in own or (path.is_dir() and not path.is_symlink())]
 
 
