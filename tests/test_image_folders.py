@@ -54,7 +54,7 @@ def explained(model: object, image: Path, settings: Settings) -> Explanation:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out models and figures, which are not what is tested here."""
     monkeypatch.setattr(photographs, "explain_photograph", explained)
-    monkeypatch.setattr(photographs, "load_photograph", lambda path: path)
+    monkeypatch.setattr(photographs, "read_image", lambda path: path)
     monkeypatch.setattr(photographs, "prepare", lambda image, model: image)
     monkeypatch.setattr(photographs, "describe_model", lambda model: {"weights": "0"})
     monkeypatch.setattr(photographs, "versions", dict)
@@ -416,9 +416,9 @@ def test_a_disk_that_is_full_is_told(small_disk: Path, tmp_path: Path, monkeypat
 @pytest.fixture
 def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     head = '<meta name="generator" content="vit_interactions 1"><meta name="image" content="{}">{}'
-    monkeypatch.setattr(pages, "load_photograph", lambda path: path)
+    monkeypatch.setattr(pages, "read_image", lambda path: path)
     monkeypatch.setattr(pages, "prepare", lambda image, model: image)
-    monkeypatch.setattr(pages, "study", lambda model, image, named: SimpleNamespace(size=len(image.read_bytes())))
+    monkeypatch.setattr(pages, "study", lambda model, image, **_: SimpleNamespace(size=len(image.read_bytes())))
     monkeypatch.setattr(pages, "render", lambda found, source, **_: head.format(source, found.size))
 
 
