@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "explain": {"functional", "attention"},
     "models": {"functional"},
     "images": {"functional", *SHARED},
+    "gallery": {"files", "utilities"},
     "patch_explorer": {
         "functional",
         "attention",

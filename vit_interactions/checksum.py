@@ -55,15 +55,26 @@ def architecture_checksum(model: nn.Module) -> str:
 
 
 # Where a model came from and the mode it is in change nothing that a comparison computes.
-NOT_ARCHITECTURE = ("training", "name_or_path")
+NOT_ARCHITECTURE = ("training", "name_or_path", "_name_or_path")
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:
     return {
-        name: value if _is_plain(value) else f"{value.__module__}.{value.__qualname__}"
+        name: _as_plain(value)
         for name, value in vars(module).items()
-        if not name.startswith("_") and name not in NOT_ARCHITECTURE and (_is_plain(value) or _is_function(value))
+        if not name.startswith("_")
+        and name not in NOT_ARCHITECTURE
+        and (_is_plain(value) or _is_function(value) or hasattr(value, "to_dict"))
     }
+
+
+def _as_plain(value: Any) -> Any:
+    if _is_plain(value):
+        return value
+    if hasattr(value, "to_dict"):  # configurations of transformers
+        settings = {name: part for name, part in value.to_dict().items() if name not in NOT_ARCHITECTURE}
+        return json.dumps(settings, sort_keys=True, default=str)
+    return f"{value.__module__}.{value.__qualname__}"
 
 
 def _is_plain(value: Any) -> bool:

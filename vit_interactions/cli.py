@@ -44,6 +44,7 @@ from vit_interactions.photographs import Report, explain_photographs, find_photo
 from vit_interactions.trained_windows import other_windows, trained_windows
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.windows_command import windows_command
+from vit_interactions.utilities.locks import locked_file
 from vit_interactions.wording import printable
 
 # The paper's, and some between where many models turn from closed to open windows.
@@ -80,7 +81,8 @@ def explain(
             metavar="NAME",
             help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them; repeat for more. "
             "Default: those of this library of few passes. Those of patch interactions come with three figures of U, "
-            "windows and fields.",
+            "windows and fields. Exit code 1 if one that is named here gives no map for an image; by default, methods "
+            "that the model does not support are only noted.",
         ),
     ] = None,
     patch: Annotated[
@@ -141,7 +143,8 @@ def explain(
             markup=False,
             soft_wrap=True,
         )
-    for name, reason in report.refused.items():
+    refused = {name: f"{name}: {reason}" for name, reason in report.refused.items()}
+    for name, reason in report.refused.items() if not method else ():
         errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
     for difference in other_windows(model, trained_windows(model), alpha, beta):
         errors.print(f"note: {difference}", markup=False, soft_wrap=True)
@@ -153,7 +156,7 @@ def explain(
         path: "; ".join(f"{name}: {reason}" for name, reason in methods_failed.items())
         for path, methods_failed in report.failed_methods.items()
     }
-    end_with_failures(report.failed | lacking)
+    end_with_failures(report.failed | lacking | (refused if method else {}))
 
 
 @app.command()
@@ -227,19 +230,19 @@ def curve(
             except (OSError, ValueError, MemoryError) as error:
                 failed[path] = str(error) or type(error).__name__
 
-    try:
-        result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
-    except ValueError:
-        if len(failed) == len(photographs):
-            end_with_failures({str(path): reason for path, reason in failed.items()})
-        raise
-    table = Table("alpha", "E_O", "of all pairs")
-    for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
-        table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
-    output.print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure, kind = curve_figure(result), out.suffix[1:].lower()
-    write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
+    with locked_file(out):
+        try:
+            result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
+        except ValueError:
+            if len(failed) == len(photographs):
+                end_with_failures({str(path): reason for path, reason in failed.items()})
+            raise
+        table = Table("alpha", "E_O", "of all pairs")
+        for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
+            table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
+        output.print(table)
+        figure, kind = curve_figure(result), out.suffix[1:].lower()
+        write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
     end_with_failures({str(path): reason for path, reason in failed.items()})
 
 

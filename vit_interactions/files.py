@@ -6,9 +6,13 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
+
+from vit_interactions.utilities.names import shorten
+from vit_interactions.utilities.writing import writing
 
 PARTIAL = ".partial"  # ends the names of files that are being written
 
@@ -21,6 +25,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | 
         write: gets the open file.
         writer: tells processes apart that may write the same file at the same time.
 
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written to. What was there before is still there.
+
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -29,12 +36,18 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | 
         (b'whole', ['a'])
     """
     partial = partial_path(path, writer)
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_folder(path.parent)
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,7 +75,7 @@ def partial_path(path: Path, writer: int | None = None) -> Path:
         >>> partial_path(Path("out", "a.json")).name, partial_path(Path("a.json"), 3).name
         ('.a.json.partial', '.a.json.3.partial')
     """
-    return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PARTIAL}")
+    return path.with_name(f".{shorten(path.name, 200)}{'' if writer is None else f'.{writer}'}{PARTIAL}")
 
 
 def refuse_folder(path: Path) -> None:
@@ -133,7 +146,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a renaming in the folder outlive a loss of power, where the system can."""
     if os.name != "posix":
         return

@@ -1,6 +1,7 @@
 """Explanations side by side: numbers, pictures and pages."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from shutil import rmtree
@@ -76,6 +77,8 @@ def compare(
     Raises:
         ValueError: arguments that do not fit, or a folder that holds something else, also a comparison that was
             begun with other settings.
+        BlockingIOError: another run is writing to the folder.
+        WriteError: the disk is full, or the folder cannot be written to.
         UnsupportedModelError: a model whose attention cannot be explained.
 
     Example:
@@ -90,8 +93,9 @@ def compare(
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
     from vit_interactions.process import joined
+    from vit_interactions.utilities.locks import locked
 
-    with joined(device) as process:
+    with ExitStack() as held, joined(device) as process:
         plan = make_plan(
             photographs,
             model,
@@ -108,6 +112,7 @@ def compare(
             batch_size=batch_size,
         )
         folder = temporary_folder(process, resume=resume) if out is None else Path(out)
+        held.enter_context(locked(folder, first=process.first))  # until all processes have come to the end
         try:
             run(plan, folder, process, resume=resume)
         except BaseException:

@@ -1,6 +1,7 @@
 """`vit-interactions compare`: methods side by side, in numbers."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import isnan
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +24,7 @@ from vit_interactions.methods import all_methods
 from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame, given_path
 from vit_interactions.photographs import skipped_files
 from vit_interactions.process import joined
+from vit_interactions.utilities.locks import locked
 from vit_interactions.wording import printable
 
 # pandas takes a second to load.
@@ -107,7 +109,8 @@ def compare_command(
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
     check_device("--device", device)
-    with joined(device) as process:
+    with ExitStack() as held, joined(device) as process:
+        held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
         place = str(process.device)
         comparison = compare(
             photos or bundled_photographs(),

@@ -30,8 +30,9 @@ from vit_interactions.functional.scores import Output, check_output
 from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading import load_model, nearest
 from vit_interactions.methods import check_class, default_methods, find_method
-from vit_interactions.photographs import describe, find_photographs, folder_names
+from vit_interactions.photographs import describe, find_photographs
 from vit_interactions.trained_windows import trained_windows
+from vit_interactions.utilities.names import unique_names
 from vit_interactions.wording import printable
 
 CONTROL = "random_map"  # what any explanation must beat
@@ -220,7 +221,7 @@ def slugs(names: Iterable[str]) -> list[str]:
         ['cat', 'b-cat-b', 'cat-2', 'unnamed']
     """
     plain = (re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{1,5}$", "", name)).strip("-") for name in names)
-    return folder_names([Path(name[:60].lower() or "unnamed") for name in plain])
+    return unique_names(name[:60].lower() for name in plain)
 
 
 def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device: str) -> dict[str, Subject]:

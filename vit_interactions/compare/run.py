@@ -45,6 +45,7 @@ from vit_interactions.photographs import versions
 from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
 from vit_interactions.utilities.json_files import DamagedFileError
+from vit_interactions.utilities.locks import LOCK
 from vit_interactions.wording import printable
 
 PACKAGES = ("pandas", "scipy", "torchvision")
@@ -230,11 +231,10 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
         ValueError: a folder that holds something else; a comparison that is not to be resumed, or that was begun with
             other settings, models, devices or versions of packages: results of both would stand in one table.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`out` must be a folder, but {folder} is a file.")
     earlier = read_manifest(folder) if folder.exists() else None
     if earlier is None:
-        if folder.exists() and any(path != partial_path(folder / MANIFEST) for path in folder.iterdir()):
+        unfinished = {LOCK, partial_path(folder / MANIFEST).name}
+        if folder.exists() and not {path.name for path in folder.iterdir()} <= unfinished:
             raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
         return
     if not resume:

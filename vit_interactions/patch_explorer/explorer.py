@@ -11,6 +11,7 @@ from torch import nn
 from vit_interactions.files import write_text
 from vit_interactions.functional.checks import check_fraction
 from vit_interactions.functional.scores import Output, check_output
+from vit_interactions.utilities.writing import writing
 
 NOTEBOOK_HEIGHT = 900  # pixels
 
@@ -35,7 +36,8 @@ class ExplorerPage:
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the page to a file, whole or not at all, and return the file's path."""
         file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, self.html)
         return file
 

@@ -42,7 +42,7 @@ PANELS = {
 }
 
 
-def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -> str:
+def render(found: Study, *, title: str, model: str, alpha: float, beta: float, source: str = "") -> str:
     """Write the page of one photograph.
 
     Args:
@@ -51,6 +51,7 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
         model: what the model is called, any text.
         alpha: where its slider begins.
         beta: likewise.
+        source: identifies the image among those of the same name; "" for none.
     """
     ladder = climb(found.uncertainty, alpha, beta)
     facts = page_facts(found, ladder, alpha, beta)
@@ -58,6 +59,7 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
     page = dict(
         title=printable(title),
         model=printable(model),
+        source=source,
         prediction="" if found.prediction is None else printable(str(found.prediction)),
         **_tiles(found, facts),
         precision=f"{100 * max(worst_error(found.uncertainty, ladder.steps, ladder.values), 1e-4):.1g} %",

@@ -37,6 +37,7 @@ from vit_interactions.training.window_store import (
     read_names,
     shard_name,
 )
+from vit_interactions.utilities.locks import LOCK
 
 SHARD = 1024  # pictures: what a process loses at most when it is killed
 
@@ -174,7 +175,9 @@ def open_folder(
         if writer.isdecimal() and int(writer) % world == rank:
             path.unlink(missing_ok=True)
     # Looked at before the manifest, which another process may be about to put there.
-    others = sorted(path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith(PARTIAL))
+    others = sorted(
+        path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith((PARTIAL, LOCK))
+    )
     if not (out / MANIFEST).exists():
         if others:
             raise ValueError(f"`out` must be a new folder or a window store, but {out} holds {others[0]}.")

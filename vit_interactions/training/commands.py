@@ -28,6 +28,7 @@ from vit_interactions.training.log import read_rows
 from vit_interactions.training.presets import PRESETS, with_preset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.train import train
+from vit_interactions.utilities.locks import locked
 
 Data = Annotated[
     Path,
@@ -65,7 +66,8 @@ def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = 
         outcome = train(settings, out, resume=resume, report=report)
     if outcome.first:
         figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
-        write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
+        with locked(out):
+            write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
         if not outcome.signal:
             report.note(f"{outcome.step} of {outcome.total} steps are done; everything is in {out}")
     if outcome.signal:

@@ -31,6 +31,7 @@ from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases,
 from vit_interactions.training.origin import check_origin, origin_of
 from vit_interactions.training.settings import TrainingSettings, check_same
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
+from vit_interactions.utilities.locks import locked
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
@@ -88,14 +89,16 @@ def train(settings: TrainingSettings, out: Path, *, resume: bool = False, report
 
     Raises:
         ValueError: settings that do not fit the data, the model or the run to resume; numbers that are not finite.
+        BlockingIOError: another run is writing to `out`.
         OSError: files that are missing or cannot be written.
     """
     process = start_process(settings.device)
     try:
-        state = share(read_run(out, settings, resume) if process.first else None)
-        teller = report if report is not None and process.first else Quiet()
-        with interruption() as asked:
-            return Run(settings, out, process, state, asked, teller).finish()
+        with locked(out, first=process.first):
+            state = share(read_run(out, settings, resume) if process.first else None)
+            teller = report if report is not None and process.first else Quiet()
+            with interruption() as asked:
+                return Run(settings, out, process, state, asked, teller).finish()
     finally:
         end_process()
 

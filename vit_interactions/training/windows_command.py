@@ -16,6 +16,7 @@ from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import count_unreadable, read_manifest
+from vit_interactions.utilities.locks import locked
 
 SHOWN = 20  # pictures that could not be read
 
@@ -61,7 +62,7 @@ def windows_command(
         check_device("--device", device)
     )
     columns = TextColumn("windows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=rank > 0) as progress:
+    with locked(out, rank), Progress(*columns, console=console, disable=rank > 0) as progress:
         task = progress.add_task("windows", total=None)
         for report in build_window_store(
             pictures, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world

@@ -1,1 +1,1 @@
-"""Helpers that every other part may use."""
+"""Helpers that know nothing of models: names of files, locks, and errors of writing."""
