@@ -93,8 +93,8 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules and "
-            "cannot be copied. Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, "
+            f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules "
+            "and cannot be copied. Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, "
             "which hook modules."
         ) from error
     copied: nn.Module = copies[id(model)]
@@ -146,7 +146,9 @@ def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: di
             new[name] = carry.copied(value)
         elif name != "_compiled_call_impl":
             new[name] = value if is_atom(value) else carry(value)
-    return {name: new[name] for name in _OWN} if isinstance(copied, _Inside) else new
+    if isinstance(copied, _Inside):
+        return {**vars(nn.Module()), **{name: part for name, part in new.items() if name in _OWN}}
+    return new
 
 
 def _private_tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
