@@ -130,9 +130,24 @@ def test_layers_of_peft_are_left_alone() -> None:
         assert tensor is before[name][0]
         assert torch.equal(tensor, before[name][1])
     caches = [module._dora_cache for module in model.modules() if hasattr(module, "_dora_cache")]
-    assert caches and not any(caches)
+    assert caches
+    assert not any(caches)
     assert all(module.training for module in model.modules())
     assert torch.equal(explain("generic_attention", model.eval(), images()), found)
+
+
+def test_a_model_whose_weights_are_copied_is_explained_under_inference_mode() -> None:
+    model = with_lora()
+    expected = explain("attn_lrp", model, images())
+    with torch.inference_mode():
+        assert torch.equal(explain("attn_lrp", model, images()), expected)
+
+
+def test_wrappers_inside_a_model_are_run_through() -> None:
+    vit = lived_in(training=True)
+    expected = explain("legrad", vit, images())
+    vit.blocks[1] = nn.DataParallel(vit.blocks[1])
+    assert torch.equal(explain("legrad", vit.train(), images()), expected)
 
 
 def test_tied_modules_stay_tied_and_parameters_are_shared() -> None:

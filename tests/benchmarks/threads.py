@@ -61,9 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     different = 0
-    print(
-        "| method | mode | plain calls | that differ | explanations | that differ |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| method | mode | plain calls | that differ | explanations | that differ |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for method in options.method:
         for training in (False, True):
             model = lived_in(training=training)

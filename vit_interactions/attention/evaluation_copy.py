@@ -16,6 +16,9 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.readable import changed_flags, is_compiled
 from vit_interactions.attention.references import PLAIN, Carrier, UncopyableReferenceError, holders, is_atom
 
+ADVICE = (
+    "Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, which hook modules."
+)
 # Their `train` and `eval` write to no parameter.
 _TRUSTED = ("torch", "timm", "transformers", "peft")
 _OWN = frozenset(vars(nn.Module()))
@@ -58,6 +61,7 @@ def evaluated(model: nn.Module) -> nn.Module:
     return model if ready else evaluation_copy(model)
 
 
+@torch.inference_mode(False)
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """Copy the modules of a model, in evaluation mode, with flags under which its attention can be read.
 
@@ -94,8 +98,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     except UncopyableReferenceError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules "
-            "and cannot be copied. Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, "
-            "which hook modules."
+            f"and cannot be copied. {ADVICE}"
         ) from error
     copied: nn.Module = copies[id(model)]
     parts = [copies[key] for key in modules]
