@@ -8,7 +8,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from vit_interactions.attention.observe import borrowed
+from vit_interactions.attention.borrow import borrowed
 from vit_interactions.functional.scores import Output, are_distributions, class_outputs, class_scores
 from vit_interactions.wording import class_in_words
 
@@ -186,10 +186,10 @@ def last_operation(model: nn.Module, inputs: Tensor) -> str:
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        borrowed(model, inputs),
+        borrowed(model) as own,
         saved_tensors_hooks(lambda tensor: None, lambda nothing: torch.empty(0)),
     ):
-        node = class_outputs(model(inputs.detach().clone().requires_grad_())).grad_fn
+        node = class_outputs(own(inputs.detach().clone().requires_grad_())).grad_fn
     while node is not None:
         name = node.name().split("Backward")[0]
         if name not in PASSED:

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from captum.log import log_usage
-from torch import Tensor
+from torch import Tensor, nn
 
-from vit_interactions import Explainer, TokenLayout, record_attention, token_layout
-from vit_interactions.attention.observe import as_arguments, borrowed, check_inputs
+from vit_interactions import Explainer, TokenLayout, token_layout
+from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.attention.observe import as_arguments, check_inputs
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
@@ -72,10 +74,9 @@ class CaptumMethod(Explainer):
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
-            # Recording is for what it switches off: checkpoints and compiled parts.
-            with borrowed(self.model, inputs), record_attention(self.model, lambda _: None):
-                forward, arguments = self._scores(leaf, target, as_arguments(additional_forward_args))
-                attribution: Tensor = (attribute or self._attribution)(forward, leaf, arguments)
+            model = evaluated(self.model)
+            forward, arguments = self._scores(model, leaf, target, as_arguments(additional_forward_args))
+            attribution: Tensor = (attribute or self._attribution)(forward, leaf, arguments)
         dtype = torch.promote_types(inputs.dtype, torch.float32)
         return attribution.detach().to(dtype).contiguous()
 
@@ -83,19 +84,22 @@ class CaptumMethod(Explainer):
         """Let captum compute the attribution."""
         raise NotImplementedError
 
-    def _scores(self, inputs: Tensor, target: Any, arguments: tuple[Any, ...]) -> tuple[Forward, tuple[Any, ...]]:
+    def _scores(
+        self, model: nn.Module, inputs: Tensor, target: Any, arguments: tuple[Any, ...]
+    ) -> tuple[Forward, tuple[Any, ...]]:
         """Make the function from images to scores that captum explains, and its further arguments.
 
         captum repeats rows, of the images and of the arguments. The last argument says which example a row is.
         """
         if isinstance(target, str) and target == "pred":
             # Once, on the images themselves: the prediction changes on the way to a baseline.
-            with torch.no_grad():
-                target = class_outputs(self.model(inputs, *arguments), len(inputs)).argmax(1)
+            with torch.no_grad(), borrowed(model):
+                target = class_outputs(model(inputs, *arguments), len(inputs)).argmax(1)
         example = torch.arange(len(inputs), device=inputs.device)
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
-            output = self.model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
+            with borrowed(model):  # captum's own draws are not the model's
+                output = model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
             return _score_rows(
                 output, rest[-1], len(inputs), partial(select_target, target=target, batch=len(inputs))
             )

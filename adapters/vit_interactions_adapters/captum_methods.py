@@ -243,6 +243,11 @@ class CaptumLayerGradCam(CaptumMethod):
         self.layer = layer
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        return self._on_copy()._over_patches(inputs, target, additional_forward_args)
+
+    def _over_patches(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
         layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
         with grid_at(self.model, layout, self.layer, attention) as grid:
 

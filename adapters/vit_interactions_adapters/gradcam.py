@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import ttach
 from pytorch_grad_cam.base_cam import BaseCAM
-from torch import Tensor, nn
+from torch import Tensor
 
 from vit_interactions import Explainer, token_layout
-from vit_interactions.attention.observe import evaluating
+from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.explain.base import to_pixels
 
 Targets = Sequence[Callable[[Tensor], Tensor]] | None
@@ -50,9 +50,8 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
         """Take the explainer; see `as_gradcam`."""
         if not isinstance(explainer, Explainer):
             raise TypeError(f"`explainer` must be an Explainer, but got {type(explainer).__name__}.")
-        model: nn.Module = explainer.model
-        with evaluating(model):  # BaseCAM would leave it so
-            super().__init__(model, [], uses_gradients=False, tta_transforms=tta_transforms)
+        # BaseCAM would put the model itself into evaluation mode.
+        super().__init__(evaluated(explainer.model), [], uses_gradients=False, tta_transforms=tta_transforms)
         self.explainer, self.options = explainer, options
 
     def __call__(

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vit_interactions import Explainer, TokenLayout, record_attention
-from vit_interactions.attention.observe import as_arguments, borrowed, evaluating
+from vit_interactions import Explainer, TokenLayout
+from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.observe import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions_adapters.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention
@@ -48,6 +49,11 @@ class GradcamMethod(Explainer):
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         if self.class_specific:
             require_target(type(self).__name__, target)
+        return self._on_copy()._over_patches(inputs, target, additional_forward_args)
+
+    def _over_patches(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
         layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
         features: list[Tensor] = []
         gradient = None
@@ -55,8 +61,7 @@ class GradcamMethod(Explainer):
         with torch.inference_mode(False), torch.set_grad_enabled(self.class_specific):
             leaf = inputs.detach().clone().requires_grad_(self.class_specific)
             with (
-                borrowed(self.model, inputs),
-                record_attention(self.model, lambda _: None),
+                borrowed(self.model),
                 grid_at(self.model, layout, self.layer, attention) as grid,
             ):
                 grid.register_forward_hook(lambda _, args, output: features.append(output))
@@ -72,7 +77,7 @@ class GradcamMethod(Explainer):
 
     def _cam_image(self, inputs: Tensor, features: Tensor, gradient: Tensor | None) -> Tensor:
         """Let pytorch_grad_cam compute the map (batch, rows, cols) ≥ 0."""
-        with evaluating(self.model), seeded(0):
+        with seeded(0):
             cam = getattr(importlib.import_module("pytorch_grad_cam"), self.cam)(self.model, [])
             values = cam.get_cam_image(
                 inputs,

@@ -8,29 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
-from vit_interactions.attention.record import AttentionCall, AttentionRecord, record_attention
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode and give every module its own mode back, also after an exception.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with evaluating(model):
-        ...     model.training
-        False
-        >>> model.training
-        True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+from vit_interactions.attention.record import AttentionCall, AttentionRecord, record_unnoticed
 
 
 def observe(
@@ -55,7 +35,7 @@ def observe(
         ValueError: inputs of a wrong shape; attention that is not finite.
     """
     with torch.no_grad(), guarded(model, inputs, on_layer) as guard:
-        output = model(inputs, *as_arguments(additional_forward_args))
+        output = guard.model(inputs, *as_arguments(additional_forward_args))
     return output, guard.finish(), guard.record
 
 
@@ -63,19 +43,16 @@ def observe(
 def guarded(
     model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
 ) -> Iterator["LayerGuard"]:
-    """Borrow a model and record it, letting through only attention that can be explained; `finish` says if all was."""
+    """Record a borrowed model, letting through only attention that can be explained; `finish` says if all was.
+
+    Yields:
+        The guard; `guard.model` is the module to run.
+    """
     check_inputs(model, inputs)
-    guard = LayerGuard(model, inputs, on_layer)
-    with borrowed(model, inputs), record_attention(model, guard) as guard.record:
+    own = evaluated(model)
+    guard = LayerGuard(own, inputs, on_layer)
+    with record_unnoticed(own, guard) as guard.record:
         yield guard
-
-
-@contextlib.contextmanager
-def borrowed(model: nn.Module, inputs: Tensor) -> Iterator[None]:
-    """Evaluate a model that may draw random numbers, and give it and the generators back as they were."""
-    devices = [inputs.device] if inputs.is_cuda else []
-    with evaluating(model), torch.random.fork_rng(devices=devices):
-        yield
 
 
 def observe_gradients(
@@ -105,7 +82,7 @@ def observe_gradients(
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
         with guarded(model, inputs, lambda call, layout: calls.append(call)) as guard:
-            output = model(leaf, *as_arguments(additional_forward_args))
+            output = guard.model(leaf, *as_arguments(additional_forward_args))
         layout = guard.finish()
         gradients = torch.autograd.grad(
             score(output).sum(),

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
 from vit_interactions.attention.multihead import attend
-from vit_interactions.attention.readable import readable
+from vit_interactions.attention.readable import check_unscripted, readable
 from vit_interactions.attention.sdpa import SDPA, read_sdpa
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.attention.window_free import read_window_free
@@ -207,8 +208,8 @@ def record_attention(
 
     The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
     built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
-    eagerly; all of it is restored, also after an exception. Call `model.eval()` first for the attention of
-    evaluation.
+    eagerly; all of it is restored, also after an exception. Other threads that run such a model meanwhile see these
+    changes, which explainers do without. Call `model.eval()` first for the attention of evaluation.
 
     Args:
         model: a model whose modules call `torch.nn.functional.scaled_dot_product_attention`. Compiled models
@@ -232,17 +233,45 @@ def record_attention(
     """
     inner = unwrap(model)
     record = AttentionRecord(inner)
-    with readable(model), _Interception(record, inner, consume):
+    with readable(model), _Interception(record, inner, consume, _run):
         yield record
+
+
+@contextlib.contextmanager
+def record_unnoticed(
+    model: nn.Module, consume: Callable[[AttentionCall], None] | None = None
+) -> Iterator[AttentionRecord]:
+    """Record a model from `evaluated` as `record_attention` does, without a trace that anybody else could notice.
+
+    Args:
+        model: the module that `evaluated` or `evaluation_copy` returned.
+        consume: as of `record_attention`.
+
+    Raises:
+        UnsupportedModelError: a scripted model.
+    """
+    check_unscripted(model)
+    record = AttentionRecord(model)
+    with _Interception(record, model, consume, Unnoticed(model)):
+        yield record
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 class _Interception(TorchFunctionMode):
     """Hands each attention call of one model's modules to its record."""
 
     def __init__(
-        self, record: AttentionRecord, model: nn.Module, consume: Callable[[AttentionCall], None] | None
+        self,
+        record: AttentionRecord,
+        model: nn.Module,
+        consume: Callable[[AttentionCall], None] | None,
+        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     ) -> None:
         super().__init__()
+        self.run = run
         self.record = record
         self.consume = consume
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}
@@ -257,7 +286,7 @@ class _Interception(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         opaque = self._caller() if func is F.multi_head_attention_forward else None
-        result: Any = attend(self, opaque[0], args, kwargs) if opaque else func(*args, **kwargs)
+        result: Any = attend(self, opaque[0], args, kwargs) if opaque else self.run(func, args, kwargs)
         if func is F.scaled_dot_product_attention:
             self._attention(result, read_sdpa(*args, **kwargs))
         elif func is window_free_attention:

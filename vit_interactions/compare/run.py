@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.observe import evaluating
+from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.compare.manifest import read_manifest, run_checksum
 from vit_interactions.compare.maps import explain_batch, warm_up
 from vit_interactions.compare.measure import Seen, Subject, look, measure
@@ -80,18 +80,19 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
     # Batches are made before they are shared out: the same ones for any number of processes.
     batches = [plan.pictures[start : start + size] for start in range(0, len(plan.pictures), size)]
     mine = batches[process.rank :: process.world]
-    with ExitStack() as borrowed:
-        for subject in plan.subjects.values():
-            borrowed.enter_context(evaluating(subject.model))
-        work = [(name, batch) for name in plan.subjects for batch in mine]
-        warm: set[str] = set()
-        with progress(sum(len(batch) for _, batch in work), process) as advance:
-            for name, batch in work:
-                units = folder / UNITS / models[name]["folder"]
-                jobs = [begin(picture, folder, units, checksums[name], resume=resume) for picture in batch]
-                fresh = sum(not job.settled for job in jobs)
-                work_off(plan, name, jobs, warm)
-                advance(len(batch), fresh)
+    # Once for all images: a model in training mode is measured as a copy.
+    plan = replace(
+        plan, subjects={key: replace(each, model=evaluated(each.model)) for key, each in plan.subjects.items()}
+    )
+    work = [(name, batch) for name in plan.subjects for batch in mine]
+    warm: set[str] = set()
+    with progress(sum(len(batch) for _, batch in work), process) as advance:
+        for name, batch in work:
+            units = folder / UNITS / models[name]["folder"]
+            jobs = [begin(picture, folder, units, checksums[name], resume=resume) for picture in batch]
+            fresh = sum(not job.settled for job in jobs)
+            work_off(plan, name, jobs, warm)
+            advance(len(batch), fresh)
 
 
 @dataclass

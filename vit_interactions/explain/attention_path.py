@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.observe import as_arguments, borrowed
-from vit_interactions.attention.record import AttentionCall, record_attention
+from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.attention.observe import as_arguments
+from vit_interactions.attention.record import AttentionCall, record_unnoticed
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient, layer_gradient
 from vit_interactions.explain.memory_bank import MemoryBank
 from vit_interactions.explain.targets import select_target
@@ -84,8 +85,9 @@ class PathExplainer(GradientExplainer):
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             point = (inputs.detach().clone() * fraction).requires_grad_()
-            with borrowed(self.model, inputs), record_attention(self.model, keep):
-                output = self.model(point, *as_arguments(additional_forward_args))
+            model = evaluated(self.model)
+            with record_unnoticed(model, keep):
+                output = model(point, *as_arguments(additional_forward_args))
             score = select_target(output, target).sum()
             (gradient,) = torch.autograd.grad(score, [last[0].output], allow_unused=True, materialize_grads=True)
         return layer_gradient(last[0].detached(), gradient)

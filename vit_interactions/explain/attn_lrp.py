@@ -16,6 +16,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import as_arguments, guarded
 from vit_interactions.attention.own_input import own_input
@@ -121,13 +122,14 @@ class AttnLRP(GradientExplainer):
 
     def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         require_target(type(self).__name__, target)
-        rules = LRPRules(self.model, self.variant, self.conv_gamma, self.linear_gamma)
+        model = evaluated(self.model)
+        rules = LRPRules(model, self.variant, self.conv_gamma, self.linear_gamma)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
             # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
-            with rules, guarded(self.model, inputs, lambda call, layout: None) as guard:
-                output = self.model(leaf, *as_arguments(additional_forward_args))
+            with rules, guarded(model, inputs, lambda call, layout: None) as guard:
+                output = model(leaf, *as_arguments(additional_forward_args))
             layout = guard.finish()
             scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)

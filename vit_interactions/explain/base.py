@@ -5,13 +5,15 @@ caller sees around it (tuples, targets, shapes, restoring the model) is done her
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from copy import copy
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from vit_interactions.attention.evaluation_copy import evaluation_copy
 from vit_interactions.attention.layout import TokenLayout, token_layout
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.own_input import own_input
@@ -19,6 +21,8 @@ from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.targets import select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
+
+Own = TypeVar("Own", bound="Explainer")
 
 
 class Observation(NamedTuple):
@@ -57,7 +61,7 @@ class Explainer(Attribution):  # type: ignore[misc]
     library: ClassVar[str] = "vit_interactions"
 
     def __init__(self, model: nn.Module) -> None:
-        """Take the model to explain; it is borrowed for each call and given back as it was.
+        """Take the model to explain; it is not changed, so several threads may explain or run it at once.
 
         Args:
             model: any ViT; compiled models and (Distributed)DataParallel wrappers are looked into.
@@ -113,6 +117,12 @@ class Explainer(Attribution):  # type: ignore[misc]
         """
         with own_input(self.model, only_tensor(inputs)) as image:
             return self._as_maps(*self._explain(image, target, additional_forward_args))
+
+    def _on_copy(self: Own) -> Own:
+        """Return the explainer of a copy of the model, on which hooks may be registered."""
+        own = copy(self)
+        own.model = own.forward_func = evaluation_copy(self.model)
+        return own
 
     def _as_maps(self, patches: Tensor, layout: TokenLayout) -> Tensor:
         """Lay values (batch, patches) out as maps (batch, rows, cols), and warn of maps of zeros."""

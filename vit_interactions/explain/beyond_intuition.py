@@ -78,6 +78,11 @@ class BeyondIntuition(PathExplainer):
         self.start = STARTS[variant] if start is None else start
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        # The token-wise variant hooks modules.
+        own = self if self.variant == "head" else self._on_copy()
+        return own._weighted(inputs, target, additional_forward_args)
+
+    def _weighted(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         with module_inputs(self._watched()) as seen:
             trace = self._backtrace(inputs, target, additional_forward_args)
         blocks = len(trace.gradients)

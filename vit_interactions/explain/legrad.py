@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import as_arguments, borrowed, guarded
-from vit_interactions.attention.record import AttentionCall, record_attention
+from vit_interactions.attention.observe import as_arguments, guarded
+from vit_interactions.attention.record import AttentionCall, record_unnoticed
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
@@ -72,6 +72,11 @@ class LeGrad(GradientExplainer):
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         require_target(type(self).__name__, target)
+        return self._on_copy()._sensitivity(inputs, target, additional_forward_args)
+
+    def _sensitivity(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
         callers: list[str] = []
         seen = self._observe(inputs, target, additional_forward_args, lambda call, _: callers.append(call.name))
         blocks = enclosing_blocks(self.model, callers)
@@ -95,8 +100,7 @@ class LeGrad(GradientExplainer):
             guard.finish()
             for call, state in zip(calls, states, strict=True):
                 with (
-                    borrowed(self.model, leaf),
-                    record_attention(self.model) as record,
+                    record_unnoticed(self.model) as record,
                     answering_from(blocks, read(state)),
                 ):
                     output = self.model(leaf, *arguments)

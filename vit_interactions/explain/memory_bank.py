@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_interactions.attention.observe import evaluating
+from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.checks import check_index
 
 
@@ -122,9 +123,9 @@ class MemoryBank:
             ValueError: no batch, or an output without features.
         """
         collected = []
-        with evaluating(model):
+        with borrowed(unwrap(model)) as own:
             for images, labels in batches:
-                collected.append((read_features(model(images)), labels))
+                collected.append((read_features(own(images)), labels))
         if not collected:
             raise ValueError("`batches` must hold at least one batch of (images, labels), but got none.")
         features, labels = (torch.cat(parts) for parts in zip(*collected, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.generic_attention import GenericAttention
@@ -53,7 +54,8 @@ class TransformerAttribution(GenericAttention):
 
     def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
         """Run the model forward and backward under the rules: the "gradients" at z are its relevances."""
-        rules = RelevanceRules(self.model)
+        model = evaluated(self.model)
+        rules = RelevanceRules(model)
 
         def score(output: Any) -> Tensor:
             rules.following = False
@@ -63,7 +65,7 @@ class TransformerAttribution(GenericAttention):
 
         # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
         with rules:
-            return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))
+            return Backtrace(*observe_gradients(model, inputs, additional_forward_args, score))
 
 
 class RelevanceRules(Rules):

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import borrowed, observe
+from vit_interactions.attention.observe import observe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.figures import Photograph
@@ -58,6 +59,6 @@ def study(model: nn.Module, photograph: Photograph, *, named: bool, output: Outp
 
     _, layout, _ = observe(model, inputs, None, take_in)
     attention = quantise_attention(calls, layout)
-    with borrowed(model, inputs):
-        prediction = predict(model, inputs, named=named, output=output)
+    with borrowed(model) as own:
+        prediction = predict(own, inputs, named=named, output=output)
     return Study(photograph, layout, running.result()[0].cpu(), attention, prediction)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import borrowed
 from vit_interactions.functional.scores import Output, check_output, class_outputs
 from vit_interactions.predictions import find_output
 
@@ -71,8 +71,8 @@ class Case:
         """
         if self.output is not None:
             return self.output
-        with torch.no_grad(), borrowed(self.model, self.inputs):
-            outputs = class_outputs(self.model(self.inputs), len(self.inputs))
+        with torch.no_grad(), borrowed(self.model) as own:
+            outputs = class_outputs(own(self.inputs), len(self.inputs))
         found = find_output(self.model, self.inputs, outputs)
         if found is None:
             raise ValueError(

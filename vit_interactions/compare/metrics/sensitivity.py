@@ -3,16 +3,15 @@
 Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, Def. 3.1, by captum.
 """
 
-import torch
 from captum.metrics import sensitivity_max
 from torch import Tensor
 
-from vit_interactions.attention.observe import borrowed
 from vit_interactions.compare.metrics.class_score import CHUNK
 from vit_interactions.compare.metrics.explain import explain
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.functional.checks import check_count
+from vit_interactions.seeds import seeded
 
 
 def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensitivity") -> Metric:
@@ -42,8 +41,7 @@ def sensitivity(radius: float = 0.02, samples: int = 10, *, name: str = "sensiti
             values = explain(case, case.model, batch.to(case.inputs.dtype))
             return (values,) if isinstance(images, tuple) else values
 
-        with borrowed(case.model, case.inputs):
-            torch.default_generator.manual_seed(case.seed)  # captum draws on the CPU
+        with seeded(case.seed):  # captum draws on the CPU
             moved = sensitivity_max(
                 maps,
                 case.inputs,

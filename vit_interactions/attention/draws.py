@@ -1,0 +1,82 @@
+"""Let a model draw random numbers without moving the generators that everybody else draws from."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Torch's functions that draw from a global generator whenever they are called, as functions and as methods.
+_NAMES = """
+    bernoulli bernoulli_ binomial cauchy_ exponential_ feature_dropout feature_dropout_ geometric_ gumbel_softmax
+    fractional_max_pool2d fractional_max_pool3d log_normal_ multinomial normal normal_ poisson rand rand_like randint
+    randint_like randn randn_like random_ randperm uniform_
+"""
+ALWAYS = frozenset(
+    getattr(owner, name) for owner in (torch, Tensor, F) for name in _NAMES.split() if hasattr(owner, name)
+)
+# Those that draw only if an argument says so: its name, its place and its default.
+IF_TOLD: dict[Any, tuple[str, int, Any]] = {
+    F.scaled_dot_product_attention: ("dropout_p", 4, 0.0),
+    F.multi_head_attention_forward: ("training", 13, True),
+    F.rrelu: ("training", 3, False),
+    torch.rrelu: ("training", 3, False),
+    torch.rrelu_: ("training", 3, False),
+    **{
+        getattr(owner, name): ("training" if owner is F else "train", 2, True)
+        for owner in (F, torch)
+        for name in (
+            *("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "alpha_dropout_"),
+            *("feature_alpha_dropout", "feature_alpha_dropout_", "native_dropout"),
+        )
+        if hasattr(owner, name)
+    },
+}
+
+
+def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a function of torch draws random numbers from a global generator.
+
+    Example:
+        >>> draws(torch.rand, (3,), {}), draws(torch.sin, (), {})
+        (True, False)
+        >>> draws(F.dropout, (torch.ones(1), 0.5, False), {})
+        False
+    """
+    if func in IF_TOLD:
+        name, place, default = IF_TOLD[func]
+        return bool(kwargs.get(name, args[place] if len(args) > place else default))
+    if isinstance(func, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded in func.tags
+    return func in ALWAYS and kwargs.get("generator") is None
+
+
+class PrivateGenerators:
+    """Generators that go on from where the global ones were at the first draw, and leave those where they are.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> private = PrivateGenerators()
+        >>> first, second = private.run(lambda: torch.rand(1)), private.run(lambda: torch.rand(1))
+        >>> torch.equal(torch.rand(1), first), torch.equal(torch.rand(1), second)
+        (True, True)
+    """
+
+    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
+        """Take the devices on which numbers may be drawn, besides the CPU."""
+        cuda = {device.index for device in devices if device.type == "cuda"}
+        self._generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)]
+        self._states: list[Tensor] | None = None
+
+    def run(self, draw: Callable[[], Any]) -> Any:
+        """Return what a function draws."""
+        before = [generator.get_state() for generator in self._generators]
+        try:
+            for generator, state in zip(self._generators, self._states or before, strict=True):
+                generator.set_state(state)
+            return draw()
+        finally:
+            self._states = [generator.get_state() for generator in self._generators]
+            for generator, state in zip(self._generators, before, strict=True):
+                generator.set_state(state)
