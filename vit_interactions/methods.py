@@ -9,7 +9,7 @@ from vit_interactions.adapters import METHODS
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.loading import nearest
 
-FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
+FEW_PASSES = 6  # forward and backward together; methods of more are run when asked for
 
 
 def all_methods() -> dict[str, type[Explainer]]:

@@ -10,6 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from vit_interactions import Explainer, TokenLayout, record_attention, token_layout
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.observe import as_arguments, borrowed, check_inputs
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
@@ -97,7 +98,10 @@ class CaptumMethod(Explainer):
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
             output = self.model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
-            return _score_rows(output, rest[-1], len(inputs), partial(select_target, target=target))
+            scores = _score_rows(output, rest[-1], len(inputs), partial(select_target, target=target))
+            if torch.is_grad_enabled() and images.requires_grad:
+                check_differentiable(self.model, scores, images)
+            return scores
 
         return forward, (*arguments, example)
 
