@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
-from vit_interactions.attention.derivatives import check_differentiable, gradients_at, quantised_module
+from vit_interactions.attention.derivatives import check_differentiable, gradients_at, quantized_module
 from vit_interactions.explain.gradients import layer_matters
 from vit_interactions.methods import all_methods
 
@@ -66,8 +66,8 @@ class WithoutGraph(nn.Module):
         return result
 
 
-def quantised(model: nn.Module) -> nn.Module:
-    """A copy of a model whose linear layers are quantised dynamically."""
+def quantized(model: nn.Module) -> nn.Module:
+    """A copy of a model whose linear layers are quantized dynamically."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the end of this way
         result: nn.Module = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
@@ -75,30 +75,32 @@ def quantised(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
-def test_quantised_models_are_refused_by_name(name: str) -> None:
-    with pytest.raises(vi.UnsupportedModelError, match=r"`blocks.0.attn.qkv` is quantised, so it has no derivative"):
-        all_methods()[name](quantised(small_vit())).patch_map(images(), 1)
+def test_quantized_models_are_refused_by_name(name: str) -> None:
+    with pytest.raises(
+        vi.UnsupportedModelError, match=r"`blocks.0.attn.qkv` is quantized, so it has no derivative"
+    ):
+        all_methods()[name](quantized(small_vit())).patch_map(images(), 1)
 
 
-def test_methods_without_gradients_explain_quantised_models() -> None:
+def test_methods_without_gradients_explain_quantized_models() -> None:
     for name in ("attention_rollout", "raw_attention", "interaction_uncertainty"):
-        assert vi.EXPLAINERS[name](quantised(small_vit())).patch_map(images()).isfinite().all()
+        assert vi.EXPLAINERS[name](quantized(small_vit())).patch_map(images()).isfinite().all()
 
 
-def test_a_quantised_mlp_alone_is_refused_though_every_attention_gets_some_gradient() -> None:
+def test_a_quantized_mlp_alone_is_refused_though_every_attention_gets_some_gradient() -> None:
     model = small_vit()
-    model.blocks[1].mlp = quantised(model.blocks[1].mlp)
-    with pytest.raises(vi.UnsupportedModelError, match="`blocks.1.mlp.fc1` is quantised"):
+    model.blocks[1].mlp = quantized(model.blocks[1].mlp)
+    with pytest.raises(vi.UnsupportedModelError, match=r"`blocks.1.mlp.fc1` is quantized"):
         vi.GenericAttention(model).patch_map(images(), 1)
-    assert quantised_module(small_vit()) is None
+    assert quantized_module(small_vit()) is None
 
 
-def test_torchao_dynamic_quantisation_is_refused() -> None:
+def test_torchao_dynamic_quantization_is_refused() -> None:
     quantization = pytest.importorskip("torchao.quantization")
     model = small_vit(embed_dim=64, num_heads=2)
     quantization.quantize_(model, quantization.Int8DynamicActivationInt8WeightConfig())
     for name in ("generic_attention", "transformer_attribution", "attn_lrp", "legrad"):
-        with pytest.raises(vi.UnsupportedModelError, match="`blocks.0.attn.qkv` is quantised"):
+        with pytest.raises(vi.UnsupportedModelError, match=r"`blocks.0.attn.qkv` is quantized"):
             vi.EXPLAINERS[name](model).patch_map(images(), 1)
 
 
@@ -112,7 +114,7 @@ def test_detached_outputs_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERWISE)
 def test_models_that_run_without_a_graph_are_refused(name: str) -> None:
-    with pytest.raises(vi.UnsupportedModelError, match="runs under `torch.no_grad`|does not depend on the image"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"runs under `torch.no_grad`|does not depend on the image"):
         vi.EXPLAINERS[name](WithoutGraph(small_vit())).patch_map(images(), 1)
 
 
@@ -128,7 +130,7 @@ def test_a_gradient_that_is_cut_between_layers_is_refused_by_name(name: str) -> 
 def test_other_methods_refuse_a_cut_on_their_way(name: str) -> None:
     model = small_vit()
     model.blocks[-1] = Through(model.blocks[-1], torch.detach)
-    with pytest.raises(vi.UnsupportedModelError, match="detaches|does not depend on the image|hands its tokens"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"detaches|does not depend on the image|hands its tokens"):
         all_methods()[name](model).patch_map(images(), 1)
 
 
@@ -184,7 +186,9 @@ def test_lora_layers_are_to_be_merged_first(name: str) -> None:
     torch.manual_seed(0)
     adapted = peft.get_peft_model(small_vit(), config).eval()
     expected = {key: value for key, value in adapted.named_parameters()}
-    with pytest.raises(vi.UnsupportedModelError, match=r"`.*blocks.0.attn.qkv` adds a LoRA adapter .* Merge the LoRA"):
+    with pytest.raises(
+        vi.UnsupportedModelError, match=r"`.*blocks.0.attn.qkv` adds a LoRA adapter .* Merge the LoRA"
+    ):
         vi.EXPLAINERS[name](adapted).patch_map(images(), 1)
     # The merged weights by hand: W + B A · alpha / r.
     by_hand = small_vit()

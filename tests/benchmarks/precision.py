@@ -59,7 +59,10 @@ def compare(name: str, models: list[nn.Module], images: list[Tensor]) -> Iterato
     for image in images:
         target = int(models[0](image).argmax())
         single, double, other = (
-            vi.EXPLAINERS[name](model).patch_map(image.to(next(model.parameters()).dtype), target).flatten(1).double()
+            vi.EXPLAINERS[name](model)
+            .patch_map(image.to(next(model.parameters()).dtype), target)
+            .flatten(1)
+            .double()
             for model in models
         )
         difference = (single - double).abs().max() / double.abs().max()

@@ -1,4 +1,4 @@
-"""Tell a gradient that is zero from one that a model cuts: detached, under `torch.no_grad`, or quantised."""
+"""Tell a gradient that is zero from one that a model cuts: detached, under `torch.no_grad`, or quantized."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -59,11 +59,11 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
 
 def refuse_cut(model: nn.Module, what: str) -> NoReturn:
     """Raise UnsupportedModelError for a gradient that the model cuts, with the reason where the modules tell it."""
-    quantised = quantised_module(model)
+    quantized = quantized_module(model)
     reason = (
-        f"`{quantised}` is quantised, so it has no derivative. Explain the model before its quantisation"
-        if quantised
-        else "the model detaches what it computes, runs under `torch.no_grad` or is quantised, or `target` does not "
+        f"`{quantized}` is quantized, so it has no derivative. Explain the model before its quantization"
+        if quantized
+        else "the model detaches what it computes, runs under `torch.no_grad` or is quantized, or `target` does not "
         "use its output. Let gradients through"
     )
     raise UnsupportedModelError(
@@ -71,16 +71,18 @@ def refuse_cut(model: nn.Module, what: str) -> NoReturn:
     )
 
 
-def quantised_module(model: nn.Module) -> str | None:
-    """Return the name of the first module quantised by `torch.ao.quantization` or torchao, or None.
+def quantized_module(model: nn.Module) -> str | None:
+    """Return the name of the first module quantized by `torch.ao.quantization` or torchao, or None.
 
     Example:
-        >>> quantised_module(nn.Linear(1, 1)) is None
+        >>> quantized_module(nn.Linear(1, 1)) is None
         True
     """
     for name, module in model.named_modules():
         weights = module.parameters(recurse=False)
-        if ".nn.quantized." in type(module).__module__ or any(type(w).__module__[:7] == "torchao" for w in weights):
+        if ".nn.quantized." in type(module).__module__ or any(
+            type(w).__module__[:7] == "torchao" for w in weights
+        ):
             return name
     return None
 

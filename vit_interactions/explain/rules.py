@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from vit_interactions.attention.derivatives import graph_nodes, quantised_module, refuse_cut
+from vit_interactions.attention.derivatives import graph_nodes, quantized_module, refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.functional.attention import without_autocast
 
@@ -102,10 +102,10 @@ class Rules(TorchFunctionMode):
         """Learn the names of the model's modules, for messages.
 
         Raises:
-            UnsupportedModelError: quantised layers, or LoRA layers that are not merged.
+            UnsupportedModelError: quantized layers, or LoRA layers that are not merged.
         """
         super().__init__()
-        if quantised_module(model):
+        if quantized_module(model):
             refuse_cut(model, f"{self.method} cannot follow the relevance")
         if apart := unmerged_adapter(model):
             raise UnsupportedModelError(

@@ -2,7 +2,6 @@
 
 import warnings
 
-import torch
 from torch import Tensor
 
 LIMIT = 0.99  # rank correlation between two maps that differ in rounding only
@@ -26,6 +25,7 @@ def rank_agreement(first: Tensor, second: Tensor) -> Tensor:
     Equal values are ranked in the order of the patches.
 
     Example:
+        >>> import torch
         >>> rank_agreement(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 5.0, 4.0]]))
         tensor([0.5000], dtype=torch.float64)
     """
@@ -38,6 +38,7 @@ def warn_of_rounding(method: str, exact: Tensor, rounded: Tensor) -> None:
     """Warn of maps (batch, patches) whose rank correlation with those of float32 arithmetic is below `LIMIT`.
 
     Example:
+        >>> import torch
         >>> with warnings.catch_warnings(record=True) as caught:
         ...     warnings.simplefilter("always")
         ...     warn_of_rounding("Method", torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 5.0, 4.0]]))
