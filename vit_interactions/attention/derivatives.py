@@ -30,8 +30,8 @@ def gradients_at(
         gradients = torch.autograd.grad(score, [outputs[index] for index in inside], allow_unused=True)
         for index, gradient in zip(inside, gradients, strict=True):
             found[index] = gradient
-    for index, gradient in enumerate(found):
-        if gradient is None:
+    for index in range(len(outputs)):
+        if found[index] is None:
             missing(index)
     pairs = zip(found, outputs, strict=True)
     return tuple(torch.zeros_like(output) if gradient is None else gradient for gradient, output in pairs)
@@ -78,6 +78,7 @@ def quantized_module(model: nn.Module) -> str | None:
         >>> quantized_module(nn.Linear(1, 1)) is None
         True
     """
+    name: str
     for name, module in model.named_modules():
         weights = module.parameters(recurse=False)
         if ".nn.quantized." in type(module).__module__ or any(

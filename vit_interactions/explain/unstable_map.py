@@ -31,7 +31,8 @@ def rank_agreement(first: Tensor, second: Tensor) -> Tensor:
     """
     ranks = [maps.argsort(dim=1, stable=True).argsort(1).double() for maps in (first, second)]
     first, second = (rank - rank.mean(1, keepdim=True) for rank in ranks)
-    return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+    agreement: Tensor = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+    return agreement
 
 
 def warn_of_rounding(method: str, exact: Tensor, rounded: Tensor) -> None:
