@@ -219,6 +219,7 @@ def unmerged_adapter(model: nn.Module) -> str | None:
         >>> unmerged_adapter(nn.Linear(1, 1)) is None
         True
     """
+    name: str
     for name, module in model.named_modules():
         # By their names: none of these libraries is needed here.
         adapts = any(base.__name__ in ("BaseTunerLayer", "LoRALayer") for base in type(module).__mro__)
