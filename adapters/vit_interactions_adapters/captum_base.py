@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout, token_layout
 from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.observe import as_arguments, check_inputs
 from vit_interactions.explain.base import only_tensor
@@ -100,9 +101,11 @@ class CaptumMethod(Explainer):
         def forward(images: Tensor, *rest: Any) -> Tensor:
             with borrowed(model):  # captum's own draws are not the model's
                 output = model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
-            return _score_rows(
-                output, rest[-1], len(inputs), partial(select_target, target=target, batch=len(inputs))
-            )
+            pick = partial(select_target, target=target, batch=len(inputs))
+            scores = _score_rows(output, rest[-1], len(inputs), pick)
+            if torch.is_grad_enabled() and images.requires_grad:
+                check_differentiable(model, scores, images)
+            return scores
 
         return forward, (*arguments, example)
 

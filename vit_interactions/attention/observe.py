@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.derivatives import gradients_at
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
@@ -60,6 +61,7 @@ def observe_gradients(
     inputs: Tensor,
     additional_forward_args: Any,
     score: Callable[[Tensor], Tensor],
+    missing: Callable[[str, int], None] = lambda name, layer: None,
 ) -> tuple[Tensor, TokenLayout, AttentionRecord, tuple[Tensor, ...]]:
     """Run the model forward and backward once; no `.grad` of a parameter or of the input is touched.
 
@@ -68,6 +70,7 @@ def observe_gradients(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         score: picks (batch,) from the model's output; summed, then differentiated.
+        missing: called with name and index of each layer at which no gradient arrives, which counts as zero.
 
     Returns:
         The model's output, the layout of its tokens, the record with all calls, outside any graph, and the
@@ -84,11 +87,9 @@ def observe_gradients(
         with guarded(model, inputs, lambda call, layout: calls.append(call)) as guard:
             output = guard.model(leaf, *as_arguments(additional_forward_args))
         layout = guard.finish()
-        gradients = torch.autograd.grad(
-            score(output).sum(),
-            [call.output for call in calls],
-            allow_unused=True,
-            materialize_grads=True,
+        outputs = [call.output for call in calls]
+        gradients = gradients_at(
+            model, score(output).sum(), outputs, lambda layer: missing(calls[layer].name, layer)
         )
     guard.record.calls.extend(call.detached() for call in calls)
     return output, layout, guard.record, gradients

@@ -4,14 +4,16 @@ The gradient at the attention of a layer comes from that at its output z and fro
 gradients of all layers at once.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vit_interactions.attention.derivatives import refuse_cut
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import observe_gradients
+from vit_interactions.attention.observe import observe, observe_gradients
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.explain.base import Explainer, Observation
 from vit_interactions.explain.targets import require_target, select_target
@@ -86,6 +88,7 @@ class GradientExplainer(Explainer):
         """Run the model forward and backward once, from the score of the target.
 
         Raises:
+            UnsupportedModelError: a layer that the score depends on, but at which no gradient of it arrives.
             ValueError: no target.
         """
         require_target(type(self).__name__, target)
@@ -93,4 +96,39 @@ class GradientExplainer(Explainer):
         def score(output: Any) -> Tensor:
             return select_target(output, target, len(inputs))
 
-        return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))
+        def missing(name: str, layer: int) -> None:
+            # A layer that the answer is not read from has no gradient either: it may only be cut where it matters.
+            if layer_matters(self.model, inputs, additional_forward_args, score, layer):
+                refuse_cut(self.model, f"the score depends on `{name}`, but its gradient does not arrive there")
+
+        return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score, missing))
+
+
+def layer_matters(
+    model: nn.Module,
+    inputs: Tensor,
+    additional_forward_args: Any,
+    score: Callable[[Any], Tensor],
+    layer: int,
+) -> bool:
+    """Run the model with and without the attention output of a layer, and return whether the score changes.
+
+    Example:
+        >>> import timm
+        >>> model, images = timm.create_model("test_vit"), torch.rand(1, 3, 160, 160)
+        >>> layer_matters(model, images, None, lambda output: output[:, 0], layer=1)
+        True
+    """
+
+    def run(silenced: int | None) -> Tensor:
+        layers = itertools.count()
+
+        def silence(call: AttentionCall, _: TokenLayout) -> None:
+            if next(layers) == silenced:
+                call.output.zero_()
+
+        output, *_ = observe(model, inputs, additional_forward_args, silence)
+        with torch.no_grad():
+            return score(output)
+
+    return not torch.allclose(run(None), run(layer))

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.derivatives import gradients_at, refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import as_arguments, guarded
@@ -105,7 +106,7 @@ class LeGrad(GradientExplainer):
                 ):
                     output = self.model(leaf, *arguments)
                 score = self._finite(select_target(output, target).sum())
-                gradient = _gradient(score, record.pool_calls[-1] if pooling else call)
+                gradient = _gradient(self.model, score, record.pool_calls[-1] if pooling else call)
                 # Of a pooling head's latents the first is the one that is read.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.
@@ -121,9 +122,11 @@ class LeGrad(GradientExplainer):
         )
 
 
-def _gradient(score: Tensor, call: AttentionCall) -> Tensor:
+def _gradient(model: nn.Module, score: Tensor, call: AttentionCall) -> Tensor:
     """Compute the gradient at an attention (batch, heads, queries, keys)."""
-    (gradient,) = torch.autograd.grad(score, [call.output], allow_unused=True, materialize_grads=True)
+    (gradient,) = gradients_at(
+        model, score, [call.output], lambda _: refuse_cut(model, f"no gradient arrives at `{call.name}`")
+    )
     return call.detached().attention_grad(gradient)
 
 
