@@ -11,6 +11,7 @@ from PIL import Image
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures import Placement
+from vit_interactions.predictions import Prediction
 
 ROWS, COLS = 4, 6
 SIZES = {"a": (480, 800), "b": (1000, 320), "c": (90, 90)}  # (width, height)
@@ -136,9 +137,12 @@ class Compared:
         return {name: np.stack([at, at ** (1 + number)], 1) for number, name in enumerate(self.methods)}
 
     def view(self, model: str, key: str) -> Any:
-        predicted = {"index": 3, "name": f"{SCRIPT}, cat", "score": 0.87}
-        explained = {"index": 7, "name": None, "score": 0.04} if key == "b" else predicted
+        predicted = Prediction(3, f"{SCRIPT}, cat", 0.87)
+        explained = Prediction(7, None, 0.04) if key == "b" else predicted
         return SimpleNamespace(prediction=predicted, explained=explained, layout=LAYOUT, placement=PLACES[key])
+
+    def score_words(self, model: str) -> str:
+        return "probability of the class"
 
     def image(self, key: str) -> Image.Image:
         return Image.linear_gradient("L").resize(SIZES[key]).convert("RGB")

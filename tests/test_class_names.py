@@ -11,8 +11,9 @@ import transformers as hf
 from PIL import Image
 from torch import nn
 
-from vit_interactions.explanation import Settings, class_name, explain_photograph, predict
+from vit_interactions.explanation import Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.predictions import class_name, predict
 
 from .test_cli import run
 
@@ -61,8 +62,8 @@ def test_models_of_transformers_name_their_classes(winner: int, words: str, phot
     assert title(model, photograph, target=winner) == f"gmar, {words} (predicted: {words}, 100%)"
     output = predict(model, torch.zeros(1, 3, 64, 64), named=False)
     assert output is not None
-    assert output["index"] == winner
-    assert output["name"] == (None if winner == 3 else NAMES[winner])  # all of its names
+    assert output.index == winner
+    assert output.name == (None if winner == 3 else NAMES[winner])  # all of its names
 
 
 def test_generic_names_are_none(photograph: Path) -> None:

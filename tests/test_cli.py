@@ -1,5 +1,6 @@
 """The command line as a user types it, on a small model with random weights and pictures made here."""
 
+import errno
 import json
 import os
 import re
@@ -21,11 +22,15 @@ from vit_interactions_adapters.methods import METHODS as OTHERS
 import vit_interactions as vi
 from vit_interactions import cli, photographs
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
-from vit_interactions.explanation import Settings, explain_photograph, predict
+from vit_interactions.explanation import Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
+from vit_interactions.patch_explorer.pages import image_id
 from vit_interactions.photographs import find_photographs
+from vit_interactions.predictions import predict
+
+from .test_locks import held
 
 METHODS = ["--method", "attention_rollout", "--method", "interaction_uncertainty"]
 
@@ -139,7 +144,8 @@ def test_explore_writes_a_page_for_each_picture_that_can_be_read(
     out = tmp_path / "out"
     options = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
     assert run("explore", folder, "gone.png", *options, "--alpha", "0.05") == 1
-    assert sorted(path.name for path in out.iterdir()) == [f"{hostile.stem}.html", "tall.html", "wide.html"]
+    safe = "_img src=x onerror=alert(1)_"
+    assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall.html", "wide.html"]
     shown = capsys.readouterr().err
     assert "wrote 3 of 6 pictures" in shown
     for name in ("text.jpg", "truncated.png", "gone.png"):
@@ -149,7 +155,14 @@ def test_explore_writes_a_page_for_each_picture_that_can_be_read(
     data = re.compile(r'<script type="text/plain" id="(\w+)">(.*)</script>')
     assert data.findall((out / "tall.html").read_text()) == data.findall(page.html)
     assert {name for name, _ in data.findall(page.html)} > {"pairs", "attention"}
-    assert "<img src=x" not in (out / f"{hostile.stem}.html").read_text()
+    assert "<img src=x" not in (out / f"{safe}.html").read_text()
+    other = tmp_path / "other" / "tall.png"
+    other.parent.mkdir()
+    pictures[1].rename(other)
+    assert run("explore", other, pictures[0], *options) == 0  # its own page is replaced, that of a namesake is not
+    assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall-2.html", "tall.html", "wide.html"]
+    for name, source in (("tall.html", pictures[0]), ("tall-2.html", other)):
+        assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()
 
     assert run("explore", folder, *options, "--alpha", "2") == 2
     assert "`--alpha` must lie in [0, 1], but got 2.0" in capsys.readouterr().err
@@ -408,11 +421,79 @@ def test_a_picture_named_like_the_manifest(checkpoint: Path, pictures: list[Path
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["done"] == {str(odd): "manifest.json-2"}
 
 
+def test_a_method_that_was_asked_for_and_does_not_apply_is_missing(
+    checkpoint: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise vi.UnsupportedModelError("this model has no such thing")
+
+    monkeypatch.setattr(vi.AttentionRollout, "_explain", refuse)
+    names = ["raw_attention", "attention_rollout"]
+    asked = [option for name in names for option in ("--method", name)]
+    assert explain(pictures[0], *asked, checkpoint=checkpoint, out=tmp_path / "asked") == 1
+    assert "failed: attention_rollout: this model has no such thing" in capsys.readouterr().err
+    assert np.load(tmp_path / "asked" / "tall" / "maps.npz").files == ["raw_attention"]
+    monkeypatch.setattr(cli, "default_methods", lambda model: names)
+    assert explain(pictures[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
+    assert "note: without attention_rollout: this model has no such thing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare", "windows", "train"])
+def test_a_second_run_into_one_place_is_refused(
+    command: str, checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for part in ("train", "val"):
+        for number, picture in enumerate(pictures):
+            target = data / part / f"class{number}" / picture.name
+            target.parent.mkdir(parents=True)
+            target.write_bytes(picture.read_bytes())
+    out = tmp_path / ("curve.png" if command == "curve" else "out")
+    given = {"windows": ["--data", data], "train": [data]}.get(command, [pictures[0]])
+    options = [] if command == "train" else ["--checkpoint", checkpoint]
+    with held(out, "locked_file" if command == "curve" else "locked"):
+        before = sorted(tmp_path.rglob("*"))
+        assert run(command, *given, "--model", "test_vit", *options, "--out", out) == 2
+        assert sorted(tmp_path.rglob("*")) == before
+    shown = " ".join(capsys.readouterr().err.split())
+    assert f"error: {out} must not be in use, but another run is writing to it. Wait until that run" in shown
+
+
+@pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare"])
+def test_a_full_disk_ends_in_one_line(
+    command: str,
+    checkpoint: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / ("curve.png" if command == "curve" else "out")
+    method = ["--method", "raw_attention"] if command in ("explain", "compare") else []
+    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", out, *method]
+    assert run(command, *pictures, *options) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
+    assert len(lines) == 1
+    assert re.search(r"^error: .* could not be written: No space left on device\. Free some space", lines[0])
+    assert not out.exists()
+
+
 def test_a_checkpoint_of_a_thousand_classes_gets_no_names_of_imagenet() -> None:
     model = timm.create_model("test_vit")
     images = torch.zeros(1, 3, 160, 160)
-    assert predict(model, images, named=False)["name"] is None
-    assert isinstance(predict(model, images, named=True)["name"], str)
+    nameless, named = (predict(model, images, named=named) for named in (False, True))
+    assert nameless is not None
+    assert named is not None
+    assert nameless.name is None
+    assert isinstance(named.name, str)
 
 
 def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> None:
@@ -448,4 +529,4 @@ def test_a_target_names_the_class_that_is_explained(
     predicted = int(model(inputs).argmax())
     assert torch.equal(torch.from_numpy(arrays["gmar"]), vi.GMAR(model).patch_map(inputs, target=predicted)[0])
     assert explain(pictures[0], "--target", "cat", checkpoint=checkpoint, out=tmp_path / "cat") == 2
-    assert explain(pictures[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 1
+    assert explain(pictures[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 2

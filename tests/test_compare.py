@@ -20,6 +20,7 @@ from vit_interactions.compare.metrics import METRICS, Case, Metric, Score
 from vit_interactions.compare.plan import slugs
 from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.predictions import Prediction
 
 METHODS = ["raw_attention", "responsive_field_size", "gmar", "random_map"]
 
@@ -36,7 +37,7 @@ def _first(case: Case, patch_map: Tensor) -> Score:
 
 def _probability(case: Case, patch_map: Tensor) -> Score:
     with torch.no_grad():
-        return Score(float(case.model(case.inputs)[0].softmax(-1)[case.target]))
+        return Score(float(case.model(case.inputs)[0].double().softmax(-1)[case.target]))
 
 
 FIRST, PROBABILITY = make_metric("first", _first), make_metric("probability", _probability)
@@ -78,10 +79,10 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
     for path in pictures:
         photograph = prepare(load_photograph(path), model)
         inputs = photograph.input[None]
-        scores = model(inputs)[0].softmax(-1).detach()
+        scores = model(inputs)[0].detach().double().softmax(-1)
         view = comparison.view("VisionTransformer", path.stem)
-        assert view.prediction == {"index": int(scores.argmax()), "name": None, "score": float(scores.max())}
-        assert view.target == view.prediction["index"]
+        assert view.prediction == Prediction(int(scores.argmax()), None, float(scores.max()), "softmax")
+        assert view.target == view.prediction.index
         assert view.layout == vi.token_layout(model, (64, 64))
         assert view.placement == photograph.placement
         assert comparison.image(path.stem).tobytes() == Image.open(path).tobytes()
@@ -97,7 +98,7 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
         for method, values in expected.items():
             np.testing.assert_array_equal(maps[method], values[0].double().numpy())
             assert value(comparison, path.stem, method, "first") == maps[method][0, 0]
-            assert value(comparison, path.stem, method, "probability") == view.prediction["score"]
+            assert value(comparison, path.stem, method, "probability") == view.prediction.score
             assert value(comparison, path.stem, method, "seconds") > 0
             assert value(comparison, path.stem, method, "forwards") > 0
     curves = comparison.curves("VisionTransformer", "first")
@@ -413,7 +414,8 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
         vi.compare(pictures, model, [vi.GMAR(model)])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, but got function"):
         vi.compare(pictures, model, ["gmar"], [_first])  # type: ignore[list-item]
-    refused("`boxes` must be a CSV file, but there is none at", pictures, model, boxes=tmp_path / "no.csv")
+    with pytest.raises(FileNotFoundError, match=r"`boxes` must be a file, got nothing at .*no\.csv"):
+        vi.compare(pictures, model, boxes=tmp_path / "no.csv")
     with pytest.raises(TypeError, match="`photographs` must be paths or images of Pillow, but got int"):
         vi.compare([3], model)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"has no comparison\.json"):

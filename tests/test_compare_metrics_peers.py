@@ -390,7 +390,7 @@ def test_road_of_quantus_asks_whether_the_class_is_still_the_first(quantus: Any)
         assert set(found.values()) <= {0.0, 1.0}
         # Of a class that never was the first there is nothing to lose, whatever its probability does.
         assert target == predicted or set(found.values()) == {0.0}
-    assert METRICS["road"].parameters["score"] == "softmax"
+    assert METRICS["road"].parameters["score"] == "by `output`"
 
 
 class FromFloat32(nn.Module):

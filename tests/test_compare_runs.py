@@ -236,7 +236,7 @@ def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkey
     comparison = compare(root, batch_size=4)
     failures = comparison.failures().set_index(["photograph", "method"])["reason"]
     assert failures["b", "raw_attention"] == "RuntimeError: no red, please"
-    assert "not a picture" in failures["c", ""]
+    assert "not an image" in failures["c", ""]
     assert len(failures) == 2
     assert comparison.unfinished == 0
     alone = compare(root, out=root / "alone")
@@ -364,7 +364,7 @@ def test_broken_pictures_and_hostile_names_lose_nothing_else(
     shown = capsys.readouterr()
     assert "\x1b" not in shown.err + shown.out
     assert "[bold]\ufffdtext.jpg" in shown.err
-    assert "truncated.png` is not a picture that can be read" in shown.err
+    assert "truncated.png` is not an image that can be read" in shown.err
     comparison = Comparison.open(root / "out")
     photographs = {photograph["name"]: photograph for photograph in comparison.photographs}
     assert [name for name, photograph in photographs.items() if "error" in photograph] == [

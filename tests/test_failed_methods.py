@@ -43,7 +43,10 @@ def test_a_tower_without_classes_keeps_the_maps_that_need_none(
     )
     shown = " ".join(capsys.readouterr().err.split())
     assert "explained 1 of 1 picture" in shown
-    assert f"failed: {picture}: legrad: `target` needs a model whose output is (batch, classes)" in shown
+    assert (
+        f"failed: {picture}: legrad: `target` must be a function of the output for a model whose output is neither"
+        in shown
+    )
     model = load_model(name)
     maps = np.load(out / "noise" / "maps.npz")
     assert maps.files == ["raw_attention"]

@@ -1,14 +1,18 @@
 """Files are whole or not there at all, and JSON is what every parser reads."""
 
+import errno
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vit_interactions.compare.metrics import METRICS
 from vit_interactions.compare.plan import describe_metric
 from vit_interactions.files import write_json, write_whole
+from vit_interactions.utilities.writing import WriteError
 
 
 def strict(text: str) -> Any:
@@ -26,9 +30,29 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_old_one(tmp_path: Pat
         file.write(b"ne")
         raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(WriteError, match=r"file could not be written: no space left\."):
         write_whole(path, broken)
+
+    def interrupted(file: Any) -> None:
+        file.write(b"ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, interrupted)
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_under_torch_is_told(tmp_path: Path) -> None:
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(WriteError, match=r"model\.pt could not be written: No space left on device\. Free some"):
+        write_whole(tmp_path / "model.pt", lambda _: torch.save({"weight": torch.ones(9)}, Full()))
+    with pytest.raises(RuntimeError, match="another reason"):
+        write_whole(tmp_path / "model.pt", lambda _: (_ for _ in ()).throw(RuntimeError("another reason")))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

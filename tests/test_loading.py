@@ -1,7 +1,9 @@
 """Loading models: names with suggestions, checkpoints as data."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -71,7 +73,7 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_weights_of_the_model(trained: torch.nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is none at"):
+    with pytest.raises(FileNotFoundError, match="`checkpoint` must be a file, got nothing at"):
         load_model("test_vit", tmp_path / "missing.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ValueError, match="could not be read"):
@@ -96,3 +98,77 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(OSError, match=r"as `checkpoint` \(--checkpoint .*\)\. The reason: no connection$"):
         load_model("test_vit")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "backbone.", "encoder.", "net.", "module.model.", "student.backbone.", "_orig_mod.model."]
+)
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "state_dict_ema", "weights"])
+def test_prefixes_and_wrappers_are_taken_off(
+    trained: torch.nn.Module, prefix: str, key: str | None, tmp_path: Path
+) -> None:
+    weights = {prefix + name: value for name, value in trained.state_dict().items()}
+    torch.save(
+        weights if key is None else {key: weights, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "w.pt"
+    )
+    model = load_model("test_vit", tmp_path / "w.pt")
+    assert model.num_classes == 7
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_what_does_not_fit_after_a_prefix_is_named_and_two_models_are_not_mixed(
+    trained: torch.nn.Module, tmp_path: Path
+) -> None:
+    weights = trained.state_dict()
+    inside = {f"model.{name}": value for name, value in weights.items()}
+    torch.save({"state_dict": {**inside, "loss.weight": torch.ones(2)}}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"it has `loss.weight` .*\(after the prefix `model\.`\)"):
+        load_model("test_vit", tmp_path / "w.pt")
+    torch.save({**inside, **{f"ema.{name}": value for name, value in weights.items()}}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"is not one of test_vit: .*`(ema|model)\."):
+        load_model("test_vit", tmp_path / "w.pt")
+    torch.save({"student": weights, "teacher": weights}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"must map names to tensors, once"):
+        load_model("test_vit", tmp_path / "w.pt")
+
+
+def test_a_prefix_of_torchvision_is_taken_off_too(tmp_path: Path) -> None:
+    from vit_interactions_adapters.torchvision import _options
+
+    shapes = {"heads.head.weight": (7, 4), "encoder.pos_embedding": (1, 5, 4), "conv_proj.weight": (4, 3, 16, 16)}
+    weights = {f"net.{name}": torch.zeros(shape) for name, shape in shapes.items()}
+    assert _options(weights) == {"num_classes": 7, "image_size": 32}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {**w, "norm.bias": w["norm.bias"].to_sparse()}, "dense tensors .* `norm.bias` with sparse_coo"),
+        (lambda w: {**w, "norm.bias": w["norm.bias"].to("meta")}, "`norm.bias` with no data"),
+        (lambda w: {**w, "norm.bias": w["norm.bias"].cfloat()}, "`norm.bias` with strided, complex64"),
+        (lambda w: {**w, "norm.bias": w["norm.bias"].char()}, "`norm.bias` of int8 instead of float32"),
+        (lambda w: {**w, "head.weight": torch.tensor(1.0)}, "is not one of test_vit"),
+        (lambda w: dict(enumerate(w.values())), "`checkpoint` must"),
+    ],
+    ids=["sparse", "meta", "complex", "int8", "scalar", "numbers"],
+)
+def test_weights_that_are_no_dense_real_numbers_are_refused(
+    trained: torch.nn.Module, change: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    torch.save(change(trained.state_dict()), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=message):
+        load_model("test_vit", tmp_path / "w.pt")
+
+
+def test_a_pickle_in_a_local_folder_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "harmed",)
+
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit", "num_classes": 2, "pretrained_cfg": {}}')
+    torch.save({"head.weight": Harm()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="it is a pickle that holds more than weights") as caught:
+        load_model(f"local-dir:{tmp_path}")
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "harmed").exists()

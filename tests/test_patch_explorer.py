@@ -34,6 +34,7 @@ from vit_interactions.patch_explorer.ladder import (
 from vit_interactions.patch_explorer.page import render
 from vit_interactions.patch_explorer.quantise import QuantisedAttention, quantise_rows
 from vit_interactions.patch_explorer.study import Study, study
+from vit_interactions.predictions import Prediction
 
 from .browser import Page, page
 
@@ -144,7 +145,7 @@ def test_one_forward_pass_gives_what_the_library_gives(
     assert np.allclose(kept.peaks / 65535, attention.amax(-1), atol=1e-5)
     assert np.allclose(kept.inside / 65535, attention.sum(-1), atol=1e-5)
     assert found.prediction is not None
-    assert found.prediction["index"] == int(model(inputs).argmax())
+    assert found.prediction.index == int(model(inputs).argmax())
 
 
 def test_the_model_is_given_back_as_it_was(model: nn.Module, photograph: Photograph) -> None:
@@ -381,7 +382,7 @@ def test_a_phone_in_the_dark_needs_no_sideways_scrolling(file: Path, found: Stud
 
 
 def test_hostile_names_stay_text(found: Study, tmp_path: Path) -> None:
-    prediction = {"index": 0, "probability": 0.5, "name": HOSTILE}
+    prediction = Prediction(0, HOSTILE, 0.5)
     hostile = replace(found, prediction=prediction)
     text = render(hostile, title=HOSTILE, model=HOSTILE, alpha=0.1, beta=0.2)
     assert HOSTILE not in text

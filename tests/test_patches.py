@@ -1,5 +1,7 @@
 """Which pixels feed which token, from gradients alone: stems of which the answer is known."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,7 +125,7 @@ def stem(depth: int, channels: int = 3) -> nn.Sequential:
     widths = [channels, *[16] * depth]
     layers = [
         layer
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in itertools.pairwise(widths)
         for layer in (nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU())
     ]
     return nn.Sequential(*layers, nn.Conv2d(16, 8, 1))

@@ -1,8 +1,5 @@
 """A photograph is read as it was taken, and the model's view of it is placed where it lies."""
 
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
@@ -14,8 +11,7 @@ from torch import nn
 from torchvision import transforms
 
 from vit_interactions import token_layout
-from vit_interactions.figures import Placement, load_photograph, place, prepare, preprocessing
-from vit_interactions.figures.photograph import to_rgb
+from vit_interactions.figures import Placement, place, prepare, preprocessing
 
 SIZES = [(300, 200), (200, 300), (97, 401), (401, 97), (40, 31), (256, 256), (224, 224)]
 
@@ -112,82 +108,3 @@ def test_a_model_that_does_not_state_its_preprocessing_needs_a_transform():
         preprocessing(nn.Linear(1, 1))
     given = transforms.Compose([transforms.Resize((4, 6)), transforms.ToTensor()])
     assert prepare(Image.new("L", (12, 8)), nn.Linear(1, 1), given).input.shape == (3, 4, 6)
-
-
-def test_pictures_of_every_mode_become_rgb(tmp_path: Path):
-    orange = Image.new("RGB", (8, 6), (240, 120, 0))
-    for mode in ("RGB", "RGBA", "P", "CMYK"):
-        path = tmp_path / f"{mode}.tiff"
-        orange.convert(mode).save(path)
-        loaded = load_photograph(path)
-        assert loaded.mode == "RGB"
-        np.testing.assert_allclose(loaded.getpixel((3, 3)), (240, 120, 0), atol=26 if mode == "P" else 1)
-    for mode, grey in (("L", 128), ("LA", 128), ("1", 255)):
-        path = tmp_path / f"{mode}.png"
-        Image.new("L", (8, 6), grey).convert(mode).save(path)
-        assert load_photograph(path).getpixel((3, 3)) == (grey, grey, grey)
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path):
-    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    assert np.asarray(load_photograph(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
-    with pytest.raises(ValueError, match="8 or 16 bits a channel, but has float32"):
-        to_rgb(Image.fromarray(np.ones((2, 2), dtype=np.float32)))
-
-
-def test_transparent_parts_become_white(tmp_path: Path):
-    picture = Image.new("P", (4, 4), 1)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.putpixel((0, 0), 0)
-    picture.save(tmp_path / "hole.png", transparency=bytes([0, 255]))
-    loaded = load_photograph(tmp_path / "hole.png")
-    assert loaded.getpixel((0, 0)) == (255, 255, 255)
-    assert loaded.getpixel((1, 1)) == (0, 0, 255)
-
-
-def test_pictures_are_turned_the_way_up_that_they_were_taken(tmp_path: Path):
-    picture = Image.new("RGB", (20, 10))
-    picture.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated clockwise
-    picture.save(tmp_path / "turned.png", exif=exif)
-    loaded = load_photograph(tmp_path / "turned.png")
-    assert loaded.size == (10, 20)
-    assert loaded.getpixel((9, 0)) == (255, 255, 255)
-
-
-def assert_refused_once(path: Path) -> str:
-    """The reason, which follows the file's name and does not repeat it."""
-    with pytest.raises(ValueError, match="is not a picture that can be read") as caught:
-        load_photograph(path)
-    start, reason = f"`{path}` is not a picture that can be read (truncated, or no picture): ", str(caught.value)
-    assert reason.startswith(start)
-    assert len(reason) > len(start)
-    assert path.name not in reason.removeprefix(start)
-    return reason
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
-def test_truncated_files_are_refused_with_their_path(tmp_path: Path, kind: str):
-    buffer = io.BytesIO()
-    Image.effect_noise((64, 64), 50).convert("RGB").save(buffer, kind)
-    path = tmp_path / f"half.{kind.lower()}"
-    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    assert_refused_once(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
-def test_files_that_are_no_pictures_are_refused_with_their_path(tmp_path: Path, content: bytes):
-    (tmp_path / "notes.jpg").write_bytes(content)
-    assert_refused_once(tmp_path / "notes.jpg")
-
-
-def test_missing_files_folders_and_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(FileNotFoundError):
-        load_photograph(tmp_path / "nothing.png")
-    assert assert_refused_once(tmp_path).endswith("Is a directory")
-    Image.new("1", (100, 100)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"bomb\.png` is too large a picture: .*10000 pixels"):
-        load_photograph(tmp_path / "bomb.png")

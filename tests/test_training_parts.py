@@ -27,10 +27,11 @@ from vit_interactions.process import Process
 from vit_interactions.seeds import seeded
 from vit_interactions.training.assembly import Renormalized, input_config, make_teacher
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
+from vit_interactions.training.data.readable import TransformedImages
 from vit_interactions.training.evaluation import evaluate
 from vit_interactions.training.export import export_model
 from vit_interactions.training.interruption import interruption
-from vit_interactions.training.loaders import TrainingLoader, divided_batch, evaluation_loader, training_transform
+from vit_interactions.training.loaders import EvaluationLoader, TrainingLoader, divided_batch, training_transform
 from vit_interactions.training.log import RunLog, Table, TensorBoard, WeightsAndBiases, read_rows
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.order import EpochBatches, SeededDataset
@@ -179,9 +180,10 @@ def test_batches_are_timms(pictures: Path) -> None:
     settings = tiny_settings(pictures, batch_size=4, scale=1.0, hflip=0.0, color_jitter=0.0)
     config = {"input_size": (3, 40, 48), "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     dataset = open_part(pictures, "train")
-    dataset.transform = training_transform(settings, config)
-    loader = TrainingLoader(dataset, settings, config, CPU)
-    images, classes = next(loader.batches(0, 0))
+    samples = TransformedImages(dataset, training_transform(settings, config))
+    loader = TrainingLoader(samples, settings, config, CPU)
+    images, classes, weight = next(loader.batches(0, 0))
+    assert weight == 1
     order = next(iter(EpochBatches(CLASSES * TRAIN, 4)))
     for image, number, (_, index) in zip(images, classes, order, strict=True):
         plain = open_part(pictures, "train")
@@ -295,19 +297,19 @@ def test_classes_are_numbered_as_in_training(tmp_path: Path) -> None:
     sources = open_sources(data)
     assert (sources.classes, sources.names) == (3, ("class0", "class1", "class2"))
     assert sources.evaluation is not None
-    assert {sources.evaluation[index][1] for index in range(len(sources.evaluation))} == {1, 2}
+    assert [sources.evaluation[index][1] for index in range(len(sources.evaluation))] == [1] * VAL + [2] * VAL
     (data / "val" / "class2").rename(data / "val" / "dogs")
     with pytest.raises(
-        ValueError, match=r"`val_split` validation must have classes of the training part only, .* dogs"
+        ValueError, match=r"`data` must have classes of the part 'train' only, got dogs. Make the names agree"
     ):
         open_sources(data)
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotADirectoryError, match="`data` must be a folder of pictures, but there is none at"):
+    with pytest.raises(NotADirectoryError, match=r"`data` must be a folder of images, got .*gone"):
         open_sources(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no part 'train' that can be read"):
+    with pytest.raises(ValueError, match=r"has no part 'train', .* must have one folder of images per class"):
         open_sources(tmp_path / "empty")
     flat = make_pictures(tmp_path / "data") / "train"
     with pytest.raises(ValueError, match="must have a folder train and a folder validation"):
@@ -428,9 +430,9 @@ def test_evaluation_by_hand() -> None:
     assert result.top1 == pytest.approx(100 / 3)
     assert result.top5 == pytest.approx(200 / 3)
     assert result.loss == pytest.approx(sum(logs) / 3)
-    only = evaluate(Fixed(), [(images[:2], classes[:2]), (images[2:], classes[2:])], limit=1)
+    only = evaluate(Fixed(), [(images[:1], classes[:1]), (images[:0], classes[:0])])
     assert (only.pictures, only.top1) == (1, 100.0)
-    with pytest.raises(ValueError, match="`batches` must hold pictures, but is empty"):
+    with pytest.raises(ValueError, match="`batches` must hold images, but is empty"):
         evaluate(Fixed(), [])
 
 
@@ -485,7 +487,7 @@ def test_a_model_of_other_classes_is_evaluated_by_a_class_map(
     )
     result = evaluate_model(settings)
     config = timm.data.resolve_data_config({"img_size": SIZE}, model=model)
-    loader = evaluation_loader(open_part(pictures, "validation"), config, CPU, batch_size=4, workers=0)
+    loader = EvaluationLoader(open_part(pictures, "validation"), config, CPU, batch_size=4, workers=0)
     number = torch.tensor([4, 2, 1])
     with torch.no_grad():
         losses = [nn.functional.cross_entropy(model.eval()(x), number[y], reduction="sum") for x, y in loader]

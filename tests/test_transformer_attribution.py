@@ -182,13 +182,39 @@ def test_maps_of_every_family_or_its_refusal(family: Family) -> None:
     assert result.flatten(1).std(1).min() > 0
     assert explainer.attribute(inputs, target=1).shape == inputs.shape
     alone = torch.cat([explainer.patch_map(image[None], target=1) for image in inputs])
-    assert (alone - result).abs().max() < 1e-3 * result.max()
+    assert (alone - result).abs().max() < 1e-5 * result.max()
     assert (explainer.patch_map(inputs, target=3) - result).abs().max() > 1e-2 * result.max()
     precise = TransformerAttribution(family.build().double()).patch_map(inputs.double(), target=1)
-    assert (precise - result).abs().max() < 1e-2 * result.max()
+    assert (precise - result).abs().max() < 1e-5 * result.max()
     with RelevanceRules(model):
         output = model(inputs.clone().requires_grad_())
-    torch.testing.assert_close(output, model(inputs), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output, model(inputs).double(), rtol=1e-5, atol=1e-5)
+
+
+def test_float32_models_get_the_map_of_float64_where_sums_cancel() -> None:
+    # Rounding of a float32 forward pass moved the map of image 2 by 24% of its largest value, that of image 1 by 3%.
+    model, inputs = small_vit(img_size=64, depth=4), images(4, 64)
+    single = TransformerAttribution(model).patch_map(inputs, target=0).double()
+    double = TransformerAttribution(model.double()).patch_map(inputs.double(), target=0)
+    for image, expected in zip(single, double, strict=True):
+        assert (image - expected).abs().max() < 1e-3 * expected.max()
+
+
+def test_everything_is_computed_in_float64_whatever_the_model_asks_for() -> None:
+    model, inputs = small_vit(), images()
+    with RelevanceRules(model):
+        expected = model(inputs.clone().requires_grad_())
+
+    def through_float32(x: Tensor) -> Tensor:
+        copy = torch.zeros(x.shape, dtype=torch.float32)
+        copy[...] = x.to(torch.float32).type(torch.float32).float()
+        return copy.type_as(torch.ones(1)) * torch.ones(12)
+
+    model.blocks[0].drop_path2 = Spoiled(through_float32)
+    with RelevanceRules(model):
+        output = model(inputs.clone().requires_grad_())
+    assert output.dtype == torch.float64
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_images_of_a_batch_do_not_mix_however_different() -> None:

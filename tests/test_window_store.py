@@ -26,6 +26,7 @@ from vit_interactions.training.build_store import StoreReport, build_window_stor
 from vit_interactions.training.pictures import picture_names, read_picture
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import Manifest, WindowStore, pack, read_manifest, unpack
+from vit_interactions.utilities.json_files import DamagedFileError
 
 PICTURES = 26
 SHARD = 8
@@ -120,8 +121,10 @@ def test_a_record_is_4_bytes_and_a_bit_a_patch(dataset: Any, teacher: WindowTeac
     assert manifest.grid == (10, 10)
     assert manifest.record_bytes == 4 * 100 + 13
     shards = sorted(tmp_path.glob("shard-*.bin"))
-    assert [path.stat().st_size for path in shards] == [8 * 413, 8 * 413, 8 * 413, 2 * 413]
-    imagenet = Manifest("", 0.1, 0.2, (14, 14), (224, 224), (), (), "", pictures=1_281_167, names="", shard=1024)
+    assert [path.stat().st_size - 32 for path in shards] == [8 * 413, 8 * 413, 8 * 413, 2 * 413]
+    imagenet = Manifest(
+        "", "", 0.1, 0.2, (14, 14), (224, 224), (), (), "", pictures=1_281_167, names="", shard=1024
+    )
     assert imagenet.record_bytes == 809
     assert 1.03e9 < imagenet.record_bytes * imagenet.pictures < 1.04e9
 
@@ -274,6 +277,7 @@ def test_killed_while_writing_nothing_half_is_taken_for_whole(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", replace)
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
             with pytest.raises(KeyboardInterrupt):
                 build(dataset, teacher, out)
         assert len(list(out.glob("*.partial"))) == 1
@@ -319,9 +323,9 @@ def test_a_store_that_cannot_be_read_is_refused(dataset: Any, teacher: WindowTea
     build(dataset, teacher, tmp_path)
     manifest = tmp_path / "manifest.json"
     content = json.loads(manifest.read_text())
-    for wrong in ({**content, "format": 2}, {"format": 1}, [1]):
+    for wrong in ({**content, "format": 1}, {"format": "2"}, {}):
         manifest.write_text(json.dumps(wrong))
-        with pytest.raises(ValueError, match="must be a window store of format 1"):
+        with pytest.raises(DamagedFileError, match="must be a window store of format 2, got format"):
             WindowStore(tmp_path)
     manifest.write_text(json.dumps(content))
     store = WindowStore(tmp_path)
@@ -382,15 +386,36 @@ def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: p
     options = ["--data", str(folder), "--model", "test_vit", "--checkpoint", str(weights), "--alpha", "0.05"]
     command = ["windows", *options, "--batch-size", "3", "--workers", "0", "--out"]
     result = CliRunner().invoke(app, [*command, str(tmp_path / "one")])
-    assert result.exit_code == 0
-    assert "windows of 26 pictures, 413 bytes each" in result.output
+    assert result.exit_code == 1, "an image is missing"
+    assert "windows of 25 of 26 images, 413 bytes each" in result.output
     assert "left out: dog/013.png: " in result.output
     assert WindowStore(tmp_path / "one").manifest.alpha == 0.05
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in ("0", "1"):
+    for rank, code in ("0", 0), ("1", 1):  # the last process to finish speaks for all
         monkeypatch.setenv("RANK", rank)
-        assert CliRunner().invoke(app, [*command, str(tmp_path / "two")]).exit_code == 0
+        assert CliRunner().invoke(app, [*command, str(tmp_path / "two")]).exit_code == code
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     again = CliRunner().invoke(app, [*command, str(tmp_path / "one")])
     assert isinstance(again.exception, ValueError)
-    assert CliRunner().invoke(app, [*command, str(tmp_path / "one"), "--resume"]).exit_code == 0
+    resumed = CliRunner().invoke(app, [*command, str(tmp_path / "one"), "--resume"])
+    assert resumed.exit_code == 1
+
+
+def test_the_command_says_what_it_made_again_and_what_is_left_out(
+    folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    options = ["--data", str(folder), "--model", "test_vit", "--checkpoint", str(weights), "--workers", "0"]
+    command = ["windows", *options, "--out", str(tmp_path / "store"), "--resume"]
+    assert CliRunner().invoke(app, command).exit_code == 1
+    before = contents(tmp_path / "store")
+    shard = tmp_path / "store" / "shard-000002.bin"
+    shard.write_bytes(shard.read_bytes()[::-1])
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1
+    assert f"made again: shard-000002.bin in {tmp_path / 'store'} was damaged" in again.output
+    assert "left out: dog/013.png: could not be read in an earlier run. Remove shard-000001.bin" in again.output
+    assert contents(tmp_path / "store") == before
+    (tmp_path / "data").mkdir()
+    shutil.copytree(folder / "train" / "cat", tmp_path / "data" / "train" / "cat")
+    command[2], command[-2] = str(tmp_path / "data"), str(tmp_path / "whole")
+    assert CliRunner().invoke(app, command).exit_code == 0

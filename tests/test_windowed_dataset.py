@@ -14,7 +14,7 @@ from timm.data import create_dataset, create_loader, create_transform
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.loader import PrefetchLoader
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
@@ -25,6 +25,7 @@ from vit_interactions.training.windowed_dataset import WindowedDataset
 
 GRID = (4, 4)
 SIZE = 64
+READABLE = [0, 2, 3, 4]  # images of `dataset`
 
 
 class Corners(nn.Module):
@@ -188,12 +189,19 @@ def test_windows_are_cropped_as_the_picture_is(dataset: Any, store: WindowStore)
     assert compared > 10
 
 
-def test_a_picture_without_windows_gives_way_to_the_next(dataset: Any, store: WindowStore) -> None:
+def test_an_image_without_windows_is_not_replaced(dataset: Any, store: WindowStore, folder: Path) -> None:
     pictures = WindowedDataset(dataset, store)
     broken = store.names.index("a/2.png")
     assert not store.is_readable(broken)
-    assert np.array_equal(np.asarray(pictures[broken][0]), np.asarray(pictures[broken + 1][0]))
-    assert torch.equal(pictures[broken].windows, store[broken + 1][0])
+    with pytest.raises(ValueError, match=r"a/2.png.* is not an image that can be read"):
+        pictures[broken]
+    path, before = folder / "train" / "a" / "2.png", (folder / "train" / "a" / "2.png").read_bytes()
+    path.write_bytes((folder / "train" / "b" / "1.png").read_bytes())  # readable now, but still without windows
+    try:
+        with pytest.raises(ValueError, match=r"a/2.png\) has no windows: it could not be read when the store"):
+            pictures[broken]
+    finally:
+        path.write_bytes(before)
 
 
 def test_what_does_not_fit_is_refused(dataset: Any, store: WindowStore, folder: Path) -> None:
@@ -207,8 +215,15 @@ def test_what_does_not_fit_is_refused(dataset: Any, store: WindowStore, folder: 
 
 def test_in_timms_loader(dataset: Any, store: WindowStore) -> None:
     pictures = WindowedDataset(dataset, store)
+    pictures.transform = create_transform(SIZE, is_training=True)
     loader = create_loader(
-        pictures, SIZE, 2, is_training=True, num_workers=0, use_prefetcher=False, persistent_workers=False
+        Subset(pictures, READABLE),
+        SIZE,
+        2,
+        is_training=True,
+        num_workers=0,
+        use_prefetcher=False,
+        persistent_workers=False,
     )
     images, classes, windows, dropped = next(iter(loader))
     assert (images.shape, classes.shape) == ((2, 3, SIZE, SIZE), (2,))
@@ -220,7 +235,7 @@ def test_in_timms_prefetching_loader_with_workers(dataset: Any, store: WindowSto
     transform = create_transform(SIZE, is_training=True, color_jitter=None, use_prefetcher=True)
     pictures = WindowedDataset(dataset, store, transform)
     assert pickle.loads(pickle.dumps(pictures))[0].windows.shape == (16, 4)
-    workers = DataLoader(pictures, 2, num_workers=1, collate_fn=pictures.collate)
+    workers = DataLoader(Subset(pictures, READABLE), 2, num_workers=1, collate_fn=pictures.collate)
     images, target = next(iter(PrefetchLoader(workers, device=torch.device("cpu"))))
     assert (images.shape, images.dtype) == ((2, 3, SIZE, SIZE), torch.float32)
     assert target.classes.tolist() == [0, 0]

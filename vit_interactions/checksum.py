@@ -1,6 +1,7 @@
-"""The checksum of a model's weights."""
+"""Checksums of a model: of its weights, and of how they are put to use."""
 
 import hashlib
+import json
 from typing import Any
 
 import torch
@@ -24,3 +25,63 @@ def checksum(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def architecture_checksum(model: nn.Module) -> str:
+    """Compute the SHA-256 of what a model computes with its weights.
+
+    Two models with equal weights may differ in the number of heads, an activation, an epsilon or a fill value. The
+    checksum covers each module's class, its public attributes with plain values, and buffers that no checkpoint holds.
+
+    Example:
+        >>> model = nn.LayerNorm(4)
+        >>> before = architecture_checksum(model)
+        >>> model.eps = 1e-6
+        >>> architecture_checksum(model) == before
+        False
+        >>> architecture_checksum(nn.LayerNorm(4).eval()) == before
+        True
+    """
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        digest.update(json.dumps([name, kind, _plain_attributes(module)], sort_keys=True).encode())
+    kept = model.state_dict().keys()
+    for name, value in model.named_buffers():
+        if name not in kept:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# Where a model came from and the mode it is in change nothing that a comparison computes.
+NOT_ARCHITECTURE = ("training", "name_or_path", "_name_or_path")
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: _as_plain(value)
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and name not in NOT_ARCHITECTURE
+        and (_is_plain(value) or _is_function(value) or hasattr(value, "to_dict"))
+    }
+
+
+def _as_plain(value: Any) -> Any:
+    if _is_plain(value):
+        return value
+    if hasattr(value, "to_dict"):  # configurations of transformers
+        settings = {name: part for name, part in value.to_dict().items() if name not in NOT_ARCHITECTURE}
+        return json.dumps(settings, sort_keys=True, default=str)
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(getattr(value, "__qualname__", None), str) and isinstance(value.__module__, str)

@@ -1,5 +1,6 @@
 """The command line: `vit-interactions explain`, `compare`, `explore`, `curve`, `models`, `methods`, and of training."""
 
+import inspect
 import sys
 from collections.abc import Iterator, Sized
 from pathlib import Path
@@ -7,39 +8,43 @@ from typing import Annotated
 
 import timm
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.probe import token_layout
+from vit_interactions.boundary import run_command
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
+from vit_interactions.console import errors, output, row
 from vit_interactions.explain import Explainer
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
 from vit_interactions.explanation import Settings
-from vit_interactions.figures import curve_figure, load_photograph, prepare
+from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
+from vit_interactions.images.reading import read_image
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
-from vit_interactions.methods import all_methods, default_methods, find_method
+from vit_interactions.methods import all_methods, check_class, default_methods, find_method
 from vit_interactions.options import (
     Alpha,
     Beta,
     Checkpoint,
     Device,
     Model,
+    OutputKind,
     Photos,
     ResumeSame,
     check_folder_option,
+    given_path,
 )
-from vit_interactions.photographs import Report, explain_photographs, find_photographs
+from vit_interactions.photographs import Report, explain_photographs, find_photographs, skipped_files
 from vit_interactions.trained_windows import other_windows, trained_windows
 from vit_interactions.training.commands import add_commands
 from vit_interactions.training.windows_command import windows_command
+from vit_interactions.utilities.locks import locked_file
 from vit_interactions.wording import printable
 
 # The paper's, and some between where many models turn from closed to open windows.
@@ -51,7 +56,6 @@ app = typer.Typer(
 add_commands(app)
 app.command("compare")(compare_command)
 app.command("windows")(windows_command)
-errors = Console(stderr=True, highlight=False)
 
 
 @app.callback()
@@ -64,7 +68,12 @@ def explain(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a folder in it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a folder in it."
+        ),
+    ],
     checkpoint: Checkpoint = None,
     method: Annotated[
         list[str] | None,
@@ -72,7 +81,8 @@ def explain(
             metavar="NAME",
             help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them; repeat for more. "
             "Default: those of this library of few passes. Those of patch interactions come with three figures of U, "
-            "windows and fields.",
+            "windows and fields. Exit code 1 if one that is named here gives no map for an image; by default, methods "
+            "that the model does not support are only noted.",
         ),
     ] = None,
     patch: Annotated[
@@ -86,9 +96,11 @@ def explain(
     target: Annotated[
         str,
         typer.Option(
-            metavar="CLASS", help="Class that class-specific methods explain, or pred: of the highest score."
+            metavar="CLASS",
+            help="Class that class-specific methods explain, counted from 0, or pred: of the highest score.",
         ),
     ] = "pred",
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -105,15 +117,18 @@ def explain(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
-    photographs = find_photographs(photos or bundled_photographs())
+    photographs = chosen_images(photos)
+    chosen_class = parse_target(target)
     vit = load_model(model, checkpoint, check_device("--device", device))
+    if isinstance(chosen_class, int):
+        check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
     for chosen in patches:
         patch_index(chosen, token_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, parse_target(target)
+        model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
     )
     steps = explain_photographs(vit, photographs, settings, out, resume=resume)
     report = Report()
@@ -128,7 +143,8 @@ def explain(
             markup=False,
             soft_wrap=True,
         )
-    for name, reason in report.refused.items():
+    refused = {name: f"{name}: {reason}" for name, reason in report.refused.items()}
+    for name, reason in report.refused.items() if not method else ():
         errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
     for difference in other_windows(model, trained_windows(model), alpha, beta):
         errors.print(f"note: {difference}", markup=False, soft_wrap=True)
@@ -140,7 +156,7 @@ def explain(
         path: "; ".join(f"{name}: {reason}" for name, reason in methods_failed.items())
         for path, methods_failed in report.failed_methods.items()
     }
-    end_with_failures(report.failed | lacking)
+    end_with_failures(report.failed | lacking | (refused if method else {}))
 
 
 @app.command()
@@ -148,8 +164,12 @@ def explore(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; each picture gets a page in it.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a page in it."),
+    ],
     checkpoint: Checkpoint = None,
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -160,9 +180,11 @@ def explore(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
-    photographs = find_photographs(photos or bundled_photographs())
+    photographs = chosen_images(photos)
     vit = load_model(model, checkpoint, check_device("--device", device))
-    steps = write_pages(vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta)
+    steps = write_pages(
+        vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+    )
     pages = Pages()
     for pages in track(steps, "exploring", total=len(photographs), console=errors):  # noqa: B007
         pass
@@ -178,7 +200,9 @@ def curve(
     *,
     photos: Photos = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(help="The figure to write, a PNG, PDF or SVG file.")],
+    out: Annotated[
+        Path, typer.Option(parser=given_path, metavar="FILE", help="The figure to write, a PNG, PDF or SVG file.")
+    ],
     checkpoint: Checkpoint = None,
     alpha: Annotated[
         list[float] | None,
@@ -195,30 +219,30 @@ def curve(
     for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
-    photographs = find_photographs(photos or bundled_photographs())
+    photographs = chosen_images(photos)
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
     def batches() -> Iterator[Tensor]:
         for path in track(photographs, "reading attention", console=errors):
             try:
-                yield prepare(load_photograph(path), vit).input.unsqueeze(0).to(device)
-            except (OSError, ValueError) as error:
-                failed[path] = str(error)
+                yield prepare(read_image(path), vit).input.unsqueeze(0).to(device)
+            except (OSError, ValueError, MemoryError) as error:
+                failed[path] = str(error) or type(error).__name__
 
-    try:
-        result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
-    except ValueError:
-        if len(failed) == len(photographs):
-            end_with_failures({str(path): reason for path, reason in failed.items()})
-        raise
-    table = Table("alpha", "E_O", "of all pairs")
-    for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
-        table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
-    Console().print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure, kind = curve_figure(result), out.suffix[1:].lower()
-    write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
+    with locked_file(out):
+        try:
+            result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
+        except ValueError:
+            if len(failed) == len(photographs):
+                end_with_failures({str(path): reason for path, reason in failed.items()})
+            raise
+        table = Table("alpha", "E_O", "of all pairs")
+        for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
+            table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
+        output.print(table)
+        figure, kind = curve_figure(result), out.suffix[1:].lower()
+        write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
     end_with_failures({str(path): reason for path, reason in failed.items()})
 
 
@@ -248,7 +272,7 @@ def models(
         raise ValueError(f"no model that can be explained is named like {name!r}.{refused}{nearest(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
-        typer.echo(f"{model}\t{known.input_size[-2]}x{known.input_size[-1]}" if known else model)
+        row(model, *([f"{known.input_size[-2]}x{known.input_size[-1]}"] if known else []))
 
 
 @app.command()
@@ -259,8 +283,18 @@ def methods() -> None:
         kind = "class-specific" if explainer.class_specific else "not class-specific"
         passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
         order = "more" if explainer.more_is_relevant else "less"
-        typer.echo(f"{name}{library}\n    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
-        typer.echo(f"    {explainer.source}")
+        row(f"{name}{library}")
+        row(f"    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
+        row(f"    {explainer.source}")
+
+
+def chosen_images(paths: list[Path] | None) -> list[Path]:
+    """List the images to explain, bundled ones by default, and report which files of their folders are skipped."""
+    found = find_photographs(paths or bundled_photographs())
+    skipped = skipped_files(paths or ())
+    if skipped:
+        errors.print(f"note: {skipped}", markup=False, soft_wrap=True)
+    return found
 
 
 def count(pictures: Sized) -> str:
@@ -287,18 +321,15 @@ def end_with_failures(failed: dict[str, str]) -> None:
 
 
 def parse_target(text: str) -> int | str:
-    """Read a class, or "pred".
+    """Read a class, counted from 0, or "pred".
 
     Example:
         >>> parse_target("281"), parse_target("pred")
         (281, 'pred')
     """
-    if text == "pred":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"`--target` must be a class index or pred, but got {text!r}.") from None
+    if text != "pred" and not (text.isdecimal() and len(text) < 10):
+        raise ValueError(f'`--target` must be a class index >= 0 or "pred", got {text!r}.')
+    return text if text == "pred" else int(text)
 
 
 def parse_patch(text: str) -> tuple[int, int]:
@@ -315,9 +346,17 @@ def parse_patch(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend ends in one line and exit code 2, not in a traceback."""
-    try:
-        app()
-    except (UnsupportedModelError, ValueError, OSError, ImportError) as error:
-        errors.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
-        sys.exit(2)
+    """Run the command line; however a command ends, in one line and an exit code."""
+    sys.exit(run_command(app, is_resumable))
+
+
+def is_resumable(command: str) -> bool:
+    """Whether a command has --resume.
+
+    Example:
+        >>> is_resumable("explain"), is_resumable("curve"), is_resumable("")
+        (True, False, False)
+    """
+    known = ((each.name, each.callback) for each in app.registered_commands)
+    commands = {name or run.__name__: run for name, run in known if run is not None}
+    return command in commands and "resume" in inspect.signature(commands[command]).parameters

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
@@ -42,9 +41,11 @@ from vit_interactions.figures import (
 )
 from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
+from vit_interactions.functional.scores import Output
 from vit_interactions.functional.windows import window_operations
-from vit_interactions.methods import find_method, has_classes
+from vit_interactions.methods import find_method
 from vit_interactions.models import WindowFreeAttention, record_windows
+from vit_interactions.predictions import Prediction, class_name, predict
 from vit_interactions.wording import class_in_words
 
 OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
@@ -70,6 +71,7 @@ class Settings:
         alpha: share of all patch pairs that count as relevant.
         beta: share of the patches that are dropped as indiscriminative.
         target: the class that class-specific methods explain, or "pred" for that of the highest score.
+        output: what the model's output is; None: see `predictions.find_output`.
     """
 
     model: str
@@ -79,6 +81,7 @@ class Settings:
     alpha: float = 0.10
     beta: float = 0.20
     target: int | str = "pred"
+    output: Output | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back."""
@@ -121,7 +124,7 @@ class _Task(NamedTuple):
     settings: Settings
     inputs: Tensor
     layout: TokenLayout
-    prediction: dict[str, Any] | None
+    prediction: Prediction | None
     target: str
 
 
@@ -144,13 +147,13 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
     for patch in settings.patches:
         patch_index(patch, layout)
     named = settings.checkpoint is None
-    prediction = predict(model, inputs, named=named)
+    prediction = predict(model, inputs, named=named, output=settings.output)
     chosen = settings.target
     target = class_in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
     task = _Task(model, photograph, settings, inputs, layout, prediction, target)
     explanation = Explanation(
         facts={
-            "prediction": prediction,
+            "prediction": None if prediction is None else asdict(prediction),
             "photograph_size": list(photograph.image.size),
             "seen_box": list(photograph.box_of_extent(layout.extent)),
             "layout": asdict(layout),
@@ -219,7 +222,7 @@ def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) 
         title += f", read from the {READ_FROM[layout.readout]}" if layout.readout in READ_FROM else ""
     if explainer.class_specific and task.target:
         title += f", {task.target}"
-    title += _predicted(task.prediction)
+    title += "" if task.prediction is None else f" (predicted: {task.prediction})"
     title += open_windows if isinstance(explainer, FieldExplainer) else ""
     title += "" if patch_map.any() else ZERO_NOTE
     part.figures[name] = map_figure(
@@ -299,60 +302,3 @@ def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer
     if issubclass(method, DynamicAccumulatedAttention):
         return method(model, readout="model")  # the class token where it is read, else what is
     return method(model)
-
-
-def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:
-    """Name a class in words, where it is known.
-
-    Args:
-        model: a model of transformers whose configuration names its classes, or any other.
-        index: of the class.
-        named: whether the classes of any other model are those of its own weights: the labels of its configuration,
-            ImageNet's 1,000, or subsets that timm knows. How many classes there are does not tell what they are.
-
-    Example:
-        >>> import timm
-        >>> class_name(timm.create_model("test_vit"), 281, named=True)
-        'tabby, tabby cat'
-    """
-    labels = getattr(getattr(model, "config", None), "id2label", None) or {}
-    if labels.get(index, f"LABEL_{index}") != f"LABEL_{index}":
-        return str(labels[index])
-    names = _class_names(model) if named else []
-    return names[index] if 0 <= index < len(names) else None
-
-
-def _class_names(model: nn.Module) -> list[str]:
-    """List what a model of timm with its own weights calls its classes; empty where that is not known."""
-    known: Any = getattr(model, "pretrained_cfg", None) or {}
-    labels = known.get("label_names") or ()
-    if labels and len(labels) == getattr(model, "num_classes", None):
-        words = known.get("label_descriptions") or {}
-        return [words.get(label, label) for label in labels]
-    subset = infer_imagenet_subset(model)
-    return list(ImageNetInfo(subset).label_descriptions()) if subset else []
-
-
-@torch.no_grad()
-def predict(model: nn.Module, inputs: Tensor, *, named: bool) -> dict[str, Any] | None:
-    """Return the top class of one image with its probability, and its name where it is known; None for features.
-
-    Args:
-        model: in evaluation mode.
-        inputs: (1, channels, height, width).
-        named: as in `class_name`.
-    """
-    if not has_classes(model):
-        return None
-    output = model(inputs)
-    probability, index = getattr(output, "logits", output)[0].softmax(-1).max(-1)
-    name = class_name(model, int(index), named=named)
-    return {"index": int(index), "probability": float(probability), "name": name}
-
-
-def _predicted(prediction: dict[str, Any] | None) -> str:
-    """Word the prediction for the end of a title; empty for features."""
-    if prediction is None:
-        return ""
-    predicted = class_in_words(prediction["index"], prediction["name"])
-    return f" (predicted: {predicted}, {prediction['probability']:.0%})"

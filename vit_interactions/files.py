@@ -3,9 +3,16 @@
 import hashlib
 import json
 import os
+import shutil
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
+
+from vit_interactions.utilities.names import shorten
+from vit_interactions.utilities.writing import writing
 
 PARTIAL = ".partial"  # ends the names of files that are being written
 
@@ -18,6 +25,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | 
         write: gets the open file.
         writer: tells processes apart that may write the same file at the same time.
 
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written to. What was there before is still there.
+
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -26,12 +36,18 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | 
         (b'whole', ['a'])
     """
     partial = partial_path(path, writer)
-    with partial.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_folder(path.parent)
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,11 +75,70 @@ def partial_path(path: Path, writer: int | None = None) -> Path:
         >>> partial_path(Path("out", "a.json")).name, partial_path(Path("a.json"), 3).name
         ('.a.json.partial', '.a.json.3.partial')
     """
-    return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PARTIAL}")
+    return path.with_name(f".{shorten(path.name, 200)}{'' if writer is None else f'.{writer}'}{PARTIAL}")
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise ValueError where a folder is in the place of a file to write; it is left as it is."""
+    if path.is_dir():
+        raise ValueError(f"{path} must be a file, got a folder. Move it away and resume.")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed runs left half written directly in a folder: `.NAME.partial`, files or folders.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in (".a.json.partial", "a.json", "mine.partial"):
+        ...         Path(folder, name).touch()
+        ...     remove_partials(Path(folder))
+        ...     sorted(os.listdir(folder))
+        ['a.json', 'mine.partial']
+    """
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
+    """Raise an error for what cannot be read as a file; opening a pipe or a device may wait forever.
+
+    Args:
+        argument: what it is called in the message.
+        path: of the file; links are followed.
+
+    Raises:
+        FileNotFoundError: no such file, or a broken link.
+        ValueError: a folder, named pipe, socket or device.
+
+    Example:
+        >>> check_regular_file("boxes", ".")
+        Traceback (most recent call last):
+            ...
+        ValueError: `boxes` must be a file, got a folder at ..
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        found = f"a broken link to {os.readlink(path)}" if os.path.islink(path) else "nothing"
+        raise FileNotFoundError(f"`{argument}` must be a file, got {found} at {os.fspath(path)}.") from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise ValueError(f"`{argument}` must be a file, got {kind} at {os.fspath(path)}.")
 
 
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file's bytes, in hexadecimal."""
+    """Compute the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a regular file.
+    """
+    check_regular_file("path", path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -71,7 +146,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a renaming in the folder outlive a loss of power, where the system can."""
     if os.name != "posix":
         return

@@ -8,8 +8,9 @@ from torch import nn
 from vit_interactions.adapters import METHODS
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.loading import nearest
+from vit_interactions.predictions import has_classes
 
-FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
+FEW_PASSES = 6  # forward and backward together; methods of more are run when asked for
 
 
 def all_methods() -> dict[str, type[Explainer]]:
@@ -60,11 +61,33 @@ def default_methods(model: nn.Module) -> list[str]:
     ]
 
 
-def has_classes(model: nn.Module) -> bool:
-    """Whether a model of timm, torchvision or transformers classifies."""
-    if hasattr(model, "num_classes"):
-        return bool(model.num_classes)
-    return type(model).__name__.endswith("ForImageClassification")
+def class_count(model: nn.Module) -> int | None:
+    """Read how many classes a model of timm, torchvision or transformers has; None where it does not say.
+
+    Example:
+        >>> import timm
+        >>> class_count(timm.create_model("test_vit", num_classes=5))
+        5
+    """
+    config = getattr(model, "config", None)
+    stated = getattr(model, "num_classes", None) or getattr(config, "num_labels", None)
+    return stated if isinstance(stated, int) and has_classes(model) else None
+
+
+def check_class(argument: str, index: int, model: nn.Module, name: str) -> None:
+    """Raise ValueError unless a model has a class of this number, counted from 0.
+
+    Example:
+        >>> import timm
+        >>> check_class("--target", 7, timm.create_model("test_vit", num_classes=5), "test_vit")
+        Traceback (most recent call last):
+        ValueError: `--target` must lie in [0, 4] for the 5 classes of test_vit, got 7.
+    """
+    classes = class_count(model)
+    if classes is not None and not 0 <= index < classes:
+        raise ValueError(
+            f"`{argument}` must lie in [0, {classes - 1}] for the {classes} classes of {name}, got {index}."
+        )
 
 
 def _others() -> Any:

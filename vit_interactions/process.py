@@ -93,6 +93,20 @@ def joined(device: str) -> Iterator[Process]:
             end_process()
 
 
+def gather(value: Any) -> list[Any]:
+    """Give every process what each one has, in the order of the processes.
+
+    Example:
+        >>> gather(3)
+        [3]
+    """
+    if not distributed.is_initialized():
+        return [value]
+    gathered: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
+
+
 def share(value: Any) -> Any:
     """Give every process what the first one has; without other processes, the value itself.
 

@@ -1,6 +1,7 @@
 """Random numbers as a function of where they are drawn, so that nothing of them has to be kept."""
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import torch
 
 # What the numbers are for: the first number of a seed, so that no two purposes share one.
 ORDER, SAMPLE, STEP = 0, 1, 2
+_SEEDED = threading.RLock()
 
 
 def seed_of(*numbers: int) -> int:
@@ -32,6 +34,8 @@ def seed_everything(seed: int) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Draw from generators of this seed inside, on the CPU; outside they go on as if nothing had been drawn.
 
+    The generators belong to the process. One thread at a time is inside; what others draw meanwhile is seeded too.
+
     Example:
         >>> with seeded(7):
         ...     first = torch.rand(1)
@@ -40,10 +44,16 @@ def seeded(seed: int) -> Iterator[None]:
         ...     print(torch.rand(1) == first)
         tensor([True])
     """
+    with _SEEDED, _restored():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
     python, numbers, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.probe import as_arguments, check_images, probe
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
+from vit_interactions.functional.scores import class_outputs
 
 Forward = Callable[..., Tensor]
 Attribute = Callable[[Forward, Tensor, tuple[Any, ...]], Any]
@@ -93,15 +95,17 @@ class CaptumMethod(Explainer):
         if isinstance(target, str) and target == "pred":
             # Once, on the images themselves: the prediction changes on the way to a baseline.
             with torch.no_grad(), borrowed(model):
-                output = model(inputs, *arguments)
-                select_target(output, target)
-                target = getattr(output, "logits", output).argmax(1)
+                target = class_outputs(model(inputs, *arguments), len(inputs)).argmax(1)
         example = torch.arange(len(inputs), device=inputs.device)
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
             with borrowed(model):  # captum's own draws are not the model's
                 output = model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
-            return _score_rows(output, rest[-1], len(inputs), partial(select_target, target=target))
+            pick = partial(select_target, target=target, batch=len(inputs))
+            scores = _score_rows(output, rest[-1], len(inputs), pick)
+            if torch.is_grad_enabled() and images.requires_grad:
+                check_differentiable(model, scores, images)
+            return scores
 
         return forward, (*arguments, example)
 

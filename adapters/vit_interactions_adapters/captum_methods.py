@@ -282,7 +282,7 @@ def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
     """Number the patch of each pixel, (1, 1, height, width); pixels that no patch covers are one more region."""
     layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     row, col = (
-        torch.arange(size) // side
+        torch.arange(size, device=inputs.device) // side
         for size, side in zip(inputs.shape[-2:], _patch_size(model, inputs), strict=True)
     )
     seen = (row < layout.rows).unsqueeze(1) & (col < layout.cols)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions_adapters.seeds import seeded
@@ -69,9 +70,10 @@ class GradcamMethod(Explainer):
             if not features:
                 raise ValueError(f"`layer` {self.layer!r} took no part in the forward pass; name another.")
             if target is not None:
-                score = select_target(output, target)
+                score = select_target(output, target, len(inputs))
             if self.class_specific:
-                (gradient,) = torch.autograd.grad(score.sum(), features[-1:], materialize_grads=True)
+                check_differentiable(self.model, score.sum(), features[-1])
+                (gradient,) = torch.autograd.grad(score.sum(), features[-1:])
                 check_alive(gradient, self.layer, attention)
         return self._cam_image(inputs, features[-1], gradient).flatten(1), layout
 

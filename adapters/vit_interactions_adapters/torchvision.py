@@ -7,6 +7,8 @@ import torchvision.models
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from vit_interactions.loading import strip_prefix
+
 
 def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     """Create a ViT of torchvision by name, with its preprocessing in timm's words (`pretrained_cfg`).
@@ -48,9 +50,10 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
 
 def _options(weights: dict[str, Tensor]) -> dict[str, int]:
     """Read from a state dict what the model is to be built with; nothing where it is not one."""
+    weights, _ = strip_prefix(weights, ["heads.head.weight", "encoder.pos_embedding", "conv_proj.weight"])
     head, positions = weights.get("heads.head.weight"), weights.get("encoder.pos_embedding")
     projection = weights.get("conv_proj.weight")
-    options = {} if head is None else {"num_classes": head.shape[0]}
-    if positions is not None and projection is not None:
+    options = {} if head is None or head.ndim == 0 else {"num_classes": head.shape[0]}
+    if positions is not None and positions.ndim == 3 and projection is not None and projection.ndim == 4:
         options["image_size"] = math.isqrt(positions.shape[1] - 1) * projection.shape[-1]
     return options

@@ -18,6 +18,7 @@ from PIL import Image
 from vit_interactions.bundled import DEFAULT_MODEL
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
+from vit_interactions.predictions import predict
 
 SIDE = 160
 
@@ -39,7 +40,8 @@ def main() -> None:
         while True:
             image = load_photograph(waiting[kind].pop())
             with torch.no_grad():
-                if int(model(prepare(image, model).input[None]).argmax()) == kind:
+                found = predict(model, prepare(image, model).input[None], named=False)
+                if found is not None and found.index == kind:
                     return image
 
     options.out.mkdir(parents=True, exist_ok=True)

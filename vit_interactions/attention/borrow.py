@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.draws import PrivateGenerators, draws
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.evaluation_copy import evaluated, originals
+from vit_interactions.attention.evaluation_copy import ADVICE, evaluated, originals
 
 
 @contextlib.contextmanager
@@ -74,8 +74,7 @@ class Unnoticed:
             if foreign:
                 raise UnsupportedModelError(
                     f"a {type(owner).__name__} of the model ran outside the copy in evaluation mode that is explained: "
-                    "something refers to it from outside the model. Call `model.eval()`, and use a method other than "
-                    "LeGrad, Beyond Intuition and the CAMs, which hook modules."
+                    f"something refers to it from outside the model. {ADVICE}"
                 )
             if foreign is not None:
                 return

@@ -16,6 +16,9 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.readable import changed_flags, is_compiled
 from vit_interactions.attention.references import PLAIN, Carrier, UncopyableReferenceError, holders, is_atom
 
+ADVICE = (
+    "Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, which hook modules."
+)
 # Their `train` and `eval` write to no parameter.
 _TRUSTED = ("torch", "timm", "transformers", "peft")
 _OWN = frozenset(vars(nn.Module()))
@@ -58,6 +61,7 @@ def evaluated(model: nn.Module) -> nn.Module:
     return model if ready else evaluation_copy(model)
 
 
+@torch.inference_mode(False)
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """Copy the modules of a model, in evaluation mode, with flags under which its attention can be read.
 
@@ -93,9 +97,8 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules and "
-            "cannot be copied. Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, "
-            "which hook modules."
+            f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules "
+            f"and cannot be copied. {ADVICE}"
         ) from error
     copied: nn.Module = copies[id(model)]
     parts = [copies[key] for key in modules]
@@ -146,7 +149,9 @@ def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: di
             new[name] = carry.copied(value)
         elif name != "_compiled_call_impl":
             new[name] = value if is_atom(value) else carry(value)
-    return {name: new[name] for name in _OWN} if isinstance(copied, _Inside) else new
+    if isinstance(copied, _Inside):
+        return {**vars(nn.Module()), **{name: part for name, part in new.items() if name in _OWN}}
+    return new
 
 
 def _private_tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:

@@ -88,7 +88,7 @@ class TokenLayout:
                 "weighs each patch), so a method that reads attention from the output's tokens does not apply. Use "
                 "a model that reads a class token or a mean, or a method that needs no readout, such as U or AttnLRP."
             )
-        weights = torch.zeros(1, self.tokens)
+        weights = torch.zeros(1, self.tokens, device="cpu")
         if self.readout == "avg":
             weights[:, 0 if self.pool_prefix else self.prefix :] = 1.0
         elif self.readout == "token_avg":

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.probe import Probe, as_arguments, probe, token_layout
+from vit_interactions.attention.probe import as_arguments, probe, token_layout
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (
     AttentionCall,
@@ -142,7 +143,7 @@ def observe_gradients(
         with guarded(model, inputs, additional_forward_args, lambda call, layout: calls.append(call)) as guard:
             output = guard.model(leaf, *as_arguments(additional_forward_args))
         guard.finish()
-        gradients = output_gradients(score(output), calls, keep_graph=False)
+        gradients = output_gradients(model, score(output), calls, keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
     return output, guard.layout, guard.record, gradients
 
@@ -186,7 +187,7 @@ class LayerGuard:
         if self.probe.calls is not None and self._made != len(self.probe.calls):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} made {self._made} attention calls for this image, but "
-                f"{len(self.probe.calls)} for a random one: what it does depends on the image (early exit, routing), so "
-                "that its layers are not the same for all images."
+                f"{len(self.probe.calls)} for a random one: what it does depends on the image (early exit, routing), "
+                "so that its layers are not the same for all images."
             )
         check_finite(self._names, self._finite)

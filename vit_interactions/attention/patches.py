@@ -94,9 +94,9 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
 def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
     """Tell for every pixel which token it feeds.
 
-    The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So the
-    digits of the tokens' numbers as weights, one pass through the embedding for each, read the number at all pixels at
-    once. Further passes with random digits tell where several tokens meet.
+    The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So
+    the digits of the tokens' numbers as weights, one pass through the embedding for each, read the number at all
+    pixels at once. Further passes with random digits tell where several tokens meet.
 
     Returns:
         (height, width) int64 on the CPU: the index of the token, `NONE` or `SEVERAL`. None where patches overlap.
@@ -180,8 +180,8 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     """Read the grid from patches of which every pixel feeds one token."""
     boxes = _boxes(pixels, tokens)
     fed = (boxes[2] >= 0).nonzero().flatten()
-    tops, row = boxes[0, fed].unique(return_inverse=True)
-    lefts, col = boxes[1, fed].unique(return_inverse=True)
+    tops, row = torch.unique(boxes[0, fed], return_inverse=True)
+    lefts, col = torch.unique(boxes[1, fed], return_inverse=True)
     rows, cols = len(tops), len(lefts)
     place = row * cols + col
     if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place):

@@ -6,9 +6,9 @@ it (docs/design.md, "See where the image goes").
 
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,100 +21,18 @@ from vit_interactions.attention.errors import (
     UnsupportedModelError,
 )
 from vit_interactions.attention.evaluation_copy import evaluated, originals
-from vit_interactions.attention.graph import Node, ancestors, node_of
-from vit_interactions.attention.layout import Readout, TokenLayout
-from vit_interactions.attention.patches import PatchGrid, find_patches
-from vit_interactions.attention.readout import read_groups
-from vit_interactions.attention.record import AttentionCall, AttentionRecord, check_finite, intercept_unnoticed
-from vit_interactions.attention.structure import Graph, Structure, read_structure
+from vit_interactions.attention.examine import Probe, examine, main_output
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.own_input import check_runnable
+from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.checks import check_pair
 
-# What transformers' outputs call the tensor that their users read, in the order in which it is looked for.
-OUTPUTS = ("logits", "pooler_output", "image_embeds", "last_hidden_state")
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # ends of the names of class tokens' parameters
 REMEMBERED = 8  # probes of one model
 _SIMPLE = (bool, int, float, str, type(None))
 _probes: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Probe | UnsupportedModelError"]] = (
     weakref.WeakKeyDictionary()
 )
-
-
-@dataclass(frozen=True)
-class ObservedCall:
-    """One attention call of the probe's pass.
-
-    Attributes:
-        name: the module that made it.
-        shape: (heads, queries, width) of its query.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a model does with an image of one size.
-
-    Attributes:
-        image_size: (height, width) in pixels.
-        layout: where the patches are among the tokens, and what the output is read from.
-        calls: the attention calls of a forward pass, in order; None where they could not be observed.
-        structure: which calls make up which layer; None where they could not be observed.
-        unobserved: why the model could not be observed, so that its layout is what it declares; "" if it was.
-    """
-
-    image_size: tuple[int, int]
-    layout: TokenLayout
-    calls: tuple[ObservedCall, ...] | None
-    structure: Structure | None
-    unobserved: str = ""
-
-    def role(self, index: int, call: AttentionCall, batch: int) -> int | Literal["pool"] | None:
-        """Tell what a call of a later pass is.
-
-        Args:
-            index: how many calls came before it.
-            call: as recorded.
-            batch: images in the pass.
-
-        Returns:
-            Of how many calls its layer consists; "pool" for a pooling head's; None for one that does not matter.
-
-        Raises:
-            UnsupportedModelError: another call than the probe saw at this place.
-        """
-        if self.calls is None or self.structure is None:
-            return "pool" if call.is_pooling else 1
-        shape = tuple(call.query.shape)
-        expected = self.calls[index] if index < len(self.calls) else None
-        if expected is None or (call.name, shape[1:]) != (expected.name, expected.shape) or shape[0] != batch:
-            was = f"`{expected.name}` with {expected.shape}" if expected else "none"
-            raise UnsupportedModelError(
-                f"`{call.name}` attends with a query of shape {shape}, but for a random image the attention call at this "
-                f"place was {was} for each image: what the model does depends on the image (early exit, routing, dropped "
-                "tokens) or on the batch, so that its layers are not the same for all images."
-            )
-        if index == self.structure.pool:
-            return "pool"
-        return next((len(layer) for layer in self.structure.layers if index in layer), None)
-
-    def __str__(self) -> str:
-        """Say it in words.
-
-        Example:
-            >>> import timm
-            >>> print(probe(timm.create_model("test_vit"), (160, 160)))
-            10 x 10 patches of 16 x 16 px, 1 prefix token, read from: class token, 6 layers in series
-        """
-        if self.structure is None:
-            return f"{self.layout} (declared, not observed: {self.unobserved})"
-        count = len(self.structure.layers)
-        parts = [str(self.layout), f"{count} layer{'s in series' if count > 1 else ''}"]
-        if ignored := len(self.structure.ignored):
-            parts.append(f"{ignored} attention call{'s' if ignored > 1 else ''} without part in the output")
-        return ", ".join(parts)
 
 
 def probe(
@@ -145,6 +63,7 @@ def probe(
         (14, 14)
     """
     model = unwrap(model)
+    check_runnable(model)
     if not isinstance(inputs_or_size, tuple | list):
         check_images(model, inputs_or_size)
     root = next(iter(originals(model).values()), model)
@@ -297,18 +216,63 @@ def _probe_any(
 def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe:
     size = (image.shape[-2], image.shape[-1])
     own = evaluated(model)
-    record = AttentionRecord(own, declared_layout)
-    calls: list[AttentionCall] = []
     # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = image.clone().requires_grad_()
-        with intercept_unnoticed(record, own, calls.append):
-            output = _run(own, leaf.clone(), arguments)
-        record.check_read()
+        calls, output = _record(own, leaf.clone(), arguments)
         try:
-            return examine(own, leaf, calls, output)
+            found = examine(own, leaf, calls, output)
         except UnobservableModelError as error:
             return Probe(size, declared_layout(model, size), None, None, str(error))
+        except (RuntimeError, NotImplementedError) as error:
+            if "derivative" not in str(error) and "not implemented" not in str(error):
+                raise
+            return Probe(size, declared_layout(model, size), None, None, f"{str(error).splitlines()[0]}.")
+    if found.structure is not None and found.structure.ignored:
+        _check_ignored(own, image, arguments, found.structure.ignored, calls, main_output(output))
+    return found
+
+
+def _record(
+    model: nn.Module, image: Tensor, arguments: tuple[Any, ...], silenced: int | None = None
+) -> tuple[list[AttentionCall], Any]:
+    """Run the model and record its attention calls, with the output of one of them set to 0 where that is asked."""
+    record = AttentionRecord(model, declared_layout)
+    calls: list[AttentionCall] = []
+
+    def on_call(call: AttentionCall) -> None:
+        if len(calls) == silenced:
+            call.outputs[0].zero_()
+        calls.append(call)
+
+    with intercept_unnoticed(record, model, on_call):
+        output = _run(model, image, arguments)
+    record.check_read()
+    return calls, output
+
+
+def _check_ignored(
+    model: nn.Module,
+    image: Tensor,
+    arguments: tuple[Any, ...],
+    ignored: Sequence[int],
+    calls: Sequence[AttentionCall],
+    answer: Tensor,
+) -> None:
+    """Raise UnsupportedModelError if a call without part in the graph has a part in the computation: a cut gradient."""
+    with torch.no_grad():
+        others, _ = _record(model, 1 - image, arguments)
+        for index in ignored:
+            before, after = calls[index].value, others[index].value
+            if torch.equal(before, after):
+                continue
+            _, output = _record(model, image.clone(), arguments, silenced=index)
+            if not torch.allclose(main_output(output), answer):
+                raise UnsupportedModelError(
+                    f"the output of {type(model).__name__} depends on `{calls[index].name}`, but not by its gradient: "
+                    "it is cut by a detach or `torch.no_grad` in the model's forward, so that what the layer does "
+                    "cannot be observed. Remove the cut."
+                )
 
 
 def _run(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Any:
@@ -328,168 +292,10 @@ def _run(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Any:
     except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models raise anything at images that they do not take
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
+        shape = " x ".join(map(str, image.shape[1:]))
         raise ImagesNotTakenError(
-            f"`inputs` must be images that {type(model).__name__} takes, got {' x '.join(map(str, image.shape[1:]))} "
-            f"{str(image.dtype).removeprefix('torch.')} on {image.device}, for which it fails with {type(error).__name__}: "
-            f"{reason} Resize or convert the images, or build the model for them."
+            f"`inputs` must be images that {type(model).__name__} takes, got {shape} "
+            f"{str(image.dtype).removeprefix('torch.')} on {image.device}, for which it fails with "
+            f"{type(error).__name__}: {reason}. Resize or convert the images, or build the model for them."
         ) from error
-
-
-def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], output: Any) -> Probe:
-    """Read what a model does from a recorded forward pass.
-
-    Args:
-        model: the model, for its name and its class token.
-        image: (batch, channels, height, width), the leaf from which the pass began.
-        calls: all attention calls, in order.
-        output: what the model returned.
-
-    Raises:
-        UnobservableModelError: the output does not depend on the image by any gradient.
-        UnsupportedModelError: attention that is not from every patch to every patch of the image.
-    """
-    name = type(model).__name__
-    answer = main_output(output)
-    graph = Graph(name, image, calls, answer)
-    structure = read_structure(graph)
-    check_finite([call.name for call in calls], [call.output.isfinite().all() for call in calls])
-    size = (image.shape[-2], image.shape[-1])
-    grid, extent = _place(name, [calls[i] for i in structure.layers[0]], image)
-    check_unmixed(name, image, calls, structure)
-    tokens = len(grid.prefix) + len(grid.order)
-    groups = [
-        set(group)
-        for group in _read_by(graph, answer, [calls[i] for i in structure.layers[-1]], structure, tokens)
-    ]
-    # Prefix tokens that are read come first, whatever their place in the model.
-    read_first = sorted(grid.prefix, key=lambda token: {token} not in groups)
-    order = (*read_first, *grid.order)
-    layout = TokenLayout(
-        prefix=len(grid.prefix),
-        rows=grid.rows,
-        cols=grid.cols,
-        readout=_readout(model, groups, grid, structure.pool is not None),
-        extent=extent,
-        pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
-        order=None if order == tuple(range(tokens)) else order,
-    )
-    observed = tuple(ObservedCall(call.name, tuple(call.query.shape[1:])) for call in calls)
-    return Probe(size, layout, observed, structure)
-
-
-def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[PatchGrid, tuple[int, int]]:
-    """Find the patches among the tokens of the first layer, and the pixels that they cover."""
-    try:
-        grids = [find_patches(call.value, image) for call in first]
-        if any(grid != grids[0] for grid in grids):
-            raise ValueError("its heads attend among other patches each")
-        return grids[0], grids[0].extent((image.shape[-2], image.shape[-1]))
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"the patches of {model} cannot be placed: {error}. Give a Vision Transformer whose tokens are a regular "
-            "grid of patches."
-        ) from error
-
-
-def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: bool) -> Readout:
-    """Name the way in which tokens are read."""
-    prefix, patches = set(grid.prefix), set(grid.order)
-    if pools:
-        return "other" if groups else "map"
-    if not groups:  # the output is the tokens themselves, of which the class token is read where there is one
-        names = (name for name, _ in model.named_parameters())
-        return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
-    single = [group for group in groups if len(group) == 1 and group <= prefix]
-    if len(groups) == len(single) <= 2:
-        return "token" if len(groups) == 1 else "distilled"
-    if groups in ([patches], [patches | prefix]):
-        return "avg"
-    return "token_avg" if len(groups) == 2 and len(single) == 1 and patches in groups else "other"
-
-
-def main_output(output: Any) -> Tensor:
-    """Find the tensor that a model answers with.
-
-    Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or a sequence with a tensor in it.
-
-    Raises:
-        UnsupportedModelError: nothing of the kind.
-
-    Example:
-        >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
-        torch.Size([1, 2])
-    """
-    if isinstance(output, Tensor):
-        return output
-    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    candidates = [fields.get(name) for name in OUTPUTS]
-    others = list(output.values()) if isinstance(output, Mapping) else output
-    candidates += list(others) if isinstance(others, Sequence) else []
-    found = next((c for c in candidates if isinstance(c, Tensor) and c.is_floating_point()), None)
-    if found is None:
-        raise UnsupportedModelError(
-            f"the model must return a tensor, or an object or dictionary with one of {', '.join(OUTPUTS)}, got "
-            f"{type(output).__name__}."
-        )
-    return found
-
-
-def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure) -> None:
-    """Raise UnsupportedModelError if tokens exchange anything between layers by another way than the attention read.
-
-    With the gradient of all attention outputs left out, half of the tokens of the last layer must depend on the very
-    pixels that feed the same tokens of the first layer.
-    """
-    layers = [[calls[i] for i in layer] for layer in structure.layers]
-    if len(layers) < 2:
-        return
-    first, last = layers[0][0].value, layers[-1][0].value
-    generator = torch.Generator().manual_seed(0)
-    half = torch.randperm(first.shape[-2], generator=generator)[: first.shape[-2] // 2].to(first.device)
-    handles = [
-        node_of(call.outputs[0]).register_prehook(lambda gradients: (None,) * len(gradients))
-        for layer in layers
-        for call in layer
-    ]
-    try:
-        later = _pixels_of(last, image, half)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not torch.equal(_pixels_of(first, image, half), later):
-        raise UnsupportedModelError(
-            f"tokens of {model} exchange information between `{layers[0][0].name}` and `{layers[-1][0].name}` other "
-            "than by the attention that was read (attention in a form that cannot be read, a convolution among "
-            "tokens, or tokens that change places), so that attention alone does not explain it. Use a plain ViT, or "
-            "the model's scaled_dot_product_attention implementation."
-        )
-
-
-def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
-    """Mark the pixels that feed some tokens, (height, width) bool."""
-    generator = torch.Generator().manual_seed(1)
-    chosen = value[:, :, tokens]
-    weights = torch.randn(chosen.shape, generator=generator).to(chosen.device, chosen.dtype)
-    (gradient,) = torch.autograd.grad(chosen, image, weights, retain_graph=True)
-    return gradient[0].ne(0).any(0)
-
-
-def _read_by(
-    graph: Graph, answer: Tensor, last: Sequence[AttentionCall], structure: Structure, tokens: int
-) -> tuple[tuple[int, ...], ...]:
-    """Group the tokens that the answer is read from otherwise than by a pooling head."""
-    if answer.ndim > 2:
-        return ()
-    every = (1 << len(graph.calls)) - 1
-    between: dict[Node, int] = ancestors([node_of(answer)], graph.marks, every)
-    layers = sum(1 << i for layer in structure.layers for i in layer)
-    if structure.pool is not None and not between[node_of(answer)] & layers:
-        return ()
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(answer.shape, generator=generator).to(answer.device, answer.dtype)
-    groups = read_groups(
-        (answer * weights).sum(), [output for call in last for output in call.outputs], list(between), tokens
-    )
-    return tuple(map(tuple, groups))

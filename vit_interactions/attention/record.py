@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.borrow import Unnoticed
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
 from vit_interactions.attention.layout import TokenLayout
@@ -146,7 +147,7 @@ class AttentionRecord:
             score: (batch,) or scalar computed from the recorded output; summed over the batch.
         """
         call = self._call(layer)
-        return call.attention_grad(output_gradients(score, [call])[0])
+        return call.attention_grad(output_gradients(self._model, score, [call])[0])
 
     def output_grads(self, score: Tensor) -> tuple[Tensor, ...]:
         """Compute the gradients of a score at the outputs z of all layers in one backward pass.
@@ -159,7 +160,7 @@ class AttentionRecord:
         Raises:
             RuntimeError: the forward pass was recorded without a graph.
         """
-        return output_gradients(score, self.calls)
+        return output_gradients(self._model, score, self.calls)
 
     def _call(self, layer: int) -> AttentionCall:
         if not -len(self.calls) <= layer < len(self.calls):
@@ -199,8 +200,9 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
 
     def join(parts: Sequence[Tensor], *axes: int) -> Tensor:
         whole = torch.cat(list(parts), 1)
-        for axis in axes if order is not None else ():
-            whole = whole.index_select(axis, order) if whole.shape[axis] > 1 else whole
+        for axis in axes:
+            if order is not None and whole.shape[axis] > 1:
+                whole = whole.index_select(axis, order)
         return whole
 
     def join_pairs(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -224,26 +226,29 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
 
 
 def output_gradients(
-    score: Tensor, calls: Sequence[AttentionCall], *, keep_graph: bool = True
+    model: nn.Module, score: Tensor, calls: Sequence[AttentionCall], *, keep_graph: bool = True
 ) -> tuple[Tensor, ...]:
     """Compute the gradient of a score at the output z of each call, (batch, heads, queries, width), in one pass.
 
-    No `.grad` of a parameter is touched.
+    No `.grad` of a parameter is touched. Where a score does not depend on a call, its gradient is 0.
 
     Args:
+        model: what computed the score, for the message.
         score: (batch,) or scalar; summed.
         calls: recorded with a graph.
         keep_graph: whether further scores may be differentiated.
 
     Raises:
         RuntimeError: the forward pass was recorded without a graph.
+        UnsupportedModelError: a score without a gradient.
     """
     outputs = [output for call in calls for output in call.outputs]
-    if not all(output.requires_grad for output in outputs):
+    if not torch.is_tensor(score) or not any(output.requires_grad for output in outputs):
         raise RuntimeError(
             "the forward pass was recorded without a graph: enable gradients and let the input (or the "
             "parameters) require them."
         )
+    check_differentiable(model, score.sum())
     gradients = iter(
         torch.autograd.grad(
             score.sum(), outputs, retain_graph=keep_graph, allow_unused=True, materialize_grads=True

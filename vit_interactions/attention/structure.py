@@ -1,4 +1,4 @@
-"""Read from the graph of one forward pass what its attention calls are: layers in series, a pooling head, or neither."""
+"""Read from the graph of a forward pass what its attention calls are: layers in series, a pooling head, or neither."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -157,8 +157,8 @@ def _nothing(graph: Graph, fed: list[int]) -> str:
         )
     if fed:
         return (
-            f"the output of {graph.model} does not depend on its attention by any gradient: `{graph.calls[fed[-1]].name}` "
-            "is followed by a detach, or its output is not used."
+            f"the output of {graph.model} does not depend on its attention by any gradient: "
+            f"`{graph.calls[fed[-1]].name}` is followed by a detach, or its output is not used."
         )
     return (
         f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."

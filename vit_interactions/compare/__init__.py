@@ -1,6 +1,7 @@
 """Explanations side by side: numbers, pictures and pages."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from shutil import rmtree
@@ -14,6 +15,7 @@ from vit_interactions.bundled import DEFAULT_MODEL
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
     from vit_interactions.compare.metrics import Metric
+    from vit_interactions.functional.scores import Output
 
 Photographs = Iterable[str | PathLike[str] | Image.Image]
 
@@ -27,6 +29,7 @@ def compare(
     boxes: str | PathLike[str] | None = None,
     masks: str | PathLike[str] | None = None,
     target: int | str = "pred",
+    output: "Output | None" = None,
     alpha: float = 0.10,
     beta: float = 0.20,
     out: str | PathLike[str] | None = None,
@@ -56,6 +59,9 @@ def compare(
             object, of whatever class; with a palette 255, VOC's void, is not. A patch is on the object if at least
             half of it is.
         target: the class that is explained, "pred" for that of the highest score, or "boxes" for that of the first box.
+        output: what the models give: "softmax" (logits of classes of which an image has one), "sigmoid" (logits of
+            classes each of which an image may have, or of one class), "probabilities", or "value" (regression). By
+            default read from the model's configuration and its output, see `predictions.find_output`.
         alpha: share of all patch pairs that count as relevant, in [0, 1].
         beta: share of the patches that are dropped as indiscriminative, in [0, 1].
         out: folder for the results, made if missing; by default one that is deleted with the comparison.
@@ -71,6 +77,8 @@ def compare(
     Raises:
         ValueError: arguments that do not fit, or a folder that holds something else, also a comparison that was
             begun with other settings.
+        BlockingIOError: another run is writing to the folder.
+        WriteError: the disk is full, or the folder cannot be written to.
         UnsupportedModelError: a model whose attention cannot be explained.
 
     Example:
@@ -85,8 +93,9 @@ def compare(
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
     from vit_interactions.process import joined
+    from vit_interactions.utilities.locks import locked
 
-    with joined(device) as process:
+    with ExitStack() as held, joined(device) as process:
         plan = make_plan(
             photographs,
             model,
@@ -95,6 +104,7 @@ def compare(
             boxes=boxes,
             masks=masks,
             target=target,
+            output=output,
             alpha=alpha,
             beta=beta,
             device=str(process.device),
@@ -102,6 +112,7 @@ def compare(
             batch_size=batch_size,
         )
         folder = temporary_folder(process, resume=resume) if out is None else Path(out)
+        held.enter_context(locked(folder, first=process.first))  # until all processes have come to the end
         try:
             run(plan, folder, process, resume=resume)
         except BaseException:

@@ -1,10 +1,13 @@
 """The boxes around the objects of photographs: from a CSV file to the patches inside them."""
 
+import codecs
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path, PurePath
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.matching import match
 from vit_interactions.figures import Photograph
+from vit_interactions.files import check_regular_file
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -46,15 +50,15 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
         The boxes of each file, in the order of the rows.
 
     Raises:
-        ValueError: a missing column, or a row without four numbers, left < right and top < bottom, or with an index
-            that is no whole number >= 0.
+        FileNotFoundError: no such file.
+        ValueError: not a regular file; a missing column; a row without four numbers, left < right and top < bottom, or
+            with an index that is no whole number >= 0.
         OSError: the file cannot be read.
     """
-    if not path.exists() or path.is_dir():
-        raise ValueError(f"`boxes` must be a CSV file, but there is none at {path}.")
+    check_regular_file("boxes", path)
+    rows = csv.DictReader(io.StringIO(read_csv_text(path), newline=""), strict=True)
     boxes: dict[str, list[ObjectBox]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
+    try:
         missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]
         if missing:
             raise ValueError(
@@ -62,20 +66,47 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
                 f"{', '.join(map(str, rows.fieldnames or ())) or 'none'}."
             )
         for row in rows:
-            try:
-                left, top, right, bottom = (float(row[side]) for side in SIDES)
-                index = int(row["index"]) if row.get("index") else None
-            except (ValueError, TypeError):  # no number; a row that is too short
-                left = top = right = bottom = float("nan")
-                index = None
-            if not (left < right and top < bottom and isfinite(right - left + bottom - top) and (index or 0) >= 0):
-                shown = ", ".join(f"{name}={row[name]}" for name in (*SIDES, "index") if name in row)
-                raise ValueError(
-                    f"`boxes` must have numbers left < right and top < bottom, and a class >= 0 as index, but line "
-                    f"{rows.line_num} of {path} has {shown}."
-                )
-            boxes.setdefault(row["file"], []).append(ObjectBox(left, top, right, bottom, index))
+            boxes.setdefault(row["file"], []).append(_read_box(row, rows.line_num, path))
+    except csv.Error as error:
+        raise ValueError(
+            f"`boxes` must be a CSV file with every quote closed, got {error} in line {rows.line_num + 1} of {path}."
+        ) from error
     return boxes
+
+
+def read_csv_text(path: Path) -> str:
+    """Read a CSV file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets write it.
+
+    Raises:
+        ValueError: another encoding; the text says in which line.
+        OSError: the file cannot be read.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"`boxes` must be a CSV file in UTF-8, got another encoding in line {line} of {path} (byte "
+            f"{content[error.start]:#04x} is not {encoding.removesuffix('-sig').upper()}). Save it as UTF-8."
+        ) from error
+
+
+def _read_box(row: Mapping[str, Any], line: int, path: Path) -> ObjectBox:
+    try:
+        left, top, right, bottom = (float(row[side]) for side in SIDES)
+        index = int(row["index"]) if row.get("index") else None
+    except (ValueError, TypeError):  # no number; a row that is too short
+        left = top = right = bottom = float("nan")
+        index = None
+    if not (left < right and top < bottom and isfinite(right - left + bottom - top) and (index or 0) >= 0):
+        shown = ", ".join(f"{name}={str(row[name])[:20]}" for name in (*SIDES, "index") if name in row)
+        raise ValueError(
+            "`boxes` must have numbers left < right and top < bottom, and a class >= 0 as index, but line "
+            f"{line} of {path} has {shown}."
+        )
+    return ObjectBox(left, top, right, bottom, index)
 
 
 def boxes_by_photograph(
@@ -111,6 +142,21 @@ def boxes_by_photograph(
     return own
 
 
+def unused_boxes(boxes: Mapping[str, Sequence[ObjectBox]], photographs: Sequence[Path]) -> list[str]:
+    """Say in a line how many rows name no image; no line if all do.
+
+    Example:
+        >>> unused_boxes({"cat.png": [ObjectBox(0, 0, 1, 1)], "dog.png": [ObjectBox(0, 0, 1, 1)]}, [Path("cat.png")])
+        ["1 of 2 rows of `boxes` fit no image and are not used, e.g. of 'dog.png'"]
+    """
+    found = match("boxes", map(PurePath, boxes), photographs)
+    unused = {name: len(rows) for name, rows in boxes.items() if PurePath(name) not in found}
+    if not unused:
+        return []
+    counts = f"{sum(unused.values())} of {sum(map(len, boxes.values()))}"
+    return [f"{counts} rows of `boxes` fit no image and are not used, e.g. of {next(iter(unused))!r}"]
+
+
 def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[ObjectBox]:
     """Choose the boxes of a class; those without a class are of every class.
 
@@ -123,7 +169,7 @@ def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[Objec
 
 def inside_boxes(photograph: Photograph, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
     """Mark the patches whose centre lies in one of the boxes: (rows, cols) bool."""
-    inside = torch.zeros(layout.grid, dtype=torch.bool)
+    inside = torch.zeros(layout.grid, dtype=torch.bool, device="cpu")
     for row in range(layout.rows):
         for col in range(layout.cols):
             left, top, right, bottom = photograph.patch_box(row, col, layout)

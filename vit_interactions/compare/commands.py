@@ -1,13 +1,13 @@
 """`vit-interactions compare`: methods side by side, in numbers."""
 
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from math import isnan
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +16,15 @@ from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare import compare
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS
 from vit_interactions.compare.units import REFUSALS
+from vit_interactions.console import errors
+from vit_interactions.console import output as stdout
 from vit_interactions.functional.checks import check_device
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
-from vit_interactions.options import Alpha, Beta, Device, Photos, ResumeSame
+from vit_interactions.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame, given_path
+from vit_interactions.photographs import skipped_files
 from vit_interactions.process import joined
+from vit_interactions.utilities.locks import locked
 from vit_interactions.wording import printable
 
 # pandas takes a second to load.
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vit_interactions.compare.comparison import Comparison
-
-errors = Console(stderr=True, highlight=False)
 
 ALL = "all"
 SHOWN = 20  # reasons of failures
@@ -46,9 +48,10 @@ def compare_command(
         list[str] | None,
         typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights of the one model, as of `explain`.")
+        Path | None,
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the one model, as of `explain`."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -68,6 +71,7 @@ def compare_command(
     boxes: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
             metavar="CSV",
             help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
         ),
@@ -75,6 +79,7 @@ def compare_command(
     masks: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
             metavar="FOLDER",
             help="Masks of objects in the place of boxes: PNG pictures named as the photographs and of their size, not "
             "0 where the object is.",
@@ -87,6 +92,7 @@ def compare_command(
             help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
         ),
     ] = "pred",
+    output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "cpu",
@@ -103,7 +109,8 @@ def compare_command(
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
     check_device("--device", device)
-    with joined(device) as process:
+    with ExitStack() as held, joined(device) as process:
+        held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
         place = str(process.device)
         comparison = compare(
             photos or bundled_photographs(),
@@ -114,7 +121,8 @@ def compare_command(
             else metric,
             boxes=boxes,
             masks=masks,
-            target=int(target) if target.isdecimal() else target,
+            target=int(target) if target.isdecimal() and len(target) < 10 else target,
+            output=output,
             alpha=alpha,
             beta=beta,
             out=out,
@@ -125,19 +133,24 @@ def compare_command(
         )
         if not process.first:
             return
-        Console().print(*tables(comparison), sep="\n")
-        for page in [report(comparison, out / "report.html"), *explorer_pages(comparison, checkpoint, place)]:
+        stdout.print(*tables(comparison), sep="\n")
+        pages, lost = explorer_pages(comparison, checkpoint, place)
+        for page in [report(comparison, out / "report.html"), *pages]:
             errors.print(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
-        for note in comparison.notes():
+        for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
-    end(comparison)
+    end(comparison, metric or (), lost_pages=lost)
 
 
-def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> list[Path]:
-    """Write the patch explorer's page of the first photographs under the first model, where it can be had."""
+def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> tuple[list[Path], bool]:
+    """Write the explorer pages of the first images under the first model.
+
+    Returns:
+        The pages, and whether one failed; a model that the explorer does not support is a note only.
+    """
     # Bokeh is loaded only where a page is made.
     from vit_interactions.patch_explorer.pages import Pages, write_pages
 
@@ -147,18 +160,20 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
         for photograph in comparison.photographs
         if not photograph.get("error")
     ][:EXPLORED]
-    settings = {key: comparison.settings[key] for key in ("alpha", "beta")}
+    settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
     pages = Pages()
-    with suppress(UnsupportedModelError):  # the report says so
+    try:
         model = load_model(name, checkpoint, device)
         steps = write_pages(
             model, paths, comparison.folder / "explorer", name=name, named=checkpoint is None, **settings
         )
         for pages in steps:  # noqa: B007
             pass
+    except UnsupportedModelError as error:
+        errors.print(printable(f"note: no explorer pages: {error}", lines=True), markup=False, soft_wrap=True)
     for path, reason in pages.failed.items():
         errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
-    return list(pages.done.values())
+    return list(pages.done.values()), bool(pages.failed)
 
 
 def tables(comparison: "Comparison") -> list[Table]:
@@ -185,8 +200,12 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
     return table
 
 
-def end(comparison: "Comparison") -> None:
-    """Report what failed; end with exit code 1 if a photograph did, a method or metric not by refusing, or all."""
+def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> None:
+    """Report what failed, and end with exit code 1 if anything that was asked for is missing.
+
+    Missing is an image, a method or metric that failed rather than refused, a metric without any value under a model
+    if it was asked for by name, and an explorer page.
+    """
     # They load pandas.
     from vit_interactions.compare.failure_words import failure_line, failures_by_reason
     from vit_interactions.compare.report_tables import grouped_failures
@@ -200,6 +219,28 @@ def end(comparison: "Comparison") -> None:
         errors.print(line, markup=False, soft_wrap=True, style="red")
     if len(reasons) > SHOWN:
         errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
-    lost = (failures["method"] == "").any() or comparison.table().empty
+    missing = valueless(comparison, asked)
+    for line in missing:
+        errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
+    lost = missing or lost_pages or (failures["method"] == "").any()
     if lost or not failures["error"].isin(REFUSALS).all():
         raise typer.Exit(1)
+
+
+def valueless(comparison: "Comparison", asked: Sequence[str]) -> list[str]:
+    """Word which metrics have no value at all: each one asked for by name, or all of a model.
+
+    Args:
+        comparison: finished.
+        asked: names from the command line; metrics that were not named may be refused one by one.
+    """
+    table = comparison.table()
+    lines = []
+    for model in comparison.models:
+        present = set(table[table["model"] == model]["metric"])
+        named = [name for name in comparison.metrics if name in asked and name not in present]
+        if not present & {*comparison.metrics}:
+            lines.append(f"no metric has a value under {model}")
+        elif named:
+            lines.append(f"{', '.join(named)} without any value under {model}")
+    return lines

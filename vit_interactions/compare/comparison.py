@@ -14,15 +14,23 @@ import pandas as pd
 from PIL import Image
 
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.manifest import read_manifest, run_checksum
 from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
-from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_json, read_unit, unit_path
+from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_unit, unit_path
 from vit_interactions.compare.view import View
 from vit_interactions.explanation import OPEN_WINDOWS
-from vit_interactions.figures import load_photograph
+from vit_interactions.functional.scores import Output
+from vit_interactions.images.reading import read_image
 from vit_interactions.trained_windows import other_windows
+from vit_interactions.utilities.json_files import DamagedFileError
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
+SCORES: dict[Output, str] = {
+    "sigmoid": "the probability of a class is the sigmoid of its output",
+    "probabilities": "the outputs are taken for probabilities as they are",
+    "value": "the output is a value, not a probability, and metrics are in its units",
+}
 FAILURES = ["model", "photograph", "method", "metric", "reason", "error"]
 
 
@@ -34,6 +42,7 @@ class _Results(NamedTuple):
     photographs: list[dict[str, Any]]
     unfinished: int
     window_shares: dict[str, list[float]]
+    outputs: dict[str, set[Output]]
 
 
 class Comparison:
@@ -41,15 +50,16 @@ class Comparison:
 
     Attributes:
         folder: where it is.
-        settings: target, alpha, beta, seed, batch_size; "methods": what each says of itself; "metrics": direction,
-            range, source, parameters, needs and cost of each.
+        settings: target, output, alpha, beta, seed, batch_size; "methods": what each says of itself; "metrics":
+            direction, range, source, parameters, needs and cost of each.
         versions: of Python and of the packages.
         photographs: of each its key, path, name, boxes, and mask (its file, or None); once it has been read, its size
             (width, height) and sha256, or the error.
         models: names.
-        model_facts: of each model its device, its preprocessing, the SHA-256 of its weights, whether its classes
-            are those of timm's own weights ("named"), and the alpha and beta that it was trained with, where they
-            are known.
+        model_facts: of each model its device, its preprocessing with the mean and standard deviation
+            ("normalisation"), the SHA-256 of its weights and of what it computes with them ("architecture"), whether
+            its classes are those of timm's own weights ("named"), and the alpha and beta that it was trained with,
+            where they are known.
         methods: names.
         metrics: names; what a map costs ("seconds", "forwards", "peak_memory") comes beside them in the tables.
 
@@ -71,6 +81,8 @@ class Comparison:
         self.models = list(manifest["models"])
         self.model_facts: dict[str, dict[str, Any]] = manifest["models"]
         self._listed: list[dict[str, Any]] = manifest["photographs"]
+        self._checksums = {model: run_checksum(manifest, model) for model in self.models}
+        self._notes: list[str] = manifest.get("notes", [])
 
     @classmethod
     def open(cls, folder: str | PathLike[str], *, delete: bool = False) -> "Comparison":
@@ -81,9 +93,10 @@ class Comparison:
             delete: delete the folder when the comparison is not used any more.
 
         Raises:
-            ValueError: there is no comparison in the folder.
+            ValueError: there is no comparison in the folder, or its manifest is damaged. Damaged results raise a
+                `DamagedFileError`, a ValueError that names the file, when they are read.
         """
-        manifest = read_json(Path(folder) / MANIFEST)
+        manifest = read_manifest(Path(folder))
         if manifest is None:
             raise ValueError(f"`folder` must be the folder of a comparison, but {folder} has no {MANIFEST}.")
         comparison = cls(Path(folder), manifest)
@@ -106,8 +119,8 @@ class Comparison:
         return failures
 
     def notes(self) -> list[str]:
-        """Return what to know when reading the numbers: windows that are too open, or other than in the training."""
-        found = []
+        """Return what to know when reading the numbers: unused boxes, windows too open or other than in training."""
+        found = [*self._notes]
         for model in self.models:
             shares = self._results.window_shares[model]
             alpha, beta = self.settings["alpha"], self.settings["beta"]
@@ -116,8 +129,22 @@ class Comparison:
                     f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all pairs of patches on the average, "
                     "so that field size and tendency tell little; `vit-interactions curve` shows which alpha suits it"
                 )
+            doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
+            words = [SCORES[output] for output in sorted(self.outputs(model) - {"softmax"})]
+            found += [f"{model}: {word}{doubt}" for word in words]
             found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
         return found
+
+    def outputs(self, model: str) -> set[Output]:
+        """Return what a model's output was taken for, see `functional.scores.class_scores`.
+
+        Empty for a model without classes, before anything was measured, and where it could not be told.
+        """
+        return self._results.outputs[model]
+
+    def score_words(self, model: str) -> str:
+        """Word what metrics that look at a model's score look at."""
+        return "the model's value" if "value" in self.outputs(model) else "probability of the class"
 
     @property
     def photographs(self) -> list[dict[str, Any]]:
@@ -236,7 +263,7 @@ class Comparison:
         path = next((photograph["path"] for photograph in self._listed if photograph["key"] == key), None)
         if path is None:
             raise ValueError(f"`key` must be that of one of the {len(self._listed)} photographs, but got {key!r}.")
-        return load_photograph(self.folder / path)
+        return read_image(self.folder / path)
 
     def _repr_html_(self) -> str:
         """Show the tables, the maps of a few photographs and what failed in a notebook."""
@@ -259,6 +286,7 @@ class Comparison:
         failures = []
         photographs = {listed["key"]: dict(listed) for listed in self._listed}
         shares: dict[str, list[float]] = {model: [] for model in self.models}
+        outputs: dict[str, set[Output]] = {model: set() for model in self.models}
         done = 0
         errors: dict[str, str] = {}
         measured = set()
@@ -267,6 +295,9 @@ class Comparison:
                 done += 1
                 if unit.view is not None:
                     measured.add(key)
+                    explained = View.from_json(unit.view).explained
+                    if explained is not None and explained.output is not None:
+                        outputs[model].add(explained.output)
                 if unit.window_share is not None:
                     shares[model].append(unit.window_share)
                 rows += [
@@ -286,7 +317,7 @@ class Comparison:
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         wanted = len(self.models) * len(self._listed)
         failed = pd.DataFrame(failures, columns=FAILURES)
-        return _Results(table, failed, list(photographs.values()), wanted - done, shares)
+        return _Results(table, failed, list(photographs.values()), wanted - done, shares, outputs)
 
     def _units(self, model: str) -> Iterator[tuple[str, Unit]]:
         """Read the units of a model in the photographs' order, those that are there."""
@@ -300,10 +331,18 @@ class Comparison:
 
         Raises:
             ValueError: an unknown model.
+            DamagedFileError: a unit that is damaged, or not of this comparison.
         """
         if model not in self.model_facts:
             raise ValueError(f"`model` must be one of {', '.join(map(repr, self.models))}, but got {model!r}.")
-        return read_unit(unit_path(self.folder, self.model_facts[model]["folder"], key))
+        path = unit_path(self.folder, self.model_facts[model]["folder"], key)
+        unit = read_unit(path)
+        if unit is not None and unit.origin.get("run") != self._checksums[model]:
+            raise DamagedFileError(
+                f"{path} was measured with other settings, versions or weights than {MANIFEST} has: one was edited",
+                "Restore it, or compare again into another folder.",
+            )
+        return unit
 
     def _arrays(self, model: str, key: str, kind: str) -> dict[str, Array]:
         if self._unit(model, key) is None:

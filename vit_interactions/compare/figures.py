@@ -21,7 +21,7 @@ from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
-from vit_interactions.wording import class_in_words, printable
+from vit_interactions.wording import printable
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -43,9 +43,10 @@ METRIC_LENGTH = 23  # characters of a line over a ranking
 TEXT_SIZE = 8  # points
 
 
-_SHOWN = ("share of the patches shown", "probability of the class")
-_REMOVED = ("share of the patches removed", "probability of the class")
-_BETWEEN = ("share of the patches removed", "difference of the probabilities")
+PROBABILITY = "probability of the class"
+_SHOWN = ("share of the patches shown", "{score}")
+_REMOVED = ("share of the patches removed", "{score}")
+_BETWEEN = ("share of the patches removed", "difference in {score}")
 CURVE_AXES = {
     "insertion": _SHOWN,
     "token_insertion": _SHOWN,
@@ -122,13 +123,14 @@ def curves_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
     curves = comparison.curves(model, metric)
     if not curves:
         raise ValueError(f"`metric` must be one that has curves, but {metric!r} has none.")
-    return curves_of(curves, metric, comparison.directions.get(metric, "none"))
+    direction = comparison.directions.get(metric, "none")
+    return curves_of(curves, metric, direction, comparison.score_words(model))
 
 
-def curves_of(curves: Mapping[str, Array], metric: str, direction: str) -> Figure:
+def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY) -> Figure:
     """Draw what `curves_figure` draws from curves (points, 2) by method that are at hand."""
     figure = ShownFigure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=DPI, layout="constrained")
-    draw_curves(figure.add_subplot(), curves, metric, direction)
+    draw_curves(figure.add_subplot(), curves, metric, direction, score)
     return figure
 
 
@@ -208,8 +210,10 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def draw_curves(axes: Axes, curves: Mapping[str, Array], metric: str, direction: str) -> None:
-    """Draw curves (points, 2) by method, named from the highest on the average to the lowest."""
+def draw_curves(
+    axes: Axes, curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY
+) -> None:
+    """Draw curves (points, 2) by method, named from the highest on the average to the lowest; `score` words theirs."""
     styles = [(color, line) for line in CURVE_LINES for color in CURVE_COLORS]
     lines = {}
     for number, (name, curve) in enumerate(curves.items()):
@@ -229,7 +233,7 @@ def draw_curves(axes: Axes, curves: Mapping[str, Array], metric: str, direction:
     _metric_title(axes, metric, direction)
     across, up = CURVE_AXES.get(metric, ("share", "score"))
     axes.set_xlabel(across, fontsize=TEXT_SIZE)
-    axes.set_ylabel(up, fontsize=TEXT_SIZE)
+    axes.set_ylabel(up.format(score=score), fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
@@ -296,22 +300,16 @@ def metric_label(metric: str) -> str:
 
 def seen_photograph(comparison: "Comparison", key: str, view: "View") -> Photograph:
     """Put a photograph of a comparison together with where its model's input lies in it."""
-    return Photograph(comparison.image(key), torch.empty(0), view.placement)
+    return Photograph(comparison.image(key), torch.empty(0, device="cpu"), view.placement)
 
 
 def prediction_text(view: "View") -> str:
     """Word what a model predicts, and what was explained where that is another class."""
     if view.prediction is None:
         return "no classes"
-    text = _class(view.prediction)
-    if view.explained is None or view.explained["index"] == view.prediction["index"]:
-        return text
-    return f"{text} (explained: {_class(view.explained)})"
-
-
-def _class(found: Mapping[str, Any]) -> str:
-    """Word a class with its probability."""
-    return f"{class_in_words(found['index'], found['name'])}, {found['score']:.0%}"
+    if view.explained is None or view.explained.index == view.prediction.index:
+        return str(view.prediction)
+    return f"{view.prediction} (explained: {view.explained})"
 
 
 def _short(name: str) -> str:

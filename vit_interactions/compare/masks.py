@@ -5,16 +5,21 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.matching import match
 from vit_interactions.compare.units import Array
 from vit_interactions.figures import Photograph
+from vit_interactions.images.reading import decode, opaque_pixels, upright
 
 VOID = 255  # no class, in pictures whose numbers are classes with colours of a palette, as VOC's
 HALF = 0.5 - 1e-9  # a patch of which half is object is on it, whatever the rounding
+
+
+class UnusableMaskError(ValueError):
+    """A mask that is there, but damaged or of another image: unlike one without an object, a fault to repair."""
 
 
 def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path, Path]:
@@ -33,7 +38,12 @@ def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path,
     """
     if not folder.is_dir():
         raise ValueError(f"`masks` must be a folder of PNG pictures, but there is none at {folder}.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    try:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    except RecursionError as error:  # of Python before 3.12
+        raise ValueError(
+            f"`masks` must be a folder of some hundred levels at most, got a deeper one at {folder}."
+        ) from error
     masks: dict[PurePath, Path] = {path.relative_to(folder).with_suffix(""): path for path in files}
     found = match("masks", masks, photographs, lambda path: path.with_suffix(""))
     if not found:
@@ -65,21 +75,21 @@ def read_mask(path: Path, size: tuple[int, int]) -> Array:
         (height, width) bool.
 
     Raises:
-        ValueError: no file, no PNG, another size, or nothing that is object; the text says which.
+        UnusableMaskError: no PNG, or another size; the text says which.
+        ValueError: no file, or nothing that is object.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+        image = decode(path, upright, ["PNG"])
     except FileNotFoundError:
         raise ValueError(f"there is no mask at {path}.") from None
-    except Exception as error:  # decoders of broken files raise nearly anything
-        reason = getattr(error, "strerror", None) or "truncated, or no PNG"
-        raise ValueError(f"the mask {path} cannot be read: {reason}.") from error
-    if upright.size != size:
-        mine, wanted = (f"{width} x {height}" for width, height in (upright.size, size))
-        raise ValueError(f"the mask {path} has {mine} pixels where its photograph has {wanted} (width x height).")
-    found = object_pixels(upright)
+    except ValueError as error:
+        raise UnusableMaskError(f"the mask cannot be read: {error}") from error
+    if image.size != size:
+        mine, wanted = (f"{width} x {height}" for width, height in (image.size, size))
+        raise UnusableMaskError(
+            f"the mask {path} has {mine} pixels where its photograph has {wanted} (width x height)."
+        )
+    found = object_pixels(image)
     if not found.any():
         raise ValueError(f"the mask {path} has no pixel other than 0 (with a palette: other than 0 and {VOID}).")
     return found
@@ -91,7 +101,7 @@ def object_pixels(image: Image.Image) -> Array:
     Of pictures with a palette, whose numbers are classes, 255 is none; transparent pixels are none.
 
     Args:
-        image: in a mode that PNG has.
+        image: as `images.reading.upright` returns it, in a mode that PNG has.
 
     Returns:
         (height, width) bool.
@@ -104,8 +114,9 @@ def object_pixels(image: Image.Image) -> Array:
     if image.mode == "P":
         values = values * (values != VOID)
     elif image.mode in ("LA", "RGBA"):
-        values = values[..., :-1] * (values[..., -1:] > 0)
-    return np.asarray(values.reshape(image.height, image.width, -1).any(-1))
+        values = values[..., :-1]
+    found: Array = values.reshape(image.height, image.width, -1).any(-1) & opaque_pixels(image)
+    return found
 
 
 def covered(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:
@@ -120,8 +131,14 @@ def covered(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:
         (rows, cols) float64 in [0, 1], exact where pixels lie in several patches.
     """
     place, (height, width) = photograph.placement, layout.extent
-    across = place.left + place.scale_x * torch.arange(layout.cols + 1, dtype=torch.float64) * width / layout.cols
-    down = place.top + place.scale_y * torch.arange(layout.rows + 1, dtype=torch.float64) * height / layout.rows
+    across = (
+        place.left
+        + place.scale_x * torch.arange(layout.cols + 1, dtype=torch.float64, device="cpu") * width / layout.cols
+    )
+    down = (
+        place.top
+        + place.scale_y * torch.arange(layout.rows + 1, dtype=torch.float64, device="cpu") * height / layout.rows
+    )
     pixels = torch.from_numpy(mask).double()
     return _shares(down, mask.shape[0]) @ pixels @ _shares(across, mask.shape[1]).T
 
@@ -134,5 +151,5 @@ def inside_mask(photograph: Photograph, layout: TokenLayout, mask: Array) -> Ten
 def _shares(edges: Tensor, length: int) -> Tensor:
     """Which share of each interval between edges each pixel takes: (intervals, length)."""
     start, end = edges[:-1, None], edges[1:, None]
-    pixels = torch.arange(length, dtype=torch.float64)
+    pixels = torch.arange(length, dtype=torch.float64, device="cpu")
     return (torch.minimum(end, pixels + 1) - torch.maximum(start, pixels)).clamp(min=0) / (end - start)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import TypeVar
+from unicodedata import normalize
 
 Named = TypeVar("Named", bound=PurePath)
 
@@ -34,11 +35,14 @@ def match(
     """
     alike: dict[str, list[Named]] = {}
     for path in dict.fromkeys(photographs):
-        alike.setdefault(called(path).name, []).append(path)
+        alike.setdefault(composed(called(path).name), []).append(path)
     found = {}
     for name in names:
-        parts = name.parts
-        fitting = [path for path in alike.get(name.name, ()) if called(path).parts[-len(parts) :] == parts]
+        parts = _parts(name)
+        fitting = [path for path in alike.get(parts[-1], ()) if _parts(called(path))[-len(parts) :] == parts]
+        # Two files whose names look alike are told apart by their very characters.
+        exact = [path for path in fitting if called(path).parts[-len(parts) :] == name.parts]
+        fitting = exact or fitting
         if len(fitting) > 1:
             raise ValueError(
                 f"`{argument}` must tell photographs apart, but {str(name)!r} fits {len(fitting)}, e.g. "
@@ -47,3 +51,17 @@ def match(
         if fitting:
             found[name] = fitting[0]
     return found
+
+
+def composed(name: str) -> str:
+    """Return a name with each accent in one character with its letter, as macOS and Linux may write it apart.
+
+    Example:
+        >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+        True
+    """
+    return normalize("NFC", name)
+
+
+def _parts(path: PurePath) -> tuple[str, ...]:
+    return tuple(map(composed, path.parts)) or ("",)

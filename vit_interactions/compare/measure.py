@@ -23,12 +23,13 @@ from vit_interactions.compare.metrics import Case, Metric, Score
 from vit_interactions.compare.objects import inside_object
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
-from vit_interactions.explain import ZeroMapWarning
-from vit_interactions.explanation import Settings, class_name, make_explainer
+from vit_interactions.explain import UnstableMapWarning, ZeroMapWarning
+from vit_interactions.explanation import Settings, make_explainer
 from vit_interactions.figures import Photograph
 from vit_interactions.figures.photograph import preprocessing
 from vit_interactions.figures.placement import Placement
-from vit_interactions.methods import has_classes
+from vit_interactions.functional.scores import Output
+from vit_interactions.predictions import answer
 from vit_interactions.seeds import seeded
 
 
@@ -80,12 +81,12 @@ class Seen:
     Attributes:
         inputs: (1, channels, height, width) on the model's device.
         view: how the model saw it.
-        inside: (rows, cols) bool, the patches on the object, or why they are not known.
+        inside: (rows, cols) bool, the patches on the object, or the error of looking for them.
     """
 
     inputs: Tensor
     view: View
-    inside: Tensor | str
+    inside: Tensor | ValueError
 
 
 @dataclass
@@ -99,7 +100,12 @@ class Findings:
 
 
 def look(
-    subject: Subject, photograph: Photograph, boxes: Sequence[ObjectBox], mask: Path | None, target: int | str
+    subject: Subject,
+    photograph: Photograph,
+    boxes: Sequence[ObjectBox],
+    mask: Path | None,
+    target: int | str,
+    output: Output | None = None,
 ) -> Seen:
     """Show a photograph to a model.
 
@@ -109,6 +115,7 @@ def look(
         boxes: around objects of any class; those of the explained class count.
         mask: the file of the object's mask, in the place of boxes.
         target: as of `choose_target`.
+        output: as of `predictions.answer`.
 
     Raises:
         UnsupportedModelError: the model's patches cannot be told.
@@ -117,12 +124,12 @@ def look(
     kind = next((p.dtype for p in subject.model.parameters() if p.is_floating_point()), photograph.input.dtype)
     inputs = photograph.input.unsqueeze(0).to(subject.device, kind)
     layout = token_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
-    view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement)
-    inside: Tensor | str
+    view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement, output)
+    inside: Tensor | ValueError
     try:
         inside = inside_object(photograph, layout, boxes, mask, view.target)
     except ValueError as error:  # the failure of the metrics that need it, and of nothing else
-        inside = str(error)
+        inside = error
     return Seen(inputs, view, inside)
 
 
@@ -140,6 +147,7 @@ def measure(
         seed: of everything that is drawn; each metric begins with it.
     """
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnstableMapWarning)  # already said of the map itself
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics that explain again say it where it matters
         return _Measurement(subject, seen, settings, metrics, seed).run(maps)
 
@@ -195,11 +203,14 @@ class _Measurement:
         """
         target = self.seen.view.target
         localises = "object" in metric.needs
-        if localises and isinstance(self.seen.inside, str):
-            raise ValueError(self.seen.inside)
+        if localises and isinstance(self.seen.inside, ValueError):
+            raise self.seen.inside.with_traceback(None)
         if target is None:
             if not localises:
-                raise ValueError("the model has no classes, and this metric looks at the score of one.")
+                raise ValueError(
+                    "the model has no classes (its output is neither (batch, classes) nor (batch,)), and this metric "
+                    "needs the score of one."
+                )
             target = 0  # metrics of localisation look at none
 
         def explain(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
@@ -218,6 +229,7 @@ class _Measurement:
             explain=explain,
             seed=self.seed,
             scores=self.scores,
+            output=self.seen.view.explained.output if self.seen.view.explained else None,
         )
 
 
@@ -247,24 +259,29 @@ def choose_target(target: int | str, boxes: Sequence[ObjectBox]) -> int | None:
     return index
 
 
-@torch.no_grad()
-def see(subject: Subject, inputs: Tensor, target: int | None, layout: TokenLayout, placement: Placement) -> View:
+def see(
+    subject: Subject,
+    inputs: Tensor,
+    target: int | None,
+    layout: TokenLayout,
+    placement: Placement,
+    output: Output | None = None,
+) -> View:
     """Classify one image (1, channels, height, width), and say what is explained of it.
 
     Raises:
-        ValueError: `target` is none of the model's classes, or scores are not finite.
+        ValueError: `target` is none of the model's classes, scores are not finite, or `output` does not fit them.
     """
-    if not has_classes(subject.model):
+    found = answer(subject.model, inputs, output)
+    if found is None:
         return View(None, None, layout, placement)
-    output = subject.model(inputs)
-    scores = getattr(output, "logits", output)[0].softmax(-1).tolist()
-    if not all(map(isfinite, scores)):
+    if not found.outputs.isfinite().all():
         raise ValueError("the model gave NaN or infinite scores.")
-    if target is not None and not 0 <= target < len(scores):
-        raise ValueError(f"`target` must be one of the classes 0 ... {len(scores) - 1}, but got {target}.")
-    predicted = max(range(len(scores)), key=scores.__getitem__)
+    classes = len(found.outputs)
+    if target is not None and not 0 <= target < classes:
+        raise ValueError(f"`target` must be one of the classes 0 ... {classes - 1}, but got {target}.")
     prediction, explained = (
-        {"index": index, "name": class_name(subject.model, index, named=subject.named), "score": scores[index]}
-        for index in (predicted, predicted if target is None else target)
+        found.prediction(subject.model, index, named=subject.named)
+        for index in (found.top, found.top if target is None else target)
     )
     return View(prediction, explained, layout, placement)

@@ -10,26 +10,29 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from vit_interactions.attention.probe import token_layout
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.checksum import checksum
-from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes
+from vit_interactions.checksum import architecture_checksum, checksum
+from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.masks import masks_by_photograph
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.units import PICTURES
 from vit_interactions.explanation import Settings
-from vit_interactions.figures.photograph import prepare, preprocessing, to_rgb
+from vit_interactions.figures.photograph import prepare, preprocessing
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_count, check_fraction, check_index
+from vit_interactions.functional.scores import Output, check_output
+from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading import load_model, nearest
-from vit_interactions.methods import default_methods, find_method
-from vit_interactions.photographs import describe, find_photographs, folder_names
+from vit_interactions.methods import check_class, default_methods, find_method
+from vit_interactions.photographs import describe, find_photographs
 from vit_interactions.trained_windows import trained_windows
+from vit_interactions.utilities.names import unique_names
 from vit_interactions.wording import printable
 
 CONTROL = "random_map"  # what any explanation must beat
@@ -64,7 +67,7 @@ class Picture:
         """Return the picture's file; one that was given as an image is written below the comparison's folder."""
         path = folder / self.path
         if self.image is not None:
-            upright = to_rgb(ImageOps.exif_transpose(self.image))
+            upright = to_rgb(self.image)
             path.parent.mkdir(exist_ok=True)
             write_whole(path, lambda file: upright.save(file, "png"))
         return path
@@ -79,7 +82,7 @@ class Picture:
         """Return what units remember of where its objects are: boxes, and the SHA-256 of a mask that can be read."""
         mask = None
         if self.mask is not None:
-            with suppress(OSError):  # told where it is needed
+            with suppress(OSError, ValueError):  # told where it is needed
                 mask = sha256(self.mask)
         return {"boxes": self.as_json()["boxes"], "mask": mask}
 
@@ -91,10 +94,11 @@ class Plan:
     Attributes:
         pictures: the photographs.
         subjects: the models by name.
-        settings: methods, target, alpha and beta.
+        settings: methods, target, output, alpha and beta.
         metrics: what maps are measured by.
         seed: of everything that is drawn.
         batch_size: how many photographs are explained at once.
+        notes: what to know of the input, a line each.
     """
 
     pictures: Sequence[Picture]
@@ -103,10 +107,11 @@ class Plan:
     metrics: Sequence[Metric]
     seed: int
     batch_size: int
+    notes: Sequence[str] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as the manifest gives them."""
-        chosen = {name: getattr(self.settings, name) for name in ("target", "alpha", "beta")}
+        chosen = {name: getattr(self.settings, name) for name in ("target", "output", "alpha", "beta")}
         return {
             **chosen,
             "seed": self.seed,
@@ -116,13 +121,17 @@ class Plan:
         }
 
     def describe_models(self) -> dict[str, dict[str, Any]]:
-        """Return for each model its folder, its device, its preprocessing and the checksum of its weights."""
+        """Return for each model what its results depend on: device, preprocessing, weights and architecture."""
         return {
             name: {
                 "folder": folder,
                 "device": subject.device_name,
                 "preprocessing": str(preprocessing(subject.model)),
+                "normalisation": [
+                    list(values) for values in subject.normalisation
+                ],  # the preprocessing in words has four digits
                 "weights": checksum(subject.model),
+                "architecture": architecture_checksum(subject.model),
                 "named": subject.named,
                 "trained": dict(subject.trained),
             }
@@ -144,6 +153,7 @@ def make_plan(
     device: str,
     seed: int,
     batch_size: int = 1,
+    output: Output | None = None,
 ) -> Plan:
     """Check the arguments of `compare`, which says what they are, and load the models."""
     check_fraction("alpha", alpha)
@@ -151,22 +161,28 @@ def make_plan(
     if boxes is not None and masks is not None:
         raise ValueError("`boxes` and `masks` say both where objects are: give one of them.")
     check_target(target, boxes=boxes is not None)
+    check_output("output", output)
     if check_index("seed", seed) < 0:
         raise ValueError(f"`seed` must be >= 0, but got {seed}.")
     check_count("batch_size", batch_size)
     chosen_metrics = choose_metrics(metrics, objects=boxes is not None or masks is not None)
     pictures = list_pictures(photographs)
     sources = [picture.source for picture in pictures]
+    notes = []
     if boxes is not None:
-        found = boxes_by_photograph(read_boxes(Path(boxes)), sources)
+        rows = read_boxes(Path(boxes))
+        found, notes = boxes_by_photograph(rows, sources), unused_boxes(rows, sources)
         pictures = [replace(picture, boxes=tuple(found[picture.source])) for picture in pictures]
     if masks is not None:
         files = masks_by_photograph(Path(masks).absolute(), sources)
         pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
+    if not isinstance(target, str):
+        for name, subject in subjects.items():
+            check_class("target", target, subject.model, name)
     names = choose_methods(methods, subjects)
-    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target)
-    return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size)
+    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target, output=output)
+    return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size, notes)
 
 
 def list_pictures(photographs: Iterable[str | PathLike[str] | Image.Image]) -> list[Picture]:
@@ -205,7 +221,7 @@ def slugs(names: Iterable[str]) -> list[str]:
         ['cat', 'b-cat-b', 'cat-2', 'unnamed']
     """
     plain = (re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{1,5}$", "", name)).strip("-") for name in names)
-    return folder_names([Path(name[:60].lower() or "unnamed") for name in plain])
+    return unique_names(name[:60].lower() for name in plain)
 
 
 def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device: str) -> dict[str, Subject]:

@@ -92,7 +92,9 @@ def render(comparison: "Comparison") -> str:
         methods=comparison.settings["methods"],
         metrics=comparison.settings["metrics"],
         settings={
-            name: value for name, value in comparison.settings.items() if name not in ("methods", "metrics")
+            name: value
+            for name, value in comparison.settings.items()
+            if name not in ("methods", "metrics") and value is not None
         },
         model_facts=comparison.model_facts,
         versions=comparison.versions,
@@ -127,7 +129,7 @@ def _model_part(
     for head in (head for head in heads if not head.cost):
         found = comparison.curves(model, head.name)
         if found:
-            draw = partial(curves_of, found, head.name, head.direction)
+            draw = partial(curves_of, found, head.name, head.direction, comparison.score_words(model))
             curves.append(themed(draw, f"Curves of {head.label} by method, {head.hint}"))
     agreement = None
     if len(comparison.methods) > 1:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,27 +24,32 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.compare.manifest import read_manifest, run_checksum
 from vit_interactions.compare.maps import explain_batch, warm_up
 from vit_interactions.compare.measure import Seen, Subject, look, measure
 from vit_interactions.compare.plan import Picture, Plan
 from vit_interactions.compare.units import (
     MANIFEST,
+    PICTURES,
+    UNITS,
     Failure,
     Unit,
-    read_json,
     read_unit,
-    unit_path,
     write_unit,
 )
-from vit_interactions.figures import load_photograph, prepare
-from vit_interactions.files import partial_path, sha256, write_json
+from vit_interactions.console import errors as console
+from vit_interactions.figures import prepare
+from vit_interactions.files import partial_path, refuse_folder, remove_partials, sha256, write_json
+from vit_interactions.images.reading import read_image
 from vit_interactions.photographs import versions
 from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
+from vit_interactions.utilities.json_files import DamagedFileError
+from vit_interactions.utilities.locks import LOCK
+from vit_interactions.wording import printable
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds
-console = Console(stderr=True, highlight=False)
 
 
 def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> None:
@@ -63,17 +67,20 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         UnsupportedModelError: a model whose patches cannot be told.
     """
     models = plan.describe_models()
+    content = manifest(plan, models)
+    checksums = {name: run_checksum(content, name) for name in models}
     if process.first:
-        content = manifest(plan, models)
         check_folder(folder, content, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
+        for part in (folder, folder / PICTURES, *(folder / UNITS).glob("*")):
+            remove_partials(part)
         write_json(folder / MANIFEST, content)
     share(None)  # nobody writes before the folder has been checked
     size = plan.batch_size
     # Batches are made before they are shared out: the same ones for any number of processes.
     batches = [plan.pictures[start : start + size] for start in range(0, len(plan.pictures), size)]
     mine = batches[process.rank :: process.world]
-    # Once for all pictures: a model in training mode is measured as a copy.
+    # Once for all images: a model in training mode is measured as a copy.
     plan = replace(
         plan, subjects={key: replace(each, model=evaluated(each.model)) for key, each in plan.subjects.items()}
     )
@@ -81,10 +88,8 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
     warm: set[str] = set()
     with progress(sum(len(batch) for _, batch in work), process) as advance:
         for name, batch in work:
-            jobs = [
-                begin(picture, folder, unit_path(folder, models[name]["folder"], picture.key), resume=resume)
-                for picture in batch
-            ]
+            units = folder / UNITS / models[name]["folder"]
+            jobs = [begin(picture, folder, units, checksums[name], resume=resume) for picture in batch]
             fresh = sum(not job.settled for job in jobs)
             work_off(plan, name, jobs, warm)
             advance(len(batch), fresh)
@@ -109,16 +114,40 @@ class Job:
     settled: bool = False
 
 
-def begin(picture: Picture, folder: Path, path: Path, *, resume: bool) -> Job:
-    """Find out what a unit is made from, and whether an earlier one was made from the same."""
-    job = Job(picture, None, path, Unit({**picture.objects(), "sha256": None}))
+def begin(picture: Picture, folder: Path, units: Path, run_sha256: str, *, resume: bool) -> Job:
+    """Find out what a unit is made from, and whether an earlier one was made from the same.
+
+    Args:
+        picture: to measure.
+        folder: of the comparison.
+        units: folder of the model's units.
+        run_sha256: from `run_checksum`.
+        resume: keep an earlier unit.
+    """
+    path = units / f"{picture.key}.json"
+    job = Job(picture, None, path, Unit({**picture.objects(), "sha256": None, "run": run_sha256}))
+    earlier = earlier_unit(path) if resume else None
     with written_down(job):
         job.file = picture.write_to(folder)
         job.unit.origin["sha256"] = sha256(job.file)
-        earlier = read_unit(path) if resume else None
         if earlier is not None and earlier.origin == job.unit.origin:
             job.settled = not any(failure.chance for failure in earlier.failures)
     return job
+
+
+def earlier_unit(path: Path) -> Unit | None:
+    """Read a unit of an earlier run; None where there is none, or a damaged one, which is reported.
+
+    Raises:
+        ValueError: a folder where a file of the unit belongs, which is not removed.
+    """
+    for file in (path, path.with_suffix(".npz")):
+        refuse_folder(file)
+    try:
+        return read_unit(path)
+    except DamagedFileError as error:
+        console.print(printable(f"measuring again: {error.problem}"), markup=False, soft_wrap=True)
+        return None
 
 
 def work_off(plan: Plan, name: str, jobs: Sequence[Job], warm: set[str]) -> None:
@@ -155,10 +184,17 @@ def look_at(plan: Plan, subject: Subject, job: Job) -> Seen | None:
     seen = None
     if job.file is not None:
         with written_down(job):
-            image = load_photograph(job.file)
+            image = read_image(job.file)
             job.unit.size = list(image.size)
             photograph = prepare(image, subject.model)
-            seen = look(subject, photograph, job.picture.boxes, job.picture.mask, plan.settings.target)
+            seen = look(
+                subject,
+                photograph,
+                job.picture.boxes,
+                job.picture.mask,
+                plan.settings.target,
+                plan.settings.output,
+            )
     return seen
 
 
@@ -196,11 +232,10 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
         ValueError: a folder that holds something else; a comparison that is not to be resumed, or that was begun with
             other settings, models, devices or versions of packages: results of both would stand in one table.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`out` must be a folder, but {folder} is a file.")
-    earlier = read_json(folder / MANIFEST) if folder.exists() else None
+    earlier = read_manifest(folder) if folder.exists() else None
     if earlier is None:
-        if folder.exists() and any(path != partial_path(folder / MANIFEST) for path in folder.iterdir()):
+        unfinished = {LOCK, partial_path(folder / MANIFEST).name}
+        if folder.exists() and not {path.name for path in folder.iterdir()} <= unfinished:
             raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
         return
     if not resume:
@@ -241,6 +276,7 @@ def manifest(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "versions": {**versions(), **{package: version(package) for package in PACKAGES}},
         "models": models,
         "photographs": [picture.as_json() for picture in plan.pictures],
+        "notes": list(plan.notes),
     }
     return content
 

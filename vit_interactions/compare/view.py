@@ -5,6 +5,7 @@ from typing import Any
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.figures.placement import Placement
+from vit_interactions.predictions import Prediction
 
 
 @dataclass(frozen=True)
@@ -12,22 +13,21 @@ class View:
     """A photograph as a model saw it.
 
     Attributes:
-        prediction: the class of the highest score: "index", "name" (None where it is not known) and "score", its
-            probability; None for a model without classes.
+        prediction: the class of the highest score; None for a model without classes.
         explained: the same of the class that is explained.
         layout: of the model's patches.
         placement: where the pixels of the model's input lie in the photograph.
     """
 
-    prediction: dict[str, Any] | None
-    explained: dict[str, Any] | None
+    prediction: Prediction | None
+    explained: Prediction | None
     layout: TokenLayout
     placement: Placement
 
     @property
     def target(self) -> int | None:
         """The class that is explained; None for a model without classes."""
-        return None if self.explained is None else int(self.explained["index"])
+        return None if self.explained is None else self.explained.index
 
     def as_json(self) -> dict[str, Any]:
         """Return what `from_json` makes a view of."""
@@ -43,6 +43,7 @@ class View:
             True
         """
         layout = {**content["layout"], "extent": tuple(content["layout"]["extent"])}
-        return cls(
-            content["prediction"], content["explained"], TokenLayout(**layout), Placement(**content["placement"])
+        prediction, explained = (
+            None if content[name] is None else Prediction(**content[name]) for name in ("prediction", "explained")
         )
+        return cls(prediction, explained, TokenLayout(**layout), Placement(**content["placement"]))

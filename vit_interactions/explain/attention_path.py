@@ -18,12 +18,13 @@ from vit_interactions.explain.memory_bank import MemoryBank
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import attention_gradient
 from vit_interactions.functional.integrated_gradient import path_fractions, positive_gradient
+from vit_interactions.functional.scores import class_outputs
 
 
 def same_class(output: Any, target: Any) -> Any:
     """Fix what "pred" or a `MemoryBank` means for the image, so that other inputs are scored for that too."""
     if isinstance(target, str) and target == "pred":
-        return getattr(output, "logits", output).argmax(1)
+        return class_outputs(output).argmax(1)
     return target.fixed(output) if isinstance(target, MemoryBank) else target
 
 
@@ -87,7 +88,7 @@ class PathExplainer(GradientExplainer):
             point = (inputs.detach().clone() * fraction).requires_grad_()
             with guarded(self.model, point, additional_forward_args, keep) as guard:
                 output = guard.model(point, *as_arguments(additional_forward_args))
-            (gradient,) = output_gradients(select_target(output, target), last, keep_graph=False)
+            (gradient,) = output_gradients(guard.model, select_target(output, target), last, keep_graph=False)
         return LayerGradient(last[0].detached(), gradient)
 
 

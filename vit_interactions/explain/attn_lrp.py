@@ -19,6 +19,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.own_input import own_input
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.base import only_tensor
@@ -111,7 +112,8 @@ class AttnLRP(GradientExplainer):
             UnsupportedModelError: an operation on the image that there is no rule for.
             ValueError: no target; inputs of a wrong shape; relevance that is not finite.
         """
-        attribution, _ = self._relevance(only_tensor(inputs), target, additional_forward_args)
+        with own_input(self.model, only_tensor(inputs)) as image:
+            attribution, _ = self._relevance(image, target, additional_forward_args)
         warn_of_zeros(type(self).__name__, attribution)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
@@ -130,7 +132,7 @@ class AttnLRP(GradientExplainer):
             with rules, guarded(model, inputs, additional_forward_args, lambda call, layout: None) as guard:
                 output = model(leaf, *as_arguments(additional_forward_args))
             guard.finish()
-            scores = select_target(output, target)
+            scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)
             (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
         if gradient is None:

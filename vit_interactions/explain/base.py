@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.evaluation_copy import evaluation_copy
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
+from vit_interactions.attention.own_input import own_input
 from vit_interactions.attention.probe import probe
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.attention.unwrap import unwrap
@@ -117,8 +118,8 @@ class Explainer(Attribution):  # type: ignore[misc]
         Warns:
             ZeroMapWarning: a map that is zero everywhere.
         """
-        image = only_tensor(inputs)
-        return self._as_maps(*self._explain(image, target, additional_forward_args))
+        with own_input(self.model, only_tensor(inputs)) as image:
+            return self._as_maps(*self._explain(image, target, additional_forward_args))
 
     def _on_copy(self: Own) -> Own:
         """Return the explainer of a copy of the model, on which hooks may be registered."""
@@ -143,9 +144,10 @@ class Explainer(Attribution):  # type: ignore[misc]
         on_layer: Callable[[AttentionCall, TokenLayout], None],
     ) -> Observation:
         """Run the model forward without a graph, handing on each layer's attention and keeping none."""
-        seen = Observation(*observe(self.model, inputs, additional_forward_args, on_layer))
+        with own_input(self.model, inputs) as image:
+            seen = Observation(*observe(self.model, image, additional_forward_args, on_layer))
         if target is not None:
-            select_target(seen.output, target)
+            select_target(seen.output, target, len(inputs))
         return seen
 
     def _attribute(

@@ -4,7 +4,7 @@ Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interp
 Transformers", ICCV 2021, Eqs. 5 and 6. Readouts other than the class token are this library's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -53,8 +53,16 @@ class GenericAttention(GradientExplainer):
         count = len(seen.gradients)
         if self.start_layer >= count:
             raise ValueError(f"`start_layer` must be < {count}, the model's layers, but got {self.start_layer}.")
-        evidence = self._evidence(seen, inputs, target, additional_forward_args)
-        layers = islice(zip(seen.layers_from_the_top(), evidence, strict=True), count - self.start_layer)
+        return self._patches(seen, inputs, target, additional_forward_args), seen.layout
+
+    def _patches(self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        """Compute the map (batch, patches)."""
+        return self._gather(seen, (layer.attention() for layer in seen.layers_from_the_top()))
+
+    def _gather(self, seen: Backtrace, evidence: Iterable[Tensor]) -> Tensor:
+        """Gather what each gradient is multiplied with, (batch, heads, tokens, tokens) per layer from the top."""
+        used = len(seen.gradients) - self.start_layer
+        layers = islice(zip(seen.layers_from_the_top(), evidence, strict=True), used)
         fused = ((factor * layer.gradient()).clamp(min=0).mean(1) for layer, factor in layers)
         relevance = chain_without_identity(seen.readout(), fused)
         if not relevance.isfinite().all():
@@ -62,10 +70,4 @@ class GenericAttention(GradientExplainer):
                 "the relevance of the patches is not finite: it overflowed on its way through the layers. Use a "
                 "float32 or float64 model."
             )
-        return relevance[:, seen.layout.prefix :], seen.layout
-
-    def _evidence(
-        self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> Iterator[Tensor]:
-        """Yield what each gradient is multiplied with (batch, heads, tokens, tokens), from the top."""
-        return (layer.attention() for layer in seen.layers_from_the_top())
+        return relevance[:, seen.layout.prefix :]

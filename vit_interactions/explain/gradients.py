@@ -81,11 +81,12 @@ class GradientExplainer(Explainer):
         """Run the model forward and backward once, from the score of the target.
 
         Raises:
+            UnsupportedModelError: a score without a gradient.
             ValueError: no target.
         """
         require_target(type(self).__name__, target)
 
         def score(output: Any) -> Tensor:
-            return select_target(output, target)
+            return select_target(output, target, len(inputs))
 
         return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))

@@ -104,7 +104,7 @@ class LeGrad(GradientExplainer):
                 with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 score = self._finite(select_target(output, target).sum())
-                gradient = _gradient(score, record.pool_calls[-1] if pooling else call)
+                gradient = _gradient(self.model, score, record.pool_calls[-1] if pooling else call)
                 # Of a pooling head's latents the first is the one that is read.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.
@@ -120,9 +120,9 @@ class LeGrad(GradientExplainer):
         )
 
 
-def _gradient(score: Tensor, call: AttentionCall) -> Tensor:
+def _gradient(model: nn.Module, score: Tensor, call: AttentionCall) -> Tensor:
     """Compute the gradient at an attention (batch, heads, queries, keys)."""
-    return call.attention_grad(output_gradients(score, [call])[0])
+    return call.attention_grad(output_gradients(model, score, [call])[0])
 
 
 def _mean_of_all(state: Tensor) -> Tensor:

@@ -38,4 +38,4 @@ class RandomMap(Explainer):
         # Seeded by the image, so that a batch gives what its images give one by one.
         content = image.detach().to("cpu", torch.float64).numpy().tobytes()
         generator = torch.Generator().manual_seed(zlib.crc32(content) + self.seed)
-        return torch.rand(patches, generator=generator)
+        return torch.rand(patches, generator=generator, device=generator.device)

@@ -5,7 +5,7 @@ derivative, gets another one, or is refused: none is passed over without a decis
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from vit_interactions.attention.derivatives import graph_nodes, quantized_module, refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.functional.attention import without_autocast
 
@@ -98,14 +99,26 @@ class Rules(TorchFunctionMode):
     kept: ClassVar[frozenset[str]] = REARRANGEMENTS
 
     def __init__(self, model: nn.Module) -> None:
-        """Learn the names of the model's modules, for messages."""
+        """Learn the names of the model's modules, for messages.
+
+        Raises:
+            UnsupportedModelError: quantized layers, or LoRA layers that are not merged.
+        """
         super().__init__()
+        if quantized_module(model):
+            refuse_cut(model, f"{self.method} cannot follow the relevance")
+        if apart := unmerged_adapter(model):
+            raise UnsupportedModelError(
+                f"`{apart}` adds a LoRA adapter that is not merged, and rules for its products one by one are not "
+                f"the rule of their sum, so the relevance of {self.method} would be another model's. Merge the LoRA "
+                "weights first (`model = model.merge_and_unload()`)."
+            )
         self._modules = {id(module): (name, module) for name, module in model.named_modules()}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = _without_parameters(args), _without_parameters(kwargs or {})
+        args, kwargs = mapped(_without_parameter, args), mapped(_without_parameter, kwargs or {})
         if not (depends(args) or depends(kwargs)):
             return func(*args, **kwargs)
         return self.compute(operation_name(func), func, args, kwargs)
@@ -176,7 +189,7 @@ class Rules(TorchFunctionMode):
                 f"the score does not depend on the image by any way that {self.method} can follow: the model "
                 "detaches its features, or passes them through a gate only."
             )
-        for node in _nodes(scores.grad_fn):
+        for node in graph_nodes(scores.grad_fn):
             if isinstance(node, BackwardCFunction) and type(node).__name__ != f"{Ruled.__name__}Backward":
                 raise UnsupportedModelError(
                     f"the model computes `{type(node).__name__.removesuffix('Backward')}`, a "
@@ -199,22 +212,35 @@ def operation_name(func: Any) -> str:
     return parts[-2] if parts[-1] == "__get__" else parts[-1]
 
 
-def _without_parameters(value: Any) -> Any:
-    """Detach every parameter in an argument, and in the lists, tuples and dicts of arguments."""
-    if isinstance(value, nn.Parameter):
-        return value.detach()
+def unmerged_adapter(model: nn.Module) -> str | None:
+    """Return the name of the first layer, of peft or loralib, whose active adapter is not merged, or None.
+
+    Example:
+        >>> unmerged_adapter(nn.Linear(1, 1)) is None
+        True
+    """
+    name: str
+    for name, module in model.named_modules():
+        # By their names: none of these libraries is needed here.
+        adapts = any(base.__name__ in ("BaseTunerLayer", "LoRALayer") for base in type(module).__mro__)
+        if adapts and not (getattr(module, "merged", False) or getattr(module, "disable_adapters", False)):
+            return name
+    return None
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to an argument, or to all that the lists, tuples and dicts of arguments hold.
+
+    Example:
+        >>> mapped(lambda value: value + 1, (1, [2, {"key": 3}]))
+        (2, [3, {'key': 4}])
+    """
     if type(value) is dict:
-        return {key: _without_parameters(part) for key, part in value.items()}
+        return {key: mapped(function, part) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_without_parameters, value))
-    return value
+        return type(value)(mapped(function, part) for part in value)
+    return function(value)
 
 
-def _nodes(root: Any) -> Iterable[Any]:
-    seen, todo = {root}, [root]
-    while todo:
-        node = todo.pop()
-        yield node
-        new = {parent for parent, _ in node.next_functions if parent is not None} - seen
-        seen |= new
-        todo.extend(new)
+def _without_parameter(value: Any) -> Any:
+    return value.detach() if isinstance(value, nn.Parameter) else value

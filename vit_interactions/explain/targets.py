@@ -7,23 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vit_interactions.functional.scores import class_outputs
 
-def select_target(output: Any, target: Any) -> Tensor:
+
+def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
     """Pick one score an example from a model's output.
 
     Args:
-        output: (batch, classes), or an object that has them as `logits`, as transformers' outputs do.
+        output: (batch, classes); (batch,), which is one class; or an object that has either as `logits`, as the
+            outputs of transformers do.
         target: a class for all examples (int, tensor of one int, 1-tuple) or one an example (list or
             one-dimensional tensor of ints, list of 1-tuples), negative counting from the end; "pred" for the
             class of the highest score of each example; or a function that computes (batch,) scores from the
             output: the similarity to a text, a neuron, a difference of classes.
+        batch: number of images that the output is for, checked if given.
 
     Returns:
         (batch,) scores.
 
     Raises:
         TypeError: a bool, a float, or no kind of target.
-        ValueError: as many targets as there are no examples, or an output that is not (batch, classes).
+        ValueError: not one target or one per example, or an output that is neither (batch, classes) nor (batch,).
         IndexError: a class that the output does not have.
 
     Example:
@@ -33,14 +37,11 @@ def select_target(output: Any, target: Any) -> Tensor:
         tensor([0.9000, 0.7000])
     """
     if callable(target):
-        return _as_scores(target(output), target)
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"`target` needs a model whose output is (batch, classes), but it is {came}.")
-    batch, classes = output.shape
+        return _as_scores(target(output), target, batch)
+    outputs = class_outputs(output, batch)
+    batch, classes = outputs.shape
     if isinstance(target, str) and target == "pred":
-        return output.amax(1)
+        return outputs.amax(1)
     indices = _as_integers(target)
     if len(indices) not in (1, batch) or (isinstance(target, list) and len(indices) != batch):
         raise ValueError(f"`target` must be one class or {batch}, one an example, but got {len(indices)}.")
@@ -49,8 +50,8 @@ def select_target(output: Any, target: Any) -> Tensor:
             raise IndexError(
                 f"`target` must lie in [{-classes}, {classes - 1}] for {classes} classes, but got {index}."
             )
-    chosen = torch.tensor(indices, device=output.device) % classes
-    return output.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
+    chosen = torch.tensor(indices, device=outputs.device) % classes
+    return outputs.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
 
 
 def require_target(method: str, target: Any) -> None:
@@ -62,11 +63,17 @@ def require_target(method: str, target: Any) -> None:
         )
 
 
-def _as_scores(scores: Any, target: Any) -> Tensor:
-    if not (isinstance(scores, Tensor) and scores.ndim == 1 and scores.is_floating_point()):
+def _as_scores(scores: Any, target: Any, batch: int | None) -> Tensor:
+    if not (
+        isinstance(scores, Tensor)
+        and scores.ndim == 1
+        and batch in (None, len(scores))
+        and scores.is_floating_point()
+    ):
         came = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         name = getattr(target, "__name__", type(target).__name__)
-        raise ValueError(f"`target` {name} must compute one score an example, (batch,), but it gave {came}.")
+        images = "" if batch is None else f" for {batch} image{'s' * (batch != 1)}"
+        raise ValueError(f"`target` {name} must compute one score per image, (batch,), got {came}{images}.")
     return scores
 
 

@@ -3,12 +3,17 @@
 Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021. This library's
 additions: relevance sums are kept for each image by itself; LayerScale and query-key normalisation pass relevance
 unchanged; readouts other than the class token; masks and position biases, which get no relevance.
+
+Relevance is divided by sums that cancel (a + b of a residual sum, q · k of an attention score). Where such a sum is
+near 0, the rounding of a float32 forward pass decides its share, so relevance is followed in float64 from the image on,
+and once more in float32 to warn of maps that rounding decides.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluated
@@ -16,8 +21,10 @@ from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.generic_attention import GenericAttention
 from vit_interactions.explain.gradients import Backtrace
-from vit_interactions.explain.rules import Rules, depends, ruled, scaled_gradient
+from vit_interactions.explain.rules import Rules, depends, mapped, operation_name, ruled, scaled_gradient
 from vit_interactions.explain.targets import select_target
+from vit_interactions.explain.unstable_map import warn_of_rounding
+from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.relevance import (
     attention_relevance,
     linear_relevance,
@@ -25,6 +32,9 @@ from vit_interactions.functional.relevance import (
     product_relevance,
     sum_relevance,
 )
+
+# Conversions of the floating-point type that name it themselves.
+CASTS = frozenset({"bfloat16", "double", "float", "half"})
 
 
 class TransformerAttribution(GenericAttention):
@@ -41,31 +51,47 @@ class TransformerAttribution(GenericAttention):
         tensor(True)
     """
 
-    forwards = 2
-    backwards = 2
+    forwards = 3
+    backwards = 3
     quantity = "relevance"
     source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
-    def _evidence(
-        self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> Iterator[Tensor]:
-        for layer in self._relevance(inputs, target, additional_forward_args).layers_from_the_top():
-            yield product_relevance(layer.output_gradient, layer.attention(), layer.call.value)[0]
+    def _patches(self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        """Compute the map (batch, patches) in float64, and in float32 to see whether rounding decides it."""
 
-    def _relevance(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
+        def patches(dtype: torch.dtype) -> Tensor:
+            found = self._relevance(inputs, target, additional_forward_args, dtype)
+            return self._gather(seen, _evidence(found, seen.readout().dtype))
+
+        if inputs.is_mps:  # has no float64
+            return patches(torch.float32)
+        exact = patches(torch.float64)
+        warn_of_rounding(type(self).__name__, exact, patches(torch.float32))
+        return exact
+
+    def _relevance(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any, dtype: torch.dtype = torch.float64
+    ) -> Backtrace:
         """Run the model forward and backward under the rules: the "gradients" at z are its relevances."""
         model = evaluated(self.model)
-        rules = RelevanceRules(model)
+        rules = RelevanceRules(model, dtype)
 
         def score(output: Any) -> Tensor:
             rules.following = False
-            scores = select_target(output, target)
+            scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)
             return scores
 
         # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
-        with rules:
+        with rules, without_autocast(inputs):
             return Backtrace(*observe_gradients(model, inputs, additional_forward_args, score))
+
+
+def _evidence(found: Backtrace, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield the relevance of each attention (batch, heads, tokens, tokens), from the top."""
+    for layer in found.layers_from_the_top():
+        relevance, _ = product_relevance(layer.output_gradient, layer.attention(), layer.call.value)
+        yield relevance.to(dtype)
 
 
 class RelevanceRules(Rules):
@@ -73,14 +99,36 @@ class RelevanceRules(Rules):
 
     Attributes:
         following: whether the rules are in force. The first attention switches them on.
+        dtype: the floating-point type that everything is computed in, whatever the model's own.
     """
 
     method = "TransformerAttribution"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float64) -> None:
         """Wait for the first attention."""
         super().__init__(model)
         self.following = False
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = operation_name(func)
+        if name in CASTS:
+            return self._widened(args[0])
+        # An operation in place writes to the model's own tensor, not to a copy; properties compute nothing.
+        in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        kept = int(in_place or getattr(func, "__name__", "") == "__get__")
+        args = (*args[:kept], *mapped(self._widened, args[kept:]))
+        return super().__torch_function__(func, types, args, mapped(self._widened, kwargs or {}))
+
+    def _widened(self, value: Any) -> Any:
+        """Return a tensor or a dtype in the type that relevance is followed in, anything else unchanged."""
+        if isinstance(value, torch.dtype):
+            return self.dtype if value.is_floating_point else value
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return (value.detach() if isinstance(value, nn.Parameter) else value).to(self.dtype)
+        return value
 
     def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an operation, with its rule where relevance comes by."""

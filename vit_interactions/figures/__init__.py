@@ -13,7 +13,6 @@ from vit_interactions.figures.pairs import draw_column_variances as draw_column_
 from vit_interactions.figures.pairs import draw_dropped as draw_dropped
 from vit_interactions.figures.pairs import draw_pairs as draw_pairs
 from vit_interactions.figures.photograph import Photograph as Photograph
-from vit_interactions.figures.photograph import load_photograph as load_photograph
 from vit_interactions.figures.photograph import prepare as prepare
 from vit_interactions.figures.photograph import preprocessing as preprocessing
 from vit_interactions.figures.placement import Placement as Placement
@@ -30,3 +29,4 @@ from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tende
 from vit_interactions.figures.tendency import draw_tendency_flow as draw_tendency_flow
 from vit_interactions.figures.windows_by_layer import draw_window as draw_window
 from vit_interactions.figures.windows_by_layer import windows_figure as windows_figure
+from vit_interactions.images.reading import read_image as load_photograph  # noqa: F401

@@ -1,17 +1,16 @@
 """A photograph as a person sees it, as the model sees it, and how the two lie on each other."""
 
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
-import numpy as np
 import timm
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.figures.placement import Box, Placement, place
+from vit_interactions.images.reading import to_rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Phot
     """Make a model's input from a photograph, and remember how.
 
     Args:
-        image: the photograph, as `load_photograph` gives it; other modes than RGB are converted.
+        image: the image, as `read_image` returns it; others are turned upright and converted to RGB as files are.
         model: a timm model.
         transform: the preprocessing, where it is not the model's own; see `placement.place` for its steps.
 
@@ -58,7 +57,8 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Phot
         The photograph, its input tensor, and where the one lies on the other.
 
     Raises:
-        ValueError: steps whose geometry is not known, or a model that does not state its preprocessing.
+        ValueError: steps whose geometry is not known, a model that does not state its preprocessing, or an image that
+            `to_rgb` refuses.
 
     Example:
         >>> model = timm.create_model("test_vit")
@@ -100,63 +100,3 @@ def preprocessing(model: nn.Module) -> Any:
     if built_for is not None:
         config["input_size"] = (config["input_size"][0], *built_for)
     return data.create_transform(**config, is_training=False)
-
-
-def load_photograph(path: str | PathLike[str]) -> Image.Image:
-    """Open a picture file the way up that it was taken, in RGB.
-
-    Transparent parts become white; 16-bit values are scaled to 8 bits; of an animation, the first frame is taken.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, truncated, larger than Pillow's limit for decompression bombs, or
-            cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"`{path}` is too large a picture: {error}") from error
-    except Exception as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
-        raise ValueError(
-            f"`{path}` is not a picture that can be read (truncated, or no picture): {_reason(error)}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the file's name, which Pillow and the system give too."""
-    if isinstance(error, UnidentifiedImageError):
-        return "cannot identify its format"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to RGB, transparent parts to white and 16 bits scaled to 8.
-
-    Raises:
-        ValueError: values that are not 8 or 16 bits, whose range is anybody's guess.
-
-    Example:
-        >>> to_rgb(Image.new("I;16", (1, 1), 32768)).getpixel((0, 0))
-        (128, 128, 128)
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode[0] in "IF":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"`image` must have 8 or 16 bits a channel, but has {values.dtype} values from {values.min()} to "
-            f"{values.max()}. Convert it first."
-        )
-    return np.round(values / 257).astype(np.uint8)

@@ -71,7 +71,7 @@ def check_box(box: Box) -> None:
 def _sources(count: int, start: float, length: float) -> Tensor:
     """Find in which of `count` parts of a side the centres of the parts of a piece of it lie: (count,), ascending."""
     # A billionth of a part, so that centres on a border do not fall to either side by rounding.
-    centers = start * count + (torch.arange(count, dtype=torch.float64) + 0.5) * length + 1e-9
+    centers = start * count + (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) * length + 1e-9
     return centers.floor().long().clamp(0, count - 1)
 
 

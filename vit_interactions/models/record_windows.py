@@ -53,7 +53,7 @@ def record_windows(model: nn.Module) -> Iterator[WindowRecord]:
 
     Outside of it the model keeps nothing. Wrapped models (DistributedDataParallel, torch.compile, a training task) are
     looked into. With activation checkpointing, run the backward pass after the block: what it recomputes would be kept
-    too.
+    too. The layers keep the last pass of any thread, so run the model from one thread inside the block.
 
     Args:
         model: a module with layers of `WindowFreeAttention`.

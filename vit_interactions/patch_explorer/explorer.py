@@ -10,6 +10,8 @@ from torch import nn
 
 from vit_interactions.files import write_text
 from vit_interactions.functional.checks import check_fraction
+from vit_interactions.functional.scores import Output, check_output
+from vit_interactions.utilities.writing import writing
 
 NOTEBOOK_HEIGHT = 900  # pixels
 
@@ -34,7 +36,8 @@ class ExplorerPage:
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the page to a file, whole or not at all, and return the file's path."""
         file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, self.html)
         return file
 
@@ -55,6 +58,7 @@ def explorer(
     alpha: float = 0.10,
     beta: float = 0.20,
     title: str | None = None,
+    output: Output | None = None,
 ) -> ExplorerPage:
     """Make a page to explore how the patches of a photograph interact.
 
@@ -69,6 +73,7 @@ def explorer(
         alpha: where its slider begins: the share of all patch pairs that count as relevant, in [0, 1].
         beta: likewise: the share of the patches that are dropped as indiscriminative, in [0, 1].
         title: over the page; None: the file's name.
+        output: what the model's output is, as in `compare`.
 
     Returns:
         The page; `save` writes it, a notebook shows it.
@@ -86,19 +91,21 @@ def explorer(
         ('<!DOCTYPE html>', True)
     """
     # What draws is loaded only where something is drawn.
-    from vit_interactions.figures import load_photograph, prepare
+    from vit_interactions.figures import prepare
+    from vit_interactions.images.reading import read_image
     from vit_interactions.loading import load_model
     from vit_interactions.patch_explorer.page import render
     from vit_interactions.patch_explorer.study import study
 
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
+    check_output("output", output)
     if isinstance(photograph, Image.Image):
         image, file = photograph, "photograph"
     else:
-        image, file = load_photograph(photograph), Path(photograph).name
+        image, file = read_image(photograph), Path(photograph).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
-    found = study(vit, prepare(image, vit), named=isinstance(model, str))
+    found = study(vit, prepare(image, vit), named=isinstance(model, str), output=output)
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
 
 

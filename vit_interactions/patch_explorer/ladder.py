@@ -90,9 +90,9 @@ def first_relevant(uncertainty: Tensor, alphas: list[float]) -> NDArray[np.uint8
     """
     pairs = uncertainty.numel()
     order = uncertainty.detach().flatten().argsort(descending=True, stable=True).cpu()
-    rank = torch.empty(pairs, dtype=torch.int64)
-    rank[order] = torch.arange(pairs)
-    wanted = torch.tensor([round(alpha * pairs) for alpha in alphas])
+    rank = torch.empty(pairs, dtype=torch.int64, device="cpu")
+    rank[order] = torch.arange(pairs, device="cpu")
+    wanted = torch.tensor([round(alpha * pairs) for alpha in alphas], device="cpu")
     steps: NDArray[np.uint8] = torch.searchsorted(wanted, rank, right=True).to(torch.uint8).numpy()
     return steps.reshape(tuple(uncertainty.shape))
 

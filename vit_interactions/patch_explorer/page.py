@@ -28,7 +28,7 @@ from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.patch_explorer.ladder import Ladder, climb, worst_error
 from vit_interactions.patch_explorer.plots import mosaic_plot, photograph_plot
 from vit_interactions.patch_explorer.study import Study
-from vit_interactions.wording import class_in_words, printable
+from vit_interactions.wording import printable
 
 LONGEST = 800  # pixels of a side of the photograph in the page
 JPEG_QUALITY = 85
@@ -42,7 +42,7 @@ PANELS = {
 }
 
 
-def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -> str:
+def render(found: Study, *, title: str, model: str, alpha: float, beta: float, source: str = "") -> str:
     """Write the page of one photograph.
 
     Args:
@@ -51,6 +51,7 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
         model: what the model is called, any text.
         alpha: where its slider begins.
         beta: likewise.
+        source: identifies the image among those of the same name; "" for none.
     """
     ladder = climb(found.uncertainty, alpha, beta)
     facts = page_facts(found, ladder, alpha, beta)
@@ -58,7 +59,8 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float) -
     page = dict(
         title=printable(title),
         model=printable(model),
-        prediction=_prediction(found),
+        source=source,
+        prediction="" if found.prediction is None else printable(str(found.prediction)),
         **_tiles(found, facts),
         precision=f"{100 * max(worst_error(found.uncertainty, ladder.steps, ladder.values), 1e-4):.1g} %",
         colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
@@ -194,13 +196,6 @@ def _spans(layers: int, columns: int) -> list[str]:
 def _palette() -> list[int]:
     """List the 256 colours of all maps, as 0xRRGGBB."""
     return [int(color[1:], 16) for color in all_palettes[COLORS.capitalize()][256]]
-
-
-def _prediction(found: Study) -> dict[str, Any] | None:
-    if found.prediction is None:
-        return None
-    name = class_in_words(found.prediction["index"], found.prediction["name"])
-    return {**found.prediction, "name": printable(name)}
 
 
 def _picture(image: Image.Image) -> str:

@@ -1,7 +1,6 @@
 """What one photograph's page shows: its patch interactions and attention, from one forward pass."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,10 +9,11 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.explanation import predict
 from vit_interactions.figures import Photograph
+from vit_interactions.functional.scores import Output
 from vit_interactions.functional.uncertainty import RunningUncertainty
 from vit_interactions.patch_explorer.quantise import QuantisedAttention, quantise_attention
+from vit_interactions.predictions import Prediction, predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,23 +25,24 @@ class Study:
         layout: where its patches are.
         uncertainty: U (patches, patches), on the host.
         attention: of every layer among patches.
-        prediction: the top class as `explanation.predict` gives it, None for a model without classes.
+        prediction: the top class; None for a model without classes.
     """
 
     photograph: Photograph
     layout: TokenLayout
     uncertainty: Tensor
     attention: QuantisedAttention
-    prediction: dict[str, Any] | None
+    prediction: Prediction | None
 
 
-def study(model: nn.Module, photograph: Photograph, *, named: bool) -> Study:
+def study(model: nn.Module, photograph: Photograph, *, named: bool, output: Output | None = None) -> Study:
     """Run a model on a photograph and keep what the page shows.
 
     Args:
         model: any ViT, borrowed; on its device.
         photograph: from `figures.prepare`.
-        named: whether the model's classes are those of timm's own weights; see `explanation.class_name`.
+        named: whether the model's classes are those of timm's own weights; see `predictions.class_name`.
+        output: what the model's output is; None: see `predictions.find_output`.
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch.
@@ -59,5 +60,5 @@ def study(model: nn.Module, photograph: Photograph, *, named: bool) -> Study:
     _, layout, _ = observe(model, inputs, None, take_in)
     attention = quantise_attention(calls, layout)
     with borrowed(model) as own:
-        prediction = predict(own, inputs, named=named)
+        prediction = predict(own, inputs, named=named, output=output)
     return Study(photograph, layout, running.result()[0].cpu(), attention, prediction)

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
 from vit_interactions.process import Process
-from vit_interactions.training.loaders import TrainingLoader, divided_batch, evaluation_loader, training_transform
+from vit_interactions.training.data.readable import TransformedImages
+from vit_interactions.training.loaders import EvaluationLoader, TrainingLoader, divided_batch, training_transform
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.sources import Sources, open_sources
 from vit_interactions.training.start import create_student, create_trained
@@ -122,7 +124,9 @@ class Renormalized(nn.Module):
         super().__init__()
         self.model = model
         given_mean, given_std, mean, std = (
-            torch.tensor(config[name]).view(-1, 1, 1) for config in (given, wanted) for name in ("mean", "std")
+            torch.tensor(config[name], device="cpu").view(-1, 1, 1)
+            for config in (given, wanted)
+            for name in ("mean", "std")
         )
         self.register_buffer("factor", given_std / std)
         self.register_buffer("offset", (given_mean - mean) / std)
@@ -138,7 +142,10 @@ def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process
     if settings.teacher is None:
         return None
     size = tuple(config["input_size"][-2:])
-    model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+    try:
+        model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+    except ValueError as error:
+        raise ValueError(f"`teacher` must be a plain ViT of timm, got {settings.teacher}: {error}") from error
     wanted = input_config(model, settings)
     if any(tuple(config[name]) != tuple(wanted[name]) for name in ("mean", "std")):
         model = Renormalized(model, config, wanted)
@@ -151,8 +158,12 @@ def make_training_loader(
     """Make the batches to train a student on, with the windows of a store where there is one."""
     transform = training_transform(settings, config)
     if settings.window_store is None:
-        sources.training.transform = transform
-        return TrainingLoader(sources.training, settings, config, process)
+        images: Any = sources.training
+        if isinstance(images, IterableDataset):
+            images.transform = transform  # type: ignore[attr-defined]
+        else:
+            images = TransformedImages(images, transform)
+        return TrainingLoader(images, settings, config, process)
     store = WindowStore(settings.window_store)
     _check_store(store, student, settings)
     pictures = WindowedDataset(sources.training, store, transform)
@@ -176,9 +187,9 @@ def _check_store(store: WindowStore, student: nn.Module, settings: TrainingSetti
 
 def make_evaluation_loader(
     sources: Sources, settings: TrainingSettings, config: Mapping[str, Any], process: Process
-) -> Any | None:
+) -> EvaluationLoader | None:
     """Make the batches to evaluate on; None where there are no pictures for it."""
     if sources.evaluation is None:
         return None
     batch = divided_batch(settings, process.world)
-    return evaluation_loader(sources.evaluation, config, process, batch_size=batch, workers=settings.workers)
+    return EvaluationLoader(sources.evaluation, config, process, batch_size=batch, workers=settings.workers)

@@ -17,9 +17,10 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vit_interactions.checksum import checksum
-from vit_interactions.files import PARTIAL, write_whole
+from vit_interactions.checksum import architecture_checksum, checksum
+from vit_interactions.files import PARTIAL, refuse_folder, write_whole
 from vit_interactions.functional.checks import check_index
+from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.pictures import picture_names, read_picture
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.window_store import (
@@ -33,8 +34,10 @@ from vit_interactions.training.window_store import (
     join_names,
     pack,
     read_manifest,
+    read_names,
     shard_name,
 )
+from vit_interactions.utilities.locks import LOCK
 
 SHARD = 1024  # pictures: what a process loses at most when it is killed
 
@@ -46,12 +49,14 @@ class StoreReport:
     Attributes:
         total: pictures that are its to do, those of an earlier run included.
         done: pictures whose windows are computed, those of an earlier run included.
-        failed: number of a picture that could not be read in this run -> its name and the reason.
+        failed: number of a picture that could not be read, now or in an earlier run -> its name and the reason.
+        damaged: files of an earlier run that are made again because they were damaged.
     """
 
     total: int
     done: int = 0
     failed: dict[int, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
 
 
 def build_window_store(
@@ -75,7 +80,7 @@ def build_window_store(
         out: folder of the store; made if missing.
         batch_size: pictures that the teacher sees at a time.
         workers: processes that read pictures; 0: this one.
-        resume: go on with a store of the same manifest; its shards are kept.
+        resume: go on with a store of the same manifest; its shards are kept, unless they are damaged.
         rank: number of this process.
         world: number of processes.
 
@@ -98,7 +103,8 @@ def build_window_store(
     mine = range(rank, manifest.shards, world)
     open_folder(out, manifest, names, mine, resume=resume, rank=rank, world=world)
     report = StoreReport(total=sum(len(manifest.shard_pictures(shard)) for shard in mine))
-    missing = [shard for shard in mine if not manifest.is_whole(out, shard)]
+    _repair_names(out, manifest, names, report, rank)
+    missing = _missing_shards(out, manifest, names, mine, report)
     report.done = report.total - sum(len(manifest.shard_pictures(shard)) for shard in missing)
     yield report
     batches = _batches(dataset, create_transform(**view), manifest, missing, batch_size, workers)
@@ -110,7 +116,8 @@ def build_window_store(
             report.failed.update({n: f"{names[n]}: {why}" for n, why in zip(numbers, reasons, strict=True) if why})
             report.done += len(numbers)
             if len(records) == len(manifest.shard_pictures(shard)):
-                _put(out / shard_name(shard), np.stack(records).tobytes(), rank)
+                content = np.stack(records).tobytes()
+                _put(out / shard_name(shard), content + manifest.checksum(shard, content), rank)
             yield report
 
 
@@ -140,6 +147,7 @@ def make_manifest(names: list[str], teacher: WindowTeacher, view: dict[str, Any]
         )
     return Manifest(
         teacher=checksum(teacher.model),
+        architecture=architecture_checksum(teacher.model),
         alpha=float(teacher.alpha),
         beta=float(teacher.beta),
         grid=grid,
@@ -167,7 +175,9 @@ def open_folder(
         if writer.isdecimal() and int(writer) % world == rank:
             path.unlink(missing_ok=True)
     # Looked at before the manifest, which another process may be about to put there.
-    others = sorted(path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith(PARTIAL))
+    others = sorted(
+        path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith((PARTIAL, LOCK))
+    )
     if not (out / MANIFEST).exists():
         if others:
             raise ValueError(f"`out` must be a new folder or a window store, but {out} holds {others[0]}.")
@@ -183,6 +193,36 @@ def open_folder(
         raise ValueError(f"`out` {out} is a store of other windows: {'; '.join(differ)}. Choose another folder.")
     if not resume and any((out / shard_name(shard)).exists() for shard in mine):
         raise ValueError(f"`out` {out} has windows already: go on with `resume`, or choose another folder.")
+
+
+def _repair_names(out: Path, manifest: Manifest, names: list[str], report: StoreReport, rank: int) -> None:
+    """Write the list of names again if it is damaged."""
+    if read_names(out, manifest) is None:
+        refuse_folder(out / NAMES)
+        report.damaged.append(NAMES)
+        _put(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
+
+
+def _missing_shards(
+    out: Path, manifest: Manifest, names: list[str], mine: range, report: StoreReport
+) -> list[int]:
+    """List the shards to compute, and report those that are damaged and the pictures that have no windows."""
+    missing = []
+    for shard in mine:
+        records = manifest.read_shard(out, shard)
+        if records is None:
+            path = out / shard_name(shard)
+            refuse_folder(path)
+            report.damaged += [path.name] if path.exists() else []
+            missing.append(shard)
+            continue
+        for place in np.flatnonzero(records[:, 0] == UNREADABLE).tolist():
+            number = manifest.shard_pictures(shard)[place]
+            report.failed[number] = (
+                f"{names[number]}: could not be read in an earlier run. Remove {shard_name(shard)} and resume to try "
+                "again."
+            )
+    return missing
 
 
 def _put(path: Path, content: bytes, rank: int) -> None:
@@ -201,7 +241,7 @@ class _Views(Dataset[tuple[Tensor, int, str]]):
         except (
             Exception
         ) as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
-            return torch.zeros(self.size), index, str(error) or type(error).__name__
+            return torch.zeros(self.size, device="cpu"), index, str(error) or type(error).__name__
         return image, index, ""
 
 
@@ -218,6 +258,7 @@ def _batches(
         _Views(dataset, transform, (len(manifest.mean), *manifest.image_size)),
         batch_sampler=batches,
         num_workers=workers,
+        worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
     for images, numbers, reasons in loader:

@@ -12,34 +12,43 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from vit_interactions.console import errors as console
+from vit_interactions.console import output
 from vit_interactions.figures.training import training_figure
 from vit_interactions.files import write_json, write_text, write_whole
-from vit_interactions.options import check_folder_option
+from vit_interactions.options import check_folder_option, given_path
+from vit_interactions.training.data.readable import describe_unreadable
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.evaluation import Evaluation
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.presets import PRESETS, with_preset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.train import train
-
-console = Console(stderr=True, highlight=False)
+from vit_interactions.utilities.locks import locked
 
 Data = Annotated[
     Path,
-    typer.Argument(metavar="DATA", help="Folder of pictures: train and val in it, each with one folder a class."),
+    typer.Argument(
+        parser=given_path,
+        metavar="DATA",
+        help="Folder of pictures: train and val in it, each with one folder a class.",
+    ),
 ]
-Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")]
+Out = Annotated[
+    Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")
+]
 Preset = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"A recipe, which other options override: {', '.join(PRESETS)}."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")]
 Result = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Where to write the table too: .json or .csv.")
+    Path | None,
+    typer.Option("--out", parser=given_path, metavar="FILE", help="Where to write the table too: .json or .csv."),
 ]
 
 
@@ -57,7 +66,8 @@ def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = 
         outcome = train(settings, out, resume=resume, report=report)
     if outcome.first:
         figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
-        write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
+        with locked(out):
+            write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
         if not outcome.signal:
             report.note(f"{outcome.step} of {outcome.total} steps are done; everything is in {out}")
     if outcome.signal:
@@ -73,9 +83,17 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
         evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
     if evaluation is None:  # another process tells
         return
-    Console().print(as_table(settings.model, evaluation))
+    output.print(as_table(settings.model, evaluation))
     if out is not None:
         write_result(out, settings, evaluation)
+    if evaluation.unreadable:
+        console.print(
+            f"{evaluation.pictures:,} images ({describe_unreadable(evaluation.unreadable)})",
+            markup=False,
+            soft_wrap=True,
+            style="red",
+        )
+        raise typer.Exit(1)
 
 
 def with_options(command: Callable[..., None], settings: type[Settings]) -> Callable[..., None]:
@@ -86,7 +104,7 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[types[field.name] | None, typer.Option(help=help_of(field))],
+            annotation=Annotated[types[field.name] | None, option_of(field, types[field.name])],
         )
         for field in dataclasses.fields(settings)
         if field.name != "data"
@@ -103,6 +121,13 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
     return run
 
 
+def option_of(field: "dataclasses.Field[Any]", kind: Any) -> Any:
+    """Make the option of a field of this type; a path must not be empty."""
+    if Path in (kind, *typing.get_args(kind)):
+        return typer.Option(parser=given_path, metavar="PATH", help=help_of(field))
+    return typer.Option(help=help_of(field))
+
+
 def help_of(field: "dataclasses.Field[Any]") -> str:
     """Word what an option means, and what it is when it is left out."""
     text: str = field.metadata["help"]
@@ -111,7 +136,7 @@ def help_of(field: "dataclasses.Field[Any]") -> str:
 
 def as_table(model: str, evaluation: Evaluation) -> Table:
     """Lay out the numbers of an evaluation."""
-    table = Table("pictures", "top-1", "top-5", "loss", "E_O", "of all pairs", "pictures/s", title=model)
+    table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=Text(model))
     interactions = ("-", "-")
     if evaluation.operations is not None and evaluation.pairs is not None:
         share = evaluation.operations / evaluation.pairs
@@ -119,7 +144,7 @@ def as_table(model: str, evaluation: Evaluation) -> Table:
     table.add_row(
         f"{evaluation.pictures:,}",
         f"{evaluation.top1:.2f} %",
-        f"{evaluation.top5:.2f} %",
+        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f} %",
         f"{evaluation.loss:.3f}",
         *interactions,
         f"{evaluation.throughput:.1f}",
@@ -134,7 +159,8 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     row = {"model": settings.model, **numbers}
     if path.suffix == ".json":
         unused = {} if settings.teacher else {"alpha": None, "beta": None}
-        write_json(path, {**row, "settings": settings.as_json() | unused})
+        failed = {"unreadable_images": dict(evaluation.unreadable)} if evaluation.unreadable else {}
+        write_json(path, {**row, **failed, "settings": settings.as_json() | unused})
         return
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(row))

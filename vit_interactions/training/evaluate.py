@@ -11,9 +11,11 @@ from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.process import Process, end_process, start_process
 from vit_interactions.trained_windows import other_windows, trained_windows
 from vit_interactions.training.assembly import input_config, make_trained
+from vit_interactions.training.data.class_names import ClassNames, names_of_config, read_class_map
+from vit_interactions.training.data.readable import notes_on
 from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.learner import AMP_TYPES
-from vit_interactions.training.loaders import Batch, evaluation_loader, own_share
+from vit_interactions.training.loaders import Batch, EvaluationLoader
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.sources import class_index, open_part
 
@@ -47,34 +49,50 @@ def evaluate_model(
                 note(difference)
         pictures = _open(settings, model)
         config = input_config(model, settings)
-        loader = evaluation_loader(
+        if note is not None and process.first:
+            for text in notes_on(pictures):
+                note(text)
+        loader = EvaluationLoader(
             pictures, config, process, batch_size=settings.batch_size, workers=settings.workers
         )
         batches = _told(loader, progress) if progress is not None and process.first else iter(loader)
-        limit = own_share(pictures, process)
-        result = evaluate(model, batches, limit=limit, autocast=lambda: _autocast(settings, process))
+        result = evaluate(
+            model, batches, unreadable=loader.unreadable, autocast=lambda: _autocast(settings, process)
+        )
         return result if process.first else None
     finally:
         end_process()
 
 
 def _open(settings: EvaluationSettings, model: nn.Module) -> Any:
-    """Open the pictures, with the classes numbered as the model does."""
+    """Open the images, with their classes numbered as in the model."""
+    count: Any = model.num_classes
+    if count < 2:
+        raise ValueError(f"`model` must classify into at least two classes, got {count}.")
     keys: dict[str, Any] = {"input_key": settings.input_key, "target_key": settings.target_key}
-    if settings.class_map is not None:
-        keys["class_map"] = str(settings.class_map.resolve())
-    elif names := getattr(model, "pretrained_cfg", {}).get("label_names"):
-        keys["class_map"] = {name: number for number, name in enumerate(names)}
+    classes = _class_names(settings, model, count)
     dataset = open_part(
-        settings.data, settings.split, kind=settings.dataset, **{k: v for k, v in keys.items() if v}
+        settings.data,
+        settings.split,
+        kind=settings.dataset,
+        classes=classes,
+        **{k: v for k, v in keys.items() if v},
     )
     index = class_index(dataset)
-    if index is not None and "class_map" not in keys and len(index) != model.num_classes:
+    if index is not None and classes is None and len(index) != count:
         raise ValueError(
-            f"`data` has {len(index)} classes, but the model classifies into {model.num_classes}: tell their order "
-            "by a `class_map`."
+            f"`data` has {len(index)} classes, but the model classifies into {count}. Give the order of the model's "
+            "classes as a `class_map`."
         )
     return dataset
+
+
+def _class_names(settings: EvaluationSettings, model: nn.Module, count: int) -> ClassNames | None:
+    """Return the model's classes as the user or its config names them; None: nobody does."""
+    if settings.class_map is not None:
+        return read_class_map(settings.class_map, count)
+    names = getattr(model, "pretrained_cfg", {}).get("label_names")
+    return names_of_config(names, count) if names else None
 
 
 def _told(loader: Any, progress: Progress) -> Iterator[Batch]:

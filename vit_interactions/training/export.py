@@ -1,6 +1,6 @@
 """A trained model as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from timm.models import save_for_hf
 from torch import nn
 
-from vit_interactions.files import write_whole
+from vit_interactions.files import partial_path, write_whole
 
 # What timm's configuration of a model says of where its weights came from.
 ORIGIN = (
@@ -44,7 +44,7 @@ def export_model(
         windows: α and β of the windows that it was trained with, likewise.
 
     Example:
-        >>> import timm, torch
+        >>> import tempfile, timm, torch
         >>> model = timm.create_model("test_vit", num_classes=3).eval()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export_model(model, Path(folder))
@@ -53,7 +53,10 @@ def export_model(
         True
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as partial:
+    partial = partial_path(folder / "export")
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+    partial.mkdir()
+    try:
         known: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         description: dict[str, Any] = {
             "pretrained_cfg": {
@@ -66,7 +69,9 @@ def export_model(
         if windows:
             description["windows"] = dict(windows)
         arguments = dict(arguments or {})
-        save_for_hf(model, partial, model_config=description, model_args=arguments, safe_serialization=True)
-        for file in Path(partial).iterdir():
+        save_for_hf(model, str(partial), model_config=description, model_args=arguments, safe_serialization=True)
+        for file in partial.iterdir():
             content = file.read_bytes()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

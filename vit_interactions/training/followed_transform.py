@@ -78,7 +78,7 @@ class FollowedTransform:
             if isinstance(step, CROPS):
                 image, box = _crop(image, box, flip, step)
             elif isinstance(step, FLIP):
-                if torch.rand(1) < step.p:
+                if torch.rand(1, device="cpu") < step.p:
                     image, flip = hflip(image), not flip
             else:
                 image = step(image)

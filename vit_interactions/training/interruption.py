@@ -51,7 +51,7 @@ def interruption() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
 
-def ignore_signals() -> None:
-    """Leave it to the parent to end this process; for the workers of a loader."""
+def ignore_signals(worker: int) -> None:
+    """Leave it to the parent to end this process: a loader's `worker_init_fn`."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

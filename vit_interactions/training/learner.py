@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data import Mixup
+from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -18,10 +20,14 @@ from torch import Tensor, nn
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.process import Process
 from vit_interactions.seeds import STEP, seed_everything, seed_of
+from vit_interactions.training.checkpoint import ADVICE as CHECKPOINT_ADVICE
+from vit_interactions.training.checkpoint import check_optimizer, check_tensors
+from vit_interactions.training.loaders import TrainingBatch
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.task import Teacher, WindowSupervisionTask
 from vit_interactions.training.windowed_dataset import WindowedTarget
+from vit_interactions.utilities.json_files import check_keys
 
 WARMUP_LR = 1e-5  # timm's
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,15 +86,19 @@ class Learner:
         model: nn.Module = unwrap_model(self.task.get_trainable_module(ema=self.task.has_ema()))
         return model
 
-    def learn(self, batches: Iterator[tuple[Tensor, Any]]) -> None:
-        """Take a step on the next batches, as many as it has parts."""
+    def learn(self, batches: Iterator[TrainingBatch]) -> None:
+        """Take a step on the next batches, as many as it has parts.
+
+        An image that could not be read counts as one without a gradient: the others weigh as much as ever, however the
+        step is divided among parts and processes.
+        """
         parts = self._settings.accumulate
         for part in range(parts):
-            images, target = next(batches)
+            images, target, weight = next(batches)
             seed_everything(seed_of(STEP, self._settings.seed, self.step * parts + part, self._process.rank))
             last = part == parts - 1
             with nullcontext() if last else self.task.no_sync():
-                self._backward(self._loss(images, target) / parts, last)
+                self._backward(self._loss(images, target, weight) / parts, last)
         self._optimizer.zero_grad()
         self.step += 1
         self.lr = self._optimizer.param_groups[0]["lr"]
@@ -114,6 +124,18 @@ class Learner:
             state[self._scaler.state_dict_key] = self._scaler.state_dict()
         return state
 
+    def check_state(self, path: Path, state: dict[str, Any]) -> None:
+        """Raise DamagedFileError, naming the field, where the state of a checkpoint does not fit this learner."""
+        wanted = self.state()
+        check_keys(path, state, dict.fromkeys(wanted, object), CHECKPOINT_ADVICE)
+        for key in ("state_dict", "state_dict_ema"):
+            if key in wanted:
+                check_tensors(path, key, state[key], wanted[key])
+        check_optimizer(path, state["optimizer"], self._optimizer)
+        if self._scaler is not None:
+            key = self._scaler.state_dict_key
+            check_keys(path, state[key], dict.fromkeys(wanted[key], float), CHECKPOINT_ADVICE, key)
+
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; before `distribute`."""
         self.step, self.lr = state["step"], state["lr"]
@@ -126,7 +148,7 @@ class Learner:
             self._scaler.load_state_dict(state[self._scaler.state_dict_key])
         self._schedule.step_update(self.step)
 
-    def _loss(self, images: Tensor, target: Any) -> Tensor:
+    def _loss(self, images: Tensor, target: Any, weight: float) -> Tensor:
         windows = {}
         if isinstance(target, WindowedTarget):
             windows, target = {"windows": target.field.mask}, target.classes
@@ -134,8 +156,8 @@ class Learner:
             images, target = augment(images, target)
         with self.autocast():
             result = self.task(images, target, **windows)
-        self.meter.add({name: value for name, value in result.items() if name != "output"})
-        loss: Tensor = result["loss"]
+        self.meter.add({name: value for name, value in result.items() if name != "output"}, weight)
+        loss: Tensor = result["loss"] * weight
         return loss
 
     def _backward(self, loss: Tensor, last: bool) -> None:
@@ -212,15 +234,22 @@ def make_augmentations(student: nn.Module, settings: TrainingSettings, process: 
         erasing = RandomErasing(settings.random_erase, mode="pixel", device=process.device)
         made.append(partial(_erase, erasing))
     if settings.mixup or settings.cutmix:
-        made.append(
-            Mixup(
-                settings.mixup,
-                settings.cutmix,
-                label_smoothing=settings.smoothing,
-                num_classes=student.num_classes,
-            )
+        mixup = Mixup(
+            settings.mixup,
+            settings.cutmix,
+            label_smoothing=settings.smoothing,
+            num_classes=student.num_classes,
         )
+        made.append(partial(_mix, mixup))
     return made
+
+
+def _mix(mixup: Any, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix images in pairs; one that an unreadable image left alone stays as it is."""
+    even = len(images) // 2 * 2
+    alone = mixup_target(target[even:], mixup.num_classes, 1.0, mixup.label_smoothing)
+    mixed, shares = mixup(images[:even], target[:even])
+    return torch.cat([mixed, images[even:]]), torch.cat([shares, alone])
 
 
 def _erase(erasing: RandomErasing, images: Tensor, target: Any) -> tuple[Tensor, Any]:

@@ -12,11 +12,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from vit_interactions.process import Process
 from vit_interactions.seeds import ORDER, seed_of
+from vit_interactions.training.data.readable import (
+    ReadableCollate,
+    ReadableDataset,
+    ShareOfBatches,
+    TransformedImages,
+)
 from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.order import EpochBatches, SeededDataset
 from vit_interactions.training.settings import TrainingSettings
 
 Batch = tuple[Tensor, Any]
+# With the share of the batch's images that could be read.
+TrainingBatch = tuple[Tensor, Any, float]
 
 
 def training_transform(settings: TrainingSettings, config: Mapping[str, Any]) -> Callable[[Any], Any]:
@@ -55,8 +63,12 @@ class TrainingLoader:
     Pictures and what is done to them are functions of seed, epoch and picture (see `order`). A source that is read in
     one stream (WebDataset, TFDS) is read and skipped up to the step instead.
 
+    An image that cannot be read is left out of its batch, and no other takes its place; so the order of the others does
+    not change. (Streams skip what their readers skip.)
+
     Attributes:
         steps: steps in an epoch.
+        unreadable: name -> reason of each image that could not be read so far.
     """
 
     def __init__(
@@ -70,7 +82,7 @@ class TrainingLoader:
         """Take pictures with their transform.
 
         Args:
-            dataset: gives bytes (channels, height, width) and a target.
+            dataset: `TransformedImages` or a `WindowedDataset`; a stream with its transform.
             settings: of the training.
             config: of the model's input.
             process: this one.
@@ -80,7 +92,8 @@ class TrainingLoader:
             ValueError: a step that cannot be divided among processes and parts, or fewer pictures than one takes.
         """
         self._seed, self._parts, self._rank = settings.seed, settings.accumulate, process.rank
-        batch = divided_batch(settings, process.world)
+        self._batch = batch = divided_batch(settings, process.world)
+        self.unreadable: dict[str, str] = {}
         self._stream = isinstance(dataset, IterableDataset)
         self._order: EpochBatches | None = None
         options: dict[str, Any] = {"batch_size": batch, "drop_last": True}
@@ -93,7 +106,8 @@ class TrainingLoader:
                 world=process.world,
                 seed=self._seed,
             )
-            dataset = SeededDataset(dataset, self._seed)
+            collate = ReadableCollate(collate, dataset.blank)
+            dataset = SeededDataset(ReadableDataset(dataset), self._seed)
             options = {"batch_sampler": self._order}
         self._dataset = dataset
         # A stream draws from the generators of its workers, so these are started anew for each epoch.
@@ -104,7 +118,7 @@ class TrainingLoader:
             collate_fn=collate,
             pin_memory=process.device.type == "cuda",
             persistent_workers=workers > 0 and not self._stream,
-            worker_init_fn=_start_worker,
+            worker_init_fn=ignore_signals,
             **options,
         )
         self._batches = PrefetchLoader(
@@ -116,14 +130,18 @@ class TrainingLoader:
                 f"`data` must tell how many pictures it has, at least the {settings.batch_size} of one step."
             )
 
-    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, step: int) -> Iterator[TrainingBatch]:
         """Give the batches of an epoch from a step on, `accumulate` a step."""
         if self._order is not None:
             self._order.epoch, self._order.first_step = epoch, step
-            return iter(self._batches)
+            for images, gathered in self._batches:
+                self.unreadable.update(gathered.failed)
+                yield images, gathered.target, gathered.kept / self._batch
+            return
         self._dataset.set_epoch(epoch)
         torch.manual_seed(seed_of(ORDER, self._seed, epoch, self._rank))  # of which torch makes the workers' seeds
-        return islice(iter(self._batches), step * self._parts, self.steps * self._parts)
+        for images, target in islice(iter(self._batches), step * self._parts, self.steps * self._parts):
+            yield images, target, 1.0
 
 
 def divided_batch(settings: TrainingSettings, world: int) -> int:
@@ -145,26 +163,75 @@ def divided_batch(settings: TrainingSettings, world: int) -> int:
     return batch
 
 
-def _start_worker(worker: int) -> None:
-    ignore_signals()
+class EvaluationLoader:
+    """The batches to evaluate on: each image that can be read once, divided among the processes.
 
-
-def evaluation_loader(
-    dataset: Any, config: Mapping[str, Any], process: Process, *, batch_size: int, workers: int
-) -> Any:
-    """Make timm's loader of pictures to evaluate on, each once, divided among the processes.
-
-    Args:
-        dataset: of timm, without a transform.
-        config: of the model's input, by timm's `resolve_model_data_config`.
-        process: this one.
-        batch_size: pictures in a batch of one process.
-        workers: processes that load pictures.
+    Attributes:
+        alike: whether each process has the same number of batches; some may be empty.
+        unreadable: name -> reason of each image of this process that could not be read so far.
     """
+
+    def __init__(
+        self, dataset: Any, config: Mapping[str, Any], process: Process, *, batch_size: int, workers: int
+    ) -> None:
+        """Take images and how to transform them.
+
+        Args:
+            dataset: of timm or torchvision, without a transform.
+            config: of the model's input, by timm's `resolve_model_data_config`.
+            process: this one.
+            batch_size: images in a batch of one process.
+            workers: processes that load images.
+        """
+        self.unreadable: dict[str, str] = {}
+        self._stream = isinstance(dataset, IterableDataset)
+        self.alike = process.world == 1 or not self._stream
+        make = _stream_batches if self._stream else _image_batches
+        self._batches = make(dataset, config, process, batch_size, workers)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.unreadable.clear()
+        for images, gathered in self._batches:
+            if self._stream:
+                yield images, gathered
+                continue
+            self.unreadable.update(gathered.failed)
+            yield images[: gathered.kept], gathered.target[: gathered.kept]
+
+
+def _image_batches(dataset: Any, config: Mapping[str, Any], process: Process, batch: int, workers: int) -> Any:
+    transform = create_transform(
+        config["input_size"],
+        is_training=False,
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config.get("crop_mode"),
+        use_prefetcher=True,
+    )
+    images = TransformedImages(dataset, transform)
+    loader: DataLoader[Any] = DataLoader(
+        ReadableDataset(images),
+        batch_sampler=ShareOfBatches(len(images), batch, process.rank, process.world),
+        num_workers=workers,
+        collate_fn=ReadableCollate(fast_collate, images.blank),
+        pin_memory=process.device.type == "cuda",
+        worker_init_fn=ignore_signals,
+    )
+    return PrefetchLoader(
+        loader, mean=config["mean"], std=config["std"], channels=config["input_size"][0], device=process.device
+    )
+
+
+def _stream_batches(dataset: Any, config: Mapping[str, Any], process: Process, batch: int, workers: int) -> Any:
     loader = create_loader(
         dataset,
         config["input_size"],
-        batch_size,
+        batch,
         interpolation=config["interpolation"],
         mean=config["mean"],
         std=config["std"],
@@ -175,17 +242,5 @@ def evaluation_loader(
         device=process.device,
         persistent_workers=False,
     )
-    loader.loader.worker_init_fn = _start_worker
+    loader.loader.worker_init_fn = ignore_signals
     return loader
-
-
-def own_share(dataset: Any, process: Process) -> int | None:
-    """Return how many pictures of a process's evaluation loader are not there only to fill up; None: all.
-
-    Example:
-        >>> [own_share(range(5), Process(torch.device("cpu"), rank, 2)) for rank in (0, 1)]
-        [3, 2]
-    """
-    if process.world == 1 or dataset is None or isinstance(dataset, IterableDataset):
-        return None
-    return len(range(process.rank, len(dataset), process.world))

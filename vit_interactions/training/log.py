@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vit_interactions.files import write_text
+from vit_interactions.utilities.json_files import DamagedFileError, short_repr
+
+ADVICE = "Repair the file, or remove it to go on without its rows."
 
 Row = Mapping[str, float | int | None]
 
@@ -38,25 +41,47 @@ class Table:
             writer.writerow(row)
 
     def cut(self, last: int) -> None:
-        """Drop the rows whose first number is greater than `last`, and one that was not finished."""
+        """Drop the rows whose first number is greater than `last`, and one that was not finished.
+
+        Raises:
+            DamagedFileError: anything but a table of numbers.
+        """
         if not self.path.exists():
             return
-        header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        try:
+            header, *rows = self.path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        except UnicodeDecodeError:
+            raise DamagedFileError(f"{self.path} is damaged: it is not UTF-8 text", ADVICE) from None
         if not header.endswith("\n"):
             self.path.unlink()
             return
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= last]
+        kept = [row for row in rows if row.endswith("\n") and _first_number(self.path, row) <= last]
         write_text(self.path, "".join([header, *kept]))
+        read_rows(self.path)  # damage is told now rather than at the end of the training
 
 
 def read_rows(path: Path) -> list[dict[str, float | None]]:
-    """Read the whole rows of a CSV file of numbers; empty fields are None. No file has no rows."""
+    """Read the whole rows of a CSV file of numbers; empty fields are None. No file has no rows.
+
+    Raises:
+        DamagedFileError: a field that is no number.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    whole = [row for row in rows if None not in row.values()]
-    return [{name: float(value) if value else None for name, value in row.items()} for row in whole]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        whole = [row for row in rows if None not in row.values()]
+        return [{name: float(value) if value else None for name, value in row.items()} for row in whole]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise DamagedFileError(f"{path} is damaged: it is not a table of numbers ({error})", ADVICE) from None
+
+
+def _first_number(path: Path, row: str) -> int:
+    try:
+        return int(row.split(",")[0])
+    except ValueError:
+        raise DamagedFileError(f"{path} is damaged: a row begins with {short_repr(row)}", ADVICE) from None
 
 
 class Writer(Protocol):

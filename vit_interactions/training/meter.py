@@ -27,27 +27,35 @@ class Meter:
         self._waiting: list[Tensor] = []
         self._names: list[str] = []
         self._sums: dict[str, dict[str, float]] = {"row": {}, "epoch": {}}
-        self._counts = {"row": 0, "epoch": 0}
+        self._counts = {"row": 0.0, "epoch": 0.0}
 
-    def add(self, numbers: Mapping[str, Tensor]) -> None:
-        """Take the numbers of a batch, always the same ones; of one with several values, the mean."""
+    def add(self, numbers: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Take the numbers of a batch, always the same ones; of one with several values, the mean.
+
+        Args:
+            numbers: of the batch.
+            weight: share of the batch's images that could be read.
+        """
         self._names = list(numbers)
-        self._waiting.append(torch.stack([value.detach().float().mean() for value in numbers.values()]))
+        means = torch.stack([value.detach().float().mean() for value in numbers.values()])
+        self._waiting.append(torch.cat([means * weight, means.new_tensor([weight])]))
 
     def mean(self, since: str) -> dict[str, float]:
         """Return the means since "row" or "epoch", over all processes; empty if there was nothing.
+
+        They are NaN if no image could be read.
 
         Raises:
             ValueError: a number that is not finite.
         """
         self._read()
         count = self._counts[since]
-        return {name: total / count for name, total in self._sums[since].items()}
+        return {name: total / count if count else math.nan for name, total in self._sums[since].items()}
 
     def take(self, since: str) -> dict[str, float]:
         """Return the means as `mean` does, and start them anew."""
         means = self.mean(since)
-        self._sums[since], self._counts[since] = {}, 0
+        self._sums[since], self._counts[since] = {}, 0.0
         return means
 
     def state(self) -> dict[str, Any]:
@@ -66,8 +74,7 @@ class Meter:
         self._waiting = []
         if distributed.is_initialized():
             distributed.all_reduce(numbers)
-            numbers /= distributed.get_world_size()
-        for row in numbers.tolist():
+        for *row, weight in numbers.tolist():
             if not all(map(math.isfinite, row)):
                 raise ValueError(
                     "the training's numbers must be finite, but got "
@@ -75,6 +82,6 @@ class Meter:
                     "`clip_grad`, or another `amp`. The last checkpoint is from before."
                 )
             for since, sums in self._sums.items():
-                self._counts[since] += 1
+                self._counts[since] += weight
                 for name, value in zip(self._names, row, strict=True):
                     sums[name] = sums.get(name, 0.0) + value

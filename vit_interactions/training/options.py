@@ -1,9 +1,12 @@
 """Fields of settings that say of themselves what they mean and what they may be."""
 
 import dataclasses
-import math
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
+
+import torch
+from timm.optim import list_optimizers
 
 from vit_interactions.functional.checks import check_choice
 
@@ -26,9 +29,25 @@ def at_least(least: int) -> Check:
     return check
 
 
+def within(least: int, most: int) -> Check:
+    """Make a check for whole numbers from `least` to `most`.
+
+    Example:
+        >>> within(1, 8192)("img_size", 1_000_000)
+        Traceback (most recent call last):
+        ValueError: `img_size` must lie in [1, 8192], got 1000000.
+    """
+
+    def check(name: str, value: Any) -> None:
+        if not least <= value <= most:
+            raise ValueError(f"`{name}` must lie in [{least}, {most}], got {value}.")
+
+    return check
+
+
 def above_zero(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is finite and > 0."""
-    if not 0 < value < math.inf:
+    """Raise ValueError unless `value` is > 0 and finite in float32."""
+    if not 0 < value <= torch.finfo(torch.float32).max:
         raise ValueError(f"`{name}` must be finite and > 0, but got {value!r}.")
 
 
@@ -42,6 +61,23 @@ def named(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is given."""
     if not value:
         raise ValueError(f"`{name}` must be given.")
+
+
+def known_optimizer(name: str, value: str) -> None:
+    """Raise ValueError unless timm has an optimizer of this name.
+
+    Example:
+        >>> known_optimizer("opt", "sdg")
+        Traceback (most recent call last):
+        ValueError: `opt` must be an optimizer of timm, got 'sdg'. Did you mean sgd?
+    """
+    known = list_optimizers()
+    if value.lower().removeprefix("lookahead_") not in known:
+        close = get_close_matches(value, known, n=1)
+        raise ValueError(
+            f"`{name}` must be an optimizer of timm, got {value!r}."
+            + "".join(f" Did you mean {each}?" for each in close)
+        )
 
 
 def one_of(*choices: str) -> Check:

@@ -53,7 +53,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(seed_of(ORDER, self.seed, self.epoch))
-        order = torch.randperm(self.pictures, generator=generator)
+        order = torch.randperm(self.pictures, generator=generator, device=generator.device)
         epoch = self.epoch
         for part in range(self.first_step * self.parts, self.steps * self.parts):
             start = (part * self.world + self.rank) * self.batch

@@ -4,7 +4,11 @@ import os
 from typing import Any
 
 from PIL import Image
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from torch.utils.data import IterableDataset
+from torchvision.datasets.folder import DatasetFolder, default_loader
+
+from vit_interactions.images.reading import read_image
 
 
 def picture_names(dataset: Any) -> list[str]:
@@ -36,27 +40,47 @@ def picture_names(dataset: Any) -> list[str]:
     return [str(index) for index in range(len(dataset))]
 
 
-def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
-    """Read one picture and its target, before any transform.
+def picture_name(dataset: Any, index: int) -> str:
+    """Return one of the names that `picture_names` lists.
 
-    timm's datasets give the next picture in place of one that cannot be read, whose windows would be another's; here
-    that is an error.
+    Example:
+        >>> from torchvision.datasets import FakeData
+        >>> picture_name(FakeData(size=3), 2)
+        '2'
+    """
+    if hasattr(dataset, "filename"):
+        return str(dataset.filename(index) or index)
+    if hasattr(dataset, "samples") and hasattr(dataset, "root"):
+        return os.path.relpath(str(dataset.samples[index][0]), dataset.root)
+    return str(index)
+
+
+def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
+    """Read one image, upright and in RGB, and its target, before any transform.
+
+    timm's datasets replace an image that cannot be read by the next one; here that is an error.
 
     Args:
         dataset: of timm or torchvision, without a transform.
         index: of the picture.
 
     Raises:
-        OSError: the picture cannot be read; the decoders of broken files raise other errors, too.
+        FileNotFoundError: no such file.
+        ValueError: the image cannot be read, as `read_image` says.
     """
+    if isinstance(dataset, DatasetFolder) and dataset.loader is default_loader:
+        path, target = dataset.samples[index]
+        return read_image(path), target if dataset.target_transform is None else dataset.target_transform(target)
     reader = getattr(dataset, "reader", None)
     if reader is None:
         image, target = dataset[index]
         return image, target
-    file, target, *_ = reader[index]
+    if isinstance(reader, ReaderImageFolder):
+        file, target = reader.samples[index]  # not opened, which waits forever for a named pipe
+    else:
+        file, target, *_ = reader[index]
     try:
-        with Image.open(file) as opened:
-            image = opened.convert(dataset.input_img_mode or opened.mode)
+        image = read_image(file).convert(dataset.input_img_mode or "RGB")
     finally:
         getattr(file, "close", lambda: None)()
     target = -1 if target is None else target

@@ -8,7 +8,21 @@ from typing import Any
 
 from vit_interactions.functional.checks import check_fraction, check_weight
 from vit_interactions.functional.window_free import WINDOW_FILLS
-from vit_interactions.training.options import above_zero, at_least, below_one, check_fields, named, one_of, option
+from vit_interactions.training.options import (
+    above_zero,
+    at_least,
+    below_one,
+    check_fields,
+    known_optimizer,
+    named,
+    one_of,
+    option,
+    within,
+)
+from vit_interactions.utilities.json_files import short_repr
+
+# Beyond these a model asks for more memory than machines have, and is killed instead of refused.
+MAX_SIDE, MAX_CLASSES = 8192, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,7 @@ class Settings:
     dataset: str = option("", "What kind of source the data is, as timm names it; empty: folders of pictures.")
     input_key: str | None = option(None, "Field of the picture, for sources that need it.")
     target_key: str | None = option(None, "Field of the class, for sources that need it.")
-    img_size: int | None = option(None, "Side of the square input in pixels.", at_least(1))
+    img_size: int | None = option(None, "Side of the square input in pixels.", within(1, MAX_SIDE))
     window_fill: str | None = option(
         None, "Score of a pair outside WinfT's windows: zero (the paper) or -inf.", one_of(*WINDOW_FILLS)
     )
@@ -54,7 +68,9 @@ class EvaluationSettings(Settings):
     model: str = option("", "A classifier of timm, or local-dir: and a folder of a training.", named)
     checkpoint: Path | None = option(None, "Its weights; else those that timm knows, or that the folder holds.")
     split: str = option("validation", "The part to evaluate on.")
-    class_map: Path | None = option(None, "Text file with the model's classes in order, a folder's name a line.")
+    class_map: Path | None = option(
+        None, "UTF-8 text file with the model's classes in order, one folder name per line."
+    )
     batch_size: int = option(64, "Pictures in a batch of one process.", at_least(1))
 
     def __post_init__(self) -> None:
@@ -82,7 +98,9 @@ class TrainingSettings(Settings):
     # Pictures.
     train_split: str = option("train", "The part to train on.")
     val_split: str = option("validation", "The part to evaluate on; empty: none.")
-    num_classes: int | None = option(None, "Number of classes, where the source does not tell it.", at_least(2))
+    num_classes: int | None = option(
+        None, "Number of classes, where the source does not tell it.", within(2, MAX_CLASSES)
+    )
     # The model.
     model: str = option("", "A classifier of timm: vit_*, winft_*, awd_vit_*, ...", named)
     pretrained: bool = option(False, "Start from the weights that timm knows for the model.")
@@ -112,7 +130,7 @@ class TrainingSettings(Settings):
     accumulate: int = option(1, "Parts of a step that are computed one after another.", at_least(1))
     epochs: int = option(15, "Times to go through the pictures.", at_least(1))
     steps: int | None = option(None, "Steps to train, instead of --epochs.", at_least(1))
-    opt: str = option("sgd", "An optimizer of timm.")
+    opt: str = option("sgd", "An optimizer of timm.", known_optimizer)
     lr: float = option(0.01, "Learning rate.", above_zero)
     momentum: float = option(0.9, "Momentum, for optimizers that have one.", check_fraction)
     weight_decay: float = option(0.0, "Weight decay.", check_weight)
@@ -168,18 +186,25 @@ MAY_CHANGE = frozenset(
 )
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise ValueError, naming each setting that differs, unless a run can go on under the settings of now.
 
+    Args:
+        before: settings of the run's start.
+        now: settings of the command.
+        path: of the file that has the earlier ones.
+
     Example:
-        >>> check_same({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8})
+        >>> check_same({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8}, Path("a.json"))
         Traceback (most recent call last):
-        ValueError: `resume` needs the settings of the run's start, but now `lr` is 0.2 instead of 0.1.
+        ValueError: `resume` needs the settings of the run's start, in a.json, but now `lr` is 0.2 instead of 0.1.
     """
     differ = [
-        f"`{name}` is {now.get(name)!r} instead of {before.get(name)!r}"
+        f"`{name}` is {now.get(name)!r} instead of {short_repr(before[name]) if name in before else 'missing'}"
         for name in sorted({*before, *now} - MAY_CHANGE)
-        if before.get(name) != now.get(name)
+        if name not in before or before[name] != now.get(name)
     ]
     if differ:
-        raise ValueError(f"`resume` needs the settings of the run's start, but now {', '.join(differ)}.")
+        raise ValueError(
+            f"`resume` needs the settings of the run's start, in {path}, but now {', '.join(differ)}."
+        )

@@ -1,11 +1,15 @@
 """The pictures to train on and to evaluate on, from any source that timm reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from timm.data import create_dataset
 
+from vit_interactions.images import read_image
+from vit_interactions.training.data.class_names import ClassNames
+from vit_interactions.training.data.folders import ImageFolder, part_folder
 from vit_interactions.training.pictures import picture_names
 
 # What may stand before the / of a source's name; other names are folders of pictures to timm.
@@ -54,40 +58,67 @@ def open_sources(
     """
     keys = {name: key for name, key in keys.items() if key is not None}
     first = open_part(data, training, kind=kind, is_training=True, **keys)
-    second = open_part(data, evaluation, kind=kind, **keys) if evaluation else None
-    if second is not None and _root(first) is not None and _root(first) == _root(second):
-        raise ValueError(
-            f"`data` must have a folder {training} and a folder {evaluation}, each with one folder a class, but "
-            f"{data} has not; to train without evaluation, give an empty `val_split`."
-        )
-    known = class_index(first)
-    if second is not None and known is not None and class_index(second) != known:
-        second = _with_classes_of(data, evaluation, known, second)
     count = _count(classes, first)
-    names = {number: name for name, number in (known or {}).items()}
+    names = {number: name for name, number in (class_index(first) or {}).items()}
     told = tuple(names[number] for number in range(count)) if len(names) == count else ()
+    second = None
+    if evaluation:
+        same = ClassNames(told, f"the part {training!r}") if told else None
+        second = open_part(data, evaluation, kind=kind, classes=same, **keys)
+    if isinstance(first, ImageFolder) and isinstance(second, ImageFolder) and first.root == second.root:
+        raise ValueError(
+            f"`data` must have a folder {training} and a folder {evaluation}, each with one folder per class, but "
+            f"{data} does not. To train without evaluation, give an empty `val_split`."
+        )
     return Sources(first, second, count, told)
 
 
-def open_part(data: Path, split: str, *, kind: str = "", is_training: bool = False, **keys: Any) -> Any:
+def open_part(
+    data: Path,
+    split: str,
+    *,
+    kind: str = "",
+    is_training: bool = False,
+    classes: ClassNames | None = None,
+    **keys: Any,
+) -> Any:
     """Open one part of a source, as `open_sources` describes it.
 
+    Args:
+        data: as of `open_sources`.
+        split: name of the part.
+        kind: as of `open_sources`.
+        is_training: whether streams are shuffled.
+        classes: the classes to number the source's by; None: by the source itself.
+        **keys: as of `open_sources`.
+
     Raises:
-        ValueError: the source cannot be opened as what it is said to be.
+        ValueError: the source cannot be opened as what it is said to be, or has unknown classes.
         OSError: nothing there.
     """
     if kind and not kind.lower().startswith(tuple(f"{known}/" for known in KINDS)):
         raise ValueError(
             f"`dataset` must be empty or start with one of {', '.join(KINDS)} and a /, but got {kind!r}."
         )
-    if not kind and not data.is_dir():
-        raise NotADirectoryError(f"`data` must be a folder of pictures, but there is none at {data}.")
+    if not kind:
+        return _open_folder(data, split, classes, keys)
     try:
-        dataset = create_dataset(kind, root=str(data), split=split, is_training=is_training, **keys)
+        dataset = create_dataset(
+            kind,
+            root=str(data),
+            split=split,
+            is_training=is_training,
+            class_map={} if classes is None else {name: number for number, name in enumerate(classes.names)},
+            **keys,
+        )
     # Each kind of source has errors of its own; what they mean to the user is one thing.
     except (AssertionError, RuntimeError, ValueError, KeyError, NameError) as error:
         raise ValueError(f"`data` {data} has no part {split!r} that can be read: {error}") from error
     _check_part(data, split, dataset)
+    if callable(getattr(dataset, "loader", None)):
+        dataset.loader = read_image
+    if classes is not None:
+        _number_classes(dataset, classes)
     return dataset
 
 
@@ -95,14 +126,45 @@ def class_index(dataset: Any) -> dict[str, int] | None:
     """Return the index of each class's name, where the source tells it."""
     for part in (getattr(dataset, "reader", None), dataset):
         index = getattr(part, "class_to_idx", None)
-        if isinstance(index, dict):
+        if isinstance(index, dict) and index:
             return index
     return None
 
 
+def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: Mapping[str, Any]) -> ImageFolder:
+    if not data.is_dir():
+        raise NotADirectoryError(f"`data` must be a folder of images, got {data}.")
+    if keys:
+        raise ValueError(f"`{min(keys)}` must be left out for folders of images, which have no fields.")
+    root = part_folder(data, split)
+    try:
+        return ImageFolder(root, classes)
+    except ValueError as error:
+        if root == data:
+            raise ValueError(f"`data` {data} has no part {split!r}, and is not one itself: {error}") from error
+        raise
+
+
+def _number_classes(dataset: Any, classes: ClassNames) -> None:
+    """Check that the classes of a source are known, and number those of torchvision's; timm's readers number theirs.
+
+    Raises:
+        ValueError: unknown classes.
+    """
+    reader = getattr(dataset, "reader", None)
+    if reader is not None:
+        classes.numbers((getattr(reader, "_source_names", None) or {}).values())
+        return
+    own = class_index(dataset) or {}
+    known = classes.among(own)  # a class of torchvision's ImageNet has several names
+    numbers = {own[name]: number for name, number in known.items()}
+    classes.numbers(name for name, number in own.items() if number not in numbers)
+    dataset.target_transform = numbers.__getitem__
+
+
 def _check_part(data: Path, split: str, dataset: Any) -> None:
     """Raise ValueError where timm took the whole folder for a part that is missing, other parts and all."""
-    if (_root(dataset) or getattr(dataset, "root", None)) != str(data):
+    if str(getattr(dataset, "root", None)) != str(data):
         return
     other = next((name for name in picture_names(dataset) if len(Path(name).parts) > 2), None)
     if other is not None:
@@ -111,23 +173,10 @@ def _check_part(data: Path, split: str, dataset: Any) -> None:
         )
 
 
-def _root(dataset: Any) -> str | None:
-    root = getattr(getattr(dataset, "reader", None), "root", None)
-    return root if isinstance(root, str) else None
-
-
-def _with_classes_of(data: Path, split: str, known: dict[str, int], dataset: Any) -> Any:
-    """Number the classes as in training, where fewer of them occur."""
-    strange = sorted({*(class_index(dataset) or ())} - {*known})
-    if strange or _root(dataset) is None:
-        raise ValueError(
-            f"`val_split` {split} must have classes of the training part only, but has also {', '.join(strange[:3])}."
-        )
-    return open_part(data, split, class_map=known)
-
-
 def _count(classes: int | None, training: Any) -> int:
     index = class_index(training)
+    if index is not None and len(index) < 2 and classes is None:
+        raise ValueError(f"`data` must have at least two classes to train on, got one: {', '.join(index)}.")
     if classes is not None:
         if index is not None and max(index.values()) >= classes:
             raise ValueError(f"`num_classes` must be at least {max(index.values()) + 1}, but got {classes}.")

@@ -7,7 +7,15 @@ import timm
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from vit_interactions.loading import check_model_name, classes_of, load_weights, pretrained_model, read_checkpoint
+from vit_interactions.loading import (
+    check_model_name,
+    classes_of,
+    load_weights,
+    new_model,
+    pretrained_model,
+    read_checkpoint,
+    strip_prefix,
+)
 
 
 def create_student(
@@ -35,14 +43,9 @@ def create_student(
         OSError: the weights could not be had.
     """
     check_model_name(name)
-    options = {key: value for key, value in options.items() if value is not None}
-    try:
-        if pretrained:
-            return pretrained_model(name, num_classes=classes, **options), _head_note(name, classes)
-        model: nn.Module = timm.create_model(name, num_classes=classes, **options)
-    except TypeError as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ValueError(f"`model` {name} does not take {given}: {error}") from error
+    if pretrained:
+        return pretrained_model(name, num_classes=classes, **options), _head_note(name, classes)
+    model = new_model(name, num_classes=classes, **options)
     return model, [] if checkpoint is None else load_start(model, name, checkpoint)
 
 
@@ -62,7 +65,6 @@ def create_trained(name: str, checkpoint: Path | None = None, **options: Any) ->
         OSError: the weights could not be had.
     """
     check_model_name(name)
-    options = {key: value for key, value in options.items() if value is not None}
     if checkpoint is None:
         return pretrained_model(name, **options).eval()
     classes = classes_of(name, read_checkpoint(checkpoint))
@@ -84,10 +86,10 @@ def load_start(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
         ValueError: a checkpoint that differs in more than the classifier.
         FileNotFoundError: no such checkpoint.
     """
-    weights = read_checkpoint(checkpoint)
+    wanted: dict[str, Tensor] = model.state_dict()
+    weights, _ = strip_prefix(read_checkpoint(checkpoint), wanted)
     if isinstance(model, VisionTransformer):
         weights = checkpoint_filter_fn(weights, model)
-    wanted: dict[str, Tensor] = model.state_dict()
     head = {key for key in {*wanted, *weights} if key.rpartition(".")[0] in _classifiers(model)}
     anew = any(key not in weights or weights[key].shape != wanted[key].shape for key in head if key in wanted)
     notes = []

@@ -1,16 +1,15 @@
 """Train a classifier of timm, alone or in many processes: resumed exactly, and stopped cleanly."""
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_interactions.checksum import checksum
-from vit_interactions.files import write_json
-from vit_interactions.process import Process, end_process, share, start_process
+from vit_interactions.files import remove_partials, write_json
+from vit_interactions.process import Process, end_process, gather, share, start_process
 from vit_interactions.seeds import seed_everything, seed_of
 from vit_interactions.training.assembly import (
     input_config,
@@ -21,16 +20,18 @@ from vit_interactions.training.assembly import (
     make_training_loader,
     shape_options,
 )
-from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
+from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
+from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
 from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.export import export_model
 from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.learner import Learner
-from vit_interactions.training.loaders import Batch, own_share
+from vit_interactions.training.loaders import Batch
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
+from vit_interactions.training.origin import check_origin, origin_of
 from vit_interactions.training.settings import TrainingSettings, check_same
-from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import read_manifest
+from vit_interactions.utilities.json_files import DamagedFileError, read_json
+from vit_interactions.utilities.locks import locked
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
@@ -88,14 +89,16 @@ def train(settings: TrainingSettings, out: Path, *, resume: bool = False, report
 
     Raises:
         ValueError: settings that do not fit the data, the model or the run to resume; numbers that are not finite.
+        BlockingIOError: another run is writing to `out`.
         OSError: files that are missing or cannot be written.
     """
     process = start_process(settings.device)
     try:
-        state = share(read_run(out, settings, resume) if process.first else None)
-        teller = report if report is not None and process.first else Quiet()
-        with interruption() as asked:
-            return Run(settings, out, process, state, asked, teller).finish()
+        with locked(out, first=process.first):
+            state = share(read_run(out, settings, resume) if process.first else None)
+            teller = report if report is not None and process.first else Quiet()
+            with interruption() as asked:
+                return Run(settings, out, process, state, asked, teller).finish()
     finally:
         end_process()
 
@@ -125,14 +128,13 @@ class Run:
         student, notes = make_student(settings, sources.classes, process, weights=state is None)
         self._config = config = input_config(student, settings)
         teacher = make_teacher(settings, config, process)
-        self._windows_from = windows_from(settings, teacher)
+        self._origin = origin_of(settings, sources, student, config, teacher)
         self._train_batches = make_training_loader(student, sources, settings, config, process)
         self._eval_batches = make_evaluation_loader(sources, settings, config, process)
-        self._eval_limit = own_share(sources.evaluation, process)
         self.total = settings.steps or settings.epochs * self._train_batches.steps
         self.learner = Learner(student, settings, process, self.total, teacher)
         self._evaluation: Evaluation | None = None
-        for note in notes:
+        for note in [*notes, *notes_on(sources.training), *notes_on(sources.evaluation)]:
             report.note(f"note: {note}")
         self._begin(state)
 
@@ -144,16 +146,21 @@ class Run:
                     f"`data` must be the pictures of the run's start, {state['epoch_steps']} steps an epoch, but gives "
                     f"{self._train_batches.steps}."
                 )
-            if state["windows_from"] != self._windows_from:
-                raise ValueError(
-                    "`resume` needs the windows of the run's start, but the teacher or the window store is another."
+            check_origin(state["origin"], self._origin)
+            if state["step"] > self.total:
+                raise DamagedFileError(
+                    f"{self._out / CHECKPOINT}: `step` must be in [0, {self.total}], got {state['step']}", ADVICE
                 )
+            self.learner.check_state(self._out / CHECKPOINT, state)
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
+            self._train_batches.unreadable.update(state.get("unreadable", {}))
             self._report.note(f"resumed at step {self.learner.step} of {self.total}")
         self.learner.distribute()
         if self._process.first:
             self._out.mkdir(parents=True, exist_ok=True)
+            for folder in (self._out, self._out / "last", self._out / "best"):
+                remove_partials(folder)
             write_json(self._out / SETTINGS, self._settings.as_json())
             epoch = -(-self._evaluated // self._train_batches.steps)
             self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
@@ -226,11 +233,13 @@ class Run:
         due = (epoch + 1) % self._settings.eval_every == 0 or learner.step == self.total
         if due and self._eval_batches is not None:
             # Processes can agree only where each has the same number of batches.
-            alike = self._process.world == 1 or self._eval_limit is not None
-            batches = until(self._eval_batches, self._asked_to_stop) if alike else iter(self._eval_batches)
+            loader = self._eval_batches
+            batches = until(loader, self._asked_to_stop) if loader.alike else iter(loader)
             model = learner.model.eval()
             try:
-                self._evaluation = evaluate(model, batches, limit=self._eval_limit, autocast=learner.autocast)
+                self._evaluation = evaluate(
+                    model, batches, unreadable=loader.unreadable, autocast=learner.autocast
+                )
             except Interrupted:
                 return False
         self._write_epoch(epoch, self._evaluation if due else None)
@@ -243,6 +252,15 @@ class Run:
     def _write_epoch(self, epoch: int, evaluation: Evaluation | None) -> None:
         """Write the numbers of an epoch and the model."""
         learner, means = self.learner, self.learner.meter.take("epoch")
+        unreadable = self._gather_unreadable()
+        self._train_batches.unreadable.clear()
+        if isnan(means["loss"]):
+            raise ValueError(
+                f"`data` must have training images that can be read, but in epoch {epoch} "
+                f"{describe_unreadable(unreadable)} and none could."
+            )
+        if unreadable:
+            self._report.note(f"epoch {epoch}: of the training images, {describe_unreadable(unreadable)}")
         if not self._process.first:
             return
         numbers = {} if evaluation is None else evaluation.as_row()
@@ -271,21 +289,29 @@ class Run:
             config=self._config,
             arguments=options,
             class_names=self._class_names,
-            windows={"alpha": self._settings.alpha, "beta": self._settings.beta} if self._windows_from else None,
+            windows={"alpha": self._settings.alpha, "beta": self._settings.beta}
+            if self._origin["windows_from"]
+            else None,
         )
 
     def _save(self) -> None:
         state = self.learner.state()  # in all processes: it gathers their numbers
+        unreadable = self._gather_unreadable()
         if self._process.first:
             own = {
                 "evaluated": self._evaluated,
                 "best": self._best,
                 "epoch_steps": self._train_batches.steps,
-                "windows_from": self._windows_from,
+                "origin": self._origin,
                 "arch": self._settings.model,
                 "settings": self._settings.as_json(),
+                "unreadable": unreadable,
             }
             save_checkpoint(self._out / CHECKPOINT, {**state, **own})
+
+    def _gather_unreadable(self) -> dict[str, str]:
+        """Return the training images of all processes that could not be read in this epoch."""
+        return merged(gather(self._train_batches.unreadable))
 
     def _writers(self) -> list[Writer]:
         writers: list[Writer] = []
@@ -315,11 +341,15 @@ def describe(evaluation: Evaluation) -> str:
         >>> describe(Evaluation(100, 0.5, 80.0, 95.0, 19208.0, 38416, 10.0))
         'top-1 80.00 %, top-5 95.00 %, loss 0.500, E_O 19,208 of 38,416 (50.0 %)'
     """
-    text = f"top-1 {evaluation.top1:.2f} %, top-5 {evaluation.top5:.2f} %, loss {evaluation.loss:.3f}"
-    if evaluation.operations is None or evaluation.pairs is None:
-        return text
-    share = evaluation.operations / evaluation.pairs
-    return f"{text}, E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)"
+    parts = [f"top-1 {evaluation.top1:.2f} %", f"loss {evaluation.loss:.3f}"]
+    if evaluation.top5 is not None:
+        parts.insert(1, f"top-5 {evaluation.top5:.2f} %")
+    if evaluation.operations is not None and evaluation.pairs is not None:
+        share = evaluation.operations / evaluation.pairs
+        parts.append(f"E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)")
+    if evaluation.unreadable:
+        parts.append(f"{evaluation.pictures:,} images, {describe_unreadable(evaluation.unreadable)}")
+    return ", ".join(parts)
 
 
 def describe_loss(means: Mapping[str, float]) -> str:
@@ -335,26 +365,22 @@ def describe_loss(means: Mapping[str, float]) -> str:
     return f"{text} (classes {means['classification_loss']:.3f}, windows {means['window_loss']:.3f})"
 
 
-def windows_from(settings: TrainingSettings, teacher: WindowTeacher | None) -> str:
-    """Tell apart the sources of a training's windows: the teacher's weights, or the store's."""
-    if settings.window_store is not None:
-        return json.dumps(asdict(read_manifest(settings.window_store)), sort_keys=True, default=str)
-    return "" if teacher is None else checksum(teacher.model)
-
-
 def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, Any] | None:
     """Read the checkpoint of the run that a folder holds; None if it holds none yet.
 
     Raises:
-        ValueError: there is one, but it is not to be resumed, or is of other settings.
+        ValueError: there is one, but it is not to be resumed, is of other settings, or is damaged.
     """
     if not (out / SETTINGS).exists():
+        if (out / CHECKPOINT).exists():
+            raise DamagedFileError(f"{out / SETTINGS} is missing beside {CHECKPOINT}", ADVICE)
         return None
     if not resume:
         raise ValueError(f"`out` {out} holds a run already; give --resume to go on with it, or another folder.")
-    check_same(json.loads((out / SETTINGS).read_text(encoding="utf-8")), settings.as_json())
+    check_same(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
     if not (out / CHECKPOINT).exists():
         return None
     state = load_checkpoint(out / CHECKPOINT)
-    check_same(state["settings"], settings.as_json())
+    check_fields(out / CHECKPOINT, state)
+    check_same(state["settings"], settings.as_json(), out / CHECKPOINT)
     return state

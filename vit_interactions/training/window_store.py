@@ -3,14 +3,16 @@
 A store is a folder: `manifest.json` tells what the windows are of, `names.txt.gz` of which pictures, and `shard-*.bin`
 hold a record of fixed length for each picture, in order: the bounds left, top, right, bottom of every patch's window,
 a byte each, then D, a bit a patch. At 224 x 224 pixels in patches of 16 these are 4 · 196 + 25 = 809 bytes, 1.04 GB for
-the pictures of ImageNet. A record of bytes 255 stands for a picture that could not be read.
+the pictures of ImageNet. A record of bytes 255 stands for a picture that could not be read. A shard ends in the SHA-256
+of the manifest, its number and its records, which is checked when a store is opened and when a build is resumed.
 """
 
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_interactions.functional.checks import check_index
+from vit_interactions.utilities.json_files import DamagedFileError, check_keys, is_of, read_json, short_repr
 
 MANIFEST, NAMES = "manifest.json", "names.txt.gz"
 UNREADABLE = 255
+CHECKSUM_BYTES = 32  # a SHA-256 at the end of each shard
+REBUILD = "Rebuild it by `vit-interactions windows --resume`."
+REMAKE = "Restore the file, or make the store again in another folder."
 LARGEST_SIDE = 255  # patches: the largest bound, 254, is no `UNREADABLE`
 
 Records = NDArray[np.uint8]
+
+FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("teacher", "architecture", "interpolation", "names"), str),
+    **dict.fromkeys(("alpha", "beta"), float),
+    **dict.fromkeys(("grid", "image_size", "mean", "std"), list),
+    **dict.fromkeys(("pictures", "shard", "format"), int),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class Manifest:
     """What the windows of a store are of. Stores with equal manifests hold equal windows.
 
     Attributes:
-        teacher: SHA-256 of the teacher's weights; see `teacher.checksum`.
+        teacher: SHA-256 of the teacher's weights; see `checksum`.
+        architecture: SHA-256 of what the teacher computes with them; see `architecture_checksum`.
         alpha: share of all patch pairs that count as relevant.
         beta: share of the patches that are dropped.
         grid: (rows, cols) of the patches.
@@ -48,6 +62,7 @@ class Manifest:
     """
 
     teacher: str
+    architecture: str
     alpha: float
     beta: float
     grid: tuple[int, int]
@@ -58,7 +73,7 @@ class Manifest:
     pictures: int
     names: str
     shard: int
-    format: int = 1
+    format: int = 2
 
     @property
     def record_bytes(self) -> int:
@@ -75,11 +90,23 @@ class Manifest:
         """The pictures whose records are in a file."""
         return range(number * self.shard, min((number + 1) * self.shard, self.pictures))
 
-    def is_whole(self, folder: Path, number: int) -> bool:
-        """Whether a file is there with all its records."""
+    def checksum(self, number: int, records: bytes | memoryview) -> bytes:
+        """Compute the SHA-256 that ends a shard: of this manifest, the shard's number and its records."""
+        digest = hashlib.sha256(f"{self.as_json()}{number}".encode())
+        digest.update(records)
+        return digest.digest()
+
+    def read_shard(self, folder: Path, number: int) -> Records | None:
+        """Read the records (pictures, bytes) of a shard; None if it is missing, damaged or of another manifest."""
         path = folder / shard_name(number)
-        wanted = len(self.shard_pictures(number)) * self.record_bytes
-        return path.is_file() and path.stat().st_size == wanted
+        count = len(self.shard_pictures(number))
+        size = count * self.record_bytes
+        if not path.is_file() or path.stat().st_size != size + CHECKSUM_BYTES:
+            return None
+        content = path.read_bytes()
+        if self.checksum(number, memoryview(content)[:size]) != content[size:]:
+            return None
+        return np.frombuffer(content, np.uint8, size).reshape(count, self.record_bytes)
 
     def as_json(self) -> str:
         """Write it down."""
@@ -91,24 +118,57 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is none of this version's.
+        DamagedFileError: it is damaged, or none of this version's.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
             f"`store` must be a folder made by `vit-interactions windows`, but {path} is missing."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("grid", "image_size", "mean", "std"):
+    content = read_json(path, REMAKE) or {}
+    check_manifest(path, content)
+    for name, kind in FIELDS.items():
+        if kind is list:
             content[name] = tuple(content[name])
-        if content["format"] != Manifest.format or content.keys() != {field.name for field in fields(Manifest)}:
-            raise KeyError("format")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`store` must be a window store of format {Manifest.format}, but {path} is not: make it anew."
-        ) from error
     return Manifest(**content)
+
+
+def check_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Raise DamagedFileError, naming file and key, unless this is the content of a manifest."""
+    if content.get("format") != Manifest.format:
+        raise DamagedFileError(
+            f"`store` must be a window store of format {Manifest.format}, got format "
+            f"{short_repr(content.get('format'))} in {path}",
+            REMAKE,
+        )
+    check_keys(path, content, FIELDS, REMAKE)
+    expected: dict[str, tuple[bool, str]] = {
+        **{name: (0 <= content[name] <= 1, "in [0, 1]") for name in ("alpha", "beta")},
+        **{name: (content[name] >= 1, ">= 1") for name in ("pictures", "shard")},
+        "grid": (_is_size(content["grid"], LARGEST_SIDE), f"two whole numbers in [1, {LARGEST_SIDE}]"),
+        "image_size": (_is_size(content["image_size"], 10**6), "two whole numbers >= 1"),
+        **{name: (all(is_of(v, float) for v in content[name]), "a list of numbers") for name in ("mean", "std")},
+    }
+    for name, (holds, words) in expected.items():
+        if not holds:
+            raise DamagedFileError(f"{path}: `{name}` must be {words}, got {short_repr(content[name])}", REMAKE)
+    if content.keys() != FIELDS.keys():
+        raise DamagedFileError(f"{path} has an unknown key `{min(content.keys() - FIELDS.keys())}`", REMAKE)
+
+
+def _is_size(value: Sequence[Any], largest: int) -> bool:
+    return len(value) == 2 and all(is_of(side, int) and 1 <= side <= largest for side in value)
+
+
+def count_unreadable(folder: Path) -> int | None:
+    """Count the pictures of a store that could not be read; None while shards are missing or damaged."""
+    manifest, count = read_manifest(folder), 0
+    for number in range(manifest.shards):
+        records = manifest.read_shard(folder, number)
+        if records is None:
+            return None
+        count += int((records[:, 0] == UNREADABLE).sum())
+    return count
 
 
 def shard_name(number: int) -> str:
@@ -124,6 +184,17 @@ def shard_name(number: int) -> str:
 def digest(names: Sequence[str]) -> str:
     """Compute the SHA-256 of names, in their order."""
     return hashlib.sha256(join_names(names)).hexdigest()
+
+
+def read_names(folder: Path, manifest: Manifest) -> list[str] | None:
+    """Read the names of a store's pictures; None if the file is missing or damaged."""
+    try:
+        content = gzip.decompress((folder / NAMES).read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return None
+    if hashlib.sha256(content).hexdigest() != manifest.names:
+        return None
+    return content.decode(errors="surrogateescape").split("\n")
 
 
 def join_names(names: Sequence[str]) -> bytes:
@@ -174,11 +245,18 @@ class WindowStore:
 
         Raises:
             FileNotFoundError: no store there.
-            ValueError: one that is not complete, or of another version.
+            ValueError: one that is not complete, damaged, or of another version.
         """
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        missing = [n for n in range(self.manifest.shards) if not self.manifest.is_whole(self.folder, n)]
+        lost = [n for n in range(self.manifest.shards) if self.manifest.read_shard(self.folder, n) is None]
+        missing = [number for number in lost if not (self.folder / shard_name(number)).exists()]
+        for number in sorted({*lost} - {*missing}):
+            raise DamagedFileError(
+                f"{self.folder / shard_name(number)} is damaged, or does not belong to its manifest.json: its length "
+                "or checksum differs",
+                REBUILD,
+            )
         if missing:
             raise ValueError(
                 f"`store` {self.folder} is not complete: {len(missing)} of {self.manifest.shards} shards are missing, "
@@ -225,8 +303,15 @@ class WindowStore:
 
     @property
     def names(self) -> list[str]:
-        """The names of the pictures."""
-        return gzip.decompress((self.folder / NAMES).read_bytes()).decode(errors="surrogateescape").split("\n")
+        """The names of the pictures.
+
+        Raises:
+            DamagedFileError: the file that lists them is missing or damaged.
+        """
+        found = read_names(self.folder, self.manifest)
+        if found is None:
+            raise DamagedFileError(f"{self.folder / NAMES} is missing or damaged", REBUILD)
+        return found
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raise ValueError, naming the first difference, unless the pictures have these names in this order."""

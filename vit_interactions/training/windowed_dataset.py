@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from PIL import Image
 from timm.data.loader import fast_collate
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -59,7 +61,9 @@ class WindowedTarget(NamedTuple):
 class WindowedDataset(Dataset[Windowed]):
     """A dataset of timm or torchvision with the windows of a store.
 
-    timm's loaders set `transform`; a picture that could not be read when the store was made gives way to the next.
+    timm's loaders set `transform`. An image that cannot be read, now or when the store was made, raises an error; no
+    other image takes its place. For loaders that do not expect that, take a `torch.utils.data.Subset` of the images for
+    which `store.is_readable`.
 
     Attributes:
         dataset: the pictures.
@@ -94,8 +98,11 @@ class WindowedDataset(Dataset[Windowed]):
         return len(self.store)
 
     def __getitem__(self, index: int) -> Windowed:
-        """Return a picture, or if it had no windows the next that has."""
-        index = self._readable(index)
+        """Return an image with its windows.
+
+        Raises:
+            ValueError: the image cannot be read, or could not when the store was made.
+        """
         image, target = read_picture(self.dataset, index)
         windows, dropped = self.store[index]
         if self._followed is not None:
@@ -109,9 +116,10 @@ class WindowedDataset(Dataset[Windowed]):
         classes, windows, dropped = default_collate([tuple(one[1:]) for one in batch])
         return images, WindowedTarget(classes, windows, dropped, self.store.manifest.grid)
 
-    def _readable(self, index: int) -> int:
-        for step in range(len(self)):
-            other = (index + step) % len(self)
-            if self.store.is_readable(other):
-                return other
-        raise ValueError(f"`store` {self.store.folder} has windows of no picture.")
+    def blank(self) -> Windowed:
+        """Make a sample that stands in a batch without a readable image."""
+        image = Image.new("RGB", (8, 8))
+        rows, cols = self.store.manifest.grid
+        whole = torch.tensor([0, 0, cols - 1, rows - 1], dtype=torch.uint8).expand(rows * cols, 4)
+        dropped = torch.zeros(rows * cols, dtype=torch.bool)
+        return Windowed(image if self._followed is None else self._followed(image).image, 0, whole, dropped)

@@ -31,7 +31,7 @@ def area_metric(
         direction: which values are better.
         steps: into how many the patches are divided.
         curve_of: `removal.deletion_curve` or `removal.insertion_curve`.
-        scores: computes (images,) probabilities from the patches that are shown, (images, rows, cols) bool.
+        scores: computes (images,) scores from the patches that are shown, (images, rows, cols) bool.
         source: that reports name.
         parameters: likewise.
         passes: how many forward passes a map costs.
@@ -71,6 +71,12 @@ def pixel_metric(
         curve_of,
         lambda case, shown: pixel_scores(case, shown, baseline),
         source="Petsiuk et al., RISE, BMVC 2018",
-        parameters={"baseline": baseline, "steps": steps, "unit": "patch", "score": "softmax", "ties": "seeded"},
+        parameters={
+            "baseline": baseline,
+            "steps": steps,
+            "unit": "patch",
+            "score": "by `output`",
+            "ties": "seeded",
+        },
         passes=steps + 1,
     )

@@ -30,7 +30,7 @@ def average_precision(patch_map: Tensor, inside: Tensor) -> float:
         0.8333333333333333
     """
     level = torch.unique(patch_map, return_inverse=True)[1].flatten()
-    found = torch.zeros(int(level.max()) + 1, dtype=torch.float64)
+    found = torch.zeros(int(level.max()) + 1, dtype=torch.float64, device="cpu")
     hits = found.index_add(0, level, inside.flatten().double()).flip(0)
     taken = found.index_add(0, level, torch.ones_like(level, dtype=torch.float64)).flip(0).cumsum(0)
     return float((hits * hits.cumsum(0) / taken).sum() / hits.sum())

@@ -37,7 +37,9 @@ def baseline_image(inputs: Tensor, baseline: str, mean: tuple[float, ...], std: 
     if baseline == "mean":
         return torch.zeros_like(inputs)
     if baseline == "zero":
-        black = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        black = -torch.tensor(mean, dtype=torch.float64, device="cpu") / torch.tensor(
+            std, dtype=torch.float64, device="cpu"
+        )
         return black.to(inputs).reshape(-1, 1, 1).expand_as(inputs)
     kernel, sigma = blur_kernel((inputs.shape[-2], inputs.shape[-1]))
     blurred: Tensor = gaussian_blur(inputs, [kernel, kernel], [sigma, sigma])

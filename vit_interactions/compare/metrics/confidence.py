@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vit_interactions.compare.metrics.class_score import class_score, remembered
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
 from vit_interactions.compare.metrics.pixel_scores import mix, pixel_scores
-from vit_interactions.compare.metrics.probability import class_probability, remembered
 from vit_interactions.explain.base import to_pixels
 
 
@@ -78,10 +78,10 @@ def masked_probability(case: Case, patch_map: Tensor) -> tuple[float, float]:
 
     def ask(weights: Tensor) -> Tensor:
         pixels = to_pixels(weights, case.layout.extent, (case.inputs.shape[-2], case.inputs.shape[-1]))
-        return class_probability(case, mix(case, pixels, "mean"))
+        return class_score(case, mix(case, pixels, "mean"))
 
     # Patches need not cover the input: the whole photograph is more than all patches.
-    whole = pixel_scores(case, torch.ones(1, *case.layout.grid, dtype=torch.bool), "mean").item()
+    whole = pixel_scores(case, torch.ones(1, *case.layout.grid, dtype=torch.bool, device="cpu"), "mean").item()
     return whole, remembered(case, "times map", scaled.unsqueeze(0), ask).item()
 
 
@@ -89,6 +89,7 @@ def _metric(
     name: str, direction: Literal["higher", "lower"], source: str, compare: Callable[[float, float], float]
 ) -> Metric:
     def measure(case: Case, patch_map: Tensor) -> Score:
+        case.require_probability(name)
         return Score(compare(*masked_probability(case, check_map(patch_map, case.layout.grid))))
 
     return Metric(
@@ -96,7 +97,7 @@ def _metric(
         direction=direction,
         range=(0.0, 1.0),
         source=source,
-        parameters={"baseline": "mean", "mask": "min-max scaled map, bilinear", "score": "softmax"},
+        parameters={"baseline": "mean", "mask": "min-max scaled map, bilinear", "score": "by `output`"},
         needs=frozenset(),
         cost="2 forward passes, shared by average drop, increase and gain",
         measure=measure,

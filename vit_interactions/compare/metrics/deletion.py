@@ -9,7 +9,7 @@ from vit_interactions.compare.metrics.removal import deletion_curve
 
 
 def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion") -> Metric:
-    """Make the metric: the area below the curve of the probability over the share of patches removed.
+    """Make the metric: the area below the curve of the class's score over the share of patches removed.
 
     Args:
         baseline: what replaces removed patches: "blur", "mean" or "zero".

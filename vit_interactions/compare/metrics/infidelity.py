@@ -1,4 +1,4 @@
-"""Infidelity: does the sum of the map over removed patches tell how far the probability falls?
+"""Infidelity: does the sum of the map over removed patches tell how far the class's score falls?
 
 Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, Def. 2.1, by captum.
 """
@@ -35,14 +35,14 @@ def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -
     """
     patches = grid[0] * grid[1]
     size = min(max(round(share * patches), 1), patches - 1)
-    drawn = torch.rand(samples, patches, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.rand(samples, patches, generator=torch.Generator().manual_seed(seed), device="cpu")
     return (drawn.argsort(1).argsort(1) < size).reshape(samples, *grid)
 
 
 def infidelity(
     baseline: str = "mean", share: float = 0.2, samples: int = 50, *, name: str = "infidelity"
 ) -> Metric:
-    """Make the metric: E (β Σ map over removed patches - fall of the probability)², captum's with `normalize=True`.
+    """Make the metric: E (β Σ map over removed patches - fall of the score)², captum's with `normalize=True`.
 
     β is the factor that makes it least, since maps have no scale of their own. It may be negative: a map and its
     negative get the same value, so that a low one says that the map tells the falls, not that it tells their sign.
@@ -66,14 +66,14 @@ def infidelity(
         values = check_map(patch_map, case.layout.grid)
         removed = draw_subsets(samples, case.layout.grid, share, case.seed)
 
-        def probabilities(marks: Tensor) -> Tensor:
+        def scores(marks: Tensor) -> Tensor:
             return pixel_scores(case, marks[:, 0] == 0, baseline)
 
         # To captum the patches are the features: the photograph is all of them, marked 0, and 1 marks a removed one.
-        whole = torch.zeros(1, 1, *case.layout.grid, dtype=torch.float64)
+        whole = torch.zeros(1, 1, *case.layout.grid, dtype=torch.float64, device="cpu")
         marks = removed.unsqueeze(1).double()
         error = captum_infidelity(
-            probabilities,
+            scores,
             lambda _: (marks, marks),
             whole,
             values[None, None],
@@ -92,7 +92,7 @@ def infidelity(
             "share": share,
             "samples": samples,
             "unit": "patch",
-            "score": "softmax",
+            "score": "by `output`",
             "normalize": True,
         },
         needs=frozenset(),

@@ -10,7 +10,7 @@ from vit_interactions.compare.metrics.removal import insertion_curve
 
 
 def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion") -> Metric:
-    """Make the metric: the area below the curve of the probability over the share of patches shown.
+    """Make the metric: the area below the curve of the class's score over the share of patches shown.
 
     Args:
         baseline: what is shown before: "blur", "mean" or "zero".

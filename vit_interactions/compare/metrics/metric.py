@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.functional.scores import Output, check_output, class_outputs
+from vit_interactions.predictions import find_output
 
 Explain = Callable[[nn.Module, Tensor, int], Tensor]
 
@@ -26,8 +31,9 @@ class Case:
         mean: of the normalisation, one number a channel.
         std: of the normalisation, one number a channel.
         seed: of everything that is drawn.
-        scores: probabilities of perturbed images, filled as they are computed, so that no metric asks the model
-            again. Give the cases of one photograph, model and target the same dict to share them among methods.
+        scores: of perturbed images, filled as they are computed, so that no metric asks the model again. Give the cases
+            of one photograph, model, target and output the same dict to share them among methods.
+        output: what the model's output is, see `functional.scores.class_scores`; None: see `link`.
     """
 
     model: nn.Module
@@ -40,9 +46,11 @@ class Case:
     explain: Explain | None = None
     seed: int = 0
     scores: dict[tuple[str, bytes], float] = field(default_factory=dict, repr=False)
+    output: Output | None = None
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
+        """Check the shapes and the output."""
+        check_output("output", self.output)
         if self.inputs.ndim != 4 or len(self.inputs) != 1:
             raise ValueError(
                 f"`inputs` must have shape (1, channels, height, width), but got {tuple(self.inputs.shape)}."
@@ -53,6 +61,34 @@ class Case:
                 raise ValueError(f"`{name}` must have {channels} numbers, one a channel, but got {len(values)}.")
         if self.inside is not None and tuple(self.inside.shape) != self.layout.grid:
             raise ValueError(f"`inside` must have shape {self.layout.grid}, but got {tuple(self.inside.shape)}.")
+
+    @cached_property
+    def link(self) -> Output:
+        """Return `output`, or what `predictions.find_output` finds in the model and its output for the whole image.
+
+        Raises:
+            ValueError: an output of which it cannot be told whether it holds probabilities.
+        """
+        if self.output is not None:
+            return self.output
+        with torch.no_grad(), borrowed(self.model) as own:
+            outputs = class_outputs(own(self.inputs), len(self.inputs))
+        found = find_output(self.model, self.inputs, outputs)
+        if found is None:
+            raise ValueError(
+                "`output` must be given for this model: its outputs lie in [0, 1] but do not sum to 1, and may be "
+                "probabilities or not. Give output='probabilities', 'softmax', 'sigmoid' or 'value' (--output on the "
+                "command line)."
+            )
+        return found
+
+    def require_probability(self, metric: str) -> None:
+        """Raise ValueError for a model whose scores are values of a regression, which a metric cannot use."""
+        if self.link == "value":
+            raise ValueError(
+                f"{metric} needs the probability of a class, but the model's output is a value (regression). Use "
+                "insertion, deletion or abpc. If the output is a logit or a probability, say so by `output`."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +111,7 @@ class Metric:
     Attributes:
         name: what tables call it.
         direction: which values are better; "none" where neither is.
-        range: (lowest, highest) possible value.
+        range: (lowest, highest) possible value, where scores are probabilities.
         source: the paper.
         parameters: every setting that changes the value, for reports and to tell on resuming whether it is the same
             metric: numbers, texts, and lists of them.

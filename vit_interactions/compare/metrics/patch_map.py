@@ -51,6 +51,6 @@ def relevance_ranks(patch_map: Tensor, seed: int) -> Tensor:
         tensor([[2, 0, 1]])
     """
     values = patch_map.flatten()
-    drawn = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed), device="cpu")
     order = drawn[values[drawn].argsort(descending=True, stable=True)]
     return order.argsort().reshape(patch_map.shape)

@@ -1,4 +1,4 @@
-"""Probabilities of images in which patches of pixels are replaced."""
+"""Scores of images in which patches of pixels are replaced."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,8 @@ from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.metrics.baseline import baseline_image
+from vit_interactions.compare.metrics.class_score import class_score, remembered
 from vit_interactions.compare.metrics.metric import Case
-from vit_interactions.compare.metrics.probability import class_probability, remembered
 
 
 def pixel_mask(shown: Tensor, layout: TokenLayout, image_size: tuple[int, int]) -> Tensor:
@@ -52,7 +52,7 @@ def mix(case: Case, weights: Tensor, baseline: str) -> Tensor:
 
 
 def pixel_scores(case: Case, shown: Tensor, baseline: str) -> Tensor:
-    """Compute the probability of the target for images of which some patches are shown.
+    """Compute the score of the target for images of which some patches are shown.
 
     Args:
         case: whose photograph and model these are.
@@ -65,6 +65,6 @@ def pixel_scores(case: Case, shown: Tensor, baseline: str) -> Tensor:
     size = (case.inputs.shape[-2], case.inputs.shape[-1])
 
     def ask(shown: Tensor) -> Tensor:
-        return class_probability(case, mix(case, pixel_mask(shown, case.layout, size), baseline))
+        return class_score(case, mix(case, pixel_mask(shown, case.layout, size), baseline))
 
     return remembered(case, baseline, shown, ask)

@@ -74,7 +74,9 @@ def draw_anew(parameter: Tensor, generator: torch.Generator) -> None:
         tensor([7., 7., 7.])
     """
     values = parameter.double()
-    noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator).to(parameter.device)
+    noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator, device=generator.device).to(
+        parameter.device
+    )
     parameter.copy_(values.mean() + values.std(correction=0) * noise)
 
 
@@ -114,8 +116,8 @@ def randomisation(*, name: str = "randomisation") -> Metric:
         for changed in randomised(model, block_names(callers), case.seed):
             values = explain(case, changed, case.inputs)[0]
             correlations.append(0.0 if values.min() == values.max() else spearman(original, values))
-        curve = torch.tensor(correlations, dtype=torch.float64)
-        points = torch.linspace(0, 1, len(curve), dtype=torch.float64)
+        curve = torch.tensor(correlations, dtype=torch.float64, device="cpu")
+        points = torch.linspace(0, 1, len(curve), dtype=torch.float64, device="cpu")
         return Score(float(curve[1:].abs().mean()), torch.stack([points, curve], dim=1))
 
     return Metric(

@@ -18,7 +18,7 @@ def patch_counts(patches: int, steps: int) -> Tensor:
         >>> patch_counts(10, 4)
         tensor([ 0,  2,  5,  8, 10])
     """
-    return torch.tensor(sorted({round(step * patches / steps) for step in range(steps + 1)}))
+    return torch.tensor(sorted({round(step * patches / steps) for step in range(steps + 1)}), device="cpu")
 
 
 def deletion_curve(ranks: Tensor, steps: int, ask: Ask) -> Tensor:

@@ -13,10 +13,10 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
+from vit_interactions.compare.metrics.class_score import class_score, remembered
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
 from vit_interactions.compare.metrics.pixel_scores import pixel_mask
-from vit_interactions.compare.metrics.probability import class_probability, remembered
 from vit_interactions.functional.checks import check_fraction
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -48,7 +48,9 @@ def fill_in(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
     values, mask = image.detach().to("cpu", torch.float64, copy=True), shown.cpu()
     matrix, right = NoisyLinearImputer.setup_sparse_system(mask.float().numpy(), values.numpy(), neighbors_weights)
     solution = torch.as_tensor(spsolve(csc_matrix(matrix), right)).reshape(right.shape).T
-    drawn = torch.randn(solution.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randn(
+        solution.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu"
+    )
     values[:, ~mask] = solution + noise * drawn
     return values.to(image)
 
@@ -76,7 +78,7 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
         patches = ranks.numel()
-        counts = torch.tensor([min(max(round(share * patches), 1), patches - 1) for share in shares])
+        counts = torch.tensor([min(max(round(share * patches), 1), patches - 1) for share in shares], device="cpu")
         most, least = ranks >= counts[:, None, None], ranks < patches - counts[:, None, None]
         scores = _scores(case, torch.cat([most, least]), noise)
         difference = scores[len(shares) :] - scores[: len(shares)]
@@ -91,7 +93,7 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
             "shares": tuple(shares),
             "noise": noise,
             "unit": "patch",
-            "score": "softmax",
+            "score": "by `output`",
             "ties": "seeded",
         },
         needs=frozenset(),
@@ -107,6 +109,6 @@ def _scores(case: Case, shown: Tensor, noise: float) -> Tensor:
     def ask(shown: Tensor) -> Tensor:
         pixels = pixel_mask(shown, case.layout, (image.shape[-2], image.shape[-1]))
         filled = [fill_in(image, mask, noise=noise, seed=case.seed) for mask in pixels]
-        return class_probability(case, torch.stack(filled))
+        return class_score(case, torch.stack(filled))
 
     return remembered(case, f"road, noise {noise}", shown, ask)

@@ -6,10 +6,10 @@ Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS
 from captum.metrics import sensitivity_max
 from torch import Tensor
 
+from vit_interactions.compare.metrics.class_score import CHUNK
 from vit_interactions.compare.metrics.explain import explain
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map
-from vit_interactions.compare.metrics.probability import CHUNK
 from vit_interactions.functional.checks import check_count
 from vit_interactions.seeds import seeded
 

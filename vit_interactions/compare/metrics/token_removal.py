@@ -15,7 +15,7 @@ from vit_interactions.compare.metrics.token_scores import token_scores
 
 
 def token_insertion(steps: int = 20, *, name: str = "token_insertion") -> Metric:
-    """Make the metric: the area below the curve of the probability over the share of tokens shown.
+    """Make the metric: the area below the curve of the class's score over the share of tokens shown.
 
     Args:
         steps: into how many the patches are divided.
@@ -29,7 +29,7 @@ def token_insertion(steps: int = 20, *, name: str = "token_insertion") -> Metric
 
 
 def token_deletion(steps: int = 20, *, name: str = "token_deletion") -> Metric:
-    """Make the metric: the area below the curve of the probability over the share of tokens removed.
+    """Make the metric: the area below the curve of the class's score over the share of tokens removed.
 
     Args:
         steps: into how many the patches are divided.
@@ -52,6 +52,6 @@ def _metric(
         curve_of,
         token_scores,
         source="Petsiuk et al., RISE, BMVC 2018, with tokens for pixels",
-        parameters={"removal": "attention masked", "steps": steps, "score": "softmax", "ties": "seeded"},
+        parameters={"removal": "attention masked", "steps": steps, "score": "by `output`", "ties": "seeded"},
         passes=steps + 2,
     )

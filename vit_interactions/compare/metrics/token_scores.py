@@ -20,13 +20,13 @@ from vit_interactions.attention.observe import observe
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.sdpa import SDPA, read_sdpa
 from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.compare.metrics.class_score import class_score, remembered
 from vit_interactions.compare.metrics.metric import Case
-from vit_interactions.compare.metrics.probability import class_probability, remembered
 from vit_interactions.functional.window_free import window_free_attention
 
 
 def token_scores(case: Case, shown: Tensor) -> Tensor:
-    """Compute the probability of the target for the photograph with some patches' tokens hidden.
+    """Compute the score of the target for the photograph with some patches' tokens hidden.
 
     Args:
         case: whose photograph and model these are.
@@ -40,18 +40,19 @@ def token_scores(case: Case, shown: Tensor) -> Tensor:
             tokens, of which hidden ones stay a part; nothing left to attend to.
     """
     calls = _check(case)
+    _ = case.link  # which may run the model, before tokens are hidden
 
     def ask(shown: Tensor) -> Tensor:
         repeated = case.inputs.expand(len(shown), -1, -1, -1)
         with readable(unwrap(case.model)), _Hiding(shown.flatten(1).to(case.inputs.device), case.layout) as hiding:
-            probability = class_probability(case, repeated)
+            scores = class_score(case, repeated)
         if hiding.calls != calls:
             raise UnsupportedModelError(
                 f"{type(unwrap(case.model)).__name__} made {hiding.calls} calls of scaled_dot_product_attention where "
                 f"its own layers make {calls}, another model's inside it perhaps, so that it cannot be told which "
                 "tokens to hide. Use insertion and deletion of pixels."
             )
-        return probability
+        return scores
 
     return remembered(case, "tokens", shown, ask)
 

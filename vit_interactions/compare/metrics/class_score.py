@@ -1,4 +1,4 @@
-"""The model's probability of the class that was explained, asked once an image."""
+"""The model's score of the class that is explained, asked once per image."""
 
 from collections.abc import Callable
 
@@ -8,34 +8,33 @@ from torch import Tensor
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.compare.metrics.metric import Case
 from vit_interactions.explain.targets import select_target
+from vit_interactions.functional.scores import class_outputs, class_scores
 
 # Images in one forward pass: a batch that fits wherever the model's own training did.
 CHUNK = 16
 
 
-def class_probability(case: Case, images: Tensor) -> Tensor:
-    """Compute the probability (softmax, float64) of the case's target for each image, on the CPU.
+def class_score(case: Case, images: Tensor) -> Tensor:
+    """Compute the score of the case's target for each image, by the link of the model's head.
 
     Args:
         case: whose model is asked, in evaluation mode.
         images: (batch, channels, height, width).
 
     Returns:
-        (batch,) in [0, 1].
+        (batch,) float64 on the CPU: probabilities, or values where `Case.link` is "value".
 
     Raises:
-        ValueError: an output that is not (batch, classes), or not finite.
+        ValueError: an output that is neither (batch, classes) nor (batch,), or not finite, or that does not fit
+            `Case.output`.
         IndexError: a target that the output does not have.
     """
     with torch.no_grad(), borrowed(case.model) as model:
-        output = model(images)
-    logits = getattr(output, "logits", output)
-    logits = logits.double() if isinstance(logits, Tensor) else logits
-    chosen = select_target(logits, case.target)
-    probability = (chosen - logits.logsumexp(1)).exp().cpu()
-    if not probability.isfinite().all():
+        outputs = class_outputs(model(images), len(images))
+    scores = select_target(class_scores(outputs, case.link), case.target)
+    if not scores.isfinite().all():
         raise ValueError("the model's output for a perturbed image is not finite.")
-    return probability
+    return scores
 
 
 def remembered(case: Case, kind: str, shown: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
@@ -56,4 +55,4 @@ def remembered(case: Case, kind: str, shown: Tensor, ask: Callable[[Tensor], Ten
     for start in range(0, len(new), CHUNK):
         chunk = new[start : start + CHUNK]
         case.scores.update(zip([keys[index] for index in chunk], ask(shown[chunk]).tolist(), strict=True))
-    return torch.tensor([case.scores[key] for key in keys], dtype=torch.float64)
+    return torch.tensor([case.scores[key] for key in keys], dtype=torch.float64, device="cpu")

@@ -1,0 +1,74 @@
+"""How much of a map is rounding: every method in float32 against float64, and the model itself nudged by rounding.
+
+    python tests/benchmarks/precision.py MODEL CHECKPOINT FOLDER [IMAGES]
+
+Prints per method, over the first images of a folder, the largest difference between the map of the float32 model and
+that of the float64 model, as a share of the latter's largest value, the lowest rank correlation of the two, and the
+lowest rank correlation of the float64 map with that of a float64 model whose weights differ by a relative 6e-8.
+"""
+
+import argparse
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from vit_interactions.explain.unstable_map import rank_agreement
+from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.loading import load_model
+
+
+def main() -> None:
+    """Read the arguments and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("checkpoint")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("images", type=int, nargs="?", default=10)
+    options = parser.parse_args()
+    model = load_model(options.model, Path(options.checkpoint)).eval()
+    models = [model, copy.deepcopy(model).double(), nudged(copy.deepcopy(model).double())]
+    paths = sorted(options.folder.glob("*.jpg"))[: options.images]
+    images = [prepare(load_photograph(path), model).input[None] for path in paths]
+    warnings.simplefilter("ignore", UserWarning)
+    print("| method | largest difference | lowest rank correlation | lowest with nudged weights |")
+    print("| --- | --- | --- | --- |")
+    for name in vi.EXPLAINERS:
+        if name == "attention_flow":  # minutes per image
+            continue
+        rows = torch.tensor(list(compare(name, models, images)))
+        difference, agreement, nudge = rows[:, 0].max(), rows[:, 1].min(), rows[:, 2].min()
+        print(f"| `{name}` | {difference:.1e} | {agreement:.4f} | {nudge:.4f} |", flush=True)
+
+
+@torch.no_grad()
+def nudged(model: nn.Module) -> nn.Module:
+    """Multiply each weight by 1 + 6e-8 times a normal number: half a unit in the last place of float32."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.mul_(1 + 6e-8 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    return model
+
+
+def compare(name: str, models: list[nn.Module], images: list[Tensor]) -> Iterator[tuple[float, float, float]]:
+    """Yield per image the relative difference, the rank correlation, and that under nudged weights."""
+    for image in images:
+        target = int(models[0](image).argmax())
+        single, double, other = (
+            vi.EXPLAINERS[name](model)
+            .patch_map(image.to(next(model.parameters()).dtype), target)
+            .flatten(1)
+            .double()
+            for model in models
+        )
+        difference = (single - double).abs().max() / double.abs().max()
+        ranks = [rank_agreement(maps, double).item() for maps in (single, other)]
+        yield difference.item(), ranks[0], ranks[1]
+
+
+if __name__ == "__main__":
+    main()

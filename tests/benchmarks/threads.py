@@ -1,0 +1,79 @@
+"""Explain a model in one thread while another runs it: does either see anything of the other?
+
+    python -m tests.benchmarks.threads [--explanations 200] [--calls 1000] [--method NAME ...]
+
+Prints, for each method and mode of the model, how many plain calls and maps differ from those computed alone; then what
+an explanation's evaluation copy costs beside a plain forward pass. The exit code is 1 if anything differs.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import nn
+
+import vit_interactions as vi
+from tests.threaded import differences, lived_in
+from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.evaluation_copy import evaluation_copy
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """CPU seconds of this thread, which other processes disturb less."""
+    started = time.thread_time()
+    run()
+    return time.thread_time() - started
+
+
+def costs(name: str, size: int, rounds: int = 30) -> dict[str, float]:
+    """Time a plain pass, a borrowed one in either mode, and the copy alone, in turn; ratios of medians to the first."""
+    model, inputs = timm.create_model(name), torch.rand(1, 3, size, size)
+
+    def run_borrowed() -> None:
+        with borrowed(model) as own:
+            own(inputs)
+
+    runs: dict[str, tuple[bool, Callable[[], object]]] = {
+        "plain": (False, lambda: model(inputs)),
+        "borrowed, eval mode": (False, run_borrowed),
+        "borrowed, train mode": (True, run_borrowed),
+        "copy alone": (True, lambda: evaluation_copy(model)),
+    }
+    taken: dict[str, list[float]] = {key: [] for key in runs}
+    with torch.no_grad():
+        for _ in range(rounds):
+            for key, (training, run) in runs.items():
+                nn.Module.train(model, training)
+                taken[key].append(seconds(run))
+    plain = statistics.median(taken["plain"])
+    return {key: statistics.median(values) / plain for key, values in taken.items()}
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--explanations", type=int, default=200)
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--method", nargs="*", default=list(vi.EXPLAINERS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    different = 0
+    print("| method | mode | plain calls | that differ | explanations | that differ |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    for method in options.method:
+        for training in (False, True):
+            model = lived_in(training=training)
+            made, wrong, maps = differences(method, model, options.explanations, options.calls)
+            different += wrong + maps
+            mode = "train" if training else "eval"
+            print(f"| {method} | {mode} | {made} | {wrong} | {options.explanations} | {maps} |", flush=True)
+    for name, size in (("test_vit", 160), ("vit_tiny_patch16_224", 224)):
+        print(name, {key: round(ratio, 2) for key, ratio in costs(name, size).items()})
+    raise SystemExit(different > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Boxes: files in any usual encoding, names however they are written, and rows that fit nothing."""
+
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+import timm
+from PIL import Image
+
+import vit_interactions as vi
+from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
+
+ROW = "file,left,top,right,bottom\ncat.png,1,1,20,20\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_boxes_are_read_in_utf8_and_in_utf16_with_its_mark(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_bytes(ROW.encode(encoding))
+    assert read_boxes(tmp_path / "boxes.csv") == {"cat.png": [ObjectBox(1, 1, 20, 20)]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            ROW.encode() + "café.png,1,1,2,2\n".encode("latin-1"),
+            r"UTF-8, got another encoding in line 3 of .*byte 0xe9",
+        ),
+        (ROW.encode() + b'"dog.png,1,1,2,2\n', r"every quote closed, got .* in line 3 of"),
+        (ROW.encode() + b'"' + b"x" * 200_000, r"every quote closed, got .* in line 3 of"),
+        (ROW.encode("utf-16")[:-1], r"not UTF-16"),
+    ],
+    ids=["latin-1", "quote", "long", "half a character"],
+)
+def test_boxes_that_cannot_be_read_name_file_and_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_boxes(tmp_path / "boxes.csv")
+    assert str(tmp_path / "boxes.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize(("written", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_fit_however_their_accents_are_written(written: str, listed: str) -> None:
+    name, path = (normalize(form, "Zoë/café.png") for form in (written, listed))
+    boxes = {name: [ObjectBox(0, 0, 1, 1)]}
+    assert boxes_by_photograph(boxes, [Path(path)]) == {Path(path): [ObjectBox(0, 0, 1, 1)]}
+    assert unused_boxes(boxes, [Path(path)]) == []
+
+
+def test_two_files_whose_names_look_alike_are_told_apart() -> None:
+    paths = [Path(normalize(form, "café.png")) for form in ("NFC", "NFD")]
+    for path in paths:
+        found = boxes_by_photograph({path.name: [ObjectBox(0, 0, 1, 1)]}, paths)
+        assert [len(found[each]) for each in paths] == [int(each == path) for each in paths]
+
+
+def test_rows_of_boxes_that_fit_no_image_are_reported(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
+    (tmp_path / "boxes.csv").write_text(ROW + "dog.png,1,1,2,2\ndog.png,1,1,3,3\n")
+    model = timm.create_model("test_vit", num_classes=5)
+    comparison = vi.compare(
+        [tmp_path / "cat.png"], model, ["random_map"], ["pointing_game"], boxes=tmp_path / "boxes.csv", target=0
+    )
+    assert comparison.notes()[0] == "2 of 3 rows of `boxes` fit no image and are not used, e.g. of 'dog.png'"
+
+
+def test_a_class_that_a_model_lacks_is_found_before_anything_is_measured(tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=5)
+    for target in (5, -1):
+        with pytest.raises(ValueError, match=r"`target` must"):
+            vi.compare([Image.new("RGB", (64, 64))], model, ["random_map"], target=target, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

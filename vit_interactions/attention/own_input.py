@@ -1,0 +1,66 @@
+"""Give a borrowed model an input of its own, and say in a sentence why some models cannot be explained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, fx, nn
+
+from vit_interactions.attention.errors import UnsupportedModelError
+
+IN_PLACE = (
+    "the model changes its input in place, e.g. by `x.sub_(mean)`, which gradients cannot follow. Normalize by "
+    "`x = x - mean`, or outside the model."
+)
+
+
+@contextmanager
+def own_input(model: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
+    """Copy the input for a block that runs the model, and refuse models that torch's errors do not explain.
+
+    Args:
+        model: the model.
+        inputs: (batch, channels, height, width); not changed, whatever the model does.
+
+    Yields:
+        The copy.
+
+    Raises:
+        UnsupportedModelError: a model on the meta device, an exported one, or one that changes its input in place.
+
+    Example:
+        >>> with own_input(nn.Identity(), torch.ones(1, 3, 2, 2)) as image:
+        ...     image.shape
+        torch.Size([1, 3, 2, 2])
+    """
+    check_runnable(model)
+    if not isinstance(inputs, Tensor) or inputs.is_meta:  # refused where inputs are checked
+        yield inputs
+        return
+    with torch.inference_mode(False):
+        image = inputs.detach().clone()
+    version = image._version
+    try:
+        yield image
+    except RuntimeError as error:
+        if "leaf Variable that requires grad" in str(error) and "in-place" in str(error):
+            raise UnsupportedModelError(IN_PLACE) from error
+        raise
+    if image._version != version:
+        raise UnsupportedModelError(IN_PLACE)
+
+
+def check_runnable(model: nn.Module) -> None:
+    """Raise UnsupportedModelError for a model without weights, or one that is a graph of exported operations."""
+    if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
+        raise UnsupportedModelError(
+            "the model is on the meta device, which holds no weights. Create it on a device and load its weights."
+        )
+    if isinstance(model, fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) for node in model.graph.nodes
+    ):
+        raise UnsupportedModelError(
+            "the model was exported by `torch.export`, which leaves no attention to read. Give the model that was "
+            "exported."
+        )

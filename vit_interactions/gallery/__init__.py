@@ -1,0 +1,1 @@
+"""What `vit-interactions explain` writes: a folder of results per image."""

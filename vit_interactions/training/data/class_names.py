@@ -1,0 +1,148 @@
+"""The names of a model's classes in order, and the class maps that hold them."""
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit_interactions.files import check_regular_file
+from vit_interactions.loading import nearest
+
+SHOWN = 5  # names in an error
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The names of classes in order, checked.
+
+    Names match folders however their accents are encoded (NFC or NFD).
+
+    Attributes:
+        names: the name of each class.
+        source: the origin of the names, for errors.
+
+    Raises:
+        ValueError: a repeated name, or no names.
+
+    Example:
+        >>> classes = ClassNames(("ant", "bee"), "`class_map` c.txt")
+        >>> classes.numbers(["bee"])
+        {'bee': 1}
+        >>> classes.numbers(["bee", "ants"])
+        Traceback (most recent call last):
+        ValueError: `data` must have classes of `class_map` c.txt only, got ants. Did you mean ant? Make ...
+    """
+
+    names: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        first: dict[str, int] = {}
+        for number, name in enumerate(map(normalized, self.names)):
+            if name in first:
+                raise ValueError(
+                    f"{self.source} must name each class once, got {name!r} as classes {first[name]} and {number}."
+                )
+            first[name] = number
+
+    def numbers(self, found: Iterable[str]) -> dict[str, int]:
+        """Return the number of each class found in the data.
+
+        Raises:
+            ValueError: names that are not among the classes.
+        """
+        found = list(found)
+        numbers = self.among(found)
+        if strange := [name for name in found if name not in numbers]:
+            raise ValueError(
+                f"`data` must have classes of {self.source} only, got {listed(strange)}."
+                f"{nearest(strange[0], self.names)} Make the names agree, or remove their images."
+            )
+        return numbers
+
+    def among(self, found: Iterable[str]) -> dict[str, int]:
+        """Return the number of each known class of the data."""
+        known = {normalized(name): number for number, name in enumerate(self.names)}
+        return {name: known[normalized(name)] for name in found if normalized(name) in known}
+
+
+def normalized(name: str) -> str:
+    """Return a name in the Unicode form that two spellings of it share."""
+    return unicodedata.normalize("NFC", name)
+
+
+def listed(names: Sequence[str], shown: int = SHOWN) -> str:
+    """List the first names.
+
+    Example:
+        >>> listed(["a", "b", "c"], shown=2)
+        'a, b and 1 more'
+    """
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def read_class_map(path: Path, count: int) -> ClassNames:
+    """Read the names of a model's classes from a UTF-8 text file, one name per line.
+
+    A byte order mark and empty lines at the end are allowed.
+
+    Args:
+        path: the file.
+        count: number of the model's classes.
+
+    Raises:
+        OSError: no such file.
+        ValueError: not a regular file, not UTF-8, an empty or repeated line, or another number of names.
+    """
+    check_regular_file("class_map", path)
+    lines = [line.strip() for line in re.split("\r\n|\r|\n", _text(path).rstrip())]
+    first: dict[str, int] = {}
+    for number, name in enumerate(map(normalized, lines), 1):
+        if not name:
+            raise ValueError(
+                f"`class_map` {path} must have a class name in each line, got an empty line {number}."
+            )
+        if name in first:
+            raise ValueError(
+                f"`class_map` {path} must name each class once, got {name!r} in lines {first[name]} and {number}."
+            )
+        first[name] = number
+    if len(lines) != count:
+        raise ValueError(
+            f"`class_map` must have a line for each of the model's {count} classes, got {len(lines)} lines in {path}."
+        )
+    return ClassNames(tuple(lines), f"`class_map` {path}")
+
+
+def names_of_config(names: Any, count: int) -> ClassNames:
+    """Check the names of its classes that a model's config holds.
+
+    Raises:
+        ValueError: no list of names, a repeated name, or another number than the model has classes.
+    """
+    source = "`label_names` of the model's config"
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{source} must be a list of names, got {type(names).__name__}. Give a `class_map`.")
+    if len(names) != count:
+        raise ValueError(
+            f"{source} must name each of the model's {count} classes, got {len(names)} names. Give a `class_map`."
+        )
+    return ClassNames(tuple(names), source)
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"`class_map` {path} must be UTF-8 text, got other bytes in line {line}. Save the file as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"`class_map` {path} must be UTF-8 text, got zero bytes. Save the file as UTF-8.")
+    return text

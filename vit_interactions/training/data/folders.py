@@ -1,0 +1,148 @@
+"""A dataset of images in one folder per class."""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from vit_interactions.images import read_image
+from vit_interactions.images.reading import image_extensions
+from vit_interactions.training.data.class_names import ClassNames, listed
+
+# timm's names of the parts of a dataset that mean the same.
+SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
+
+
+class ImageFolder(Dataset[tuple[Image.Image, int]]):
+    """Images in one folder per class, in the order and with the class numbers of timm's.
+
+    An image that cannot be read raises an error; no other image takes its place.
+
+    Attributes:
+        root: path of the folder that holds the class folders.
+        samples: (path, class number) of each image.
+        class_to_idx: class name -> number.
+        others: files in the class folders that are not images, relative to `root`; hidden ones left out.
+    """
+
+    def __init__(self, root: Path, classes: ClassNames | None = None) -> None:
+        """List the images.
+
+        Args:
+            root: folder that holds the class folders.
+            classes: the known classes; None: each folder is one.
+
+        Raises:
+            ValueError: images outside class folders or deeper, folders of unknown classes, class folders without
+                images where the folders decide what the classes are, or no images.
+            OSError: a folder that cannot be read.
+        """
+        self.root = str(root)
+        found, self.others = _class_folders(root)
+        filled = [name for name, images in found.items() if images]
+        if not filled:
+            raise ValueError(f"`data` must have one folder of images per class, got none in {root}.")
+        if classes is None and len(filled) < len(found):
+            empty = [name for name, images in found.items() if not images]
+            raise ValueError(
+                f"`data` {root} must have images of each class, got none in {listed(empty)}. Remove it."
+            )
+        self.class_to_idx = (
+            {name: number for number, name in enumerate(filled)} if classes is None else classes.numbers(filled)
+        )
+        self.samples = sorted(
+            ((path, self.class_to_idx[name]) for name in filled for path in found[name]),
+            key=lambda sample: natural_key(sample[0]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, number = self.samples[index]
+        return read_image(path), number
+
+    def filename(self, index: int) -> str:
+        """Return an image's path relative to `root`."""
+        return os.path.relpath(self.samples[index][0], self.root)
+
+    def filenames(self) -> list[str]:
+        """Return the paths of all images relative to `root`."""
+        return [self.filename(index) for index in range(len(self))]
+
+
+def part_folder(data: Path, split: str) -> Path:
+    """Find the folder of a part of a dataset, by timm's names; the dataset's own folder where there is none."""
+    same = next((names for names in SYNONYMS if split in names), ())
+    return next((data / name for name in (split, *same) if (data / name).is_dir()), data)
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Return what to sort names by, numbers by their value, as timm does; names that differ in case only differ too.
+
+    Example:
+        >>> sorted(["10.png", "9.png", "a", "A"], key=natural_key)
+        ['9.png', '10.png', 'A', 'a']
+    """
+    parts = re.split(r"(\d+)", text.lower())
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], text
+
+
+def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """List class folder -> its images in natural order of folders, and the files that are not images."""
+    entries = list(os.scandir(root))
+    folders = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: natural_key(entry.name))
+    files = [entry.name for entry in entries if not entry.is_dir()]
+    if loose := sorted(filter(_is_image, files)):
+        raise ValueError(
+            f"`data` {root} must have images in class folders only, got {listed(loose)} beside them. Move them."
+        )
+    found: dict[str, list[str]] = {}
+    nested, others = [], [name for name in files if not name.startswith(".")]
+    for folder in folders:
+        images = []
+        for entry in os.scandir(folder.path):
+            if entry.is_dir():
+                nested += list(_images_below(entry.path))[:1]
+            elif _is_image(entry.name):
+                images.append(entry.path)
+            elif not entry.name.startswith("."):
+                others.append(os.path.join(folder.name, entry.name))
+        if images or not folder.name.startswith("."):
+            found[folder.name] = images
+    if nested:
+        names = sorted(os.path.relpath(path, root) for path in nested)
+        raise ValueError(
+            f"`data` must have images directly in one folder per class, but {root} holds {listed(names)}. Move the "
+            "images up into the class folders, or give the folder in which each folder is one class."
+        )
+    return found, sorted(others)
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    """Yield the images in a folder at any depth; each folder is visited once, links included."""
+    waiting, seen = [folder], set()
+    while waiting:
+        here = waiting.pop()
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in sorted(os.scandir(here), key=lambda entry: natural_key(entry.name)):
+            if entry.is_dir():
+                waiting.append(entry.path)
+            elif _is_image(entry.name):
+                yield entry.path
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _extensions()
+
+
+@cache
+def _extensions() -> frozenset[str]:
+    return frozenset(image_extensions())

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of models: names of files, locks, and errors of writing."""
