@@ -101,16 +101,28 @@ def observe(
 
 @contextlib.contextmanager
 def guarded(
-    model: nn.Module, inputs: Tensor, additional_forward_args: Any, on_layer: OnLayer
+    model: nn.Module,
+    inputs: Tensor,
+    additional_forward_args: Any,
+    on_layer: OnLayer,
+    rules: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Iterator["LayerGuard"]:
     """Record a borrowed model, handing on the attention of its layers as the probe has sorted its calls.
+
+    Args:
+        model: an unwrapped model.
+        inputs: (batch, channels, height, width).
+        additional_forward_args: further positional arguments of the model; a tuple is spread.
+        on_layer: called with the attention of every layer.
+        rules: a mode to run the model under. It stands behind the record, so that it gets what that finds inside
+            `nn.MultiheadAttention`, and behind the probe, which looks at the plain model.
 
     Yields:
         The guard; `guard.model` is the module to run. Call `guard.finish()` after the pass.
     """
     seen = probe(model, inputs, additional_forward_args)
     guard = LayerGuard(evaluated(model), seen, inputs.shape[0], on_layer)
-    with intercept_unnoticed(guard.record, guard.model, guard):
+    with rules or contextlib.nullcontext(), intercept_unnoticed(guard.record, guard.model, guard):
         yield guard
 
 
@@ -119,6 +131,7 @@ def observe_gradients(
     inputs: Tensor,
     additional_forward_args: Any,
     score: Callable[[Tensor], Tensor],
+    rules: contextlib.AbstractContextManager[Any] | None = None,
 ) -> tuple[Tensor, TokenLayout, AttentionRecord, tuple[Tensor, ...]]:
     """Run the model forward and backward once; no `.grad` of a parameter or of the input is touched.
 
@@ -127,6 +140,7 @@ def observe_gradients(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         score: picks (batch,) from the model's output; summed, then differentiated.
+        rules: as of `guarded`.
 
     Returns:
         The model's output, the layout of its tokens, the record with all layers, outside any graph, and the
@@ -140,7 +154,9 @@ def observe_gradients(
     # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
-        with guarded(model, inputs, additional_forward_args, lambda call, layout: calls.append(call)) as guard:
+        with guarded(
+            model, inputs, additional_forward_args, lambda call, layout: calls.append(call), rules
+        ) as guard:
             output = guard.model(leaf, *as_arguments(additional_forward_args))
         guard.finish()
         gradients = output_gradients(model, score(output), calls, keep_graph=False)

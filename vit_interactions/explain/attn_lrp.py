@@ -128,8 +128,7 @@ class AttnLRP(GradientExplainer):
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
-            # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
-            with rules, guarded(model, inputs, additional_forward_args, lambda call, layout: None) as guard:
+            with guarded(model, inputs, additional_forward_args, lambda call, layout: None, rules) as guard:
                 output = model(leaf, *as_arguments(additional_forward_args))
             guard.finish()
             scores = select_target(output, target, len(inputs))
