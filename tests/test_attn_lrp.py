@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.attn_lrp import AttnLRP, LRPRules, sum_patches
+from vit_interactions.explain.attn_lrp import AttnLRP, sum_patches
+from vit_interactions.explain.lrp_rules import LRPRules
 from vit_interactions.functional.lrp import gamma_rule
 
 from .families import Family, tiny

@@ -13,7 +13,7 @@ from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from vit_interactions.attention.probe import token_layout
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.boundary import run_command
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
@@ -125,7 +125,7 @@ def explain(
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
     for chosen in patches:
-        patch_index(chosen, token_layout(vit, (height, width)))
+        patch_index(chosen, image_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
         model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output

@@ -13,7 +13,8 @@ from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.probe import as_arguments, check_images, probe
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.probe import as_arguments, check_images
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
@@ -32,6 +33,7 @@ class CaptumMethod(Explainer):
     """
 
     class_specific = True
+    needs_attention = False
     backwards = 1
     library = "captum"
     per_patch: ClassVar[str] = "sum"
@@ -60,7 +62,7 @@ class CaptumMethod(Explainer):
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        layout = probe(self.model, inputs, additional_forward_args).layout
+        layout = image_layout(self.model, inputs, additional_forward_args)
         pixels = self._pixels(inputs, target, additional_forward_args)
         sums = _over_patches(pixels, layout)
         if self.per_patch == "mean":

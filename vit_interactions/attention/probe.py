@@ -6,9 +6,9 @@ it (docs/design.md, "See where the image goes").
 
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,12 @@ from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.checks import check_pair
 
 REMEMBERED = 8  # probes of one model
+WITHOUT_ATTENTION = (
+    "Methods that need no attention remain: attn_lrp, captum's (saliency, integrated_gradients, occlusion, ...) and "
+    "pytorch-grad-cam's (gradcam, layercam, ...)."
+)
 _SIMPLE = (bool, int, float, str, type(None))
+_Found = TypeVar("_Found")
 _probes: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Probe | UnsupportedModelError"]] = (
     weakref.WeakKeyDictionary()
 )
@@ -62,6 +67,49 @@ def probe(
         >>> probe(timm.create_model("vit_tiny_patch16_224"), (224, 224)).layout.grid
         (14, 14)
     """
+    asked = ask(model, inputs_or_size, additional_forward_args)
+
+    def look() -> Probe | UnsupportedModelError:
+        try:
+            return _with_statement(_probe_any(asked, additional_forward_args), asked.root)
+        except UnsupportedModelError as error:
+            return error
+
+    found = remembered(_probes, asked, look)
+    if isinstance(found, UnsupportedModelError):
+        raise type(found)(f"{found} {WITHOUT_ATTENTION}")
+    if found.unobserved:
+        warnings.warn(
+            f"{type(asked.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as declared: "
+            f"{found.layout}.",
+            UnprobedModelWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+class Asked(NamedTuple):
+    """A model and a random image to run it on.
+
+    Attributes:
+        model: unwrapped.
+        root: the module that `model` is, or is a copy of; what was observed is remembered with it.
+        image: (1, channels, height, width).
+        arguments: further arguments of the model, of one image.
+        batch: how many images were given.
+        key: differs where what is observed may differ.
+    """
+
+    model: nn.Module
+    root: nn.Module
+    image: Tensor
+    arguments: tuple[Any, ...]
+    batch: int
+    key: Any
+
+
+def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any) -> Asked:
+    """Check the arguments of `probe`, and draw the image to run the model on."""
     model = unwrap(model)
     check_runnable(model)
     if not isinstance(inputs_or_size, tuple | list):
@@ -71,25 +119,19 @@ def probe(
     batch = inputs_or_size.shape[0] if isinstance(inputs_or_size, Tensor) else 1
     arguments = tuple(_of_one(argument, batch) for argument in as_arguments(additional_forward_args))
     key = tuple(image.shape), image.dtype, image.device, *map(_kind, arguments), _signature(root)
-    known = _probes.setdefault(root, {})
-    if key not in known:
-        try:
-            known[key] = _with_statement(_probe_any(model, image, arguments, batch, additional_forward_args), root)
-        except UnsupportedModelError as error:
-            known[key] = error
+    return Asked(model, root, image, arguments, batch, key)
+
+
+def remembered(
+    memory: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Found]], asked: Asked, look: Callable[[], _Found]
+) -> _Found:
+    """Return what was seen of a model before, or look, and remember the last few."""
+    known = memory.setdefault(asked.root, {})
+    if asked.key not in known:
+        known[asked.key] = look()
         for old in list(known)[:-REMEMBERED]:
             del known[old]
-    found = known[key]
-    if isinstance(found, UnsupportedModelError):
-        raise type(found)(*found.args)
-    if found.unobserved:
-        warnings.warn(
-            f"{type(root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as declared: "
-            f"{found.layout}.",
-            UnprobedModelWarning,
-            stacklevel=2,
-        )
-    return found
+    return known[asked.key]
 
 
 def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
@@ -200,17 +242,15 @@ def _with_statement(found: Probe, model: nn.Module) -> Probe:
     return found
 
 
-def _probe_any(
-    model: nn.Module, image: Tensor, arguments: tuple[Any, ...], batch: int, additional_forward_args: Any
-) -> Probe:
+def _probe_any(asked: Asked, additional_forward_args: Any) -> Probe:
     """Probe with one image, or with as many as were given where the model takes no other number."""
     try:
-        return _probe(model, image, arguments)
+        return _probe(asked.model, asked.image, asked.arguments)
     except ImagesNotTakenError:
-        if batch == 1:
+        if asked.batch == 1:
             raise
-        images = image.repeat(batch, 1, 1, 1)
-        return _probe(model, images, as_arguments(additional_forward_args))
+        images = asked.image.repeat(asked.batch, 1, 1, 1)
+        return _probe(asked.model, images, as_arguments(additional_forward_args))
 
 
 def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe:

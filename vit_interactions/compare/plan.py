@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from vit_interactions.attention.probe import token_layout
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.checksum import architecture_checksum, checksum
 from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
@@ -254,7 +254,7 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
         )
         _ = subjects[name].normalisation  # raises where there is none
         height, width = prepare(Image.new("RGB", (64, 64)), subjects[name].model).input.shape[-2:]
-        token_layout(subjects[name].model, (height, width))  # raises where there are no patches
+        image_layout(subjects[name].model, (height, width))  # raises where there are no patches
     return subjects
 
 

@@ -14,10 +14,10 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluation_copy
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.own_input import own_input
-from vit_interactions.attention.probe import probe
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.targets import select_target
@@ -45,6 +45,7 @@ class Explainer(Attribution):  # type: ignore[misc]
 
     Attributes:
         class_specific: whether the map depends on `target`.
+        needs_attention: whether it reads the model's attention, so that it needs a Vision Transformer.
         forwards: forward passes a call takes.
         backwards: backward passes a call takes.
         more_is_relevant: whether larger values mean more relevant patches; False: smaller ones do.
@@ -54,6 +55,7 @@ class Explainer(Attribution):  # type: ignore[misc]
     """
 
     class_specific: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = True
     forwards: ClassVar[int] = 1
     backwards: ClassVar[int] = 0
     more_is_relevant: ClassVar[bool] = True
@@ -159,7 +161,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         """Carry a patch map to the input's pixels and give it the form in which the input came."""
         image = only_tensor(inputs)
         patch_map = explain(image)
-        extent = probe(self.model, image, additional_forward_args).layout.extent
+        extent = image_layout(self.model, image, additional_forward_args).extent
         pixels = to_pixels(patch_map, extent, (image.shape[-2], image.shape[-1]))
         attribution = pixels.unsqueeze(1).expand(image.shape).contiguous()
         return (attribution,) if isinstance(inputs, tuple) else attribution
