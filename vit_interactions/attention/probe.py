@@ -80,8 +80,8 @@ def probe(
         raise type(found)(f"{found} {WITHOUT_ATTENTION}")
     if found.unobserved:
         warnings.warn(
-            f"{type(asked.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as declared: "
-            f"{found.layout}.",
+            f"{type(asked.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as "
+            f"declared: {found.layout}.",
             UnprobedModelWarning,
             stacklevel=2,
         )
