@@ -27,7 +27,7 @@ from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.images.reading import read_image
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
-from vit_interactions.methods import all_methods, check_class, default_methods, find_method
+from vit_interactions.methods import all_methods, attention_refusal, check_class, default_methods, find_method
 from vit_interactions.options import (
     Alpha,
     Beta,
@@ -119,11 +119,13 @@ def explain(
     check_folder_option(out)
     photographs = chosen_images(photos)
     chosen_class = parse_target(target)
-    vit = load_model(model, checkpoint, check_device("--device", device))
+    vit = load_model(model, checkpoint, check_device("--device", device), needs_attention=False)
     if isinstance(chosen_class, int):
         check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
+    if not method and (reason := attention_refusal(vit)):
+        errors.print(f"note: {reason}", markup=False, soft_wrap=True)
     for chosen in patches:
         patch_index(chosen, image_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)

@@ -47,7 +47,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -> nn.Module:
+def load_model(
+    name: str, checkpoint: Path | None = None, device: str = "cpu", *, needs_attention: bool = True
+) -> nn.Module:
     """Create a model for explaining: in evaluation mode, on a device, with trained weights.
 
     Args:
@@ -56,6 +58,7 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
         checkpoint: a safetensors file, or a pickle that holds weights only; None loads the weights that timm
             knows for the name. The number of classes is read from the checkpoint.
         device: where the model goes.
+        needs_attention: whether only models with attention among patches are of use.
 
     Raises:
         UnsupportedModelError: a model whose attention cannot be explained, before its weights are downloaded.
@@ -71,7 +74,7 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
     if source in MODELS:
         model = importlib.import_module(MODELS[source]).load(inner_name, weights)
     elif weights is None:
-        if not is_known_family(name):
+        if needs_attention and not is_known_family(name):
             _refuse_before_download(name)
         model = pretrained_model(name)
     else:

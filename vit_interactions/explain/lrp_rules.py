@@ -38,6 +38,7 @@ def equal_parts(*factors: Any) -> tuple[Any, ...]:
     """Scale the gradients of the factors of a product that were computed from the image, so that they share it.
 
     Example:
+        >>> import torch
         >>> x, y = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
         >>> a, b, c = equal_parts(x, y, 4.0)
         >>> [gradient.item() for gradient in torch.autograd.grad(a * b * c, (x, y))]
@@ -179,10 +180,14 @@ class LRPRules(Rules):
         if not gamma:
             return operation(x, weight, bias)
 
+        def value(x: Tensor) -> Any:
+            # Not as a view of itself, which the model could not change in place.
+            return operation(x, weight, bias).data
+
         def rule(gradient: Tensor, x: Tensor) -> tuple[Tensor]:
             return (gamma_rule(gradient, x, weight, bias, gamma, operation),)
 
-        return ruled(partial(operation, weight=weight, bias=bias), rule, x)
+        return ruled(value, rule, x)
 
     def on_layer_norm(
         self,
