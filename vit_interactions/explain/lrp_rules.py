@@ -7,9 +7,9 @@ normalizes is constant (3.4).
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.multihead import attend
@@ -113,7 +113,7 @@ class LRPRules(Rules):
 
     def on_mul_(self, func: Any, a: Tensor, b: Any) -> Any:
         """Do likewise, and overwrite the first factor."""
-        return a.copy_(func(*equal_parts(a.clone(), b))) if depends(a) and depends(b) else func(a, b)
+        return a.copy_(torch.mul(*equal_parts(a.clone(), b))) if depends(a) and depends(b) else func(a, b)
 
     def on_einsum(self, func: Any, equation: Any, *operands: Any) -> Any:
         """Pass an equal part of the gradient to each factor."""
@@ -144,7 +144,9 @@ class LRPRules(Rules):
             self.refuse("computes an exponent as a tensor")
         if exponent < 0:
             return func(x.detach(), exponent)
-        return self.activation(partial(func, exponent=exponent), x)
+        return self.activation(lambda x: func(x, exponent), x)
+
+    on___pow__ = on_pow
 
     def on_normalize(
         self, func: Any, input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None
