@@ -1,5 +1,6 @@
 """Find the pixels that feed each token, from the graph between an image and the query of the first attention call."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,10 @@ class PatchGrid:
         return tuple(self._side(*side) for side in sides)  # type: ignore[return-value]
 
     def _side(self, name: str, start: float, pitch: float, count: int, length: int) -> int:
-        whole = round(pitch) if abs(pitch - round(pitch)) < (0.02 * pitch if self.overlap else 1e-6) else pitch
+        if self.overlap:
+            whole = _nominal(pitch, count, length)
+        else:
+            whole = round(pitch) if abs(pitch - round(pitch)) < 1e-6 else pitch
         covered = round(whole * count)
         # A model that resizes the image has patches of a fraction of a pixel, which cover all of it.
         resized = whole != round(whole)
@@ -70,6 +74,21 @@ class PatchGrid:
                 "because the model crops, pads or resizes the image itself. Do that to the image first"
             )
         return length if resized else covered
+
+
+def _nominal(pitch: float, count: int, length: int) -> float:
+    """Return the stride of a stem whose estimated pitch is near it: its border tokens are drawn inwards by padding.
+
+    Strides are products of small factors, mostly of 2.
+
+    Example:
+        >>> _nominal(31.2, 3, 96), _nominal(31.2, 4, 100), _nominal(2.5, 4, 11)
+        (32.0, 32, 2.5)
+    """
+    if abs(pitch * count - length) < 0.3 * pitch:
+        return length / count
+    near = range(math.ceil(0.93 * pitch), math.floor(1.07 * pitch) + 1)
+    return max(near, key=lambda stride: (stride & -stride, -abs(stride - pitch)), default=pitch)
 
 
 def find_patches(query: Tensor, image: Tensor) -> PatchGrid:

@@ -64,7 +64,8 @@ def probe(
     """
     model = unwrap(model)
     check_runnable(model)
-    if not isinstance(inputs_or_size, tuple | list):
+    is_size = isinstance(inputs_or_size, tuple | list) and not any(isinstance(i, Tensor) for i in inputs_or_size)
+    if not is_size:
         check_images(model, inputs_or_size)
     root = next(iter(originals(model).values()), model)
     image = _random_image(model, inputs_or_size)
