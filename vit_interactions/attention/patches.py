@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
@@ -233,6 +234,9 @@ def _boxes(pixels: Tensor, tokens: int) -> Tensor:
     fed = (high[0] >= 0).nonzero().flatten()
     (top, left), (bottom, right) = low[:, fed], high[:, fed] + 1
     filled = token.bincount(minlength=tokens)[fed]
+    # Pixels between those that a nearest-neighbor resize picks feed nothing.
+    unread = F.pad((pixels == NONE).long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    filled += unread[bottom, right] - unread[top, right] - unread[bottom, left] + unread[top, left]
     holes = (filled != (bottom - top) * (right - left)).nonzero().flatten()
     if len(holes):
         raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are no rectangle")
