@@ -15,6 +15,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         UnsupportedModelError: none; the message names the reason.
 
     Example:
+        >>> import torch
         >>> x = torch.ones(2, requires_grad=True)
         >>> check_differentiable(nn.Identity(), (2 * x).sum(), x)
     """
