@@ -1,6 +1,6 @@
 """Read what a model does with an image from one recorded forward pass: patches, layers, and what the output reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -174,7 +174,7 @@ def main_output(output: Any) -> Tensor:
     """Find the tensor that a model answers with.
 
     Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or a sequence with a tensor in it.
+        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
 
     Raises:
         UnsupportedModelError: nothing of the kind.
@@ -183,19 +183,25 @@ def main_output(output: Any) -> Tensor:
         >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
         torch.Size([1, 2])
     """
-    if isinstance(output, Tensor):
-        return output
-    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    candidates = [fields.get(name) for name in OUTPUTS]
-    others = list(output.values()) if isinstance(output, Mapping) else output
-    candidates += list(others) if isinstance(others, Sequence) else []
-    found = next((c for c in candidates if isinstance(c, Tensor) and c.is_floating_point()), None)
+    found = next((tensor for tensor in _tensors(output) if tensor.is_floating_point()), None)
     if found is None:
         raise UnsupportedModelError(
             f"the model must return a tensor, or an object or dictionary with one of {', '.join(OUTPUTS)}, got "
             f"{type(output).__name__}."
         )
     return found
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an output, those that are called like an answer first."""
+    if isinstance(output, Tensor):
+        yield output
+        return
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    named = [fields[name] for name in OUTPUTS if fields.get(name) is not None]
+    others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
+    for part in (*named, *others):
+        yield from _tensors(part)
 
 
 def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure) -> None:
