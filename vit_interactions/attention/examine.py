@@ -163,8 +163,9 @@ def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: b
         names = (name for name, _ in model.named_parameters())
         return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
     single = [group for group in groups if len(group) == 1 and group <= prefix]
-    if len(groups) == len(single) <= 2:
-        return "token" if len(groups) == 1 else "distilled"
+    read = set().union(*groups)
+    if read <= prefix and len(read) <= 2:
+        return "token" if len(read) == 1 else "distilled"
     if groups in ([patches], [patches | prefix]):
         return "avg"
     return "token_avg" if len(groups) == 2 and len(single) == 1 and patches in groups else "other"
