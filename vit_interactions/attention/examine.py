@@ -1,6 +1,6 @@
 """Read what a model does with an image from one recorded forward pass: patches, layers, and what the output reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.graph import Node, ancestors, node_of
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.attention.patches import PatchGrid, find_patches
-from vit_interactions.attention.readout import read_groups
+from vit_interactions.attention.readout import Reading, read_tokens
 from vit_interactions.attention.record import AttentionCall, check_finite
 from vit_interactions.attention.structure import Graph, Structure, read_structure
 
@@ -120,10 +120,10 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
     grid, extent = _place(name, [calls[i] for i in structure.layers[0]], image)
     check_unmixed(name, image, calls, structure)
     tokens = len(grid.prefix) + len(grid.order)
-    groups = [
-        set(group)
-        for group in _read_by(graph, answer, [calls[i] for i in structure.layers[-1]], structure, tokens)
-    ]
+    reading = _read_by(graph, answer, structure, tokens)
+    if not reading.apart:
+        raise UnsupportedModelError(_mixed(name, calls[structure.layers[-1][0]].name, "the output"))
+    groups = [set(group) for group in reading.groups if answer.ndim <= 2]
     # Prefix tokens that are read come first, whatever their place in the model.
     read_first = sorted(grid.prefix, key=lambda token: {token} not in groups)
     order = (*read_first, *grid.order)
@@ -131,7 +131,7 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
         prefix=len(grid.prefix),
         rows=grid.rows,
         cols=grid.cols,
-        readout=_readout(model, groups, grid, structure.pool is not None),
+        readout=_readout(model, groups, grid, structure.pool is not None) if reading.complete else "other",
         extent=extent,
         pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
         order=None if order == tuple(range(tokens)) else order,
@@ -163,8 +163,9 @@ def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: b
         names = (name for name, _ in model.named_parameters())
         return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
     single = [group for group in groups if len(group) == 1 and group <= prefix]
-    if len(groups) == len(single) <= 2:
-        return "token" if len(groups) == 1 else "distilled"
+    read = set().union(*groups)
+    if read <= prefix and len(read) <= 2:
+        return "token" if len(read) == 1 else "distilled"
     if groups in ([patches], [patches | prefix]):
         return "avg"
     return "token_avg" if len(groups) == 2 and len(single) == 1 and patches in groups else "other"
@@ -174,7 +175,7 @@ def main_output(output: Any) -> Tensor:
     """Find the tensor that a model answers with.
 
     Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or a sequence with a tensor in it.
+        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
 
     Raises:
         UnsupportedModelError: nothing of the kind.
@@ -183,19 +184,25 @@ def main_output(output: Any) -> Tensor:
         >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
         torch.Size([1, 2])
     """
-    if isinstance(output, Tensor):
-        return output
-    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    candidates = [fields.get(name) for name in OUTPUTS]
-    others = list(output.values()) if isinstance(output, Mapping) else output
-    candidates += list(others) if isinstance(others, Sequence) else []
-    found = next((c for c in candidates if isinstance(c, Tensor) and c.is_floating_point()), None)
+    found = next((tensor for tensor in _tensors(output) if tensor.is_floating_point()), None)
     if found is None:
         raise UnsupportedModelError(
             f"the model must return a tensor, or an object or dictionary with one of {', '.join(OUTPUTS)}, got "
             f"{type(output).__name__}."
         )
     return found
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an output, those that are called like an answer first."""
+    if isinstance(output, Tensor):
+        yield output
+        return
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    named = [fields[name] for name in OUTPUTS if fields.get(name) is not None]
+    others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
+    for part in (*named, *others):
+        yield from _tensors(part)
 
 
 def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure) -> None:
@@ -205,25 +212,30 @@ def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], str
     pixels that feed the same tokens of the first layer.
     """
     layers = [[calls[i] for i in layer] for layer in structure.layers]
-    if len(layers) < 2:
-        return
-    first, last = layers[0][0].value, layers[-1][0].value
+    if structure.pool is not None:
+        layers.append([calls[structure.pool]])
+    first = layers[0][0].value
+    ends = [layer[0].value for layer in layers[1:][-2:] if layer[0].value.shape[-2] == first.shape[-2]]
     generator = torch.Generator().manual_seed(0)
     half = torch.randperm(first.shape[-2], generator=generator)[: first.shape[-2] // 2].to(first.device)
     nodes = filter(None, (node_of(output) for layer in layers for call in layer for output in call.outputs))
     handles = [node.register_prehook(lambda gradients: (None,) * len(gradients)) for node in nodes]
     try:
-        later = _pixels_of(last, image, half)
+        later = [_pixels_of(end, image, half) for end in ends]
     finally:
         for handle in handles:
             handle.remove()
-    if not torch.equal(_pixels_of(first, image, half), later):
-        raise UnsupportedModelError(
-            f"tokens of {model} exchange information between `{layers[0][0].name}` and `{layers[-1][0].name}` other "
-            "than by the attention that was read (attention in a form that cannot be read, a convolution among "
-            "tokens, or tokens that change places), so that attention alone does not explain it. Use a plain ViT, or "
-            "the model's scaled_dot_product_attention implementation."
-        )
+    if any(not torch.equal(_pixels_of(first, image, half), pixels) for pixels in later):
+        raise UnsupportedModelError(_mixed(model, layers[0][0].name, f"`{layers[-1][0].name}`"))
+
+
+def _mixed(model: str, first: str, last: str) -> str:
+    return (
+        f"tokens of {model} exchange information between `{first}` and {last} other than by the attention that was "
+        "read (attention in a form that cannot be read, a convolution among tokens, or tokens that change places), so "
+        "that attention alone does not explain it. Use a plain ViT, or the model's scaled_dot_product_attention "
+        "implementation."
+    )
 
 
 def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
@@ -235,20 +247,14 @@ def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
     return gradient[0].ne(0).any(0)
 
 
-def _read_by(
-    graph: Graph, answer: Tensor, last: Sequence[AttentionCall], structure: Structure, tokens: int
-) -> tuple[tuple[int, ...], ...]:
-    """Group the tokens that the answer is read from otherwise than by a pooling head."""
-    if answer.ndim > 2:
-        return ()
+def _read_by(graph: Graph, answer: Tensor, structure: Structure, tokens: int) -> Reading:
+    """Find the tokens that the answer is read from otherwise than by a pooling head."""
     every = (1 << len(graph.calls)) - 1
     between: dict[Node, int] = ancestors([node_of(answer)], graph.marks, every)
     layers = sum(1 << i for layer in structure.layers for i in layer)
     if structure.pool is not None and not between[node_of(answer)] & layers:
-        return ()
+        return Reading([])
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(answer.shape, generator=generator).to(answer.device, answer.dtype)
-    groups = read_groups(
-        (answer * weights).sum(), [output for call in last for output in call.outputs], list(between), tokens
-    )
-    return tuple(map(tuple, groups))
+    last = [output for i in structure.layers[-1] for output in graph.calls[i].outputs]
+    return read_tokens((answer * weights).sum(), last, list(between), tokens)

@@ -1,13 +1,16 @@
 """Find the pixels that feed each token, from the graph between an image and the query of the first attention call."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
 TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
 DRAWS = 1024  # numbers (channels times random directions) by which the center of a patch is estimated
+GAP = 0.9  # share of a cell below which a patch leaves a gap to the next
 OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
 
 
@@ -23,7 +26,7 @@ class PatchGrid:
         top: the row of pixels where the first row of patches begins; negative where the model pads the image.
         left: likewise, the column.
         pitch: (height, width) in pixels from one patch to the next.
-        overlap: whether some pixels feed several tokens, so that top, left and pitch are estimates.
+        overlap: whether patches share pixels, or leave gaps between them, so that they have no edges of their own.
     """
 
     prefix: tuple[int, ...]
@@ -58,7 +61,10 @@ class PatchGrid:
         return tuple(self._side(*side) for side in sides)  # type: ignore[return-value]
 
     def _side(self, name: str, start: float, pitch: float, count: int, length: int) -> int:
-        whole = round(pitch) if abs(pitch - round(pitch)) < (0.02 * pitch if self.overlap else 1e-6) else pitch
+        if self.overlap:
+            whole = _nominal(pitch, count, length)
+        else:
+            whole = round(pitch) if abs(pitch - round(pitch)) < 1e-6 else pitch
         covered = round(whole * count)
         # A model that resizes the image has patches of a fraction of a pixel, which cover all of it.
         resized = whole != round(whole)
@@ -70,6 +76,21 @@ class PatchGrid:
                 "because the model crops, pads or resizes the image itself. Do that to the image first"
             )
         return length if resized else covered
+
+
+def _nominal(pitch: float, count: int, length: int) -> float:
+    """Return the stride of a stem whose estimated pitch is near it: its border tokens are drawn inwards by padding.
+
+    Strides are products of small factors, mostly of 2.
+
+    Example:
+        >>> _nominal(31.2, 3, 96), _nominal(31.2, 4, 100), _nominal(2.5, 4, 11)
+        (32.0, 32, 2.5)
+    """
+    if abs(pitch * count - length) < 0.3 * pitch:
+        return length / count
+    near = range(math.ceil(0.93 * pitch), math.floor(1.07 * pitch) + 1)
+    return max(near, key=lambda stride: (stride & -stride, -abs(stride - pitch)), default=pitch)
 
 
 def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
@@ -190,9 +211,10 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
         )
     top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
     left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
-    return PatchGrid(
-        _others(tokens, fed.tolist()), tuple(fed[place.argsort()].tolist()), rows, cols, top, left, (down, across)
-    )
+    height, width = (boxes[2:, fed] - boxes[:2, fed] + 1).amax(1).tolist()
+    gaps = height < GAP * down or width < GAP * across
+    order = tuple(fed[place.argsort()].tolist())
+    return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), gaps)
 
 
 def _boxes(pixels: Tensor, tokens: int) -> Tensor:
@@ -214,6 +236,9 @@ def _boxes(pixels: Tensor, tokens: int) -> Tensor:
     fed = (high[0] >= 0).nonzero().flatten()
     (top, left), (bottom, right) = low[:, fed], high[:, fed] + 1
     filled = token.bincount(minlength=tokens)[fed]
+    # Pixels between those that a nearest-neighbor resize picks feed nothing.
+    unread = F.pad((pixels == NONE).long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    filled += unread[bottom, right] - unread[top, right] - unread[bottom, left] + unread[top, left]
     holes = (filled != (bottom - top) * (right - left)).nonzero().flatten()
     if len(holes):
         raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are no rectangle")

@@ -112,7 +112,8 @@ def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_f
     """Check the arguments of `probe`, and draw the image to run the model on."""
     model = unwrap(model)
     check_runnable(model)
-    if not isinstance(inputs_or_size, tuple | list):
+    is_size = isinstance(inputs_or_size, tuple | list) and not any(isinstance(i, Tensor) for i in inputs_or_size)
+    if not is_size:
         check_images(model, inputs_or_size)
     root = next(iter(originals(model).values()), model)
     image = _random_image(model, inputs_or_size)

@@ -1,6 +1,7 @@
 """Find the tokens that a model reads its output from, from the graph behind its last attention call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,28 +13,58 @@ ALIKE_IN_HALF = 2e-2
 GROUPS = 2  # tokens that are read in more ways than these are no fixed share of each
 
 
-def read_groups(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int) -> list[list[int]]:
-    """Group the tokens that a score is read from by the way they are read.
+@dataclass(frozen=True)
+class Reading:
+    """How a score is read from the tokens of the last layer.
+
+    Attributes:
+        groups: tokens that are read alike, at most `GROUPS` + 1 groups; empty where no tensor of all tokens lies
+            between the last layer and the score.
+        complete: whether the score depends on the last layer by these tokens only.
+        apart: whether each of them depends on the same token of the last layer only.
+    """
+
+    groups: list[list[int]]
+    complete: bool = True
+    apart: bool = True
+
+
+def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int) -> Reading:
+    """Find the tokens that a score is read from, and group them by the way they are read.
 
     The tensor of all tokens that is nearest to the score is looked at: averaged tokens have one gradient there, tokens
     beside each other (class token and mean of the patches) different ones, all others none.
 
     Args:
         score: scalar, computed from the model's output.
-        until: the outputs of the attention calls at which the backward pass ends.
+        until: the outputs (..., tokens, width) of the last layer's attention calls, where the backward pass ends.
         nodes: those between the two.
         tokens: how many tokens there are.
-
-    Returns:
-        Groups of indices of tokens, at most `GROUPS` + 1; empty where no tensor of all tokens lies between.
 
     Example:
         >>> tokens = torch.ones(1, 3, 2, requires_grad=True)
         >>> state = tokens * 1
         >>> score = (state[:, 1:].mean(1) * torch.tensor([1.0, -2.0])).sum()
         >>> from vit_interactions.attention.graph import ancestors
-        >>> read_groups(score, [tokens], list(ancestors([score.grad_fn], {})), 3)
-        [[1, 2]]
+        >>> read_tokens(score, [tokens], list(ancestors([score.grad_fn], {})), 3)
+        Reading(groups=[[1, 2]], complete=True, apart=True)
+    """
+    kept = torch.arange(tokens) % 2 == 0
+    seen, _ = _pull(score, until, nodes, tokens, lambda rows: rows)
+    if seen is None:
+        return Reading([])
+    _, bypass = _pull(score, until, nodes, tokens, torch.zeros_like)
+    _, half = _pull(score, until, nodes, tokens, lambda rows: _noise(rows) * kept.to(rows)[:, None])
+    return Reading(_group(seen), not bypass.any(), not (half.any(1) & ~kept).any())
+
+
+def _pull(
+    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, change: Callable[[Tensor], Tensor]
+) -> tuple[Tensor | None, Tensor]:
+    """Pull a score back, changing the gradient (tokens, rest) where all tokens are first together.
+
+    Returns:
+        That gradient before the change, None without any; and the gradient (tokens, rest) at the end, on the CPU.
     """
     seen: list[Tensor] = []
 
@@ -41,19 +72,25 @@ def read_groups(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
         if seen:
             return gradients
         # A classifier that starts at zero hides what lies before it.
-        alive = tuple(g if g is None or g.any() else _noise(g) for g in gradients)
-        seen.extend(
-            _by_token(g.detach(), tokens, len(until[0])) for g in alive if g is not None and _has_tokens(g, tokens)
-        )
-        return alive
+        alive = [g if g is None or g.any() else _noise(g) for g in gradients]
+        for place, gradient in enumerate(alive):
+            if gradient is not None and _has_tokens(gradient, tokens):
+                rows = gradient.detach().movedim(_axis(gradient, tokens, len(until[0])), 0)
+                seen.append(rows.flatten(1))
+                changed = change(seen[-1]).reshape(rows.shape)
+                alive[place] = changed.movedim(0, _axis(gradient, tokens, len(until[0])))
+        return tuple(alive)
 
     handles = [node.register_prehook(look) for node in nodes]
     try:
-        torch.autograd.grad(score, list(until), retain_graph=True, allow_unused=True)
+        pulled = torch.autograd.grad(
+            score, list(until), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
     finally:
         for handle in handles:
             handle.remove()
-    return _group(seen[0]) if seen else []
+    rows = torch.cat([gradient.detach().movedim(-2, 0).flatten(1) for gradient in pulled], 1)
+    return (seen[0] if seen else None), rows.cpu()
 
 
 def _noise(like: Tensor) -> Tensor:
@@ -65,11 +102,10 @@ def _has_tokens(gradient: Tensor, tokens: int) -> bool:
     return gradient.ndim > 2 and tokens in gradient.shape
 
 
-def _by_token(gradient: Tensor, tokens: int, batch: int) -> Tensor:
-    """Bring the axis of tokens to the front: (tokens, rest). Of several as long it is that behind the batch."""
+def _axis(gradient: Tensor, tokens: int, batch: int) -> int:
+    """Find the axis of tokens; of several as long it is that behind the batch."""
     axes = [axis for axis, length in enumerate(gradient.shape) if length == tokens]
-    axis = 1 if 1 in axes and gradient.shape[0] == batch else axes[0]
-    return gradient.movedim(axis, 0).flatten(1)
+    return 1 if 1 in axes and gradient.shape[0] == batch else axes[0]
 
 
 def _group(gradients: Tensor) -> list[list[int]]:

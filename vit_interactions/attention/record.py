@@ -131,7 +131,14 @@ class AttentionRecord:
         """
         if self.image_size is None:
             raise RuntimeError("no forward pass has been recorded: call the model inside the `with` block.")
-        return self._layout_of(self._model, self.image_size)
+        layout = self._layout_of(self._model, self.image_size)
+        tokens = self.calls[0].query.shape[-2] if self.calls else layout.tokens
+        if tokens != layout.tokens:
+            raise UnsupportedModelError(
+                f"{type(self._model).__name__} attends among {tokens} tokens, but an image of {self.image_size} has "
+                f"{layout.tokens}: it drops, merges or adds tokens, so that their places cannot be told."
+            )
+        return layout
 
     def attention(self, layer: int) -> Tensor:
         """Compute one layer's attention (batch, heads, tokens, tokens), at least in float32."""
