@@ -23,10 +23,8 @@ CELLS = 14  # rows and columns where no features lie over the image
 PREFIX = 16  # tokens beside those of the image, at most
 TRIED = 12  # modules, from the last, whose output may be the features
 BANDS = 3  # of rows, or columns, of pixels that change together
-LOCAL, OFF = (
-    0.05,
-    0.15,
-)  # share of the image by which the place of what changes must follow, and by which it may err
+OFF = 0.15  # share of the image by which the place of what changes may err
+AGREEMENT = 0.8  # least correlation of where tokens are and where the pixels are that change them
 STRETCH = 1.5  # how much longer than wide a cell may be, or the other way round
 Form = Literal["channels first", "channels last", "tokens"]
 
@@ -233,19 +231,16 @@ def _lies_over(model: nn.Module, asked: Asked, grid: FeatureGrid) -> bool:
     Far above the image, attention lets each feature depend on all pixels nearly alike. That says nothing against maps
     of features, which convolutions need in the image's order; tokens may be in any order.
     """
-    least = LOCAL if grid.form == "tokens" else -OFF
-    moves = _moves(model, asked, grid)
-    return all(move[axis] >= max(least, abs(move[1 - axis]) - OFF) for axis, move in enumerate(moves))
+    shares = _shares(model, asked, grid)
+    if grid.form == "tokens" and min(map(_agreement, shares, (0, 1))) < AGREEMENT:
+        return False
+    moves = [(_center(share[-1]) - _center(share[0])).tolist() for share in shares]
+    return all(move[axis] >= max(0.0, abs(move[1 - axis])) - OFF for axis, move in enumerate(moves))
 
 
 @torch.no_grad()
-def _moves(model: nn.Module, asked: Asked, grid: FeatureGrid) -> list[list[float]]:
-    """Tell how far the center of what changes moves, from the first band of pixels that changes to the last.
-
-    Returns:
-        For bands of rows and for bands of columns, how far down and how far to the right, in shares of the image.
-        Where features depend on the pixels below them only, that is near 1 for the band's own axis, and 0 otherwise.
-    """
+def _shares(model: nn.Module, asked: Asked, grid: FeatureGrid) -> list[Tensor]:
+    """Tell how much of each feature's changes is due to each band of rows, and of columns: (BANDS, rows, cols)."""
 
     def features(image: Tensor) -> Tensor:
         outputs, _ = _outputs(model, image.clone(), asked.arguments, grid.name)
@@ -254,16 +249,25 @@ def _moves(model: nn.Module, asked: Asked, grid: FeatureGrid) -> list[list[float
     image = asked.image
     other = torch.rand(image.shape, generator=torch.Generator().manual_seed(1)).to(image)
     before = features(image)
-    moves = []
+    shares = []
     for axis in (0, 1):
         bands = torch.arange(image.shape[axis + 2], device=image.device) * BANDS // image.shape[axis + 2]
         bands = bands.unsqueeze(1) if axis == 0 else bands
         changes = torch.stack(
             [(features(torch.where(bands == band, other, image)) - before).abs().sum(0) for band in range(BANDS)]
         )
-        changes = changes / changes.sum(0).clamp_min(torch.finfo(changes.dtype).tiny)  # each band's share
-        moves.append((_center(changes[-1]) - _center(changes[0])).tolist())
-    return moves
+        shares.append(changes / changes.sum(0).clamp_min(torch.finfo(changes.dtype).tiny))
+    return shares
+
+
+def _agreement(share: Tensor, axis: int) -> float:
+    """Correlate the band that changes a feature with its row (axis 0) or column (axis 1); 1 where there is one only."""
+    if share.shape[axis + 1] == 1:
+        return 1.0
+    place = torch.arange(share.shape[axis + 1]).to(share)
+    place = (place.unsqueeze(1) if axis == 0 else place).expand(share.shape[1:])
+    found = torch.einsum("b,brc->rc", torch.arange(len(share)).to(share), share)
+    return float(torch.corrcoef(torch.stack([found.flatten(), place.flatten()]))[0, 1].nan_to_num(0.0))
 
 
 def _center(mass: Tensor) -> Tensor:
