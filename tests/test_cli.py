@@ -266,14 +266,18 @@ def test_shares_outside_their_range(
     assert not (tmp_path / "out" / "wide").exists()
 
 
-def test_a_model_without_patch_attention_is_refused(
+def test_a_model_without_patch_attention_is_explained_by_what_needs_none(
     pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = timm.create_model("test_resnet")
     save_file(model.state_dict(), tmp_path / "resnet.safetensors")
     arguments = ["--model", "test_resnet", "--checkpoint", tmp_path / "resnet.safetensors"]
-    assert run("explain", *pictures, *arguments, "--out", tmp_path / "out") == 2
-    assert "error: ResNet" in capsys.readouterr().err
+    assert run("explain", *pictures, *arguments, "--out", tmp_path / "out") == 0
+    assert "note: ResNet made no call of" in capsys.readouterr().err
+    assert {"attn_lrp", "gradcam"} <= set(np.load(tmp_path / "out" / "tall" / "maps.npz").files)
+    arguments += ["--method", "gmar"]
+    assert run("explain", *pictures, *arguments, "--out", tmp_path / "refused") != 0
+    assert "Methods that need no attention remain" in " ".join(capsys.readouterr().err.split())
 
 
 def test_weights_with_nan_are_reported(
@@ -390,7 +394,7 @@ def test_a_second_run_into_the_same_folder_keeps_the_first_listed(
 def test_an_unsupported_model_is_refused_before_its_weights_are_loaded(
     pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("explain", *pictures, "--model", "test_resnet", "--out", tmp_path / "out") == 2
+    assert run("curve", *pictures, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
     assert "error: ResNet" in capsys.readouterr().err
 
 
