@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.lrp_families
 
-Prints per family, for a small model with random weights in float64 of which all biases are 0, the difference between the
+Prints per family, for a small model with random weights in float64 and biases of 0, the difference between the
 sum of the pixels' relevance and the score as a share of the score: with attention held constant (the default variant
 "cp", without and with gamma-rules), and with relevance through the softmax (variant "attn"), which conserves none.
 """

@@ -50,7 +50,7 @@ class FeatureGrid:
         """Bring the module's output to (batch, channels, rows, cols)."""
         if self.form == "tokens":
             patches = output[:, output.shape[1] - self.rows * self.cols :]
-            return patches.transpose(1, 2).unflatten(2, (self.rows, self.cols))
+            return patches.transpose(1, 2).reshape(len(output), -1, self.rows, self.cols)
         return output.permute(0, 3, 1, 2) if self.form == "channels last" else output
 
     def write(self, grid: Tensor, output: Tensor) -> Tensor:
@@ -143,8 +143,10 @@ def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | None:
         outputs, answer = _outputs(own, leaf.clone(), asked.arguments)
         tried = 0
         for name in [layer] if layer else reversed(outputs):
-            output = outputs.get(name)
-            for grid in [] if output is None else _forms(name, output, (leaf.shape[-2], leaf.shape[-1])):
+            if name not in outputs:
+                continue
+            output = outputs[name]
+            for grid in _forms(name, output, (leaf.shape[-2], leaf.shape[-1])):
                 tried += 1
                 if tried > TRIED:
                     return None

@@ -74,7 +74,7 @@ class LRPRules(Rules):
         given = read_sdpa(*args, **kwargs)
         if self.variant == "cp":
             given = replace(given, mask=None if given.mask is None else given.mask.detach())
-        elif depends(given.mask):
+        elif given.mask is not None and depends(given.mask):
             given = replace(given, mask=scaled_gradient(given.mask, 0.5))
         query, key, value = self._shared(given.query, given.key, given.value)
         return replace(given, query=query, key=key, value=value).run(func)

@@ -109,7 +109,8 @@ def normalize_rule(gradient: Tensor, x: Tensor, p: float, dim: int | tuple[int, 
         tensor([0.2000, 0.0000])
     """
     gradient, x = at_least_float32(gradient), at_least_float32(x)
-    return gradient / torch.linalg.vector_norm(x, p, dim, keepdim=True).clamp_min(eps)
+    norm: Tensor = torch.linalg.vector_norm(x, p, dim, keepdim=True)
+    return gradient / norm.clamp_min(eps)
 
 
 def gamma_rule(
