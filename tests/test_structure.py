@@ -198,7 +198,7 @@ def test_a_resize_inside_is_placed_on_the_whole_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "before", [lambda x: x[..., 8:-8, 8:-8], lambda x: nn.functional.pad(x, (16, 16, 16, 16))[..., :SIDE, :SIDE]]
+    "before", [lambda x: x[..., 8:-8, 8:-8], lambda x: nn.functional.pad(x, (8, 8, 8, 8))[..., :SIDE, :SIDE]]
 )
 def test_crops_and_pads_inside_are_refused(before: Any) -> None:
     x = torch.rand(1, 3, 80, 80).double() if before(images()).shape[-1] != SIDE else images()
@@ -244,14 +244,15 @@ def test_detached_gradients_are_an_error_in_gradient_methods(where: str, layer: 
         vi.GenericAttention(model).patch_map(images(), 1)
 
 
-def test_detached_queries_are_no_silent_map() -> None:
-    # With q and k detached the values still carry the gradient, which is all that attention's gradient needs.
-    model = attending(lambda q, k, v: fused(q.detach(), k.detach(), v))
-    torch.testing.assert_close(
-        vi.AttentionRollout(model).patch_map(images()), vi.AttentionRollout(vit()).patch_map(images())
-    )
-    with pytest.raises(UnsupportedModelError):
-        vi.GenericAttention(attending(lambda q, k, v: fused(q, k, v.detach()))).patch_map(images(), 1)
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_a_detached_part_of_an_attention_is_refused(part: str) -> None:
+    cut = ("query", "key", "value").index(part)
+
+    def attend(*parts: Tensor) -> Tensor:
+        return fused(*(tensor.detach() if place == cut else tensor for place, tensor in enumerate(parts)))
+
+    with pytest.raises(UnsupportedModelError, match=rf"the {part} of `blocks\.0\.attn` does not depend on the image"):
+        vi.GenericAttention(attending(attend)).patch_map(images(), 1)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -262,5 +263,14 @@ def test_convolutions_among_tokens_are_refused(layer: int) -> None:
 
     model = vit()
     model.blocks[layer].mlp = Mixes()
-    with pytest.raises(UnsupportedModelError, match=r"exchange information between `blocks\.0\.attn` and"):
+    with pytest.raises(UnsupportedModelError, match=r"exchange information between `blocks\.\d\.attn` and"):
         vi.InteractionUncertainty(model).patch_map(images())
+
+
+def test_a_shift_by_whole_patches_is_placed_where_the_pixels_are() -> None:
+    model = Outer(vit(), lambda x: nn.functional.pad(x, (16, 0, 16, 0))[..., :SIDE, :SIDE])
+    layout = vi.probe(model, (SIDE, SIDE)).layout
+    assert (layout.prefix, layout.grid, layout.extent) == (8, (3, 3), (48, 48))
+    shifted = vi.InteractionUncertainty(model.vit).uncertainty(model.before(images())).unflatten(1, (4, 4))
+    inner = shifted[:, 1:, 1:].flatten(1, 2).unflatten(-1, (4, 4))[..., 1:, 1:].flatten(2)
+    torch.testing.assert_close(vi.InteractionUncertainty(model).uncertainty(images()), inner)
