@@ -53,15 +53,16 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
     if seen is None:
         return Reading([])
     _, bypass = _pull(score, until, nodes, tokens, torch.zeros_like)
-    came_from = _sources(score, until, nodes, tokens, seen.dtype)
+    complete = not bypass.any()
+    came_from = _sources(score, until, nodes, tokens, seen.dtype, bypass)
     if came_from is None:
-        return Reading([], apart=False)
+        return Reading([], complete, apart=False)
     groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(seen)]
-    return Reading(groups, not bypass.any())
+    return Reading(groups, complete)
 
 
 def _sources(
-    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, dtype: torch.dtype
+    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, dtype: torch.dtype, bypass: Tensor
 ) -> list[int] | None:
     """Tell which token each token of the last layer becomes where they are read; None where they are mixed.
 
@@ -71,17 +72,19 @@ def _sources(
 
     def pull(digits: Tensor) -> Tensor:
         change = lambda rows: _noise(rows) * digits.to(rows)[:, None]  # noqa: E731
-        return _pull(score, until, nodes, tokens, change)[1].double()
+        return _pull(score, until, nodes, tokens, change)[1].double() - bypass.double()
 
     plain = pull(torch.ones(tokens))
     size = plain.square().sum(1)
     code, place, apart = torch.zeros(tokens, dtype=torch.int64), 1, True
     while place == 1 or place < tokens:
-        found = pull(torch.arange(tokens) // place % base)
+        digits = torch.arange(tokens) // place % base
+        found = pull(digits)
         ratio = (found * plain).sum(1) / size
         digit = ratio.nan_to_num().round()
         rest = (found - digit[:, None] * plain).square().sum(1)
-        apart = apart and not (rest > (0.2 * base) ** 2 * ALIKE_IN_HALF * size).any()
+        limit = ALIKE.get(dtype, 2 * ALIKE_IN_HALF) * int(digits.max())
+        apart = apart and not (rest > limit**2 * size).any()
         code += digit.long() * place
         place *= base
     one_to_one = len(code.unique()) == tokens and bool((code >= 0).all() and (code < tokens).all())
