@@ -25,7 +25,7 @@ def inspect_command(
     device: Device = "cpu",
 ) -> None:
     """Print where a model has its patches, what its output is read from, and its attention layers."""
-    check_device(device)
+    check_device("--device", device)
     vit = load_model(model, checkpoint, device).eval()
     size = img_size or resolve_model_data_config(vit)["input_size"][1:]  # type: ignore[no-untyped-call]
     for line in lines_of(probe(vit, tuple(size))):

@@ -43,6 +43,11 @@ class Probe:
         calls: the attention calls of a forward pass, in order; None where they could not be observed.
         structure: which calls make up which layer; None where they could not be observed.
         unobserved: why the model could not be observed, so that its layout is what it declares; "" if it was.
+
+    Example:
+        >>> layout = TokenLayout(prefix=1, rows=2, cols=2, readout="token", extent=(32, 32))
+        >>> Probe((32, 32), layout, None, None, "It is quantized.").layout.grid
+        (2, 2)
     """
 
     image_size: tuple[int, int]
