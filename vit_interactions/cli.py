@@ -26,6 +26,7 @@ from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.images.reading import read_image
+from vit_interactions.inspection import inspect_command
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
 from vit_interactions.methods import all_methods, attention_refusal, check_class, default_methods, find_method
 from vit_interactions.options import (
@@ -56,6 +57,7 @@ app = typer.Typer(
 add_commands(app)
 app.command("compare")(compare_command)
 app.command("windows")(windows_command)
+app.command("inspect")(inspect_command)
 
 
 @app.callback()

@@ -13,7 +13,12 @@ class UnobservableModelError(UnsupportedModelError):
 
 
 class UnprobedModelWarning(UserWarning):
-    """A model could not be observed, so where its patches are is what it declares."""
+    """A model could not be observed, so where its patches are is what it declares.
+
+    Example:
+        >>> issubclass(UnprobedModelWarning, UserWarning)
+        True
+    """
 
 
 class ImagesNotTakenError(ValueError):

@@ -43,6 +43,11 @@ class Probe:
         calls: the attention calls of a forward pass, in order; None where they could not be observed.
         structure: which calls make up which layer; None where they could not be observed.
         unobserved: why the model could not be observed, so that its layout is what it declares; "" if it was.
+
+    Example:
+        >>> layout = TokenLayout(prefix=1, rows=2, cols=2, readout="token", extent=(32, 32))
+        >>> Probe((32, 32), layout, None, None, "It is quantized.").layout.grid
+        (2, 2)
     """
 
     image_size: tuple[int, int]
@@ -69,6 +74,8 @@ class Probe:
             return "pool" if call.is_pooling else 1
         shape = tuple(call.query.shape)
         expected = self.calls[index] if index < len(self.calls) else None
+        if expected is not None and index in self.structure.ignored and call.name == expected.name:
+            return None
         if expected is None or (call.name, shape[1:]) != (expected.name, expected.shape) or shape[0] != batch:
             was = f"`{expected.name}` with {expected.shape}" if expected else "none"
             raise UnsupportedModelError(
