@@ -124,7 +124,10 @@ def test_models_that_run_without_a_graph_are_refused(name: str) -> None:
 def test_a_gradient_that_is_cut_between_layers_is_refused_by_name(name: str) -> None:
     model = small_vit()
     model.blocks[1] = Through(model.blocks[1], torch.detach)
-    with pytest.raises(vi.UnsupportedModelError, match=r"does not arrive at the image|no way|does not depend on the image|for which DAAM"):
+    with pytest.raises(
+        vi.UnsupportedModelError,
+        match=r"does not arrive at the image|no way|does not depend on the image|for which DAAM",
+    ):
         vi.EXPLAINERS[name](model).patch_map(images(), 1)
 
 

@@ -95,7 +95,9 @@ def test_routers_gates_and_outputs_are_left_alone() -> None:
         block.mlp = Routed(32).double()
     seen = vi.probe(model, images())
     assert len(seen.calls) == len(seen.structure.layers) == 3
-    squares = Outer(vit(), after=lambda x: x.reshape(len(x), 1, 1, -1).expand(-1, 1, 5, 5).softmax(-1).mean((1, 2)))
+    squares = Outer(
+        vit(), after=lambda x: x.reshape(len(x), 1, 1, -1).expand(-1, 1, 5, 5).softmax(-1).mean((1, 2))
+    )
     assert_twins_rollout(squares, vit())
 
 

@@ -340,7 +340,9 @@ def test_targets_that_are_no_class() -> None:
 @every_model
 @pytest.mark.parametrize("name", ["rollout", "u", "generic_attention"])
 def test_eager_attention_is_read_like_sdpa(name: str, row: Family) -> None:
-    method = {"rollout": AttentionRollout, "u": InteractionUncertainty, "generic_attention": GenericAttention}[name]
+    method = {"rollout": AttentionRollout, "u": InteractionUncertainty, "generic_attention": GenericAttention}[
+        name
+    ]
     model, images = row.build().double(), row.images().double()
     target = None if name != "generic_attention" else target_of(row)
     expected = method(model).patch_map(images, target)
@@ -385,7 +387,8 @@ def test_images_smaller_than_a_patch_are_refused() -> None:
 def test_a_masked_autoencoder_that_drops_patches_is_refused() -> None:
     masked = hf.ViTMAEModel(hf.ViTMAEConfig(**TOWER))
     with pytest.raises(
-        UnsupportedModelError, match="4 tokens are fed by pixels of their own, but they do not form rows and columns"
+        UnsupportedModelError,
+        match="4 tokens are fed by pixels of their own, but they do not form rows and columns",
     ):
         RawAttention(masked).patch_map(TABLE["vit"].images())
 

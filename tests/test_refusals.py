@@ -237,8 +237,16 @@ BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
     "one image without batch": (torch.zeros(3, 64, 64), ValueError, EXPECTED_SHAPE + r"\(3, 64, 64\)"),
     "empty batch": (torch.zeros(0, 3, 64, 64), ValueError, EXPECTED_SHAPE + r"\(0, 3, 64, 64\)"),
     "video": (torch.zeros(1, 3, 2, 64, 64), ValueError, EXPECTED_SHAPE + r"\(1, 3, 2, 64, 64\)"),
-    "channels": (torch.zeros(1, 1, 64, 64), ValueError, TAKES + r"1 x 64 x 64 float32 on cpu, .* expected input\[1, 1, 64, 64\] to have 3 channels"),
-    "channels last": (torch.zeros(1, 64, 64, 3), ValueError, TAKES + r"64 x 64 x 3 float32 on cpu, .*Resize or convert"),
+    "channels": (
+        torch.zeros(1, 1, 64, 64),
+        ValueError,
+        TAKES + r"1 x 64 x 64 float32 on cpu, .* expected input\[1, 1, 64, 64\] to have 3 channels",
+    ),
+    "channels last": (
+        torch.zeros(1, 64, 64, 3),
+        ValueError,
+        TAKES + r"64 x 64 x 3 float32 on cpu, .*Resize or convert",
+    ),
     "size": (torch.zeros(1, 3, 96, 64), ValueError, TAKES + r"3 x 96 x 64 .* match model \(64\)\. Resize"),
     "numpy": (np.zeros((1, 3, 64, 64)), TypeError, r"`inputs` must be a tensor, got ndarray"),
     "list": ([torch.zeros(1, 3, 64, 64)], TypeError, r"`inputs` must be a tensor, got list"),

@@ -31,7 +31,7 @@ def difference_in_a_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def difference_mapped(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    one, two = map(lambda scale: fused(query * scale, key, value), (1, 2))  # noqa: C417
+    one, two = map(lambda scale: fused(query * scale, key, value), (1, 2))
     return one - 0.5 * two
 
 
@@ -251,7 +251,9 @@ def test_a_detached_part_of_an_attention_is_refused(part: str) -> None:
     def attend(*parts: Tensor) -> Tensor:
         return fused(*(tensor.detach() if place == cut else tensor for place, tensor in enumerate(parts)))
 
-    with pytest.raises(UnsupportedModelError, match=rf"the {part} of `blocks\.0\.attn` does not depend on the image"):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"the {part} of `blocks\.0\.attn` does not depend on the image"
+    ):
         vi.GenericAttention(attending(attend)).patch_map(images(), 1)
 
 

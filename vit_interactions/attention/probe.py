@@ -177,7 +177,13 @@ def _signature(model: nn.Module) -> int:
     return hash(
         tuple(
             (
-                (name, id(module), id(vars(module).get("forward")), *module._forward_hooks, *module._forward_pre_hooks),
+                (
+                    name,
+                    id(module),
+                    id(vars(module).get("forward")),
+                    *module._forward_hooks,
+                    *module._forward_pre_hooks,
+                ),
                 *[value for value in vars(module).values() if isinstance(value, _SIMPLE)],
             )
             for name, module in model.named_modules()
