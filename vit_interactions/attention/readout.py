@@ -87,7 +87,7 @@ def _sources(
         apart = apart and not (rest > limit**2 * size).any()
         code += digit.long() * place
         place *= base
-    one_to_one = len(code.unique()) == tokens and bool((code >= 0).all() and (code < tokens).all())
+    one_to_one = len(set(code.tolist())) == tokens and bool((code >= 0).all() and (code < tokens).all())
     return code.tolist() if apart and one_to_one else None
 
 
