@@ -54,10 +54,10 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
         return Reading([])
     _, bypass = _pull(score, until, nodes, tokens, torch.zeros_like)
     complete = not bypass.any()
-    came_from = _sources(score, until, nodes, tokens, seen.dtype, bypass)
+    came_from = _sources(score, until, nodes, tokens, until[0].dtype, bypass)
     if came_from is None:
         return Reading([], complete, apart=False)
-    groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(seen)]
+    groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(seen.to(until[0].dtype))]
     return Reading(groups, complete)
 
 
