@@ -57,7 +57,10 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
     came_from = _sources(score, until, nodes, tokens, until[0].dtype, bypass)
     if came_from is None:
         return Reading([], complete, apart=False)
-    groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(seen.to(until[0].dtype))]
+    groups = [
+        [place for place, source in enumerate(came_from) if source in group]
+        for group in _group(seen.to(until[0].dtype))
+    ]
     return Reading(groups, complete)
 
 
@@ -76,6 +79,8 @@ def _sources(
 
     plain = pull(torch.ones(tokens))
     size = plain.square().sum(1)
+    if not size.any():  # an output projection that starts at zero hides all of it
+        return list(range(tokens))
     code, place, apart = torch.zeros(tokens, dtype=torch.int64), 1, True
     while place == 1 or place < tokens:
         digits = torch.arange(tokens) // place % base
