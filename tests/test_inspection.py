@@ -8,8 +8,8 @@ from vit_interactions.inspection import lines_of
 
 from .families import tiny
 from .test_cli import run
-from .twins import SIDE, attending, vit
 from .test_structure import one_by_one
+from .twins import SIDE, attending, vit
 
 
 def test_the_command_prints_patches_readout_and_layers(capsys: pytest.CaptureFixture[str]) -> None:

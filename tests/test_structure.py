@@ -31,7 +31,7 @@ def difference_in_a_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def difference_mapped(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    one, two = map(lambda scale: fused(query * scale, key, value), (1, 2))  # noqa: C417
+    one, two = map(lambda scale: fused(query * scale, key, value), (1, 2))
     return one - 0.5 * two
 
 

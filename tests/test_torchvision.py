@@ -273,7 +273,7 @@ def test_layout() -> None:
 def test_other_models_of_torchvision_are_refused(name: str) -> None:
     swin = torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [1, 2], [4, 4])
     model = {"resnet18": torchvision.models.resnet18(), "swin_t": swin}[name]
-    with pytest.raises(UnsupportedModelError, match="no call of scaled_dot|attends within windows"):
+    with pytest.raises(UnsupportedModelError, match=r"no call of scaled_dot|attends within windows"):
         RawAttention(model).patch_map(torch.randn(2, 3, 64, 64))
 
 

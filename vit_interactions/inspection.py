@@ -33,11 +33,11 @@ def inspect_command(
 
 
 def lines_of(found: Probe) -> Iterator[str]:
-    """Word what was observed, line by line.
+    r"""Word what was observed, line by line.
 
     Example:
         >>> import timm
-        >>> print(*lines_of(probe(timm.create_model("test_vit", depth=1), (160, 160))), sep="\\n")
+        >>> print(*lines_of(probe(timm.create_model("test_vit", depth=1), (160, 160))), sep="\n")
         image: 160 x 160 px
         10 x 10 patches of 16 x 16 px, 1 prefix token, read from: class token, 1 layer
         layer 0: blocks.0.attn, 2 heads

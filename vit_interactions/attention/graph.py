@@ -15,7 +15,7 @@ def node_of(tensor: Tensor) -> Node | None:
 
 
 def name_of(node: Node) -> str:
-    """Return what a node computes, such as "MulBackward0"; a function of one's own may have a `name` of another kind."""
+    """Return what a node computes, such as "MulBackward0"; an own function may have a `name` of another kind."""
     return node.name() if callable(node.name) else type(node).__name__
 
 

@@ -54,10 +54,13 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
         return Reading([])
     _, bypass = _pull(score, until, nodes, tokens, torch.zeros_like)
     complete = not bypass.any()
-    came_from = _sources(score, until, nodes, tokens, seen.dtype, bypass)
+    came_from = _sources(score, until, nodes, tokens, until[0].dtype, bypass)
     if came_from is None:
         return Reading([], complete, apart=False)
-    groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(seen)]
+    groups = [
+        [place for place, source in enumerate(came_from) if source in group]
+        for group in _group(seen.to(until[0].dtype))
+    ]
     return Reading(groups, complete)
 
 
@@ -76,6 +79,8 @@ def _sources(
 
     plain = pull(torch.ones(tokens))
     size = plain.square().sum(1)
+    if not size.any():  # an output projection that starts at zero hides all of it
+        return list(range(tokens))
     code, place, apart = torch.zeros(tokens, dtype=torch.int64), 1, True
     while place == 1 or place < tokens:
         digits = torch.arange(tokens) // place % base
@@ -87,7 +92,7 @@ def _sources(
         apart = apart and not (rest > limit**2 * size).any()
         code += digit.long() * place
         place *= base
-    one_to_one = len(code.unique()) == tokens and bool((code >= 0).all() and (code < tokens).all())
+    one_to_one = len(set(code.tolist())) == tokens and bool((code >= 0).all() and (code < tokens).all())
     return code.tolist() if apart and one_to_one else None
 
 
