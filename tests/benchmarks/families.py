@@ -216,13 +216,18 @@ def _row(module: str, model: nn.Module, name: str, size: tuple[int, int]) -> Row
         declared: Any = declared_layout(model, size)
     except (ValueError, TypeError):
         declared = None
-    equal = None if declared is None else replace(found.layout, order=None) == declared
+    equal = None if declared is None else _comparable(found.layout) == _comparable(declared)
     return Row(module, name, size, str(found), str(declared or ""), WORDS[equal])
+
+
+def _comparable(layout: vi.TokenLayout) -> vi.TokenLayout:
+    """Leave out what a declaration cannot tell: the order of tokens, and what a pooling head attends to."""
+    return replace(layout, order=None, pool_prefix=layout.pool_prefix and layout.readout != "map")
 
 
 def unlisted() -> list[str]:
     """Name the modules of the installed timm that this file does not know."""
-    return sorted(set(timm.list_modules()) - FAMILIES.keys() - CONVOLUTIONS - {"winft", "mini"})
+    return sorted(set(timm.list_modules()) - FAMILIES.keys() - CONVOLUTIONS - {"adaptive_window", "mini", "winft"})
 
 
 def table(rows: list[Row]) -> str:

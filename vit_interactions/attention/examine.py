@@ -131,7 +131,9 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
         prefix=len(grid.prefix),
         rows=grid.rows,
         cols=grid.cols,
-        readout=_readout(model, groups, grid, structure.pool is not None) if reading.complete else "other",
+        readout=_readout(model, groups, grid, structure.pool is not None)
+        if reading.complete and (answer.ndim <= 2 or _is_tokens(answer, grid))
+        else "other",
         extent=extent,
         pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
         order=None if order == tuple(range(tokens)) else order,
@@ -152,6 +154,14 @@ def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[P
             f"the patches of {model} cannot be placed: {error}. Give a Vision Transformer whose tokens are a regular "
             f"grid of patches, mixed by nothing before `{first[0].name}`, the first attention that was read."
         ) from error
+
+
+def _is_tokens(answer: Tensor, grid: PatchGrid) -> bool:
+    """Whether an answer (batch, tokens, width) or (batch, width, rows, cols) has a place for each token or patch."""
+    patches = len(grid.order)
+    shape = tuple(answer.shape[1:])
+    in_rows = any(pair == (grid.rows, grid.cols) for pair in zip(shape, shape[1:], strict=False))
+    return in_rows or patches in shape or patches + len(grid.prefix) in shape
 
 
 def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: bool) -> Readout:

@@ -262,7 +262,8 @@ def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
             ):
                 raise UnsupportedModelError(
                     f"the image enters {graph.model} again after `{call.name}`, its first attention: it runs several "
-                    "passes over the image, several towers or an ensemble. Explain one of them."
+                    "passes over the image, several towers or an ensemble, or attends among pooled tokens "
+                    "beside a path of all. Explain one of them."
                 )
 
 
