@@ -44,7 +44,9 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
 
     name, _, tag = name.partition("/")
     if name not in open_clip.list_models():
-        raise ValueError(f"`model` must be one of open_clip's, got {name!r}.{nearest(name, open_clip.list_models())}")
+        raise ValueError(
+            f"`model` must be one of open_clip's, got {name!r}.{nearest(name, open_clip.list_models())}"
+        )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if (tag and tag not in tags) or (not tag and weights is None):
         known = f"one of {', '.join(tags[:5])}{', ...' if len(tags) > 5 else ''}" if tags else "none that is known"
@@ -68,7 +70,9 @@ def own_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         {'proj': 1}
     """
     found = {
-        key.partition(TOWER)[2]: value for key, value in weights.items() if key.removeprefix("module.").startswith(TOWER)
+        key.partition(TOWER)[2]: value
+        for key, value in weights.items()
+        if key.removeprefix("module.").startswith(TOWER)
     }
     return found or weights
 

@@ -151,10 +151,7 @@ FAMILIES = {
 
 # Modules whose models have neither attention nor a product of tokens with tokens.
 CONVOLUTIONS = frozenset(
-    "convmixer convnext cspnet cspnext densenet dla dpn efficientnet fasternet ghostnet hardcorenas hgnet hrnet "
-    "inception_next inception_resnet_v2 inception_v3 inception_v4 lcnetv2 mambaout nasnet nfnet pnasnet rdnet regnet "
-    "repghost res2net resnest resnet resnetv2 rexnet selecsls senet sknet starnet tresnet vgg vovnet xception "
-    "xception_aligned".split()
+    ["convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet", "ghostnet", "hardcorenas", "hgnet", "hrnet", "inception_next", "inception_resnet_v2", "inception_v3", "inception_v4", "lcnetv2", "mambaout", "nasnet", "nfnet", "pnasnet", "rdnet", "regnet", "repghost", "res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "starnet", "tresnet", "vgg", "vovnet", "xception", "xception_aligned"]
 )
 
 WORDS = {True: "equal", False: "**different**", None: "handled"}

@@ -58,6 +58,24 @@ def folded(calls: Sequence["AttentionCall"]) -> list[int]:
     return [index for index, call in enumerate(calls) if call.outputs[0].ndim == 3]
 
 
+def check_same_pixels(call: "AttentionCall", image: Tensor) -> None:
+    """Raise ValueError if what was taken for heads sees other pixels each, as windows that are folded likewise do.
+
+    Args:
+        call: of the first layer, in the graph of the image.
+        image: (batch, channels, height, width), a leaf that requires gradients.
+    """
+    weights = torch.randn(call.value.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(
+        call.value
+    )
+    seen = []
+    for head in range(call.value.shape[1]):
+        (gradient,) = torch.autograd.grad(call.value[:, head], image, weights[:, head], retain_graph=True)
+        seen.append(gradient.ne(0).any(1))
+    if any(not torch.equal(pixels, seen[0]) for pixels in seen):
+        raise ValueError("what is folded into its batch sees other pixels each, as windows do and heads do not")
+
+
 def check_folds(model: str, alone: Sequence["AttentionCall"], beside: Sequence["AttentionCall"]) -> None:
     """Raise UnsupportedModelError unless the heads of an image stay together when another image comes after it.
 

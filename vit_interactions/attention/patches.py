@@ -70,7 +70,9 @@ class PatchGrid:
         if abs(start) > (pitch if self.overlap else 1.0 if resized else 0.0) or (
             resized and abs(covered - length) > 0.05 * length
         ):
-            wide = ", or its stem looks so far that an image of this size has too few patches" if self.overlap else ""
+            wide = (
+                ", or its stem looks so far that an image of this size has too few patches" if self.overlap else ""
+            )
             raise ValueError(
                 f"its patches cover pixels {start:g} to {start + pitch * count:g} of the image's {name} of {length}, "
                 f"because the model crops, pads or resizes the image itself{wide}. Do that to the image first"
