@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.graph import name_of
 
 
 def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None = None) -> None:
@@ -15,6 +16,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         UnsupportedModelError: none; the message names the reason.
 
     Example:
+        >>> import torch
         >>> x = torch.ones(2, requires_grad=True)
         >>> check_differentiable(nn.Identity(), (2 * x).sum(), x)
     """
@@ -22,7 +24,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         refuse_cut(model, "the score has no gradient")
     nodes = list(graph_nodes(score.grad_fn))
     # What torch puts in the place of a derivative that an operation does not have.
-    if any(node.name().endswith("WarnNotImplemented") for node in nodes):
+    if any(name_of(node).endswith("WarnNotImplemented") for node in nodes):
         refuse_cut(model, "an operation between the image and the score has no derivative")
     if source is not None and not any(_is_origin(node, source) for node in nodes):
         refuse_cut(model, "the score's gradient does not arrive at the image or the layer that was asked for")

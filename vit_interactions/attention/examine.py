@@ -1,6 +1,6 @@
 """Read what a model does with an image from one recorded forward pass: patches, layers, and what the output reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -186,8 +186,9 @@ def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: b
         names = (name for name, _ in model.named_parameters())
         return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
     single = [group for group in groups if len(group) == 1 and group <= prefix]
-    if len(groups) == len(single) <= 2:
-        return "token" if len(groups) == 1 else "distilled"
+    read = set().union(*groups)
+    if read <= prefix and len(read) <= 2:
+        return "token" if len(read) == 1 else "distilled"
     if groups in ([patches], [patches | prefix]):
         return "avg"
     return "token_avg" if len(groups) == 2 and len(single) == 1 and patches in groups else "other"
@@ -197,7 +198,7 @@ def main_output(output: Any) -> Tensor:
     """Find the tensor that a model answers with.
 
     Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or a sequence with a tensor in it.
+        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
 
     Raises:
         UnsupportedModelError: nothing of the kind.
@@ -206,19 +207,25 @@ def main_output(output: Any) -> Tensor:
         >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
         torch.Size([1, 2])
     """
-    if isinstance(output, Tensor):
-        return output
-    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    candidates = [fields.get(name) for name in OUTPUTS]
-    others = list(output.values()) if isinstance(output, Mapping) else output
-    candidates += list(others) if isinstance(others, Sequence) else []
-    found = next((c for c in candidates if isinstance(c, Tensor) and c.is_floating_point()), None)
+    found = next((tensor for tensor in _tensors(output) if tensor.is_floating_point()), None)
     if found is None:
         raise UnsupportedModelError(
             f"the model must return a tensor, or an object or dictionary with one of {', '.join(OUTPUTS)}, got "
             f"{type(output).__name__}."
         )
     return found
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an output, those that are called like an answer first."""
+    if isinstance(output, Tensor):
+        yield output
+        return
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    named = [fields[name] for name in OUTPUTS if fields.get(name) is not None]
+    others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
+    for part in (*named, *others):
+        yield from _tensors(part)
 
 
 def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure) -> None:

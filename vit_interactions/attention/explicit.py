@@ -82,10 +82,10 @@ def read_explicit(attention: Tensor, value: Tensor) -> SDPA:
         value: (..., keys, width).
 
     Example:
-        >>> attention = torch.tensor([[[[0.25, 0.75], [1.0, 0.0]]]])
+        >>> attention = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
         >>> read_explicit(attention, torch.ones(1, 1, 2, 3)).attention()
         tensor([[[[0.2500, 0.7500],
-                  [1.0000, 0.0000]]]])
+                  [0.5000, 0.5000]]]])
     """
     probabilities = attention.to(torch.promote_types(attention.dtype, torch.float32))
     query = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()

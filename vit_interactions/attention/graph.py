@@ -14,6 +14,11 @@ def node_of(tensor: Tensor) -> Node | None:
     return get_gradient_edge(tensor).node if tensor.requires_grad else None
 
 
+def name_of(node: Node) -> str:
+    """Return what a node computes, such as "MulBackward0"; a function of one's own may have a `name` of another kind."""
+    return node.name() if callable(node.name) else type(node).__name__
+
+
 def ancestors(starts: Iterable[Node | None], marks: Mapping[Node, int], barriers: int = 0) -> dict[Node, int]:
     """Find which marked nodes each node depends on.
 

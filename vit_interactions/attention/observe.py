@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.examine import Probe
@@ -159,7 +160,9 @@ def observe_gradients(
         ) as guard:
             output = guard.model(leaf, *as_arguments(additional_forward_args))
         guard.finish()
-        gradients = output_gradients(model, score(output), calls, keep_graph=False)
+        scores = score(output)
+        check_differentiable(model, scores.sum(), leaf)
+        gradients = output_gradients(model, scores, calls, keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
     return output, guard.layout, guard.record, gradients
 

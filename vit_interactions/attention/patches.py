@@ -10,6 +10,7 @@ from torch import Tensor
 NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
 TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
 DRAWS = 384  # numbers (channels times random directions) by which the center of a patch is estimated
+GAP = 0.9  # share of a cell below which a patch leaves a gap to the next
 OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
 
 
@@ -25,7 +26,7 @@ class PatchGrid:
         top: the row of pixels where the first row of patches begins; negative where the model pads the image.
         left: likewise, the column.
         pitch: (height, width) in pixels from one patch to the next.
-        overlap: whether some pixels feed several tokens, so that top, left and pitch are estimates.
+        overlap: whether patches share pixels, or leave gaps between them, so that they have no edges of their own.
     """
 
     prefix: tuple[int, ...]
@@ -213,9 +214,10 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
         )
     top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
     left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
-    return PatchGrid(
-        _others(tokens, fed.tolist()), tuple(fed[place.argsort()].tolist()), rows, cols, top, left, (down, across)
-    )
+    height, width = (boxes[2:, fed] - boxes[:2, fed] + 1).amax(1).tolist()
+    gaps = height < GAP * down or width < GAP * across
+    order = tuple(fed[place.argsort()].tolist())
+    return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), gaps)
 
 
 def _boxes(pixels: Tensor, tokens: int) -> Tensor:

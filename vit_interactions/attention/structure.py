@@ -8,7 +8,7 @@ from operator import or_
 from torch import Tensor
 
 from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError
-from vit_interactions.attention.graph import Node, ancestors, node_of
+from vit_interactions.attention.graph import Node, ancestors, name_of, node_of
 from vit_interactions.attention.record import AttentionCall
 
 PREFIX = 16  # tokens beside the patches, at most, where tokens are laid out as (batch, rows, cols, channels)
@@ -66,6 +66,9 @@ class Graph:
         starts = [node_of(tensor) for call in calls for tensor in _inputs(call)]
         self.found = ancestors([*starts, node_of(output)], self.marks)
         self.score = self.found.get(node_of(output), 0)
+        # What torch puts in the place of a derivative that an operation does not have.
+        if any(name_of(node).endswith("WarnNotImplemented") for node in self.found):
+            raise UnobservableModelError(f"an operation of {model} has no derivative, as of quantized layers.")
         if not self.score & self.image_bit:
             raise UnobservableModelError(
                 f"the output of {model} does not depend on the image by any gradient: it was detached, quantized, or "
@@ -240,7 +243,7 @@ def _joint(graph: Graph, node: Node) -> Node | None:
         if len(consumers) != 1:
             return None
         node = consumers[0]
-        name = node.name().removesuffix("Backward0").removesuffix("Backward1")
+        name = name_of(node).removesuffix("Backward0").removesuffix("Backward1")
         if name in ("Cat", "Stack"):
             return node
         if not any(move in name for move in _MOVES):

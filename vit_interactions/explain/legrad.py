@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.derivatives import refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probe import as_arguments, probe
 from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed, output_gradients
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
@@ -78,6 +79,8 @@ class LeGrad(GradientExplainer):
     def _sensitivity(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
+        if reason := probe(self.model, inputs, additional_forward_args).unobserved:
+            refuse_cut(self.model, reason.rstrip("."))
         callers: list[str] = []
         seen = self._observe(inputs, target, additional_forward_args, lambda call, _: callers.append(call.name))
         blocks = enclosing_blocks(self.model, callers)
