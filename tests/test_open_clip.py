@@ -101,7 +101,7 @@ def test_checkpoints_of_whole_models_and_of_towers(kind: str, small_clip: Any, t
 def test_the_command_line_explains_a_tower(small_clip: Any, tmp_path: Path) -> None:
     checkpoint = saved(tmp_path / "weights.pt", small_clip.state_dict())
     Image.new("RGB", (80, 70), (200, 30, 30)).save(tmp_path / "a.png")
-    options = ["--model", "open_clip:ViT-S-32", "--checkpoint", checkpoint, "--method", "attention_rollout"]
+    options = ["--model", "open_clip:ViT-S-32", "--checkpoint", checkpoint, "--method", "gmar", "--target", "3"]
     assert run("explain", tmp_path / "a.png", *options, "--out", tmp_path / "out") == 0
     assert list((tmp_path / "out").rglob("*.png"))
 

@@ -1,6 +1,6 @@
 """Compare what `vi.probe` sees of timm's architectures with what they declare: one row per family, as a table.
 
-python tests/benchmarks/families.py            # all families, about three minutes on one core
+python tests/benchmarks/families.py            # all families, a few minutes on one core
 python tests/benchmarks/families.py cait deit  # the families of these modules of timm
 
 Each family is run with random weights, three layers where it takes a depth, and the first size of image that it takes.
@@ -10,6 +10,7 @@ A family of timm that is neither listed nor known to have no attention ends the 
 import sys
 import textwrap
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -252,8 +253,9 @@ def main(modules: list[str]) -> None:
             rows.append(examine(module, name))
             print(".", end="", file=sys.stderr, flush=True)
     print(table(rows))
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in (*WORDS.values(), "refused")}
-    print(f"\n{len(rows)} models of {len({row.module for row in rows})} modules: {counts}")
+    counts = Counter(row.verdict for row in rows)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*WORDS.values(), "refused"))
+    print(f"\n{len(rows)} models of {len({row.module for row in rows})} modules: {told}.")
 
 
 if __name__ == "__main__":
