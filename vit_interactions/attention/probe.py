@@ -174,10 +174,13 @@ def _kind(argument: Any) -> Any:
 
 
 def _signature(model: nn.Module) -> int:
-    """Sum up the modules of a model and their plain settings, so that a change of either shows."""
+    """Sum up the modules of a model, their hooks and plain settings, so that a change of any shows."""
     return hash(
         tuple(
-            (name, id(module), *[value for value in vars(module).values() if isinstance(value, _SIMPLE)])
+            (
+                (name, id(module), id(vars(module).get("forward")), *module._forward_hooks, *module._forward_pre_hooks),
+                *[value for value in vars(module).values() if isinstance(value, _SIMPLE)],
+            )
             for name, module in model.named_modules()
         )
     )

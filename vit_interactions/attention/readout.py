@@ -49,13 +49,46 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
         >>> read_tokens(score, [tokens], list(ancestors([score.grad_fn], {})), 3)
         Reading(groups=[[1, 2]], complete=True, apart=True)
     """
-    kept = torch.arange(tokens) % 2 == 0
     seen, _ = _pull(score, until, nodes, tokens, lambda rows: rows)
     if seen is None:
         return Reading([])
     _, bypass = _pull(score, until, nodes, tokens, torch.zeros_like)
-    _, half = _pull(score, until, nodes, tokens, lambda rows: _noise(rows) * kept.to(rows)[:, None])
-    return Reading(_group(seen), not bypass.any(), not (half.any(1) & ~kept).any())
+    complete = not bypass.any()
+    came_from = _sources(score, until, nodes, tokens, seen.dtype, bypass)
+    if came_from is None:
+        return Reading([], complete, apart=False)
+    groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(seen)]
+    return Reading(groups, complete)
+
+
+def _sources(
+    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, dtype: torch.dtype, bypass: Tensor
+) -> list[int] | None:
+    """Tell which token each token of the last layer becomes where they are read; None where they are mixed.
+
+    Read like the pixels in `patches.pixel_tokens`, digit by digit.
+    """
+    base = 64 if dtype in (torch.float32, torch.float64) else 4
+
+    def pull(digits: Tensor) -> Tensor:
+        change = lambda rows: _noise(rows) * digits.to(rows)[:, None]  # noqa: E731
+        return _pull(score, until, nodes, tokens, change)[1].double() - bypass.double()
+
+    plain = pull(torch.ones(tokens))
+    size = plain.square().sum(1)
+    code, place, apart = torch.zeros(tokens, dtype=torch.int64), 1, True
+    while place == 1 or place < tokens:
+        digits = torch.arange(tokens) // place % base
+        found = pull(digits)
+        ratio = (found * plain).sum(1) / size
+        digit = ratio.nan_to_num().round()
+        rest = (found - digit[:, None] * plain).square().sum(1)
+        limit = ALIKE.get(dtype, 2 * ALIKE_IN_HALF) * int(digits.max())
+        apart = apart and not (rest > limit**2 * size).any()
+        code += digit.long() * place
+        place *= base
+    one_to_one = len(code.unique()) == tokens and bool((code >= 0).all() and (code < tokens).all())
+    return code.tolist() if apart and one_to_one else None
 
 
 def _pull(

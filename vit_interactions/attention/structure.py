@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+import torch
 from torch import Tensor
 
 from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError
@@ -112,6 +113,8 @@ def read_structure(graph: Graph) -> Structure:
     owner = "the first layer" if largest.name == calls[layers[0]].name else f"`{largest.name}`"
     for i in layers:
         check_tokens(calls[i], largest.query.shape[-2], len(graph.image), owner)
+    for i in layers:
+        _check_connected(graph, calls[i])
     groups = list(_groups(layers, reach, reduce(or_, (1 << i for i in layers))))
     _check_series(graph, groups, reach)
     again = next((i for i in ignored if i not in fed and calls[i].name in {calls[j].name for j in layers}), None)
@@ -180,6 +183,19 @@ def _check_not_cut(graph: Graph, fed: list[int], read: list[int]) -> None:
             f"`{graph.calls[after[-1]].name}` (a detach or `torch.no_grad` in its forward), so that what the layers do "
             "with the image cannot be observed. Remove the cut."
         )
+
+
+def _check_connected(graph: Graph, call: AttentionCall) -> None:
+    """Raise UnsupportedModelError if a part of an attention is cut from the graph."""
+    # Of an attention that was written out, the probabilities stand in the query; the key is the identity.
+    written_out = call.scale == 1.0 and torch.equal(call.key[0, 0], torch.eye(*call.key.shape[-2:]).to(call.key))
+    for part in ("query", "value") if written_out else ("query", "key", "value"):
+        if not graph.found.get(node_of(getattr(call, part)), 0) & graph.image_bit:
+            raise UnsupportedModelError(
+                f"the {part} of `{call.name}` does not depend on the image by any gradient: it is cut by a detach or "
+                f"`torch.no_grad` in the forward of {graph.model}, so that what the layer does cannot be observed. "
+                "Remove the cut."
+            )
 
 
 def _is_pool(graph: Graph, index: int) -> bool:
