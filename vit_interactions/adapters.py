@@ -3,6 +3,7 @@
 # What stands before the colon of a model's name -> the module whose `load` creates it.
 MODELS = {
     "hf": "vit_interactions_adapters.huggingface_loading",
+    "open_clip": "vit_interactions_adapters.open_clip",
     "torchvision": "vit_interactions_adapters.torchvision",
 }
 # The module whose `METHODS` are other libraries', by name.

@@ -54,7 +54,7 @@ def load_model(
 
     Args:
         name: a model of timm, or of a package imported before that registers with timm; "hf:" and a folder or a
-            name on the Hugging Face hub; or "torchvision:" and a name.
+            name on the Hugging Face hub; "torchvision:" and a name; or "open_clip:", a name, "/" and a tag.
         checkpoint: a safetensors file, or a pickle that holds weights only; None loads the weights that timm
             knows for the name. The number of classes is read from the checkpoint.
         device: where the model goes.
@@ -72,7 +72,10 @@ def load_model(
         check_model_name(name)
     weights = None if checkpoint is None else read_checkpoint(checkpoint)
     if source in MODELS:
-        model = importlib.import_module(MODELS[source]).load(inner_name, weights)
+        adapter = importlib.import_module(MODELS[source])
+        model = adapter.load(inner_name, weights)
+        # Models of images and texts hold more than the tower that sees the image.
+        weights = adapter.own_weights(weights) if weights and hasattr(adapter, "own_weights") else weights
     elif weights is None:
         if needs_attention and not is_known_family(name):
             _refuse_before_download(name)

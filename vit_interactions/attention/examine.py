@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.folded import check_same_pixels, folded
 from vit_interactions.attention.graph import Node, ancestors, node_of
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.attention.patches import PatchGrid, find_patches
@@ -138,7 +140,10 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
         prefix=len(grid.prefix),
         rows=grid.rows,
         cols=grid.cols,
-        readout=_readout(model, groups, grid, structure.pool is not None) if reading.complete else "other",
+        readout=_readout(model, groups, grid, structure.pool is not None)
+        if reading.complete
+        and (_reads_latents_alike(graph, answer, structure) if answer.ndim <= 2 else _is_tokens(answer, grid))
+        else "other",
         extent=extent,
         pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
         order=None if order == tuple(range(tokens)) else order,
@@ -153,12 +158,30 @@ def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[P
         grids = [find_patches(call.value, image) for call in first]
         if any(grid != grids[0] for grid in grids):
             raise ValueError("its heads attend among other patches each")
+        for index in folded(first):
+            check_same_pixels(first[index], image)
         return grids[0], grids[0].extent((image.shape[-2], image.shape[-1]))
     except ValueError as error:
         raise UnsupportedModelError(
             f"the patches of {model} cannot be placed: {error}. Give a Vision Transformer whose tokens are a regular "
             f"grid of patches, mixed by nothing before `{first[0].name}`, the first attention that was read."
         ) from error
+
+
+def _reads_latents_alike(graph: Graph, answer: Tensor, structure: Structure) -> bool:
+    """Whether all latents of a pooling head count alike, where there are several."""
+    if structure.pool is None or (latents := graph.calls[structure.pool].query.shape[-2]) == 1:
+        return True
+    groups = _read_from(graph, answer, [structure.pool], latents).groups
+    return groups in ([], [list(range(latents))])
+
+
+def _is_tokens(answer: Tensor, grid: PatchGrid) -> bool:
+    """Whether an answer (batch, tokens, width) or (batch, width, rows, cols) has a place for each token or patch."""
+    patches = len(grid.order)
+    shape = tuple(answer.shape[1:])
+    in_rows = any(pair == (grid.rows, grid.cols) for pair in pairwise(shape))
+    return in_rows or patches in shape or patches + len(grid.prefix) in shape
 
 
 def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: bool) -> Readout:
@@ -256,12 +279,20 @@ def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
 
 def _read_by(graph: Graph, answer: Tensor, structure: Structure, tokens: int) -> Reading:
     """Find the tokens that the answer is read from otherwise than by a pooling head."""
-    every = (1 << len(graph.calls)) - 1
-    between: dict[Node, int] = ancestors([node_of(answer)], graph.marks, every)
     layers = sum(1 << i for layer in structure.layers for i in layer)
-    if structure.pool is not None and not between[node_of(answer)] & layers:
+    if structure.pool is not None and not _between(graph, answer)[node_of(answer)] & layers:
         return Reading([])
+    return _read_from(graph, answer, structure.layers[-1], tokens)
+
+
+def _read_from(graph: Graph, answer: Tensor, last: Sequence[int], tokens: int) -> Reading:
+    """Find which rows of the outputs of calls the answer is read from."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(answer.shape, generator=generator).to(answer.device, answer.dtype)
-    last = [output for i in structure.layers[-1] for output in graph.calls[i].outputs]
-    return read_tokens((answer * weights).sum(), last, list(between), tokens)
+    outputs = [output for i in last for output in graph.calls[i].outputs]
+    return read_tokens((answer * weights).sum(), outputs, list(_between(graph, answer)), tokens)
+
+
+def _between(graph: Graph, answer: Tensor) -> dict[Node, int]:
+    """Walk from the answer back to the attention calls nearest to it."""
+    return ancestors([node_of(answer)], graph.marks, (1 << len(graph.calls)) - 1)

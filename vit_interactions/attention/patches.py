@@ -9,7 +9,7 @@ from torch import Tensor
 
 NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
 TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
-DRAWS = 1024  # numbers (channels times random directions) by which the center of a patch is estimated
+DRAWS = 384  # numbers (channels times random directions) by which the center of a patch is estimated
 GAP = 0.9  # share of a cell below which a patch leaves a gap to the next
 OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
 
@@ -71,9 +71,12 @@ class PatchGrid:
         if abs(start) > (pitch if self.overlap else 1.0 if resized else 0.0) or (
             resized and abs(covered - length) > 0.05 * length
         ):
+            wide = (
+                ", or its stem looks so far that an image of this size has too few patches" if self.overlap else ""
+            )
             raise ValueError(
                 f"its patches cover pixels {start:g} to {start + pitch * count:g} of the image's {name} of {length}, "
-                "because the model crops, pads or resizes the image itself. Do that to the image first"
+                f"because the model crops, pads or resizes the image itself{wide}. Do that to the image first"
             )
         return length if resized else covered
 
@@ -183,7 +186,7 @@ def token_centers(query: Tensor, image: Tensor) -> Tensor:
     down = (torch.arange(height, device=image.device) + 0.5).sqrt().to(image.dtype)[:, None].expand(height, width)
     across = (torch.arange(width, device=image.device) + 0.5).sqrt().to(image.dtype).expand(height, width)
     energy = torch.zeros(3, query.shape[-2], dtype=torch.float64)
-    for draw in range(max(2, DRAWS // query[0, :, 0].numel())):
+    for draw in range(max(1, DRAWS // query[0, :, 0].numel())):
         signs = _signs(image[:1], draw)
         for part, scale in enumerate((torch.ones_like(down), down, across)):
             (pushed,) = torch.autograd.grad(pulled[:1], cotangent, signs * scale, retain_graph=True)

@@ -22,6 +22,7 @@ from vit_interactions.attention.errors import (
 )
 from vit_interactions.attention.evaluation_copy import evaluated, originals
 from vit_interactions.attention.examine import Probe, examine, main_output
+from vit_interactions.attention.folded import check_folds, folded
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import check_runnable
 from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed
@@ -280,6 +281,8 @@ def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe
             return Probe(size, declared_layout(model, size), None, None, f"{str(error).splitlines()[0]}.")
     if found.structure is not None and found.structure.ignored:
         _check_ignored(own, image, arguments, found.structure.ignored, calls, main_output(output))
+    if folded(calls) and len(image) == 1:
+        _check_folds(own, image, arguments, calls)
     return found
 
 
@@ -299,6 +302,19 @@ def _record(
         output = _run(model, image, arguments)
     record.check_read()
     return calls, output
+
+
+def _check_folds(
+    model: nn.Module, image: Tensor, arguments: tuple[Any, ...], calls: Sequence[AttentionCall]
+) -> None:
+    """Raise UnsupportedModelError if heads are folded into the batch so that those of two images mix."""
+    twice = tuple(torch.cat((a, a)) if isinstance(a, Tensor) and a.shape[:1] == (1,) else a for a in arguments)
+    with torch.no_grad():
+        try:
+            beside, _ = _record(model, torch.cat((image, 1 - image)), twice)
+        except ImagesNotTakenError:  # one image at a time
+            return
+    check_folds(type(model).__name__, calls, beside)
 
 
 def _check_ignored(

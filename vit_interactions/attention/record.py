@@ -21,6 +21,7 @@ from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
+from vit_interactions.attention.folded import split_heads
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import check_unscripted
@@ -108,6 +109,7 @@ class AttentionRecord:
         pool_calls: the calls of an attention-pooling head.
         seen: how many self-attention calls there were, those not kept included.
         image_size: (height, width) of the input, None before the model has run.
+        images: how many images the input has, likewise.
         device: where the attention was computed.
     """
 
@@ -117,6 +119,7 @@ class AttentionRecord:
         self.pool_calls: list[AttentionCall] = []
         self.seen = 0
         self.image_size: tuple[int, int] | None = None
+        self.images: int | None = None
         self.device = torch.device("cpu")
         self._model, self._layout_of = model, layout_of
         self.softmaxes = SoftmaxWatch()
@@ -329,6 +332,7 @@ class _Interception(TorchFunctionMode):
                 self._attention(result, given)
         if self.record.image_size is None and args and _is_image(args[0]) and self._caller():
             self.record.image_size = (args[0].shape[-2], args[0].shape[-1])
+            self.record.images = args[0].shape[0]
         return result
 
     def _attention(self, output: Tensor, given: SDPA) -> None:
@@ -338,7 +342,7 @@ class _Interception(TorchFunctionMode):
         name, module = caller
         self.record.device = given.query.device
         if given.query.ndim == 3:
-            given = _split_heads(module, name, given)
+            given = split_heads(module, name, given, self.record.images)
         call = AttentionCall(**vars(given), name=name, outputs=(output,))
         with torch.no_grad():
             self.on_call(call)
@@ -364,21 +368,3 @@ def _is_image(value: Any) -> bool:
     """Whether a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
     floating = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
     return floating and not isinstance(value, nn.Parameter)
-
-
-def _split_heads(module: nn.Module, name: str, given: SDPA) -> SDPA:
-    """Undo the folding of heads into the batch, (batch · heads, tokens, width), that some models do."""
-    heads = getattr(module, "num_heads", None)
-    if not isinstance(heads, int) or given.query.shape[0] % heads:
-        raise UnsupportedModelError(
-            f"`{name}` calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)}; its heads "
-            "cannot be told from its batch without an attribute `num_heads` on that module."
-        )
-
-    def split(tensor: Tensor) -> Tensor:
-        return tensor.reshape(-1, heads, *tensor.shape[1:])
-
-    mask = given.mask
-    if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
-        mask = split(mask)
-    return replace(given, query=split(given.query), key=split(given.key), value=split(given.value), mask=mask)

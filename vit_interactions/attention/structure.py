@@ -108,8 +108,11 @@ def read_structure(graph: Graph) -> Structure:
             f"{calls[pools[0]].key.shape[-2]}, and other attention follows, so the layers do not agree in tokens. Use "
             "a ViT with global attention."
         )
+    # Windows come first in some models, and global attention later: what attends among fewer is to be named.
+    largest = max((calls[i] for i in layers), key=lambda call: call.query.shape[-2])
+    owner = "the first layer" if largest.name == calls[layers[0]].name else f"`{largest.name}`"
     for i in layers:
-        check_tokens(calls[i], calls[layers[0]].query.shape[-2], len(graph.image))
+        check_tokens(calls[i], largest.query.shape[-2], len(graph.image), owner)
     for i in layers:
         _check_connected(graph, calls[i])
     groups = list(_groups(layers, reach, reduce(or_, (1 << i for i in layers))))
@@ -124,13 +127,14 @@ def read_structure(graph: Graph) -> Structure:
     return Structure(tuple(groups), pools[0] if pools else None, ignored)
 
 
-def check_tokens(call: AttentionCall, tokens: int, batch: int) -> None:
+def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> None:
     """Raise UnsupportedModelError unless a call attends from every token of one image to every token.
 
     Args:
         call: the call.
-        tokens: how many tokens the model's first layer has.
+        tokens: how many tokens the model has.
         batch: how many images there are.
+        owner: the layer with these tokens, for the message.
     """
     shape = tuple(call.query.shape)
     if len(shape) != 4 or shape[0] != batch:
@@ -145,8 +149,8 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int) -> None:
         )
     if shape[2] != tokens:
         raise UnsupportedModelError(
-            f"`{call.name}` attends among {shape[2]} items, but the first layer has {tokens} tokens: channel, pooled "
-            "or windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
+            f"`{call.name}` attends among {shape[2]} items, but {owner} has {tokens} tokens: channel, pooled or "
+            "windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
             "ViT with global attention."
         )
 
@@ -281,7 +285,8 @@ def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
             ):
                 raise UnsupportedModelError(
                     f"the image enters {graph.model} again after `{call.name}`, its first attention: it runs several "
-                    "passes over the image, several towers or an ensemble. Explain one of them."
+                    "passes over the image, several towers or an ensemble, or attends among pooled tokens "
+                    "beside a path of all. Explain one of them."
                 )
 
 
