@@ -45,6 +45,7 @@ def start_process(device: str) -> Process:
     Raises:
         ValueError: no such device.
     """
+    check_device("device", device)
     place = SimpleNamespace(device=device)
     try:
         init_distributed_device(place)  # type: ignore[no-untyped-call]
