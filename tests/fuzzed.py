@@ -158,10 +158,13 @@ def _captured(handle: int) -> Iterator[None]:
     try:
         yield
     finally:
+        own = (sys.stdout, sys.stderr)
         sys.stdout, sys.stderr = streams
-        for number, own in enumerate(kept, 1):
-            os.dup2(own, number)
-            os.close(own)
+        for stream in own:
+            stream.close()
+        for number, handle in enumerate(kept, 1):
+            os.dup2(handle, number)
+            os.close(handle)
 
 
 @contextmanager
@@ -213,7 +216,7 @@ def try_out(sandbox: Sandbox, trial: Trial) -> Trial:
         lost = [path for path in there if "mine" in path and now.get(path) != there[path]]
         trial.problems += [f"lost: {path!r}" for path in lost]
         trial.problems += [f"left: {path!r}" for path in now if path.endswith((".partial", ".lock", ".replaced"))]
-        for page in trial.out.rglob("*.html"):
+        for page in (path for path in trial.out.rglob("*.html") if path.is_file()):
             trial.problems += injected(page.read_text(encoding="utf-8"))
     if sandbox.marker.exists():
         sandbox.marker.unlink()

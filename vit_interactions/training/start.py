@@ -120,6 +120,8 @@ def _head_note(name: str, classes: int) -> list[str]:
 
 
 def _note(before: int, now: int) -> str:
+    if before == now:
+        return "the weights to start from lack a whole classifier: the classifier starts anew"
     return (
         f"the weights to start from classify into {before} classes, the data has {now}: the classifier starts anew"
     )
