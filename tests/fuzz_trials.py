@@ -46,7 +46,15 @@ def on_data(sandbox: Sandbox, command: str, data: Path, out: Path, *more: object
 
 IMAGE_COMMANDS = ("explain", "compare", "explore", "curve")
 DATA_COMMANDS = ("windows", "evaluate", "train")
-ENDS = {"explain": "", "compare": "", "explore": "", "curve": ".png", "windows": "", "evaluate": ".json", "train": ""}
+ENDS = {
+    "explain": "",
+    "compare": "",
+    "explore": "",
+    "curve": ".png",
+    "windows": "",
+    "evaluate": ".json",
+    "train": "",
+}
 
 
 def image_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count: int) -> Trials:
@@ -85,7 +93,9 @@ def _copy_any(source: str, target: str) -> None:
         os.mkfifo(target)
 
 
-def wrong_images(command: str, text: str, paths: Sequence[Path], chosen: Sequence[Hostile], out: Path) -> list[str]:
+def wrong_images(
+    command: str, text: str, paths: Sequence[Path], chosen: Sequence[Hostile], out: Path
+) -> list[str]:
     """List images that a command took or left out against what is right."""
     if command == "train":
         return []
@@ -131,7 +141,9 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
         (out / "cat" / "mine.txt").write_text("mine")
     if command == "compare":
         shutil.rmtree(out)
-    trial = Trial(command, [repr(name) for name in every], on_images(sandbox, command, [folder, inside], out), (0,))
+    trial = Trial(
+        command, [repr(name) for name in every], on_images(sandbox, command, [folder, inside], out), (0,)
+    )
     trial.out = out
     try_out(sandbox, trial)
     made = {"explain": "*/maps.npz", "explore": "*.html", "compare": "units/*/*.npz"}.get(command)
@@ -140,10 +152,10 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
     yield trial
 
 
-# A classifier that does not fit starts anew, which is said; windows need no classifier.
+# A classifier that does not fit starts anew, which is said; windows and curves need no classifier.
 FINE = {
     "train": [(name, 0) for name in ("missing key", "another shape", "stride 0", "a scalar")],
-    "windows": [("NaN", 0), ("infinity", 0)],
+    **dict.fromkeys(("windows", "curve", "explore"), [("NaN", 0), ("infinity", 0)]),
 }
 
 
@@ -224,7 +236,23 @@ def checkpoint_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, 
     yield from one_by_one(sandbox, command, "weights", every, arguments, ".pt", refused)
 
 
-VALUES = ("", " ", "-1", "0", "nan", "-inf", "1e400", "1e-320", "9" * 30, EVIL, SCRIPT, "x" * 5000, "--", "/dev/null", "\udcff")
+VALUES = (
+    "",
+    " ",
+    "-1",
+    "0",
+    "nan",
+    "-inf",
+    "1e400",
+    "1e-320",
+    "9" * 30,
+    EVIL,
+    SCRIPT,
+    "x" * 5000,
+    "--",
+    "/dev/null",
+    "\udcff",
+)
 # Options whose large numbers ask for more work, which is done.
 WORK = ("epochs", "steps")
 
@@ -240,7 +268,11 @@ def option_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, coun
         out = sandbox.root / f"{command}-option-{number}{ENDS.get(command, '')}"
         arguments = good_arguments(sandbox, command, out)
         if isinstance(parameter, click.Option) or parameter.param_type_name == "option":
-            arguments = [*arguments[: arguments.index("--")], f"{parameter.opts[0]}={value}", *arguments[arguments.index("--") :]]
+            arguments = [
+                *arguments[: arguments.index("--")],
+                f"{parameter.opts[0]}={value}",
+                *arguments[arguments.index("--") :],
+            ]
         else:
             arguments = [*arguments, value]
         label = f"{parameter.name} = {value!a:.20}"

@@ -46,7 +46,10 @@ class Sandbox:
     def __post_init__(self) -> None:
         """Write the good inputs."""
         rng = np.random.default_rng(0)
-        for path in (self.good, *(self.data / s / c / f"{i}.png" for s in ("train", "val") for c in "ab" for i in "01")):
+        for path in (
+            self.good,
+            *(self.data / s / c / f"{i}.png" for s in ("train", "val") for c in "ab" for i in "01"),
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded(noise(rng), "png"))
         torch.manual_seed(0)

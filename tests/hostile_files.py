@@ -161,7 +161,11 @@ def checkpoints(
     }
     listed = [Hostile(name, bytes_of(torch_bytes(content))) for name, content in changed.items()]
     listed += [Hostile(name, bytes_of(content)) for name, content in raw.items()]
-    fine = {"float8": state | {key: value.to(torch.float8_e4m3fn)}, "prefix": {f"module.model.{k}": v for k, v in state.items()}, "wrapped": {"model_state_dict": state}}
+    fine = {
+        "float8": state | {key: value.to(torch.float8_e4m3fn)},
+        "prefix": {f"module.model.{k}": v for k, v in state.items()},
+        "wrapped": {"model_state_dict": state},
+    }
     listed += [Hostile(name, bytes_of(torch_bytes(content)), True) for name, content in fine.items()]
     return [*SPECIAL, *listed, *(damaged(rng, good, zipped) for _ in range(count))]
 
@@ -191,7 +195,9 @@ def edited_json(rng: np.random.Generator, text: bytes) -> tuple[str, bytes]:
 
 def paths_of(content: Any, place: tuple[Any, ...] = ()) -> Any:
     """Yield the place of every value inside JSON or a checkpoint."""
-    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    parts = (
+        content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    )
     for key, value in parts:
         yield (*place, key)
         yield from paths_of(value, (*place, key))

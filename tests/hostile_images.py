@@ -83,7 +83,9 @@ def images(rng: np.random.Generator, count: int) -> list[Hostile]:
         Hostile("empty", bytes_of(b"")),
         Hostile("text", bytes_of(b"no image")),
         Hostile("EPS", bytes_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(marker) (w) file\n")),
-        Hostile("EPS with a DOS header", bytes_of(b"\xc5\xd0\xd3\xc6" + struct.pack("<7I", 32, 90, 0, 0, 0, 0, 0))),
+        Hostile(
+            "EPS with a DOS header", bytes_of(b"\xc5\xd0\xd3\xc6" + struct.pack("<7I", 32, 90, 0, 0, 0, 0, 0))
+        ),
         Hostile("PDF", bytes_of(b"%PDF-1.7\n%%EOF\n")),
         Hostile("PSD", bytes_of(b"8BPS\0\1" + bytes(40))),
         Hostile("WMF", bytes_of(b"\xd7\xcd\xc6\x9a" + bytes(40))),
@@ -111,7 +113,9 @@ def images(rng: np.random.Generator, count: int) -> list[Hostile]:
         Hostile("palette with tRNS", bytes_of(encoded(gray.convert("P"), "png", transparency=b"\0\1")), True),
         Hostile("16-bit gray", bytes_of(encoded(gray.convert("I;16"), "png")), True),
         Hostile("CMYK", bytes_of(encoded(noise(rng).convert("CMYK"), "jpeg")), True),
-        Hostile("damaged EXIF", bytes_of(encoded(noise(rng), "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")), True),
+        Hostile(
+            "damaged EXIF", bytes_of(encoded(noise(rng), "jpeg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")), True
+        ),
         Hostile("1 x 1", bytes_of(encoded(noise(rng, 1, 1), "png")), True),
     ]
     return fixed + [damaged(rng, png, jpeg) for _ in range(count)]
@@ -139,8 +143,31 @@ def damaged(rng: np.random.Generator, *originals: bytes) -> Hostile:
 def names(rng: np.random.Generator, count: int) -> list[bytes]:
     """Return hostile names of image files, without the extension: a fixed list, then random ones."""
     fixed = [
-        *("..", "...", " ", "-rf", "--out", "con", "nul.txt", "~", "%s%n%00", "{{7*7}}", "a\\..\\b", "..%2f..%2fx"),
-        *(SCRIPT, '"onload="alert(1)', "'", "`touch marker`", "$(touch marker)", "; touch marker;", "*", "?[a]", "#"),
+        *(
+            "..",
+            "...",
+            " ",
+            "-rf",
+            "--out",
+            "con",
+            "nul.txt",
+            "~",
+            "%s%n%00",
+            "{{7*7}}",
+            "a\\..\\b",
+            "..%2f..%2fx",
+        ),
+        *(
+            SCRIPT,
+            '"onload="alert(1)',
+            "'",
+            "`touch marker`",
+            "$(touch marker)",
+            "; touch marker;",
+            "*",
+            "?[a]",
+            "#",
+        ),
         *("\x1b[31mred", "\x1b]0;owned\x07", "\x9b2J", "\u202egnp", "\u2066x", "[/red]", "[bold]", ":cat:"),
         *("a\nfailed: b", "a\rb", "a\tb", "caf\u00e9", "cafe\u0301", "CAF\u00c9", "manifest", ".partial", ".lock"),
         *("x" * 246, "x" * 245 + "y", "\u732b" * 82, "comparison.json", "\U000e0041", "\ufeff", "\u200b"),

@@ -14,7 +14,6 @@ from . import fuzz_trials as trials
 from .fuzzed import PATIENCE, Sandbox, Trial, endings, injected, run, try_out
 from .tiny_pictures import one_thread
 
-
 # As for users: what Pillow warns of is no error.
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -81,7 +80,13 @@ def test_what_is_wrong_is_found(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("vit_interactions.cli.main", misbehave)
     problems = try_out(sandbox, Trial("explain", ["x"], [], (2,))).problems
-    for wanted in ("silent: exit code 0", "traceback", "raw characters", "executed", "changed outside --out: 'good/"):
+    for wanted in (
+        "silent: exit code 0",
+        "traceback",
+        "raw characters",
+        "executed",
+        "changed outside --out: 'good/",
+    ):
         assert any(problem.startswith(wanted) for problem in problems), wanted
     assert injected("<p><img src=x onerror=alert(1)></p>")
     assert injected("<script>alert(1)</script>")

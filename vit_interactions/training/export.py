@@ -78,7 +78,9 @@ def export_model(
             description["windows"] = dict(windows)
         arguments = dict(arguments or {})
         with _writing(folder):
-            save_for_hf(model, str(partial), model_config=description, model_args=arguments, safe_serialization=True)
+            save_for_hf(
+                model, str(partial), model_config=description, model_args=arguments, safe_serialization=True
+            )
         for file in partial.iterdir():
             content = file.read_bytes()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
