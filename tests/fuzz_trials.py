@@ -155,7 +155,7 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
 # A classifier that does not fit starts anew, which is said; windows and curves need no classifier.
 FINE = {
     "train": [(name, 0) for name in ("missing key", "another shape", "stride 0", "a scalar")],
-    **dict.fromkeys(("windows", "curve", "explore"), [("NaN", 0), ("infinity", 0)]),
+    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve", "explore")},
 }
 
 
