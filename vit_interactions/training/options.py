@@ -73,7 +73,7 @@ def known_optimizer(name: str, value: str) -> None:
     """
     known = list_optimizers()
     if value.lower().removeprefix("lookahead_") not in known:
-        raise ValueError(f"`{name}` must be an optimizer of timm, got {value!r}.{nearest(value, known)}")
+        raise ValueError(f"`{name}` must be an optimizer of timm, got {value!r}.{nearest(value, map(str, known))}")
 
 
 def one_of(*choices: str) -> Check:
