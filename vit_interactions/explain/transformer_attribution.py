@@ -5,8 +5,7 @@ additions: relevance sums are kept for each image by itself; LayerScale and quer
 unchanged; readouts other than the class token; masks and position biases, which get no relevance.
 
 Relevance is divided by sums that cancel (a + b of a residual sum, q · k of an attention score). Where such a sum is
-near 0, the rounding of a float32 forward pass decides its share, so relevance is followed in float64 from the image on,
-and once more in float32 to warn of maps that rounding decides.
+near 0, the rounding of a float32 forward pass decides its share, so relevance is followed in float64 from the image on.
 """
 
 from collections.abc import Iterator
