@@ -120,7 +120,7 @@ def test_wrong_targets_are_refused_not_cut_off() -> None:
     for wrong in (3, "pred", [3, 4], torch.tensor([1, 2])):
         with pytest.raises(TypeError, match="`targets` must be None or a list of functions of one row"):
             cam(images(2), wrong)
-    with pytest.raises(ValueError, match="must compute one score an example"):
+    with pytest.raises(ValueError, match="must compute one score per image"):
         cam(images(2), [RawScoresOutputTarget(), RawScoresOutputTarget()])
     with pytest.raises(TypeError, match="`explainer` must be an Explainer, but got VisionTransformer"):
         as_gradcam(small_vit())

@@ -84,8 +84,12 @@ def refuse_folder(path: Path) -> None:
         raise ValueError(f"{path} must be a file, got a folder. Move it away and resume.")
 
 
-def remove_partials(folder: Path) -> None:
+def remove_partials(folder: Path, names: str = "*") -> None:
     """Remove what killed runs left half written directly in a folder: `.NAME.partial`, files or folders.
+
+    Args:
+        folder: of the runs.
+        names: pattern of NAME, for folders that may hold files of others.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -96,7 +100,7 @@ def remove_partials(folder: Path) -> None:
         ...     sorted(os.listdir(folder))
         ['a.json', 'mine.partial']
     """
-    for path in folder.glob(f".*{PARTIAL}"):
+    for path in folder.glob(f".{names}{PARTIAL}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -136,14 +140,14 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
         raise ValueError(f"`{argument}` must be a file, got {kind} at {os.fspath(path)}.")
 
 
-def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file's bytes, in hexadecimal.
+def sha256(path: Path, argument: str = "path") -> str:
+    """Compute the SHA-256 of a file's bytes, in hexadecimal; `argument` is what errors call the file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a regular file.
     """
-    check_regular_file("path", path)
+    check_regular_file(argument, path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

@@ -48,7 +48,9 @@ class Ruled(torch.autograd.Function):
         """Compute value(*tensors) and keep rule(gradient, *tensors) -> gradients for the way back."""
         ctx.rule = rule
         ctx.save_for_backward(*tensors)
-        return value(*tensors)
+        result = value(*tensors)
+        # Autograd forbids models to write to a view that a function of one's own returns.
+        return result.clone() if isinstance(result, Tensor) and result._is_view() else result
 
     @staticmethod
     @once_differentiable

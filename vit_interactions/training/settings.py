@@ -45,7 +45,7 @@ class Settings:
     alpha: float = option(0.10, "Share of all patch pairs that count as relevant to the teacher.", check_fraction)
     beta: float = option(0.20, "Share of patches dropped as indiscriminative.", check_fraction)
     amp: str = option("none", "Mixed precision: bf16, fp16 or none.", one_of("bf16", "fp16", "none"))
-    device: str = option("cpu", "Where to compute: cpu, cuda, mps, ...")
+    device: str = option("auto", "Where to compute: auto (CUDA, then MPS, then the CPU), cpu, cuda, mps, ...")
     workers: int = option(4, "Processes that load pictures.", within(0, MAX_WORKERS))
 
     def __post_init__(self) -> None:

@@ -160,8 +160,9 @@ class Run:
         self.learner.distribute()
         if self._process.first:
             self._out.mkdir(parents=True, exist_ok=True)
-            for folder in (self._out, self._out / "last", self._out / "best"):
-                remove_partials(folder)
+            if (self._out / SETTINGS).exists():  # else the folder is not a run's yet, and nothing in it is ours
+                for folder in (self._out, self._out / "last", self._out / "best"):
+                    remove_partials(folder)
             write_json(self._out / SETTINGS, self._settings.as_json())
             epoch = -(-self._evaluated // self._train_batches.steps)
             self._log = RunLog(self._out, self.learner.step, epoch, self._writers())

@@ -45,7 +45,7 @@ def windows_command(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the teacher sees at a time.")] = 64,
     workers: Annotated[int, typer.Option(min=0, max=MAX_WORKERS, help="Processes that read pictures.")] = 4,
-    device: Device = "cpu",
+    device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the store in --out, if there is one.")
     ] = False,
@@ -57,7 +57,7 @@ def windows_command(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     pictures = open_part(data, split, kind=dataset)
-    rank, world, device = place_among_processes(device)
+    rank, world, device = place_among_processes(check_device("--device", device))
     teacher = WindowTeacher(create_trained(model, checkpoint, img_size=img_size), alpha, beta).to(
         check_device("--device", device)
     )
