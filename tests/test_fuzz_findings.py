@@ -40,7 +40,7 @@ def test_a_trained_model_has_its_whole_classifier(tmp_path: Path) -> None:
 def test_workers_have_a_limit_and_devices_a_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`workers`"):
         EvaluationSettings(data=tmp_path, model="test_vit", workers=10**30)
-    with pytest.raises(ValueError, match="`device` must be a device of this machine"):
+    with pytest.raises(ValueError, match="`device` must be"):
         start_process("--")
 
 
