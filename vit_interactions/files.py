@@ -116,6 +116,7 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: no such file, or a broken link.
+        OSError: links in a circle, or a folder that may not be entered.
         ValueError: a folder, named pipe, socket or device.
 
     Example:
@@ -129,6 +130,10 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
     except FileNotFoundError:
         found = f"a broken link to {os.readlink(path)}" if os.path.islink(path) else "nothing"
         raise FileNotFoundError(f"`{argument}` must be a file, got {found} at {os.fspath(path)}.") from None
+    except OSError as error:  # links in a circle, a name that is too long, a folder that may not be entered
+        raise OSError(
+            f"`{argument}` must be a file that can be read, got {os.fspath(path)}: {error.strerror}."
+        ) from None
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(mode), "a device")

@@ -45,7 +45,8 @@ def start_process(device: str) -> Process:
     Raises:
         ValueError: no such device.
     """
-    place = SimpleNamespace(device=check_device("device", device) if device == "auto" else device)
+    checked = check_device("device", device)
+    place = SimpleNamespace(device=checked if device == "auto" else device)
     try:
         init_distributed_device(place)  # type: ignore[no-untyped-call]
     except AssertionError as error:  # an absent card
