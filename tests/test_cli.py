@@ -238,8 +238,8 @@ def test_a_killed_run_leaves_whole_folders_and_resumes(
         ),
         (["--patch", "10,0"], r"`patch` must lie in the grid: row in \[0, 9\]"),
         (["--patch", "1;2"], r"`--patch` must be ROW,COL"),
-        (["--device", "cuda:99"], "`--device` must be a device of this machine"),
-        (["--device", "gpu"], "`--device` must be a device of this machine"),
+        (["--device", "cuda:99"], "`--device` must be auto or a device of this machine"),
+        (["--device", "gpu"], "`--device` must be auto or a device of this machine"),
     ],
 )
 def test_wrong_options_end_in_one_line(

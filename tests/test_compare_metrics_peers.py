@@ -1,6 +1,7 @@
 """The metrics against those of other libraries, where these are right; where they are not, how."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import sys
 import warnings
@@ -223,7 +224,7 @@ def gradient_maps(model: nn.Module, images: Tensor, target: int) -> Tensor:
 
 
 def explaining(case: Case) -> Case:
-    return Case(**{**vars(case), "explain": gradient_maps, "seed": 5})
+    return dataclasses.replace(case, explain=gradient_maps, seed=5)
 
 
 def explain_for_quantus(case: Case) -> Any:
@@ -383,7 +384,7 @@ def test_road_of_quantus_asks_whether_the_class_is_still_the_first(quantus: Any)
         predicted = int(case.model(case.inputs).argmax())
     metric = quantus.ROAD(percentages=[25, 50], **options())
     for target in range(3):
-        own = Case(**{**vars(case), "target": target})
+        own = dataclasses.replace(case, target=target)
         with seeded(0):  # of its noise
             found = ask_with_model(metric, own, to_pixels(random_map((4, 4), 5)))
         assert set(found) == {25, 50}
@@ -474,7 +475,7 @@ def test_where_torchcam_drops_too_little() -> None:
             log = 40 * images.mean((1, 2, 3)) - 40 + np.log(1e-7)
             return torch.stack([torch.zeros_like(log), log], 1)
 
-    case = Case(**{**vars(tiny_case()), "model": Rare(), "inputs": torch.ones(1, 3, 48, 96).double(), "target": 1})
+    case = dataclasses.replace(tiny_case(), model=Rare(), inputs=torch.ones(1, 3, 48, 96).double(), target=1)
     values = torch.zeros(3, 6).double()
     values[0, 0] = 1.0
     assert METRICS["average_drop"].measure(case, values).value == pytest.approx(1, abs=1e-3)
@@ -506,7 +507,7 @@ def test_torchcam_ranks_pixels_between_patches_and_ties_from_the_top() -> None:
     constant = torch.ones(4, 4).double()
     scores = []
     for inputs in (case.inputs, case.inputs.flip(2, 3)):
-        turned = Case(**{**vars(case), "inputs": inputs, "scores": {}})
+        turned = dataclasses.replace(case, inputs=inputs, scores={})
         scores.append(ask_torchcam("DeletionInsertionMetric", turned, constant, steps=16)["deletion_auc"])
         with pytest.raises(ValueError, match="the same value, 1, at all 16 patches"):
             deletion(steps=16).measure(turned, constant)

@@ -75,9 +75,10 @@ def test_methods_page_lists_every_method() -> None:
     from vit_interactions.explain import EXPLAINERS
 
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name, explainer in EXPLAINERS.items():
-        assert f"| `{name}` | `{explainer.__name__}` |" in page
     rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, explainer in EXPLAINERS.items():
+        (row,) = (row for row in rows if row.startswith(f"| `{name}` | `{explainer.__name__}` |"))
+        assert row.endswith(f"| {explainer.forwards} / {explainer.backwards} |"), name
     for name, explainer in METHODS.items():
         assert [row for row in rows if f"`{name}`" in row and f"| {explainer.library} |" in row], name
 

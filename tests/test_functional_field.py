@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions import InteractionUncertainty, responsive_field
-from vit_interactions.functional import field_tendency, indiscriminative_patches, informativeness
+from vit_interactions.functional import (
+    column_variance,
+    field_tendency,
+    indiscriminative_patches,
+    informativeness,
+)
 
 from . import references
 
@@ -73,7 +78,8 @@ def test_columns_that_vary_least_are_dropped() -> None:
     values = torch.tensor(
         [[[5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0], [5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0]]]
     )
-    assert informativeness(values).tolist() == [[0.0, 1.0, 4.0, 0.25]]
+    assert column_variance(values).tolist() == [[0.0, 1.0, 4.0, 0.25]]
+    assert informativeness(values).tolist() == [[5.0, 1.0, 2.0, 0.5]]
     assert indiscriminative_patches(values, 0.25).tolist() == [[True, False, False, False]]
     assert indiscriminative_patches(values, 0.5).tolist() == [[True, False, False, True]]
     # The rows vary by 75/16 and 5/2: other patches would go if rows were taken for columns.
@@ -176,4 +182,4 @@ def test_wrong_shapes_grids_and_values_are_refused() -> None:
     with pytest.raises(ValueError, match="`uncertainty` must be finite"):
         responsive_field(torch.full((1, 4, 4), float("nan")), (2, 2))
     with pytest.raises(ValueError, match=r"`uncertainty` must have shape"):
-        informativeness(torch.zeros(1, 4, 3))
+        column_variance(torch.zeros(1, 4, 3))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions import record_attention
-from vit_interactions.functional import RunningUncertainty, informativeness, uncertainty
+from vit_interactions.functional import RunningUncertainty, column_variance, uncertainty
 from vit_interactions.functional import attention as attention_module
 from vit_interactions.functional.attention import attention_blocks
 
@@ -181,5 +181,5 @@ def test_half_precision_attention_is_computed_in_float32(dtype: torch.dtype) -> 
     assert result.dtype == torch.float32
     assert torch.allclose(result, uncertainty(attention.float()))
     half = result.to(dtype)
-    assert informativeness(half).dtype == torch.float32
-    assert torch.equal(informativeness(half), informativeness(half.float()))
+    assert column_variance(half).dtype == torch.float32
+    assert torch.equal(column_variance(half), column_variance(half.float()))

@@ -455,3 +455,20 @@ def test_a_page_replaces_its_own_image_only(tmp_path: Path) -> None:
     failed = write([image(tmp_path / "dog.jpg"), b], out).failed
     assert "dog.html exists and is no page of the explorer; move it" in failed[str(tmp_path / "dog.jpg")]
     assert (out / "dog.html").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("quick_pages")
+def test_a_page_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg", 1)
+    out.mkdir()
+    for name in (".dog.html.partial", ".mine.partial"):
+        (out / name).write_text("half")
+    write([cat], out)
+    assert sorted(path.name for path in out.iterdir()) == [".mine.partial", "cat.html"]
+
+
+def test_an_image_that_cannot_be_opened_is_called_an_image(tmp_path: Path) -> None:
+    broken = tmp_path / "cat.jpg"
+    broken.symlink_to(tmp_path / "gone.jpg")
+    run = explain([broken, image(tmp_path / "dog.jpg")], tmp_path / "out")
+    assert run.failed[str(broken)].startswith("`image` must be a file, got a broken link to ")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from vit_interactions.attention.borrow import borrowed
-from vit_interactions.attention.draws import ALWAYS, IF_TOLD
+from vit_interactions.attention.draws import ALWAYS, IF_TOLD, PrivateGenerators
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.readable import readable
 
@@ -307,6 +307,27 @@ def test_draws_of_another_thread_go_on_beside_explanations() -> None:
         lambda: [explain("generic_attention", model, images()) for _ in range(3)],
     )
     assert torch.equal(drawn, expected)
+
+
+def test_private_draws_of_two_threads_leave_the_global_generator_where_it_is() -> None:
+    torch.manual_seed(0)
+    state, first_ended = torch.get_rng_state(), threading.Event()
+    private = PrivateGenerators()
+    private.run(lambda: torch.rand(3))  # from here on it is elsewhere than the global one
+
+    def draw_late() -> None:
+        PrivateGenerators().run(lambda: first_ended.wait(5))
+
+    late = threading.Thread(target=draw_late)
+
+    def draw() -> None:
+        late.start()
+        late.join(0.1)  # time to begin in
+
+    private.run(draw)
+    first_ended.set()
+    late.join()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_every_function_of_torch_that_draws_is_known() -> None:

@@ -234,6 +234,14 @@ def test_a_model_of_other_options_is_not_that_of_the_run(
     assert words in refused(settings, out)
 
 
+def test_a_new_run_removes_nothing(settings: TrainingSettings, tmp_path: Path) -> None:
+    mine = tmp_path / "home" / ".download.partial"
+    mine.mkdir(parents=True)
+    (mine / "data").write_text("mine")
+    train(settings, mine.parent)
+    assert (mine / "data").read_text() == "mine"
+
+
 def test_resuming_removes_what_a_kill_left_half_written(settings: TrainingSettings, out: Path) -> None:
     stale = [out / ".checkpoint.pt.partial", out / "last" / ".model.safetensors.partial"]
     for path in stale:

@@ -281,7 +281,7 @@ def test_models_and_windows_that_do_not_go_together(
     shown = failure(capsys, *common, "--model", "test_vit", "--window-fill", "zero")
     assert "`model` test_vit does not take" in shown
     shown = failure(capsys, *common, "--model", "test_winft", "--device", "cuda:99")
-    assert "`device` must be a device of this machine" in shown
+    assert "`device` must be auto or a device of this machine" in shown
     assert "Did you mean" in failure(capsys, *common, "--model", "winft_smal_patch16_224")
     assert not (tmp_path / "out").exists()
 

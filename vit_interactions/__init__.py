@@ -36,7 +36,6 @@ from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize
 from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldTendency
 from vit_interactions.explain import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain import TransitionAttention as TransitionAttention
-from vit_interactions.explain import UnstableMapWarning as UnstableMapWarning
 from vit_interactions.explain import ZeroMapWarning as ZeroMapWarning
 from vit_interactions.explain import interaction_curve as interaction_curve
 from vit_interactions.functional import ResponsiveField as ResponsiveField

@@ -105,7 +105,7 @@ def explain(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
-    device: Device = "cpu",
+    device: Device = "auto",
     resume: ResumeSame = False,
 ) -> None:
     """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
@@ -176,7 +176,7 @@ def explore(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Make pages to explore: point at a patch, and its U, window, field, tendency and attention light up."""
     from vit_interactions.patch_explorer.pages import Pages, write_pages
@@ -215,7 +215,7 @@ def curve(
     beta: Annotated[
         float, typer.Option(help="As of `explain`, where it is 0.2; 0 counts the windows, above it the fields.")
     ] = 0.0,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Show how many patch interactions are left (E_O) against alpha, to choose alpha for a model."""
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -230,7 +230,7 @@ def curve(
     def batches() -> Iterator[Tensor]:
         for path in track(photographs, "reading attention", console=errors):
             try:
-                yield prepare(read_image(path), vit).input.unsqueeze(0).to(device)
+                yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)
             except (OSError, ValueError, MemoryError) as error:
                 failed[path] = str(error) or type(error).__name__
 

@@ -84,8 +84,12 @@ def refuse_folder(path: Path) -> None:
         raise ValueError(f"{path} must be a file, got a folder. Move it away and resume.")
 
 
-def remove_partials(folder: Path) -> None:
+def remove_partials(folder: Path, names: str = "*") -> None:
     """Remove what killed runs left half written directly in a folder: `.NAME.partial`, files or folders.
+
+    Args:
+        folder: of the runs.
+        names: pattern of NAME, for folders that may hold files of others.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -96,7 +100,7 @@ def remove_partials(folder: Path) -> None:
         ...     sorted(os.listdir(folder))
         ['a.json', 'mine.partial']
     """
-    for path in folder.glob(f".*{PARTIAL}"):
+    for path in folder.glob(f".{names}{PARTIAL}"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -112,6 +116,7 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: no such file, or a broken link.
+        OSError: links in a circle, or a folder that may not be entered.
         ValueError: a folder, named pipe, socket or device.
 
     Example:
@@ -125,20 +130,24 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
     except FileNotFoundError:
         found = f"a broken link to {os.readlink(path)}" if os.path.islink(path) else "nothing"
         raise FileNotFoundError(f"`{argument}` must be a file, got {found} at {os.fspath(path)}.") from None
+    except OSError as error:  # links in a circle, a name that is too long, a folder that may not be entered
+        raise OSError(
+            f"`{argument}` must be a file that can be read, got {os.fspath(path)}: {error.strerror}."
+        ) from None
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(mode), "a device")
         raise ValueError(f"`{argument}` must be a file, got {kind} at {os.fspath(path)}.")
 
 
-def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file's bytes, in hexadecimal.
+def sha256(path: Path, argument: str = "path") -> str:
+    """Compute the SHA-256 of a file's bytes, in hexadecimal; `argument` is what errors call the file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a regular file.
     """
-    check_regular_file("path", path)
+    check_regular_file(argument, path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

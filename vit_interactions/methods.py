@@ -13,7 +13,7 @@ from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, Rando
 from vit_interactions.loading import nearest
 from vit_interactions.predictions import has_classes
 
-FEW_PASSES = 6  # forward and backward together; methods of more are run when asked for
+FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
 
 
 def all_methods() -> dict[str, type[Explainer]]:

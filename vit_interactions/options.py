@@ -47,7 +47,9 @@ Checkpoint = Annotated[
         help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: auto (CUDA, then MPS, then the CPU), cpu, cuda, cuda:1, mps, ...")
+]
 Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
 Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
 OutputKind = Annotated[

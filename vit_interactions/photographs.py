@@ -159,7 +159,7 @@ def explain_photographs(
         report, facts = Report(), describe_model(model)
         for path in photographs:
             try:
-                digest = sha256(path)
+                digest = sha256(path, "image")
                 origin = {"sha256": digest, "settings": settings.as_json(), "model": facts}
                 name = names.choose(numbered(safe_name(path.stem)), partial(_is_own, out, path, digest))
                 if not (resume and _made_from(out / name, origin)):

@@ -136,10 +136,10 @@ def answer(model: nn.Module, inputs: Tensor, output: Output | None = None) -> An
 def find_output(model: nn.Module, inputs: Tensor, outputs: Tensor) -> Output | None:
     """Find out what a model's output is, from its configuration and from the output itself.
 
+    The configuration of a classifier of transformers may say that it is a regression (`problem_type`, or one label).
     Rows that sum to 1 are probabilities, and so are outputs in [0, 1] that come from a sigmoid. Otherwise the
-    configuration of a classifier of transformers says it (`problem_type`; one label means a regression there). Without
-    one, a single output is the logit of one class (sigmoid), and several are logits of classes of which an image has
-    one (softmax).
+    configuration's `problem_type` says it. Without one, a single output is the logit of one class (sigmoid), and
+    several are logits of classes of which an image has one (softmax).
 
     Args:
         model: in evaluation mode.

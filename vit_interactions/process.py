@@ -40,16 +40,19 @@ def start_process(device: str) -> Process:
     """Join the other processes, if torchrun or Slurm started any.
 
     Args:
-        device: cpu, cuda, ...; with several processes each takes the card of its local rank.
+        device: auto, cpu, cuda, ...; with several processes each takes the card of its local rank.
 
     Raises:
         ValueError: no such device.
     """
-    place = SimpleNamespace(device=device)
+    checked = check_device("device", device)
+    place = SimpleNamespace(device=checked if device == "auto" else device)
     try:
         init_distributed_device(place)  # type: ignore[no-untyped-call]
     except AssertionError as error:  # an absent card
-        raise ValueError(f"`device` must be a device of this machine, but got {device!r}: {error}") from error
+        raise ValueError(
+            f"`device` must be auto or a device of this machine, but got {device!r}: {error}"
+        ) from error
     return Process(torch.device(check_device("device", str(place.device))), place.rank, place.world_size)
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from vit_interactions.explain.unstable_map import rank_agreement
 from vit_interactions.figures import load_photograph, prepare
 from vit_interactions.loading import load_model
 
@@ -43,6 +42,14 @@ def main() -> None:
         rows = torch.tensor(list(compare(name, models, images)))
         difference, agreement, nudge = rows[:, 0].max(), rows[:, 1].min(), rows[:, 2].min()
         print(f"| `{name}` | {difference:.1e} | {agreement:.4f} | {nudge:.4f} |", flush=True)
+
+
+def rank_agreement(first: Tensor, second: Tensor) -> Tensor:
+    """Compute the rank correlation of maps (batch, patches) with their partners, (batch,) in float64."""
+    ranks = [maps.argsort(dim=1, stable=True).argsort(1).double() for maps in (first, second)]
+    first, second = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    agreement: Tensor = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
+    return agreement
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Let a model draw random numbers without moving the generators that everybody else draws from."""
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_DRAWING = threading.RLock()
 # Torch's functions that draw from a global generator whenever they are called, as functions and as methods.
 _NAMES = """
     bernoulli bernoulli_ binomial cauchy_ exponential_ feature_dropout feature_dropout_ geometric_ gumbel_softmax
@@ -70,7 +72,11 @@ class PrivateGenerators:
         self._states: list[Tensor] | None = None
 
     def run(self, draw: Callable[[], Any]) -> Any:
-        """Return what a function draws."""
+        """Return what a function draws; one thread at a time, or one would restore what another has set."""
+        with _DRAWING:
+            return self._run(draw)
+
+    def _run(self, draw: Callable[[], Any]) -> Any:
         before = [generator.get_state() for generator in self._generators]
         try:
             for generator, state in zip(self._generators, self._states or before, strict=True):

@@ -34,7 +34,7 @@ def compare(
     beta: float = 0.20,
     out: str | PathLike[str] | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     seed: int = 0,
     batch_size: int = 1,
 ) -> "Comparison":
@@ -66,7 +66,7 @@ def compare(
         beta: share of the patches that are dropped as indiscriminative, in [0, 1].
         out: folder for the results, made if missing; by default one that is deleted with the comparison.
         resume: keep what is in `out` already of the same photographs, by the same settings and weights.
-        device: where models given by name go.
+        device: where models given by name go; "auto" is CUDA, then MPS, then the CPU. Other models stay where they are.
         seed: of what metrics and intervals draw; methods that draw have seeds of their own.
         batch_size: photographs that are explained at once. Cards may be faster with more; a map's time is then its
             share in that of the batch, its memory that of the whole batch.

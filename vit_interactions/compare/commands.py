@@ -95,7 +95,7 @@ def compare_command(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
-    device: Device = "cpu",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of what metrics and intervals draw.")] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Photographs that are explained at once; more may be faster on a card.")

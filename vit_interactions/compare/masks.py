@@ -1,6 +1,6 @@
 """Masks of the objects of photographs: from a folder of PNG pictures to the patches on the objects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -38,12 +38,7 @@ def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path,
     """
     if not folder.is_dir():
         raise ValueError(f"`masks` must be a folder of PNG pictures, but there is none at {folder}.")
-    try:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
-    except RecursionError as error:  # of Python before 3.12
-        raise ValueError(
-            f"`masks` must be a folder of some hundred levels at most, got a deeper one at {folder}."
-        ) from error
+    files = _mask_files(folder)
     masks: dict[PurePath, Path] = {path.relative_to(folder).with_suffix(""): path for path in files}
     found = match("masks", masks, photographs, lambda path: path.with_suffix(""))
     if not found:
@@ -62,6 +57,31 @@ def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path,
             )
         own[photograph] = masks[name]
     return {path: own.get(path, folder / f"{path.stem}.png") for path in photographs}
+
+
+def unused_masks(folder: Path, used: Iterable[Path]) -> list[str]:
+    """Say in a line how many masks in a folder are of no image; no line if all are used.
+
+    Args:
+        folder: of the masks.
+        used: files of the masks of images.
+    """
+    files = _mask_files(folder)
+    own = set(used)
+    unused = [path for path in files if path not in own]
+    if not unused:
+        return []
+    example = str(unused[0].relative_to(folder))
+    return [f"{len(unused)} of {len(files)} `masks` fit no image and are not used, e.g. {example!r}"]
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    except RecursionError as error:  # of Python before 3.12
+        raise ValueError(
+            f"`masks` must be a folder of some hundred levels at most, got a deeper one at {folder}."
+        ) from error
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Array:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import TypeVar
-from unicodedata import normalize
+
+from vit_interactions.utilities.names import composed
 
 Named = TypeVar("Named", bound=PurePath)
 
@@ -51,16 +52,6 @@ def match(
         if fitting:
             found[name] = fitting[0]
     return found
-
-
-def composed(name: str) -> str:
-    """Return a name with each accent in one character with its letter, as macOS and Linux may write it apart.
-
-    Example:
-        >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
-        True
-    """
-    return normalize("NFC", name)
 
 
 def _parts(path: PurePath) -> tuple[str, ...]:

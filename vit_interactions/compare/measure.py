@@ -23,7 +23,7 @@ from vit_interactions.compare.metrics import Case, Metric, Score
 from vit_interactions.compare.objects import inside_object
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
-from vit_interactions.explain import UnstableMapWarning, ZeroMapWarning
+from vit_interactions.explain import ZeroMapWarning
 from vit_interactions.explanation import Settings, make_explainer
 from vit_interactions.figures import Photograph
 from vit_interactions.figures.photograph import preprocessing
@@ -147,7 +147,6 @@ def measure(
         seed: of everything that is drawn; each metric begins with it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableMapWarning)  # already said of the map itself
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics that explain again say it where it matters
         return _Measurement(subject, seen, settings, metrics, seed).run(maps)
 

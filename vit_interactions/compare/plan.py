@@ -18,7 +18,7 @@ from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.checksum import architecture_checksum, checksum
 from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.masks import masks_by_photograph
+from vit_interactions.compare.masks import masks_by_photograph, unused_masks
 from vit_interactions.compare.measure import Subject
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.compare.units import PICTURES
@@ -33,6 +33,7 @@ from vit_interactions.methods import attention_refusal, check_class, default_met
 from vit_interactions.photographs import describe, find_photographs
 from vit_interactions.trained_windows import trained_windows
 from vit_interactions.utilities.names import unique_names
+from vit_interactions.utilities.writing import writing
 from vit_interactions.wording import printable
 
 CONTROL = "random_map"  # what any explanation must beat
@@ -68,7 +69,8 @@ class Picture:
         path = folder / self.path
         if self.image is not None:
             upright = to_rgb(self.image)
-            path.parent.mkdir(exist_ok=True)
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
             write_whole(path, lambda file: upright.save(file, "png"))
         return path
 
@@ -175,6 +177,7 @@ def make_plan(
         pictures = [replace(picture, boxes=tuple(found[picture.source])) for picture in pictures]
     if masks is not None:
         files = masks_by_photograph(Path(masks).absolute(), sources)
+        notes = unused_masks(Path(masks).absolute(), files.values())
         pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
     if not isinstance(target, str):

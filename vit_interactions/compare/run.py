@@ -46,6 +46,7 @@ from vit_interactions.process import Process, share
 from vit_interactions.seeds import seed_of
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.locks import LOCK
+from vit_interactions.utilities.writing import WriteError
 from vit_interactions.wording import printable
 
 PACKAGES = ("pandas", "scipy", "torchvision")
@@ -203,7 +204,7 @@ def written_down(job: Job) -> Iterator[None]:
     """Write down what goes wrong: a picture that cannot be read or classified is one less, whatever was raised."""
     try:
         yield
-    except UnsupportedModelError:
+    except (UnsupportedModelError, WriteError):
         raise
     except Exception as error:
         job.unit.failures = [Failure.of(error)]

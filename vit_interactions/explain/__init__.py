@@ -35,7 +35,6 @@ from vit_interactions.explain.responsive_field_tendency import (
 )
 from vit_interactions.explain.transformer_attribution import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain.transition_attention import TransitionAttention as TransitionAttention
-from vit_interactions.explain.unstable_map import UnstableMapWarning as UnstableMapWarning
 from vit_interactions.explain.zero_map import ZeroMapWarning as ZeroMapWarning
 
 

@@ -11,7 +11,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.functional.checks import check_fraction
-from vit_interactions.functional.indiscriminative import indiscriminative_patches, informativeness
+from vit_interactions.functional.indiscriminative import column_variance, indiscriminative_patches
 
 
 class IndiscriminativePatches(InteractionExplainer):
@@ -48,4 +48,4 @@ class IndiscriminativePatches(InteractionExplainer):
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
         """Compute the variance of each patch's column of U."""
-        return informativeness(uncertainty)
+        return column_variance(uncertainty)

@@ -71,7 +71,7 @@ class InteractionUncertainty(InteractionExplainer):
         torch.Size([2, 3, 160, 160])
     """
 
-    quantity = "variance of the column of U"
+    quantity = "mean of the column of U"
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -97,14 +97,14 @@ class InteractionUncertainty(InteractionExplainer):
         *,
         patch: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Map u_p, the row of U of one patch, or the column variances of U.
+        """Map u_p, the row of U of one patch, or the column means of U.
 
         Args:
             inputs: (batch, channels, height, width).
             target: only checked; U does not depend on a class.
             additional_forward_args: further arguments of the model; a tuple is spread.
             patch: (row, col) of the patch whose interactions are asked for; None: how informative each patch
-                is to all others, the variance of its column.
+                is to all others, the mean of its column of U.
 
         Returns:
             (batch, rows, cols) ≥ 0.

@@ -5,8 +5,7 @@ additions: relevance sums are kept for each image by itself; LayerScale and quer
 unchanged; readouts other than the class token; masks and position biases, which get no relevance.
 
 Relevance is divided by sums that cancel (a + b of a residual sum, q · k of an attention score). Where such a sum is
-near 0, the rounding of a float32 forward pass decides its share, so relevance is followed in float64 from the image on,
-and once more in float32 to warn of maps that rounding decides.
+near 0, the rounding of a float32 forward pass decides its share, so relevance is followed in float64 from the image on.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from vit_interactions.explain.generic_attention import GenericAttention
 from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.explain.rules import Rules, depends, mapped, operation_name, ruled, scaled_gradient
 from vit_interactions.explain.targets import select_target
-from vit_interactions.explain.unstable_map import warn_of_rounding
 from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.relevance import (
     attention_relevance,
@@ -51,23 +49,16 @@ class TransformerAttribution(GenericAttention):
         tensor(True)
     """
 
-    forwards = 3
-    backwards = 3
+    forwards = 2
+    backwards = 2
     quantity = "relevance"
     source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
     def _patches(self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
-        """Compute the map (batch, patches) in float64, and in float32 to see whether rounding decides it."""
-
-        def patches(dtype: torch.dtype) -> Tensor:
-            found = self._relevance(inputs, target, additional_forward_args, dtype)
-            return self._gather(seen, _evidence(found, seen.readout().dtype))
-
-        if inputs.is_mps:  # has no float64
-            return patches(torch.float32)
-        exact = patches(torch.float64)
-        warn_of_rounding(type(self).__name__, exact, patches(torch.float32))
-        return exact
+        """Compute the map (batch, patches) in float64: the rules divide by sums near 0, whose digits float32 loses."""
+        dtype = torch.float32 if inputs.is_mps else torch.float64  # MPS has no float64
+        found = self._relevance(inputs, target, additional_forward_args, dtype)
+        return self._gather(seen, _evidence(found, seen.readout().dtype))
 
     def _relevance(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, dtype: torch.dtype = torch.float64

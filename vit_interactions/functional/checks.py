@@ -50,12 +50,23 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_device(name: str, value: str) -> str:
-    """Return the name of a device; raise ValueError unless this machine has it."""
+    """Return the name of a device, "auto" resolved to CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: this machine does not have the device.
+
+    Example:
+        >>> check_device("--device", "cpu")
+        'cpu'
+    """
+    if value == "auto":
+        accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return next((kind for kind, found in accelerators.items() if found), "cpu")
     try:
         torch.empty(0, device=value).cpu()
-    # An unknown name, a missing driver and an absent card each raise their own kind.
+    # An unknown name, a missing driver and an absent GPU each raise their own kind.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"`{name}` must be a device of this machine, but got {value!r}: {error}") from error
+        raise ValueError(f"`{name}` must be auto or a device of this machine, got {value!r}: {error}") from error
     return value
 
 

@@ -11,19 +11,39 @@ from vit_interactions.functional.checks import check_fraction, check_uncertainty
 
 
 def informativeness(uncertainty: Tensor) -> Tensor:
-    """Compute the population variance of each column of U: how differently a patch matters to the others.
+    """Compute the mean of each column of U: how informative a patch is to the others (Sec. 4.2).
 
     Args:
         uncertainty: U (batch, patches, patches).
 
     Returns:
-        (batch, patches) ≥ 0.
+        (batch, patches) >= 0, at least float32.
 
     Raises:
-        ValueError: `uncertainty` of another shape or not finite.
+        ValueError: `uncertainty` has another shape or is not finite.
 
     Example:
         >>> informativeness(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]))
+        tensor([[1., 1.]])
+    """
+    check_uncertainty(uncertainty)
+    return at_least_float32(uncertainty).mean(dim=1)
+
+
+def column_variance(uncertainty: Tensor) -> Tensor:
+    """Compute the population variance of each column of U: how differently a patch matters to the others (Sec. 4.2).
+
+    Args:
+        uncertainty: U (batch, patches, patches).
+
+    Returns:
+        (batch, patches) >= 0, at least float32.
+
+    Raises:
+        ValueError: `uncertainty` has another shape or is not finite.
+
+    Example:
+        >>> column_variance(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]))
         tensor([[1., 0.]])
     """
     check_uncertainty(uncertainty)
@@ -50,6 +70,6 @@ def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20) -> Tensor:
         tensor([[False,  True]])
     """
     check_fraction("beta", beta)
-    variance = informativeness(uncertainty)
+    variance = column_variance(uncertainty)
     lowest = variance.argsort(dim=1, stable=True)[:, : round(beta * variance.shape[1])]
     return torch.zeros_like(variance, dtype=torch.bool).scatter(1, lowest, True)

@@ -1,12 +1,12 @@
 """The folder of one image's results: which image it belongs to, which files are the run's, whether they are whole."""
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vit_interactions.files import partial_path, sha256
+from vit_interactions.utilities.json_files import DamagedFileError, read_json
 
 MANIFEST, MAPS = "manifest.json", "maps.npz"
 
@@ -14,10 +14,9 @@ MANIFEST, MAPS = "manifest.json", "maps.npz"
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest in a folder; empty if there is none that can be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / MANIFEST, advice="") or {}
+    except (OSError, DamagedFileError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def is_ours(folder: Path) -> bool:

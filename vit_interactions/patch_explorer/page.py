@@ -24,7 +24,7 @@ from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
 from vit_interactions.figures.values import NOISE
-from vit_interactions.functional.indiscriminative import informativeness
+from vit_interactions.functional.indiscriminative import column_variance
 from vit_interactions.patch_explorer.ladder import Ladder, climb, worst_error
 from vit_interactions.patch_explorer.plots import mosaic_plot, photograph_plot
 from vit_interactions.patch_explorer.study import Study
@@ -145,7 +145,7 @@ def _tiles(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
 
 def _arrays(found: Study, ladder: Ladder) -> dict[str, bytes]:
     """Collect the arrays that the page's script reads, by the element that holds them."""
-    order = informativeness(found.uncertainty[None])[0].argsort(stable=True).argsort()
+    order = column_variance(found.uncertainty[None])[0].argsort(stable=True).argsort()
     arrays: dict[str, NDArray[Any]] = {
         "pairs": ladder.steps,
         "order": order.cpu().numpy().astype(np.uint16),

@@ -11,6 +11,7 @@ from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.figures import prepare
+from vit_interactions.files import remove_partials
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import read_image
 from vit_interactions.patch_explorer.explorer import ExplorerPage
@@ -70,6 +71,7 @@ def write_pages(
     """
     pages = Pages()
     with locked(out):
+        remove_partials(out, "*.html")
         names = Names(path.name for path in out.iterdir())
         for path in photographs:
             source = image_id(path)

@@ -1,14 +1,18 @@
 """A trained model as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from vit_interactions.files import partial_path, write_whole
+from vit_interactions.files import partial_path, remove_partials, write_whole
+from vit_interactions.utilities.writing import write_error, writing
 
 # What timm's configuration of a model says of where its weights came from.
 ORIGIN = (
@@ -43,6 +47,9 @@ def export_model(
         class_names: of the classes in order, for the configuration.
         windows: α and β of the windows that it was trained with, likewise.
 
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written to.
+
     Example:
         >>> import tempfile, timm, torch
         >>> model = timm.create_model("test_vit", num_classes=3).eval()
@@ -52,10 +59,11 @@ def export_model(
         >>> torch.equal(loaded(torch.ones(1, 3, 160, 160)), model(torch.ones(1, 3, 160, 160)))
         True
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(folder / "export")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
-    partial.mkdir()
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder)
+        partial = partial_path(folder / "export")
+        partial.mkdir()
     try:
         known: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         description: dict[str, Any] = {
@@ -69,9 +77,25 @@ def export_model(
         if windows:
             description["windows"] = dict(windows)
         arguments = dict(arguments or {})
-        save_for_hf(model, str(partial), model_config=description, model_args=arguments, safe_serialization=True)
+        with _writing(folder):
+            save_for_hf(
+                model, str(partial), model_config=description, model_args=arguments, safe_serialization=True
+            )
         for file in partial.iterdir():
             content = file.read_bytes()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """As `writing`, also for errors of the system that safetensors only words."""
+    with writing(folder):
+        try:
+            yield
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise write_error(folder, OSError(int(number[1]), str(error))) from error

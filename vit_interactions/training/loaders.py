@@ -10,6 +10,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from vit_interactions.images.restricted import restrict_formats
 from vit_interactions.process import Process
 from vit_interactions.seeds import ORDER, seed_of
 from vit_interactions.training.data.readable import (
@@ -118,7 +119,7 @@ class TrainingLoader:
             collate_fn=collate,
             pin_memory=process.device.type == "cuda",
             persistent_workers=workers > 0 and not self._stream,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=start_worker,
             **options,
         )
         self._batches = PrefetchLoader(
@@ -161,6 +162,12 @@ def divided_batch(settings: TrainingSettings, world: int) -> int:
             f"`batch_size` must give even batches for `mixup` and `cutmix`, but gives {batch} pictures each."
         )
     return batch
+
+
+def start_worker(number: int) -> None:
+    """Prepare a process that loads images: it opens safe formats only, and its parent ends it."""
+    restrict_formats()
+    ignore_signals(number)
 
 
 class EvaluationLoader:
@@ -220,7 +227,7 @@ def _image_batches(dataset: Any, config: Mapping[str, Any], process: Process, ba
         num_workers=workers,
         collate_fn=ReadableCollate(fast_collate, images.blank),
         pin_memory=process.device.type == "cuda",
-        worker_init_fn=ignore_signals,
+        worker_init_fn=start_worker,
     )
     return PrefetchLoader(
         loader, mean=config["mean"], std=config["std"], channels=config["input_size"][0], device=process.device
@@ -237,10 +244,10 @@ def _stream_batches(dataset: Any, config: Mapping[str, Any], process: Process, b
         std=config["std"],
         crop_pct=config["crop_pct"],
         crop_mode=config.get("crop_mode"),
-        num_workers=workers,
+        num_workers=max(workers, 1),  # where other formats than ours cannot be opened
         distributed=process.world > 1,
         device=process.device,
         persistent_workers=False,
     )
-    loader.loader.worker_init_fn = ignore_signals
+    loader.loader.worker_init_fn = start_worker
     return loader

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from timm.optim import list_optimizers
 
 from vit_interactions.functional.checks import check_choice
+from vit_interactions.loading import nearest
 
 Check = Callable[[str, Any], None]
 
@@ -73,11 +73,7 @@ def known_optimizer(name: str, value: str) -> None:
     """
     known = list_optimizers()
     if value.lower().removeprefix("lookahead_") not in known:
-        close = get_close_matches(value, known, n=1)
-        raise ValueError(
-            f"`{name}` must be an optimizer of timm, got {value!r}."
-            + "".join(f" Did you mean {each}?" for each in close)
-        )
+        raise ValueError(f"`{name}` must be an optimizer of timm, got {value!r}.{nearest(value, map(str, known))}")
 
 
 def one_of(*choices: str) -> Check:

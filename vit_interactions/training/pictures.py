@@ -9,6 +9,7 @@ from torch.utils.data import IterableDataset
 from torchvision.datasets.folder import DatasetFolder, default_loader
 
 from vit_interactions.images.reading import read_image
+from vit_interactions.images.restricted import only_supported_formats
 
 
 def picture_names(dataset: Any) -> list[str]:
@@ -73,7 +74,8 @@ def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
         return read_image(path), target if dataset.target_transform is None else dataset.target_transform(target)
     reader = getattr(dataset, "reader", None)
     if reader is None:
-        image, target = dataset[index]
+        with only_supported_formats():  # torchvision's datasets and others open files themselves
+            image, target = dataset[index]
         return image, target
     if isinstance(reader, ReaderImageFolder):
         file, target = reader.samples[index]  # not opened, which waits forever for a named pipe

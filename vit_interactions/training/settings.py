@@ -23,6 +23,7 @@ from vit_interactions.utilities.json_files import short_repr
 
 # Beyond these a model asks for more memory than machines have, and is killed instead of refused.
 MAX_SIDE, MAX_CLASSES = 8192, 10_000_000
+MAX_WORKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Settings:
     alpha: float = option(0.10, "Share of all patch pairs that count as relevant to the teacher.", check_fraction)
     beta: float = option(0.20, "Share of patches dropped as indiscriminative.", check_fraction)
     amp: str = option("none", "Mixed precision: bf16, fp16 or none.", one_of("bf16", "fp16", "none"))
-    device: str = option("cpu", "Where to compute: cpu, cuda, mps, ...")
-    workers: int = option(4, "Processes that load pictures.", at_least(0))
+    device: str = option("auto", "Where to compute: auto (CUDA, then MPS, then the CPU), cpu, cuda, mps, ...")
+    workers: int = option(4, "Processes that load pictures.", within(0, MAX_WORKERS))
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -68,7 +68,13 @@ def create_trained(name: str, checkpoint: Path | None = None, **options: Any) ->
     if checkpoint is None:
         return pretrained_model(name, **options).eval()
     classes = classes_of(name, read_checkpoint(checkpoint))
-    return create_student(name, classes, checkpoint=checkpoint, **options)[0].eval()
+    model, notes = create_student(name, classes, checkpoint=checkpoint, **options)
+    if notes:
+        raise ValueError(
+            f"`checkpoint` must hold the whole classifier of {name}, got one of another shape in {checkpoint}. "
+            "Train the classifier first."
+        )
+    return model.eval()
 
 
 def load_start(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
@@ -114,6 +120,8 @@ def _head_note(name: str, classes: int) -> list[str]:
 
 
 def _note(before: int, now: int) -> str:
+    if before == now:
+        return "the weights to start from lack a whole classifier: the classifier starts anew"
     return (
         f"the weights to start from classify into {before} classes, the data has {now}: the classifier starts anew"
     )

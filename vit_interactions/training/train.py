@@ -139,7 +139,7 @@ class Run:
         self._begin(state)
 
     def _begin(self, state: dict[str, Any] | None) -> None:
-        self._evaluated, self._best = 0, -1.0
+        self._evaluated, self._best, self._resumed_at = 0, -1.0, 0
         if state is not None:
             if state["epoch_steps"] != self._train_batches.steps:
                 raise ValueError(
@@ -155,12 +155,14 @@ class Run:
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
             self._train_batches.unreadable.update(state.get("unreadable", {}))
+            self._resumed_at = self.learner.step
             self._report.note(f"resumed at step {self.learner.step} of {self.total}")
         self.learner.distribute()
         if self._process.first:
             self._out.mkdir(parents=True, exist_ok=True)
-            for folder in (self._out, self._out / "last", self._out / "best"):
-                remove_partials(folder)
+            if (self._out / SETTINGS).exists():  # else the folder is not a run's yet, and nothing in it is ours
+                for folder in (self._out, self._out / "last", self._out / "best"):
+                    remove_partials(folder)
             write_json(self._out / SETTINGS, self._settings.as_json())
             epoch = -(-self._evaluated // self._train_batches.steps)
             self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
@@ -179,6 +181,8 @@ class Run:
 
     def _outcome(self, signal_number: int) -> Outcome:
         self._save()
+        if self.learner.step == self._resumed_at == self.total and self._process.first:
+            self._export("last")  # which may have been damaged since
         step, total = self.learner.step, self.total
         if signal_number:
             name = signal.Signals(signal_number).name

@@ -11,7 +11,7 @@ from vit_interactions.console import errors as console
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.options import Alpha, Beta, Device, given_path
 from vit_interactions.training.build_store import build_window_store
-from vit_interactions.training.settings import MAX_SIDE
+from vit_interactions.training.settings import MAX_SIDE, MAX_WORKERS
 from vit_interactions.training.sources import open_part
 from vit_interactions.training.start import create_trained
 from vit_interactions.training.teacher import WindowTeacher
@@ -44,8 +44,8 @@ def windows_command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the teacher sees at a time.")] = 64,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 4,
-    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=0, max=MAX_WORKERS, help="Processes that read pictures.")] = 4,
+    device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the store in --out, if there is one.")
     ] = False,
@@ -57,7 +57,7 @@ def windows_command(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     pictures = open_part(data, split, kind=dataset)
-    rank, world, device = place_among_processes(device)
+    rank, world, device = place_among_processes(check_device("--device", device))
     teacher = WindowTeacher(create_trained(model, checkpoint, img_size=img_size), alpha, beta).to(
         check_device("--device", device)
     )

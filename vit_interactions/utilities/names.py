@@ -25,7 +25,7 @@ def safe_name(text: str) -> str:
         >>> safe_name("x" * 300)[-12:], len(safe_name("x" * 300))
         ('xxx-0d4e2ca9', 100)
     """
-    normal = unicodedata.normalize("NFC", text)
+    normal = composed(text)
     plain = "".join(char if is_allowed(char) else "_" for char in normal).strip(". ") or "unnamed"
     return shorten(f"_{plain}" if DEVICES.match(plain) else plain, LIMIT, normal)
 
@@ -49,6 +49,16 @@ def is_allowed(char: str) -> bool:
     return char not in FORBIDDEN and unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
+def composed(name: str) -> str:
+    """Return a name with each accent in one character with its letter, as macOS and Linux may write it apart.
+
+    Example:
+        >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def fold(name: str) -> str:
     """Return what two names share that some file system takes for one: case and composition of letters ignored.
 
@@ -56,7 +66,7 @@ def fold(name: str) -> str:
         >>> fold("É.jpg") == fold("e\N{COMBINING ACUTE ACCENT}.JPG")
         True
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return composed(composed(name).casefold())
 
 
 def numbered(name: str, ending: str = "") -> Iterator[str]:

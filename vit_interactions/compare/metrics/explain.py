@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.compare.metrics.metric import Case
-from vit_interactions.explain.unstable_map import UnstableMapWarning
 from vit_interactions.explain.zero_map import ZeroMapWarning
 
 
@@ -26,7 +25,6 @@ def explain(case: Case, model: nn.Module, images: Tensor) -> Tensor:
     if case.explain is None:
         raise ValueError("needs the method to be run again, but the case has no `explain`.")
     with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableMapWarning)  # already said of the map itself
         warnings.simplefilter("ignore", ZeroMapWarning)
         maps = case.explain(model, images, case.target).detach().to("cpu", torch.float64)
     expected = (len(images), *case.layout.grid)

@@ -2,7 +2,6 @@
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from vit_interactions.files import check_regular_file
 from vit_interactions.loading import nearest
+from vit_interactions.utilities.names import composed
 
 SHOWN = 5  # names in an error
 
@@ -41,7 +41,7 @@ class ClassNames:
 
     def __post_init__(self) -> None:
         first: dict[str, int] = {}
-        for number, name in enumerate(map(normalized, self.names)):
+        for number, name in enumerate(map(composed, self.names)):
             if name in first:
                 raise ValueError(
                     f"{self.source} must name each class once, got {name!r} as classes {first[name]} and {number}."
@@ -65,13 +65,8 @@ class ClassNames:
 
     def among(self, found: Iterable[str]) -> dict[str, int]:
         """Return the number of each known class of the data."""
-        known = {normalized(name): number for number, name in enumerate(self.names)}
-        return {name: known[normalized(name)] for name in found if normalized(name) in known}
-
-
-def normalized(name: str) -> str:
-    """Return a name in the Unicode form that two spellings of it share."""
-    return unicodedata.normalize("NFC", name)
+        known = {composed(name): number for number, name in enumerate(self.names)}
+        return {name: known[composed(name)] for name in found if composed(name) in known}
 
 
 def listed(names: Sequence[str], shown: int = SHOWN) -> str:
@@ -101,7 +96,7 @@ def read_class_map(path: Path, count: int) -> ClassNames:
     check_regular_file("class_map", path)
     lines = [line.strip() for line in re.split("\r\n|\r|\n", _text(path).rstrip())]
     first: dict[str, int] = {}
-    for number, name in enumerate(map(normalized, lines), 1):
+    for number, name in enumerate(map(composed, lines), 1):
         if not name:
             raise ValueError(
                 f"`class_map` {path} must have a class name in each line, got an empty line {number}."

@@ -95,8 +95,8 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """List class folder -> its images in natural order of folders, and the files that are not images."""
     entries = list(os.scandir(root))
-    folders = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: natural_key(entry.name))
-    files = [entry.name for entry in entries if not entry.is_dir()]
+    folders = sorted((entry for entry in entries if _is_folder(entry)), key=lambda entry: natural_key(entry.name))
+    files = [entry.name for entry in entries if not _is_folder(entry)]
     if loose := sorted(filter(_is_image, files)):
         raise ValueError(
             f"`data` {root} must have images in class folders only, got {listed(loose)} beside them. Move them."
@@ -106,7 +106,7 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     for folder in folders:
         images = []
         for entry in os.scandir(folder.path):
-            if entry.is_dir():
+            if _is_folder(entry):
                 nested += list(_images_below(entry.path))[:1]
             elif _is_image(entry.name):
                 images.append(entry.path)
@@ -133,10 +133,17 @@ def _images_below(folder: str) -> Iterator[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         for entry in sorted(os.scandir(here), key=lambda entry: natural_key(entry.name)):
-            if entry.is_dir():
+            if _is_folder(entry):
                 waiting.append(entry.path)
             elif _is_image(entry.name):
                 yield entry.path
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is reported when it is read
+        return False
 
 
 def _is_image(name: str) -> bool:

@@ -1,0 +1,104 @@
+"""Kill each command that resumes at eight moments, resume it, and compare with a run that was left alone.
+
+    python -m tests.benchmarks.crashes [--moments 8]
+
+A moment is a call that makes something durable: `os.fsync`, `os.replace`, `os.rename` or `os.unlink`. They are spread
+evenly over all calls of a whole run. Prints a row per command: moments, runs that resumed to the same results. The exit
+code is 1 if any differs.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tests import fuzz_trials as trials
+from tests.fuzzed import Sandbox, run
+
+CALLS = ("fsync", "replace", "rename", "unlink")
+
+
+def counted_calls(run_command: Callable[[], object], kill_at: int | None = None) -> int:
+    """Count the durable calls of a run in a child process, and kill it before one of them.
+
+    Returns:
+        The number of calls; -1 if it was killed.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counting(original: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object, **options: object) -> object:
+                nonlocal count
+                if count == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                count += 1
+                return original(*arguments, **options)
+
+            return call
+
+        for name in CALLS:
+            setattr(os, name, counting(getattr(os, name)))
+        run_command()
+        os.write(writer, str(count).encode())
+        os._exit(0)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reader) as file:
+        counted = file.read()
+    return -1 if os.WIFSIGNALED(status) else int(counted)
+
+
+def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
+    """Return, for each moment, whether the resumed run has the results of a run that was left alone."""
+    images = [sandbox.good, *sorted((sandbox.data / "train").glob("*/*.png"))]
+
+    def arguments(out: Path) -> list[object]:
+        if command in trials.IMAGE_COMMANDS:
+            named = [sandbox.good.with_name(f"{number}.png") for number in range(len(images))]
+            for path, image in zip(named, images, strict=True):
+                path.write_bytes(image.read_bytes())
+            return ["--resume", *trials.on_images(sandbox, command, named, out)]
+        more = ["--epochs", "3", "--checkpoint-every", "1"] if command == "train" else ["--batch-size", "1"]
+        return ["--resume", *trials.on_data(sandbox, command, sandbox.data, out, *more)]
+
+    whole = sandbox.root / f"{command}-alone"
+    calls = counted_calls(lambda: run(command, *arguments(whole)))
+    wanted = trials.results(command, whole)
+    same = []
+    for number in range(moments):
+        out = sandbox.root / f"{command}-killed-{number}"
+        moment = number * calls // moments
+        assert counted_calls(lambda out=out: run(command, *arguments(out)), moment) == -1  # type: ignore[misc]
+        ended = run(command, *arguments(out))
+        left = [path for path in out.rglob(".*") if path.name.endswith((".partial", ".replaced", ".lock"))]
+        same.append(ended.code == 0 and not left and trials.results(command, out) == wanted)
+    return same
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=8)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {}
+    with tempfile.TemporaryDirectory() as root:
+        sandbox = Sandbox(Path(root).resolve())
+        for command in ("explain", "compare", "windows", "train"):
+            found[command] = crashes(sandbox, command, given.moments)
+    print("| command | killed | resumed to identical results |\n| --- | --- | --- |")
+    for command, same in found.items():
+        print(f"| `{command}` | {len(same)} | {sum(same)} |")
+    sys.exit(not all(map(all, found.values())))
+
+
+if __name__ == "__main__":
+    main()

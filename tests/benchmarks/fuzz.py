@@ -1,0 +1,83 @@
+"""Give every command hostile inputs, and print how it ended.
+
+    python -m tests.benchmarks.fuzz [--seed 0] [--count 100]
+
+Prints a row per command: hostile inputs, runs, refusals (exit code 2), runs that ended with the good inputs kept (0 and
+1), and what must be 0: tracebacks, hangs, silent wrong results, other problems. Problems go to standard error; the exit
+code is 1 if there are any.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests import fuzz_trials as trials
+from tests.fuzzed import Sandbox, Trial
+
+COLUMNS = ("inputs", "runs", "refused", "kept", "tracebacks", "hangs", "silent", "other")
+
+
+def everything(sandbox: Sandbox, seed: int, count: int) -> Iterator[Trial]:
+    """Try out every command: images, names, files, options, and edits of what it resumes."""
+
+    def draws(number: int) -> np.random.Generator:
+        return np.random.default_rng([seed, number])
+
+    for command in (*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS):
+        yield from trials.image_trials(sandbox, command, draws(0), count)
+        yield from trials.checkpoint_trials(sandbox, command, draws(1), count // 4)
+    for command in trials.IMAGE_COMMANDS:
+        yield from trials.name_trials(sandbox, command, draws(2), count // 4)
+    for command in ("explain", "compare", "windows", "train"):
+        yield from trials.edit_trials(sandbox, command, draws(3), count)
+    yield from trials.table_trials(sandbox, draws(4), count // 4)
+    yield from trials.mask_trials(sandbox, draws(5), count // 4)
+    yield from trials.class_map_trials(sandbox, draws(6), count)
+    for command in (*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS, "models", "methods"):
+        yield from trials.option_trials(sandbox, command, draws(7), count)
+
+
+def counted(trial: Trial) -> dict[str, int]:
+    """Count what the table shows of one run."""
+    code = None if trial.ended is None else trial.ended.code
+    of = {"tracebacks": "traceback", "hangs": "hang", "silent": "silent"}
+    found = {column: sum(each.startswith(word) for each in trial.problems) for column, word in of.items()}
+    row = {"inputs": len(trial.inputs), "runs": 1, "refused": code == 2, "kept": code in (0, 1), **found}
+    return row | {"other": len(trial.problems) - sum(found.values())}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=100, help="random inputs per kind")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["COLUMNS"] = "200"
+    table: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0))
+    with tempfile.TemporaryDirectory() as root:
+        sandbox = Sandbox(Path(root).resolve())
+        os.environ["PATH"] = f"{root}/bin{os.pathsep}{os.environ['PATH']}"
+        os.chdir(sandbox.folder("here"))
+        for trial in everything(sandbox, given.seed, given.count):
+            for column, number in counted(trial).items():
+                table[trial.command][column] += number
+            for problem in trial.problems:
+                print(f"{trial.command} {list(trial.inputs)!a}: {problem}", file=sys.stderr, flush=True)
+        os.chdir("/")
+    print(f"| command | {' | '.join(COLUMNS)} |")
+    print(f"| --- |{' --- |' * len(COLUMNS)}")
+    for command, row in table.items():
+        print(f"| `{command}` | {' | '.join(f'{row[column]:,}' for column in COLUMNS)} |")
+    sys.exit(any(row[column] for row in table.values() for column in COLUMNS[4:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Checks of arguments: the device that is chosen where the user leaves the choice."""
+
+import pytest
+import torch
+
+from vit_interactions.functional.checks import check_device
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_is_cuda_then_mps_then_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert check_device("--device", "auto") == chosen
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:cpu"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="`--device` must be auto or a device of this machine, got"):
+        check_device("--device", name)
