@@ -264,7 +264,7 @@ def test_a_model_without_attention_is_followed_too() -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_scripted_model_is_refused() -> None:
     model = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(64, 3)), images(1))
-    with pytest.raises(UnsupportedModelError, match="script|TracedModule"):
+    with pytest.raises(UnsupportedModelError, match=r"script|TracedModule"):
         AttnLRP(model).attribute(images(1), target=0)
 
 

@@ -245,7 +245,9 @@ def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], str
     if structure.pool is not None:
         layers.append([calls[structure.pool]])
     first = layers[0][0].value
-    ends = [layer[0].value for layer in layers[1:][-2:] if layer[0].value.shape[-2] == first.shape[-2]]
+    # The last layer, and the pooling head, whose keys may be the patches only.
+    ends = [layer[0].value for layer in layers[len(structure.layers) - 1 :] if layer is not layers[0]]
+    ends = [end for end in ends if end.shape[-2] == first.shape[-2]]
     generator = torch.Generator().manual_seed(0)
     half = torch.randperm(first.shape[-2], generator=generator)[: first.shape[-2] // 2].to(first.device)
     nodes = filter(None, (node_of(output) for layer in layers for call in layer for output in call.outputs))

@@ -208,13 +208,17 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     lefts, col = torch.unique(boxes[1, fed], return_inverse=True)
     rows, cols = len(tops), len(lefts)
     place = row * cols + col
-    if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place):
+    if len(fed) < rows * cols and len(fed) and (fed - place == fed[0] - place[0]).all():
+        # Tokens that the model blanked (dropped patches) have their places among those that it did not.
+        fed = fed[0] - place[0] + torch.arange(rows * cols)
+        place = fed - fed[0]
+    if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place) or fed.max() >= tokens:
         raise ValueError(
             f"{len(fed)} tokens are fed by pixels of their own, but they do not form rows and columns"
         )
     top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
     left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
-    height, width = (boxes[2:, fed] - boxes[:2, fed] + 1).amax(1).tolist()
+    height, width = (boxes[2:] - boxes[:2] + 1)[:, boxes[2] >= 0].amax(1).tolist()
     gaps = height < GAP * down or width < GAP * across
     order = tuple(fed[place.argsort()].tolist())
     return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), gaps)

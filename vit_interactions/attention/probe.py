@@ -7,8 +7,9 @@ it (docs/design.md, "See where the image goes").
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ WITHOUT_ATTENTION = (
     "Methods that need no attention remain: attn_lrp, captum's (saliency, integrated_gradients, occlusion, ...) and "
     "pytorch-grad-cam's (gradcam, layercam, ...)."
 )
-_SIMPLE = (bool, int, float, str, type(None))
+_SIMPLE = frozenset({bool, int, float, str, type(None)})
 _Found = TypeVar("_Found")
 _probes: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Probe | UnsupportedModelError"]] = (
     weakref.WeakKeyDictionary()
@@ -89,13 +90,16 @@ def probe(
     return found
 
 
-class Asked(NamedTuple):
-    """A model and a random image to run it on.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A model and the images to run it on.
 
     Attributes:
         model: unwrapped.
         root: the module that `model` is, or is a copy of; what was observed is remembered with it.
-        image: (1, channels, height, width).
+        shape: (channels, height, width) of the images.
+        dtype: their type.
+        device: where they are.
         arguments: further arguments of the model, of one image.
         batch: how many images were given.
         key: differs where what is observed may differ.
@@ -103,25 +107,32 @@ class Asked(NamedTuple):
 
     model: nn.Module
     root: nn.Module
-    image: Tensor
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
     arguments: tuple[Any, ...]
     batch: int
     key: Any
 
+    @cached_property
+    def image(self) -> Tensor:
+        """A random image (1, channels, height, width), by a generator of its own."""
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        return torch.rand((1, *self.shape), generator=generator, device="cpu").to(self.device, self.dtype)
+
 
 def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any) -> Asked:
-    """Check the arguments of `probe`, and draw the image to run the model on."""
+    """Check the arguments of `probe`, and say what to run the model on."""
     model = unwrap(model)
-    check_runnable(model)
     is_size = isinstance(inputs_or_size, tuple | list) and not any(isinstance(i, Tensor) for i in inputs_or_size)
     if not is_size:
         check_images(model, inputs_or_size)
     root = next(iter(originals(model).values()), model)
-    image = _random_image(model, inputs_or_size)
+    shape, dtype, device = _kind_of_images(model, inputs_or_size)
     batch = inputs_or_size.shape[0] if isinstance(inputs_or_size, Tensor) else 1
     arguments = tuple(_of_one(argument, batch) for argument in as_arguments(additional_forward_args))
-    key = tuple(image.shape), image.dtype, image.device, *map(_kind, arguments), _signature(root)
-    return Asked(model, root, image, arguments, batch, key)
+    key = shape, dtype, device, *map(_kind, arguments), _signature(root)
+    return Asked(model, root, shape, dtype, device, arguments, batch, key)
 
 
 def remembered(
@@ -130,6 +141,7 @@ def remembered(
     """Return what was seen of a model before, or look, and remember the last few."""
     known = memory.setdefault(asked.root, {})
     if asked.key not in known:
+        check_runnable(asked.model)
         known[asked.key] = look()
         for old in list(known)[:-REMEMBERED]:
             del known[old]
@@ -179,21 +191,22 @@ def check_images(model: nn.Module, inputs: Any) -> None:
     if weight is None:
         return
     if inputs.device != weight.device:
+        check_runnable(model)
         raise ValueError(f"`inputs` must be on the model's device {weight.device}, got {inputs.device}.")
     if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
         raise TypeError(f"`inputs` must be {weight.dtype} like the model, got {inputs.dtype}.")
 
 
-def _random_image(model: nn.Module, inputs_or_size: Tensor | tuple[int, int]) -> Tensor:
-    """Draw an image like the given ones, (1, channels, height, width), by a generator of its own."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+def _kind_of_images(
+    model: nn.Module, inputs_or_size: Tensor | tuple[int, int]
+) -> tuple[tuple[int, int, int], torch.dtype, torch.device]:
+    """Return (channels, height, width), type and device of the images that a model is given."""
     if isinstance(inputs_or_size, Tensor):
-        shape, device, dtype = inputs_or_size.shape[1:], inputs_or_size.device, inputs_or_size.dtype
-    else:
-        shape = torch.Size((_channels(model), *check_pair("inputs_or_size", inputs_or_size)))
-        device, dtype = (torch.device("cpu"), torch.float32) if weight is None else (weight.device, weight.dtype)
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    return torch.rand((1, *shape), generator=generator, device="cpu").to(device, dtype)
+        channels, height, width = inputs_or_size.shape[1:]
+        return (channels, height, width), inputs_or_size.dtype, inputs_or_size.device
+    size = check_pair("inputs_or_size", inputs_or_size)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    return (_channels(model), *size), weight.dtype, weight.device
 
 
 def _channels(model: nn.Module) -> int:
@@ -212,26 +225,25 @@ def _kind(argument: Any) -> Any:
     """Say what kind of argument it is, and the value of a simple one, as a key."""
     if isinstance(argument, Tensor):
         return tuple(argument.shape), argument.dtype
-    return argument if isinstance(argument, _SIMPLE) else type(argument)
+    return argument if type(argument) in _SIMPLE else type(argument)
 
 
 def _signature(model: nn.Module) -> int:
     """Sum up the modules of a model, their hooks and plain settings, so that a change of any shows."""
-    return hash(
-        tuple(
-            (
-                (
-                    name,
-                    id(module),
-                    id(vars(module).get("forward")),
-                    *module._forward_hooks,
-                    *module._forward_pre_hooks,
-                ),
-                *[value for value in vars(module).values() if isinstance(value, _SIMPLE)],
-            )
-            for name, module in model.named_modules()
-        )
-    )
+    parts: list[Any] = []
+    stack = [model]
+    # Once per explanation: written for speed.
+    while stack:
+        module = stack.pop()
+        own = vars(module)
+        parts.append(id(module))
+        parts += [value for value in own.values() if type(value) in _SIMPLE]
+        parts += own["_modules"]
+        parts += own["_forward_hooks"]
+        parts += own["_forward_pre_hooks"]
+        parts.append(id(own.get("forward")))
+        stack += [child for child in own["_modules"].values() if child is not None]
+    return hash(tuple(parts))
 
 
 def _with_statement(found: Probe, model: nn.Module) -> Probe:

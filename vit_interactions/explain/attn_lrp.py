@@ -96,7 +96,7 @@ class AttnLRP(GradientExplainer):
             UnsupportedModelError: an operation on the image that there is no rule for.
             ValueError: no target; inputs of a wrong shape; relevance that is not finite.
         """
-        with own_input(self.model, only_tensor(inputs)) as image:
+        with own_input(only_tensor(inputs)) as image:
             attribution, _ = self._relevance(image, target, additional_forward_args)
         warn_of_zeros(type(self).__name__, attribution)
         return (attribution,) if isinstance(inputs, tuple) else attribution

@@ -120,7 +120,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         Warns:
             ZeroMapWarning: a map that is zero everywhere.
         """
-        with own_input(self.model, only_tensor(inputs)) as image:
+        with own_input(only_tensor(inputs)) as image:
             return self._as_maps(*self._explain(image, target, additional_forward_args))
 
     def _on_copy(self: Own) -> Own:
@@ -146,7 +146,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         on_layer: Callable[[AttentionCall, TokenLayout], None],
     ) -> Observation:
         """Run the model forward without a graph, handing on each layer's attention and keeping none."""
-        with own_input(self.model, inputs) as image:
+        with own_input(inputs) as image:
             seen = Observation(*observe(self.model, image, additional_forward_args, on_layer))
         if target is not None:
             select_target(seen.output, target, len(inputs))
