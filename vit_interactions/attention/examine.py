@@ -133,6 +133,8 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
     if not reading.apart:
         raise UnsupportedModelError(_mixed(name, calls[structure.layers[-1][0]].name, "the output"))
     groups = [set(group) for group in reading.groups if answer.ndim <= 2]
+    known = _reads_latents_alike(graph, answer, structure) if answer.ndim <= 2 else _is_tokens(answer, grid)
+    known = known and reading.complete
     # Prefix tokens that are read come first, whatever their place in the model.
     read_first = sorted(grid.prefix, key=lambda token: {token} not in groups)
     order = (*read_first, *grid.order)
@@ -140,10 +142,7 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
         prefix=len(grid.prefix),
         rows=grid.rows,
         cols=grid.cols,
-        readout=_readout(model, groups, grid, structure.pool is not None)
-        if reading.complete
-        and (_reads_latents_alike(graph, answer, structure) if answer.ndim <= 2 else _is_tokens(answer, grid))
-        else "other",
+        readout=_readout(model, groups, grid, structure.pool is not None) if known else "other",
         extent=extent,
         pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
         order=None if order == tuple(range(tokens)) else order,

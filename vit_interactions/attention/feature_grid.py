@@ -91,7 +91,7 @@ def image_layout(
     except UnsupportedModelError:
         asked = ask(model, inputs_or_size, additional_forward_args)
     found = remembered(_grids, asked, lambda: _find(asked))
-    size = (asked.image.shape[-2], asked.image.shape[-1])
+    size = asked.shape[1:]
     return cells(size, *((CELLS, CELLS) if found is None else (found.rows, found.cols)))
 
 
