@@ -7,7 +7,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from vit_interactions.adapters import METHODS
-from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.errors import ImagesNotTakenError, UnsupportedModelError
 from vit_interactions.attention.probe import probe
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.loading import nearest
@@ -73,12 +73,16 @@ def default_methods(model: nn.Module) -> list[str]:
 
 
 def attention_refusal(model: nn.Module) -> str | None:
-    """Say why methods that read attention do not apply to a model; None where they do."""
+    """Say why methods that read attention do not apply to a model; None where they do, or where it will not say yet."""
     _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
+    # timm's configuration keeps the size of the pretrained weights where `img_size` says otherwise.
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     try:
-        probe(model, (height, width))
+        probe(model, built_for or (height, width))
     except UnsupportedModelError as error:
         return str(error)
+    except ImagesNotTakenError:  # said when the images are known
+        return None
     return None
 
 

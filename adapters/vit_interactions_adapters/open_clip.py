@@ -35,7 +35,7 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     Example:
         >>> load("ViT-B-31/openai")
         Traceback (most recent call last):
-        ValueError: `model` must be one of open_clip's, got 'ViT-B-31'. Did you mean ViT-B-32 or ViT-B-16?
+        ValueError: `model` must be one of open_clip's, got 'ViT-B-31'. Did you mean ViT-B-32 or ViT-B-16 or ViT-g-14?
     """
     try:
         import open_clip

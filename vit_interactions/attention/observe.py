@@ -203,6 +203,7 @@ class LayerGuard:
             ValueError: NaN or infinite values.
         """
         self.record.check_read()
+        self.record.seen = self._made - len(self.record.pool_calls)
         if self.probe.calls is not None and self._made != len(self.probe.calls):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} made {self._made} attention calls for this image, but "

@@ -87,7 +87,7 @@ class LeGrad(GradientExplainer):
         used = len(blocks) if self.layers == "all" else -self.layers
         if used > len(blocks):
             raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
-        pooling = seen.layout.readout == "map" and bool(seen.record.pool_calls)
+        pooling = bool(seen.record.pool_calls)
         read = _detached if pooling else READ[self.pool]
         target = same_class(seen.output, target)
         calls: deque[AttentionCall] = deque(maxlen=used)
