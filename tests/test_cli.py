@@ -20,7 +20,7 @@ from vit_interactions_adapters.captum_base import CaptumMethod
 from vit_interactions_adapters.methods import METHODS as OTHERS
 
 import vit_interactions as vi
-from vit_interactions import cli, photographs
+from vit_interactions import cli, console, photographs
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explanation import Settings, explain_photograph
 from vit_interactions.figures import load_photograph, prepare
@@ -60,7 +60,9 @@ def run(*arguments: object) -> int:
     """Run the command line as its entry point does; return the exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["vit-interactions", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
+        # Consoles take the width of the environment in which they were made, which is that of the test runner.
+        for made in (console.output, console.errors):
+            patch.setattr(made, "_width", 200)
         try:
             cli.main()
         except SystemExit as end:
