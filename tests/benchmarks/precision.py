@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     model = load_model(options.model, Path(options.checkpoint)).eval()
     models = [model, copy.deepcopy(model).double(), nudged(copy.deepcopy(model).double())]
     paths = sorted(options.folder.glob("*.jpg"))[: options.images]
-    images = [prepare(load_photograph(path), model).input[None] for path in paths]
+    images = [prepare(read_image(path), model).input[None] for path in paths]
     warnings.simplefilter("ignore", UserWarning)
     print("| method | largest difference | lowest rank correlation | lowest with nudged weights |")
     print("| --- | --- | --- | --- |")
