@@ -113,13 +113,14 @@ def checkpoints(
         state: of the model.
         marker: file that code in a checkpoint writes when it runs.
     """
-    key = "head.weight"
+    key, inner = "head.weight", "blocks.0.attn.qkv.weight"
     value = state[key]
     changed: dict[str, Any] = {
         "missing key": {k: v for k, v in state.items() if k != key},
         "another key": state | {EVIL: torch.ones(1)},
         "another shape": state | {key: value[:, :-1]},
         "NaN": state | {key: value * float("nan")},
+        "NaN inside": state | {inner: state[inner] * float("nan")},
         "infinity": state | {key: value + float("inf")},
         "integers": state | {key: value.to(torch.int32)},
         "complex": state | {key: value.to(torch.complex64)},

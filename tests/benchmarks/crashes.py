@@ -1,6 +1,6 @@
 """Kill each command that resumes at eight moments, resume it, and compare with a run that was left alone.
 
-    python -m tests.benchmarks.crashes [--moments 8]
+    python -m tests.benchmarks.crashes [--moments 8] [--command NAME ...]
 
 A moment is a call that makes something durable: `os.fsync`, `os.replace`, `os.rename` or `os.unlink`. They are spread
 evenly over all calls of a whole run. Prints a row per command: moments, runs that resumed to the same results. The exit
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from tests import fuzz_trials as trials
-from tests.fuzzed import Sandbox, run
+from tests.fuzzed import Ended, Sandbox, run
 
 CALLS = ("fsync", "replace", "rename", "unlink")
 
@@ -78,21 +78,40 @@ def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
         moment = number * calls // moments
         assert counted_calls(lambda out=out: run(command, *arguments(out)), moment) == -1  # type: ignore[misc]
         ended = run(command, *arguments(out))
-        left = [path for path in out.rglob(".*") if path.name.endswith((".partial", ".replaced", ".lock"))]
-        same.append(ended.code == 0 and not left and trials.results(command, out) == wanted)
+        wrong = differences(command, out, ended, wanted)
+        if wrong:
+            print(f"{command}, killed at call {moment} of {calls}: {wrong}", file=sys.stderr, flush=True)
+        same.append(not wrong)
     return same
+
+
+def differences(command: str, out: Path, ended: Ended, wanted: dict[str, object]) -> str:
+    """Say what differs from a run that was left alone; empty if nothing does."""
+    if ended.code is None:
+        return f"not done after {ended.seconds:.0f} s"
+    if ended.code != 0:
+        return f"exit code {ended.code}: {ended.text}"
+    if left := [path.name for path in out.rglob(".*") if path.name.endswith((".partial", ".replaced", ".lock"))]:
+        return f"left behind {left}"
+    found = trials.results(command, out)
+    return "\n".join(
+        f"{name}: {found.get(name)!r:.2000}, wanted {wanted.get(name)!r:.2000}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    )
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=8)
+    parser.add_argument("--command", nargs="*", default=["explain", "compare", "windows", "train"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as root:
         sandbox = Sandbox(Path(root).resolve())
-        for command in ("explain", "compare", "windows", "train"):
+        for command in given.command:
             found[command] = crashes(sandbox, command, given.moments)
     print("| command | killed | resumed to identical results |\n| --- | --- | --- |")
     for command, same in found.items():
