@@ -21,9 +21,10 @@ from tests import fuzz_trials as trials
 from tests.fuzzed import Ended, Sandbox, run
 
 CALLS = ("fsync", "replace", "rename", "unlink")
+PATIENCE = 3600  # seconds; on a busy machine a run takes minutes, which is no fault of its own
 
 
-def counted_calls(run_command: Callable[[], object], kill_at: int | None = None) -> int:
+def counted_calls(run_command: Callable[[], Ended], kill_at: int | None = None) -> int:
     """Count the durable calls of a run in a child process, and kill it before one of them.
 
     Returns:
@@ -46,14 +47,17 @@ def counted_calls(run_command: Callable[[], object], kill_at: int | None = None)
 
         for name in CALLS:
             setattr(os, name, counting(getattr(os, name)))
-        run_command()
+        code = run_command().code
         os.write(writer, str(count).encode())
-        os._exit(0)
+        os._exit(0 if code == 0 else 1)
     os.close(writer)
     _, status = os.waitpid(child, 0)
     with os.fdopen(reader) as file:
         counted = file.read()
-    return -1 if os.WIFSIGNALED(status) else int(counted)
+    if os.WIFSIGNALED(status):
+        return -1
+    assert os.waitstatus_to_exitcode(status) == 0, "a run that was left alone failed"
+    return int(counted)
 
 
 def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
@@ -70,14 +74,18 @@ def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
         return ["--resume", *trials.on_data(sandbox, command, sandbox.data, out, *more)]
 
     whole = sandbox.root / f"{command}-alone"
-    calls = counted_calls(lambda: run(command, *arguments(whole)))
+
+    def run_into(out: Path) -> Ended:
+        return run(command, *arguments(out), seconds=PATIENCE)
+
+    calls = counted_calls(lambda: run_into(whole))
     wanted = trials.results(command, whole)
     same = []
     for number in range(moments):
         out = sandbox.root / f"{command}-killed-{number}"
         moment = number * calls // moments
-        assert counted_calls(lambda out=out: run(command, *arguments(out)), moment) == -1  # type: ignore[misc]
-        ended = run(command, *arguments(out))
+        assert counted_calls(lambda out=out: run_into(out), moment) == -1  # type: ignore[misc]
+        ended = run_into(out)
         wrong = differences(command, out, ended, wanted)
         if wrong:
             print(f"{command}, killed at call {moment} of {calls}: {wrong}", file=sys.stderr, flush=True)
