@@ -74,7 +74,8 @@ def compare(name: str, models: list[nn.Module], images: list[Tensor]) -> Iterato
             .double()
             for model in models
         )
-        difference = (single - double).abs().max() / double.abs().max()
+        largest = double.abs().max()  # 0 where a map is zero everywhere
+        difference = (single - double).abs().max() / (largest if largest > 0 else 1)
         ranks = [rank_agreement(maps, double).item() for maps in (single, other)]
         yield difference.item(), ranks[0], ranks[1]
 
