@@ -11,9 +11,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,24 +65,23 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["COLUMNS"] = "200"
-    table: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0))
+    print(f"| command | {' | '.join(COLUMNS)} |")
+    print(f"| --- |{' --- |' * len(COLUMNS)}", flush=True)
+    wrong = 0
     with tempfile.TemporaryDirectory() as root:
         sandbox = Sandbox(Path(root).resolve())
         os.environ["PATH"] = f"{root}/bin{os.pathsep}{os.environ['PATH']}"
         os.chdir(sandbox.folder("here"))
-        for trial in chain.from_iterable(
-            everything(sandbox, name, given.seed, given.count) for name in given.command
-        ):
-            for column, number in counted(trial).items():
-                table[trial.command][column] += number
-            for problem in trial.problems:
-                print(f"{trial.command} {list(trial.inputs)!a}: {problem}", file=sys.stderr, flush=True)
+        for command in given.command:
+            row = dict.fromkeys(COLUMNS, 0)
+            for trial in everything(sandbox, command, given.seed, given.count):
+                row = {column: row[column] + number for column, number in counted(trial).items()}
+                for problem in trial.problems:
+                    print(f"{command} {list(trial.inputs)!a}: {problem}", file=sys.stderr, flush=True)
+            print(f"| `{command}` | {' | '.join(f'{row[column]:,}' for column in COLUMNS)} |", flush=True)
+            wrong += sum(row[column] for column in COLUMNS[4:])
         os.chdir("/")
-    print(f"| command | {' | '.join(COLUMNS)} |")
-    print(f"| --- |{' --- |' * len(COLUMNS)}")
-    for command, row in table.items():
-        print(f"| `{command}` | {' | '.join(f'{row[column]:,}' for column in COLUMNS)} |")
-    sys.exit(any(row[column] for row in table.values() for column in COLUMNS[4:]))
+    sys.exit(wrong > 0)
 
 
 if __name__ == "__main__":
