@@ -23,7 +23,8 @@ import vit_interactions as vi
 from vit_interactions import cli, console, photographs
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explanation import Settings, explain_photograph
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
 from vit_interactions.patch_explorer.pages import image_id
@@ -102,7 +103,7 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
                 assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
         arrays = np.load(folder / "maps.npz")
         model = load_model("test_vit", checkpoint)
-        inputs = prepare(load_photograph(picture), model).input[None]
+        inputs = prepare(read_image(picture), model).input[None]
         assert torch.equal(
             torch.from_numpy(arrays["attention_rollout"]), vi.AttentionRollout(model).patch_map(inputs)[0]
         )
@@ -348,7 +349,7 @@ def test_methods_of_other_libraries_stand_beside_ours(
         )
         assert {"captum", "grad-cam"} <= set(manifest["versions"])
         assert {path.name for path in folder.glob("*.png")} == {f"{name}.png" for name in names}
-        inputs = prepare(load_photograph(picture), model).input[None]
+        inputs = prepare(read_image(picture), model).input[None]
         arrays = np.load(folder / "maps.npz")
         for name in names:
             target = "pred" if name != "eigencam" else None
@@ -510,10 +511,10 @@ def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> N
     passes.clear()
     methods = tuple(name for name, method in vi.EXPLAINERS.items() if issubclass(method, InteractionExplainer))
     explanation = explain_photograph(
-        model, prepare(load_photograph(pictures[0]), model), Settings("test_vit", None, methods)
+        model, prepare(read_image(pictures[0]), model), Settings("test_vit", None, methods)
     )
     assert len(passes) == 1
-    inputs = prepare(load_photograph(pictures[0]), model).input[None]
+    inputs = prepare(read_image(pictures[0]), model).input[None]
     for name in methods:
         assert torch.equal(
             torch.from_numpy(explanation.arrays[name]), vi.EXPLAINERS[name](model).patch_map(inputs)[0]
@@ -528,7 +529,7 @@ def test_a_target_names_the_class_that_is_explained(
         out = tmp_path / target
         assert explain(pictures[0], *methods, "--target", target, checkpoint=checkpoint, out=out) == 0
     model = load_model("test_vit", checkpoint)
-    inputs = prepare(load_photograph(pictures[0]), model).input[None]
+    inputs = prepare(read_image(pictures[0]), model).input[None]
     arrays = np.load(tmp_path / "3" / "tall" / "maps.npz")
     assert torch.equal(
         torch.from_numpy(arrays["generic_attention"]), vi.GenericAttention(model).patch_map(inputs, target=3)[0]

@@ -27,7 +27,8 @@ from vit_interactions import (
     record_attention,
     token_layout,
 )
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 
 from .families import Family
@@ -429,7 +430,7 @@ def picture(path: Path, size: tuple[int, int] = (150, 90)) -> Path:
 def test_preprocessing_is_the_image_processors(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     TABLE["vit"].build().save_pretrained(tmp_path)
     processor(kind, **options).save_pretrained(tmp_path)
-    photograph = prepare(load_photograph(picture(tmp_path / "picture.png")), load_model(f"hf:{tmp_path}"))
+    photograph = prepare(read_image(picture(tmp_path / "picture.png")), load_model(f"hf:{tmp_path}"))
     expected = processor(kind, **options)(photograph.image, return_tensors="pt")["pixel_values"][0]
     assert photograph.input.shape == expected.shape == (3, 64, 64)
     scale = expected.max() - expected.min()
@@ -534,6 +535,6 @@ def test_the_command_line_explains_pictures_by_a_saved_folder(tmp_path: Path) ->
     assert manifest["settings"]["model"] == f"hf:{folder}"
     assert len(manifest["settings"]["checkpoint"]) == 64
     model = load_model(f"hf:{folder}")
-    inputs = prepare(load_photograph(path), model).input[None]
+    inputs = prepare(read_image(path), model).input[None]
     maps = np.load(out / "picture" / "maps.npz")
     assert torch.equal(torch.from_numpy(maps["attention_rollout"]), AttentionRollout(model).patch_map(inputs)[0])

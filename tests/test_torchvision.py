@@ -25,7 +25,8 @@ from vit_interactions import (
     record_attention,
     token_layout,
 )
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 
 from .test_cli import run
@@ -338,7 +339,7 @@ def test_loading_reads_classes_and_size_from_the_checkpoint(checkpoint: Path, tm
     assert (model.num_classes, model.image_size, model.training) == (5, 64, False)
     for key, value in vit().state_dict().items():
         assert torch.equal(model.state_dict()[key], value)
-    photograph = prepare(load_photograph(picture(tmp_path / "picture.png")), model)
+    photograph = prepare(read_image(picture(tmp_path / "picture.png")), model)
     assert photograph.input.shape == (3, 64, 64)
     # 150 x 90 become 121 x 73, 73 = floor(64 / (224 / 256)), of which the middle 64 x 64 are kept.
     box = (28 * 150 / 121, 4 * 90 / 73, (28 + 64) * 150 / 121, (4 + 64) * 90 / 73)
@@ -369,7 +370,7 @@ def test_the_command_line_explains_pictures(checkpoint: Path, tmp_path: Path) ->
     assert run("explain", path, *model, "--method", "attention_rollout", "--out", out) == 0
     maps = np.load(out / "picture" / "maps.npz")
     loaded = load_model("torchvision:vit_b_16", checkpoint)
-    inputs = prepare(load_photograph(path), loaded).input[None]
+    inputs = prepare(read_image(path), loaded).input[None]
     assert torch.equal(torch.from_numpy(maps["attention_rollout"]), AttentionRollout(loaded).patch_map(inputs)[0])
     manifest = json.loads((out / "picture" / "manifest.json").read_text())
     assert manifest["prediction"]["index"] == int(loaded(inputs).argmax())
