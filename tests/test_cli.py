@@ -507,7 +507,7 @@ def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> N
     model = timm.create_model("test_vit", num_classes=0).eval()
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    vi.probe(model, prepare(load_photograph(pictures[0]), model).input[None])
+    vi.probe(model, prepare(read_image(pictures[0]), model).input[None])
     passes.clear()
     methods = tuple(name for name, method in vi.EXPLAINERS.items() if issubclass(method, InteractionExplainer))
     explanation = explain_photograph(
