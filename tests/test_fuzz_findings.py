@@ -20,6 +20,8 @@ from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.start import create_student, create_trained
 from vit_interactions.utilities.writing import WriteError
 
+from .fuzzed import run
+
 
 def test_a_link_to_itself_is_one_unreadable_image(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
@@ -123,3 +125,14 @@ def test_a_full_disk_ends_an_export_with_one_line(tmp_path: Path) -> None:
         with pytest.raises(WriteError, match=r"could not be written: .*No space left.* Free some space"):
             export_model(timm.create_model("test_vit", num_classes=2), tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_the_error_of_a_curve_is_its_last_line(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=2).state_dict()
+    state["blocks.0.attn.qkv.weight"] *= float("nan")
+    save_file(state, tmp_path / "a.safetensors")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    options = ["--model", "test_vit", "--checkpoint", tmp_path / "a.safetensors", "--out", tmp_path / "a.pdf"]
+    ended = run("curve", tmp_path / "a.png", *options)
+    assert ended.code == 2
+    assert ended.text.rstrip().splitlines()[-1].startswith("error: the attention of layer 0")

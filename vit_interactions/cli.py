@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Sized
+from collections.abc import Generator, Sized
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -227,16 +228,17 @@ def curve(
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Generator[Tensor, None, None]:
         for path in track(photographs, "reading attention", console=errors):
             try:
                 yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)
             except (OSError, ValueError, MemoryError) as error:
                 failed[path] = str(error) or type(error).__name__
 
-    with locked_file(out):
+    # Closed before an error is shown, which would otherwise stand above the bar's last line.
+    with locked_file(out), closing(batches()) as inputs:
         try:
-            result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
+            result = interaction_curve(vit, inputs, sorted(alpha or CURVE_ALPHAS), beta)
         except ValueError:
             if len(failed) == len(photographs):
                 end_with_failures({str(path): reason for path, reason in failed.items()})
