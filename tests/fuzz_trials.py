@@ -152,10 +152,10 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
     yield trial
 
 
-# A classifier that does not fit starts anew, which is said; windows and curves need no classifier.
+# A classifier that is missing starts anew, which is said; windows and curves need no classifier.
 FINE = {
-    "train": [(name, 0) for name in ("missing key", "another shape", "stride 0", "a scalar")],
-    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve", "explore")},
+    "train": [("missing key", 0)],
+    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve")},
 }
 
 
@@ -308,7 +308,8 @@ def edit_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
         label = edit(rng, path)
         resumed = [out if part is whole else part for part in arguments]
         resumed = ["--resume", *resumed]
-        codes = (0, 1, 2) if command == "explain" else (0, 2)  # 1: a folder that is not sure to be its own is kept
+        # 1: a folder or a page that is not sure to be the run's own is kept, and said.
+        codes = (0, 1, 2) if command == "explain" or path.parent.name == "explorer" else (0, 2)
         trial = Trial(command, [f"{path.relative_to(out)}: {label}"], resumed, codes, out=out)
         try_out(sandbox, trial)
         if trial.ended is not None and trial.ended.code == 0 and results(command, out) != wanted:
@@ -351,7 +352,10 @@ def results(command: str, out: Path) -> dict[str, object]:
         table = table[table["metric"] == "deletion"]  # others are times
         return {"table": table.to_csv(), "unfinished": Comparison.open(out).unfinished}
     if command == "windows":
-        return {p.name: p.read_bytes() for p in sorted(out.iterdir())}
+        # JSON may be written in another encoding without saying anything else.
+        return {
+            p.name: json.loads(p.read_bytes()) if p.suffix == ".json" else p.read_bytes() for p in out.iterdir()
+        }
     return {"weights": (out / "last" / "model.safetensors").read_bytes()}
 
 

@@ -84,7 +84,8 @@ def class_maps(rng: np.random.Generator, count: int) -> list[Hostile]:
         "unknown": (b"a\nc\n", False),
         "one more": (b"a\nb\nc\n", False),
         "one less": (b"a\n", False),
-        "UTF-16": ("a\nb\n".encode("utf-16"), False),
+        "UTF-16": ("a\nb\n".encode("utf-16"), True),
+        "UTF-16 without a mark": ("a\nb\n".encode("utf-16-le"), False),
         "Latin-1": (b"a\nb\xe9\n", False),
         "zero byte": (b"a\0\nb\n", False),
         "controls": (f"{EVIL}\nb\n".encode(), False),
@@ -112,13 +113,14 @@ def checkpoints(
         state: of the model.
         marker: file that code in a checkpoint writes when it runs.
     """
-    key = "head.weight"
+    key, inner = "head.weight", "blocks.0.attn.qkv.weight"
     value = state[key]
     changed: dict[str, Any] = {
         "missing key": {k: v for k, v in state.items() if k != key},
         "another key": state | {EVIL: torch.ones(1)},
         "another shape": state | {key: value[:, :-1]},
         "NaN": state | {key: value * float("nan")},
+        "NaN inside": state | {inner: state[inner] * float("nan")},
         "infinity": state | {key: value + float("inf")},
         "integers": state | {key: value.to(torch.int32)},
         "complex": state | {key: value.to(torch.complex64)},

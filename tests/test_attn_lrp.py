@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.attn_lrp import AttnLRP, LRPRules, sum_patches
+from vit_interactions.explain.attn_lrp import AttnLRP, sum_patches
+from vit_interactions.explain.lrp_rules import LRPRules
 from vit_interactions.functional.lrp import gamma_rule
 
 from .families import Family, tiny
@@ -220,18 +221,17 @@ class Cube(torch.autograd.Function):
         return gradient
 
 
+@pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
         (torch.exp, "Spoiled computes `exp`"),
         (lambda x: x.abs(), "Spoiled computes `abs`"),
-        (lambda x: x * x.flatten(1).softmax(-1).view_as(x), "Spoiled computes `softmax`"),
-        (lambda x: x / x.mean(), "Spoiled divides by what it computed from the image"),
-        (lambda x: x @ x.mT, "Spoiled multiplies two matrices"),
+        (lambda x: x * x.flatten(1).log_softmax(-1).view_as(x), "Spoiled computes `log_softmax`"),
+        (lambda x: x**x, "Spoiled computes an exponent"),
         (lambda x: F.conv2d(x, x[:, :, :1, :1].mean(0).expand(3, 3, 1).unsqueeze(-1)), "computes weights"),
         (lambda x: F.batch_norm(x, None, None, training=True), "statistics of the batch"),
         (lambda x: F.batch_norm(x, None, None, None, None, True), "statistics of the batch"),
-        (lambda x: (x + 0).mul_(x), "multiplies in place"),
         (lambda x: (x + 0).exp_(), "`exp_`"),
         (Cube.apply, "`Cube`, a `torch.autograd.Function`"),
         (lambda x: x.detach(), "does not depend on the image"),
@@ -252,12 +252,20 @@ def test_refusals_name_the_layer() -> None:
         AttnLRP(model).attribute(images(), target=0)
 
 
-def test_a_model_without_attention_is_refused() -> None:
-    model = small_vit()
+def test_a_model_without_attention_is_followed_too() -> None:
+    model, inputs = without_biases(small_vit().double()), images().double()
     for block in model.blocks:
-        block.attn.forward = lambda x, **_: x
-    with pytest.raises(UnsupportedModelError, match="made no call of scaled_dot_product_attention"):
-        AttnLRP(model).attribute(images(), target=0)
+        block.attn.forward = lambda x, **_: x.flip(1)
+    result = AttnLRP(model).attribute(inputs, target=0)
+    torch.testing.assert_close(result.sum((1, 2, 3)), model(inputs)[:, 0].detach())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_scripted_model_is_refused() -> None:
+    model = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(64, 3)), images(1))
+    with pytest.raises(UnsupportedModelError, match=r"script|TracedModule"):
+        AttnLRP(model).attribute(images(1), target=0)
 
 
 @pytest.mark.parametrize(

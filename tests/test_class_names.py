@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from vit_interactions.explanation import Settings, explain_photograph
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.predictions import class_name, predict
 
 from .test_cli import run
@@ -41,7 +42,7 @@ def photograph(tmp_path: Path) -> Path:
 def title(model: nn.Module, path: Path, target: int | str = "pred", checkpoint: str | None = "a hash") -> str:
     """The title of one figure of a class-specific method."""
     settings = Settings("model", checkpoint, ("gmar",), target=target)
-    figure = explain_photograph(model, prepare(load_photograph(path), model), settings).figures["gmar"]
+    figure = explain_photograph(model, prepare(read_image(path), model), settings).figures["gmar"]
     figure.canvas.draw()  # a title that is set as mathematics would raise here
     return " ".join(figure.get_suptitle().split())
 

@@ -20,10 +20,11 @@ from vit_interactions_adapters.captum_base import CaptumMethod
 from vit_interactions_adapters.methods import METHODS as OTHERS
 
 import vit_interactions as vi
-from vit_interactions import cli, photographs
+from vit_interactions import cli, console, photographs
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explanation import Settings, explain_photograph
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 from vit_interactions.methods import all_methods
 from vit_interactions.patch_explorer.pages import image_id
@@ -60,7 +61,9 @@ def run(*arguments: object) -> int:
     """Run the command line as its entry point does; return the exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["vit-interactions", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
+        # Consoles take the width of the environment in which they were made, which is that of the test runner.
+        for made in (console.output, console.errors):
+            patch.setattr(made, "_width", 200)
         try:
             cli.main()
         except SystemExit as end:
@@ -100,7 +103,7 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
                 assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
         arrays = np.load(folder / "maps.npz")
         model = load_model("test_vit", checkpoint)
-        inputs = prepare(load_photograph(picture), model).input[None]
+        inputs = prepare(read_image(picture), model).input[None]
         assert torch.equal(
             torch.from_numpy(arrays["attention_rollout"]), vi.AttentionRollout(model).patch_map(inputs)[0]
         )
@@ -266,14 +269,18 @@ def test_shares_outside_their_range(
     assert not (tmp_path / "out" / "wide").exists()
 
 
-def test_a_model_without_patch_attention_is_refused(
+def test_a_model_without_patch_attention_is_explained_by_what_needs_none(
     pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = timm.create_model("test_resnet")
     save_file(model.state_dict(), tmp_path / "resnet.safetensors")
     arguments = ["--model", "test_resnet", "--checkpoint", tmp_path / "resnet.safetensors"]
-    assert run("explain", *pictures, *arguments, "--out", tmp_path / "out") == 2
-    assert "error: ResNet" in capsys.readouterr().err
+    assert run("explain", *pictures, *arguments, "--out", tmp_path / "out") == 0
+    assert "note: ResNet made no call of" in capsys.readouterr().err
+    assert {"attn_lrp", "gradcam"} <= set(np.load(tmp_path / "out" / "tall" / "maps.npz").files)
+    arguments += ["--method", "gmar"]
+    assert run("explain", *pictures, *arguments, "--out", tmp_path / "refused") != 0
+    assert "Methods that need no attention remain" in " ".join(capsys.readouterr().err.split())
 
 
 def test_weights_with_nan_are_reported(
@@ -342,7 +349,7 @@ def test_methods_of_other_libraries_stand_beside_ours(
         )
         assert {"captum", "grad-cam"} <= set(manifest["versions"])
         assert {path.name for path in folder.glob("*.png")} == {f"{name}.png" for name in names}
-        inputs = prepare(load_photograph(picture), model).input[None]
+        inputs = prepare(read_image(picture), model).input[None]
         arrays = np.load(folder / "maps.npz")
         for name in names:
             target = "pred" if name != "eigencam" else None
@@ -390,7 +397,7 @@ def test_a_second_run_into_the_same_folder_keeps_the_first_listed(
 def test_an_unsupported_model_is_refused_before_its_weights_are_loaded(
     pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("explain", *pictures, "--model", "test_resnet", "--out", tmp_path / "out") == 2
+    assert run("curve", *pictures, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
     assert "error: ResNet" in capsys.readouterr().err
 
 
@@ -500,12 +507,14 @@ def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> N
     model = timm.create_model("test_vit", num_classes=0).eval()
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
+    vi.probe(model, prepare(read_image(pictures[0]), model).input[None])
+    passes.clear()
     methods = tuple(name for name, method in vi.EXPLAINERS.items() if issubclass(method, InteractionExplainer))
     explanation = explain_photograph(
-        model, prepare(load_photograph(pictures[0]), model), Settings("test_vit", None, methods)
+        model, prepare(read_image(pictures[0]), model), Settings("test_vit", None, methods)
     )
     assert len(passes) == 1
-    inputs = prepare(load_photograph(pictures[0]), model).input[None]
+    inputs = prepare(read_image(pictures[0]), model).input[None]
     for name in methods:
         assert torch.equal(
             torch.from_numpy(explanation.arrays[name]), vi.EXPLAINERS[name](model).patch_map(inputs)[0]
@@ -520,7 +529,7 @@ def test_a_target_names_the_class_that_is_explained(
         out = tmp_path / target
         assert explain(pictures[0], *methods, "--target", target, checkpoint=checkpoint, out=out) == 0
     model = load_model("test_vit", checkpoint)
-    inputs = prepare(load_photograph(pictures[0]), model).input[None]
+    inputs = prepare(read_image(pictures[0]), model).input[None]
     arrays = np.load(tmp_path / "3" / "tall" / "maps.npz")
     assert torch.equal(
         torch.from_numpy(arrays["generic_attention"]), vi.GenericAttention(model).patch_map(inputs, target=3)[0]

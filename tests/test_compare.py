@@ -19,7 +19,8 @@ from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.metrics import METRICS, Case, Metric, Score
 from vit_interactions.compare.plan import slugs
 from vit_interactions.compare.summary import bootstrap_intervals
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.predictions import Prediction
 
 METHODS = ["raw_attention", "responsive_field_size", "gmar", "random_map"]
@@ -77,7 +78,7 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
     assert comparison.unfinished == 0
     assert set(comparison.table()["metric"]) >= {"first", "probability", "seconds", "forwards"}
     for path in pictures:
-        photograph = prepare(load_photograph(path), model)
+        photograph = prepare(read_image(path), model)
         inputs = photograph.input[None]
         scores = model(inputs)[0].detach().double().softmax(-1)
         view = comparison.view("VisionTransformer", path.stem)
@@ -252,7 +253,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
     assert comparison.settings["target"] == "boxes"
     for path, box in ((pictures[1], ObjectBox(0, 20, 40, 70, 3)), (pictures[2], ObjectBox(50, 10, 60, 20, 1))):
         assert comparison.view("VisionTransformer", path.stem).target == box.index
-        photograph = prepare(load_photograph(path), model)
+        photograph = prepare(read_image(path), model)
         layout = vi.token_layout(model, (64, 64))
         expected = torch.zeros(4, 4, dtype=torch.bool)
         for row in range(4):

@@ -29,8 +29,9 @@ from vit_interactions.compare.metrics.average_precision import average_precision
 from vit_interactions.compare.metrics.energy_in_box import energy_in_box
 from vit_interactions.compare.metrics.iou import intersection_over_union
 from vit_interactions.compare.metrics.pointing_game import pointing_game
-from vit_interactions.figures import Photograph, load_photograph, prepare
+from vit_interactions.figures import Photograph, prepare
 from vit_interactions.figures.placement import Placement
+from vit_interactions.images import read_image
 
 from .test_cli import run
 from .test_compare_runs import make_model, scores
@@ -249,7 +250,7 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
     assert comparison.failures().empty
     values = comparison.table().set_index(["photograph", "method", "metric"])["value"]
     for name in ("wide", "tall", "square", "turned"):
-        image = load_photograph(root / "pictures" / f"{name}.png")
+        image = read_image(root / "pictures" / f"{name}.png")
         photograph = prepare(image, model)
         mask = np.asarray(Image.open(root / "masks" / f"{name}.png")) > 0
         assert mask.shape == image.size[::-1]

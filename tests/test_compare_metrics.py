@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Case, Metric, abpc, deletion, insertion
 from vit_interactions.compare.metrics.baseline import BASELINES, baseline_image
 from vit_interactions.compare.metrics.confidence import drop, gain, increase

@@ -32,7 +32,8 @@ from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.metrics import Metric, Score, iou
 from vit_interactions.compare.plan import make_plan
 from vit_interactions.compare.report import report
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.process import Process
 from vit_interactions.training.export import export_model
 
@@ -503,7 +504,7 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
         for html in (page, comparison._repr_html_()):
             assert html.count("Note. ") == len(notes)
             assert "<b>vit" not in html
-    image = prepare(load_photograph(root / "pictures" / "a.png"), model).input[None]
+    image = prepare(read_image(root / "pictures" / "a.png"), model).input[None]
     windows = vi.responsive_field(
         vi.InteractionUncertainty(model).uncertainty(image), (4, 4), alpha=0.5, beta=0.2
     ).windows[0]

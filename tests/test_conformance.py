@@ -185,7 +185,7 @@ def test_random_numbers_that_a_model_draws_are_given_back(name: str) -> None:
     state = torch.get_rng_state()
     explain(make(all_methods()[name], model), inputs)
     assert torch.equal(torch.get_rng_state(), state)
-    assert bool(drawn) is (name != "random_map")
+    assert drawn
 
 
 @every_method
@@ -251,8 +251,8 @@ REFUSED = {
 @every_method
 @pytest.mark.parametrize("build", REFUSED.values(), ids=REFUSED)
 def test_models_without_patch_attention_are_refused(method: type[vi.Explainer], build: Any) -> None:
-    if method is vi.RandomMap:
-        pytest.skip("the control knows nothing of attention")
+    if not method.needs_attention:
+        pytest.skip("needs no attention")
     with pytest.raises(vi.UnsupportedModelError):
         make(method, build().eval()).patch_map(
             torch.randn(1, 3, 64, 64), "pred" if method.class_specific else None

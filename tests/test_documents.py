@@ -90,30 +90,3 @@ def test_the_guide_names_what_is_not_offered() -> None:
     listed = re.search(r"\*\*Not offered\*\* are ([^:]*):", guide.read_text(encoding="utf-8"))
     assert listed
     assert set(re.split(r",\s+|\s+and\s+", listed[1])) == set(REFUSED)
-
-
-def test_the_table_of_transformers_models_is_that_of_the_adapter() -> None:
-    from vit_interactions_adapters.huggingface import ANY_SIZE, CLASS_TOKEN, HEADS, PREFIX
-
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    rows = [re.split(r"\s*\|\s*", line)[1:-1] for line in page.splitlines() if line.startswith("| `")]
-    table = {row[0].strip("`"): row[1:] for row in rows if row[0].strip("`") in PREFIX}
-    assert table.keys() == PREFIX.keys()
-    for kind, (prefix, _, sizes) in table.items():
-        registers = kind in ("dinov2_with_registers", "dinov3_vit")
-        assert prefix == f"{PREFIX[kind]}{' + registers' if registers else ''}"
-        assert sizes == ("any" if kind in ANY_SIZE else "the configured one")
-    assert PREFIX["vit"] == CLASS_TOKEN
-    readouts = {
-        "deit": ("DeiTForImageClassificationWithTeacher", "distilled", "in halves"),
-        "clip_vision_model": (
-            "CLIPForImageClassification",
-            "avg",
-            "`CLIPForImageClassification`: mean of the patches",
-        ),
-        "siglip_vision_model": ("SiglipForImageClassification", "avg", "`SiglipForImageClassification`: mean of"),
-        "dinov2": ("Dinov2ForImageClassification", "token_avg", "class token beside the mean of the patches"),
-    }
-    for kind, (head, readout, words) in readouts.items():
-        assert HEADS[head] == readout
-        assert words in table[kind][1]

@@ -11,7 +11,8 @@ from PIL import Image
 
 import vit_interactions as vi
 from vit_interactions.explanation import Explanation, Settings, explain_photograph
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 from vit_interactions.photographs import Report, explain_photographs
 
@@ -27,9 +28,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def explained(picture: Path, model: torch.nn.Module, *methods: str) -> Explanation:
-    return explain_photograph(
-        model, prepare(load_photograph(picture), model), Settings("test_vit", "own", methods)
-    )
+    return explain_photograph(model, prepare(read_image(picture), model), Settings("test_vit", "own", methods))
 
 
 def test_a_tower_without_classes_keeps_the_maps_that_need_none(
@@ -50,7 +49,7 @@ def test_a_tower_without_classes_keeps_the_maps_that_need_none(
     model = load_model(name)
     maps = np.load(out / "noise" / "maps.npz")
     assert maps.files == ["raw_attention"]
-    inputs = prepare(load_photograph(picture), model).input[None]
+    inputs = prepare(read_image(picture), model).input[None]
     assert torch.equal(torch.from_numpy(maps["raw_attention"]), vi.RawAttention(model).patch_map(inputs)[0])
     manifest = json.loads((out / "noise" / "manifest.json").read_text())
     assert list(manifest["failed"]) == ["legrad"]

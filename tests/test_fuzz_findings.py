@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 import vit_interactions as vi
 from vit_interactions.compare.masks import masks_by_photograph, unused_masks
+from vit_interactions.predictions import answer, predict
 from vit_interactions.process import start_process
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.start import create_trained
+from vit_interactions.training.start import create_student, create_trained
 from vit_interactions.utilities.writing import WriteError
+
+from .fuzzed import run
 
 
 def test_a_link_to_itself_is_one_unreadable_image(tmp_path: Path) -> None:
@@ -29,12 +33,58 @@ def test_a_link_to_itself_is_one_unreadable_image(tmp_path: Path) -> None:
         images[1]
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (2, 63), (2, 64, 1)])
+def test_a_classifier_of_another_shape_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=2).state_dict()
+    for key in ("head.weight", "head.bias"):
+        if state[key].shape != shape:
+            save_file(state | {key: torch.zeros(shape)}, tmp_path / "a.safetensors")
+            with pytest.raises(ValueError, match=f"is not one of test_vit: it has `{key}` of shape"):
+                create_student("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
+
+
+def test_a_classifier_of_two_numbers_of_classes_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=2).state_dict()
+    save_file(state | {"head.weight": torch.zeros(7, 64)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"is not one of test_vit: it has `head.weight` of shape \(7, 64\)"):
+        create_student("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
+
+
+def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=7).state_dict()
+    save_file(state, tmp_path / "seven.safetensors")
+    bare = {key: value for key, value in state.items() if not key.startswith("head.")}
+    save_file(bare, tmp_path / "bare.safetensors")
+    for name in ("seven", "bare"):
+        model, notes = create_student("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
+        assert model.state_dict()["head.weight"].shape == (2, 64)
+        assert len(notes) == 1
+        assert "starts anew" in notes[0]
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in bare.items())
+
+
 def test_a_trained_model_has_its_whole_classifier(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=2).state_dict()
-    state["head.weight"] = state["head.weight"][:, :-1].contiguous()
+    del state["head.bias"]
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="`checkpoint` must hold the whole classifier of test_vit"):
         create_trained("test_vit", tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_no_prediction(value: float) -> None:
+    model = timm.create_model("test_vit", num_classes=2).eval()
+    torch.nn.init.constant_(model.head.weight, value)
+    with pytest.raises(ValueError, match="`model` must give finite scores"):
+        predict(model, torch.rand(1, 3, 160, 160), named=False)
+
+
+def test_a_score_of_minus_infinity_is_a_class_that_is_left_out() -> None:
+    model = timm.create_model("test_vit", num_classes=3).eval()
+    torch.nn.init.constant_(model.head.bias[:1], -float("inf"))
+    found = answer(model, torch.rand(1, 3, 160, 160))
+    assert found is not None
+    assert found.scores[0] == 0
 
 
 def test_workers_have_a_limit_and_devices_a_name(tmp_path: Path) -> None:
@@ -75,3 +125,14 @@ def test_a_full_disk_ends_an_export_with_one_line(tmp_path: Path) -> None:
         with pytest.raises(WriteError, match=r"could not be written: .*No space left.* Free some space"):
             export_model(timm.create_model("test_vit", num_classes=2), tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_the_error_of_a_curve_is_its_last_line(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=2).state_dict()
+    state["blocks.0.attn.qkv.weight"] *= float("nan")
+    save_file(state, tmp_path / "a.safetensors")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    options = ["--model", "test_vit", "--checkpoint", tmp_path / "a.safetensors", "--out", tmp_path / "a.pdf"]
+    ended = run("curve", tmp_path / "a.png", *options)
+    assert ended.code == 2
+    assert ended.text.rstrip().splitlines()[-1].startswith("error: the attention of layer 0")

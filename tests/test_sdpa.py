@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.explain.attn_lrp import LRPRules
+from vit_interactions.explain.lrp_rules import LRPRules
 from vit_interactions.explain.rules import Rules
 from vit_interactions.explain.transformer_attribution import RelevanceRules
 

@@ -1,5 +1,6 @@
 """Training runs whose files are damaged or edited, or that would go on with something else."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import pytest
 import timm
 import torch
 
+from vit_interactions.training.checkpoint import save_checkpoint
 from vit_interactions.training.learner import Learner
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.train import train
@@ -251,3 +253,63 @@ def test_resuming_removes_what_a_kill_left_half_written(settings: TrainingSettin
     train(settings, out, resume=True)
     assert sorted(path.name for path in out.rglob(".*")) == []
     assert {path.name for path in (out / "last").iterdir()} == {"config.json", "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def done(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSettings, Path]:
+    """A run that came to its end, with evaluations."""
+    settings = tiny_settings(images, model="test_vit", epochs=2)
+    out = tmp_path_factory.mktemp("done") / "run"
+    train(settings, out)
+    return settings, out
+
+
+def damage(path: Path, how: str) -> None:
+    path.unlink()
+    if how == "flipped":
+        path.write_bytes(b"\0" * 8)
+    elif how == "a folder":
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped", "a folder"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_best_model_of_a_finished_run_is_named(
+    how: str, name: str, done: tuple[TrainingSettings, Path], tmp_path: Path
+) -> None:
+    settings, whole = done
+    out = shutil.copytree(whole, tmp_path / "run")
+    state = read(out / "checkpoint.pt")
+    # A best model that is not the last one: its files are known by their checksums only.
+    (out / "best" / name).write_bytes(b"another model")
+    state["best_files"][name] = hashlib.sha256(b"another model").hexdigest()
+    save_checkpoint(out / "checkpoint.pt", state)
+    assert train(settings, out, resume=True).step == state["step"]
+    assert (out / "best" / name).read_bytes() == b"another model"
+    damage(out / "best" / name, how)
+    with pytest.raises(DamagedFileError) as found:
+        train(settings, out, resume=True)
+    assert str(found.value) == f"{out / 'best' / name} is missing or damaged: its checksum differs. {ADVICE}"
+
+
+def test_a_damaged_best_model_that_is_the_last_one_is_written_again(
+    done: tuple[TrainingSettings, Path], tmp_path: Path
+) -> None:
+    settings, whole = done
+    out = shutil.copytree(whole, tmp_path / "run")
+    state = read(out / "checkpoint.pt")
+    last = {path.name: path.read_bytes() for path in (out / "last").iterdir()}
+    state["best_files"] = {name: hashlib.sha256(content).hexdigest() for name, content in last.items()}
+    save_checkpoint(out / "checkpoint.pt", state)
+    for folder in ("last", "best"):
+        shutil.rmtree(out / folder)
+    train(settings, out, resume=True)
+    for folder in ("last", "best"):
+        assert {path.name: path.read_bytes() for path in (out / folder).iterdir()} == last
+
+
+def test_a_checkpoint_knows_the_files_of_the_best_model(done: tuple[TrainingSettings, Path]) -> None:
+    _, out = done
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "best").iterdir()}
+    assert len(files) == 2
+    assert read(out / "checkpoint.pt")["best_files"] == files

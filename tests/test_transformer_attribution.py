@@ -286,16 +286,13 @@ class Spoiled(nn.Module):
     [
         (torch.exp, "computes `exp`"),
         (torch.sigmoid, "computes `sigmoid`"),
-        (lambda x: x - x.flip(1), "computes `sub`"),
+        (lambda x: x - 2 * x, "computes `sub`"),
         (lambda x: x * F.gelu(x), "multiplies two tensors"),
         (lambda x: x * torch.rand(x.shape[1:]), r"other factors for each token, of shape \(5, 12\)"),
-        (lambda x: x / x.mean(1, keepdim=True), "divides by a tensor"),
+        (lambda x: x / x.mean(2, keepdim=True), "divides by a tensor"),
         (lambda x: x / torch.rand(12), "divides by a tensor"),
-        (lambda x: x + x.mean(1, keepdim=True), r"adds 1 times a tensor of shape \(2, 1, 12\)"),
         (lambda x: torch.add(x, x, alpha=2), "adds 2 times"),
-        (lambda x: x @ x.mT @ x, "computes `matmul`"),
         (lambda x: F.linear(x, x[0, :1].expand(12, 12)), "computes weights"),
-        (lambda x: x + x.sum(), "averages or sums over the batch"),
         (lambda x: x + x.mean(-3), "averages or sums over the batch"),
         (lambda x: F.conv1d(x.mT, torch.ones(12, 12, 1)).mT, "computes `conv1d`"),
         (
@@ -327,6 +324,7 @@ class Doubled(torch.autograd.Function):
         return 2 * gradient
 
 
+@pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")
 def test_operations_that_cannot_be_seen_are_refused() -> None:
     model = small_vit()
     model.norm = Spoiled(Doubled.apply)

@@ -15,7 +15,8 @@ from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
 from vit_interactions.explanation import ZERO_NOTE, Settings, explain_photograph
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.methods import all_methods
 
 from .families import tiny
@@ -152,7 +153,7 @@ def test_the_figure_says_that_its_map_is_zero(tmp_path: Path) -> None:
     with torch.no_grad():
         model.head.weight.zero_()
     Image.effect_noise((90, 90), 80).save(tmp_path / "noise.png")
-    photograph = prepare(load_photograph(tmp_path / "noise.png"), model)
+    photograph = prepare(read_image(tmp_path / "noise.png"), model)
     settings = Settings("test_vit", None, ("generic_attention", "indiscriminative_patches"))
     figures = explain_photograph(model, photograph, settings).figures
     title = {name: " ".join(figures[name].get_suptitle().split()) for name in settings.methods}

@@ -4,9 +4,13 @@ from importlib.metadata import version as _version
 
 from vit_interactions.attention import AttentionCall as AttentionCall
 from vit_interactions.attention import AttentionRecord as AttentionRecord
+from vit_interactions.attention import Probe as Probe
 from vit_interactions.attention import TokenLayout as TokenLayout
+from vit_interactions.attention import UnprobedModelWarning as UnprobedModelWarning
 from vit_interactions.attention import UnsupportedModelError as UnsupportedModelError
+from vit_interactions.attention import probe as probe
 from vit_interactions.attention import record_attention as record_attention
+from vit_interactions.attention import state_layout as state_layout
 from vit_interactions.attention import token_layout as token_layout
 from vit_interactions.compare import compare as compare
 from vit_interactions.explain import EXPLAINERS as EXPLAINERS

@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Sized
+from collections.abc import Generator, Sized
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.boundary import run_command
 from vit_interactions.bundled import DEFAULT_MODEL, bundled_photographs
 from vit_interactions.compare.commands import compare_command
@@ -26,8 +27,9 @@ from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.files import sha256, write_whole
 from vit_interactions.functional.checks import check_device, check_fraction
 from vit_interactions.images.reading import read_image
+from vit_interactions.inspection import inspect_command
 from vit_interactions.loading import DIFFERENTIAL_ATTENTION, FAMILIES, load_model, nearest, weights_file
-from vit_interactions.methods import all_methods, check_class, default_methods, find_method
+from vit_interactions.methods import all_methods, attention_refusal, check_class, default_methods, find_method
 from vit_interactions.options import (
     Alpha,
     Beta,
@@ -56,6 +58,7 @@ app = typer.Typer(
 add_commands(app)
 app.command("compare")(compare_command)
 app.command("windows")(windows_command)
+app.command("inspect")(inspect_command)
 
 
 @app.callback()
@@ -119,13 +122,15 @@ def explain(
     check_folder_option(out)
     photographs = chosen_images(photos)
     chosen_class = parse_target(target)
-    vit = load_model(model, checkpoint, check_device("--device", device))
+    vit = load_model(model, checkpoint, check_device("--device", device), needs_attention=False)
     if isinstance(chosen_class, int):
         check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = tuple(method or default_methods(vit))
+    if not method and (reason := attention_refusal(vit)):
+        errors.print(f"note: {reason}", markup=False, soft_wrap=True)
     for chosen in patches:
-        patch_index(chosen, token_layout(vit, (height, width)))
+        patch_index(chosen, image_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
         model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
@@ -223,16 +228,17 @@ def curve(
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Generator[Tensor, None, None]:
         for path in track(photographs, "reading attention", console=errors):
             try:
                 yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)
             except (OSError, ValueError, MemoryError) as error:
                 failed[path] = str(error) or type(error).__name__
 
-    with locked_file(out):
+    # Closed before an error is shown, which would otherwise stand above the bar's last line.
+    with locked_file(out), closing(batches()) as inputs:
         try:
-            result = interaction_curve(vit, batches(), sorted(alpha or CURVE_ALPHAS), beta)
+            result = interaction_curve(vit, inputs, sorted(alpha or CURVE_ALPHAS), beta)
         except ValueError:
             if len(failed) == len(photographs):
                 end_with_failures({str(path): reason for path, reason in failed.items()})

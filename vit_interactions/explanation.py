@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import Readout, TokenLayout, token_layout
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer, ZeroMapWarning
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
@@ -142,7 +143,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
             in `facts["failed"]`.
     """
     inputs = photograph.input.unsqueeze(0).to(next(model.parameters()).device)
-    layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     for patch in settings.patches:
         patch_index(patch, layout)
     named = settings.checkpoint is None

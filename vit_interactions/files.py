@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -153,6 +153,18 @@ def sha256(path: Path, argument: str = "path") -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """Return the SHA-256 of files in a folder by their names, None for those that are missing or cannot be read."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        path = folder / name
+        try:
+            found[name] = sha256(path) if path.is_file() else None
+        except OSError:
+            found[name] = None
+    return found
 
 
 def sync_folder(folder: Path) -> None:

@@ -47,15 +47,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -> nn.Module:
+def load_model(
+    name: str, checkpoint: Path | None = None, device: str = "cpu", *, needs_attention: bool = True
+) -> nn.Module:
     """Create a model for explaining: in evaluation mode, on a device, with trained weights.
 
     Args:
         name: a model of timm, or of a package imported before that registers with timm; "hf:" and a folder or a
-            name on the Hugging Face hub; or "torchvision:" and a name.
+            name on the Hugging Face hub; "torchvision:" and a name; or "open_clip:", a name, "/" and a tag.
         checkpoint: a safetensors file, or a pickle that holds weights only; None loads the weights that timm
             knows for the name. The number of classes is read from the checkpoint.
         device: where the model goes.
+        needs_attention: whether only models with attention among patches are of use.
 
     Raises:
         UnsupportedModelError: a model whose attention cannot be explained, before its weights are downloaded.
@@ -69,9 +72,12 @@ def load_model(name: str, checkpoint: Path | None = None, device: str = "cpu") -
         check_model_name(name)
     weights = None if checkpoint is None else read_checkpoint(checkpoint)
     if source in MODELS:
-        model = importlib.import_module(MODELS[source]).load(inner_name, weights)
+        adapter = importlib.import_module(MODELS[source])
+        model = adapter.load(inner_name, weights)
+        # Models of images and texts hold more than the tower that sees the image.
+        weights = adapter.own_weights(weights) if weights and hasattr(adapter, "own_weights") else weights
     elif weights is None:
-        if not is_known_family(name):
+        if needs_attention and not is_known_family(name):
             _refuse_before_download(name)
         model = pretrained_model(name)
     else:

@@ -3,9 +3,12 @@
 import importlib
 from typing import Any
 
+from timm.data import resolve_model_data_config
 from torch import nn
 
 from vit_interactions.adapters import METHODS
+from vit_interactions.attention.errors import ImagesNotTakenError, UnsupportedModelError
+from vit_interactions.attention.probe import probe
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
 from vit_interactions.loading import nearest
 from vit_interactions.predictions import has_classes
@@ -49,16 +52,38 @@ def default_methods(model: nn.Module) -> list[str]:
     """List the methods that make sense without being asked for: of few passes, for what the model has.
 
     Left out are those of a class for a model without classes, those of many passes, attention flow (one maximum-flow
-    problem a token), and the control.
+    problem a token), and the control. For a model without attention among patches, they are all that need none, other
+    libraries' included.
+
+    Example:
+        >>> import timm
+        >>> default_methods(timm.create_model("test_resnet"))[:3]
+        ['attn_lrp', 'saliency', 'input_x_gradient']
     """
     classes = has_classes(model)
+    attention = attention_refusal(model) is None
     return [
         name
-        for name, explainer in EXPLAINERS.items()
+        for name, explainer in (EXPLAINERS if attention else all_methods()).items()
         if (classes or not explainer.class_specific)
+        and (attention or not explainer.needs_attention)
         and explainer.forwards + explainer.backwards <= FEW_PASSES
         and explainer not in (AttentionFlow, RandomMap)
     ]
+
+
+def attention_refusal(model: nn.Module) -> str | None:
+    """Say why methods that read attention do not apply to a model; None where they do, or where it will not say yet."""
+    _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
+    # timm's configuration keeps the size of the pretrained weights where `img_size` says otherwise.
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    try:
+        probe(model, built_for or (height, width))
+    except UnsupportedModelError as error:
+        return str(error)
+    except ImagesNotTakenError:  # said when the images are known
+        return None
+    return None
 
 
 def class_count(model: nn.Module) -> int | None:

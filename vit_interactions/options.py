@@ -34,7 +34,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16. The default "
+        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16; "
+        "open_clip:ViT-B-32/TAG. The default "
         "is small, knows Imagenette's ten classes, and comes with the package.",
     ),
 ]

@@ -21,8 +21,8 @@ from vit_interactions.explain import Explainer
 from vit_interactions.explanation import OPEN_WINDOWS, Explanation, Settings, explain_photograph
 from vit_interactions.figures import prepare
 from vit_interactions.figures.photograph import preprocessing
-from vit_interactions.files import sha256, write_json
-from vit_interactions.gallery.folder import MANIFEST, MAPS, checksums, is_of, is_ours, is_whole, read_manifest
+from vit_interactions.files import checksums, sha256, write_json
+from vit_interactions.gallery.folder import MANIFEST, MAPS, is_of, is_ours, is_whole, read_manifest
 from vit_interactions.gallery.replace import repair, replacing
 from vit_interactions.images.reading import image_extensions, read_image
 from vit_interactions.methods import find_method

@@ -119,7 +119,7 @@ def answer(model: nn.Module, inputs: Tensor, output: Output | None = None) -> An
         output: what the model's output is; None: see `find_output`.
 
     Raises:
-        ValueError: an output that `output` does not fit.
+        ValueError: an output that `output` does not fit, or scores that are not finite.
     """
     if not has_classes(model):
         return None
@@ -130,6 +130,8 @@ def answer(model: nn.Module, inputs: Tensor, output: Output | None = None) -> An
         return None
     kind = output or find_output(model, inputs, outputs)
     scores = class_scores(outputs, kind or "value")
+    if not scores.isfinite().all():
+        raise ValueError("`model` must give finite scores, got NaN or infinite ones. Check its weights.")
     return Answer(outputs[0], scores[0], kind)
 
 

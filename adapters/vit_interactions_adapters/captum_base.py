@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from vit_interactions import Explainer, TokenLayout, token_layout
+from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.observe import as_arguments, check_inputs
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.probe import as_arguments, check_images
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
@@ -32,6 +33,7 @@ class CaptumMethod(Explainer):
     """
 
     class_specific = True
+    needs_attention = False
     backwards = 1
     library = "captum"
     per_patch: ClassVar[str] = "sum"
@@ -60,7 +62,7 @@ class CaptumMethod(Explainer):
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        layout = token_layout(self.model, (inputs.shape[-2], inputs.shape[-1]))
+        layout = image_layout(self.model, inputs, additional_forward_args)
         pixels = self._pixels(inputs, target, additional_forward_args)
         sums = _over_patches(pixels, layout)
         if self.per_patch == "mean":
@@ -70,7 +72,7 @@ class CaptumMethod(Explainer):
     def _pixels(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, attribute: Attribute | None = None
     ) -> Tensor:
-        check_inputs(self.model, inputs)
+        check_images(self.model, inputs)
         require_target(type(self).__name__, target)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():

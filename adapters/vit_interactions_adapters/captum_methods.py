@@ -10,10 +10,11 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
-from vit_interactions import Explainer, TokenLayout, token_layout
+from vit_interactions import Explainer, TokenLayout
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions_adapters.captum_base import CaptumMethod, Forward
 from vit_interactions_adapters.seeds import seeded
-from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention
+from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
 
 Baselines = Tensor | float | None
 
@@ -64,7 +65,7 @@ class CaptumIntegratedGradients(CaptumMethod):
         """Take the model and captum's options.
 
         Args:
-            model: any ViT.
+            model: any model.
             baselines: where the way begins; a number or a tensor (1 or batch, channels, height, width), None: 0.
             n_steps: points on the way, each a forward and a backward pass.
             method: captum's name of the quadrature.
@@ -106,7 +107,7 @@ class CaptumGradientShap(CaptumMethod):
         """Take the model and captum's options.
 
         Args:
-            model: any ViT.
+            model: any model.
             baselines: what baselines are drawn from, a tensor (number, channels, height, width); a number or
                 None (0): one baseline.
             n_samples: points an image, in one pass.
@@ -150,7 +151,7 @@ class CaptumOcclusion(CaptumMethod):
         """Take the model and captum's options.
 
         Args:
-            model: any ViT.
+            model: any model.
             baselines: what replaces the pixels; a number or a tensor (1 or batch, channels, height, width),
                 None: 0.
             window: side of the window in patches; it moves by one patch, and a patch's value is the mean over
@@ -197,7 +198,7 @@ class CaptumFeatureAblation(CaptumMethod):
         """Take the model and captum's options.
 
         Args:
-            model: any ViT.
+            model: any model.
             baselines: what replaces the pixels; a number or a tensor (1 or batch, channels, height, width),
                 None: 0.
             feature_mask: (1, 1 or channels, height, width), an integer for each region; None: the patches. A
@@ -235,9 +236,10 @@ class CaptumLayerGradCam(CaptumMethod):
         """Take the model and the layer.
 
         Args:
-            model: any ViT.
+            model: any model.
             layer: name of the module whose output is meant; None: the tokens that enter the last attention, in
-                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling.
+                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling. Of a model
+                without attention among patches: the last features that lie over the image.
         """
         super().__init__(model)
         self.layer = layer
@@ -248,7 +250,7 @@ class CaptumLayerGradCam(CaptumMethod):
     def _over_patches(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
-        layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
+        layout, attention = layout_and_place(self.model, inputs, additional_forward_args, self.layer)
         with grid_at(self.model, layout, self.layer, attention) as grid:
 
             def attribute(forward: Forward, images: Tensor, arguments: tuple[Any, ...]) -> Any:
@@ -274,13 +276,13 @@ def _of_example(arguments: tuple[Any, ...], index: int) -> tuple[Any, ...]:
 
 
 def _patch_size(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
-    layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     return layout.extent[0] // layout.rows, layout.extent[1] // layout.cols
 
 
 def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
     """Number the patch of each pixel, (1, 1, height, width); pixels that no patch covers are one more region."""
-    layout = token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     row, col = (
         torch.arange(size, device=inputs.device) // side
         for size, side in zip(inputs.shape[-2:], _patch_size(model, inputs), strict=True)

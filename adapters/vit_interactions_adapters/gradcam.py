@@ -10,8 +10,9 @@ import ttach
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import Tensor
 
-from vit_interactions import Explainer, token_layout
+from vit_interactions import Explainer
 from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.explain.base import to_pixels
 
 Targets = Sequence[Callable[[Tensor], Tensor]] | None
@@ -85,7 +86,7 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
         inputs = input_tensor.to(self.device)
         size = (inputs.shape[-2], inputs.shape[-1])
         values = self.explainer.patch_map(inputs, self._target(targets, len(inputs)), **self.options)
-        extent = token_layout(self.explainer.model, size).extent
+        extent = image_layout(self.explainer.model, size).extent
         pixels = to_pixels(values.detach().double(), extent, size).cpu().numpy()
         sign = 1.0 if self.explainer.more_is_relevant else -1.0
         result = np.zeros(pixels.shape, dtype=np.float32)

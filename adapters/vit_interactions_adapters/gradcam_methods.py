@@ -1,4 +1,4 @@
-"""pytorch-grad-cam's CAMs as explainers on any ViT, without a `reshape_transform` and without choosing a layer.
+"""pytorch-grad-cam's CAMs as explainers on any model, without a `reshape_transform` and without choosing a layer.
 
 The mathematics is pytorch_grad_cam's own, `get_cam_image` of its classes, and its ReLU after it. Its runner is not
 used: that leaves a model in evaluation mode, deletes the user's gradients and needs parameters that require some.
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
-from vit_interactions.attention.observe import as_arguments
+from vit_interactions.attention.probe import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions_adapters.seeds import seeded
-from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_last_attention
+from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
 
 
 class GradcamMethod(Explainer):
@@ -28,6 +28,7 @@ class GradcamMethod(Explainer):
     """
 
     class_specific = True
+    needs_attention = False
     forwards = 2  # the first finds the last attention and checks the model
     backwards = 1
     quantity = "class activation"
@@ -38,9 +39,10 @@ class GradcamMethod(Explainer):
         """Take the model and the options of the method.
 
         Args:
-            model: any ViT.
+            model: any model.
             layer: name of the module whose output is meant; None: the tokens that enter the last attention, in
-                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling.
+                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling. Of a model
+                without attention among patches: the last features that lie over the image.
             eigen_smooth: whether the first principal component of the weighted channels is taken instead of
                 their sum, as by pytorch_grad_cam. Methods that take a component anyway do not heed it.
         """
@@ -55,7 +57,7 @@ class GradcamMethod(Explainer):
     def _over_patches(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
-        layout, attention = layout_and_last_attention(self.model, inputs, additional_forward_args)
+        layout, attention = layout_and_place(self.model, inputs, additional_forward_args, self.layer)
         features: list[Tensor] = []
         gradient = None
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.

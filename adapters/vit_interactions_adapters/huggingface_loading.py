@@ -28,7 +28,7 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
 
     Raises:
         ImportError: transformers is not installed.
-        UnsupportedModelError: a model whose patches are not known here.
+        UnsupportedModelError: a model without patches.
         ValueError: weights beside the folder's, weights that miss a part of the model, or preprocessing that crops
             in a way of its own.
         OSError: no such model, or none with safetensors.
@@ -39,7 +39,6 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
         import transformers
     except ImportError as error:
         raise ImportError(f"models of transformers need the package transformers >= 5: {INSTALL}") from error
-    from vit_interactions_adapters.huggingface import PREFIX
 
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     classifies = any(
@@ -48,10 +47,9 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     )
     kind = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
     tower = getattr(config, "vision_config", config)
-    if tower.model_type not in PREFIX:
+    if not hasattr(tower, "patch_size"):
         raise UnsupportedModelError(
-            f"hf:{name} is a model of the type {tower.model_type!r}, whose patches are not known here. Give one of "
-            f"{', '.join(PREFIX)}."
+            f"hf:{name} must be a Vision Transformer, got a model of the type {tower.model_type!r} without patches."
         )
     with _quiet(transformers.utils.logging):
         model, report = kind.from_pretrained(

@@ -1,4 +1,4 @@
-"""The patch tokens of any layer as the grid of channels that CAM methods expect, and a layer that is alive.
+"""The features of any layer as the grid of channels that CAM methods expect, and a layer that is alive.
 
 A CAM needs features (batch, channels, rows, cols) and the gradient of a score there. Behind the last attention of a
 ViT that answers from its class token no patch token can change the answer any more: gradients there are exactly 0.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions import TokenLayout, UnsupportedModelError
+from vit_interactions.attention.feature_grid import FeatureGrid, cells, feature_grid
 from vit_interactions.attention.observe import observe
 
 
@@ -36,27 +37,55 @@ def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
                 f"tokens must have shape (batch, {layout.tokens} tokens or {layout.patches} patches, channels) for "
                 f"{layout.rows} x {layout.cols} patches, but got {tuple(tokens.shape)}."
             )
-        patches = tokens[:, -layout.patches :].transpose(1, 2)
+        whole = (
+            tokens if layout.order is None or tokens.shape[1] == layout.patches else tokens[:, list(layout.order)]
+        )
+        patches = whole[:, -layout.patches :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], layout.rows, layout.cols)
 
     return as_grid
 
 
-def layout_and_last_attention(
-    model: nn.Module, inputs: Tensor, additional_forward_args: Any
-) -> tuple[TokenLayout, str]:
-    """Run the model once and return its token layout and the name of its last self-attention.
+def layout_and_place(
+    model: nn.Module, inputs: Tensor, additional_forward_args: Any, layer: str | None
+) -> tuple[TokenLayout, str | FeatureGrid]:
+    """Find the place of a CAM: the last self-attention of a Vision Transformer, or else features over the image.
+
+    Returns:
+        Where the patches or features are, and the name of the attention or the features.
 
     Raises:
-        UnsupportedModelError: a model whose attention is not from every patch to every patch.
+        UnsupportedModelError: neither.
     """
     names: list[str] = []
-    _, layout, _ = observe(model, inputs, additional_forward_args, lambda call, _: names.append(call.name))
+    try:
+        _, layout, _ = observe(model, inputs, additional_forward_args, lambda call, _: names.append(call.name))
+    except UnsupportedModelError:
+        found = feature_grid(model, inputs, additional_forward_args, layer)
+        return cells((inputs.shape[-2], inputs.shape[-1]), found.rows, found.cols), found
     return layout, names[-1]
 
 
 @contextlib.contextmanager
-def grid_at(model: nn.Module, layout: TokenLayout, layer: str | None, attention: str) -> Iterator[nn.Identity]:
+def features_at(model: nn.Module, features: FeatureGrid) -> Iterator[nn.Identity]:
+    """Lead the features of a layer through a module whose output is (batch, channels, rows, cols); see `grid_at`."""
+    grid = nn.Identity()
+
+    def on_exit(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        # A copy, as the model may go on in place.
+        return features.write(grid(features.read(output).clone()).clone(), output)
+
+    handle = model.get_submodule(features.name).register_forward_hook(on_exit)
+    try:
+        yield grid
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def grid_at(
+    model: nn.Module, layout: TokenLayout, layer: str | None, attention: str | FeatureGrid
+) -> Iterator[nn.Identity]:
     """Lead the patch tokens of one layer through a module whose output is (batch, channels, rows, cols).
 
     The model computes what it computes without; hooks are gone after the block.
@@ -66,7 +95,7 @@ def grid_at(model: nn.Module, layout: TokenLayout, layer: str | None, attention:
         layout: of the images that the model will be given.
         layer: name of the module whose output is meant; None: the tokens that enter the last attention, in timm
             the output of the last block's first norm.
-        attention: name of the last attention.
+        attention: name of the last attention, or the features of a model without.
 
     Yields:
         The module to hook.
@@ -74,6 +103,10 @@ def grid_at(model: nn.Module, layout: TokenLayout, layer: str | None, attention:
     Raises:
         ValueError: no such layer, or one whose output is not the tokens.
     """
+    if isinstance(attention, FeatureGrid):
+        with features_at(model, attention) as grid:
+            yield grid
+        return
     grid = nn.Identity()
     name = attention if layer is None else layer
     try:
@@ -120,7 +153,7 @@ def _is_tokens(value: Any, layout: TokenLayout) -> bool:
     return isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] in (layout.tokens, layout.patches)
 
 
-def check_alive(values: Tensor, layer: str | None, attention: str) -> None:
+def check_alive(values: Tensor, layer: str | None, attention: str | FeatureGrid) -> None:
     """Raise unless every image has a value other than 0: the gradient at the patches, or the map that follows.
 
     Raises:
@@ -128,6 +161,11 @@ def check_alive(values: Tensor, layer: str | None, attention: str) -> None:
     """
     dead = values.flatten(1).eq(0).all(1)
     if dead.any():
+        if isinstance(attention, FeatureGrid):
+            raise ValueError(
+                f"the score's gradient at the output of `{attention.name}` is exactly 0 everywhere of image "
+                f"{int(dead.long().argmax())}. Name another `layer`."
+            )
         place = f"the output of `{layer}`" if layer else f"the tokens that enter `{attention}`"
         raise ValueError(
             f"the score's gradient at {place} is exactly 0 at every patch of image {int(dead.long().argmax())}: the "

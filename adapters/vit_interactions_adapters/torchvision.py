@@ -1,4 +1,4 @@
-"""torchvision's Vision Transformers: where their patches are, and loading them by name."""
+"""Load torchvision's Vision Transformers by name."""
 
 import math
 from typing import Any
@@ -6,41 +6,8 @@ from typing import Any
 import torchvision.models
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
-from vit_interactions.attention import TokenLayout, UnsupportedModelError
 from vit_interactions.loading import strip_prefix
-
-
-def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
-    """Read the layout of torchvision's `VisionTransformer`: class token, patches, an image of one size.
-
-    Args:
-        model: the ViT, or a module with it inside.
-        image_size: (height, width) of the input in pixels.
-
-    Raises:
-        UnsupportedModelError: no ViT of torchvision, or several.
-        ValueError: an image of another size than the model was built for.
-
-    Example:
-        >>> token_layout(VisionTransformer(64, 16, 1, 2, 32, 64), (64, 64)).grid
-        (4, 4)
-    """
-    found = [module for module in model.modules() if isinstance(module, VisionTransformer)]
-    if len(found) != 1:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} contains {len(found)} torchvision.models.VisionTransformer, where one was "
-            "expected. Give a `vit_*` of torchvision, or another Vision Transformer."
-        )
-    side, patch = found[0].image_size, found[0].patch_size
-    if image_size != (side, side):
-        raise ValueError(
-            f"VisionTransformer takes images of {side} x {side} pixels, but got {image_size[0]} x "
-            f"{image_size[1]}. Resize the image, or build the model with another `image_size` "
-            "(torchvision.models.vision_transformer.interpolate_embeddings adapts the weights)."
-        )
-    return TokenLayout(prefix=1, rows=side // patch, cols=side // patch, readout="token", extent=image_size)
 
 
 def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:

@@ -1,6 +1,6 @@
 """Kill each command that resumes at eight moments, resume it, and compare with a run that was left alone.
 
-    python -m tests.benchmarks.crashes [--moments 8]
+    python -m tests.benchmarks.crashes [--moments 8] [--command NAME ...]
 
 A moment is a call that makes something durable: `os.fsync`, `os.replace`, `os.rename` or `os.unlink`. They are spread
 evenly over all calls of a whole run. Prints a row per command: moments, runs that resumed to the same results. The exit
@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from tests import fuzz_trials as trials
-from tests.fuzzed import Sandbox, run
+from tests.fuzzed import Ended, Sandbox, run
 
 CALLS = ("fsync", "replace", "rename", "unlink")
 
 
-def counted_calls(run_command: Callable[[], object], kill_at: int | None = None) -> int:
+def counted_calls(run_command: Callable[[], Ended], kill_at: int | None = None) -> int:
     """Count the durable calls of a run in a child process, and kill it before one of them.
 
     Returns:
@@ -46,14 +46,17 @@ def counted_calls(run_command: Callable[[], object], kill_at: int | None = None)
 
         for name in CALLS:
             setattr(os, name, counting(getattr(os, name)))
-        run_command()
+        code = run_command().code
         os.write(writer, str(count).encode())
-        os._exit(0)
+        os._exit(0 if code == 0 else 1)
     os.close(writer)
     _, status = os.waitpid(child, 0)
     with os.fdopen(reader) as file:
         counted = file.read()
-    return -1 if os.WIFSIGNALED(status) else int(counted)
+    if os.WIFSIGNALED(status):
+        return -1
+    assert os.waitstatus_to_exitcode(status) == 0, "a run that was left alone failed"
+    return int(counted)
 
 
 def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
@@ -70,29 +73,52 @@ def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
         return ["--resume", *trials.on_data(sandbox, command, sandbox.data, out, *more)]
 
     whole = sandbox.root / f"{command}-alone"
-    calls = counted_calls(lambda: run(command, *arguments(whole)))
+
+    def run_into(out: Path) -> Ended:
+        return run(command, *arguments(out))
+
+    calls = counted_calls(lambda: run_into(whole))
     wanted = trials.results(command, whole)
     same = []
     for number in range(moments):
         out = sandbox.root / f"{command}-killed-{number}"
         moment = number * calls // moments
-        assert counted_calls(lambda out=out: run(command, *arguments(out)), moment) == -1  # type: ignore[misc]
-        ended = run(command, *arguments(out))
-        left = [path for path in out.rglob(".*") if path.name.endswith((".partial", ".replaced", ".lock"))]
-        same.append(ended.code == 0 and not left and trials.results(command, out) == wanted)
+        assert counted_calls(lambda out=out: run_into(out), moment) == -1  # type: ignore[misc]
+        ended = run_into(out)
+        wrong = differences(command, out, ended, wanted)
+        if wrong:
+            print(f"{command}, killed at call {moment} of {calls}: {wrong}", file=sys.stderr, flush=True)
+        same.append(not wrong)
     return same
+
+
+def differences(command: str, out: Path, ended: Ended, wanted: dict[str, object]) -> str:
+    """Say what differs from a run that was left alone; empty if nothing does."""
+    if ended.code is None:
+        return f"not done after {ended.seconds:.0f} s"
+    if ended.code != 0:
+        return f"exit code {ended.code}: {ended.text}"
+    if left := [path.name for path in out.rglob(".*") if path.name.endswith((".partial", ".replaced", ".lock"))]:
+        return f"left behind {left}"
+    found = trials.results(command, out)
+    return "\n".join(
+        f"{name}: {found.get(name)!r:.2000}, wanted {wanted.get(name)!r:.2000}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    )
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=8)
+    parser.add_argument("--command", nargs="*", default=["explain", "compare", "windows", "train"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as root:
         sandbox = Sandbox(Path(root).resolve())
-        for command in ("explain", "compare", "windows", "train"):
+        for command in given.command:
             found[command] = crashes(sandbox, command, given.moments)
     print("| command | killed | resumed to identical results |\n| --- | --- | --- |")
     for command, same in found.items():

@@ -19,7 +19,8 @@ from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
 from vit_interactions.compare.boxes import boxes_of_class, inside_boxes, read_boxes
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 
 KINDS = {**vi.EXPLAINERS, **METHODS}
@@ -41,7 +42,7 @@ def main() -> None:
     results: dict[str, list[tuple[bool, float, float]]] = {method: [] for method in options.methods}
     sizes = []
     for name in names:
-        photograph = prepare(load_photograph(options.folder / "images" / name), model)
+        photograph = prepare(read_image(options.folder / "images" / name), model)
         inputs, target = photograph.input.unsqueeze(0), boxes[name][0].index
         layout = vi.token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
         inside = inside_boxes(photograph, layout, boxes_of_class(boxes[name], target)).flatten()

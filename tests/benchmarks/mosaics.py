@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from vit_interactions.bundled import DEFAULT_MODEL
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 from vit_interactions.predictions import predict
 
@@ -38,7 +39,7 @@ def main() -> None:
 
     def next_of(kind: int) -> Image.Image:
         while True:
-            image = load_photograph(waiting[kind].pop())
+            image = read_image(waiting[kind].pop())
             with torch.no_grad():
                 found = predict(model, prepare(image, model).input[None], named=False)
                 if found is not None and found.index == kind:

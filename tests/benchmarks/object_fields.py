@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import vit_interactions as vi
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 
 ALPHAS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.10)
@@ -34,7 +35,7 @@ def main() -> None:
     with (options.folder / "boxes.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        photograph = prepare(load_photograph(options.folder / "images" / row["file"]), model)
+        photograph = prepare(read_image(options.folder / "images" / row["file"]), model)
         inputs = photograph.input.unsqueeze(0)
         layout = vi.token_layout(model, tuple(inputs.shape[-2:]))
         left, top, right, bottom = (float(row[side]) for side in ("left", "top", "right", "bottom"))

@@ -1,6 +1,6 @@
 """How much of a map is rounding: every method in float32 against float64, and the model itself nudged by rounding.
 
-    python tests/benchmarks/precision.py MODEL CHECKPOINT FOLDER [IMAGES]
+    python tests/benchmarks/precision.py MODEL CHECKPOINT FOLDER [IMAGES] [--method NAME ...]
 
 Prints per method, over the first images of a folder, the largest difference between the map of the float32 model and
 that of the float64 model, as a share of the latter's largest value, the lowest rank correlation of the two, and the
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from vit_interactions.figures import load_photograph, prepare
+from vit_interactions.figures import prepare
+from vit_interactions.images import read_image
 from vit_interactions.loading import load_model
 
 
@@ -28,17 +29,18 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("folder", type=Path)
     parser.add_argument("images", type=int, nargs="?", default=10)
+    # Attention flow takes minutes per image.
+    every = [name for name in vi.EXPLAINERS if name != "attention_flow"]
+    parser.add_argument("--method", nargs="*", default=every)
     options = parser.parse_args()
     model = load_model(options.model, Path(options.checkpoint)).eval()
     models = [model, copy.deepcopy(model).double(), nudged(copy.deepcopy(model).double())]
     paths = sorted(options.folder.glob("*.jpg"))[: options.images]
-    images = [prepare(load_photograph(path), model).input[None] for path in paths]
+    images = [prepare(read_image(path), model).input[None] for path in paths]
     warnings.simplefilter("ignore", UserWarning)
     print("| method | largest difference | lowest rank correlation | lowest with nudged weights |")
     print("| --- | --- | --- | --- |")
-    for name in vi.EXPLAINERS:
-        if name == "attention_flow":  # minutes per image
-            continue
+    for name in options.method:
         rows = torch.tensor(list(compare(name, models, images)))
         difference, agreement, nudge = rows[:, 0].max(), rows[:, 1].min(), rows[:, 2].min()
         print(f"| `{name}` | {difference:.1e} | {agreement:.4f} | {nudge:.4f} |", flush=True)
@@ -72,7 +74,8 @@ def compare(name: str, models: list[nn.Module], images: list[Tensor]) -> Iterato
             .double()
             for model in models
         )
-        difference = (single - double).abs().max() / double.abs().max()
+        largest = double.abs().max()  # 0 where a map is zero everywhere
+        difference = (single - double).abs().max() / (largest if largest > 0 else 1)
         ranks = [rank_agreement(maps, double).item() for maps in (single, other)]
         yield difference.item(), ranks[0], ranks[1]
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.draws import PrivateGenerators, draws
@@ -61,7 +62,11 @@ class Unnoticed:
         if self._foreign:
             self._check(sys._getframe(1))
         if not draws(func, args, kwargs):
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if func is F.batch_norm and result.requires_grad:
+                # The CPU's backward pass misreads the gradient of one image that is laid out in another order.
+                result.register_hook(Tensor.contiguous)
+            return result
         if self._generators is None:
             self._generators = PrivateGenerators({parameter.device for parameter in self._model.parameters()})
         return self._generators.run(lambda: func(*args, **kwargs))

@@ -1,40 +1,12 @@
 """Tell a gradient that is zero from one that a model cuts: detached, under `torch.no_grad`, or quantized."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-
-
-def gradients_at(
-    model: nn.Module, score: Tensor, outputs: Sequence[Tensor], missing: Callable[[int], None]
-) -> tuple[Tensor, ...]:
-    """Compute the gradients of a score at tensors of a model's graph, zeros where none arrives.
-
-    Args:
-        model: what computed the score, for the message.
-        score: scalar.
-        outputs: tensors that the model computed.
-        missing: called with the index of each output that gets no gradient; may refuse.
-
-    Raises:
-        UnsupportedModelError: a score without a gradient.
-    """
-    check_differentiable(model, score)
-    found: list[Tensor | None] = [None] * len(outputs)
-    inside = [index for index, output in enumerate(outputs) if output.requires_grad]
-    if inside:
-        gradients = torch.autograd.grad(score, [outputs[index] for index in inside], allow_unused=True)
-        for index, gradient in zip(inside, gradients, strict=True):
-            found[index] = gradient
-    for index in range(len(outputs)):
-        if found[index] is None:
-            missing(index)
-    pairs = zip(found, outputs, strict=True)
-    return tuple(torch.zeros_like(output) if gradient is None else gradient for gradient, output in pairs)
+from vit_interactions.attention.graph import name_of
 
 
 def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None = None) -> None:
@@ -44,6 +16,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         UnsupportedModelError: none; the message names the reason.
 
     Example:
+        >>> import torch
         >>> x = torch.ones(2, requires_grad=True)
         >>> check_differentiable(nn.Identity(), (2 * x).sum(), x)
     """
@@ -51,7 +24,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         refuse_cut(model, "the score has no gradient")
     nodes = list(graph_nodes(score.grad_fn))
     # What torch puts in the place of a derivative that an operation does not have.
-    if any(node.name().endswith("WarnNotImplemented") for node in nodes):
+    if any(name_of(node).endswith("WarnNotImplemented") for node in nodes):
         refuse_cut(model, "an operation between the image and the score has no derivative")
     if source is not None and not any(_is_origin(node, source) for node in nodes):
         refuse_cut(model, "the score's gradient does not arrive at the image or the layer that was asked for")

@@ -6,3 +6,20 @@ class UnsupportedModelError(ValueError):
 
     The message names the layer, the reason and what to do.
     """
+
+
+class UnobservableModelError(UnsupportedModelError):
+    """The model's output does not depend on the image by any gradient, so what the model does cannot be observed."""
+
+
+class UnprobedModelWarning(UserWarning):
+    """A model could not be observed, so where its patches are is what it declares.
+
+    Example:
+        >>> issubclass(UnprobedModelWarning, UserWarning)
+        True
+    """
+
+
+class ImagesNotTakenError(ValueError):
+    """The model failed for a random image of the size, type and device of the given ones."""

@@ -1,24 +1,22 @@
-"""Where the patches are in a model's token sequence, and what the model reads its answer from.
+"""Where the patches are in a model's token sequence, and what the model reads its answer from."""
 
-timm's models say all of it themselves: `num_prefix_tokens`, `patch_embed`, `global_pool`. A model of your own
-that has the same three attributes is read likewise. The models of other packages are read by the adapters.
-"""
-
-import importlib
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.adapters import LAYOUTS
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.functional.checks import check_pair
 
-Readout = Literal["token", "distilled", "avg", "map", "token_avg"]
-POOLS: tuple[Readout, ...] = ("token", "avg", "map")
+Readout = Literal["token", "distilled", "avg", "map", "token_avg", "other"]
+READ_FROM: dict[Readout, str] = {
+    "token": "class token",
+    "distilled": "class token and distillation token",
+    "avg": "mean of the patches",
+    "map": "attention pooling",
+    "token_avg": "class token and mean of the patches",
+    "other": "no fixed share of each token",
+}
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,11 @@ class TokenLayout:
         cols: columns of patches, column 0 at the left.
         readout: what the model's output is computed from: the class token ("token"), class and distillation
             token ("distilled"), the mean of tokens ("avg"), an attention-pooling head ("map"), or the class
-            token beside the mean of the patches ("token_avg").
+            token beside the mean of the patches ("token_avg"). "other" is none of these.
         extent: (height, width) in pixels of the input that the grid covers; more than the image where the
             model pads it, less where the model leaves a rest at the right or bottom unseen.
         pool_prefix: whether prefix tokens take part beside the patches. Of a pooling head, its attention tells.
+        order: the model's index of each token, where the model has its tokens in another order than this one.
     """
 
     prefix: int
@@ -43,6 +42,7 @@ class TokenLayout:
     readout: Readout
     extent: tuple[int, int]
     pool_prefix: bool = False
+    order: tuple[int, ...] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -73,6 +73,7 @@ class TokenLayout:
             (1 or batch, tokens) float32, ≥ 0, each row summing to 1.
 
         Raises:
+            UnsupportedModelError: the answer is read from the tokens in another way.
             ValueError: a "map" readout without `pool_attention`, or with one of another length.
 
         Example:
@@ -81,6 +82,12 @@ class TokenLayout:
         """
         if self.readout == "map":
             return self._pool_weights(pool_attention)
+        if self.readout == "other":
+            raise UnsupportedModelError(
+                "the model's output is no fixed share of its last tokens (a maximum, a learned mixture, a head that "
+                "weighs each patch), so a method that reads attention from the output's tokens does not apply. Use "
+                "a model that reads a class token or a mean, or a method that needs no readout, such as U or AttnLRP."
+            )
         weights = torch.zeros(1, self.tokens, device="cpu")
         if self.readout == "avg":
             weights[:, 0 if self.pool_prefix else self.prefix :] = 1.0
@@ -99,143 +106,17 @@ class TokenLayout:
             )
         return nn.functional.pad(pool_attention.mean((1, 2)), (self.tokens - pool_attention.shape[-1], 0))
 
+    def __str__(self) -> str:
+        """Say it in words.
 
-def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
-    """Find where the patches of an image are in a model's token sequence.
-
-    Args:
-        model: a ViT that follows timm's attributes, or one of transformers or torchvision; alone, wrapped, or as
-            the one ViT inside a larger module.
-        image_size: (height, width) of the input in pixels.
-
-    Raises:
-        UnsupportedModelError: the model does not say where its patches are, or has none.
-        ValueError: no pair of positive ints, or the model does not take images of this size.
-
-    Example:
-        >>> import timm
-        >>> token_layout(timm.create_model("vit_tiny_patch16_224"), (224, 224)).grid
-        (14, 14)
-    """
-    height, width = check_pair("image_size", image_size)
-    model = unwrap(model)
-    adapter = _adapter(model)
-    if adapter is not None:
-        layout: TokenLayout = adapter.token_layout(model, (height, width))
-        return layout
-    vit = _find_vit(model)
-    embed: Any = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
-    patch_height, patch_width = _patch_size(vit, embed)
-    _check_size(vit, embed, (height, width), (patch_height, patch_width))
-    pads = bool(getattr(embed, "dynamic_img_pad", False))
-    steps = math.ceil if pads else math.floor
-    rows, cols = steps(height / patch_height), steps(width / patch_width)
-    if rows * cols == 0:
-        raise ValueError(
-            f"`image_size` must be at least one patch of {patch_height} x {patch_width} pixels, "
-            f"but got {height} x {width}."
+        Example:
+            >>> print(TokenLayout(prefix=1, rows=16, cols=16, readout="token", extent=(224, 224)))
+            16 x 16 patches of 14 x 14 px, 1 prefix token, read from: class token
+        """
+        height, width = self.extent[0] / self.rows, self.extent[1] / self.cols
+        prefix = f"{self.prefix} prefix token{'' if self.prefix == 1 else 's'}"
+        order = ", in another order than rows of patches" if self.order else ""
+        return (
+            f"{self.rows} x {self.cols} patches of {height:g} x {width:g} px, {prefix}{order}, read from: "
+            f"{READ_FROM[self.readout]}{' and prefix tokens' if self.pool_prefix else ''}"
         )
-    return TokenLayout(
-        prefix=int(vit.num_prefix_tokens),
-        rows=rows,
-        cols=cols,
-        readout=_readout(vit),
-        extent=(rows * patch_height, cols * patch_width),
-        pool_prefix=bool(getattr(vit, "pool_include_prefix", False)),
-    )
-
-
-def find_patch_embedding(model: nn.Module) -> nn.Module | None:
-    """Return the module that cuts the image into patches, None where the model does not tell."""
-    try:
-        vit = _find_vit(unwrap(model))
-    except UnsupportedModelError:
-        return None
-    embedding: nn.Module = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
-    return embedding
-
-
-def _adapter(model: nn.Module) -> Any:
-    """Load the adapter of the package that a model comes from, unless the model speaks timm's words."""
-    if any(_is_vit(module) for module in model.modules()):
-        return None
-    packages = (kind.__module__.split(".")[0] for module in model.modules() for kind in type(module).__mro__)
-    name = next((LAYOUTS[package] for package in packages if package in LAYOUTS), None)
-    return name and importlib.import_module(name)
-
-
-def _find_vit(model: nn.Module) -> Any:
-    """Return the module with the attributes of a ViT: the model itself or the only one inside it."""
-    found = [module for module in model.modules() if _is_vit(module)]
-    if found and (found[0] is model or len(found) == 1):
-        return found[0]
-    reason = (
-        f"contains {len(found)} ViTs; explain one of them"
-        if found
-        else "has no `num_prefix_tokens` and `patch_embed`, from which its patches could be told; give a "
-        "Vision Transformer, or set these attributes as timm's do"
-    )
-    raise UnsupportedModelError(f"{type(model).__name__} {reason}.")
-
-
-def _is_vit(module: nn.Module) -> bool:
-    has_embedding = hasattr(module, "patch_embed") or hasattr(module, "embeds")
-    return has_embedding and isinstance(getattr(module, "num_prefix_tokens", None), int)
-
-
-def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
-    """(height, width) in pixels of one token's patch, a convolutional stem's stride included."""
-    ratio = (
-        embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", None)
-    )
-    if ratio is None:
-        raise UnsupportedModelError(
-            f"{type(vit).__name__} has a patch embedding without `patch_size`, so its patches cannot be placed "
-            "in the image; give a Vision Transformer, or set the attribute as timm's do."
-        )
-    height, width = ratio if isinstance(ratio, tuple) else (ratio, ratio)
-    return int(height), int(width)
-
-
-def _check_size(vit: Any, embed: Any, size: tuple[int, int], patch: tuple[int, int]) -> None:
-    built_for = getattr(embed, "img_size", None)
-    # A convolution leaves a rest at the border unseen; a linear embedding cannot.
-    if size == tuple(built_for) if built_for else not getattr(embed, "is_linear", False):
-        return
-    if built_for and getattr(embed, "strict_img_size", False):
-        raise ValueError(
-            f"{type(vit).__name__} takes images of {built_for[0]} x {built_for[1]} pixels, but got "
-            f"{size[0]} x {size[1]}. Resize the image, or build the model with `dynamic_img_size=True` or "
-            f"`img_size={size}`."
-        )
-    if not getattr(embed, "dynamic_img_pad", False) and (size[0] % patch[0] or size[1] % patch[1]):
-        raise ValueError(
-            f"{type(vit).__name__} takes images whose sides are multiples of {patch[0]} x {patch[1]} pixels, "
-            f"but got {size[0]} x {size[1]}. Resize the image, or build the model with "
-            "`dynamic_img_pad=True`."
-        )
-
-
-def _readout(vit: Any) -> Readout:
-    if getattr(vit, "head_dist", None) is not None:
-        return "distilled"
-    pool = getattr(vit, "global_pool", None)
-    # Without pooling the output is all tokens; what is read from them is the class token where there is one.
-    pool = pool or ("token" if _has_class_token(vit) else "avg")
-    if pool == "token" and not vit.num_prefix_tokens:
-        raise UnsupportedModelError(
-            f'{type(vit).__name__} pools by "token" but has no prefix token, so what its answer is read from '
-            'cannot be told. Build it with `global_pool="avg"`, or set this attribute as timm does.'
-        )
-    readout = next((known for known in POOLS if known == pool), None)
-    if readout is not None:
-        return readout
-    raise UnsupportedModelError(
-        f'{type(vit).__name__} pools its tokens by "{pool}", which is no fixed share of each token. Build it '
-        'with `global_pool="token"`, "avg" or "map".'
-    )
-
-
-def _has_class_token(vit: Any) -> bool:
-    owners = (vit, getattr(vit, "embeds", None))
-    return any(getattr(owner, "cls_token", None) is not None for owner in owners)

@@ -78,14 +78,14 @@ class _Returned(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, output: Tensor, name: str) -> Tensor:
-        ctx.name = name
+        ctx.layer = name
         return weights.view_as(weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         if gradients[0].any():
             raise UnsupportedModelError(
-                f"the score depends on the attention weights that `{ctx.name}` returns, so that the gradient at its "
+                f"the score depends on the attention weights that `{ctx.layer}` returns, so that the gradient at its "
                 "output is not the whole gradient at its attention. Explain a score that does not use the weights."
             )
         return gradients[0], None, None

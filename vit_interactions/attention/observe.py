@@ -1,24 +1,83 @@
 """Run a borrowed model forward and hand on its attention, or refuse: never a wrong map."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.derivatives import gradients_at
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
-from vit_interactions.attention.record import AttentionCall, AttentionRecord, record_unnoticed
+from vit_interactions.attention.examine import Probe
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.probe import as_arguments, probe, token_layout
+from vit_interactions.attention.readable import readable
+from vit_interactions.attention.record import (
+    AttentionCall,
+    AttentionRecord,
+    check_finite,
+    intercept,
+    intercept_unnoticed,
+    output_gradients,
+    whole_layer,
+)
+from vit_interactions.attention.unwrap import unwrap
+
+OnLayer = Callable[[AttentionCall, TokenLayout], None]
+
+
+@contextlib.contextmanager
+def record_attention(
+    model: nn.Module, consume: Callable[[AttentionCall], None] | None = None
+) -> Iterator[AttentionRecord]:
+    """Record the attention of every forward pass of `model` inside the `with` block.
+
+    The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
+    built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
+    eagerly; all of it is restored, also after an exception. Other threads that run such a model meanwhile see these
+    changes, which explainers do without. Call `model.eval()` first for the attention of evaluation.
+
+    The calls are those of the model, one by one. Explainers also join heads that a model computes in several calls, and
+    put tokens in another order right.
+
+    Args:
+        model: a model whose modules call `torch.nn.functional.scaled_dot_product_attention`, or multiply values by a
+            softmax. Compiled models and (Distributed)DataParallel wrappers are looked into.
+        consume: called with each self-attention call as it happens, which is then not kept. Memory does not
+            grow with the number of layers.
+
+    Yields:
+        The record, filled as the model runs.
+
+    Raises:
+        UnsupportedModelError: a scripted model, which runs where nothing can be seen.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model("test_vit").eval()
+        >>> with record_attention(model) as record, torch.no_grad():
+        ...     _ = model(torch.zeros(1, 3, 160, 160))
+        >>> record.attention(0).shape, record.layout.grid
+        (torch.Size([1, 2, 101, 101]), (10, 10))
+    """
+    inner = unwrap(model)
+    record = AttentionRecord(inner, token_layout)
+
+    def on_call(call: AttentionCall) -> None:
+        if consume is None or call.is_pooling:
+            record.take(call)
+        else:
+            record.seen += 1
+            consume(call)
+
+    with readable(model), intercept(record, inner, on_call):
+        yield record
 
 
 def observe(
-    model: nn.Module,
-    inputs: Tensor,
-    additional_forward_args: Any,
-    on_layer: Callable[[AttentionCall, TokenLayout], None],
+    model: nn.Module, inputs: Tensor, additional_forward_args: Any, on_layer: OnLayer
 ) -> tuple[Tensor, TokenLayout, AttentionRecord]:
     """Run the model once without a graph, handing each layer's attention on as it happens.
 
@@ -26,33 +85,45 @@ def observe(
         model: an unwrapped model.
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
-        on_layer: called with every self-attention call, which is not kept.
+        on_layer: called with the attention of every layer, which is not kept.
 
     Returns:
-        The model's output, the layout of its tokens, and the record with the calls of a pooling head.
+        The model's output, the layout of its tokens, and the record with the call of a pooling head.
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
-        ValueError: inputs of a wrong shape; attention that is not finite.
+        ValueError: inputs that the model does not take; attention that is not finite.
     """
-    with torch.no_grad(), guarded(model, inputs, on_layer) as guard:
+    with torch.no_grad(), guarded(model, inputs, additional_forward_args, on_layer) as guard:
         output = guard.model(inputs, *as_arguments(additional_forward_args))
-    return output, guard.finish(), guard.record
+    guard.finish()
+    return output, guard.layout, guard.record
 
 
 @contextlib.contextmanager
 def guarded(
-    model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
+    model: nn.Module,
+    inputs: Tensor,
+    additional_forward_args: Any,
+    on_layer: OnLayer,
+    rules: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Iterator["LayerGuard"]:
-    """Record a borrowed model, letting through only attention that can be explained; `finish` says if all was.
+    """Record a borrowed model, handing on the attention of its layers as the probe has sorted its calls.
+
+    Args:
+        model: an unwrapped model.
+        inputs: (batch, channels, height, width).
+        additional_forward_args: further positional arguments of the model; a tuple is spread.
+        on_layer: called with the attention of every layer.
+        rules: a mode to run the model under. It stands behind the record, so that it gets what that finds inside
+            `nn.MultiheadAttention`, and behind the probe, which looks at the plain model.
 
     Yields:
-        The guard; `guard.model` is the module to run.
+        The guard; `guard.model` is the module to run. Call `guard.finish()` after the pass.
     """
-    check_inputs(model, inputs)
-    own = evaluated(model)
-    guard = LayerGuard(own, inputs, on_layer)
-    with record_unnoticed(own, guard) as guard.record:
+    seen = probe(model, inputs, additional_forward_args)
+    guard = LayerGuard(evaluated(model), seen, inputs.shape[0], on_layer)
+    with rules or contextlib.nullcontext(), intercept_unnoticed(guard.record, guard.model, guard):
         yield guard
 
 
@@ -61,7 +132,7 @@ def observe_gradients(
     inputs: Tensor,
     additional_forward_args: Any,
     score: Callable[[Tensor], Tensor],
-    missing: Callable[[str, int], None] = lambda name, layer: None,
+    rules: contextlib.AbstractContextManager[Any] | None = None,
 ) -> tuple[Tensor, TokenLayout, AttentionRecord, tuple[Tensor, ...]]:
     """Run the model forward and backward once; no `.grad` of a parameter or of the input is touched.
 
@@ -70,174 +141,73 @@ def observe_gradients(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         score: picks (batch,) from the model's output; summed, then differentiated.
-        missing: called with name and index of each layer at which no gradient arrives, which counts as zero.
+        rules: as of `guarded`.
 
     Returns:
-        The model's output, the layout of its tokens, the record with all calls, outside any graph, and the
-        gradient of the score at each call's output z.
+        The model's output, the layout of its tokens, the record with all layers, outside any graph, and the
+        gradient of the score at each layer's output z, (batch, heads, tokens, width).
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
-        ValueError: inputs of a wrong shape; attention that is not finite.
+        ValueError: inputs that the model does not take; attention that is not finite.
     """
     calls: list[AttentionCall] = []
     # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
-        with guarded(model, inputs, lambda call, layout: calls.append(call)) as guard:
+        with guarded(
+            model, inputs, additional_forward_args, lambda call, layout: calls.append(call), rules
+        ) as guard:
             output = guard.model(leaf, *as_arguments(additional_forward_args))
-        layout = guard.finish()
-        outputs = [call.output for call in calls]
-        gradients = gradients_at(
-            model, score(output).sum(), outputs, lambda layer: missing(calls[layer].name, layer)
-        )
+        guard.finish()
+        scores = score(output)
+        check_differentiable(model, scores.sum(), leaf)
+        gradients = output_gradients(model, scores, calls, keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
-    return output, layout, guard.record, gradients
+    return output, guard.layout, guard.record, gradients
 
 
 class LayerGuard:
-    """Lets through only what is attention among all patches of one image, and remembers if it was finite."""
+    """Hands on the layers of a pass whose calls a probe has sorted, and remembers if they were finite."""
 
-    def __init__(
-        self, model: nn.Module, inputs: Tensor, on_layer: Callable[[AttentionCall, TokenLayout], None]
-    ) -> None:
-        """Expect the layout that the model and the size of its inputs tell."""
-        self.model = model
-        self.record = AttentionRecord(model)
-        self.batch, self.size = inputs.shape[0], (inputs.shape[-2], inputs.shape[-1])
+    def __init__(self, model: nn.Module, seen: Probe, batch: int, on_layer: OnLayer) -> None:
+        """Take the module that will run, and what the probe saw of it."""
+        self.model, self.probe, self.layout, self.batch = model, seen, seen.layout, batch
+        self.record = AttentionRecord(model, lambda *_: seen.layout)
         self.on_layer = on_layer
-        self.places: dict[str, int] = {}
-        self.finite: list[Tensor] = []
-        # What a layer does tells more than a missing attribute, so a model without layout runs first.
-        self.layout: TokenLayout | UnsupportedModelError
-        try:
-            self.layout = token_layout(model, self.size)
-        except UnsupportedModelError as error:
-            self.layout = error
+        self._order = None if seen.layout.order is None else torch.tensor(seen.layout.order)
+        self._made = 0
+        self._parts: list[AttentionCall] = []
+        self._names: list[str] = []
+        self._finite: list[Tensor] = []
 
     def __call__(self, call: AttentionCall) -> None:
-        """Hand a layer's call on, or refuse it by name."""
-        shape = tuple(call.query.shape)
-        if len(shape) != 4 or shape[0] != self.batch:
+        """Hand a layer on once all of its calls are there."""
+        role = self.probe.role(self._made, call, self.batch)
+        self._made += 1
+        if role == "pool":
+            self.record.pool_calls.append(call)
+        elif role is not None:
+            self._parts.append(call)
+            if len(self._parts) == role:
+                layer, self._parts = whole_layer(self._parts, self._order), []
+                self._names.append(layer.name)
+                self._finite.append(layer.output.isfinite().all())
+                self.on_layer(layer, self.layout)
+
+    def finish(self) -> None:
+        """Raise unless the pass made all the calls that the probe saw, of finite numbers.
+
+        Raises:
+            UnsupportedModelError: other calls, or attention that could not be read.
+            ValueError: NaN or infinite values.
+        """
+        self.record.check_read()
+        self.record.seen = self._made - len(self.record.pool_calls)
+        if self.probe.calls is not None and self._made != len(self.probe.calls):
             raise UnsupportedModelError(
-                f"`{call.name}` attends within windows or groups, not over the whole image: its query has "
-                f"shape {shape}, where ({self.batch}, heads, tokens, width) was expected. Use a ViT with global "
-                "attention."
+                f"{type(self.model).__name__} made {self._made} attention calls for this image, but "
+                f"{len(self.probe.calls)} for a random one: what it does depends on the image (early exit, routing), "
+                "so that its layers are not the same for all images."
             )
-        if isinstance(self.layout, UnsupportedModelError):
-            raise self.layout
-        if self.record.pool_calls:
-            raise UnsupportedModelError(
-                f"`{self.record.pool_calls[0].name}`, a layer in the middle, attends from other tokens than it attends "
-                f"to (queries {tuple(self.record.pool_calls[0].query.shape)}, keys "
-                f"{tuple(self.record.pool_calls[0].key.shape)}), so the layers do not agree in tokens. Use a ViT with "
-                "global attention."
-            )
-        if shape[2] != self.layout.tokens:
-            raise UnsupportedModelError(
-                f"`{call.name}` attends among {shape[2]} items, but the image has {self.layout.tokens} tokens "
-                f"({self.layout.prefix} prefix + {self.layout.rows} x {self.layout.cols} patches): channel, "
-                "pooled or windowed attention says nothing about pairs of patches. Use a ViT with global "
-                "attention."
-            )
-        if self.places.setdefault(call.name, call.place) != call.place:
-            raise UnsupportedModelError(
-                f"`{call.name}` combines several attention maps into one (differential attention), so none of "
-                "them is the attention of the layer. Use a ViT with one softmax a layer."
-            )
-        self.finite.append(call.output.isfinite().all())
-        self.on_layer(call, self.layout)
-
-    def finish(self) -> TokenLayout:
-        """Return the layout after the last layer, once it is sure that all attention was seen, in its place."""
-        self.record.check_complete()
-        if isinstance(self.layout, UnsupportedModelError):
-            raise self.layout
-        check_siblings(self.model, self.places)
-        if self.record.embedding_runs > 1:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} runs its ViT {self.record.embedding_runs} times for one input, so its "
-                "layers belong to several images. Explain the ViT itself, once for each of them."
-            )
-        if self.record.image_size not in (None, self.size):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} was given images of {self.size}, but its patches are cut from images "
-                f"of {self.record.image_size}, so they cannot be placed. Explain the ViT itself, on what it sees."
-            )
-        # One synchronisation with the device for all layers.
-        finite = torch.stack(self.finite).tolist()
-        if not all(finite):
-            layer = finite.index(False)
-            raise ValueError(
-                f"the attention of layer {layer} (`{list(self.places)[layer]}`) is not finite: `inputs` or the "
-                "model's weights hold NaN or infinite values, or half precision overflowed."
-            )
-        return self.layout
-
-
-def check_siblings(model: nn.Module, callers: Iterable[str]) -> None:
-    """Raise UnsupportedModelError if a block of a list made no call though its neighbours of the same class did.
-
-    Its attention was computed in a way that is not seen, and taking the others for the whole would be wrong.
-    """
-    modules = dict(model.named_modules())
-    called = {
-        ".".join(parts[:end]) for parts in (name.split(".") for name in callers) for end in range(len(parts) + 1)
-    }
-    for name in called:
-        parent, _, index = name.rpartition(".")
-        if not index.isdecimal():
-            continue
-        for sibling, module in modules[parent].named_children():
-            path = f"{parent}.{sibling}" if parent else sibling
-            if type(module) is type(modules[name]) and path not in called:
-                raise UnsupportedModelError(
-                    f"`{path}` made no call of scaled_dot_product_attention among all tokens, but `{name}`, of the "
-                    "same class, did: it attends in another way, which cannot be read. Use the model's "
-                    "scaled_dot_product_attention implementation for all blocks."
-                )
-
-
-def check_inputs(model: nn.Module, inputs: Tensor) -> None:
-    """Raise unless the inputs are a batch of images of the model's channels, type and device.
-
-    Raises:
-        TypeError: no tensor, or not the floating-point type of the model's weights.
-        ValueError: not four axes, an empty batch, or another number of channels.
-    """
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"`inputs` must be a tensor, but got {type(inputs).__name__}.")
-    if inputs.ndim != 4 or 0 in inputs.shape:
-        raise ValueError(
-            f"`inputs` must have shape (batch, channels, height, width), but got {tuple(inputs.shape)}."
-        )
-    embedding = find_patch_embedding(model)
-    weight = next(model.parameters(), None)
-    # A module around the ViT may take in whatever it makes images of.
-    if weight is None or (embedding is not None and not hasattr(model, "num_prefix_tokens")):
-        return
-    entry = _first_convolution(embedding or model)
-    channels = entry.in_channels if entry else getattr(model, "in_chans", inputs.shape[1])
-    if inputs.shape[1] != channels:
-        raise ValueError(
-            f"`inputs` must have {channels} channels for this model, but got {inputs.shape[1]} "
-            f"(shape {tuple(inputs.shape)})."
-        )
-    if inputs.device != weight.device:
-        raise ValueError(f"`inputs` must be on the model's device {weight.device}, but got {inputs.device}.")
-    if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
-        raise TypeError(f"`inputs` must be {weight.dtype} like the model, but got {inputs.dtype}.")
-
-
-def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
-    """Return the convolution that takes the image in, which models that embed patches linearly do not have."""
-    return next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-
-
-def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:
-    """Spread captum's `additional_forward_args`: None, one argument, or a tuple of them."""
-    if additional_forward_args is None:
-        return ()
-    if isinstance(additional_forward_args, tuple):
-        return additional_forward_args
-    return (additional_forward_args,)
+        check_finite(self._names, self._finite)

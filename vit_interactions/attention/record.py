@@ -5,10 +5,10 @@ arrive as `attn_mask`, whoever wrote the model. A `TorchFunctionMode` around the
 with the fused kernels left on and nothing attached to the model.
 """
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -18,48 +18,62 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.borrow import Unnoticed
+from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.layout import TokenLayout, find_patch_embedding, token_layout
+from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
+from vit_interactions.attention.folded import split_heads
+from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
-from vit_interactions.attention.readable import check_unscripted, readable
+from vit_interactions.attention.readable import check_unscripted
 from vit_interactions.attention.sdpa import SDPA, read_sdpa
-from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.attention.window_free import read_window_free
 from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
 from vit_interactions.functional.window_free import window_free_attention
 
-_SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
-_EMBEDDINGS = (torch.conv2d, F.linear)
-
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall(SDPA):
-    """One call of scaled dot-product attention, from which attention and its gradient come on demand.
+    """The attention of one layer, from which the probabilities and their gradient come on demand.
 
-    It has all that the call was given: `query`, `key`, `value`, `mask`, `dropout`, `is_causal` and `scale`.
+    It has all that scaled dot-product attention was given: `query`, `key`, `value`, `mask`, `dropout`, `is_causal` and
+    `scale`.
 
     Attributes:
         name: the module that made the call, as `model.named_modules()` calls it.
-        output: z (batch, heads, queries, width), as it goes on in the model's graph; (batch · heads, queries,
-            width) where the model folds heads into the batch.
-        place: which instruction of the module made the call.
+        outputs: z of each call that computed heads of the layer, as it goes on in the model's graph.
+        order: (tokens,) the model's index of each token, where the tokens here are in another order than there.
     """
 
     name: str
-    output: Tensor
-    place: int
+    outputs: tuple[Tensor, ...]
+    order: Tensor | None = None
+
+    @property
+    def output(self) -> Tensor:
+        """Z (batch, heads, queries, width)."""
+        return self.joined(self.outputs)
 
     @property
     def is_pooling(self) -> bool:
         """Whether the queries are not the tokens themselves, as in an attention-pooling head."""
         return self.query.shape[-2] != self.key.shape[-2]
 
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Bring what belongs to `outputs`, such as their gradients, to (batch, heads, queries, width)."""
+        if len(parts) == 1:
+            whole = parts[0].reshape(*self.query.shape[:-1], -1)
+        else:
+            batch, _, queries, _ = self.query.shape
+            whole = torch.cat([part.reshape(batch, -1, queries, part.shape[-1]) for part in parts], 1)
+        return whole if self.order is None else whole[:, :, self.order]
+
     @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:
         """Compute the gradient at the attention (batch, heads, queries, keys) from that at `output`.
 
         Args:
-            output_grad: the gradient of a score at z, as `AttentionRecord.output_grads` gives it.
+            output_grad: (batch, heads, queries, width), the gradient of a score at z, as
+                `AttentionRecord.output_grads` gives it.
 
         Raises:
             RuntimeError: the call used dropout, so that attention was not what multiplied the values.
@@ -69,13 +83,12 @@ class AttentionCall(SDPA):
                 f"`{self.name}` applied dropout {self.dropout} to its attention, so the gradient at the "
                 "attention is not defined; call `model.eval()` before recording."
             )
-        # The output is in the model's graph as the model has it, perhaps with heads folded into the batch.
-        return attention_gradient(output_grad.reshape(*self.query.shape[:-1], -1), self.value)
+        return attention_gradient(output_grad, self.value)
 
     def detached(self) -> "AttentionCall":
         """Return the same call outside the graph, so that keeping it does not keep the graph."""
-        parts = ("query", "key", "value", "output")
-        return replace(self, **{part: getattr(self, part).detach() for part in parts})
+        parts = {part: getattr(self, part).detach() for part in ("query", "key", "value")}
+        return replace(self, **parts, outputs=tuple(output.detach() for output in self.outputs))
 
     def blocks(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
         """Yield the attention among patches block by block; see `functional.attention.attention_blocks`."""
@@ -94,34 +107,34 @@ class AttentionRecord:
     Attributes:
         calls: the self-attention calls of the layers, in order.
         pool_calls: the calls of an attention-pooling head.
-        seen: how many calls of layers there were, those not kept included.
-        embedding_runs: how often the patch embedding ran, once a forward pass.
+        seen: how many self-attention calls there were, those not kept included.
         image_size: (height, width) of the input, None before the model has run.
+        images: how many images the input has, likewise.
         device: where the attention was computed.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Start empty."""
+    def __init__(self, model: nn.Module, layout_of: Callable[[nn.Module, tuple[int, int]], TokenLayout]) -> None:
+        """Start empty; `layout_of` finds the layout of a model for a size of image."""
         self.calls: list[AttentionCall] = []
         self.pool_calls: list[AttentionCall] = []
         self.seen = 0
-        self.embedding_runs = 0
         self.image_size: tuple[int, int] | None = None
+        self.images: int | None = None
         self.device = torch.device("cpu")
-        self._model = model
-        self._manual_softmax: list[str] = []
+        self._model, self._layout_of = model, layout_of
+        self.softmaxes = SoftmaxWatch()
 
     @property
     def layout(self) -> TokenLayout:
-        """Where the recorded image's patches are in the token sequence.
+        """Where the recorded image's patches are in the token sequence, as `token_layout` tells.
 
         Raises:
             RuntimeError: no forward pass has been recorded.
-            UnsupportedModelError: the model does not say where its patches are.
+            UnsupportedModelError: the patches cannot be placed.
         """
         if self.image_size is None:
             raise RuntimeError("no forward pass has been recorded: call the model inside the `with` block.")
-        layout = token_layout(self._model, self.image_size)
+        layout = self._layout_of(self._model, self.image_size)
         tokens = self.calls[0].query.shape[-2] if self.calls else layout.tokens
         if tokens != layout.tokens:
             raise UnsupportedModelError(
@@ -144,7 +157,7 @@ class AttentionRecord:
             score: (batch,) or scalar computed from the recorded output; summed over the batch.
         """
         call = self._call(layer)
-        return call.attention_grad(_gradients(score, [call])[0])
+        return call.attention_grad(output_gradients(self._model, score, [call])[0])
 
     def output_grads(self, score: Tensor) -> tuple[Tensor, ...]:
         """Compute the gradients of a score at the outputs z of all layers in one backward pass.
@@ -157,129 +170,148 @@ class AttentionRecord:
         Raises:
             RuntimeError: the forward pass was recorded without a graph.
         """
-        return _gradients(score, self.calls)
+        return output_gradients(self._model, score, self.calls)
 
     def _call(self, layer: int) -> AttentionCall:
         if not -len(self.calls) <= layer < len(self.calls):
             raise IndexError(f"`layer` must lie in [{-len(self.calls)}, {len(self.calls) - 1}], but got {layer}.")
         return self.calls[layer]
 
-    def check_complete(self) -> None:
-        """Raise UnsupportedModelError unless all attention of the recorded pass was seen.
+    def take(self, call: AttentionCall) -> None:
+        """Keep a call: among the layers, or as that of a pooling head."""
+        self.seen += not call.is_pooling
+        (self.pool_calls if call.is_pooling else self.calls).append(call)
+
+    def check_read(self) -> None:
+        """Raise UnsupportedModelError if attention was computed in a way that could not be read.
 
         Reading a part of a model's attention and taking it for the whole would give a wrong explanation.
         """
-        if self._manual_softmax:
+        if self.softmaxes.unread:
             raise UnsupportedModelError(
-                f"`{self._manual_softmax[0]}` computes its attention by an explicit softmax instead of "
-                "scaled_dot_product_attention, so it cannot be read. Models with windowed, pooled, channel "
-                "or talking-heads attention (Swin, MViT, XCiT, CaiT, ...) have no plain attention from every "
-                "patch to every patch; use a ViT, or the model's scaled_dot_product_attention implementation "
-                'where it has one (transformers: `attn_implementation="sdpa"`).'
-            )
-        if not self.seen:
-            raise UnsupportedModelError(
-                f"{type(self._model).__name__} made no call of scaled_dot_product_attention among its tokens "
-                "from one of its modules, so there is no attention to explain. Give a Vision Transformer that "
-                "runs as plain PyTorch modules."
+                f"`{self.softmaxes.unread[0]}` computes its attention by a softmax that does not multiply its values "
+                "as a matrix of (tokens, tokens), so it cannot be read (talking heads, windowed, pooled or channel "
+                "attention: CaiT, Swin, MViT, XCiT, ...). Use a ViT with plain attention from every patch to every "
+                "patch."
             )
 
 
-def _gradients(score: Tensor, calls: Sequence[AttentionCall]) -> tuple[Tensor, ...]:
-    if not all(call.output.requires_grad for call in calls):
+def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> AttentionCall:
+    """Join calls that each computed some heads of a layer, and put its tokens into an order of one's own.
+
+    Args:
+        calls: of one layer, in the order of its heads.
+        order: (tokens,) the model's index of each token; None leaves them as they are.
+    """
+    first = calls[0]
+    if len(calls) == 1 and order is None:
+        return first
+    order = None if order is None else order.to(first.query.device)
+
+    def join(parts: Sequence[Tensor], *axes: int) -> Tensor:
+        whole = torch.cat(list(parts), 1)
+        for axis in axes:
+            if order is not None and whole.shape[axis] > 1:
+                whole = whole.index_select(axis, order)
+        return whole
+
+    def join_pairs(parts: Sequence[Tensor | None]) -> Tensor | None:
+        given = [
+            part.expand(*call.query.shape[:3], -1)
+            for part, call in zip(parts, calls, strict=True)
+            if part is not None
+        ]
+        return join(given, 2, 3) if given else None
+
+    return replace(
+        first,
+        query=join([call.query for call in calls], 2),
+        key=join([call.key for call in calls], 2),
+        value=join([call.value for call in calls], 2),
+        mask=join_pairs([call.mask for call in calls]),
+        window=join_pairs([call.window for call in calls]),
+        outputs=tuple(output for call in calls for output in call.outputs),
+        order=order,
+    )
+
+
+def output_gradients(
+    model: nn.Module, score: Tensor, calls: Sequence[AttentionCall], *, keep_graph: bool = True
+) -> tuple[Tensor, ...]:
+    """Compute the gradient of a score at the output z of each call, (batch, heads, queries, width), in one pass.
+
+    No `.grad` of a parameter is touched. Where a score does not depend on a call, its gradient is 0.
+
+    Args:
+        model: what computed the score, for the message.
+        score: (batch,) or scalar; summed.
+        calls: recorded with a graph.
+        keep_graph: whether further scores may be differentiated.
+
+    Raises:
+        RuntimeError: the forward pass was recorded without a graph.
+        UnsupportedModelError: a score without a gradient.
+    """
+    outputs = [output for call in calls for output in call.outputs]
+    if not torch.is_tensor(score) or not any(output.requires_grad for output in outputs):
         raise RuntimeError(
             "the forward pass was recorded without a graph: enable gradients and let the input (or the "
             "parameters) require them."
         )
-    return torch.autograd.grad(
-        score.sum(),
-        [call.output for call in calls],
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
+    check_differentiable(model, score.sum())
+    gradients = iter(
+        torch.autograd.grad(
+            score.sum(), outputs, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
+        )
     )
+    return tuple(call.joined(list(islice(gradients, len(call.outputs)))) for call in calls)
 
 
-@contextlib.contextmanager
-def record_attention(
-    model: nn.Module, consume: Callable[[AttentionCall], None] | None = None
-) -> Iterator[AttentionRecord]:
-    """Record the attention of every forward pass of `model` inside the `with` block.
-
-    The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
-    built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
-    eagerly; all of it is restored, also after an exception. Other threads that run such a model meanwhile see these
-    changes, which explainers do without. Call `model.eval()` first for the attention of evaluation.
-
-    Args:
-        model: a model whose modules call `torch.nn.functional.scaled_dot_product_attention`. Compiled models
-            and (Distributed)DataParallel wrappers are looked into.
-        consume: called with each self-attention call as it happens, which is then not kept. Memory does not
-            grow with the number of layers.
-
-    Yields:
-        The record, filled as the model runs.
-
-    Raises:
-        UnsupportedModelError: a scripted model, which runs where nothing can be seen.
-
-    Example:
-        >>> import timm
-        >>> model = timm.create_model("test_vit").eval()
-        >>> with record_attention(model) as record, torch.no_grad():
-        ...     _ = model(torch.zeros(1, 3, 160, 160))
-        >>> record.attention(0).shape, record.layout.grid
-        (torch.Size([1, 2, 101, 101]), (10, 10))
-    """
-    inner = unwrap(model)
-    record = AttentionRecord(inner)
-    with readable(model), _Interception(record, inner, consume, _run):
-        yield record
+def check_finite(names: list[str], finite: list[Tensor]) -> None:
+    """Raise ValueError if a layer's attention is not finite; one synchronization with the device for all layers."""
+    found = torch.stack(finite).tolist() if finite else []
+    if not all(found):
+        layer = found.index(False)
+        raise ValueError(
+            f"the attention of layer {layer} (`{names[layer]}`) is not finite: `inputs` or the model's weights hold "
+            "NaN or infinite values, or half precision overflowed."
+        )
 
 
-@contextlib.contextmanager
-def record_unnoticed(
-    model: nn.Module, consume: Callable[[AttentionCall], None] | None = None
-) -> Iterator[AttentionRecord]:
-    """Record a model from `evaluated` as `record_attention` does, without a trace that anybody else could notice.
+def intercept(
+    record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
+) -> TorchFunctionMode:
+    """Return the mode under which the attention calls of a model's modules are handed on; the model runs as it is."""
+    return _Interception(record, model, on_call, lambda func, args, kwargs: func(*args, **kwargs))
 
-    Args:
-        model: the module that `evaluated` or `evaluation_copy` returned.
-        consume: as of `record_attention`.
+
+def intercept_unnoticed(
+    record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
+) -> TorchFunctionMode:
+    """Do likewise for a model from `evaluated`, and leave no trace that anybody else could notice.
 
     Raises:
         UnsupportedModelError: a scripted model.
     """
     check_unscripted(model)
-    record = AttentionRecord(model)
-    with _Interception(record, model, consume, Unnoticed(model)):
-        yield record
-
-
-def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(*args, **kwargs)
+    return _Interception(record, model, on_call, Unnoticed(model))
 
 
 class _Interception(TorchFunctionMode):
-    """Hands each attention call of one model's modules to its record."""
+    """Hands each attention call of one model's modules on."""
 
     def __init__(
         self,
         record: AttentionRecord,
         model: nn.Module,
-        consume: Callable[[AttentionCall], None] | None,
+        on_call: Callable[[AttentionCall], None],
         run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     ) -> None:
         super().__init__()
         self.run = run
         self.record = record
-        self.consume = consume
+        self.on_call = on_call
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}
-        embedding = find_patch_embedding(model)
-        # A model that does not name its patch embedding takes the image in somewhere.
-        inside = model.modules() if embedding is None else embedding.modules()
-        self.entrance = {id(module): 0 for module in inside}
-        self.counts_runs = embedding is not None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -287,64 +319,43 @@ class _Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         opaque = self._caller() if func is F.multi_head_attention_forward else None
         result: Any = attend(self, opaque[0], args, kwargs) if opaque else self.run(func, args, kwargs)
+        softmaxes = self.record.softmaxes
         if func is F.scaled_dot_product_attention:
             self._attention(result, read_sdpa(*args, **kwargs))
         elif func is window_free_attention:
             self._attention(result.output, read_window_free(result, *args, **kwargs))
-        elif func in _SOFTMAXES:
-            self._softmax(result)
-        if args and _is_image(args[0]):
-            self._entrance(func, args[0])
+        elif func in SOFTMAXES and (caller := self._caller()):
+            softmaxes.follow(caller[0], result)
+        elif softmaxes.watching and (caller := self._caller()):
+            given = softmaxes.read(caller[0], func, args, result)
+            if given is not None:
+                self._attention(result, given)
+        if self.record.image_size is None and args and _is_image(args[0]) and self._caller():
+            self.record.image_size = (args[0].shape[-2], args[0].shape[-1])
+            self.record.images = args[0].shape[0]
         return result
-
-    def _entrance(self, func: Any, image: Tensor) -> None:
-        """Note the size in which the image reaches the patch embedding, and how often it does."""
-        if self.record.image_size is not None and func not in _EMBEDDINGS:
-            return
-        caller = self._caller()
-        if caller is None or id(caller[1]) not in self.entrance:
-            return
-        if self.record.image_size is None:
-            self.record.image_size = (image.shape[-2], image.shape[-1])
-        if self.counts_runs and func in _EMBEDDINGS:
-            self.entrance[id(caller[1])] += 1
-            self.record.embedding_runs = max(self.entrance.values())
 
     def _attention(self, output: Tensor, given: SDPA) -> None:
         caller = self._caller()
         if caller is None:
             return
-        name, module, place = caller
+        name, module = caller
         self.record.device = given.query.device
         if given.query.ndim == 3:
-            given = _split_heads(module, name, given)
-        call = AttentionCall(**vars(given), name=name, output=output, place=place)
-        if call.is_pooling:
-            self.record.pool_calls.append(call)
-            return
-        self.record.seen += 1
-        if self.consume is None:
-            self.record.calls.append(call)
-        else:
-            with torch.no_grad():
-                self.consume(call)
+            given = split_heads(module, name, given, self.record.images)
+        call = AttentionCall(**vars(given), name=name, outputs=(output,))
+        with torch.no_grad():
+            self.on_call(call)
 
-    def _softmax(self, result: Tensor) -> None:
-        # Routers and gates use softmax too: attention is what has heads, or is square.
-        if result.ndim >= 4 or (result.ndim == 3 and result.shape[-1] == result.shape[-2]):
-            caller = self._caller()
-            if caller:
-                self.record._manual_softmax.append(caller[0])
-
-    def _caller(self) -> tuple[str, nn.Module, int] | None:
-        """Find which module of the model is running, and where: the innermost frame whose `self` is one."""
+    def _caller(self) -> tuple[str, nn.Module] | None:
+        """Find which module of the model is running: the innermost frame whose `self` is one."""
         frame: FrameType | None = sys._getframe(2)
         others: dict[int, Any] = {}
         while frame is not None:
             owner = frame.f_locals.get("self")
             found = self.modules.get(id(owner))
             if found is not None:
-                return *found, frame.f_lasti
+                return found
             if isinstance(owner, _Interception):
                 others |= owner.modules
             elif id(owner) in others:
@@ -357,21 +368,3 @@ def _is_image(value: Any) -> bool:
     """Whether a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
     floating = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
     return floating and not isinstance(value, nn.Parameter)
-
-
-def _split_heads(module: nn.Module, name: str, given: SDPA) -> SDPA:
-    """Undo the folding of heads into the batch, (batch · heads, tokens, width), that some models do."""
-    heads = getattr(module, "num_heads", None)
-    if not isinstance(heads, int) or given.query.shape[0] % heads:
-        raise UnsupportedModelError(
-            f"`{name}` calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)}; its heads "
-            "cannot be told from its batch without an attribute `num_heads` on that module."
-        )
-
-    def split(tensor: Tensor) -> Tensor:
-        return tensor.reshape(-1, heads, *tensor.shape[1:])
-
-    mask = given.mask
-    if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
-        mask = split(mask)
-    return replace(given, query=split(given.query), key=split(given.key), value=split(given.value), mask=mask)

@@ -1,6 +1,5 @@
 """The boxes around the objects of photographs: from a CSV file to the patches inside them."""
 
-import codecs
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.matching import match
 from vit_interactions.figures import Photograph
 from vit_interactions.files import check_regular_file
+from vit_interactions.utilities.text_files import read_text_file
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -56,7 +56,7 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
         OSError: the file cannot be read.
     """
     check_regular_file("boxes", path)
-    rows = csv.DictReader(io.StringIO(read_csv_text(path), newline=""), strict=True)
+    rows = csv.DictReader(io.StringIO(read_text_file("boxes", path), newline=""), strict=True)
     boxes: dict[str, list[ObjectBox]] = {}
     try:
         missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]
@@ -72,25 +72,6 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
             f"`boxes` must be a CSV file with every quote closed, got {error} in line {rows.line_num + 1} of {path}."
         ) from error
     return boxes
-
-
-def read_csv_text(path: Path) -> str:
-    """Read a CSV file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets write it.
-
-    Raises:
-        ValueError: another encoding; the text says in which line.
-        OSError: the file cannot be read.
-    """
-    content = path.read_bytes()
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"`boxes` must be a CSV file in UTF-8, got another encoding in line {line} of {path} (byte "
-            f"{content[error.start]:#04x} is not {encoding.removesuffix('-sig').upper()}). Save it as UTF-8."
-        ) from error
 
 
 def _read_box(row: Mapping[str, Any], line: int, path: Path) -> ObjectBox:

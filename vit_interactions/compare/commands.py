@@ -114,7 +114,12 @@ def compare_command(
         place = str(process.device)
         comparison = compare(
             photos or bundled_photographs(),
-            {name: load_model(name, checkpoint, place) if checkpoint is not None else name for name in names},
+            {
+                name: load_model(name, checkpoint, place, needs_attention=False)
+                if checkpoint is not None
+                else name
+                for name in names
+            },
             list(all_methods()) if method == [ALL] else method,
             [name for name in METRICS if boxes or masks or "object" not in METRICS[name].needs]
             if metric == [ALL]

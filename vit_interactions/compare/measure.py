@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import transforms
 
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.boxes import ObjectBox
 from vit_interactions.compare.cost import MEGABYTE
 from vit_interactions.compare.maps import FoundMap, Maps, turn
@@ -122,7 +123,7 @@ def look(
     """
     kind = next((p.dtype for p in subject.model.parameters() if p.is_floating_point()), photograph.input.dtype)
     inputs = photograph.input.unsqueeze(0).to(subject.device, kind)
-    layout = token_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
+    layout = image_layout(subject.model, (inputs.shape[-2], inputs.shape[-1]))
     view = see(subject, inputs, choose_target(target, boxes), layout, photograph.placement, output)
     inside: Tensor | ValueError
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.checksum import architecture_checksum, checksum
 from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
@@ -29,7 +29,7 @@ from vit_interactions.functional.checks import check_count, check_fraction, chec
 from vit_interactions.functional.scores import Output, check_output
 from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading import load_model, nearest
-from vit_interactions.methods import check_class, default_methods, find_method
+from vit_interactions.methods import attention_refusal, check_class, default_methods, find_method
 from vit_interactions.photographs import describe, find_photographs
 from vit_interactions.trained_windows import trained_windows
 from vit_interactions.utilities.names import unique_names
@@ -183,6 +183,9 @@ def make_plan(
     if not isinstance(target, str):
         for name, subject in subjects.items():
             check_class("target", target, subject.model, name)
+    if methods is None:
+        reasons = {name: attention_refusal(subject.model) for name, subject in subjects.items()}
+        notes = [*notes, *(f"{name}: {reason}" for name, reason in reasons.items() if reason)]
     names = choose_methods(methods, subjects)
     settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target, output=output)
     return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size, notes)
@@ -233,7 +236,7 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
     Raises:
         ValueError: no model, or one that does not state its preprocessing.
         TypeError: something that is no name and no model.
-        UnsupportedModelError: a model by name whose attention cannot be explained.
+        UnsupportedModelError: a model that cannot be run.
     """
     if isinstance(model, str):
         model = {model: model}
@@ -251,13 +254,15 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
         if not isinstance(given, str | nn.Module):
             raise TypeError(f"`model` must be names or models, but {name!r} is {type(given).__name__}.")
         subjects[name] = (
-            Subject(load_model(given, device=device), named=True, trained=trained_windows(given))
+            Subject(
+                load_model(given, device=device, needs_attention=False), named=True, trained=trained_windows(given)
+            )
             if isinstance(given, str)
             else Subject(unwrap(given), named=False)
         )
         _ = subjects[name].normalisation  # raises where there is none
         height, width = prepare(Image.new("RGB", (64, 64)), subjects[name].model).input.shape[-2:]
-        token_layout(subjects[name].model, (height, width))  # raises where there are no patches
+        image_layout(subjects[name].model, (height, width))  # raises where the model does not run
     return subjects
 
 

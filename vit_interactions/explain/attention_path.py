@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.observe import as_arguments
-from vit_interactions.attention.record import AttentionCall, record_unnoticed
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient, layer_gradient
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.record import AttentionCall, output_gradients
+from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
 from vit_interactions.explain.memory_bank import MemoryBank
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import attention_gradient
@@ -79,18 +80,16 @@ class PathExplainer(GradientExplainer):
         """Run the model at one point of the path, and back to its last layer's attention output."""
         last: list[AttentionCall] = []
 
-        def keep(call: AttentionCall) -> None:
+        def keep(call: AttentionCall, layout: TokenLayout) -> None:
             last[:] = [call]
 
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             point = (inputs.detach().clone() * fraction).requires_grad_()
-            model = evaluated(self.model)
-            with record_unnoticed(model, keep):
-                output = model(point, *as_arguments(additional_forward_args))
-            score = select_target(output, target).sum()
-            (gradient,) = torch.autograd.grad(score, [last[0].output], allow_unused=True, materialize_grads=True)
-        return layer_gradient(last[0].detached(), gradient)
+            with guarded(self.model, point, additional_forward_args, keep) as guard:
+                output = guard.model(point, *as_arguments(additional_forward_args))
+            (gradient,) = output_gradients(guard.model, select_target(output, target), last, keep_graph=False)
+        return LayerGradient(last[0].detached(), gradient)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluation_copy
-from vit_interactions.attention.layout import TokenLayout, token_layout
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.own_input import own_input
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
@@ -44,6 +45,7 @@ class Explainer(Attribution):  # type: ignore[misc]
 
     Attributes:
         class_specific: whether the map depends on `target`.
+        needs_attention: whether it reads the model's attention, so that it needs a Vision Transformer.
         forwards: forward passes a call takes.
         backwards: backward passes a call takes.
         more_is_relevant: whether larger values mean more relevant patches; False: smaller ones do.
@@ -53,6 +55,7 @@ class Explainer(Attribution):  # type: ignore[misc]
     """
 
     class_specific: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = True
     forwards: ClassVar[int] = 1
     backwards: ClassVar[int] = 0
     more_is_relevant: ClassVar[bool] = True
@@ -90,7 +93,9 @@ class Explainer(Attribution):  # type: ignore[misc]
             A tensor of the input's shape, at least float32, contiguous, on its device; a tuple if `inputs`
             was one.
         """
-        return self._attribute(inputs, lambda x: self.patch_map(x, target, additional_forward_args))
+        return self._attribute(
+            inputs, lambda x: self.patch_map(x, target, additional_forward_args), additional_forward_args
+        )
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
         """Not offered, as by most of captum's methods."""
@@ -115,7 +120,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         Warns:
             ZeroMapWarning: a map that is zero everywhere.
         """
-        with own_input(self.model, only_tensor(inputs)) as image:
+        with own_input(only_tensor(inputs)) as image:
             return self._as_maps(*self._explain(image, target, additional_forward_args))
 
     def _on_copy(self: Own) -> Own:
@@ -141,23 +146,25 @@ class Explainer(Attribution):  # type: ignore[misc]
         on_layer: Callable[[AttentionCall, TokenLayout], None],
     ) -> Observation:
         """Run the model forward without a graph, handing on each layer's attention and keeping none."""
-        with own_input(self.model, inputs) as image:
+        with own_input(inputs) as image:
             seen = Observation(*observe(self.model, image, additional_forward_args, on_layer))
         if target is not None:
             select_target(seen.output, target, len(inputs))
         return seen
 
     def _attribute(
-        self, inputs: Tensor | tuple[Tensor, ...], explain: Callable[[Tensor], Tensor]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        explain: Callable[[Tensor], Tensor],
+        additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Carry a patch map to the input's pixels and give it the form in which the input came."""
         image = only_tensor(inputs)
-        pixels = to_pixels(explain(image), self._extent(image), (image.shape[-2], image.shape[-1]))
+        patch_map = explain(image)
+        extent = image_layout(self.model, image, additional_forward_args).extent
+        pixels = to_pixels(patch_map, extent, (image.shape[-2], image.shape[-1]))
         attribution = pixels.unsqueeze(1).expand(image.shape).contiguous()
         return (attribution,) if isinstance(inputs, tuple) else attribution
-
-    def _extent(self, image: Tensor) -> tuple[int, int]:
-        return token_layout(self.model, (image.shape[-2], image.shape[-1])).extent
 
 
 def only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.module_inputs import ModuleInput, module_inputs
+from vit_interactions.attention.probe import probe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_path import PathExplainer, read_tokens
 from vit_interactions.explain.gradients import Backtrace
@@ -83,6 +84,7 @@ class BeyondIntuition(PathExplainer):
         return own._weighted(inputs, target, additional_forward_args)
 
     def _weighted(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        probe(self.model, inputs, additional_forward_args)  # its pass is not one to note
         with module_inputs(self._watched()) as seen:
             trace = self._backtrace(inputs, target, additional_forward_args)
         blocks = len(trace.gradients)

@@ -4,16 +4,14 @@ The gradient at the attention of a layer comes from that at its output z and fro
 gradients of all layers at once.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vit_interactions.attention.derivatives import refuse_cut
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import observe, observe_gradients
+from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.record import AttentionCall, AttentionRecord
 from vit_interactions.explain.base import Explainer, Observation
 from vit_interactions.explain.targets import require_target, select_target
@@ -39,11 +37,6 @@ class LayerGradient(NamedTuple):
         return self.call.attention_grad(self.output_gradient)
 
 
-def layer_gradient(call: AttentionCall, output_gradient: Tensor) -> LayerGradient:
-    """Pair a call with the gradient at its output as the model has it, its heads perhaps folded into the batch."""
-    return LayerGradient(call, output_gradient.reshape(*call.query.shape[:-1], -1))
-
-
 class Backtrace(NamedTuple):
     """What one forward and one backward pass showed."""
 
@@ -54,11 +47,11 @@ class Backtrace(NamedTuple):
 
     def layers(self) -> Iterator[LayerGradient]:
         """Yield the layers from the first to the last."""
-        return map(layer_gradient, self.record.calls, self.gradients)
+        return map(LayerGradient, self.record.calls, self.gradients)
 
     def layers_from_the_top(self) -> Iterator[LayerGradient]:
         """Yield the layers from the last to the first."""
-        return map(layer_gradient, reversed(self.record.calls), reversed(self.gradients))
+        return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
 
     def readout(self) -> Tensor:
         """Each output token's share in the answer, (batch, tokens), at least float32."""
@@ -88,7 +81,7 @@ class GradientExplainer(Explainer):
         """Run the model forward and backward once, from the score of the target.
 
         Raises:
-            UnsupportedModelError: a layer that the score depends on, but at which no gradient of it arrives.
+            UnsupportedModelError: a score without a gradient.
             ValueError: no target.
         """
         require_target(type(self).__name__, target)
@@ -96,39 +89,4 @@ class GradientExplainer(Explainer):
         def score(output: Any) -> Tensor:
             return select_target(output, target, len(inputs))
 
-        def missing(name: str, layer: int) -> None:
-            # A layer that the answer is not read from has no gradient either: it may only be cut where it matters.
-            if layer_matters(self.model, inputs, additional_forward_args, score, layer):
-                refuse_cut(self.model, f"the score depends on `{name}`, but its gradient does not arrive there")
-
-        return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score, missing))
-
-
-def layer_matters(
-    model: nn.Module,
-    inputs: Tensor,
-    additional_forward_args: Any,
-    score: Callable[[Any], Tensor],
-    layer: int,
-) -> bool:
-    """Run the model with and without the attention output of a layer, and return whether the score changes.
-
-    Example:
-        >>> import timm
-        >>> model, images = timm.create_model("test_vit"), torch.rand(1, 3, 160, 160)
-        >>> layer_matters(model, images, None, lambda output: output[:, 0], layer=1)
-        True
-    """
-
-    def run(silenced: int | None) -> Tensor:
-        layers = itertools.count()
-
-        def silence(call: AttentionCall, _: TokenLayout) -> None:
-            if next(layers) == silenced:
-                call.output.zero_()
-
-        output, *_ = observe(model, inputs, additional_forward_args, silence)
-        with torch.no_grad():
-            return score(output)
-
-    return not torch.allclose(run(None), run(layer))
+        return Backtrace(*observe_gradients(self.model, inputs, additional_forward_args, score))

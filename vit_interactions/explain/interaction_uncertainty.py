@@ -83,7 +83,11 @@ class InteractionUncertainty(InteractionExplainer):
         patch: tuple[int, int] | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
-        return self._attribute(inputs, lambda x: self.patch_map(x, target, additional_forward_args, patch=patch))
+        return self._attribute(
+            inputs,
+            lambda x: self.patch_map(x, target, additional_forward_args, patch=patch),
+            additional_forward_args,
+        )
 
     def patch_map(
         self,

@@ -12,11 +12,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.derivatives import gradients_at, refuse_cut
+from vit_interactions.attention.derivatives import refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import as_arguments, guarded
-from vit_interactions.attention.record import AttentionCall, record_unnoticed
+from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.probe import as_arguments, probe
+from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed, output_gradients
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
@@ -78,13 +79,15 @@ class LeGrad(GradientExplainer):
     def _sensitivity(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
+        if reason := probe(self.model, inputs, additional_forward_args).unobserved:
+            refuse_cut(self.model, reason.rstrip("."))
         callers: list[str] = []
         seen = self._observe(inputs, target, additional_forward_args, lambda call, _: callers.append(call.name))
         blocks = enclosing_blocks(self.model, callers)
         used = len(blocks) if self.layers == "all" else -self.layers
         if used > len(blocks):
             raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
-        pooling = seen.layout.readout == "map" and bool(seen.record.pool_calls)
+        pooling = bool(seen.record.pool_calls)
         read = _detached if pooling else READ[self.pool]
         target = same_class(seen.output, target)
         calls: deque[AttentionCall] = deque(maxlen=used)
@@ -94,16 +97,14 @@ class LeGrad(GradientExplainer):
             leaf = inputs.detach().clone().requires_grad_()
             arguments = as_arguments(additional_forward_args)
             with (
-                guarded(self.model, leaf, lambda call, _: calls.append(call)) as guard,
+                guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard,
                 keeping_states(blocks, used, seen.layout.tokens) as states,
             ):
                 self.model(leaf, *arguments)
             guard.finish()
             for call, state in zip(calls, states, strict=True):
-                with (
-                    record_unnoticed(self.model) as record,
-                    answering_from(blocks, read(state)),
-                ):
+                record = AttentionRecord(self.model, lambda *_: seen.layout)
+                with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 score = self._finite(select_target(output, target).sum())
                 gradient = _gradient(self.model, score, record.pool_calls[-1] if pooling else call)
@@ -124,10 +125,7 @@ class LeGrad(GradientExplainer):
 
 def _gradient(model: nn.Module, score: Tensor, call: AttentionCall) -> Tensor:
     """Compute the gradient at an attention (batch, heads, queries, keys)."""
-    (gradient,) = gradients_at(
-        model, score, [call.output], lambda _: refuse_cut(model, f"no gradient arrives at `{call.name}`")
-    )
-    return call.detached().attention_grad(gradient)
+    return call.attention_grad(output_gradients(model, score, [call])[0])
 
 
 def _mean_of_all(state: Tensor) -> Tensor:

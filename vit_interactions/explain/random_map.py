@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.layout import TokenLayout, token_layout
-from vit_interactions.attention.observe import check_inputs
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.base import Explainer
 
 
@@ -21,6 +21,7 @@ class RandomMap(Explainer):
         True
     """
 
+    needs_attention = False
     forwards = 0
     quantity = "random number"
     source = "control, after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
@@ -31,8 +32,7 @@ class RandomMap(Explainer):
         self.seed = seed
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        check_inputs(self.model, inputs)
-        layout = token_layout(self.model, (inputs.shape[-2], inputs.shape[-1]))
+        layout = image_layout(self.model, inputs, additional_forward_args)
         return torch.stack([self._draw(image, layout.patches) for image in inputs]).to(inputs.device), layout
 
     def _draw(self, image: Tensor, patches: int) -> Tensor:

@@ -68,14 +68,12 @@ class TransformerAttribution(GenericAttention):
         rules = RelevanceRules(model, dtype)
 
         def score(output: Any) -> Tensor:
-            rules.following = False
             scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)
             return scores
 
-        # The record stands before the rules, so that they get what it finds inside nn.MultiheadAttention.
-        with rules, without_autocast(inputs):
-            return Backtrace(*observe_gradients(model, inputs, additional_forward_args, score))
+        with without_autocast(inputs):
+            return Backtrace(*observe_gradients(model, inputs, additional_forward_args, score, rules))
 
 
 def _evidence(found: Backtrace, dtype: torch.dtype) -> Iterator[Tensor]:

@@ -94,6 +94,25 @@ def rms_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: int,
     return gradient / (x.square().mean(tuple(range(-axes, 0)), keepdim=True) + eps).sqrt()
 
 
+def normalize_rule(gradient: Tensor, x: Tensor, p: float, dim: int | tuple[int, ...], eps: float) -> Tensor:
+    """Pass the gradient of x / max(‖x‖, eps) with the norm held constant.
+
+    Args:
+        gradient: the shape of x.
+        x: the input.
+        p: exponent of the norm.
+        dim: the axes of the norm.
+        eps: the smallest divisor.
+
+    Example:
+        >>> normalize_rule(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]), 2.0, dim=0, eps=1e-12)
+        tensor([0.2000, 0.0000])
+    """
+    gradient, x = at_least_float32(gradient), at_least_float32(x)
+    norm: Tensor = torch.linalg.vector_norm(x, p, dim, keepdim=True)
+    return gradient / norm.clamp_min(eps)
+
+
 def gamma_rule(
     gradient: Tensor,
     x: Tensor,

@@ -1,11 +1,10 @@
 """The folder of one image's results: which image it belongs to, which files are the run's, whether they are whole."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vit_interactions.files import partial_path, sha256
+from vit_interactions.files import checksums, partial_path
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
 
 MANIFEST, MAPS = "manifest.json", "maps.npz"
@@ -58,15 +57,3 @@ def is_whole(folder: Path) -> bool:
     """Return whether all files that a folder's manifest lists are there, with the content that was written."""
     recorded = read_manifest(folder).get("files")
     return isinstance(recorded, dict) and MAPS in recorded and checksums(folder, recorded) == recorded
-
-
-def checksums(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """Return the SHA-256 of files in a folder by their names, None for those that are missing or cannot be read."""
-    found: dict[str, str | None] = {}
-    for name in names:
-        path = folder / name
-        try:
-            found[name] = sha256(path) if path.is_file() else None
-        except OSError:
-            found[name] = None
-    return found

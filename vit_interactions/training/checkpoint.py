@@ -20,7 +20,7 @@ SEAL = "plain_sha256"
 FIELDS = {
     **dict.fromkeys(("step", "evaluated", "epoch_steps"), int),
     **dict.fromkeys(("lr", "best"), float),
-    **dict.fromkeys(("settings", "origin", "meter", "optimizer", "state_dict"), dict),
+    **dict.fromkeys(("settings", "origin", "meter", "optimizer", "state_dict", "best_files"), dict),
 }
 
 

@@ -1,5 +1,6 @@
 """A trained model as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,9 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from vit_interactions.files import partial_path, remove_partials, write_whole
+from vit_interactions.files import checksums, partial_path, remove_partials, write_whole
+from vit_interactions.training.checkpoint import ADVICE
+from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.writing import write_error, writing
 
 # What timm's configuration of a model says of where its weights came from.
@@ -36,7 +39,7 @@ def export_model(
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
     windows: Mapping[str, float] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write config.json and model.safetensors, each whole or not at all.
 
     Args:
@@ -47,6 +50,9 @@ def export_model(
         class_names: of the classes in order, for the configuration.
         windows: α and β of the windows that it was trained with, likewise.
 
+    Returns:
+        The SHA-256 of each file by its name.
+
     Raises:
         WriteError: the disk is full, or the folder cannot be written to.
 
@@ -54,7 +60,7 @@ def export_model(
         >>> import tempfile, timm, torch
         >>> model = timm.create_model("test_vit", num_classes=3).eval()
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     export_model(model, Path(folder))
+        ...     _ = export_model(model, Path(folder))
         ...     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         >>> torch.equal(loaded(torch.ones(1, 3, 160, 160)), model(torch.ones(1, 3, 160, 160)))
         True
@@ -81,11 +87,38 @@ def export_model(
             save_for_hf(
                 model, str(partial), model_config=description, model_args=arguments, safe_serialization=True
             )
-        for file in partial.iterdir():
+        written = {}
+        for file in sorted(partial.iterdir()):
             content = file.read_bytes()
+            written[file.name] = hashlib.sha256(content).hexdigest()
             write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
+        return written
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
+    """Replace damaged files of an exported model by those of another folder, where they are the same model's.
+
+    Args:
+        folder: of the model.
+        files: the SHA-256 of each file by its name, as of `export_model`.
+        source: the other folder.
+
+    Raises:
+        DamagedFileError: a file is damaged or missing, and `source` holds another model; nothing is changed.
+        WriteError: as of `export_model`.
+    """
+    damaged = [name for name, digest in checksums(folder, files).items() if digest != files[name]]
+    whole = checksums(source, damaged)
+    for name in damaged:
+        if whole[name] != files[name]:
+            raise DamagedFileError(f"{folder / name} is missing or damaged: its checksum differs", ADVICE)
+    with writing(folder):
+        for name in damaged:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = (source / name).read_bytes()
+            write_whole(folder / name, lambda target, content=content: target.write(content))  # type: ignore[misc]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.loading import FAMILIES
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT

@@ -69,9 +69,7 @@ class EvaluationSettings(Settings):
     model: str = option("", "A classifier of timm, or local-dir: and a folder of a training.", named)
     checkpoint: Path | None = option(None, "Its weights; else those that timm knows, or that the folder holds.")
     split: str = option("validation", "The part to evaluate on.")
-    class_map: Path | None = option(
-        None, "UTF-8 text file with the model's classes in order, one folder name per line."
-    )
+    class_map: Path | None = option(None, "Text file with the model's classes in order, one folder name per line.")
     batch_size: int = option(64, "Pictures in a batch of one process.", at_least(1))
 
     def __post_init__(self) -> None:

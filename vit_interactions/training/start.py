@@ -1,5 +1,6 @@
 """The model that training starts from."""
 
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def load_start(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
         Notes: what does not start from the weights.
 
     Raises:
-        ValueError: a checkpoint that differs in more than the classifier.
+        ValueError: a checkpoint that differs in more than the number of classes.
         FileNotFoundError: no such checkpoint.
     """
     wanted: dict[str, Tensor] = model.state_dict()
@@ -97,9 +98,8 @@ def load_start(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
     if isinstance(model, VisionTransformer):
         weights = checkpoint_filter_fn(weights, model)
     head = {key for key in {*wanted, *weights} if key.rpartition(".")[0] in _classifiers(model)}
-    anew = any(key not in weights or weights[key].shape != wanted[key].shape for key in head if key in wanted)
     notes = []
-    if anew:
+    if _starts_anew(wanted, weights, head & wanted.keys()):
         before = next((weights[key].shape[0] for key in sorted(head) if key in weights), 0)
         notes = [_note(before, model.num_classes)]  # type: ignore[arg-type]
         weights = {k: v for k, v in weights.items() if k not in head} | {
@@ -107,6 +107,18 @@ def load_start(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
         }
     load_weights(model, name, weights, checkpoint)
     return notes
+
+
+def _starts_anew(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], head: Set[str]) -> bool:
+    """Tell whether a classifier is missing, in part or whole, or is right but for the number of classes.
+
+    One that is wrong in any other way is left to `load_weights`, which refuses it.
+    """
+    given = {key: tuple(weights[key].shape) for key in head if key in weights}
+    own = {key: tuple(wanted[key].shape) for key in head}
+    if given == own or len({shape[:1] for shape in given.values()}) > 1:
+        return False
+    return all(len(own[key]) == len(shape) and own[key][1:] == shape[1:] for key, shape in given.items())
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Source: Ma et al., arXiv 2203.05922, Secs. 4 and 5: windows come from a plain Vi
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.layout import token_layout
+from vit_interactions.attention.probe import token_layout
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.responsive_field_size import ResponsiveFieldSize
 from vit_interactions.functional.responsive_field import ResponsiveField

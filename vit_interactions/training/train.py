@@ -23,7 +23,7 @@ from vit_interactions.training.assembly import (
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
 from vit_interactions.training.evaluation import Evaluation, evaluate
-from vit_interactions.training.export import export_model
+from vit_interactions.training.export import export_model, repair_export
 from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.learner import Learner
 from vit_interactions.training.loaders import Batch
@@ -140,6 +140,7 @@ class Run:
 
     def _begin(self, state: dict[str, Any] | None) -> None:
         self._evaluated, self._best, self._resumed_at = 0, -1.0, 0
+        self._best_files: dict[str, str] = {}
         if state is not None:
             if state["epoch_steps"] != self._train_batches.steps:
                 raise ValueError(
@@ -154,6 +155,7 @@ class Run:
             self.learner.check_state(self._out / CHECKPOINT, state)
             self.learner.load_state(state)
             self._evaluated, self._best = state["evaluated"], state["best"]
+            self._best_files = state["best_files"]
             self._train_batches.unreadable.update(state.get("unreadable", {}))
             self._resumed_at = self.learner.step
             self._report.note(f"resumed at step {self.learner.step} of {self.total}")
@@ -183,6 +185,7 @@ class Run:
         self._save()
         if self.learner.step == self._resumed_at == self.total and self._process.first:
             self._export("last")  # which may have been damaged since
+            repair_export(self._out / "best", self._best_files, self._out / "last")
         step, total = self.learner.step, self.total
         if signal_number:
             name = signal.Signals(signal_number).name
@@ -283,11 +286,11 @@ class Run:
             self._report.note(f"epoch {epoch}: {describe(evaluation)}")
             if evaluation.top1 > self._best:
                 self._best = evaluation.top1
-                self._export("best")
+                self._best_files = self._export("best")
 
-    def _export(self, name: str) -> None:
+    def _export(self, name: str) -> dict[str, str]:
         options = shape_options(self._settings)
-        export_model(
+        return export_model(
             self.learner.model,
             self._out / name,
             config=self._config,
@@ -305,6 +308,7 @@ class Run:
             own = {
                 "evaluated": self._evaluated,
                 "best": self._best,
+                "best_files": self._best_files,
                 "epoch_steps": self._train_batches.steps,
                 "origin": self._origin,
                 "arch": self._settings.model,

@@ -46,6 +46,27 @@ def block_names(callers: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def attention_blocks(model: nn.Module, inputs: Tensor) -> list[str]:
+    """Name the blocks that attend; of a model without attention among patches, its parts and those of its lists.
+
+    Example:
+        >>> import timm
+        >>> attention_blocks(timm.create_model("test_resnet"), torch.zeros(1, 3, 64, 64))[-2:]
+        ['layer4.0', 'fc']
+    """
+    callers: list[str] = []
+    try:
+        observe(model, inputs, None, lambda call, layout: callers.append(call.name))
+    except UnsupportedModelError:
+        parts = [
+            (f"{name}.{inner}", module) if isinstance(part, nn.Sequential | nn.ModuleList) else (name, part)
+            for name, part in model.named_children()
+            for inner, module in (part.named_children() if len(list(part.children())) else [("", part)])
+        ]
+        return list(dict.fromkeys(name for name, part in parts if any(True for _ in part.parameters())))
+    return block_names(callers)
+
+
 def stages(model: nn.Module, blocks: Sequence[str]) -> list[list[nn.Parameter]]:
     """Divide the parameters from the head down: what comes after the blocks, then each block, the last one first.
 
@@ -110,10 +131,8 @@ def randomisation(*, name: str = "randomisation") -> Metric:
     def measure(case: Case, patch_map: Tensor) -> Score:
         original = check_map(patch_map, case.layout.grid)
         model = unwrap(case.model)
-        callers: list[str] = []
-        observe(model, case.inputs, None, lambda call, layout: callers.append(call.name))
         correlations = [1.0]
-        for changed in randomised(model, block_names(callers), case.seed):
+        for changed in randomised(model, attention_blocks(model, case.inputs), case.seed):
             values = explain(case, changed, case.inputs)[0]
             correlations.append(0.0 if values.min() == values.max() else spearman(original, values))
         curve = torch.tensor(correlations, dtype=torch.float64, device="cpu")

@@ -49,8 +49,8 @@ def token_scores(case: Case, shown: Tensor) -> Tensor:
         if hiding.calls != calls:
             raise UnsupportedModelError(
                 f"{type(unwrap(case.model)).__name__} made {hiding.calls} calls of scaled_dot_product_attention where "
-                f"its own layers make {calls}, another model's inside it perhaps, so that it cannot be told which "
-                "tokens to hide. Use insertion and deletion of pixels."
+                f"its own layers attend {calls} times: it runs another model inside, or attends by an explicit "
+                "softmax, so that it cannot be told which tokens to hide. Use insertion and deletion of pixels."
             )
         return scores
 
@@ -82,6 +82,11 @@ def _check(case: Case) -> int:
         raise UnsupportedModelError(
             f"{type(model).__name__} reads its answer from the mean of its tokens, of which one that is hidden from "
             "attention stays a part. Use insertion and deletion of pixels."
+        )
+    if layout.order is not None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has its patches in another order than row by row, so that it cannot be told which "
+            "tokens to hide. Use insertion and deletion of pixels."
         )
     return record.seen + len(record.pool_calls)
 

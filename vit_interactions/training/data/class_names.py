@@ -1,6 +1,5 @@
 """The names of a model's classes in order, and the class maps that hold them."""
 
-import codecs
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from vit_interactions.files import check_regular_file
 from vit_interactions.loading import nearest
 from vit_interactions.utilities.names import composed
+from vit_interactions.utilities.text_files import read_text_file
 
 SHOWN = 5  # names in an error
 
@@ -81,9 +81,9 @@ def listed(names: Sequence[str], shown: int = SHOWN) -> str:
 
 
 def read_class_map(path: Path, count: int) -> ClassNames:
-    """Read the names of a model's classes from a UTF-8 text file, one name per line.
+    """Read the names of a model's classes from a text file, one name per line.
 
-    A byte order mark and empty lines at the end are allowed.
+    UTF-8, or UTF-16 with a byte order mark. Empty lines at the end are allowed.
 
     Args:
         path: the file.
@@ -91,10 +91,10 @@ def read_class_map(path: Path, count: int) -> ClassNames:
 
     Raises:
         OSError: no such file.
-        ValueError: not a regular file, not UTF-8, an empty or repeated line, or another number of names.
+        ValueError: not a regular file, another encoding, an empty or repeated line, or another number of names.
     """
     check_regular_file("class_map", path)
-    lines = [line.strip() for line in re.split("\r\n|\r|\n", _text(path).rstrip())]
+    lines = [line.strip() for line in re.split("\r\n|\r|\n", read_text_file("class_map", path).rstrip())]
     first: dict[str, int] = {}
     for number, name in enumerate(map(composed, lines), 1):
         if not name:
@@ -127,17 +127,3 @@ def names_of_config(names: Any, count: int) -> ClassNames:
             f"{source} must name each of the model's {count} classes, got {len(names)} names. Give a `class_map`."
         )
     return ClassNames(tuple(names), source)
-
-
-def _text(path: Path) -> str:
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"`class_map` {path} must be UTF-8 text, got other bytes in line {line}. Save the file as UTF-8."
-        ) from error
-    if "\0" in text:
-        raise ValueError(f"`class_map` {path} must be UTF-8 text, got zero bytes. Save the file as UTF-8.")
-    return text

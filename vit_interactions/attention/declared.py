@@ -1,0 +1,132 @@
+"""The layout that a model declares by timm's attributes, for models that cannot be observed (no graph).
+
+A declaration may be false; so whoever uses it says so.
+"""
+
+import math
+import weakref
+from typing import Any
+
+from torch import nn
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.layout import Readout, TokenLayout
+from vit_interactions.attention.unwrap import unwrap
+
+_stated: weakref.WeakKeyDictionary[nn.Module, TokenLayout] = weakref.WeakKeyDictionary()
+POOLS: tuple[Readout, ...] = ("token", "avg", "map")
+
+
+def state_layout(model: nn.Module, layout: TokenLayout) -> None:
+    """State where a model's patches are, where that can neither be observed nor is declared by timm's attributes.
+
+    A statement that contradicts what can be observed is an error when the model is explained.
+
+    Args:
+        model: the model as it is given to explainers.
+        layout: for images of the size that it will be given.
+
+    Raises:
+        TypeError: `layout` is no `TokenLayout`.
+
+    Example:
+        >>> model = nn.Identity()
+        >>> state_layout(model, TokenLayout(prefix=1, rows=2, cols=2, readout="token", extent=(32, 32)))
+        >>> stated_layout(model).grid
+        (2, 2)
+    """
+    if not isinstance(layout, TokenLayout):
+        raise TypeError(f"`layout` must be a TokenLayout, got {type(layout).__name__}.")
+    _stated[unwrap(model)] = layout
+
+
+def stated_layout(model: nn.Module) -> TokenLayout | None:
+    """Return the layout that was stated for an unwrapped model; None without a statement."""
+    return _stated.get(model)
+
+
+def declared_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
+    """Read `num_prefix_tokens`, `patch_embed` and `global_pool` of the one ViT in a model.
+
+    Args:
+        model: a ViT that has timm's attributes, alone or inside a larger module.
+        image_size: (height, width) of the input in pixels.
+
+    Raises:
+        UnsupportedModelError: the model does not declare where its patches are.
+        ValueError: an image of less than one patch.
+
+    Example:
+        >>> import timm
+        >>> declared_layout(timm.create_model("vit_tiny_patch16_224"), (224, 224)).grid
+        (14, 14)
+    """
+    height, width = image_size
+    vit = _find_vit(model)
+    embed: Any = vit.patch_embed if hasattr(vit, "patch_embed") else vit.embeds
+    patch_height, patch_width = _patch_size(vit, embed)
+    pads = bool(getattr(embed, "dynamic_img_pad", False))
+    steps = math.ceil if pads else math.floor
+    rows, cols = steps(height / patch_height), steps(width / patch_width)
+    if rows * cols == 0:
+        raise ValueError(
+            f"`image_size` must be at least one patch of {patch_height} x {patch_width} pixels, "
+            f"but got {height} x {width}."
+        )
+    return TokenLayout(
+        prefix=int(vit.num_prefix_tokens),
+        rows=rows,
+        cols=cols,
+        readout=_readout(vit),
+        extent=(rows * patch_height, cols * patch_width),
+        pool_prefix=bool(getattr(vit, "pool_include_prefix", False)),
+    )
+
+
+def _find_vit(model: nn.Module) -> Any:
+    """Return the module with the attributes of a ViT: the model itself or the only one inside it."""
+    found = [module for module in model.modules() if _is_vit(module)]
+    if found and (found[0] is model or len(found) == 1):
+        return found[0]
+    reason = (
+        f"contains {len(found)} ViTs; explain one of them"
+        if found
+        else "does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`); state them with "
+        "`vi.state_layout(model, layout)`"
+    )
+    raise UnsupportedModelError(f"{type(model).__name__} {reason}.")
+
+
+def _is_vit(module: nn.Module) -> bool:
+    has_embedding = hasattr(module, "patch_embed") or hasattr(module, "embeds")
+    return has_embedding and isinstance(getattr(module, "num_prefix_tokens", None), int)
+
+
+def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
+    """(height, width) in pixels of one token's patch, a convolutional stem's stride included."""
+    ratio = (
+        embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", None)
+    )
+    if ratio is None:
+        raise UnsupportedModelError(
+            f"{type(vit).__name__} has a patch embedding without `patch_size`, so its patches cannot be placed "
+            "in the image; state them with `vi.state_layout(model, layout)`."
+        )
+    height, width = ratio if isinstance(ratio, tuple) else (ratio, ratio)
+    return int(height), int(width)
+
+
+def _readout(vit: Any) -> Readout:
+    if getattr(vit, "head_dist", None) is not None:
+        return "distilled"
+    pool = getattr(vit, "global_pool", None)
+    # Without pooling the output is all tokens; what is read from them is the class token where there is one.
+    pool = pool or ("token" if _has_class_token(vit) else "avg")
+    return next(
+        (known for known in POOLS if known == pool and (vit.num_prefix_tokens or known != "token")), "other"
+    )
+
+
+def _has_class_token(vit: Any) -> bool:
+    owners = (vit, getattr(vit, "embeds", None))
+    return any(getattr(owner, "cls_token", None) is not None for owner in owners)

@@ -1,0 +1,299 @@
+"""Read what a model does with an image from one recorded forward pass: patches, layers, and what the output reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.folded import check_same_pixels, folded
+from vit_interactions.attention.graph import Node, ancestors, node_of
+from vit_interactions.attention.layout import Readout, TokenLayout
+from vit_interactions.attention.patches import PatchGrid, find_patches
+from vit_interactions.attention.readout import Reading, read_tokens
+from vit_interactions.attention.record import AttentionCall, check_finite
+from vit_interactions.attention.structure import Graph, Structure, read_structure
+
+# What transformers' outputs call the tensor that their users read, in the order in which it is looked for.
+OUTPUTS = ("logits", "pooler_output", "image_embeds", "last_hidden_state")
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # ends of the names of class tokens' parameters
+
+
+@dataclass(frozen=True)
+class ObservedCall:
+    """One attention call of the probe's pass.
+
+    Attributes:
+        name: the module that made it.
+        shape: (heads, queries, width) of its query.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a model does with an image of one size.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        layout: where the patches are among the tokens, and what the output is read from.
+        calls: the attention calls of a forward pass, in order; None where they could not be observed.
+        structure: which calls make up which layer; None where they could not be observed.
+        unobserved: why the model could not be observed, so that its layout is what it declares; "" if it was.
+
+    Example:
+        >>> layout = TokenLayout(prefix=1, rows=2, cols=2, readout="token", extent=(32, 32))
+        >>> Probe((32, 32), layout, None, None, "It is quantized.").layout.grid
+        (2, 2)
+    """
+
+    image_size: tuple[int, int]
+    layout: TokenLayout
+    calls: tuple[ObservedCall, ...] | None
+    structure: Structure | None
+    unobserved: str = ""
+
+    def role(self, index: int, call: AttentionCall, batch: int) -> int | Literal["pool"] | None:
+        """Tell what a call of a later pass is.
+
+        Args:
+            index: how many calls came before it.
+            call: as recorded.
+            batch: images in the pass.
+
+        Returns:
+            Of how many calls its layer consists; "pool" for a pooling head's; None for one that does not matter.
+
+        Raises:
+            UnsupportedModelError: another call than the probe saw at this place.
+        """
+        if self.calls is None or self.structure is None:
+            return "pool" if call.is_pooling else 1
+        shape = tuple(call.query.shape)
+        expected = self.calls[index] if index < len(self.calls) else None
+        if expected is not None and index in self.structure.ignored and call.name == expected.name:
+            return None
+        if expected is None or (call.name, shape[1:]) != (expected.name, expected.shape) or shape[0] != batch:
+            was = f"`{expected.name}` with {expected.shape}" if expected else "none"
+            raise UnsupportedModelError(
+                f"`{call.name}` attends with a query of shape {shape}, but for a random image the attention call at "
+                f"this place was {was} for each image: what the model does depends on the image (early exit, routing, "
+                "dropped tokens) or on the batch, so that its layers are not the same for all images."
+            )
+        if index == self.structure.pool:
+            return "pool"
+        return next((len(layer) for layer in self.structure.layers if index in layer), None)
+
+    def __str__(self) -> str:
+        """Say it in words.
+
+        Example:
+            >>> import timm
+            >>> from vit_interactions import probe
+            >>> print(probe(timm.create_model("test_vit"), (160, 160)))
+            10 x 10 patches of 16 x 16 px, 1 prefix token, read from: class token, 6 layers in series
+        """
+        if self.structure is None:
+            return f"{self.layout} (declared, not observed: {self.unobserved})"
+        count = len(self.structure.layers)
+        parts = [str(self.layout), f"{count} layer{'s in series' if count > 1 else ''}"]
+        if ignored := len(self.structure.ignored):
+            parts.append(f"{ignored} attention call{'s' if ignored > 1 else ''} without part in the output")
+        return ", ".join(parts)
+
+
+def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], output: Any) -> Probe:
+    """Read what a model does from a recorded forward pass.
+
+    Args:
+        model: the model, for its name and its class token.
+        image: (batch, channels, height, width), the leaf from which the pass began.
+        calls: all attention calls, in order.
+        output: what the model returned.
+
+    Raises:
+        UnobservableModelError: the output does not depend on the image by any gradient.
+        UnsupportedModelError: attention that is not from every patch to every patch of the image.
+    """
+    name = type(model).__name__
+    answer = main_output(output)
+    graph = Graph(name, image, calls, answer)
+    structure = read_structure(graph)
+    check_finite([call.name for call in calls], [call.output.isfinite().all() for call in calls])
+    size = (image.shape[-2], image.shape[-1])
+    grid, extent = _place(name, [calls[i] for i in structure.layers[0]], image)
+    check_unmixed(name, image, calls, structure)
+    tokens = len(grid.prefix) + len(grid.order)
+    reading = _read_by(graph, answer, structure, tokens)
+    if not reading.apart:
+        raise UnsupportedModelError(_mixed(name, calls[structure.layers[-1][0]].name, "the output"))
+    groups = [set(group) for group in reading.groups if answer.ndim <= 2]
+    known = _reads_latents_alike(graph, answer, structure) if answer.ndim <= 2 else _is_tokens(answer, grid)
+    known = known and reading.complete
+    # Prefix tokens that are read come first, whatever their place in the model.
+    read_first = sorted(grid.prefix, key=lambda token: {token} not in groups)
+    order = (*read_first, *grid.order)
+    layout = TokenLayout(
+        prefix=len(grid.prefix),
+        rows=grid.rows,
+        cols=grid.cols,
+        readout=_readout(model, groups, grid, structure.pool is not None) if known else "other",
+        extent=extent,
+        pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
+        order=None if order == tuple(range(tokens)) else order,
+    )
+    observed = tuple(ObservedCall(call.name, tuple(call.query.shape[1:])) for call in calls)
+    return Probe(size, layout, observed, structure)
+
+
+def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[PatchGrid, tuple[int, int]]:
+    """Find the patches among the tokens of the first layer, and the pixels that they cover."""
+    try:
+        grids = [find_patches(call.value, image) for call in first]
+        if any(grid != grids[0] for grid in grids):
+            raise ValueError("its heads attend among other patches each")
+        for index in folded(first):
+            check_same_pixels(first[index], image)
+        return grids[0], grids[0].extent((image.shape[-2], image.shape[-1]))
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"the patches of {model} cannot be placed: {error}. Give a Vision Transformer whose tokens are a regular "
+            f"grid of patches, mixed by nothing before `{first[0].name}`, the first attention that was read."
+        ) from error
+
+
+def _reads_latents_alike(graph: Graph, answer: Tensor, structure: Structure) -> bool:
+    """Whether all latents of a pooling head count alike, where there are several."""
+    if structure.pool is None or (latents := graph.calls[structure.pool].query.shape[-2]) == 1:
+        return True
+    groups = _read_from(graph, answer, [structure.pool], latents).groups
+    return groups in ([], [list(range(latents))])
+
+
+def _is_tokens(answer: Tensor, grid: PatchGrid) -> bool:
+    """Whether an answer (batch, tokens, width) or (batch, width, rows, cols) has a place for each token or patch."""
+    patches = len(grid.order)
+    shape = tuple(answer.shape[1:])
+    in_rows = any(pair == (grid.rows, grid.cols) for pair in pairwise(shape))
+    return in_rows or patches in shape or patches + len(grid.prefix) in shape
+
+
+def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: bool) -> Readout:
+    """Name the way in which tokens are read."""
+    prefix, patches = set(grid.prefix), set(grid.order)
+    if pools:
+        return "other" if groups else "map"
+    if not groups:  # the output is the tokens themselves, of which the class token is read where there is one
+        names = (name for name, _ in model.named_parameters())
+        return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
+    single = [group for group in groups if len(group) == 1 and group <= prefix]
+    read = set().union(*groups)
+    if read <= prefix and len(read) <= 2:
+        return "token" if len(read) == 1 else "distilled"
+    if groups in ([patches], [patches | prefix]):
+        return "avg"
+    return "token_avg" if len(groups) == 2 and len(single) == 1 and patches in groups else "other"
+
+
+def main_output(output: Any) -> Tensor:
+    """Find the tensor that a model answers with.
+
+    Args:
+        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
+
+    Raises:
+        UnsupportedModelError: nothing of the kind.
+
+    Example:
+        >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
+        torch.Size([1, 2])
+    """
+    found = next((tensor for tensor in _tensors(output) if tensor.is_floating_point()), None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"the model must return a tensor, or an object or dictionary with one of {', '.join(OUTPUTS)}, got "
+            f"{type(output).__name__}."
+        )
+    return found
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an output, those that are called like an answer first."""
+    if isinstance(output, Tensor):
+        yield output
+        return
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    named = [fields[name] for name in OUTPUTS if fields.get(name) is not None]
+    others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
+    for part in (*named, *others):
+        yield from _tensors(part)
+
+
+def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure) -> None:
+    """Raise UnsupportedModelError if tokens exchange anything between layers by another way than the attention read.
+
+    With the gradient of all attention outputs left out, half of the tokens of the last layer must depend on the very
+    pixels that feed the same tokens of the first layer.
+    """
+    layers = [[calls[i] for i in layer] for layer in structure.layers]
+    if structure.pool is not None:
+        layers.append([calls[structure.pool]])
+    first = layers[0][0].value
+    # The last layer, and the pooling head, whose keys may be the patches only.
+    ends = [layer[0].value for layer in layers[len(structure.layers) - 1 :] if layer is not layers[0]]
+    ends = [end for end in ends if end.shape[-2] == first.shape[-2]]
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randperm(first.shape[-2], generator=generator)[: first.shape[-2] // 2].to(first.device)
+    nodes = filter(None, (node_of(output) for layer in layers for call in layer for output in call.outputs))
+    handles = [node.register_prehook(lambda gradients: (None,) * len(gradients)) for node in nodes]
+    try:
+        later = [_pixels_of(end, image, half) for end in ends]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if any(not torch.equal(_pixels_of(first, image, half), pixels) for pixels in later):
+        raise UnsupportedModelError(_mixed(model, layers[0][0].name, f"`{layers[-1][0].name}`"))
+
+
+def _mixed(model: str, first: str, last: str) -> str:
+    return (
+        f"tokens of {model} exchange information between `{first}` and {last} other than by the attention that was "
+        "read (attention in a form that cannot be read, a convolution among tokens, or tokens that change places), so "
+        "that attention alone does not explain it. Use a plain ViT, or the model's scaled_dot_product_attention "
+        "implementation."
+    )
+
+
+def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
+    """Mark the pixels that feed some tokens, (height, width) bool."""
+    generator = torch.Generator().manual_seed(1)
+    chosen = value[:, :, tokens]
+    weights = torch.randn(chosen.shape, generator=generator).to(chosen.device, chosen.dtype)
+    (gradient,) = torch.autograd.grad(chosen, image, weights, retain_graph=True)
+    return gradient[0].ne(0).any(0)
+
+
+def _read_by(graph: Graph, answer: Tensor, structure: Structure, tokens: int) -> Reading:
+    """Find the tokens that the answer is read from otherwise than by a pooling head."""
+    layers = sum(1 << i for layer in structure.layers for i in layer)
+    if structure.pool is not None and not _between(graph, answer)[node_of(answer)] & layers:
+        return Reading([])
+    return _read_from(graph, answer, structure.layers[-1], tokens)
+
+
+def _read_from(graph: Graph, answer: Tensor, last: Sequence[int], tokens: int) -> Reading:
+    """Find which rows of the outputs of calls the answer is read from."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(answer.shape, generator=generator).to(answer.device, answer.dtype)
+    outputs = [output for i in last for output in graph.calls[i].outputs]
+    return read_tokens((answer * weights).sum(), outputs, list(_between(graph, answer)), tokens)
+
+
+def _between(graph: Graph, answer: Tensor) -> dict[Node, int]:
+    """Walk from the answer back to the attention calls nearest to it."""
+    return ancestors([node_of(answer)], graph.marks, (1 << len(graph.calls)) - 1)

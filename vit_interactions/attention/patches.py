@@ -1,0 +1,321 @@
+"""Find the pixels that feed each token, from the graph between an image and the query of the first attention call."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
+TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
+DRAWS = 384  # numbers (channels times random directions) by which the center of a patch is estimated
+GAP = 0.9  # share of a cell below which a patch leaves a gap to the next
+OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Where the patches of an image are, among the tokens and among the pixels.
+
+    Attributes:
+        prefix: tokens that no pixel feeds, in their order.
+        order: the token of each patch, row by row from the top left.
+        rows: rows of patches.
+        cols: columns of patches.
+        top: the row of pixels where the first row of patches begins; negative where the model pads the image.
+        left: likewise, the column.
+        pitch: (height, width) in pixels from one patch to the next.
+        overlap: whether patches share pixels, or leave gaps between them, so that they have no edges of their own.
+    """
+
+    prefix: tuple[int, ...]
+    order: tuple[int, ...]
+    rows: int
+    cols: int
+    top: float
+    left: float
+    pitch: tuple[float, float]
+    overlap: bool = False
+
+    def extent(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) in pixels of the image that the patches cover, from its top left corner on.
+
+        Overlapping patches are placed side by side, each near the center of what it sees.
+
+        Raises:
+            ValueError: patches that begin elsewhere than at the corner of the image.
+
+        Example:
+            >>> PatchGrid((0,), (1, 2), 1, 2, 0.0, 0.0, (16.0, 16.0)).extent((20, 32))
+            (16, 32)
+        """
+        sides = zip(
+            ["height", "width"],
+            (self.top, self.left),
+            self.pitch,
+            (self.rows, self.cols),
+            image_size,
+            strict=True,
+        )
+        return tuple(self._side(*side) for side in sides)  # type: ignore[return-value]
+
+    def _side(self, name: str, start: float, pitch: float, count: int, length: int) -> int:
+        if self.overlap:
+            whole = _nominal(pitch, count, length)
+        else:
+            whole = round(pitch) if abs(pitch - round(pitch)) < 1e-6 else pitch
+        covered = round(whole * count)
+        # A model that resizes the image has patches of a fraction of a pixel, which cover all of it.
+        resized = whole != round(whole)
+        if abs(start) > (pitch if self.overlap else 1.0 if resized else 0.0) or (
+            resized and abs(covered - length) > 0.05 * length
+        ):
+            wide = (
+                ", or its stem looks so far that an image of this size has too few patches" if self.overlap else ""
+            )
+            raise ValueError(
+                f"its patches cover pixels {start:g} to {start + pitch * count:g} of the image's {name} of {length}, "
+                f"because the model crops, pads or resizes the image itself{wide}. Do that to the image first"
+            )
+        return length if resized else covered
+
+
+def _nominal(pitch: float, count: int, length: int) -> float:
+    """Return the stride of a stem whose estimated pitch is near it: its border tokens are drawn inwards by padding.
+
+    Strides are products of small factors, mostly of 2.
+
+    Example:
+        >>> _nominal(31.2, 3, 96), _nominal(31.2, 4, 100), _nominal(2.5, 4, 11)
+        (32.0, 32, 2.5)
+    """
+    if abs(pitch * count - length) < 0.3 * pitch:
+        return length / count
+    near = range(math.ceil(0.93 * pitch), math.floor(1.07 * pitch) + 1)
+    return max(near, key=lambda stride: (stride & -stride, -abs(stride - pitch)), default=pitch)
+
+
+def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
+    """Find the patches of one image among the tokens that a model made of it.
+
+    Args:
+        query: (batch, heads, tokens, width), or value, of the first attention call, in the graph of the images.
+        image: (batch, channels, height, width), a leaf that requires gradients; the first is looked at.
+
+    Raises:
+        ValueError: patches that are not a regular grid of tokens; the text says why.
+    """
+    query = query[:1]
+    pixels = pixel_tokens(query, image)
+    if pixels is None:
+        return _grid_of_centers(token_centers(query, image))
+    if (pixels == SEVERAL).any():
+        return _grid_of_centers(_pixel_centers(pixels, query.shape[-2]))
+    return _grid_of_pixels(pixels, query.shape[-2])
+
+
+def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
+    """Tell for every pixel which token it feeds.
+
+    The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So
+    the digits of the tokens' numbers as weights, one pass through the embedding for each, read the number at all
+    pixels at once. Further passes with random digits tell where several tokens meet.
+
+    Returns:
+        (height, width) int64 on the CPU: the index of the token, `NONE` or `SEVERAL`. None where patches overlap.
+
+    Example:
+        >>> image = torch.rand(1, 1, 2, 4, requires_grad=True)
+        >>> tokens = torch.nn.functional.avg_pool2d(image, (2, 2)).flatten(2).transpose(1, 2)
+        >>> pixel_tokens(tokens[:, None], image)
+        tensor([[0, 0, 1, 1],
+                [0, 0, 1, 1]])
+    """
+    tokens = query.shape[-2]
+    precise = query.dtype in (torch.float32, torch.float64)
+    base, checks = (64, 1) if precise else (2, 4)
+    signs = _signs(query[:, :, :1])
+    index = torch.arange(tokens)
+
+    def pull(weights: Tensor) -> Tensor:
+        cotangent = signs * weights.to(query.device, query.dtype)[:, None]
+        return torch.autograd.grad(query, image, cotangent, retain_graph=True)[0][0].detach().double().cpu()
+
+    plain = pull(torch.ones(tokens))
+    size, channel = plain.abs().max(0, keepdim=True)
+    plain = plain.gather(0, channel)[0]
+    code = torch.zeros(plain.shape, dtype=torch.int64)
+    several = torch.zeros(plain.shape, dtype=torch.bool)
+
+    def read(digits: Tensor) -> Tensor:
+        ratio = pull(digits).gather(0, channel)[0] / plain
+        digit = ratio.nan_to_num().round().clamp(0, base - 1)
+        several.logical_or_((ratio - digit).abs() > TOLERANCE)
+        return digit.long()
+
+    place = 1
+    while place == 1 or place < tokens:
+        code += read(index // place % base) * place
+        place *= base
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(checks):
+        digits = torch.randint(base, (tokens,), generator=generator)
+        several |= read(digits) != digits[code.clamp(max=tokens - 1)]
+    untouched = size[0] == 0
+    several &= ~untouched
+    if several.double().mean() > OVERLAP:
+        return None
+    code[several | (code >= tokens)] = SEVERAL
+    code[untouched] = NONE
+    return code
+
+
+def token_centers(query: Tensor, image: Tensor) -> Tensor:
+    """Estimate the center of mass of the pixels that feed each token, weighted by the square of their influence.
+
+    With J the derivative of a token by the pixels and r random signs, E[(J r √x)²] / E[(J r)²] = Σ x J² / Σ J². Each
+    direction takes one pass for all tokens (the backward pass of the backward pass).
+
+    Returns:
+        (tokens, 2) float64 on the CPU: row and column of pixels; NaN for tokens that no pixel feeds.
+    """
+    cotangent = torch.zeros_like(query, requires_grad=True)
+    (pulled,) = torch.autograd.grad(query, image, cotangent, create_graph=True)
+    height, width = image.shape[-2:]
+    down = (torch.arange(height, device=image.device) + 0.5).sqrt().to(image.dtype)[:, None].expand(height, width)
+    across = (torch.arange(width, device=image.device) + 0.5).sqrt().to(image.dtype).expand(height, width)
+    energy = torch.zeros(3, query.shape[-2], dtype=torch.float64)
+    for draw in range(max(1, DRAWS // query[0, :, 0].numel())):
+        signs = _signs(image[:1], draw)
+        for part, scale in enumerate((torch.ones_like(down), down, across)):
+            (pushed,) = torch.autograd.grad(pulled[:1], cotangent, signs * scale, retain_graph=True)
+            energy[part] += pushed[0].detach().double().square().sum((0, 2)).cpu()
+    return (energy[1:] / energy[0]).T
+
+
+def _signs(like: Tensor, seed: int = 0) -> Tensor:
+    """Draw random signs, which keep gradients from canceling; no generator of the user's is touched."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randint(2, like.shape, generator=generator, device="cpu") * 2 - 1).to(like.device, like.dtype)
+
+
+def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
+    """Read the grid from patches of which every pixel feeds one token."""
+    boxes = _boxes(pixels, tokens)
+    fed = (boxes[2] >= 0).nonzero().flatten()
+    tops, row = torch.unique(boxes[0, fed], return_inverse=True)
+    lefts, col = torch.unique(boxes[1, fed], return_inverse=True)
+    rows, cols = len(tops), len(lefts)
+    place = row * cols + col
+    if len(fed) < rows * cols and len(fed) and (fed - place == fed[0] - place[0]).all():
+        # Tokens that the model blanked (dropped patches) have their places among those that it did not.
+        fed = fed[0] - place[0] + torch.arange(rows * cols)
+        place = fed - fed[0]
+    if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place) or fed.max() >= tokens:
+        raise ValueError(
+            f"{len(fed)} tokens are fed by pixels of their own, but they do not form rows and columns"
+        )
+    top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
+    left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
+    height, width = (boxes[2:] - boxes[:2] + 1)[:, boxes[2] >= 0].amax(1).tolist()
+    gaps = height < GAP * down or width < GAP * across
+    order = tuple(fed[place.argsort()].tolist())
+    return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), gaps)
+
+
+def _boxes(pixels: Tensor, tokens: int) -> Tensor:
+    """First row, first column, last row and last column of each token's pixels: (4, tokens); last row -1 without any.
+
+    Raises:
+        ValueError: pixels that do not fill their rectangle.
+    """
+    height, width = pixels.shape
+    own = (pixels >= 0).flatten()
+    token = pixels.flatten()[own]
+    at = torch.stack(
+        (torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width))
+    )
+    at = at.reshape(2, -1)[:, own]
+    low, high = torch.full((2, tokens), height + width), torch.full((2, tokens), -1)
+    low.scatter_reduce_(1, token.expand(2, -1), at, "amin")
+    high.scatter_reduce_(1, token.expand(2, -1), at, "amax")
+    fed = (high[0] >= 0).nonzero().flatten()
+    (top, left), (bottom, right) = low[:, fed], high[:, fed] + 1
+    filled = token.bincount(minlength=tokens)[fed]
+    # Pixels between those that a nearest-neighbor resize picks feed nothing.
+    unread = F.pad((pixels == NONE).long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    filled += unread[bottom, right] - unread[top, right] - unread[bottom, left] + unread[top, left]
+    holes = (filled != (bottom - top) * (right - left)).nonzero().flatten()
+    if len(holes):
+        raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are no rectangle")
+    return torch.cat((low, high))
+
+
+def _line(starts: list[int], end: int) -> tuple[float, float]:
+    """Fit the first edge and the pitch of intervals; the first may be cut by padding, the last too."""
+    count = len(starts)
+    if count == 1:
+        return float(starts[0]), float(end - starts[0])
+    inner = starts[1:] if count > 2 else starts
+    pitch = (inner[-1] - inner[0]) / (len(inner) - 1)
+    first = inner[0] - pitch * (count - len(inner))
+    # Edges lie on whole pixels; of a resized image they are rounded.
+    if first > starts[0] + 1 or any(abs(first + pitch * i - start) > 1 for i, start in enumerate(starts) if i):
+        raise ValueError("the patches are not equally large")
+    return (float(starts[0]) if abs(first - starts[0]) < 1 else first), pitch
+
+
+def _pixel_centers(pixels: Tensor, tokens: int) -> Tensor:
+    """Return the center of the pixels that feed each token and no other, (tokens, 2); NaN for tokens without any."""
+    own = pixels >= 0
+    places = own.nonzero().double() + 0.5
+    total = torch.zeros(tokens, 2, dtype=torch.float64).index_add_(0, pixels[own], places)
+    return total / pixels[own].bincount(minlength=tokens)[:, None]
+
+
+def _grid_of_centers(centers: Tensor) -> PatchGrid:
+    """Read the grid from the centers of patches that share pixels."""
+    fed = [index for index, center in enumerate(centers.tolist()) if center[0] == center[0]]
+    found = centers[fed]
+    for rows in range(1, len(fed) + 1):
+        if len(fed) % rows:
+            continue
+        cols = len(fed) // rows
+        order = _in_rows(found, rows, cols)
+        if order is not None:
+            grid = found[order].reshape(rows, cols, 2)
+            (top, pitch_y), (left, pitch_x) = _fit(grid[..., 0].mean(1)), _fit(grid[..., 1].mean(0))
+            tokens = tuple(fed[i] for i in order.tolist())
+            return PatchGrid(
+                _others(len(centers), fed), tokens, rows, cols, top, left, (pitch_y, pitch_x), overlap=True
+            )
+    raise ValueError(f"the {len(fed)} tokens that pixels feed have no centers in rows and columns")
+
+
+def _in_rows(centers: Tensor, rows: int, cols: int) -> Tensor | None:
+    """Order tokens by rows and columns, None where their centers do not lie so."""
+    by_row = centers[:, 0].argsort().reshape(rows, cols)
+    order = torch.stack([row[centers[row, 1].argsort()] for row in by_row])
+    grid = centers[order]
+    down, across = grid[..., 0].mean(1), grid[..., 1].mean(0)
+    gaps = [float((line[1:] - line[:-1]).min()) if len(line) > 1 else None for line in (down, across)]
+    near = [gap if gap is not None else other for gap, other in (gaps, gaps[::-1])]
+    strays = (grid[..., 0] - down[:, None]).abs().max(), (grid[..., 1] - across).abs().max()
+    if any(gap is not None and stray > 0.5 * gap for stray, gap in zip(strays, near, strict=True)):
+        return None
+    return order.flatten()
+
+
+def _fit(centers: Tensor) -> tuple[float, float]:
+    """Fit the first edge and the pitch to centers; the border's are drawn inwards by padding, so it counts less."""
+    if len(centers) == 1:
+        return 0.0, 2 * centers.item()
+    inner = centers[1:-1] if len(centers) > 3 else centers
+    pitch = float((inner[-1] - inner[0]) / (len(inner) - 1))
+    first = float(inner[0]) - pitch * (1 if len(centers) > 3 else 0)
+    return first - pitch / 2, pitch
+
+
+def _others(tokens: int, fed: list[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(range(tokens)) - set(fed)))

@@ -1,0 +1,298 @@
+"""Read from the graph of a forward pass what its attention calls are: layers in series, a pooling head, or neither."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+import torch
+from torch import Tensor
+
+from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError
+from vit_interactions.attention.graph import Node, ancestors, name_of, node_of
+from vit_interactions.attention.record import AttentionCall
+
+PREFIX = 16  # tokens beside the patches, at most, where tokens are laid out as (batch, rows, cols, channels)
+# Nodes that only change how the same numbers lie in memory, or their type.
+_MOVES = (
+    "Transpose",
+    "Permute",
+    "View",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Clone",
+    "Copy",
+    "Alias",
+    "Expand",
+    "T",
+)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What each attention call of a forward pass is.
+
+    Attributes:
+        layers: the calls of each layer, by index; several where a layer computes its heads in several calls.
+        pool: the call of the attention-pooling head; None without one.
+        ignored: calls that the image does not reach or that the output does not depend on.
+    """
+
+    layers: tuple[tuple[int, ...], ...]
+    pool: int | None
+    ignored: tuple[int, ...]
+
+
+class Graph:
+    """The graph of a recorded forward pass."""
+
+    def __init__(self, model: str, image: Tensor, calls: Sequence[AttentionCall], output: Tensor) -> None:
+        """Walk the graph once.
+
+        Args:
+            model: name of the model, for messages.
+            image: (batch, channels, height, width), the leaf from which the pass began.
+            calls: all attention calls, in order.
+            output: what the model's answer is read from.
+
+        Raises:
+            UnsupportedModelError: an output that does not depend on the image by way of the graph.
+        """
+        self.model, self.image, self.calls, self.output = model, image, calls, output
+        self.image_bit = 1 << len(calls)
+        self.marks: dict[Node, int] = {node_of(call.outputs[0]): 1 << i for i, call in enumerate(calls)}
+        self.marks.pop(None, None)
+        self.marks[node_of(image)] = self.image_bit
+        starts = [node_of(tensor) for call in calls for tensor in _inputs(call)]
+        self.found = ancestors([*starts, node_of(output)], self.marks)
+        self.score = self.found.get(node_of(output), 0)
+        # What torch puts in the place of a derivative that an operation does not have.
+        if any(name_of(node).endswith("WarnNotImplemented") for node in self.found):
+            raise UnobservableModelError(f"an operation of {model} has no derivative, as of quantized layers.")
+        if not self.score & self.image_bit:
+            raise UnobservableModelError(
+                f"the output of {model} does not depend on the image by any gradient: it was detached, quantized, or "
+                "computed without gradients."
+            )
+
+    def reach(self, index: int) -> int:
+        """Return the bits of all that the inputs of a call depend on."""
+        return reduce(or_, (self.found.get(node_of(tensor), 0) for tensor in _inputs(self.calls[index])), 0)
+
+    def consumers(self, node: Node) -> list[Node]:
+        """Return the nodes that take the output of a node."""
+        return [other for other in self.found if any(parent is node for parent, _ in other.next_functions)]
+
+
+def read_structure(graph: Graph) -> Structure:
+    """Sort the attention calls of a pass into layers, a pooling head and what does not matter.
+
+    Raises:
+        UnsupportedModelError: calls that are not layers in series, each attending from every token to every token.
+    """
+    calls, every = graph.calls, range(len(graph.calls))
+    reach = [graph.reach(i) for i in every]
+    fed = [i for i in every if reach[i] & graph.image_bit]
+    read = [i for i in every if graph.score >> i & 1]
+    relevant = [i for i in fed if i in read]
+    ignored = tuple(i for i in every if i not in relevant)
+    if not relevant:
+        raise UnsupportedModelError(_nothing(graph, fed))
+    _check_not_cut(graph, fed, read)
+    pools = [i for i in relevant if _is_pool(graph, i)]
+    layers = [i for i in relevant if i not in pools]
+    if len(pools) > 1 or (pools and (not layers or any(reach[i] >> pools[0] & 1 for i in layers))):
+        raise UnsupportedModelError(
+            f"`{calls[pools[0]].name}` attends from {calls[pools[0]].query.shape[-2]} tokens of its own to "
+            f"{calls[pools[0]].key.shape[-2]}, and other attention follows, so the layers do not agree in tokens. Use "
+            "a ViT with global attention."
+        )
+    # Windows come first in some models, and global attention later: what attends among fewer is to be named.
+    largest = max((calls[i] for i in layers), key=lambda call: call.query.shape[-2])
+    owner = "the first layer" if largest.name == calls[layers[0]].name else f"`{largest.name}`"
+    for i in layers:
+        check_tokens(calls[i], largest.query.shape[-2], len(graph.image), owner)
+    for i in layers:
+        _check_connected(graph, calls[i])
+    groups = list(_groups(layers, reach, reduce(or_, (1 << i for i in layers))))
+    _check_series(graph, groups, reach)
+    again = next((i for i in ignored if i not in fed and calls[i].name in {calls[j].name for j in layers}), None)
+    if again is not None:
+        raise UnsupportedModelError(
+            f"`{calls[again].name}` runs on the image and on something else: {graph.model} runs several passes "
+            "(a siamese model, an ensemble). Explain the ViT itself, once for each image."
+        )
+    _check_entrance(graph, groups[0])
+    return Structure(tuple(groups), pools[0] if pools else None, ignored)
+
+
+def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> None:
+    """Raise UnsupportedModelError unless a call attends from every token of one image to every token.
+
+    Args:
+        call: the call.
+        tokens: how many tokens the model has.
+        batch: how many images there are.
+        owner: the layer with these tokens, for the message.
+    """
+    shape = tuple(call.query.shape)
+    if len(shape) != 4 or shape[0] != batch:
+        raise UnsupportedModelError(
+            f"`{call.name}` attends within windows or groups, not over the whole image: its query has shape {shape}, "
+            f"expected ({batch}, heads, tokens, width). Use a ViT with global attention."
+        )
+    if call.is_pooling:
+        raise UnsupportedModelError(
+            f"`{call.name}` attends from {shape[2]} of the tokens to {call.key.shape[-2]} (class attention or pooled "
+            "keys), so it says nothing about pairs of patches. Use a ViT in which all tokens attend to all."
+        )
+    if shape[2] != tokens:
+        raise UnsupportedModelError(
+            f"`{call.name}` attends among {shape[2]} items, but {owner} has {tokens} tokens: channel, pooled or "
+            "windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
+            "ViT with global attention."
+        )
+
+
+def _inputs(call: AttentionCall) -> list[Tensor]:
+    return [tensor for tensor in (call.query, call.key, call.value, call.mask) if tensor is not None]
+
+
+def _nothing(graph: Graph, fed: list[int]) -> str:
+    if not graph.calls:
+        return (
+            f"{graph.model} made no call of scaled_dot_product_attention among its tokens from one of its modules, so "
+            "there is no attention to explain. Give a Vision Transformer that runs as plain PyTorch modules."
+        )
+    if fed:
+        return (
+            f"the output of {graph.model} does not depend on its attention by any gradient: "
+            f"`{graph.calls[fed[-1]].name}` is followed by a detach, or its output is not used."
+        )
+    return (
+        f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."
+    )
+
+
+def _check_not_cut(graph: Graph, fed: list[int], read: list[int]) -> None:
+    before, after = [i for i in fed if i not in read], [i for i in read if i not in fed]
+    if before and after and before[-1] < after[-1]:
+        raise UnsupportedModelError(
+            f"the gradient of {graph.model} is cut between `{graph.calls[before[0]].name}` and "
+            f"`{graph.calls[after[-1]].name}` (a detach or `torch.no_grad` in its forward), so that what the layers do "
+            "with the image cannot be observed. Remove the cut."
+        )
+
+
+def _check_connected(graph: Graph, call: AttentionCall) -> None:
+    """Raise UnsupportedModelError if a part of an attention is cut from the graph."""
+    # Of an attention that was written out, the probabilities stand in the query; the key is the identity.
+    written_out = call.scale == 1.0 and torch.equal(call.key[0, 0], torch.eye(*call.key.shape[-2:]).to(call.key))
+    for part in ("query", "value") if written_out else ("query", "key", "value"):
+        if not graph.found.get(node_of(getattr(call, part)), 0) & graph.image_bit:
+            raise UnsupportedModelError(
+                f"the {part} of `{call.name}` does not depend on the image by any gradient: it is cut by a detach or "
+                f"`torch.no_grad` in the forward of {graph.model}, so that what the layer does cannot be observed. "
+                "Remove the cut."
+            )
+
+
+def _is_pool(graph: Graph, index: int) -> bool:
+    """Whether a call asks from tokens of its own (latents), which no pixel feeds."""
+    call = graph.calls[index]
+    return call.is_pooling and not graph.found.get(node_of(call.query), 0)
+
+
+def _groups(layers: Sequence[int], reach: Sequence[int], mask: int) -> Iterator[tuple[int, ...]]:
+    """Put together consecutive calls that depend on the same calls."""
+    group: list[int] = []
+    for index in layers:
+        if group and reach[index] & mask != reach[group[0]] & mask:
+            yield tuple(group)
+            group = []
+        group.append(index)
+    yield tuple(group)
+
+
+def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequence[int]) -> None:
+    """Raise UnsupportedModelError unless each layer depends on all before it, and its calls are parts of one map."""
+    before = 0
+    every = reduce(or_, (1 << i for group in groups for i in group))
+    names = [graph.calls[group[0]].name for group in groups]
+    for group, name in zip(groups, names, strict=True):
+        own = reach[group[0]] & every
+        if own != before:
+            missing = next(n for n, other in zip(names, groups, strict=True) if before & ~own & 1 << other[0])
+            raise UnsupportedModelError(
+                f"`{name}` does not depend on `{missing}`, which ran before it: {graph.model} runs several passes over "
+                "the image, several towers, an ensemble or parallel branches, whose attention does not follow one "
+                "another. Explain one of them."
+            )
+        if len(group) > 1:
+            _check_one_map(graph, group)
+        before |= reduce(or_, (1 << i for i in group))
+
+
+def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:
+    """Raise UnsupportedModelError unless calls side by side are the heads of one layer, joined by a concatenation."""
+    calls = [graph.calls[i] for i in group]
+    joints = [_joint(graph, node_of(call.outputs[0])) for call in calls]
+    first = joints[0]
+    if all(joint is not None and joint is first for joint in joints) and len({call.name for call in calls}) == 1:
+        return
+    names = list(dict.fromkeys(f"`{call.name}`" for call in calls))
+    where = (
+        f"{names[0]} combines" if len(names) == 1 else f"{' and '.join(names[:2])} run side by side and combine"
+    )
+    raise UnsupportedModelError(
+        f"{where} {len(calls)} attention maps into one (differential attention, parallel branches, several passes over "
+        "the image, or an ensemble), so none of them is the attention of the layer. Explain a ViT with one softmax a "
+        "layer, or one of the branches."
+    )
+
+
+def _joint(graph: Graph, node: Node) -> Node | None:
+    """Follow an output through changes of its shape to the concatenation that it ends in; None where there is none."""
+    while True:
+        consumers = graph.consumers(node)
+        if len(consumers) != 1:
+            return None
+        node = consumers[0]
+        name = name_of(node).removesuffix("Backward0").removesuffix("Backward1")
+        if name in ("Cat", "Stack"):
+            return node
+        if not any(move in name for move in _MOVES):
+            return None
+
+
+def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
+    """Raise UnsupportedModelError if the image enters the layers again, behind the first one.
+
+    What is made of it before the first attention goes on as tokens only (the residual connection).
+    """
+    call = graph.calls[first[0]]
+    tokens = call.query.shape[-2]
+    embedding = ancestors([node_of(tensor) for tensor in _inputs(call)], graph.marks)
+    for node in graph.found:
+        if node in embedding:
+            continue
+        for parent, which in node.next_functions:
+            if (
+                parent in embedding
+                and embedding[parent] & graph.image_bit
+                and not _of_tokens(parent, which, tokens)
+            ):
+                raise UnsupportedModelError(
+                    f"the image enters {graph.model} again after `{call.name}`, its first attention: it runs several "
+                    "passes over the image, several towers or an ensemble, or attends among pooled tokens "
+                    "beside a path of all. Explain one of them."
+                )
+
+
+def _of_tokens(node: Node, which: int, tokens: int) -> bool:
+    """Whether an output of a node has an axis of tokens, or two of patches; the embedding may add the prefix later."""
+    shape = tuple(node._input_metadata[which].shape) if node._input_metadata else ()
+    if len(shape) < 4 or tokens in shape:
+        return True
+    return any(tokens - PREFIX <= rows * cols <= tokens for rows, cols in (shape[1:3], shape[2:4]))
