@@ -127,7 +127,7 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
     check_finite([call.name for call in calls], [call.output.isfinite().all() for call in calls])
     size = (image.shape[-2], image.shape[-1])
     grid, extent = _place(name, [calls[i] for i in structure.layers[0]], image)
-    check_unmixed(name, image, calls, structure)
+    check_unmixed(name, image, calls, structure, grid)
     tokens = len(grid.prefix) + len(grid.order)
     reading = _read_by(graph, answer, structure, tokens)
     if not reading.apart:
@@ -234,7 +234,9 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield from _tensors(part)
 
 
-def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure) -> None:
+def check_unmixed(
+    model: str, image: Tensor, calls: Sequence[AttentionCall], structure: Structure, grid: PatchGrid
+) -> None:
     """Raise UnsupportedModelError if tokens exchange anything between layers by another way than the attention read.
 
     With the gradient of all attention outputs left out, half of the tokens of the last layer must depend on the very
@@ -256,6 +258,10 @@ def check_unmixed(model: str, image: Tensor, calls: Sequence[AttentionCall], str
     finally:
         for handle in handles:
             handle.remove()
+    expected = grid.pixels(half, (image.shape[-2], image.shape[-1]))
+    if all(torch.equal(expected, pixels.cpu()) for pixels in later):
+        return
+    # Where patches overlap, or some are blank, the first layer tells which pixels these are.
     if any(not torch.equal(_pixels_of(first, image, half), pixels) for pixels in later):
         raise UnsupportedModelError(_mixed(model, layers[0][0].name, f"`{layers[-1][0].name}`"))
 

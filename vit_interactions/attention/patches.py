@@ -60,6 +60,20 @@ class PatchGrid:
         )
         return tuple(self._side(*side) for side in sides)  # type: ignore[return-value]
 
+    def pixels(self, tokens: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Mark the pixels of the patches of some tokens, (height, width) bool.
+
+        Example:
+            >>> PatchGrid((0,), (1, 2), 1, 2, 0.0, 0.0, (1.0, 2.0)).pixels(torch.tensor([0, 2]), (1, 5)).int()
+            tensor([[0, 0, 1, 1, 0]], dtype=torch.int32)
+        """
+        chosen = torch.isin(torch.tensor(self.order), tokens.cpu()).reshape(self.rows, self.cols)
+        height, width = image_size
+        row = ((torch.arange(height) - self.top) / self.pitch[0]).floor().long()
+        col = ((torch.arange(width) - self.left) / self.pitch[1]).floor().long()
+        inside = ((row >= 0) & (row < self.rows))[:, None] & ((col >= 0) & (col < self.cols))
+        return chosen[row.clamp(0, self.rows - 1)][:, col.clamp(0, self.cols - 1)] & inside
+
     def _side(self, name: str, start: float, pitch: float, count: int, length: int) -> int:
         if self.overlap:
             whole = _nominal(pitch, count, length)
@@ -134,7 +148,7 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
     """
     tokens = query.shape[-2]
     precise = query.dtype in (torch.float32, torch.float64)
-    base, checks = (64, 1) if precise else (2, 4)
+    base, checks = (256, 1) if precise else (2, 4)
     signs = _signs(query[:, :, :1])
     index = torch.arange(tokens)
 

@@ -238,11 +238,13 @@ def _signature(model: nn.Module) -> int:
         own = vars(module)
         parts.append(id(module))
         parts += [value for value in own.values() if type(value) in _SIMPLE]
-        parts += own["_modules"]
-        parts += own["_forward_hooks"]
-        parts += own["_forward_pre_hooks"]
+        parts += own.get("_modules", ())
+        parts += own.get("_forward_hooks", ())
+        parts += own.get("_forward_pre_hooks", ())
         parts.append(id(own.get("forward")))
-        stack += [child for child in own["_modules"].values() if child is not None]
+        # Scripted modules keep their parts elsewhere.
+        children = own["_modules"].values() if "_modules" in own else module.children()
+        stack += [child for child in children if child is not None]
     return hash(tuple(parts))
 
 

@@ -71,7 +71,7 @@ def _sources(
 
     Read like the pixels in `patches.pixel_tokens`, digit by digit.
     """
-    base = 64 if dtype in (torch.float32, torch.float64) else 4
+    base = 256 if dtype in (torch.float32, torch.float64) else 4
 
     def pull(digits: Tensor) -> Tensor:
         change = lambda rows: _noise(rows) * digits.to(rows)[:, None]  # noqa: E731
