@@ -29,3 +29,4 @@ from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tende
 from vit_interactions.figures.tendency import draw_tendency_flow as draw_tendency_flow
 from vit_interactions.figures.windows_by_layer import draw_window as draw_window
 from vit_interactions.figures.windows_by_layer import windows_figure as windows_figure
+from vit_interactions.images.reading import read_image as load_photograph  # noqa: F401  # its name before
