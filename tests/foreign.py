@@ -73,7 +73,7 @@ def assert_read_as_by_hand(
 
 
 def before_the_view(attention: Tensor) -> GradientEdge:
-    """Where the graph has what a tensor is a view of."""
+    """Return the graph node of the tensor that this one is a view of."""
     return GradientEdge(*attention.grad_fn.next_functions[0])  # type: ignore[union-attr]
 
 

@@ -89,7 +89,7 @@ class Sandbox:
 
 @dataclass
 class Ended:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
         code: exit code; None if it hung.
@@ -251,7 +251,7 @@ def endings(trial: Trial, ended: Ended) -> list[str]:
 
 
 def is_harmful(char: str) -> bool:
-    """Whether a character acts on a terminal."""
+    """Return whether a terminal would interpret a character instead of showing it."""
     return category(char) in ("Cc", "Cf", "Cs")
 
 

@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vit_interactions as vi
-from vit_interactions.cli import main
 from vit_interactions.compare import units
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report import report
 from vit_interactions.patch_explorer.pages import Pages
 from vit_interactions.utilities.json_files import DamagedFileError
+
+from .command_line import run, set_field
 
 METHODS = ["raw_attention", "random_map"]
 METRICS = ["deletion", "pointing_game"]
@@ -41,19 +42,6 @@ def compare(root: Path, **options: Any) -> Comparison:
     return vi.compare(
         [root / "images"], **{"model": {"vit": make_model()}, "out": root / "out", **common, **options}
     )
-
-
-def run(*arguments: object) -> int:
-    """Run the command line, and return its exit code."""
-    before = sys.argv
-    sys.argv = ["vit-interactions", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def make_root(tmp_path: Path) -> Path:
@@ -203,14 +191,7 @@ def test_a_unit_of_another_image_or_comparison_is_measured_again(
 def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
     """The content with another value at a path of keys; without it where the value is `...`."""
     changed: Any = json.loads(json.dumps(content))
-    *outer, last = [int(key) if key.isdecimal() else key for key in keys.split("/")]
-    place = changed
-    for key in outer:
-        place = place[key]
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
+    set_field(changed, keys, value)
     return dict(changed)
 
 

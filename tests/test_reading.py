@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -26,22 +25,16 @@ from vit_interactions.images.reading import FORMATS, image_extensions, read_imag
 from vit_interactions.loading import read_checkpoint
 from vit_interactions.training.pictures import read_picture
 
+from .command_line import no_hang
+
 WHITE = (255, 255, 255)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """Fail a test that waits for a pipe or a device, instead of waiting with it."""
-
-    def fail(*_: object) -> None:
-        raise TimeoutError("hangs")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with no_hang(60):
+        yield
 
 
 def png(size: tuple[int, int], depth: int, kind: int, rows: list[bytes], **chunks: bytes) -> bytes:

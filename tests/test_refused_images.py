@@ -1,7 +1,6 @@
 """Every command keeps the good images of a folder, and says of each other file why it is left out."""
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ from vit_interactions.compare.comparison import Comparison
 from vit_interactions.photographs import find_photographs, skipped_files
 from vit_interactions.training.window_store import WindowStore
 
+from .command_line import no_hang
+
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 # file -> what is said of it
 REFUSED = {
@@ -32,16 +33,8 @@ SKIPPED = "skipped 4 files that are not images: drawing.eps, notes.txt, page.pdf
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """Fail a test that waits for a pipe, instead of waiting with it."""
-
-    def fail(*_: object) -> None:
-        raise TimeoutError("hangs")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with no_hang(120):
+        yield
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vit_interactions.cli import main
 from vit_interactions.training.build_store import build_window_store
 from vit_interactions.training.checkpoint import load_checkpoint
 from vit_interactions.training.evaluate import evaluate_model
@@ -30,6 +29,7 @@ from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.train import train
 
+from .command_line import run
 from .tiny_pictures import (
     CLASSES,
     SIZE,
@@ -96,19 +96,6 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Learner, "learn", stopping)
-
-
-def run(*arguments: object) -> int:
-    """Run the command line, and return its exit code."""
-    before = sys.argv
-    sys.argv = ["vit-interactions", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def as_options(settings: dict[str, Any]) -> list[str]:

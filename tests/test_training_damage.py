@@ -17,6 +17,7 @@ from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.train import train
 from vit_interactions.utilities.json_files import DamagedFileError
 
+from .command_line import set_field
 from .tiny_pictures import make_pictures, one_thread, tiny_settings
 
 # timm's datasets leave it to the interpreter to close the files they have read.
@@ -82,14 +83,7 @@ def put(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
     """Change one field, "a/b" being b in a; `...` deletes it."""
 
     def change(state: dict[str, Any]) -> None:
-        *outer, last = [int(key) if key.isdecimal() else key for key in field.split("/")]
-        place: Any = state
-        for key in outer:
-            place = place[key]
-        if value is ...:
-            del place[last]
-        else:
-            place[last] = value
+        set_field(state, field, value)
 
     return change
 

@@ -164,7 +164,7 @@ WORDS = {True: "equal", False: "**different**", None: "handled"}
 
 @dataclass(frozen=True)
 class Row:
-    """What was found out about one family.
+    """The verdict on one family.
 
     Attributes:
         module: of timm.

@@ -1,4 +1,4 @@
-"""How much of a map is rounding: every method in float32 against float64, and the model itself nudged by rounding.
+"""Measure rounding error: maps in float32 against float64, and against a model whose weights changed by rounding.
 
     python tests/benchmarks/precision.py MODEL CHECKPOINT FOLDER [IMAGES] [--method NAME ...]
 

@@ -1,12 +1,11 @@
 """Tell a gradient that is zero from one that a model cuts: detached, under `torch.no_grad`, or quantized."""
 
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.graph import name_of
+from vit_interactions.attention.graph import ancestors, name_of
 
 
 def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None = None) -> None:
@@ -22,7 +21,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
     """
     if score.grad_fn is None:
         refuse_cut(model, "the score has no gradient")
-    nodes = list(graph_nodes(score.grad_fn))
+    nodes = list(ancestors([score.grad_fn], {}))
     # What torch puts in the place of a derivative that an operation does not have.
     if any(name_of(node).endswith("WarnNotImplemented") for node in nodes):
         refuse_cut(model, "an operation between the image and the score has no derivative")
@@ -59,17 +58,6 @@ def quantized_module(model: nn.Module) -> str | None:
         ):
             return name
     return None
-
-
-def graph_nodes(root: Any) -> Iterator[Any]:
-    """Yield the nodes of a graph, from the node of its result."""
-    seen, todo = {root}, [root]
-    while todo:
-        node = todo.pop()
-        yield node
-        new = {parent for parent, _ in node.next_functions if parent is not None} - seen
-        seen |= new
-        todo.extend(new)
 
 
 def _is_origin(node: Any, source: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.folded import check_same_pixels, folded
-from vit_interactions.attention.graph import Node, ancestors, node_of
+from vit_interactions.attention.graph import Node, ancestors, node_of, noise
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.attention.patches import PatchGrid, find_patches
 from vit_interactions.attention.readout import Reading, read_tokens
@@ -277,10 +277,8 @@ def _mixed(model: str, first: str, last: str) -> str:
 
 def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
     """Mark the pixels that feed some tokens, (height, width) bool."""
-    generator = torch.Generator().manual_seed(1)
     chosen = value[:, :, tokens]
-    weights = torch.randn(chosen.shape, generator=generator).to(chosen.device, chosen.dtype)
-    (gradient,) = torch.autograd.grad(chosen, image, weights, retain_graph=True)
+    (gradient,) = torch.autograd.grad(chosen, image, noise(chosen, seed=1), retain_graph=True)
     return gradient[0].ne(0).any(0)
 
 
@@ -294,10 +292,8 @@ def _read_by(graph: Graph, answer: Tensor, structure: Structure, tokens: int) ->
 
 def _read_from(graph: Graph, answer: Tensor, last: Sequence[int], tokens: int) -> Reading:
     """Find which rows of the outputs of calls the answer is read from."""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(answer.shape, generator=generator).to(answer.device, answer.dtype)
     outputs = [output for i in last for output in graph.calls[i].outputs]
-    return read_tokens((answer * weights).sum(), outputs, list(_between(graph, answer)), tokens)
+    return read_tokens((answer * noise(answer)).sum(), outputs, list(_between(graph, answer)), tokens)
 
 
 def _between(graph: Graph, answer: Tensor) -> dict[Node, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
@@ -17,6 +18,18 @@ def node_of(tensor: Tensor) -> Node | None:
 def name_of(node: Node) -> str:
     """Return what a node computes, such as "MulBackward0"; an own function may have a `name` of another kind."""
     return node.name() if callable(node.name) else type(node).__name__
+
+
+def noise(like: Tensor, seed: int = 0) -> Tensor:
+    """Draw normal numbers of a tensor's shape, type and device; no generator of the user's is touched.
+
+    Example:
+        >>> import torch
+        >>> torch.equal(noise(torch.ones(2, 3)), noise(torch.zeros(2, 3)))
+        True
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, device="cpu").to(like.device, like.dtype)
 
 
 def ancestors(starts: Iterable[Node | None], marks: Mapping[Node, int], barriers: int = 0) -> dict[Node, int]:

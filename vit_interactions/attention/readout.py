@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vit_interactions.attention.graph import Node
+from vit_interactions.attention.graph import Node, noise
 
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative difference of the gradients of tokens read alike
 ALIKE_IN_HALF = 2e-2
@@ -74,7 +74,7 @@ def _sources(
     base = 256 if dtype in (torch.float32, torch.float64) else 4
 
     def pull(digits: Tensor) -> Tensor:
-        change = lambda rows: _noise(rows) * digits.to(rows)[:, None]  # noqa: E731
+        change = lambda rows: noise(rows) * digits.to(rows)[:, None]  # noqa: E731
         return _pull(score, until, nodes, tokens, change)[1].double() - bypass.double()
 
     plain = pull(torch.ones(tokens))
@@ -110,7 +110,7 @@ def _pull(
         if seen:
             return gradients
         # A classifier that starts at zero hides what lies before it.
-        alive = [g if g is None or g.any() else _noise(g) for g in gradients]
+        alive = [g if g is None or g.any() else noise(g) for g in gradients]
         for place, gradient in enumerate(alive):
             if gradient is not None and _has_tokens(gradient, tokens):
                 rows = gradient.detach().movedim(_axis(gradient, tokens, len(until[0])), 0)
@@ -129,11 +129,6 @@ def _pull(
             handle.remove()
     rows = torch.cat([gradient.detach().movedim(-2, 0).flatten(1) for gradient in pulled], 1)
     return (seen[0] if seen else None), rows.cpu()
-
-
-def _noise(like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(like.shape, generator=generator, device="cpu").to(like.device, like.dtype)
 
 
 def _has_tokens(gradient: Tensor, tokens: int) -> bool:

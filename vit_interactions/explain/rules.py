@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from vit_interactions.attention.derivatives import graph_nodes, quantized_module, refuse_cut
+from vit_interactions.attention.derivatives import quantized_module, refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.graph import ancestors
 from vit_interactions.functional.attention import without_autocast
 
 # Operations that move, copy, select or convert numbers: what comes back is moved back, what was copied is added.
@@ -191,7 +192,7 @@ class Rules(TorchFunctionMode):
                 f"the score does not depend on the image by any way that {self.method} can follow: the model "
                 "detaches its features, or passes them through a gate only."
             )
-        for node in graph_nodes(scores.grad_fn):
+        for node in ancestors([scores.grad_fn], {}):
             if isinstance(node, BackwardCFunction) and type(node).__name__ != f"{Ruled.__name__}Backward":
                 raise UnsupportedModelError(
                     f"the model computes `{type(node).__name__.removesuffix('Backward')}`, a "

@@ -8,6 +8,7 @@ trapezoid rule, used here, differs from it by the factor (steps + 1) / steps, as
 import torch
 from torch import Tensor
 
+from vit_interactions.compare.metrics.area_metric import removal_parameters
 from vit_interactions.compare.metrics.baseline import check_baseline
 from vit_interactions.compare.metrics.metric import Case, Metric, Score
 from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
@@ -51,13 +52,7 @@ def abpc(baseline: str = "mean", steps: int = 20, *, name: str = "abpc") -> Metr
         direction="higher",
         range=(-1.0, 1.0),
         source="Samek et al., TNNLS 2017; Leem and Seo, Attention Guided CAM, AAAI 2024",
-        parameters={
-            "baseline": baseline,
-            "steps": steps,
-            "unit": "patch",
-            "score": "by `output`",
-            "ties": "seeded",
-        },
+        parameters=removal_parameters(baseline, steps),
         needs=frozenset(),
         cost=f"{2 * steps} forward passes, {steps - 1} where deletion has been measured",
         measure=measure,

@@ -71,12 +71,11 @@ def pixel_metric(
         curve_of,
         lambda case, shown: pixel_scores(case, shown, baseline),
         source="Petsiuk et al., RISE, BMVC 2018",
-        parameters={
-            "baseline": baseline,
-            "steps": steps,
-            "unit": "patch",
-            "score": "by `output`",
-            "ties": "seeded",
-        },
+        parameters=removal_parameters(baseline, steps),
         passes=steps + 1,
     )
+
+
+def removal_parameters(baseline: str, steps: int) -> dict[str, Any]:
+    """Return what a metric says of itself that replaces patches of pixels by a baseline, step by step."""
+    return {"baseline": baseline, "steps": steps, "unit": "patch", "score": "by `output`", "ties": "seeded"}
