@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vit_interactions.cli import main
+from vit_interactions.cli.main import main
 
 
 def run(*arguments: object) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures import Placement
-from vit_interactions.predictions import Prediction
+from vit_interactions.loading.predictions import Prediction
 
 ROWS, COLS = 4, 6
 SIZES = {"a": (480, 800), "b": (1000, 320), "c": (90, 90)}  # (width, height)

@@ -11,7 +11,7 @@ import click
 import numpy as np
 import typer
 
-from vit_interactions import cli
+from vit_interactions.cli import main as cli
 
 from . import hostile_files, hostile_images
 from .fuzzed import Sandbox, Trial, failed_files, run, try_out

@@ -21,7 +21,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from vit_interactions import cli
+from vit_interactions.cli import main as cli
 
 from .hostile_images import encoded, noise
 

@@ -6,131 +6,143 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import vit_interactions
 
-PACKAGE = Path(vit_interactions.__file__).parent
-MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE = "vit_interactions"
+PACKAGE = Path(vit_interactions.__file__).parent
+TESTS = Path(__file__).parent
 
-# What layers share, which is in none of them.
-SHARED = {"checksum", "console", "files", "options", "process", "seeds", "trained_windows", "utilities", "wording"}
-# Each layer may import itself and these.
-MAY_IMPORT = {
-    "utilities": set(),
-    "functional": set(),
-    "attention": {"functional", "adapters"},
-    "explain": {"functional", "attention"},
-    "models": {"functional"},
-    "images": {"functional", *SHARED},
-    "gallery": {"files", "utilities"},
-    "patch_explorer": {
-        "functional",
-        "attention",
-        "figures",
-        "images",
-        "explanation",
-        "loading",
-        "photographs",
-        "predictions",
-        *SHARED,
-    },
-    "training": {"functional", "attention", "explain", "models", "images", "loading", "figures", *SHARED},
-    "compare": {
-        "functional",
-        "attention",
-        "explain",
-        "figures",
-        "images",
-        "bundled",
-        "explanation",
-        "loading",
-        "methods",
-        "patch_explorer",
-        "photographs",
-        "predictions",
-        *SHARED,
-    },
-}
-DRAW = {"compare"}  # what else draws is in no layer
+# The floors of the house, from the ground up: a room imports from lower floors, and from the rooms named beside it.
+FLOORS = (
+    {"utilities": set(), "functional": {"utilities"}},
+    {"attention": set()},
+    {"models": set(), "images": set(), "loading": {"images"}},
+    {"explain": set()},
+    {"metrics": set(), "figures": set()},
+    {"compare": {"explorer"}, "explorer": set(), "gallery": set(), "training": set()},
+    {"cli": set()},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+BESIDE = {room: beside for rooms in FLOORS for room, beside in rooms.items()}
+LARGEST_SHARE = 0.15  # of the package's lines in one room
 
 
-def imported_modules(path: Path) -> set[str]:
-    """All modules that a file imports, wherever in the file, by their full names."""
+def module_name(path: Path) -> str:
+    """The dotted name of a file of the package; that of the folder for an `__init__`."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    """All that a file imports, wherever in the file, by full names: of modules, and of what is taken from them."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            found.add(node.module or "")
+            assert node.level == 0, f"line {node.lineno} imports relatively"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def layers_of(modules: set[str]) -> set[str]:
-    """The layers of the package among imported modules; "" is the package itself."""
-    parts = [module.split(".") for module in modules if module.split(".")[0] == CORE]
-    folders = {path.name for path in PACKAGE.iterdir()} | {path.stem for path in PACKAGE.iterdir()}
-    return {part[1] if len(part) > 1 and part[1] in folders else "" for part in parts}
+def modules_of(names: Iterable[str]) -> set[str]:
+    """The package's modules among imported names: the name itself, or what it is taken from."""
+    own = {name for name in names if name.split(".")[0] == CORE}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in own}
 
 
-@pytest.mark.parametrize("name", sorted(SHARED - {"utilities"}))
-def test_what_layers_share_uses_none_of_them(name: str) -> None:
-    assert layers_of(imported_modules(PACKAGE / f"{name}.py")) <= {
-        "functional",
-        "utilities",
-        *({"wording"} if name == "console" else ()),
+IMPORTS = {name: imported_names(ast.parse(path.read_text())) for name, path in MODULES.items()}
+USES = {name: modules_of(imports) - {name} for name, imports in IMPORTS.items()}
+
+
+def room(module: str) -> str:
+    """The room of a module; "" for the package's root."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def allowed(importer: str, imported: str) -> bool:
+    """Tell if one room may import from another."""
+    return importer == imported or imported in BESIDE[importer] or FLOOR[imported] < FLOOR[importer]
+
+
+def test_every_module_has_a_room_in_the_table() -> None:
+    assert {room(name) for name in MODULES} == {"", *FLOOR}
+    assert [name for name in MODULES if not room(name)] == [CORE]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name)])
+def test_imports_run_down(name: str) -> None:
+    up = {used for used in USES[name] if not room(used) or not allowed(room(name), room(used))}
+    assert not up, f"{name} imports from above, or from the package's root"
+
+
+def test_modules_import_in_no_circle() -> None:
+    # Submodules run their packages' `__init__` first; what one of these imports is no circle of its own.
+    graph = {name: uses for name, uses in USES.items() if not MODULES[name].name.startswith("__init__")}
+    TopologicalSorter(graph).prepare()
+
+
+def test_the_checks_of_directions_see_imports() -> None:
+    # They could not fail if nothing was found.
+    seen = modules_of(imported_names(ast.parse("def f():\n    from vit_interactions.cli.main import app\n")))
+    assert seen == {"vit_interactions.cli.main"}
+    assert modules_of(imported_names(ast.parse("from vit_interactions import EXPLAINERS"))) == {CORE}
+    assert "vit_interactions.explain.base" in USES["vit_interactions.explain.gmar"]
+    assert not allowed("functional", "attention")
+    assert not allowed("metrics", "figures")
+    assert allowed("functional", "utilities")
+
+
+def test_no_room_holds_too_much() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    shares = {
+        each: sum(n for name, n in lines.items() if room(name) == each) / sum(lines.values()) for each in FLOOR
     }
+    assert max(shares.values()) <= LARGEST_SHARE, shares
 
 
-@pytest.mark.parametrize("layer", MAY_IMPORT)
-def test_layers_import_in_one_direction(layer: str) -> None:
-    files = sorted((PACKAGE / layer).glob("*.py"))
-    assert len(files) > 1
-    for path in files:
-        imported = {module for module in imported_modules(path) if module != CORE}
-        assert layers_of(imported) <= {layer, *MAY_IMPORT[layer]}, path
+def test_tests_do_not_import_tests() -> None:
+    for path in TESTS.rglob("*.py"):
+        tests = {name for name in imported_names(ast.parse(path.read_text())) if re.search(r"(^|\.)test_", name)}
+        assert not {name for name in tests if name.split(".")[0] == "tests"}, path
 
 
-def test_the_direction_check_sees_imports() -> None:
-    # The check above could not fail if it found nothing.
-    explain = imported_modules(PACKAGE / "explain" / "base.py")
-    assert layers_of(explain) == {"explain", "attention"}
-    assert layers_of({"vit_interactions.cli", "vit_interactions.EXPLAINERS", "torch.nn"}) == {"cli", ""}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_core_never_imports_the_adapters(path: Path) -> None:
-    assert not [module for module in imported_modules(path) if module.startswith("vit_interactions_adapters")]
+@pytest.mark.parametrize("name", MODULES)
+def test_the_core_never_imports_the_adapters(name: str) -> None:
+    assert not [used for used in IMPORTS[name] if used.startswith("vit_interactions_adapters")]
 
 
 def test_modules_of_the_adapters_are_named_in_one_table_that_exists() -> None:
     named = {
-        (path.name, node.value)
-        for path in MODULES
+        (name, node.value)
+        for name, path in MODULES.items()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and re.fullmatch(r"vit_interactions_adapters[\w.]*", str(node.value))
     }
-    assert {file for file, _ in named} == {"adapters.py"}
+    assert {file for file, _ in named} == {"vit_interactions.utilities.adapters"}
     assert len(named) == 4
-    assert not imported_modules(PACKAGE / "adapters.py")
+    assert not IMPORTS["vit_interactions.utilities.adapters"]
     for _, module in named:
         assert importlib.util.find_spec(module), module
 
 
 def test_functional_needs_torch_only() -> None:
-    for path in (PACKAGE / "functional").glob("*.py"):
-        outside = {module.split(".")[0] for module in imported_modules(path)} - {CORE, "torch"}
-        assert outside <= sys.stdlib_module_names, path
+    for name in (name for name in MODULES if room(name) == "functional"):
+        outside = {used.split(".")[0] for used in IMPORTS[name]} - {CORE, "torch", "numpy", "scipy"}
+        assert outside <= sys.stdlib_module_names, name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_are_short_and_say_what_they_are(path: Path) -> None:
-    source = path.read_text()
+@pytest.mark.parametrize("name", MODULES)
+def test_files_are_short_and_say_what_they_are(name: str) -> None:
+    source = MODULES[name].read_text()
     assert len(source.splitlines()) <= 400
     assert not source or ast.get_docstring(ast.parse(source))
 
@@ -185,14 +197,16 @@ def added_by(*imports: str) -> list[set[str]]:
 
 def test_importing_the_package_loads_no_figures_and_no_other_explainers() -> None:
     # captum.attr itself loads matplotlib.pyplot; what counts is what this package adds.
-    package, command_line = added_by("vit_interactions", "vit_interactions.cli")
+    package, command_line = added_by("vit_interactions", "vit_interactions.cli.main")
     assert "vit_interactions.explain.raw_attention" in package
     unwanted = ("matplotlib", "captum.insights", "pytorch_grad_cam", "skimage", "typer", "vit_interactions.cli")
     assert not [module for module in package if module.startswith(unwanted)]
     # What makes tables and pages is loaded when a command needs it, so that help comes soon.
-    assert "vit_interactions.compare.commands" in command_line
+    assert "vit_interactions.cli.compare" in command_line
     unwanted = ("pandas", "bokeh", "jinja2", "skimage", "pytorch_grad_cam")
     assert not [module for module in package | command_line if module.startswith(unwanted)]
-    # Nor do the layers import what draws, wherever in a file.
-    for path in (path for layer in MAY_IMPORT.keys() - DRAW for path in (PACKAGE / layer).glob("*.py")):
-        assert not [name for name in imported_modules(path) if name.startswith("matplotlib")], path
+
+
+def test_only_figures_draw() -> None:
+    drawing = {room(name) for name, imports in IMPORTS.items() if any(i.startswith("matplotlib") for i in imports)}
+    assert drawing <= {"figures", "compare", "gallery"}, drawing

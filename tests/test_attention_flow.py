@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import vit_interactions as vi
-from vit_interactions.explain.maximum_flow import attention_flow
+from vit_interactions.functional.maximum_flow import attention_flow
 
 from .families import FAMILIES
 

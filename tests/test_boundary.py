@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.boundary import TRACEBACK, run_command
+from vit_interactions.cli.boundary import TRACEBACK, run_command
 
 from .test_cli import run
 
@@ -97,11 +97,11 @@ def data(tmp_path: Path) -> Path:
 def test_workers_of_windows_leave_no_traceback(data: Path, tmp_path: Path) -> None:
     # Slowed down, so that the signal finds the workers at their work; sent to all of them, as a terminal does.
     code = (
-        "import sys, time, vit_interactions.training.build_store as b\n"
+        "import sys, time, vit_interactions.training.data.build_store as b\n"
         "pack = b.pack\n"
         "def slow(*a):\n    print('at work', flush=True)\n    time.sleep(0.3)\n    return pack(*a)\n"
         "b.pack = slow\n"
-        "from vit_interactions.cli import main\nmain()"
+        "from vit_interactions.cli.main import main\nmain()"
     )
     arguments = ["--data", data, "--model", "test_vit", "--checkpoint", tmp_path / "weights.safetensors"]
     arguments += ["--out", tmp_path / "store", "--workers", "2", "--batch-size", "2"]

@@ -8,7 +8,7 @@ import timm
 from PIL import Image
 
 import vit_interactions as vi
-from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
+from vit_interactions.images.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
 
 ROW = "file,left,top,right,bottom\ncat.png,1,1,20,20\n"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vit_interactions.functional.checks import check_device
+from vit_interactions.utilities.checks import check_device
 
 
 @pytest.mark.parametrize(

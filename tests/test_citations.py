@@ -5,9 +5,9 @@ import re
 import pytest
 
 from vit_interactions import EXPLAINERS
-from vit_interactions.compare.citations import citations, cited
-from vit_interactions.compare.metrics import METRICS
-from vit_interactions.methods import all_methods
+from vit_interactions.compare.report.citations import citations, cited
+from vit_interactions.explain.registry import all_methods
+from vit_interactions.metrics import METRICS
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)

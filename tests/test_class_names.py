@@ -11,10 +11,11 @@ import transformers as hf
 from PIL import Image
 from torch import nn
 
-from vit_interactions.explanation import Settings, explain_photograph
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
+from vit_interactions.gallery.explanation import explain_photograph
 from vit_interactions.images import read_image
-from vit_interactions.predictions import class_name, predict
+from vit_interactions.loading.predictions import class_name, predict
 
 from .test_cli import run
 

@@ -20,16 +20,19 @@ from vit_interactions_adapters.captum_base import CaptumMethod
 from vit_interactions_adapters.methods import METHODS as OTHERS
 
 import vit_interactions as vi
-from vit_interactions import cli, console, photographs
+from vit_interactions.cli import main as cli
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
-from vit_interactions.explanation import Settings, explain_photograph
+from vit_interactions.explain.registry import all_methods
+from vit_interactions.explain.settings import Settings
+from vit_interactions.explorer.pages import image_id
 from vit_interactions.figures import prepare
+from vit_interactions.gallery import run as photographs
+from vit_interactions.gallery.explanation import explain_photograph
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
-from vit_interactions.methods import all_methods
-from vit_interactions.patch_explorer.pages import image_id
-from vit_interactions.photographs import find_photographs
-from vit_interactions.predictions import predict
+from vit_interactions.images.listing import find_photographs
+from vit_interactions.loading.models import load_model
+from vit_interactions.loading.predictions import predict
+from vit_interactions.utilities import console
 
 from .test_locks import held
 
@@ -201,7 +204,7 @@ def test_a_killed_run_leaves_whole_folders_and_resumes(
     checkpoint: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
     script = (
-        "import os, signal, vit_interactions.photographs as p\n"
+        "import os, signal, vit_interactions.gallery.run as p\n"
         "original, seen = p.explain_photograph, []\n"
         "def killing(*arguments):\n"
         "    explanation = original(*arguments)\n"
@@ -211,7 +214,7 @@ def test_a_killed_run_leaves_whole_folders_and_resumes(
         "        figure.savefig = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return explanation\n"
         "p.explain_photograph = killing\n"
-        "from vit_interactions.cli import main\n"
+        "from vit_interactions.cli.main import main\n"
         "main()\n"
     )
     out = tmp_path / "out"

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from vit_interactions.compare import run as running
-from vit_interactions.compare.boxes import ObjectBox, boxes_of_class, inside_boxes, read_boxes
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.metrics import METRICS, Case, Metric, Score
 from vit_interactions.compare.plan import slugs
 from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.predictions import Prediction
+from vit_interactions.images.boxes import ObjectBox, boxes_of_class, inside_boxes, read_boxes
+from vit_interactions.loading.predictions import Prediction
+from vit_interactions.metrics import METRICS, Case, Metric, Score
 
 METHODS = ["raw_attention", "responsive_field_size", "gmar", "random_map"]
 

@@ -21,8 +21,8 @@ from torch import nn
 import vit_interactions as vi
 from vit_interactions.compare import units
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.report import report
-from vit_interactions.patch_explorer.pages import Pages
+from vit_interactions.compare.report.page import report
+from vit_interactions.explorer.pages import Pages
 from vit_interactions.utilities.json_files import DamagedFileError
 
 from .command_line import run, set_field
@@ -307,7 +307,7 @@ def fake_report(comparison: Comparison, path: Path) -> Path:
 @pytest.fixture
 def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A command line, for which no pages are made."""
-    monkeypatch.setattr("vit_interactions.patch_explorer.pages.write_pages", lambda *_, **__: iter([Pages()]))
+    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", lambda *_, **__: iter([Pages()]))
     monkeypatch.setattr(sys.modules[report.__module__], "report", fake_report)
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), root / "weights.safetensors")
     model = ["--model", "test_vit", "--checkpoint", root / "weights.safetensors"]
@@ -350,7 +350,7 @@ def test_lost_explorer_pages_are_an_error(
     def lost(*_: object, **__: object) -> Any:
         yield Pages(failed={"a.png": "no space left"})
 
-    monkeypatch.setattr("vit_interactions.patch_explorer.pages.write_pages", lost)
+    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", lost)
     assert run(*command, "--metric", "deletion") == 1
     assert "no explorer page of a.png: no space left" in capsys.readouterr().err
 
@@ -362,6 +362,6 @@ def test_a_model_without_explorer_is_a_note(
         raise vi.UnsupportedModelError("two towers")
         yield
 
-    monkeypatch.setattr("vit_interactions.patch_explorer.pages.write_pages", refused)
+    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", refused)
     assert run(*command, "--metric", "deletion") == 0
     assert "note: no explorer pages: two towers" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from vit_interactions.compare.colors import POLICY, map_colors
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.figures import (
+from vit_interactions.compare.report.embedded import themed, tile
+from vit_interactions.compare.report.figures import (
     agreement_figure,
     alike_together,
     curves_figure,
@@ -26,8 +26,8 @@ from vit_interactions.compare.figures import (
     ranking_figure,
     ranking_of,
 )
-from vit_interactions.compare.metrics import METRICS
-from vit_interactions.compare.pictures import themed, tile
+from vit_interactions.figures.colors import POLICY, map_colors
+from vit_interactions.metrics import METRICS
 
 from .compared import COLS, MEANS, METHODS, NAMES, ROWS, Compared
 

@@ -17,21 +17,21 @@ from torchvision import transforms
 import vit_interactions as vi
 from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.masks import (
+from vit_interactions.figures import Photograph, prepare
+from vit_interactions.images import read_image
+from vit_interactions.images.masks import (
     covered,
     inside_mask,
     masks_by_photograph,
     object_pixels,
     read_mask,
 )
-from vit_interactions.compare.metrics import METRICS, Case, Metric, Score
-from vit_interactions.compare.metrics.average_precision import average_precision
-from vit_interactions.compare.metrics.energy_in_box import energy_in_box
-from vit_interactions.compare.metrics.iou import intersection_over_union
-from vit_interactions.compare.metrics.pointing_game import pointing_game
-from vit_interactions.figures import Photograph, prepare
-from vit_interactions.figures.placement import Placement
-from vit_interactions.images import read_image
+from vit_interactions.images.placement import Placement
+from vit_interactions.metrics import METRICS, Case, Metric, Score
+from vit_interactions.metrics.average_precision import average_precision
+from vit_interactions.metrics.energy_in_box import energy_in_box
+from vit_interactions.metrics.iou import intersection_over_union
+from vit_interactions.metrics.pointing_game import pointing_game
 
 from .test_cli import run
 from .test_compare_runs import make_model, scores

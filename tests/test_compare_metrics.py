@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.probe import token_layout
-from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Case, Metric, abpc, deletion, insertion
-from vit_interactions.compare.metrics.baseline import BASELINES, baseline_image
-from vit_interactions.compare.metrics.confidence import drop, gain, increase
-from vit_interactions.compare.metrics.patch_map import check_map, relevance_ranks
-from vit_interactions.compare.metrics.pixel_scores import pixel_mask
-from vit_interactions.compare.metrics.removal import area, deletion_curve, insertion_curve, patch_counts
-from vit_interactions.compare.metrics.road import fill_in, road
+from vit_interactions.metrics import DEFAULT_METRICS, METRICS, Case, Metric, abpc, deletion, insertion
+from vit_interactions.metrics.baseline import BASELINES, baseline_image
+from vit_interactions.metrics.confidence import drop, gain, increase
+from vit_interactions.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.metrics.pixel_scores import pixel_mask
+from vit_interactions.metrics.removal import area, deletion_curve, insertion_curve, patch_counts
+from vit_interactions.metrics.road import fill_in, road
 
 from .families import tiny
 from .planted import PATCH, painted, planted_image, planted_map, planted_model

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from vit_interactions.attention import UnsupportedModelError
-from vit_interactions.compare.metrics import METRICS, agreement, infidelity, randomisation, sensitivity
-from vit_interactions.compare.metrics.infidelity import draw_subsets
-from vit_interactions.compare.metrics.randomisation import block_names, draw_anew, stages
-from vit_interactions.compare.metrics.rank_correlation import average_ranks, spearman
+from vit_interactions.metrics import METRICS, agreement, infidelity, randomisation, sensitivity
+from vit_interactions.metrics.infidelity import draw_subsets
+from vit_interactions.metrics.randomisation import block_names, draw_anew, stages
+from vit_interactions.metrics.rank_correlation import average_ranks, spearman
 
 from .planted import PATCH, planted_map
 from .test_compare_metrics import (

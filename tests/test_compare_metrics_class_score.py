@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import vit_interactions as vi
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.figures import curves_figure, prediction_text
-from vit_interactions.compare.metrics import METRICS, Case, deletion, insertion
-from vit_interactions.compare.metrics.class_score import class_score
-from vit_interactions.compare.report import report
+from vit_interactions.compare.report.figures import curves_figure, prediction_text
+from vit_interactions.compare.report.page import report
 from vit_interactions.functional.scores import Output
+from vit_interactions.metrics import METRICS, Case, deletion, insertion
+from vit_interactions.metrics.class_score import class_score
 
 from .planted import PATCH, SIZE, planted_image, planted_map, planted_model
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vit_interactions.compare.metrics import METRICS, iou
-from vit_interactions.compare.metrics.average_precision import average_precision
-from vit_interactions.compare.metrics.energy_in_box import energy_in_box
-from vit_interactions.compare.metrics.iou import intersection_over_union
-from vit_interactions.compare.metrics.pointing_game import pointing_game
+from vit_interactions.metrics import METRICS, iou
+from vit_interactions.metrics.average_precision import average_precision
+from vit_interactions.metrics.energy_in_box import energy_in_box
+from vit_interactions.metrics.iou import intersection_over_union
+from vit_interactions.metrics.pointing_game import pointing_game
 
 from .test_compare_metrics import planted_case, random_map
 

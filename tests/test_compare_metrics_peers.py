@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention import token_layout
-from vit_interactions.compare.metrics import METRICS, Case, abpc, deletion, insertion
-from vit_interactions.compare.metrics import infidelity as make_infidelity
-from vit_interactions.compare.metrics import sensitivity as make_sensitivity
-from vit_interactions.compare.metrics.average_precision import average_precision
-from vit_interactions.compare.metrics.baseline import baseline_image
-from vit_interactions.compare.metrics.energy_in_box import energy_in_box
-from vit_interactions.compare.metrics.explain import explain
-from vit_interactions.compare.metrics.iou import intersection_over_union
-from vit_interactions.compare.metrics.patch_map import relevance_ranks
-from vit_interactions.compare.metrics.pixel_scores import pixel_mask
-from vit_interactions.compare.metrics.pointing_game import pointing_game
-from vit_interactions.compare.metrics.rank_correlation import spearman
-from vit_interactions.compare.metrics.road import road
-from vit_interactions.seeds import seeded
+from vit_interactions.metrics import METRICS, Case, abpc, deletion, insertion
+from vit_interactions.metrics import infidelity as make_infidelity
+from vit_interactions.metrics import sensitivity as make_sensitivity
+from vit_interactions.metrics.average_precision import average_precision
+from vit_interactions.metrics.baseline import baseline_image
+from vit_interactions.metrics.energy_in_box import energy_in_box
+from vit_interactions.metrics.explain import explain
+from vit_interactions.metrics.iou import intersection_over_union
+from vit_interactions.metrics.patch_map import relevance_ranks
+from vit_interactions.metrics.pixel_scores import pixel_mask
+from vit_interactions.metrics.pointing_game import pointing_game
+from vit_interactions.metrics.rank_correlation import spearman
+from vit_interactions.metrics.road import road
+from vit_interactions.utilities.seeds import seeded
 
 from .families import tiny
 from .test_compare_metrics import planted_case, random_map, tiny_case

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vit_interactions.attention import UnsupportedModelError, token_layout
 from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.compare.metrics import Case, token_deletion, token_insertion
-from vit_interactions.compare.metrics.token_scores import hide_keys, token_scores
+from vit_interactions.metrics import Case, token_deletion, token_insertion
+from vit_interactions.metrics.token_scores import hide_keys, token_scores
 from vit_interactions.training.teacher import WindowTeacher
 
 from .families import FAMILIES, Family, tiny

@@ -25,17 +25,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vit_interactions as vi
-from vit_interactions.compare import maps, measure, units
+from vit_interactions.compare import maps, units
 from vit_interactions.compare import run as running
+from vit_interactions.compare import scoring as measure
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.metrics import Metric, Score, iou
 from vit_interactions.compare.plan import make_plan
-from vit_interactions.compare.report import report
+from vit_interactions.compare.report.page import report
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.process import Process
+from vit_interactions.metrics import Metric, Score, iou
 from vit_interactions.training.export import export_model
+from vit_interactions.utilities.processes import Process
 
 from .test_cli import run
 
@@ -305,7 +306,7 @@ def arguments(root: Path, checkpoint: Path, out: str) -> list[str]:
 
 def test_two_processes_give_the_table_of_one(root: Path, checkpoint: Path) -> None:
     script = root / "main.py"
-    script.write_text("from vit_interactions.cli import main\n\nmain()\n")
+    script.write_text("from vit_interactions.cli.main import main\n\nmain()\n")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     together = subprocess.run(

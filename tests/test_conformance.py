@@ -15,7 +15,7 @@ from captum.attr import NoiseTunnel
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from vit_interactions.methods import all_methods
+from vit_interactions.explain.registry import all_methods
 
 from .families import FAMILIES, Family
 from .test_explainers import (

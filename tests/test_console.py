@@ -13,7 +13,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from vit_interactions.console import SafeConsole, make_warnings_printable
+from vit_interactions.utilities.console import SafeConsole, make_warnings_printable
 
 from .test_cli import run
 

@@ -11,7 +11,7 @@ from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
 from vit_interactions.attention.derivatives import check_differentiable, quantized_module
-from vit_interactions.methods import all_methods
+from vit_interactions.explain.registry import all_methods
 
 from .families import tiny
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 import vit_interactions as vi
-from vit_interactions.explanation import Explanation, Settings, explain_photograph
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
+from vit_interactions.gallery.explanation import Explanation, explain_photograph
+from vit_interactions.gallery.run import Report, explain_photographs
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
-from vit_interactions.photographs import Report, explain_photographs
+from vit_interactions.loading.models import load_model
 
 from .test_cli import run
 from .test_huggingface import TABLE

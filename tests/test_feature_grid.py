@@ -14,8 +14,8 @@ from vit_interactions_adapters.gradcam_methods import Gradcam, Hirescam
 import vit_interactions as vi
 from vit_interactions.attention.feature_grid import cells, feature_grid, image_layout
 from vit_interactions.attention.probe import WITHOUT_ATTENTION
-from vit_interactions.compare.metrics.randomisation import attention_blocks, stages
-from vit_interactions.methods import all_methods, default_methods
+from vit_interactions.explain.registry import all_methods, default_methods
+from vit_interactions.metrics.randomisation import attention_blocks, stages
 
 from .families import Family
 from .vision_models import vision_model

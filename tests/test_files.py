@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from vit_interactions.compare.metrics import METRICS
 from vit_interactions.compare.plan import describe_metric
-from vit_interactions.files import write_json, write_whole
+from vit_interactions.metrics import METRICS
+from vit_interactions.utilities.files import write_json, write_whole
 from vit_interactions.utilities.writing import WriteError
 
 

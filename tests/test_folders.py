@@ -11,7 +11,7 @@ from timm.data import create_dataset
 
 from vit_interactions.training.data.class_names import ClassNames
 from vit_interactions.training.data.folders import ImageFolder, part_folder
-from vit_interactions.training.sources import open_part, open_sources
+from vit_interactions.training.data.sources import open_part, open_sources
 
 # timm's datasets leave it to the interpreter to close the files they have read.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

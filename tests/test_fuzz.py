@@ -78,7 +78,7 @@ def test_what_is_wrong_is_found(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatc
         (sandbox.data / "new").touch()
         sandbox.good.unlink()
 
-    monkeypatch.setattr("vit_interactions.cli.main", misbehave)
+    monkeypatch.setattr("vit_interactions.cli.main.main", misbehave)
     problems = try_out(sandbox, Trial("explain", ["x"], [], (2,))).problems
     for wanted in (
         "silent: exit code 0",
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_found(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatc
 
 def test_a_run_that_waits_forever_is_found(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(sandbox.root / "pipe")
-    monkeypatch.setattr("vit_interactions.cli.main", lambda: (sandbox.root / "pipe").read_bytes())
+    monkeypatch.setattr("vit_interactions.cli.main.main", lambda: (sandbox.root / "pipe").read_bytes())
     ended = run("explain", seconds=0.2)
     assert PATIENCE > 1
     assert endings(Trial("explain", [], [], (0,)), ended) == ["hang"]

@@ -11,13 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vit_interactions as vi
-from vit_interactions.compare.masks import masks_by_photograph, unused_masks
-from vit_interactions.predictions import answer, predict
-from vit_interactions.process import start_process
+from vit_interactions.images.masks import masks_by_photograph, unused_masks
+from vit_interactions.loading.predictions import answer, predict
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.start import create_student, create_trained
+from vit_interactions.training.student import create_student, create_trained
+from vit_interactions.utilities.processes import start_process
 from vit_interactions.utilities.writing import WriteError
 
 from .fuzzed import run

@@ -43,7 +43,7 @@ from vit_interactions_adapters.methods import METHODS
 from vit_interactions_adapters.token_grid import reshape_transform
 
 import vit_interactions as vi
-from vit_interactions.methods import all_methods, find_method
+from vit_interactions.explain.registry import all_methods, find_method
 
 from . import references
 from .families import FAMILIES, Family, sharpen, tiny

@@ -29,7 +29,7 @@ from vit_interactions import (
 )
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
+from vit_interactions.loading.models import load_model
 
 from .families import Family
 from .test_cli import run

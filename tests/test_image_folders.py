@@ -17,12 +17,13 @@ import pytest
 import timm
 from torch import nn
 
-from vit_interactions import photographs
-from vit_interactions.explanation import Explanation, Settings
+from vit_interactions.explain.settings import Settings
+from vit_interactions.explorer import pages
 from vit_interactions.gallery import replace
+from vit_interactions.gallery import run as photographs
+from vit_interactions.gallery.explanation import Explanation
 from vit_interactions.gallery.folder import foreign, is_of, is_ours, is_whole
-from vit_interactions.patch_explorer import pages
-from vit_interactions.photographs import Report, describe_model, explain_photographs
+from vit_interactions.gallery.run import Report, describe_model, explain_photographs
 from vit_interactions.utilities.names import fold
 from vit_interactions.utilities.writing import WriteError
 

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 import vit_interactions as vi
-from vit_interactions.inspection import lines_of
+from vit_interactions.cli.inspect import lines_of
 
 from .families import tiny
 from .test_cli import run

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from vit_interactions.loading import load_model
+from vit_interactions.loading.models import load_model
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vit_interactions.compare.plan import slugs
-from vit_interactions.files import partial_path
+from vit_interactions.utilities.files import partial_path
 from vit_interactions.utilities.names import LIMIT, Names, fold, numbered, safe_name, shorten, unique_names
 
 PIECES = [

@@ -17,8 +17,8 @@ from rich.console import Console
 import vit_interactions as vi
 from vit_interactions.compare import run
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.figures import agreement_figure, curves_figure, grid_figure, ranking_figure
-from vit_interactions.compare.report_notebook import notebook_html
+from vit_interactions.compare.report.figures import agreement_figure, curves_figure, grid_figure, ranking_figure
+from vit_interactions.compare.report.notebook import notebook_html
 from vit_interactions.figures import curve_figure
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.training import training_figure

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from vit_interactions.loading import load_model
+from vit_interactions.loading.models import load_model
 
 from .foreign import assert_read_as_by_hand, before_the_view, class_token, redraw
 from .test_cli import run

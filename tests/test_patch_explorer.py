@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import vit_interactions as vi
-from vit_interactions.figures import Photograph, prepare
-from vit_interactions.functional.windows import relevant_pairs
-from vit_interactions.patch_explorer import quantise
-from vit_interactions.patch_explorer.ladder import (
+from vit_interactions.explorer import quantise
+from vit_interactions.explorer.data import Study, study
+from vit_interactions.explorer.page import render
+from vit_interactions.explorer.quantise import QuantisedAttention, quantise_rows
+from vit_interactions.explorer.thresholds import (
     alpha_steps,
     beta_steps,
     first_relevant,
     step_values,
     worst_error,
 )
-from vit_interactions.patch_explorer.page import render
-from vit_interactions.patch_explorer.quantise import QuantisedAttention, quantise_rows
-from vit_interactions.patch_explorer.study import Study, study
-from vit_interactions.predictions import Prediction
+from vit_interactions.figures import Photograph, prepare
+from vit_interactions.functional.windows import relevant_pairs
+from vit_interactions.loading.predictions import Prediction
 
 from .browser import Page, page
 

@@ -12,11 +12,12 @@ import transformers as hf
 from PIL import Image
 from torch import Tensor, nn
 
-from vit_interactions.explanation import Settings, explain_photograph
+from vit_interactions.explain.registry import default_methods
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
 from vit_interactions.functional.scores import Output
-from vit_interactions.methods import default_methods
-from vit_interactions.predictions import (
+from vit_interactions.gallery.explanation import explain_photograph
+from vit_interactions.loading.predictions import (
     Prediction,
     answer,
     find_output,

@@ -18,12 +18,12 @@ from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
 import vit_interactions as vi
-from vit_interactions.compare.masks import read_mask
 from vit_interactions.figures import prepare
-from vit_interactions.files import sha256
+from vit_interactions.images.masks import read_mask
 from vit_interactions.images.reading import FORMATS, image_extensions, read_image, to_rgb
-from vit_interactions.loading import read_checkpoint
-from vit_interactions.training.pictures import read_picture
+from vit_interactions.loading.models import read_checkpoint
+from vit_interactions.training.data.images import read_picture
+from vit_interactions.utilities.files import sha256
 
 from .command_line import no_hang
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from vit_interactions import cli
+from vit_interactions.cli import main as cli
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.photographs import find_photographs, skipped_files
-from vit_interactions.training.window_store import WindowStore
+from vit_interactions.images.listing import find_photographs, skipped_files
+from vit_interactions.training.data.window_store import WindowStore
 
 from .command_line import no_hang
 

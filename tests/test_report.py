@@ -14,14 +14,14 @@ import pytest
 import timm
 from PIL import Image
 
-from vit_interactions.compare import compare, report_templates
-from vit_interactions.compare import report as report_module
-from vit_interactions.compare.colors import map_colors
+from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.failure_words import failure_line, failures_by_reason
-from vit_interactions.compare.figures import grid_figure
-from vit_interactions.compare.report import render, report
-from vit_interactions.compare.report_tables import (
+from vit_interactions.compare.report import page as report_module
+from vit_interactions.compare.report import rendering as report_templates
+from vit_interactions.compare.report.failures import failure_line, failures_by_reason
+from vit_interactions.compare.report.figures import grid_figure
+from vit_interactions.compare.report.page import render, report
+from vit_interactions.compare.report.tables import (
     Column,
     Failure,
     best_by_metric,
@@ -31,6 +31,7 @@ from vit_interactions.compare.report_tables import (
     number,
     summary_rows,
 )
+from vit_interactions.figures.colors import map_colors
 
 from .browser import Page, page
 from .compared import IMAGE, METHODS, NAMES, PLACES, SCRIPT, SIZES, Compared

@@ -11,9 +11,9 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset
 
 from vit_interactions.images.restricted import only_supported_formats
-from vit_interactions.process import Process
-from vit_interactions.training.loaders import EvaluationLoader, TrainingLoader
-from vit_interactions.training.pictures import read_picture
+from vit_interactions.training.data.images import read_picture
+from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader
+from vit_interactions.utilities.processes import Process
 
 from .tiny_pictures import tiny_settings
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.lrp_rules import LRPRules
-from vit_interactions.explain.rules import Rules
+from vit_interactions.explain.relevance_mode import Rules
 from vit_interactions.explain.transformer_attribution import RelevanceRules
 
 MASK = torch.linspace(-2, 2, 36).double().view(6, 6)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from vit_interactions.checksum import checksum
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
 from vit_interactions.training.teacher import WindowTeacher
+from vit_interactions.utilities.checksum import checksum
 
 from . import references
 

@@ -27,7 +27,7 @@ from vit_interactions import (
 )
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
+from vit_interactions.loading.models import load_model
 
 from .test_cli import run
 from .test_explainers import assert_near, assert_same_state, images, state_of

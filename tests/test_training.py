@@ -18,13 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vit_interactions.training.build_store import build_window_store
 from vit_interactions.training.checkpoint import load_checkpoint
+from vit_interactions.training.data.build_store import build_window_store
+from vit_interactions.training.data.sources import open_part
 from vit_interactions.training.evaluate import evaluate_model
 from vit_interactions.training.learner import Learner, make_schedule
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.sources import open_part
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.train import train
@@ -127,7 +127,7 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
         "        self._optimizer.step = lambda: (step(), os.kill(os.getpid(), signal.SIGKILL))\n"
         "    learn(self, batches)\n"
         "Learner.learn = killing\n"
-        "from vit_interactions.cli import main\n"
+        "from vit_interactions.cli.main import main\n"
         "main()\n"
     )
     settings = tiny_settings(pictures, **everything(teacher))
@@ -183,7 +183,7 @@ def test_asked_to_stop_it_finishes_the_step_and_resumes_exactly(
 def test_asked_to_stop_while_it_evaluates(
     whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vit_interactions.training import evaluation
+    from vit_interactions.training import classification as evaluation
 
     classify = evaluation.classify_and_count
 
@@ -464,7 +464,7 @@ def test_a_stream_resumes_in_the_middle(pictures: Path, tmp_path: Path, monkeypa
                 with Image.open(path) as image:
                     yield image.convert("RGB"), index // TRAIN
 
-    from vit_interactions.training import sources
+    from vit_interactions.training.data import sources
 
     def opened(data: Path, split: str, **options: Any) -> Any:
         return IterableImageDataset("", reader=Stream()) if split == "train" else open_part(data, split)

@@ -21,24 +21,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import vit_interactions as vi
-from vit_interactions.cli import main
+from vit_interactions.cli.main import main
 from vit_interactions.figures.training import training_figure
-from vit_interactions.process import Process
-from vit_interactions.seeds import seeded
 from vit_interactions.training.assembly import Renormalized, input_config, make_teacher
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
+from vit_interactions.training.classification import evaluate
+from vit_interactions.training.data.loaders import (
+    EvaluationLoader,
+    TrainingLoader,
+    divided_batch,
+    training_transform,
+)
 from vit_interactions.training.data.readable import TransformedImages
-from vit_interactions.training.evaluation import evaluate
+from vit_interactions.training.data.sampling import EpochBatches, SeededDataset
+from vit_interactions.training.data.sources import open_part, open_sources
 from vit_interactions.training.export import export_model
 from vit_interactions.training.interruption import interruption
-from vit_interactions.training.loaders import EvaluationLoader, TrainingLoader, divided_batch, training_transform
 from vit_interactions.training.log import RunLog, Table, TensorBoard, WeightsAndBiases, read_rows
 from vit_interactions.training.meter import Meter
-from vit_interactions.training.order import EpochBatches, SeededDataset
 from vit_interactions.training.presets import PRESETS, with_preset
 from vit_interactions.training.settings import MAY_CHANGE, TrainingSettings
-from vit_interactions.training.sources import open_part, open_sources
-from vit_interactions.training.start import create_student, create_trained
+from vit_interactions.training.student import create_student, create_trained
+from vit_interactions.utilities.processes import Process
+from vit_interactions.utilities.seeds import seeded
 
 from .tiny_pictures import (
     CLASSES,

@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 from timm.data import Mixup
 from torch import nn
 
-from vit_interactions.process import Process
+from vit_interactions.training.classification import Evaluation, evaluate
+from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
 from vit_interactions.training.data.readable import TransformedImages
+from vit_interactions.training.data.sampling import EpochBatches
+from vit_interactions.training.data.sources import open_part
 from vit_interactions.training.evaluate import evaluate_model
-from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.learner import _mix
-from vit_interactions.training.loaders import EvaluationLoader, TrainingLoader, training_transform
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.meter import Meter
-from vit_interactions.training.order import EpochBatches
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.sources import open_part
 from vit_interactions.training.train import describe, train
+from vit_interactions.utilities.processes import Process
 
 from .test_distributed_training import free_ports
 from .test_training import run, same_run, stop_at

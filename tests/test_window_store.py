@@ -20,12 +20,12 @@ from torch import Tensor
 from torchvision.datasets import FakeData, ImageFolder
 from typer.testing import CliRunner
 
-from vit_interactions.cli import app
-from vit_interactions.training import build_store
-from vit_interactions.training.build_store import StoreReport, build_window_store
-from vit_interactions.training.pictures import picture_names, read_picture
+from vit_interactions.cli.main import app
+from vit_interactions.training.data import build_store
+from vit_interactions.training.data.build_store import StoreReport, build_window_store
+from vit_interactions.training.data.images import picture_names, read_picture
+from vit_interactions.training.data.window_store import Manifest, WindowStore, pack, read_manifest, unpack
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import Manifest, WindowStore, pack, read_manifest, unpack
 from vit_interactions.utilities.json_files import DamagedFileError
 
 PICTURES = 26
@@ -214,7 +214,7 @@ from pathlib import Path
 import timm, torch
 from safetensors.torch import load_file
 from timm.data import create_dataset
-from vit_interactions.training import build_store
+from vit_interactions.training.data import build_store
 from vit_interactions.training.teacher import WindowTeacher
 
 build_store.SHARD = {shard}

@@ -10,11 +10,11 @@ import timm
 import torch
 from torchvision.datasets import FakeData
 
-from vit_interactions.training import build_store
-from vit_interactions.training.build_store import StoreReport, build_window_store, make_manifest, whole_view
-from vit_interactions.training.pictures import picture_names
+from vit_interactions.training.data import build_store
+from vit_interactions.training.data.build_store import StoreReport, build_window_store, make_manifest, whole_view
+from vit_interactions.training.data.images import picture_names
+from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import WindowStore
 from vit_interactions.utilities.json_files import DamagedFileError
 
 IMAGES = 26

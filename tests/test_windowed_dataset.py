@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
-from vit_interactions.training.build_store import build_window_store
-from vit_interactions.training.followed_transform import FollowedTransform
-from vit_interactions.training.window_store import WindowStore
-from vit_interactions.training.windowed_dataset import WindowedDataset
+from vit_interactions.training.data.build_store import build_window_store
+from vit_interactions.training.data.followed_transform import FollowedTransform
+from vit_interactions.training.data.window_store import WindowStore
+from vit_interactions.training.data.windowed_dataset import WindowedDataset
 
 GRID = (4, 4)
 SIZE = 64

@@ -8,8 +8,9 @@ from PIL import Image
 
 import vit_interactions as vi
 from vit_interactions import figures
-from vit_interactions.explanation import Settings, explain_photograph
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures.overlay import COLORS
+from vit_interactions.gallery.explanation import explain_photograph
 
 from .families import tiny
 from .test_figures import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, photograph

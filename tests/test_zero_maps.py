@@ -14,10 +14,11 @@ from torch import Tensor
 from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
-from vit_interactions.explanation import ZERO_NOTE, Settings, explain_photograph
+from vit_interactions.explain.registry import all_methods
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
+from vit_interactions.gallery.explanation import ZERO_NOTE, explain_photograph
 from vit_interactions.images import read_image
-from vit_interactions.methods import all_methods
 
 from .families import tiny
 from .planted import planted_image, planted_map, planted_model

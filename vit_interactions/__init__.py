@@ -38,10 +38,10 @@ from vit_interactions.explain import TransformerAttribution as TransformerAttrib
 from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import ZeroMapWarning as ZeroMapWarning
 from vit_interactions.explain import interaction_curve as interaction_curve
+from vit_interactions.explorer import ExplorerPage as ExplorerPage
+from vit_interactions.explorer import explorer as explorer
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field
 from vit_interactions.models import record_windows as record_windows
-from vit_interactions.patch_explorer import ExplorerPage as ExplorerPage
-from vit_interactions.patch_explorer import explorer as explorer
 
 __version__ = _version("vit_interactions")

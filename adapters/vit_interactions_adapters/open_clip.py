@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vit_interactions.loading import nearest, reason_of
+from vit_interactions.loading.models import nearest, reason_of
 
 INSTALL = 'pip install "vit_interactions[open_clip]"'
 TOWER = "visual."  # what the weights of a vision tower are called inside those of a CLIP model

@@ -7,7 +7,7 @@ import torchvision.models
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from vit_interactions.loading import strip_prefix
+from vit_interactions.loading.models import strip_prefix
 
 
 def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 
 import vit_interactions as vi
 from tests.browser import page
-from vit_interactions.bundled import bundled_photographs
+from vit_interactions.images.bundled import bundled_photographs
 
 MOVES = 60
 LISTEN = """

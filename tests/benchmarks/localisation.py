@@ -18,10 +18,10 @@ import torch
 from vit_interactions_adapters.methods import METHODS
 
 import vit_interactions as vi
-from vit_interactions.compare.boxes import boxes_of_class, inside_boxes, read_boxes
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
+from vit_interactions.images.boxes import boxes_of_class, inside_boxes, read_boxes
+from vit_interactions.loading.models import load_model
 
 KINDS = {**vi.EXPLAINERS, **METHODS}
 

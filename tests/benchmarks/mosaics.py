@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vit_interactions.bundled import DEFAULT_MODEL
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
-from vit_interactions.predictions import predict
+from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.loading.models import load_model
+from vit_interactions.loading.predictions import predict
 
 SIDE = 160
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import vit_interactions as vi
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
+from vit_interactions.loading.models import load_model
 
 ALPHAS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.05, 0.10)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import vit_interactions as vi
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.loading import load_model
+from vit_interactions.loading.models import load_model
 
 
 def main() -> None:

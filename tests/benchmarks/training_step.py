@@ -20,9 +20,9 @@ from timm.task import ClassificationTask
 from torch import nn
 
 from vit_interactions.functional.responsive_field import field_from_windows
+from vit_interactions.training.data.window_store import pack
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import pack
 
 SETTINGS = {
     "Ti/16 at 224, batch 32": ("tiny_patch16_224", 32),

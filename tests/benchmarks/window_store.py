@@ -21,9 +21,9 @@ from PIL import Image
 from timm.data import create_dataset
 from torch import nn
 
-from vit_interactions.training.build_store import build_window_store, whole_view
+from vit_interactions.training.data.build_store import build_window_store, whole_view
+from vit_interactions.training.data.window_store import read_manifest
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import read_manifest
 
 MODELS = ("vit_tiny_patch16_224", "vit_base_patch16_224")
 

@@ -28,7 +28,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import check_runnable
 from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.functional.checks import check_pair
+from vit_interactions.utilities.checks import check_pair
 
 REMEMBERED = 8  # probes of one model
 WITHOUT_ATTENTION = (

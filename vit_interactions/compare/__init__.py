@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import nn
 
-from vit_interactions.bundled import DEFAULT_MODEL
+from vit_interactions.images.bundled import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
-    from vit_interactions.compare.metrics import Metric
     from vit_interactions.functional.scores import Output
+    from vit_interactions.metrics import Metric
 
 Photographs = Iterable[str | PathLike[str] | Image.Image]
 
@@ -92,8 +92,8 @@ def compare(
     from vit_interactions.compare.comparison import Comparison
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
-    from vit_interactions.process import joined
     from vit_interactions.utilities.locks import locked
+    from vit_interactions.utilities.processes import joined
 
     with ExitStack() as held, joined(device) as process:
         plan = make_plan(

@@ -15,14 +15,14 @@ from PIL import Image
 
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.manifest import read_manifest, run_checksum
-from vit_interactions.compare.metrics import agreement
 from vit_interactions.compare.summary import summarise
 from vit_interactions.compare.units import MANIFEST, Array, Unit, read_arrays, read_unit, unit_path
 from vit_interactions.compare.view import View
-from vit_interactions.explanation import OPEN_WINDOWS
+from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import read_image
-from vit_interactions.trained_windows import other_windows
+from vit_interactions.metrics import agreement
+from vit_interactions.models.trained_windows import other_windows
 from vit_interactions.utilities.json_files import DamagedFileError
 
 TABLE = ["model", "photograph", "method", "metric", "value"]
@@ -267,7 +267,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Show the tables, the maps of a few photographs and what failed in a notebook."""
-        from vit_interactions.compare.report_notebook import notebook_html  # what draws, only where it is drawn
+        from vit_interactions.compare.report.notebook import notebook_html  # what draws, only where it is drawn
 
         return notebook_html(self)
 

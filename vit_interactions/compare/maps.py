@@ -14,11 +14,11 @@ from vit_interactions.compare.cost import Measured, measured
 from vit_interactions.compare.units import Failure
 from vit_interactions.explain import Explainer, ZeroMapWarning
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
+from vit_interactions.explain.registry import find_method
 from vit_interactions.explain.responsive_field_size import FieldExplainer
-from vit_interactions.explanation import Settings, make_explainer
+from vit_interactions.explain.settings import Settings, make_explainer
 from vit_interactions.functional.windows import adaptive_windows, window_operations
-from vit_interactions.methods import find_method
-from vit_interactions.seeds import seeded
+from vit_interactions.utilities.seeds import seeded
 
 Result = TypeVar("Result")
 

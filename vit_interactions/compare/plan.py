@@ -15,26 +15,32 @@ from torch import nn
 
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.checksum import architecture_checksum, checksum
-from vit_interactions.compare.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.masks import masks_by_photograph, unused_masks
-from vit_interactions.compare.measure import Subject
-from vit_interactions.compare.metrics import DEFAULT_METRICS, METRICS, Metric
+from vit_interactions.compare.scoring import Subject
 from vit_interactions.compare.units import PICTURES
-from vit_interactions.explanation import Settings
-from vit_interactions.figures.photograph import prepare, preprocessing
-from vit_interactions.files import sha256, write_whole
-from vit_interactions.functional.checks import check_count, check_fraction, check_index
+from vit_interactions.explain.registry import (
+    attention_refusal,
+    check_class,
+    default_methods,
+    describe,
+    find_method,
+)
+from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.scores import Output, check_output
+from vit_interactions.images.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
+from vit_interactions.images.listing import find_photographs
+from vit_interactions.images.masks import masks_by_photograph, unused_masks
+from vit_interactions.images.prepared import prepare, preprocessing
 from vit_interactions.images.reading import to_rgb
-from vit_interactions.loading import load_model, nearest
-from vit_interactions.methods import attention_refusal, check_class, default_methods, find_method
-from vit_interactions.photographs import describe, find_photographs
-from vit_interactions.trained_windows import trained_windows
+from vit_interactions.loading.models import load_model, nearest
+from vit_interactions.metrics import DEFAULT_METRICS, METRICS, Metric
+from vit_interactions.models.trained_windows import trained_windows
+from vit_interactions.utilities.checks import check_count, check_fraction, check_index
+from vit_interactions.utilities.checksum import architecture_checksum, checksum
+from vit_interactions.utilities.files import sha256, write_whole
 from vit_interactions.utilities.names import unique_names
+from vit_interactions.utilities.text import printable
 from vit_interactions.utilities.writing import writing
-from vit_interactions.wording import printable
 
 CONTROL = "random_map"  # what any explanation must beat
 
@@ -297,8 +303,7 @@ def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> 
     for metric in [metrics] if isinstance(metrics, str | Metric) else metrics:
         if not isinstance(metric, str | Metric):
             raise TypeError(
-                "`metrics` must be names or `vit_interactions.compare.metrics.Metric`, but got "
-                f"{type(metric).__name__}."
+                f"`metrics` must be names or `vit_interactions.metrics.Metric`, but got {type(metric).__name__}."
             )
         name = metric if isinstance(metric, str) else metric.name
         if isinstance(metric, str) and metric not in METRICS:

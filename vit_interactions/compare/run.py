@@ -26,8 +26,8 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.compare.manifest import read_manifest, run_checksum
 from vit_interactions.compare.maps import explain_batch, warm_up
-from vit_interactions.compare.measure import Seen, Subject, look, measure
 from vit_interactions.compare.plan import Picture, Plan
+from vit_interactions.compare.scoring import Seen, Subject, look, measure
 from vit_interactions.compare.units import (
     MANIFEST,
     PICTURES,
@@ -37,17 +37,17 @@ from vit_interactions.compare.units import (
     read_unit,
     write_unit,
 )
-from vit_interactions.console import errors as console
 from vit_interactions.figures import prepare
-from vit_interactions.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.images.reading import read_image
-from vit_interactions.photographs import versions
-from vit_interactions.process import Process, share
-from vit_interactions.seeds import seed_of
+from vit_interactions.utilities.console import errors as console
+from vit_interactions.utilities.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.locks import LOCK
+from vit_interactions.utilities.processes import Process, share
+from vit_interactions.utilities.seeds import seed_of
+from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.versions import versions
 from vit_interactions.utilities.writing import WriteError
-from vit_interactions.wording import printable
 
 PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds

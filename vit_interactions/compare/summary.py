@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vit_interactions.functional.checks import check_fraction
+from vit_interactions.utilities.checks import check_fraction
 
 DRAWS = 2000
 AT_ONCE = 2**22  # photographs drawn at a time, which bounds the memory

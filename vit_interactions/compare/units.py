@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.files import sha256, write_json, write_whole
+from vit_interactions.utilities.files import sha256, write_json, write_whole
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
-from vit_interactions.wording import printable
+from vit_interactions.utilities.text import printable
 
 MANIFEST = "comparison.json"
 UNITS, PICTURES = "units", "pictures"

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.figures.placement import Placement
-from vit_interactions.predictions import Prediction
+from vit_interactions.images.placement import Placement
+from vit_interactions.loading.predictions import Prediction
 
 
 @dataclass(frozen=True)

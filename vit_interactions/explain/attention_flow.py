@@ -12,7 +12,7 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
-from vit_interactions.explain.maximum_flow import attention_flow
+from vit_interactions.functional.maximum_flow import attention_flow
 from vit_interactions.functional.rollout import fuse_heads
 
 

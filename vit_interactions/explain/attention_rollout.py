@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
-from vit_interactions.functional.checks import check_fraction, check_index
 from vit_interactions.functional.rollout import (
     Fusion,
     check_alpha,
@@ -22,6 +21,7 @@ from vit_interactions.functional.rollout import (
     fuse_heads,
     rollout,
 )
+from vit_interactions.utilities.checks import check_fraction, check_index
 
 
 class AttentionRollout(Explainer):

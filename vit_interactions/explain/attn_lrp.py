@@ -26,8 +26,8 @@ from vit_interactions.explain.lrp_rules import LRPRules, Variant
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.attention import at_least_float32
-from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.lrp import check_gamma
+from vit_interactions.utilities.checks import check_choice
 
 
 class AttnLRP(GradientExplainer):

@@ -19,7 +19,7 @@ from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_path import PathExplainer, read_tokens
 from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.functional.beyond_intuition import fuse_by_head, fuse_by_token, relevance_rows
-from vit_interactions.functional.checks import check_choice
+from vit_interactions.utilities.checks import check_choice
 
 Variant = Literal["head", "token"]
 STARTS: dict[Variant, int] = {"head": 4, "token": 6}

@@ -17,7 +17,7 @@ from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.accumulated_attention import accumulate, block_evidence
-from vit_interactions.functional.checks import check_choice
+from vit_interactions.utilities.checks import check_choice
 
 
 class DynamicAccumulatedAttention(GradientExplainer):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.functional.chain import chain_without_identity
-from vit_interactions.functional.checks import check_index
+from vit_interactions.utilities.checks import check_index
 
 
 class GenericAttention(GradientExplainer):

@@ -22,9 +22,9 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
 from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.chain import Order, chain, horner
-from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.gmar import Norm, head_weights, weighted_heads
 from vit_interactions.functional.rollout import check_alpha
+from vit_interactions.utilities.checks import check_choice
 
 
 class GMAR(GradientExplainer):

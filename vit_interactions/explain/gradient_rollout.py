@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.gradients import Backtrace, GradientExplainer
 from vit_interactions.functional.chain import chain
-from vit_interactions.functional.checks import check_fraction
 from vit_interactions.functional.rollout import check_alpha, discard_smallest
+from vit_interactions.utilities.checks import check_fraction
 
 
 class GradientRollout(GradientExplainer):

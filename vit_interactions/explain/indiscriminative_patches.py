@@ -10,8 +10,8 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
-from vit_interactions.functional.checks import check_fraction
 from vit_interactions.functional.indiscriminative import column_variance, indiscriminative_patches
+from vit_interactions.utilities.checks import check_fraction
 
 
 class IndiscriminativePatches(InteractionExplainer):

@@ -11,9 +11,9 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer, only_tensor
-from vit_interactions.functional.checks import check_index
 from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.functional.uncertainty import RunningUncertainty
+from vit_interactions.utilities.checks import check_index
 
 
 class InteractionExplainer(Explainer):

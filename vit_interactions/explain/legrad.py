@@ -22,8 +22,8 @@ from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
 from vit_interactions.explain.targets import require_target, select_target
-from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.legrad import layer_sensitivity
+from vit_interactions.utilities.checks import check_choice
 
 Pool = Literal["mean_all", "model"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.explain.rules import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
+from vit_interactions.explain.relevance_mode import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
 from vit_interactions.functional.lrp import (
     elementwise_rule,
     gamma_rule,

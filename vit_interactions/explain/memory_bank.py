@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.functional.checks import check_index
+from vit_interactions.utilities.checks import check_index
 
 
 def dimension_weights(feature: Tensor, references: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
 from vit_interactions.functional.attention import without_autocast
-from vit_interactions.functional.checks import check_index
 from vit_interactions.functional.rollout import Fusion, check_fusion, fuse_heads
+from vit_interactions.utilities.checks import check_index
 
 
 class RawAttention(Explainer):

@@ -20,7 +20,7 @@ from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.generic_attention import GenericAttention
 from vit_interactions.explain.gradients import Backtrace
-from vit_interactions.explain.rules import Rules, depends, mapped, operation_name, ruled, scaled_gradient
+from vit_interactions.explain.relevance_mode import Rules, depends, mapped, operation_name, ruled, scaled_gradient
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.relevance import (

@@ -12,11 +12,6 @@ from vit_interactions.figures.overlay import draw_map as draw_map
 from vit_interactions.figures.pairs import draw_column_variances as draw_column_variances
 from vit_interactions.figures.pairs import draw_dropped as draw_dropped
 from vit_interactions.figures.pairs import draw_pairs as draw_pairs
-from vit_interactions.figures.photograph import Photograph as Photograph
-from vit_interactions.figures.photograph import prepare as prepare
-from vit_interactions.figures.photograph import preprocessing as preprocessing
-from vit_interactions.figures.placement import Placement as Placement
-from vit_interactions.figures.placement import place as place
 from vit_interactions.figures.selection import choose_patches as choose_patches
 from vit_interactions.figures.sheets import curve_figure as curve_figure
 from vit_interactions.figures.sheets import field_figure as field_figure
@@ -29,4 +24,9 @@ from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tende
 from vit_interactions.figures.tendency import draw_tendency_flow as draw_tendency_flow
 from vit_interactions.figures.windows_by_layer import draw_window as draw_window
 from vit_interactions.figures.windows_by_layer import windows_figure as windows_figure
+from vit_interactions.images.placement import Placement as Placement
+from vit_interactions.images.placement import place as place
+from vit_interactions.images.prepared import Photograph as Photograph
+from vit_interactions.images.prepared import prepare as prepare
+from vit_interactions.images.prepared import preprocessing as preprocessing
 from vit_interactions.images.reading import read_image as load_photograph  # noqa: F401  # its name before

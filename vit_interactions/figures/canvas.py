@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.figures.photograph import Photograph
-from vit_interactions.figures.placement import Box
 from vit_interactions.figures.values import Array
+from vit_interactions.images.placement import Box
+from vit_interactions.images.prepared import Photograph
 
 LONGEST = 1600  # pixels of a side that are drawn; a camera's photograph would only slow matplotlib down
 PATCH_COLOR = "#ff2d2d"

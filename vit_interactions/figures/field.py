@@ -25,11 +25,11 @@ from vit_interactions.figures.canvas import (
     patch_edges,
 )
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.selection import one_image
 from vit_interactions.figures.values import Array, to_array
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.windows import window_masks
+from vit_interactions.images.prepared import Photograph
 
 WINDOW_COLOR = "#00e5ff"
 FIELD_COLOR = "#ffd400"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.sheets import photograph_grid
 from vit_interactions.figures.values import set_title
+from vit_interactions.images.prepared import Photograph
 
 COLUMNS = 6
 MILLISECONDS = 500  # a frame; the last one stays three times as long

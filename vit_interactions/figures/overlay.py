@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import draw_cells, draw_photograph
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.values import (
     Array,
     ConstantScale,
@@ -24,6 +23,7 @@ from vit_interactions.figures.values import (
     scale_name,
     to_array,
 )
+from vit_interactions.images.prepared import Photograph
 
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's, even steps to either side of a neutral zero

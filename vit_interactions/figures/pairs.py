@@ -16,9 +16,9 @@ from torch import Tensor
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import cell_squares, draw_cells, draw_photograph
 from vit_interactions.figures.overlay import COLORS, draw_color_bar
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.values import is_constant, log_scale, scale_name, to_array
-from vit_interactions.functional.checks import check_fraction
+from vit_interactions.images.prepared import Photograph
+from vit_interactions.utilities.checks import check_fraction
 
 DECADES = 8  # the columns of indiscriminative patches stand out far below the largest values
 DROPPED_EDGE: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.75", "linewidth": 0.6}

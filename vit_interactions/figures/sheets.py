@@ -19,14 +19,14 @@ from vit_interactions.figures.curve import draw_curve
 from vit_interactions.figures.field import draw_field, draw_field_legend, draw_interactions
 from vit_interactions.figures.overlay import DECADES, draw_map
 from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.selection import choose_patches, one_image
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
 from vit_interactions.figures.values import log_scale, pairs_array, set_title
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
-from vit_interactions.wording import printable
+from vit_interactions.images.prepared import Photograph
+from vit_interactions.utilities.text import printable
 
 PANEL = 2.8  # inches
 BAR = 0.7  # inches that a colour bar takes

@@ -15,8 +15,8 @@ from torchvision.utils import flow_to_image
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import draw_cells, draw_photograph, patch_edges
 from vit_interactions.figures.overlay import draw_scaled
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.values import Array, to_array
+from vit_interactions.images.prepared import Photograph
 
 ARROW_COLOR = "#ffd400"
 ARROW_LENGTH = 0.8  # of a patch

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.wording import printable
+from vit_interactions.utilities.text import printable
 
 Array = NDArray[Any]
 NOISE = 1e-6  # relative differences up to this are float32's, not the model's

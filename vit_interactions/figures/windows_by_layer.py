@@ -14,9 +14,9 @@ from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.canvas import draw_cells, draw_photograph, mark_patch
 from vit_interactions.figures.field import OUTSIDE
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.photograph import Photograph
 from vit_interactions.figures.sheets import photograph_grid
 from vit_interactions.figures.values import set_title, to_array
+from vit_interactions.images.prepared import Photograph
 
 COLUMNS = 5
 

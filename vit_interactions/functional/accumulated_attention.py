@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import at_least_float32, without_autocast
-from vit_interactions.functional.checks import check_choice
+from vit_interactions.utilities.checks import check_choice
 
 Display = Literal["sigmoid", "global"]
 

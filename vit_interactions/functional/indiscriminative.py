@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import at_least_float32
-from vit_interactions.functional.checks import check_fraction, check_uncertainty
+from vit_interactions.utilities.checks import check_fraction, check_uncertainty
 
 
 def informativeness(uncertainty: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.checks import check_grid, check_uncertainty
-from vit_interactions.functional.html_table import html_table
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.windows import (
     bounding_boxes,
@@ -20,6 +18,8 @@ from vit_interactions.functional.windows import (
     window_operations,
     with_self,
 )
+from vit_interactions.utilities.checks import check_grid, check_uncertainty
+from vit_interactions.utilities.html_table import html_table
 
 SHOWN = 10  # images in a notebook
 

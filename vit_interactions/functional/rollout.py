@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from vit_interactions.functional.chain import chain
-from vit_interactions.functional.checks import check_choice, check_fraction, check_weight
+from vit_interactions.utilities.checks import check_choice, check_fraction, check_weight
 
 Fusion = Literal["mean", "max", "min"]
 FUSIONS: tuple[Fusion, ...] = ("mean", "max", "min")

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.checks import check_choice
+from vit_interactions.utilities.checks import check_choice
 
 Output = Literal["softmax", "sigmoid", "probabilities", "value"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import BlockIndex, at_least_float32
-from vit_interactions.functional.checks import check_index
+from vit_interactions.utilities.checks import check_index
 
 # Rows of U finished at once: keeps the temporaries of the last step small beside the running sums.
 _FINISH_ROWS = 32

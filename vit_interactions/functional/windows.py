@@ -7,7 +7,7 @@ Table 1, 38,416 = 196², cannot be had otherwise.
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.checks import check_fraction, check_grid, check_uncertainty
+from vit_interactions.utilities.checks import check_fraction, check_grid, check_uncertainty
 
 
 def relevant_pairs(uncertainty: Tensor, alpha: float) -> Tensor:

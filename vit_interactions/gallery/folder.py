@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vit_interactions.files import checksums, partial_path
+from vit_interactions.utilities.files import checksums, partial_path
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
 
 MANIFEST, MAPS = "manifest.json", "maps.npz"

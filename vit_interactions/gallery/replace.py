@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vit_interactions.files import PARTIAL, partial_path, sync_folder
 from vit_interactions.gallery.folder import MANIFEST, foreign, is_ours, is_whole
+from vit_interactions.utilities.files import PARTIAL, partial_path, sync_folder
 from vit_interactions.utilities.writing import writing
 
 REPLACED = ".replaced"  # ends the names of folders that are being removed

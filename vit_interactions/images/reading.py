@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from vit_interactions.files import check_regular_file
+from vit_interactions.utilities.files import check_regular_file
 
 File = str | PathLike[str] | IO[bytes]
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")

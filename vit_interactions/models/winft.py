@@ -15,7 +15,6 @@ from timm.models import (
 from timm.models.vision_transformer import VisionTransformer, _cfg
 from torch import Tensor, nn
 
-from vit_interactions.functional.checks import check_choice
 from vit_interactions.functional.window_free import (
     WINDOW_FILLS,
     token_window,
@@ -26,6 +25,7 @@ from vit_interactions.functional.window_free import (
 )
 from vit_interactions.models.build import build_vit
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
+from vit_interactions.utilities.checks import check_choice
 
 
 @register_notrace_module

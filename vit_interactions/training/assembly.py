@@ -10,15 +10,20 @@ from torch.utils.data import IterableDataset
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
-from vit_interactions.process import Process
+from vit_interactions.training.data.loaders import (
+    EvaluationLoader,
+    TrainingLoader,
+    divided_batch,
+    training_transform,
+)
 from vit_interactions.training.data.readable import TransformedImages
-from vit_interactions.training.loaders import EvaluationLoader, TrainingLoader, divided_batch, training_transform
+from vit_interactions.training.data.sources import Sources, open_sources
+from vit_interactions.training.data.window_store import WindowStore
+from vit_interactions.training.data.windowed_dataset import WindowedDataset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
-from vit_interactions.training.sources import Sources, open_sources
-from vit_interactions.training.start import create_student, create_trained
+from vit_interactions.training.student import create_student, create_trained
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import WindowStore
-from vit_interactions.training.windowed_dataset import WindowedDataset
+from vit_interactions.utilities.processes import Process
 
 
 def make_sources(settings: TrainingSettings) -> Sources:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_interactions.files import check_regular_file, write_whole
+from vit_interactions.utilities.files import check_regular_file, write_whole
 from vit_interactions.utilities.json_files import DamagedFileError, check_keys, short_repr
 
 ADVICE = "Restore the file, or train again into another folder."

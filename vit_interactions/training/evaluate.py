@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
-from vit_interactions.process import Process, end_process, start_process
-from vit_interactions.trained_windows import other_windows, trained_windows
+from vit_interactions.models.trained_windows import other_windows, trained_windows
 from vit_interactions.training.assembly import input_config, make_trained
+from vit_interactions.training.classification import Evaluation, evaluate
 from vit_interactions.training.data.class_names import ClassNames, names_of_config, read_class_map
+from vit_interactions.training.data.loaders import Batch, EvaluationLoader
 from vit_interactions.training.data.readable import notes_on
-from vit_interactions.training.evaluation import Evaluation, evaluate
+from vit_interactions.training.data.sources import class_index, open_part
 from vit_interactions.training.learner import AMP_TYPES
-from vit_interactions.training.loaders import Batch, EvaluationLoader
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.sources import class_index, open_part
+from vit_interactions.utilities.processes import Process, end_process, start_process
 
 Progress = Callable[[int, int, str], None]
 

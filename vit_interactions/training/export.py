@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from vit_interactions.files import checksums, partial_path, remove_partials, write_whole
 from vit_interactions.training.checkpoint import ADVICE
+from vit_interactions.utilities.files import checksums, partial_path, remove_partials, write_whole
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.writing import write_error, writing
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.probe import token_layout
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.loading import FAMILIES
+from vit_interactions.loading.models import FAMILIES
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.record_windows import record_windows
 from vit_interactions.models.winft import WindowFreeAttention

@@ -18,16 +18,16 @@ from timm.utils import NativeScaler, dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
-from vit_interactions.process import Process
-from vit_interactions.seeds import STEP, seed_everything, seed_of
 from vit_interactions.training.checkpoint import ADVICE as CHECKPOINT_ADVICE
 from vit_interactions.training.checkpoint import check_optimizer, check_tensors
-from vit_interactions.training.loaders import TrainingBatch
+from vit_interactions.training.data.loaders import TrainingBatch
+from vit_interactions.training.data.windowed_dataset import WindowedTarget
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.task import Teacher, WindowSupervisionTask
-from vit_interactions.training.windowed_dataset import WindowedTarget
 from vit_interactions.utilities.json_files import check_keys
+from vit_interactions.utilities.processes import Process
+from vit_interactions.utilities.seeds import STEP, seed_everything, seed_of
 
 WARMUP_LR = 1e-5  # timm's
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_interactions.files import write_text
+from vit_interactions.utilities.files import write_text
 from vit_interactions.utilities.json_files import DamagedFileError, short_repr
 
 ADVICE = "Repair the file, or remove it to go on without its rows."

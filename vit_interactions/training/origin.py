@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from vit_interactions.checksum import architecture_checksum, checksum
-from vit_interactions.training.pictures import picture_names
+from vit_interactions.training.data.images import picture_names
+from vit_interactions.training.data.sources import Sources
+from vit_interactions.training.data.window_store import join_names, read_manifest
 from vit_interactions.training.settings import TrainingSettings
-from vit_interactions.training.sources import Sources
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.window_store import join_names, read_manifest
+from vit_interactions.utilities.checksum import architecture_checksum, checksum
 
 # What the error says where a part differs.
 DIFFERS = {

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_interactions.functional.checks import check_fraction, check_weight
 from vit_interactions.functional.window_free import WINDOW_FILLS
-from vit_interactions.training.options import (
+from vit_interactions.training.fields import (
     above_zero,
     at_least,
     below_one,
@@ -19,6 +18,7 @@ from vit_interactions.training.options import (
     option,
     within,
 )
+from vit_interactions.utilities.checks import check_fraction, check_weight
 from vit_interactions.utilities.json_files import short_repr
 
 # Beyond these a model asks for more memory than machines have, and is killed instead of refused.

@@ -10,10 +10,10 @@ import torch
 from timm.task import ClassificationTask
 from torch import Tensor, nn
 
-from vit_interactions.functional.checks import check_weight
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.window_free import window_free_loss
 from vit_interactions.models.record_windows import record_windows
+from vit_interactions.utilities.checks import check_weight
 
 Teacher = Callable[[Tensor], ResponsiveField]
 

@@ -8,9 +8,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_interactions.files import remove_partials, write_json
-from vit_interactions.process import Process, end_process, gather, share, start_process
-from vit_interactions.seeds import seed_everything, seed_of
 from vit_interactions.training.assembly import (
     input_config,
     make_evaluation_loader,
@@ -21,17 +18,20 @@ from vit_interactions.training.assembly import (
     shape_options,
 )
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
+from vit_interactions.training.classification import Evaluation, evaluate
+from vit_interactions.training.data.loaders import Batch
 from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
-from vit_interactions.training.evaluation import Evaluation, evaluate
 from vit_interactions.training.export import export_model, repair_export
 from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.learner import Learner
-from vit_interactions.training.loaders import Batch
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
 from vit_interactions.training.origin import check_origin, origin_of
 from vit_interactions.training.settings import TrainingSettings, check_same
+from vit_interactions.utilities.files import remove_partials, write_json
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
 from vit_interactions.utilities.locks import locked
+from vit_interactions.utilities.processes import Process, end_process, gather, share, start_process
+from vit_interactions.utilities.seeds import seed_everything, seed_of
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_interactions.files import check_regular_file
-from vit_interactions.loading import nearest
+from vit_interactions.loading.models import nearest
+from vit_interactions.utilities.files import check_regular_file
 from vit_interactions.utilities.names import composed
 from vit_interactions.utilities.text_files import read_text_file
 

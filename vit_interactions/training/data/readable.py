@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, Sampler
 
 from vit_interactions.training.data.class_names import listed
 from vit_interactions.training.data.folders import natural_key
-from vit_interactions.training.pictures import picture_name, read_picture
+from vit_interactions.training.data.images import picture_name, read_picture
 
 NAMED = 10  # unreadable images that are named
 

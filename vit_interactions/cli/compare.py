@@ -1,0 +1,251 @@
+"""`vit-interactions compare`: methods side by side, in numbers."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from math import isnan
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.cli.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame, given_path
+from vit_interactions.compare import compare
+from vit_interactions.compare.units import REFUSALS
+from vit_interactions.explain.registry import all_methods
+from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_photographs
+from vit_interactions.images.listing import skipped_files
+from vit_interactions.loading.models import load_model
+from vit_interactions.metrics import DEFAULT_METRICS, METRICS
+from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.console import errors
+from vit_interactions.utilities.console import output as stdout
+from vit_interactions.utilities.locks import locked
+from vit_interactions.utilities.processes import joined
+from vit_interactions.utilities.text import printable
+
+# pandas takes a second to load.
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vit_interactions.compare.comparison import Comparison
+
+ALL = "all"
+SHOWN = 20  # reasons of failures
+REASON = 1000  # characters of each
+EXPLORED = 4  # photographs that get a page to explore
+BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
+UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
+
+
+def compare_command(
+    *,
+    photos: Photos = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
+    ] = None,
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the one model, as of `explain`."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A method of `vit-interactions methods`; repeat for more; all for all. Default: those of this library "
+            "of few passes, and the random control.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Of {', '.join(METRICS)}; repeat for more; all for all. Default: {', '.join(DEFAULT_METRICS)}.",
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            parser=given_path,
+            metavar="CSV",
+            help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            parser=given_path,
+            metavar="FOLDER",
+            help="Masks of objects in the place of boxes: PNG pictures named as the photographs and of their size, not "
+            "0 where the object is.",
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS",
+            help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
+        ),
+    ] = "pred",
+    output: OutputKind = None,
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of what metrics and intervals draw.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Photographs that are explained at once; more may be faster on a card.")
+    ] = 1,
+    resume: ResumeSame = False,
+) -> None:
+    """Measure methods on photographs by metrics, side by side; under torchrun, by many processes."""
+    from vit_interactions.compare.report.page import report
+
+    names = model or [DEFAULT_MODEL]
+    if checkpoint is not None and len(names) > 1:
+        raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
+    check_device("--device", device)
+    with ExitStack() as held, joined(device) as process:
+        held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
+        place = str(process.device)
+        comparison = compare(
+            photos or bundled_photographs(),
+            {
+                name: load_model(name, checkpoint, place, needs_attention=False)
+                if checkpoint is not None
+                else name
+                for name in names
+            },
+            list(all_methods()) if method == [ALL] else method,
+            [name for name in METRICS if boxes or masks or "object" not in METRICS[name].needs]
+            if metric == [ALL]
+            else metric,
+            boxes=boxes,
+            masks=masks,
+            target=int(target) if target.isdecimal() and len(target) < 10 else target,
+            output=output,
+            alpha=alpha,
+            beta=beta,
+            out=out,
+            resume=resume,
+            device=place,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        if not process.first:
+            return
+        stdout.print(*tables(comparison), sep="\n")
+        pages, lost = explorer_pages(comparison, checkpoint, place)
+        for page in [report(comparison, out / "report.html"), *pages]:
+            errors.print(
+                f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
+            )
+        errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
+        for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
+            errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
+    end(comparison, metric or (), lost_pages=lost)
+
+
+def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: str) -> tuple[list[Path], bool]:
+    """Write the explorer pages of the first images under the first model.
+
+    Returns:
+        The pages, and whether one failed; a model that the explorer does not support is a note only.
+    """
+    # Bokeh is loaded only where a page is made.
+    from vit_interactions.explorer.pages import Pages, write_pages
+
+    name = comparison.models[0]
+    paths = [
+        comparison.folder / photograph["path"]
+        for photograph in comparison.photographs
+        if not photograph.get("error")
+    ][:EXPLORED]
+    settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
+    pages = Pages()
+    try:
+        model = load_model(name, checkpoint, device)
+        steps = write_pages(
+            model, paths, comparison.folder / "explorer", name=name, named=checkpoint is None, **settings
+        )
+        for pages in steps:  # noqa: B007
+            pass
+    except UnsupportedModelError as error:
+        errors.print(printable(f"note: no explorer pages: {error}", lines=True), markup=False, soft_wrap=True)
+    for path, reason in pages.failed.items():
+        errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
+    return list(pages.done.values()), bool(pages.failed)
+
+
+def tables(comparison: "Comparison") -> list[Table]:
+    """Lay out the means of each model that has any: metric by metric, the best method first."""
+    summary = comparison.summary()
+    parts = ((model, summary[summary["model"] == model]) for model in comparison.models)
+    return [model_table(model, part) for model, part in parts if not part.empty]
+
+
+def model_table(model: str, summary: "pd.DataFrame") -> Table:
+    """Lay out the means of one model."""
+    table = Table("metric", "method", "mean", "95 % interval", "photographs", title=Text(printable(model)))
+    for column in table.columns[2:]:
+        column.justify = "right"
+    records: list[Any] = summary.to_dict("records")
+    for metric in dict.fromkeys(row["metric"] for row in records):
+        rows = [row for row in records if row["metric"] == metric]
+        direction = rows[0]["direction"]
+        words = iter([metric, UNITS.get(metric, BETTER[direction])])
+        for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
+            interval = "-" if isnan(row["low"]) else f"{row['low']:.3g} ... {row['high']:.3g}"
+            table.add_row(next(words, ""), row["method"], f"{row['mean']:.3g}", interval, str(row["photographs"]))
+        table.add_section()
+    return table
+
+
+def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> None:
+    """Report what failed, and end with exit code 1 if anything that was asked for is missing.
+
+    Missing is an image, a method or metric that failed rather than refused, a metric without any value under a model
+    if it was asked for by name, and an explorer page.
+    """
+    # They load pandas.
+    from vit_interactions.compare.report.failures import failure_line, failures_by_reason
+    from vit_interactions.compare.report.tables import grouped_failures
+
+    failures = comparison.failures()
+    names = {photograph["key"]: photograph["name"] for photograph in comparison.photographs}
+    reasons = failures_by_reason(grouped_failures(failures, names))
+    for alike in reasons[:SHOWN]:
+        under = f"{alike[0].model}: " if len(comparison.models) > 1 else ""
+        line = printable(f"failed: {under}{failure_line(alike, longest=REASON)}")
+        errors.print(line, markup=False, soft_wrap=True, style="red")
+    if len(reasons) > SHOWN:
+        errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
+    missing = valueless(comparison, asked)
+    for line in missing:
+        errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
+    lost = missing or lost_pages or (failures["method"] == "").any()
+    if lost or not failures["error"].isin(REFUSALS).all():
+        raise typer.Exit(1)
+
+
+def valueless(comparison: "Comparison", asked: Sequence[str]) -> list[str]:
+    """Word which metrics have no value at all: each one asked for by name, or all of a model.
+
+    Args:
+        comparison: finished.
+        asked: names from the command line; metrics that were not named may be refused one by one.
+    """
+    table = comparison.table()
+    lines = []
+    for model in comparison.models:
+        present = set(table[table["model"] == model]["metric"])
+        named = [name for name in comparison.metrics if name in asked and name not in present]
+        if not present & {*comparison.metrics}:
+            lines.append(f"no metric has a value under {model}")
+        elif named:
+            lines.append(f"{', '.join(named)} without any value under {model}")
+    return lines

@@ -1,0 +1,83 @@
+"""`vit-interactions curve`: how many patch interactions are left against alpha."""
+
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from vit_interactions.cli.common import chosen_images, end_with_failures
+from vit_interactions.cli.options import (
+    Checkpoint,
+    Device,
+    Model,
+    Photos,
+    given_path,
+)
+from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
+from vit_interactions.figures import curve_figure, prepare
+from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.images.reading import read_image
+from vit_interactions.loading.models import load_model
+from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.console import errors, output
+from vit_interactions.utilities.files import write_whole
+from vit_interactions.utilities.locks import locked_file
+
+# The paper's, and some between where many models turn from closed to open windows.
+CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
+
+
+def curve(
+    *,
+    photos: Photos = None,
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[
+        Path, typer.Option(parser=given_path, metavar="FILE", help="The figure to write, a PNG, PDF or SVG file.")
+    ],
+    checkpoint: Checkpoint = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(help=f"In [0, 1]; repeat for more. Default: {', '.join(f'{a:g}' for a in CURVE_ALPHAS)}."),
+    ] = None,
+    beta: Annotated[
+        float, typer.Option(help="As of `explain`, where it is 0.2; 0 counts the windows, above it the fields.")
+    ] = 0.0,
+    device: Device = "auto",
+) -> None:
+    """Show how many patch interactions are left (E_O) against alpha, to choose alpha for a model."""
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"`--out` must end in .png, .pdf or .svg, but got {out}.")
+    for share in alpha or ():
+        check_fraction("--alpha", share)
+    check_fraction("--beta", beta)
+    photographs = chosen_images(photos)
+    vit = load_model(model, checkpoint, check_device("--device", device))
+    failed: dict[Path, str] = {}
+
+    def batches() -> Generator[Tensor, None, None]:
+        for path in track(photographs, "reading attention", console=errors):
+            try:
+                yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)
+            except (OSError, ValueError, MemoryError) as error:
+                failed[path] = str(error) or type(error).__name__
+
+    # Closed before an error is shown, which would otherwise stand above the bar's last line.
+    with locked_file(out), closing(batches()) as inputs:
+        try:
+            result = interaction_curve(vit, inputs, sorted(alpha or CURVE_ALPHAS), beta)
+        except ValueError:
+            if len(failed) == len(photographs):
+                end_with_failures({str(path): reason for path, reason in failed.items()})
+            raise
+        table = Table("alpha", "E_O", "of all pairs")
+        for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
+            table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
+        output.print(table)
+        figure, kind = curve_figure(result), out.suffix[1:].lower()
+        write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
+    end_with_failures({str(path): reason for path, reason in failed.items()})

@@ -1,0 +1,149 @@
+"""`vit-interactions explain`: figures, raw maps and a manifest for each image."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from timm.data.config import resolve_model_data_config
+
+from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.cli.common import chosen_images, count, end_with_failures
+from vit_interactions.cli.options import (
+    Alpha,
+    Beta,
+    Checkpoint,
+    Device,
+    Model,
+    OutputKind,
+    Photos,
+    ResumeSame,
+    check_folder_option,
+    given_path,
+    parse_target,
+)
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
+from vit_interactions.explain.registry import (
+    attention_refusal,
+    check_class,
+    default_methods,
+    find_method,
+)
+from vit_interactions.explain.settings import Settings
+from vit_interactions.gallery.run import Report, explain_photographs
+from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.loading.models import load_model, weights_file
+from vit_interactions.models.trained_windows import other_windows, trained_windows
+from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.console import errors
+from vit_interactions.utilities.files import sha256
+
+
+def explain(
+    *,
+    photos: Photos = None,
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a folder in it."
+        ),
+    ],
+    checkpoint: Checkpoint = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them; repeat for more. "
+            "Default: those of this library of few passes. Those of patch interactions come with three figures of U, "
+            "windows and fields. Exit code 1 if one that is named here gives no map for an image; by default, methods "
+            "that the model does not support are only noted.",
+        ),
+    ] = None,
+    patch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW,COL",
+            help="A patch to draw in patch_interactions.png; repeat for more. Default: the most informative, some far "
+            "apart from it, the least informative.",
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS",
+            help="Class that class-specific methods explain, counted from 0, or pred: of the highest score.",
+        ),
+    ] = "pred",
+    output: OutputKind = None,
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "auto",
+    resume: ResumeSame = False,
+) -> None:
+    """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
+    chosen_methods = [find_method(name) for name in method or ()]
+    patches = tuple(parse_patch(text) for text in patch or ())
+    if patches and method and not any(issubclass(kind, InteractionExplainer) for kind in chosen_methods):
+        raise ValueError(
+            f"`--patch` must come with a method of patch interactions, but {', '.join(method)} has nothing to draw "
+            "for one patch. Add e.g. --method interaction_uncertainty."
+        )
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    check_folder_option(out)
+    photographs = chosen_images(photos)
+    chosen_class = parse_target(target)
+    vit = load_model(model, checkpoint, check_device("--device", device), needs_attention=False)
+    if isinstance(chosen_class, int):
+        check_class("--target", chosen_class, vit, model)
+    _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
+    methods = tuple(method or default_methods(vit))
+    if not method and (reason := attention_refusal(vit)):
+        errors.print(f"note: {reason}", markup=False, soft_wrap=True)
+    for chosen in patches:
+        patch_index(chosen, image_layout(vit, (height, width)))
+    weights = weights_file(model, checkpoint)
+    settings = Settings(
+        model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
+    )
+    steps = explain_photographs(vit, photographs, settings, out, resume=resume)
+    report = Report()
+    for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
+        pass
+    errors.print(f"explained {len(report.done)} of {count(photographs)} in {out}", markup=False, soft_wrap=True)
+    if report.open_windows:
+        errors.print(
+            f"note: at alpha {alpha:g} the windows of {count(report.open_windows)} hold nearly all pairs of patches, "
+            "so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
+            "suits this model",
+            markup=False,
+            soft_wrap=True,
+        )
+    refused = {name: f"{name}: {reason}" for name, reason in report.refused.items()}
+    for name, reason in report.refused.items() if not method else ():
+        errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
+    for difference in other_windows(model, trained_windows(model), alpha, beta):
+        errors.print(f"note: {difference}", markup=False, soft_wrap=True)
+    for name, pictures in report.zero_maps.items():
+        errors.print(
+            f"note: {name} found nothing in {count(pictures)}: the map is zero everywhere", soft_wrap=True
+        )
+    lacking = {
+        path: "; ".join(f"{name}: {reason}" for name, reason in methods_failed.items())
+        for path, methods_failed in report.failed_methods.items()
+    }
+    end_with_failures(report.failed | lacking | (refused if method else {}))
+
+
+def parse_patch(text: str) -> tuple[int, int]:
+    """Read "ROW,COL".
+
+    Example:
+        >>> parse_patch("5,7")
+        (5, 7)
+    """
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"`--patch` must be ROW,COL, two whole numbers >= 0, but got {text!r}.")
+    return int(parts[0]), int(parts[1])

@@ -1,0 +1,60 @@
+"""`vit-interactions explore`: the patch explorer's pages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from vit_interactions.cli.common import chosen_images, count, end_with_failures
+from vit_interactions.cli.options import (
+    Alpha,
+    Beta,
+    Checkpoint,
+    Device,
+    Model,
+    OutputKind,
+    Photos,
+    check_folder_option,
+    given_path,
+)
+from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.loading.models import load_model
+from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.console import errors
+from vit_interactions.utilities.text import printable
+
+
+def explore(
+    *,
+    photos: Photos = None,
+    model: Model = DEFAULT_MODEL,
+    out: Annotated[
+        Path,
+        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a page in it."),
+    ],
+    checkpoint: Checkpoint = None,
+    output: OutputKind = None,
+    alpha: Alpha = 0.10,
+    beta: Beta = 0.20,
+    device: Device = "auto",
+) -> None:
+    """Make pages to explore: point at a patch, and its U, window, field, tendency and attention light up."""
+    from vit_interactions.explorer.pages import Pages, write_pages
+
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    check_folder_option(out)
+    photographs = chosen_images(photos)
+    vit = load_model(model, checkpoint, check_device("--device", device))
+    steps = write_pages(
+        vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+    )
+    pages = Pages()
+    for pages in track(steps, "exploring", total=len(photographs), console=errors):  # noqa: B007
+        pass
+    errors.print(f"wrote {len(pages.done)} of {count(photographs)} as pages:", soft_wrap=True)
+    for page in pages.done.values():
+        size = page.stat().st_size / 1e6
+        errors.print(f"{printable(str(page))} ({size:.1f} MB)", markup=False, soft_wrap=True)
+    end_with_failures(pages.failed)

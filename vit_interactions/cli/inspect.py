@@ -1,0 +1,56 @@
+"""`vit-interactions inspect`: what a model does with an image, as the probe sees it."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from timm.data.config import resolve_model_data_config
+
+from vit_interactions.attention.examine import Probe
+from vit_interactions.attention.probe import probe
+from vit_interactions.cli.options import Checkpoint, Device, Model
+from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.loading.models import load_model
+from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.console import row
+
+
+def inspect_command(
+    model: Model = DEFAULT_MODEL,
+    checkpoint: Checkpoint = None,
+    img_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Size of the image in pixels. Default: the model's own."),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Print where a model has its patches, what its output is read from, and its attention layers."""
+    check_device("--device", device)
+    vit = load_model(model, checkpoint, device).eval()
+    size = img_size or resolve_model_data_config(vit)["input_size"][1:]  # type: ignore[no-untyped-call]
+    for line in lines_of(probe(vit, tuple(size))):
+        row(line)
+
+
+def lines_of(found: Probe) -> Iterator[str]:
+    r"""Word what was observed, line by line.
+
+    Example:
+        >>> import timm
+        >>> print(*lines_of(probe(timm.create_model("test_vit", depth=1), (160, 160))), sep="\n")
+        image: 160 x 160 px
+        10 x 10 patches of 16 x 16 px, 1 prefix token, read from: class token, 1 layer
+        layer 0: blocks.0.attn, 2 heads
+    """
+    yield f"image: {found.image_size[0]} x {found.image_size[1]} px"
+    yield str(found)
+    if found.calls is None or found.structure is None:
+        return
+    for number, layer in enumerate(found.structure.layers):
+        heads = sum(found.calls[i].shape[0] for i in layer)
+        split = f" in {len(layer)} calls" if len(layer) > 1 else ""
+        yield f"layer {number}: {found.calls[layer[0]].name}, {heads} head{'' if heads == 1 else 's'}{split}"
+    if found.structure.pool is not None:
+        yield f"pooling head: {found.calls[found.structure.pool].name}"
+    for i in found.structure.ignored:
+        yield f"ignored: {found.calls[i].name}, which is no part of the way from the image to the output"

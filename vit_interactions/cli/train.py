@@ -1,0 +1,206 @@
+"""`vit-interactions train` and `evaluate`; each field of their settings is an option."""
+
+import csv
+import dataclasses
+import inspect
+import io
+import typing
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vit_interactions.cli.options import check_folder_option, given_path
+from vit_interactions.figures.training import training_figure
+from vit_interactions.training.classification import Evaluation
+from vit_interactions.training.data.readable import describe_unreadable
+from vit_interactions.training.evaluate import evaluate_model
+from vit_interactions.training.log import read_rows
+from vit_interactions.training.presets import PRESETS, with_preset
+from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
+from vit_interactions.training.train import train
+from vit_interactions.utilities.console import errors as console
+from vit_interactions.utilities.console import output
+from vit_interactions.utilities.files import write_json, write_text, write_whole
+from vit_interactions.utilities.locks import locked
+
+Data = Annotated[
+    Path,
+    typer.Argument(
+        parser=given_path,
+        metavar="DATA",
+        help="Folder of pictures: train and val in it, each with one folder a class.",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=f"A recipe, which other options override: {', '.join(PRESETS)}."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")]
+Result = Annotated[
+    Path | None,
+    typer.Option("--out", parser=given_path, metavar="FILE", help="Where to write the table too: .json or .csv."),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of training to an application."""
+    app.command("train")(with_options(train_command, TrainingSettings))
+    app.command("evaluate")(with_options(evaluate_command, EvaluationSettings))
+
+
+def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = False, **options: Any) -> None:
+    """Train a classifier: a plain ViT, WinfT, AWD-ViT or another of timm; under torchrun, on many devices."""
+    settings = TrainingSettings(data=data, **with_preset(preset, options))
+    check_folder_option(out)
+    with ConsoleReport() as report:
+        outcome = train(settings, out, resume=resume, report=report)
+    if outcome.first:
+        figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
+        with locked(out):
+            write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
+        if not outcome.signal:
+            report.note(f"{outcome.step} of {outcome.total} steps are done; everything is in {out}")
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)
+
+
+def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
+    """Measure a classifier: top-1, top-5, patch interactions left (E_O), pictures a second."""
+    if out is not None and out.suffix not in (".json", ".csv"):
+        raise ValueError(f"`--out` must end in .json or .csv, but got {out}.")
+    settings = EvaluationSettings(data=data, **{k: v for k, v in options.items() if v is not None})
+    with ConsoleReport() as report:
+        evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
+    if evaluation is None:  # another process tells
+        return
+    output.print(as_table(settings.model, evaluation))
+    if out is not None:
+        write_result(out, settings, evaluation)
+    if evaluation.unreadable:
+        console.print(
+            f"{evaluation.pictures:,} images ({describe_unreadable(evaluation.unreadable)})",
+            markup=False,
+            soft_wrap=True,
+            style="red",
+        )
+        raise typer.Exit(1)
+
+
+def with_options(command: Callable[..., None], settings: type[Settings]) -> Callable[..., None]:
+    """Give a command an option for each field of the settings, which is None where it is not given."""
+    types = typing.get_type_hints(settings)
+    added = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[types[field.name] | None, option_of(field, types[field.name])],
+        )
+        for field in dataclasses.fields(settings)
+        if field.name != "data"
+    ]
+
+    def run(**options: Any) -> None:
+        command(**options)
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    everything = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + added
+    run.__doc__ = command.__doc__
+    run.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in everything}
+    return run
+
+
+def option_of(field: "dataclasses.Field[Any]", kind: Any) -> Any:
+    """Make the option of a field of this type; a path must not be empty."""
+    if Path in (kind, *typing.get_args(kind)):
+        return typer.Option(parser=given_path, metavar="PATH", help=help_of(field))
+    return typer.Option(help=help_of(field))
+
+
+def help_of(field: "dataclasses.Field[Any]") -> str:
+    """Word what an option means, and what it is when it is left out."""
+    text: str = field.metadata["help"]
+    return text if field.default in (None, "", False) else f"{text} Default: {field.default}."
+
+
+def as_table(model: str, evaluation: Evaluation) -> Table:
+    """Lay out the numbers of an evaluation."""
+    table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=Text(model))
+    interactions = ("-", "-")
+    if evaluation.operations is not None and evaluation.pairs is not None:
+        share = evaluation.operations / evaluation.pairs
+        interactions = f"{evaluation.operations:,.0f}", f"{100 * share:.1f} % of {evaluation.pairs:,}"
+    table.add_row(
+        f"{evaluation.pictures:,}",
+        f"{evaluation.top1:.2f} %",
+        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f} %",
+        f"{evaluation.loss:.3f}",
+        *interactions,
+        f"{evaluation.throughput:.1f}",
+    )
+    return table
+
+
+def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluation) -> None:
+    """Write an evaluation as JSON, with its settings, or as CSV of a header and a row, where NaN is nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {name: value if isfinite(value or 0) else None for name, value in evaluation.as_row().items()}
+    row = {"model": settings.model, **numbers}
+    if path.suffix == ".json":
+        unused = {} if settings.teacher else {"alpha": None, "beta": None}
+        failed = {"unreadable_images": dict(evaluation.unreadable)} if evaluation.unreadable else {}
+        write_json(path, {**row, **failed, "settings": settings.as_json() | unused})
+        return
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(row))
+    writer.writeheader()
+    writer.writerow(row)
+    write_text(path, table.getvalue())
+
+
+class ConsoleReport:
+    """Tell the user how it goes: on a terminal by a line that moves, elsewhere by a line a row of the log."""
+
+    def __init__(self) -> None:
+        """Say nothing yet."""
+        self._progress: Progress | None = None
+        self._text = ""
+
+    def __enter__(self) -> "ConsoleReport":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        console.print(text, markup=False, soft_wrap=True)
+
+    def progress(self, step: int, total: int, text: str) -> None:
+        """Move the line."""
+        self._text = text or self._text
+        if not console.is_terminal:
+            if text:
+                self.note(f"step {step} of {total}: {text}")
+            return
+        if self._progress is None:
+            columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+            self._progress = Progress(*columns, console=console)
+            self._progress.add_task("", total=total)
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], completed=step, description=self._text)

@@ -1,0 +1,265 @@
+"""The tables of a report: what stands in their cells, and in which order they sort."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.plan import CONTROL
+from vit_interactions.compare.report.figures import DIRECTIONS, metric_label
+
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        name: of the metric.
+        label: what its head says.
+        direction: which values are better: "higher", "lower" or "none".
+        photographs: how many have a value by some method.
+    """
+
+    name: str
+    label: str
+    direction: str
+    photographs: int = 0
+
+    @property
+    def arrow(self) -> str:
+        """The direction as an arrow."""
+        return ARROWS[self.direction]
+
+    @property
+    def hint(self) -> str:
+        """The direction in words."""
+        return DIRECTIONS[self.direction]
+
+    @property
+    def cost(self) -> bool:
+        """Whether it says what a map costs, of which the random control is no example."""
+        return self.name in COSTS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number in a table.
+
+    Attributes:
+        text: as people read it.
+        value: as the table sorts by it; None sorts last.
+        interval: around it, as people read it.
+        good: how far from the column's worst (0) to its best (1); None where neither end is better, or where not all
+            photographs have a value.
+        best: whether nothing in the column is better.
+        note: why it is missing or not of all photographs.
+        fewer: over how many photographs, where not all have a value.
+    """
+
+    text: str = MISSING
+    value: float | None = None
+    interval: str = ""
+    good: float | None = None
+    best: bool = False
+    note: str = ""
+    fewer: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's cells, one a column."""
+
+    method: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def control(self) -> bool:
+        """Whether it is the random control."""
+        return self.method == CONTROL
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A reason, the methods and the photographs that it holds for; none of the methods for a photograph as a whole."""
+
+    model: str
+    metric: str
+    reason: str
+    methods: tuple[str, ...]
+    photographs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Best:
+    """Who is best by a metric, and how the random control does; `beaten` where it does as well or better."""
+
+    column: Column
+    methods: tuple[str, ...]
+    cell: Cell
+    control: Cell | None
+
+    @property
+    def beaten(self) -> bool:
+        """Whether no method does better than the random control."""
+        if self.control is None or self.control.value is None or self.cell.value is None:
+            return False
+        ahead = self.cell.value - self.control.value
+        return ahead >= 0 if self.column.direction == "lower" else ahead <= 0
+
+
+def number(value: float) -> str:
+    """Write a number with three digits that say something.
+
+    Example:
+        >>> number(0.12345), number(-12.345), number(1234567.0), number(0.0000123), number(0.0)
+        ('0.123', '−12.3', '1,234,567', '1.23e−05', '0')
+    """
+    if not math.isfinite(value):
+        return MISSING
+    text = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}" if value else "0"
+    return text.rstrip(".").replace("-", "−")
+
+
+def columns(table: pd.DataFrame, directions: Mapping[str, str]) -> list[Column]:
+    """Make the columns of the metrics in rows of `Comparison.table`."""
+    counts = table.groupby("metric")["photograph"].nunique()
+    return [
+        Column(name, metric_label(name), directions.get(name, "none"), int(counts[name]))
+        for name in dict.fromkeys(table["metric"])
+    ]
+
+
+def summary_rows(
+    summary: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column], failures: pd.DataFrame
+) -> list[Row]:
+    """Make the table methods x metrics of one model.
+
+    Args:
+        summary: the model's rows of `Comparison.summary`.
+        methods: in the table's order.
+        heads: its columns.
+        failures: the model's rows of `Comparison.failures`, which say why a number is missing.
+    """
+    found = {(row.method, row.metric): row for row in _rows(summary)}
+    ends = {head.name: _ends(summary[summary["metric"] == head.name], head) for head in heads}
+
+    def cell(method: str, head: Column) -> Cell:
+        row, reason = found.get((method, head.name)), _reason(failures, method, head.name)
+        return _mean_cell(row, ends[head.name], head, reason)
+
+    return [Row(method, tuple(cell(method, head) for head in heads)) for method in methods]
+
+
+def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -> Cell:
+    """Write a mean with its interval; `ends` are the column's worst and best, `reason` why values are missing."""
+    if row is None or not math.isfinite(row.mean):
+        return Cell(note=reason)
+    worst, best = ends
+    whole = row.photographs == head.photographs  # else the photographs that are left may be the easy ones
+    fewer = "" if whole else f"{row.photographs} of {head.photographs} photographs"
+    judged = whole and head.direction != "none" and row.method != CONTROL
+    return Cell(
+        number(row.mean),
+        float(row.mean),
+        f"{number(row.low)} – {number(row.high)}" if math.isfinite(row.low) else "",
+        float(row.mean - worst) / (best - worst) if judged and best != worst else None,
+        bool(judged and row.mean == best),
+        f"{fewer}. {reason}" if fewer and reason else fewer,
+        fewer,
+    )
+
+
+def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
+    """Name the best methods by each metric that has a better end; costs are left out."""
+    found = []
+    for place, head in enumerate(heads):
+        best = [row for row in rows if row.cells[place].best]
+        if best and not head.cost:
+            control = next((row.cells[place] for row in rows if row.control), None)
+            found.append(Best(head, tuple(row.method for row in best), best[0].cells[place], control))
+    return found
+
+
+def model_tables(
+    summary: pd.DataFrame, methods: Sequence[str], failures: pd.DataFrame, directions: Mapping[str, str]
+) -> list[tuple[Column, list[Column], list[Row]]]:
+    """Make of each metric the table methods x models, costs left out.
+
+    Args:
+        summary: as `Comparison.summary`.
+        methods: in the tables' order.
+        failures: as `Comparison.failures`.
+        directions: as `Comparison.directions`.
+
+    Returns:
+        The metric, the columns named after the models, and the rows.
+    """
+    found = []
+    for metric in dict.fromkeys(summary["metric"]):
+        about = Column(metric, metric_label(metric), directions.get(metric, "none"))
+        if about.cost:
+            continue
+        means = summary[summary["metric"] == metric]
+        counts = means.groupby("model", sort=False)["photographs"].max()
+        heads = [Column(str(model), str(model), about.direction, int(count)) for model, count in counts.items()]
+        missing = failures[failures["metric"].isin(["", metric])]
+        # To the table of one model, the models are the columns.
+        turned, reasons = means.assign(metric=means["model"]), missing.assign(metric=missing["model"])
+        found.append((about, heads, summary_rows(turned, methods, heads, reasons)))
+    return found
+
+
+def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[Row]:
+    """Make the table methods x metrics of one photograph under one model, from its rows of `Comparison.table`."""
+    found = {(row.method, row.metric): float(row.value) for row in _rows(table)}
+    values = {method: [found.get((method, head.name)) for head in heads] for method in methods}
+    return [
+        Row(method, tuple(Cell() if value is None else Cell(number(value), value) for value in row))
+        for method, row in values.items()
+        if any(value is not None for value in row)
+    ]
+
+
+def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[Failure]:
+    """Put together what failed for one reason, over photographs and then over methods.
+
+    Args:
+        failures: as `Comparison.failures`.
+        names: of the photographs, by key.
+    """
+    photographs: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in _rows(failures):
+        about = str(row.model), str(row.metric), str(row.reason), str(row.method)
+        photographs.setdefault(about, []).append(names.get(str(row.photograph), str(row.photograph)))
+    methods: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
+    for (model, metric, reason, method), found in photographs.items():
+        methods.setdefault((model, metric, reason, tuple(found)), []).extend([method] if method else [])
+    return [Failure(*about[:3], tuple(found), about[3]) for about, found in methods.items()]
+
+
+def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
+    """The worst and the best mean of a column, among those over all its photographs; the control is no candidate."""
+    rows = rows[(rows["photographs"] == head.photographs) & (rows["method"] != CONTROL)]
+    values = rows["mean"].to_numpy(np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 0.0
+    low, high = float(values.min()), float(values.max())
+    return (high, low) if head.direction == "lower" else (low, high)
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    """The rows as named tuples, whose types nobody knows."""
+    return list(table.itertuples())
+
+
+def _reason(failures: pd.DataFrame, method: str, metric: str) -> str:
+    rows = failures[(failures["method"] == method) & failures["metric"].isin(["", metric])]
+    return str(rows["reason"].iloc[0]) if len(rows) else ""

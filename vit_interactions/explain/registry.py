@@ -1,0 +1,132 @@
+"""All methods by name: this library's, and captum's and pytorch-grad-cam's by the adapters, loaded on use."""
+
+import importlib
+from typing import Any
+
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from vit_interactions.attention.errors import ImagesNotTakenError, UnsupportedModelError
+from vit_interactions.attention.probe import probe
+from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
+from vit_interactions.loading.models import nearest
+from vit_interactions.loading.predictions import has_classes
+from vit_interactions.utilities.adapters import METHODS
+
+FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
+
+
+def all_methods() -> dict[str, type[Explainer]]:
+    """List the methods: those of `EXPLAINERS`, then those of other libraries.
+
+    Example:
+        >>> list(all_methods())[0], all_methods()["gradcam"].library
+        ('interaction_uncertainty', 'pytorch-grad-cam')
+    """
+    return {**EXPLAINERS, **{name: method for name, method in _others().METHODS.items() if name not in EXPLAINERS}}
+
+
+def find_method(name: str) -> type[Explainer]:
+    """Find a method by its name.
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones; or a method of pytorch-grad-cam that is not offered, with
+            the reason.
+
+    Example:
+        >>> find_method("gmar").__name__
+        'GMAR'
+    """
+    if name in EXPLAINERS:
+        return EXPLAINERS[name]
+    methods = all_methods()
+    if name not in methods:
+        hint = _others().refusal(name) or nearest(name.lower().replace("+", "_plus"), methods).strip()
+        raise ValueError(
+            f"`method` must be a name that `vit-interactions methods` lists, but got {name!r}. {hint}".rstrip()
+        )
+    return methods[name]
+
+
+def default_methods(model: nn.Module) -> list[str]:
+    """List the methods that make sense without being asked for: of few passes, for what the model has.
+
+    Left out are those of a class for a model without classes, those of many passes, attention flow (one maximum-flow
+    problem a token), and the control. For a model without attention among patches, they are all that need none, other
+    libraries' included.
+
+    Example:
+        >>> import timm
+        >>> default_methods(timm.create_model("test_resnet"))[:3]
+        ['attn_lrp', 'saliency', 'input_x_gradient']
+    """
+    classes = has_classes(model)
+    attention = attention_refusal(model) is None
+    return [
+        name
+        for name, explainer in (EXPLAINERS if attention else all_methods()).items()
+        if (classes or not explainer.class_specific)
+        and (attention or not explainer.needs_attention)
+        and explainer.forwards + explainer.backwards <= FEW_PASSES
+        and explainer not in (AttentionFlow, RandomMap)
+    ]
+
+
+def attention_refusal(model: nn.Module) -> str | None:
+    """Say why methods that read attention do not apply to a model; None where they do, or where it will not say yet."""
+    _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
+    # timm's configuration keeps the size of the pretrained weights where `img_size` says otherwise.
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    try:
+        probe(model, built_for or (height, width))
+    except UnsupportedModelError as error:
+        return str(error)
+    except ImagesNotTakenError:  # said when the images are known
+        return None
+    return None
+
+
+def class_count(model: nn.Module) -> int | None:
+    """Read how many classes a model of timm, torchvision or transformers has; None where it does not say.
+
+    Example:
+        >>> import timm
+        >>> class_count(timm.create_model("test_vit", num_classes=5))
+        5
+    """
+    config = getattr(model, "config", None)
+    stated = getattr(model, "num_classes", None) or getattr(config, "num_labels", None)
+    return stated if isinstance(stated, int) and has_classes(model) else None
+
+
+def check_class(argument: str, index: int, model: nn.Module, name: str) -> None:
+    """Raise ValueError unless a model has a class of this number, counted from 0.
+
+    Example:
+        >>> import timm
+        >>> check_class("--target", 7, timm.create_model("test_vit", num_classes=5), "test_vit")
+        Traceback (most recent call last):
+        ValueError: `--target` must lie in [0, 4] for the 5 classes of test_vit, got 7.
+    """
+    classes = class_count(model)
+    if classes is not None and not 0 <= index < classes:
+        raise ValueError(
+            f"`{argument}` must lie in [0, {classes - 1}] for the {classes} classes of {name}, got {index}."
+        )
+
+
+def _others() -> Any:
+    return importlib.import_module(METHODS)
+
+
+def describe(method: type[Explainer]) -> dict[str, Any]:
+    """Return what a method says of itself."""
+    return {
+        "class": method.__name__,
+        "class_specific": method.class_specific,
+        "forwards": method.forwards,
+        "backwards": method.backwards,
+        "more_is_relevant": method.more_is_relevant,
+        "source": method.source,
+        "library": method.library,
+    }

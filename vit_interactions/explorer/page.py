@@ -1,0 +1,234 @@
+"""One HTML file of a photograph: everything in it, nothing fetched, and no script allowed but its own."""
+
+import base64
+import hashlib
+import io
+import zlib
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from bokeh.embed import json_item
+from bokeh.palettes import all_palettes
+from bokeh.resources import Resources
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_interactions.explain.settings import OPEN_WINDOWS
+from vit_interactions.explorer.data import Study
+from vit_interactions.explorer.plots import mosaic_plot, photograph_plot
+from vit_interactions.explorer.thresholds import Ladder, climb, worst_error
+from vit_interactions.figures.canvas import PATCH_COLOR
+from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
+from vit_interactions.figures.overlay import COLORS, DECADES
+from vit_interactions.figures.tendency import ARROW_COLOR
+from vit_interactions.figures.values import NOISE
+from vit_interactions.functional.indiscriminative import column_variance
+from vit_interactions.utilities.text import printable
+
+LONGEST = 800  # pixels of a side of the photograph in the page
+JPEG_QUALITY = 85
+MANY = 400  # patches above which lines are thin
+WRAPPED = 6  # layers in a line where only their means are shown
+PANELS = {
+    "interactions": "row of U of the chosen patch",
+    "field": "window and responsive field of the chosen patch",
+    "tendency": "tendency of all patches",
+    "head": "attention of the chosen patch in one head",
+}
+
+
+def render(found: Study, *, title: str, model: str, alpha: float, beta: float, source: str = "") -> str:
+    """Write the page of one photograph.
+
+    Args:
+        found: from `study`.
+        title: of the page, any text.
+        model: what the model is called, any text.
+        alpha: where its slider begins.
+        beta: likewise.
+        source: identifies the image among those of the same name; "" for none.
+    """
+    ladder = climb(found.uncertainty, alpha, beta)
+    facts = page_facts(found, ladder, alpha, beta)
+    bokeh, script = _bokeh(), _read("explorer.js")
+    page = dict(
+        title=printable(title),
+        model=printable(model),
+        source=source,
+        prediction="" if found.prediction is None else printable(str(found.prediction)),
+        **_tiles(found, facts),
+        precision=f"{100 * max(worst_error(found.uncertainty, ladder.steps, ladder.values), 1e-4):.1g} %",
+        colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
+        policy=_policy(script, bokeh),
+        picture=_picture(found.photograph.image),
+        facts=facts,
+        blocks={name: pack(data) for name, data in {"bokeh": bokeh.encode(), **_arrays(found, ladder)}.items()},
+        style=Markup(_read("explorer.css")),
+        script=Markup(script),
+        version=version("vit_interactions"),
+        bokeh_version=version("bokeh"),
+    )
+    template = _environment().get_template("page.html.jinja")
+    return template.render(**page, megabytes=len(template.render(**page, megabytes=0.0).encode()) / 1e6)
+
+
+def page_facts(found: Study, ladder: Ladder, alpha: float, beta: float) -> dict[str, Any]:
+    """List what the page's script needs to know: numbers and names, no arrays."""
+    facts = {**_place(found), **_sliders(found, ladder, alpha, beta), **_looks(), **_shown_attention(found)}
+    facts["photographs"] = [name for name in PANELS if name != "head" or facts["layers"]]
+    facts["plots"] = _plots(found, facts)
+    return facts
+
+
+def _place(found: Study) -> dict[str, Any]:
+    """Say where the patches are, and which is chosen at first: the one of the largest U to others."""
+    return {
+        "grid": found.layout.grid,
+        "size": found.photograph.image.size,
+        "extent": found.photograph.box_of_extent(found.layout.extent),
+        "prefix": found.layout.prefix,
+        "patch": int((found.uncertainty.sum(1) - found.uncertainty.diagonal()).argmax()),
+    }
+
+
+def _sliders(found: Study, ladder: Ladder, alpha: float, beta: float) -> dict[str, Any]:
+    """List the steps of the sliders, where they begin, and what is relevant or dropped from each on."""
+    return {
+        "alphas": ladder.alphas,
+        "alpha_step": ladder.alphas.index(float(alpha)),
+        "betas": ladder.betas,
+        "beta_step": ladder.betas.index(float(beta)),
+        "drop_counts": [round(share * found.layout.patches) for share in ladder.betas],
+        "values": [None if np.isnan(value) else float(value) for value in ladder.values],
+    }
+
+
+def _looks() -> dict[str, Any]:
+    """List what the figures of the library draw by."""
+    return {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
+
+
+def _shown_attention(found: Study) -> dict[str, Any]:
+    """Say how the tiles of attention stand: heads below layers, or the means of the layers in lines."""
+    layers, heads = found.attention.values.shape[:2]
+    columns = layers if heads > 1 else min(layers, WRAPPED)
+    return {
+        "form": found.attention.form,
+        "layers": layers,
+        "heads": heads,
+        "layer": layers // 2,
+        "columns": columns,
+        "lines": heads if heads > 1 else -(-layers // columns) if layers else 0,
+        "levels": found.attention.levels,
+    }
+
+
+def _tiles(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """Say in the page what its figures hold: how many patches, and the names of the lines and columns of tiles."""
+    layers, heads = facts["layers"], facts["heads"]
+    return {
+        "rows": found.layout.rows,
+        "cols": found.layout.cols,
+        "patches": found.layout.patches,
+        "form": facts["form"],
+        "column_names": range(layers) if heads > 1 else [],
+        "line_names": range(heads) if heads > 1 else _spans(layers, facts["columns"]) if layers else [],
+        "all_heads": found.attention.all_heads,
+        "levels": facts["levels"],
+    }
+
+
+def _arrays(found: Study, ladder: Ladder) -> dict[str, bytes]:
+    """Collect the arrays that the page's script reads, by the element that holds them."""
+    order = column_variance(found.uncertainty[None])[0].argsort(stable=True).argsort()
+    arrays: dict[str, NDArray[Any]] = {
+        "pairs": ladder.steps,
+        "order": order.cpu().numpy().astype(np.uint16),
+        "attention": found.attention.packed(),
+        "peaks": found.attention.peaks,
+        "insides": found.attention.inside,
+    }
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def pack(data: bytes) -> str:
+    """Compress bytes into text that a browser can unpack.
+
+    Example:
+        >>> zlib.decompress(base64.b64decode(pack(b"patches")))
+        b'patches'
+    """
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+def _plots(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
+    """Make the page's figures, as the JSON from which Bokeh draws them, by the element they go to."""
+    (width, height), (left, top, right, bottom) = facts["size"], facts["extent"]
+    limits = min(left, 0.0), min(top, 0.0), max(right, float(width)), max(bottom, float(height))
+    layout = found.layout
+    cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
+    plots = {
+        f"plot-{name}": photograph_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
+        for name in facts["photographs"]
+    }
+    if facts["layers"]:
+        aspect = (right - left) / (bottom - top)
+        plots["plot-mosaic"] = mosaic_plot(facts["columns"], facts["lines"], aspect)
+    return {place: json_item(plot) for place, plot in plots.items()}
+
+
+def _spans(layers: int, columns: int) -> list[str]:
+    """Name lines of tiles by the layers in them.
+
+    Example:
+        >>> _spans(5, 2)
+        ['0-1', '2-3', '4']
+    """
+    lines = [range(start, min(start + columns, layers)) for start in range(0, layers, columns)]
+    return [f"{line[0]}-{line[-1]}" if len(line) > 1 else f"{line[0]}" for line in lines]
+
+
+def _palette() -> list[int]:
+    """List the 256 colours of all maps, as 0xRRGGBB."""
+    return [int(color[1:], 16) for color in all_palettes[COLORS.capitalize()][256]]
+
+
+def _picture(image: Image.Image) -> str:
+    """Put the photograph, made smaller, into a data URI."""
+    small, file = image.copy(), io.BytesIO()
+    small.thumbnail((LONGEST, LONGEST))
+    small.save(file, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _policy(*scripts: str) -> str:
+    """Allow the page its own scripts, styles and pictures, and nothing else: no connection, no other code."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _bokeh() -> str:
+    """Read Bokeh's own script, the part that draws."""
+    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("vit_interactions.explorer", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    # Bokeh defines a part where it is first met, so the order of keys matters.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return environment

@@ -1,0 +1,159 @@
+"""The boxes around the objects of photographs: from a CSV file to the patches inside them."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.images.matching import match
+from vit_interactions.images.prepared import Photograph
+from vit_interactions.utilities.files import check_regular_file
+from vit_interactions.utilities.text_files import read_text_file
+
+SIDES = ("left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True)
+class ObjectBox:
+    """A rectangle around an object, in pixels of the photograph.
+
+    Attributes:
+        left: x of its left edge.
+        top: y of its upper edge.
+        right: x of its right edge.
+        bottom: y of its lower edge.
+        index: the model's number of the object's class; None where it is not given.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    index: int | None = None
+
+
+def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
+    """Read a CSV file with the columns file, left, top, right, bottom, and index where classes are known.
+
+    Args:
+        path: of the file. "file" is a photograph's name, with folders before it where several have that name; other
+            columns are left alone.
+
+    Returns:
+        The boxes of each file, in the order of the rows.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a regular file; a missing column; a row without four numbers, left < right and top < bottom, or
+            with an index that is no whole number >= 0.
+        OSError: the file cannot be read.
+    """
+    check_regular_file("boxes", path)
+    rows = csv.DictReader(io.StringIO(read_text_file("boxes", path), newline=""), strict=True)
+    boxes: dict[str, list[ObjectBox]] = {}
+    try:
+        missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"`boxes` must have a column {' and '.join(missing)}, but {path} has "
+                f"{', '.join(map(str, rows.fieldnames or ())) or 'none'}."
+            )
+        for row in rows:
+            boxes.setdefault(row["file"], []).append(_read_box(row, rows.line_num, path))
+    except csv.Error as error:
+        raise ValueError(
+            f"`boxes` must be a CSV file with every quote closed, got {error} in line {rows.line_num + 1} of {path}."
+        ) from error
+    return boxes
+
+
+def _read_box(row: Mapping[str, Any], line: int, path: Path) -> ObjectBox:
+    try:
+        left, top, right, bottom = (float(row[side]) for side in SIDES)
+        index = int(row["index"]) if row.get("index") else None
+    except (ValueError, TypeError):  # no number; a row that is too short
+        left = top = right = bottom = float("nan")
+        index = None
+    if not (left < right and top < bottom and isfinite(right - left + bottom - top) and (index or 0) >= 0):
+        shown = ", ".join(f"{name}={str(row[name])[:20]}" for name in (*SIDES, "index") if name in row)
+        raise ValueError(
+            "`boxes` must have numbers left < right and top < bottom, and a class >= 0 as index, but line "
+            f"{line} of {path} has {shown}."
+        )
+    return ObjectBox(left, top, right, bottom, index)
+
+
+def boxes_by_photograph(
+    boxes: Mapping[str, Sequence[ObjectBox]], photographs: Sequence[Path]
+) -> dict[Path, list[ObjectBox]]:
+    """Find the boxes of each photograph, by the end of its path.
+
+    Args:
+        boxes: as of `read_boxes`.
+        photographs: their paths, at least one.
+
+    Returns:
+        The boxes of every photograph, in the order of the names; none where no name fits.
+
+    Raises:
+        ValueError: a name that fits several photographs, or names of which none fits any.
+
+    Example:
+        >>> cats = [Path("a/cat.png"), Path("b/cat.png")]
+        >>> [len(own) for own in boxes_by_photograph({"b/cat.png": [ObjectBox(0, 0, 1, 1)]}, cats).values()]
+        [0, 1]
+    """
+    found = match("boxes", map(PurePath, boxes), photographs)
+    if boxes and not found:
+        name, other = photographs[0].name, next(iter(boxes))
+        raise ValueError(
+            f"`boxes` must name photographs in its column file, e.g. {name!r}, but has e.g. {other!r}."
+        )
+    own: dict[Path, list[ObjectBox]] = {path: [] for path in photographs}
+    for name, of_name in boxes.items():
+        if PurePath(name) in found:
+            own[found[PurePath(name)]] += of_name
+    return own
+
+
+def unused_boxes(boxes: Mapping[str, Sequence[ObjectBox]], photographs: Sequence[Path]) -> list[str]:
+    """Say in a line how many rows name no image; no line if all do.
+
+    Example:
+        >>> unused_boxes({"cat.png": [ObjectBox(0, 0, 1, 1)], "dog.png": [ObjectBox(0, 0, 1, 1)]}, [Path("cat.png")])
+        ["1 of 2 rows of `boxes` fit no image and are not used, e.g. of 'dog.png'"]
+    """
+    found = match("boxes", map(PurePath, boxes), photographs)
+    unused = {name: len(rows) for name, rows in boxes.items() if PurePath(name) not in found}
+    if not unused:
+        return []
+    counts = f"{sum(unused.values())} of {sum(map(len, boxes.values()))}"
+    return [f"{counts} rows of `boxes` fit no image and are not used, e.g. of {next(iter(unused))!r}"]
+
+
+def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[ObjectBox]:
+    """Choose the boxes of a class; those without a class are of every class.
+
+    Example:
+        >>> boxes_of_class([ObjectBox(0, 0, 1, 1, index=3), ObjectBox(0, 0, 2, 2)], 7)
+        [ObjectBox(left=0, top=0, right=2, bottom=2, index=None)]
+    """
+    return [box for box in boxes if box.index is None or box.index == target]
+
+
+def inside_boxes(photograph: Photograph, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
+    """Mark the patches whose centre lies in one of the boxes: (rows, cols) bool."""
+    inside = torch.zeros(layout.grid, dtype=torch.bool, device="cpu")
+    for row in range(layout.rows):
+        for col in range(layout.cols):
+            left, top, right, bottom = photograph.patch_box(row, col, layout)
+            x, y = (left + right) / 2, (top + bottom) / 2
+            inside[row, col] = any(box.left <= x <= box.right and box.top <= y <= box.bottom for box in boxes)
+    return inside

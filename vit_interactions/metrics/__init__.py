@@ -1,0 +1,54 @@
+"""How good a map is: `METRICS` names the standard choice of each metric, and functions of its name make others."""
+
+from vit_interactions.metrics.abpc import abpc as abpc
+from vit_interactions.metrics.agreement import agreement as agreement
+from vit_interactions.metrics.average_precision import AVERAGE_PRECISION as AVERAGE_PRECISION
+from vit_interactions.metrics.confidence import AVERAGE_DROP as AVERAGE_DROP
+from vit_interactions.metrics.confidence import AVERAGE_GAIN as AVERAGE_GAIN
+from vit_interactions.metrics.confidence import AVERAGE_INCREASE as AVERAGE_INCREASE
+from vit_interactions.metrics.deletion import deletion as deletion
+from vit_interactions.metrics.energy_in_box import ENERGY_IN_BOX as ENERGY_IN_BOX
+from vit_interactions.metrics.infidelity import infidelity as infidelity
+from vit_interactions.metrics.insertion import insertion as insertion
+from vit_interactions.metrics.iou import iou as iou
+from vit_interactions.metrics.metric import Case as Case
+from vit_interactions.metrics.metric import Metric as Metric
+from vit_interactions.metrics.metric import Score as Score
+from vit_interactions.metrics.pointing_game import POINTING_GAME as POINTING_GAME
+from vit_interactions.metrics.randomisation import randomisation as randomisation
+from vit_interactions.metrics.road import road as road
+from vit_interactions.metrics.sensitivity import sensitivity as sensitivity
+from vit_interactions.metrics.token_removal import token_deletion as token_deletion
+from vit_interactions.metrics.token_removal import token_insertion as token_insertion
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        insertion(),
+        deletion(),
+        abpc(),
+        token_insertion(),
+        token_deletion(),
+        AVERAGE_DROP,
+        AVERAGE_INCREASE,
+        AVERAGE_GAIN,
+        road(),
+        infidelity(),
+        sensitivity(),
+        randomisation(),
+        POINTING_GAME,
+        ENERGY_IN_BOX,
+        iou(),
+        AVERAGE_PRECISION,
+    )
+}
+# Sixty forward passes for three curves, and what costs none.
+DEFAULT_METRICS: tuple[str, ...] = (
+    "insertion",
+    "deletion",
+    "abpc",
+    "pointing_game",
+    "energy_in_box",
+    "iou",
+    "average_precision",
+)

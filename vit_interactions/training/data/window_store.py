@@ -1,0 +1,337 @@
+"""Windows on disk: those of every picture of a dataset, computed once, in 4 bytes and a bit a patch.
+
+A store is a folder: `manifest.json` tells what the windows are of, `names.txt.gz` of which pictures, and `shard-*.bin`
+hold a record of fixed length for each picture, in order: the bounds left, top, right, bottom of every patch's window,
+a byte each, then D, a bit a patch. At 224 x 224 pixels in patches of 16 these are 4 · 196 + 25 = 809 bytes, 1.04 GB for
+the pictures of ImageNet. A record of bytes 255 stands for a picture that could not be read. A shard ends in the SHA-256
+of the manifest, its number and its records, which is checked when a store is opened and when a build is resumed.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vit_interactions.utilities.checks import check_index
+from vit_interactions.utilities.json_files import DamagedFileError, check_keys, is_of, read_json, short_repr
+
+MANIFEST, NAMES = "manifest.json", "names.txt.gz"
+UNREADABLE = 255
+CHECKSUM_BYTES = 32  # a SHA-256 at the end of each shard
+REBUILD = "Rebuild it by `vit-interactions windows --resume`."
+REMAKE = "Restore the file, or make the store again in another folder."
+LARGEST_SIDE = 255  # patches: the largest bound, 254, is no `UNREADABLE`
+
+Records = NDArray[np.uint8]
+
+FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("teacher", "architecture", "interpolation", "names"), str),
+    **dict.fromkeys(("alpha", "beta"), float),
+    **dict.fromkeys(("grid", "image_size", "mean", "std"), list),
+    **dict.fromkeys(("pictures", "shard", "format"), int),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the windows of a store are of. Stores with equal manifests hold equal windows.
+
+    Attributes:
+        teacher: SHA-256 of the teacher's weights; see `checksum`.
+        architecture: SHA-256 of what the teacher computes with them; see `architecture_checksum`.
+        alpha: share of all patch pairs that count as relevant.
+        beta: share of the patches that are dropped.
+        grid: (rows, cols) of the patches.
+        image_size: (height, width) in pixels to which the teacher saw whole pictures squashed.
+        mean: what was taken from each channel.
+        std: what each channel was divided by.
+        interpolation: how pictures were resized.
+        pictures: how many there are.
+        names: SHA-256 of their names.
+        shard: pictures in a file, the last one apart.
+        format: version of all this.
+    """
+
+    teacher: str
+    architecture: str
+    alpha: float
+    beta: float
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    pictures: int
+    names: str
+    shard: int
+    format: int = 2
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one picture."""
+        patches = self.grid[0] * self.grid[1]
+        return 4 * patches + -(-patches // 8)
+
+    @property
+    def shards(self) -> int:
+        """How many files hold the records."""
+        return -(-self.pictures // self.shard)
+
+    def shard_pictures(self, number: int) -> range:
+        """The pictures whose records are in a file."""
+        return range(number * self.shard, min((number + 1) * self.shard, self.pictures))
+
+    def checksum(self, number: int, records: bytes | memoryview) -> bytes:
+        """Compute the SHA-256 that ends a shard: of this manifest, the shard's number and its records."""
+        digest = hashlib.sha256(f"{self.as_json()}{number}".encode())
+        digest.update(records)
+        return digest.digest()
+
+    def read_shard(self, folder: Path, number: int) -> Records | None:
+        """Read the records (pictures, bytes) of a shard; None if it is missing, damaged or of another manifest."""
+        path = folder / shard_name(number)
+        count = len(self.shard_pictures(number))
+        size = count * self.record_bytes
+        if not path.is_file() or path.stat().st_size != size + CHECKSUM_BYTES:
+            return None
+        content = path.read_bytes()
+        if self.checksum(number, memoryview(content)[:size]) != content[size:]:
+            return None
+        return np.frombuffer(content, np.uint8, size).reshape(count, self.record_bytes)
+
+    def as_json(self) -> str:
+        """Write it down."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a store.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFileError: it is damaged, or none of this version's.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`store` must be a folder made by `vit-interactions windows`, but {path} is missing."
+        )
+    content = read_json(path, REMAKE) or {}
+    check_manifest(path, content)
+    for name, kind in FIELDS.items():
+        if kind is list:
+            content[name] = tuple(content[name])
+    return Manifest(**content)
+
+
+def check_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Raise DamagedFileError, naming file and key, unless this is the content of a manifest."""
+    if content.get("format") != Manifest.format:
+        raise DamagedFileError(
+            f"`store` must be a window store of format {Manifest.format}, got format "
+            f"{short_repr(content.get('format'))} in {path}",
+            REMAKE,
+        )
+    check_keys(path, content, FIELDS, REMAKE)
+    expected: dict[str, tuple[bool, str]] = {
+        **{name: (0 <= content[name] <= 1, "in [0, 1]") for name in ("alpha", "beta")},
+        **{name: (content[name] >= 1, ">= 1") for name in ("pictures", "shard")},
+        "grid": (_is_size(content["grid"], LARGEST_SIDE), f"two whole numbers in [1, {LARGEST_SIDE}]"),
+        "image_size": (_is_size(content["image_size"], 10**6), "two whole numbers >= 1"),
+        **{name: (all(is_of(v, float) for v in content[name]), "a list of numbers") for name in ("mean", "std")},
+    }
+    for name, (holds, words) in expected.items():
+        if not holds:
+            raise DamagedFileError(f"{path}: `{name}` must be {words}, got {short_repr(content[name])}", REMAKE)
+    if content.keys() != FIELDS.keys():
+        raise DamagedFileError(f"{path} has an unknown key `{min(content.keys() - FIELDS.keys())}`", REMAKE)
+
+
+def _is_size(value: Sequence[Any], largest: int) -> bool:
+    return len(value) == 2 and all(is_of(side, int) and 1 <= side <= largest for side in value)
+
+
+def count_unreadable(folder: Path) -> int | None:
+    """Count the pictures of a store that could not be read; None while shards are missing or damaged."""
+    manifest, count = read_manifest(folder), 0
+    for number in range(manifest.shards):
+        records = manifest.read_shard(folder, number)
+        if records is None:
+            return None
+        count += int((records[:, 0] == UNREADABLE).sum())
+    return count
+
+
+def shard_name(number: int) -> str:
+    """Name a file of records.
+
+    Example:
+        >>> shard_name(7)
+        'shard-000007.bin'
+    """
+    return f"shard-{number:06d}.bin"
+
+
+def digest(names: Sequence[str]) -> str:
+    """Compute the SHA-256 of names, in their order."""
+    return hashlib.sha256(join_names(names)).hexdigest()
+
+
+def read_names(folder: Path, manifest: Manifest) -> list[str] | None:
+    """Read the names of a store's pictures; None if the file is missing or damaged."""
+    try:
+        content = gzip.decompress((folder / NAMES).read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return None
+    if hashlib.sha256(content).hexdigest() != manifest.names:
+        return None
+    return content.decode(errors="surrogateescape").split("\n")
+
+
+def join_names(names: Sequence[str]) -> bytes:
+    """Write names, a line each; the bytes of a file's name that are no text stay as they are."""
+    return "\n".join(names).encode(errors="surrogateescape")
+
+
+def pack(windows: Tensor, dropped: Tensor) -> Records:
+    """Write windows (batch, patches, 4) and dropped patches (batch, patches) as records (batch, bytes).
+
+    Example:
+        >>> pack(torch.tensor([[[0, 0, 1, 0], [1, 0, 1, 0]]]), torch.tensor([[False, True]]))
+        array([[ 0,  0,  1,  0,  1,  0,  1,  0, 64]], dtype=uint8)
+    """
+    bounds = windows.to(torch.uint8).flatten(1).cpu().numpy()
+    return np.concatenate([bounds, np.packbits(dropped.cpu().numpy(), axis=1)], axis=1)
+
+
+def unpack(records: Records, patches: int) -> tuple[Tensor, Tensor]:
+    """Read windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool from records (batch, bytes).
+
+    Example:
+        >>> windows, dropped = torch.tensor([[[0, 0, 1, 0], [1, 0, 1, 0]]]), torch.tensor([[False, True]])
+        >>> [torch.equal(a, b) for a, b in zip(unpack(pack(windows, dropped), 2), (windows, dropped))]
+        [True, True]
+    """
+    bounds = torch.from_numpy(records[:, : 4 * patches].reshape(-1, patches, 4))
+    bits = np.unpackbits(records[:, 4 * patches :], axis=1, count=patches)
+    return bounds, torch.from_numpy(bits.astype(bool))
+
+
+class WindowStore:
+    """The windows of every picture of a dataset, read from disk as they are asked for.
+
+    Attributes:
+        folder: where it is.
+        manifest: what it is of.
+
+    Example:
+        >>> store = WindowStore(store_folder)  # doctest: +SKIP
+        >>> windows, dropped = store[0]  # doctest: +SKIP
+        >>> windows.shape, dropped.shape  # doctest: +SKIP
+        (torch.Size([196, 4]), torch.Size([196]))
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        """Open a store.
+
+        Raises:
+            FileNotFoundError: no store there.
+            ValueError: one that is not complete, damaged, or of another version.
+        """
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        lost = [n for n in range(self.manifest.shards) if self.manifest.read_shard(self.folder, n) is None]
+        missing = [number for number in lost if not (self.folder / shard_name(number)).exists()]
+        for number in sorted({*lost} - {*missing}):
+            raise DamagedFileError(
+                f"{self.folder / shard_name(number)} is damaged, or does not belong to its manifest.json: its length "
+                "or checksum differs",
+                REBUILD,
+            )
+        if missing:
+            raise ValueError(
+                f"`store` {self.folder} is not complete: {len(missing)} of {self.manifest.shards} shards are missing, "
+                f"the first is {shard_name(missing[0])}. Finish it by `vit-interactions windows --resume`."
+            )
+        self._shards: dict[int, Records] = {}
+
+    def __len__(self) -> int:
+        return self.manifest.pictures
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes map the files anew instead of getting copies of what they hold.
+        return {**self.__dict__, "_shards": {}}
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the windows (patches, 4) uint8 and the dropped patches (patches,) bool of a picture.
+
+        Raises:
+            IndexError: no such picture.
+            ValueError: one that could not be read when the store was made.
+        """
+        windows, dropped = self.lookup([index])
+        return windows[0], dropped[0]
+
+    def lookup(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool of pictures.
+
+        Raises:
+            IndexError: no such picture.
+            ValueError: one that could not be read when the store was made.
+        """
+        for index in indices:
+            if not self.is_readable(index):
+                raise ValueError(
+                    f"picture {index} ({self.names[index]}) has no windows: it could not be read when the store was "
+                    "made."
+                )
+        rows, cols = self.manifest.grid
+        return unpack(np.stack([self._record(index) for index in indices]), rows * cols)
+
+    def is_readable(self, index: int) -> bool:
+        """Whether a picture could be read when the store was made, so that it has windows."""
+        return bool(self._record(index)[0] != UNREADABLE)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the pictures.
+
+        Raises:
+            DamagedFileError: the file that lists them is missing or damaged.
+        """
+        found = read_names(self.folder, self.manifest)
+        if found is None:
+            raise DamagedFileError(f"{self.folder / NAMES} is missing or damaged", REBUILD)
+        return found
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raise ValueError, naming the first difference, unless the pictures have these names in this order."""
+        if len(names) != len(self):
+            raise ValueError(
+                f"`store` {self.folder} is of {len(self)} pictures, but the dataset has {len(names)}."
+            )
+        if digest(names) != self.manifest.names:
+            first = next(n for n, (own, other) in enumerate(zip(self.names, names, strict=True)) if own != other)
+            raise ValueError(
+                f"`store` {self.folder} is of other pictures than the dataset: the first that differs is number "
+                f"{first}, {self.names[first]!r} in the store and {names[first]!r} in the dataset."
+            )
+
+    def _record(self, index: int) -> Records:
+        if not 0 <= check_index("index", index) < len(self):
+            raise IndexError(f"`index` must lie in [0, {len(self) - 1}], but got {index}.")
+        number, place = divmod(index, self.manifest.shard)
+        if number not in self._shards:
+            shape = len(self.manifest.shard_pictures(number)), self.manifest.record_bytes
+            self._shards[number] = np.memmap(self.folder / shard_name(number), np.uint8, "r", shape=shape)
+        record: Records = self._shards[number][place]
+        return record

@@ -1,0 +1,11 @@
+"""Versions of the packages that results depend on."""
+
+import platform
+from importlib.metadata import version
+
+PACKAGES = ("vit_interactions", "torch", "timm", "captum", "grad-cam", "numpy", "matplotlib", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that an explanation depends on."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
