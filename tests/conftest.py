@@ -10,11 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .families import FAMILIES, Family
-
-DATA = Path(os.environ.get("VIT_INTERACTIONS_DATA", Path(__file__).parents[2] / "shared" / "data"))
-WEIGHTS = DATA / "weights" / "vit_tiny_patch16_224.tiny_imagenet_200.safetensors"
-PHOTOGRAPHS = DATA / "imagenet_samples"
+from tests.helpers.data import PHOTOGRAPHS, WEIGHTS
+from tests.helpers.families import FAMILIES, Family
 
 
 def pytest_configure() -> None:

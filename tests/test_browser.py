@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .browser import page
+from tests.helpers.browser import page
 
 HTML = """<!doctype html><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"

@@ -6,12 +6,9 @@ from pathlib import Path
 import pytest
 import timm
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.documents import ROOT, blocks
+
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 # grad-cam's ROAD under numpy 2; and models without their trained weights find nothing at times.

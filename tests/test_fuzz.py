@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from . import fuzz_trials as trials
-from .fuzzed import PATIENCE, Sandbox, Trial, endings, injected, run, try_out
-from .tiny_pictures import one_thread
+from tests.helpers import fuzz_trials as trials
+from tests.helpers.fuzzed import PATIENCE, Sandbox, Trial, endings, injected, run, try_out
+from tests.helpers.tiny_pictures import one_thread
 
 # As for users: what Pillow warns of is no error.
 pytestmark = pytest.mark.filterwarnings("default")

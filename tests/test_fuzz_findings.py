@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vit_interactions as vi
+from tests.helpers.fuzzed import run
 from vit_interactions.images.masks import masks_by_photograph, unused_masks
 from vit_interactions.loading.predictions import answer, predict
 from vit_interactions.training.data.folders import ImageFolder
@@ -19,8 +20,6 @@ from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.student import create_student, create_trained
 from vit_interactions.utilities.processes import start_process
 from vit_interactions.utilities.writing import WriteError
-
-from .fuzzed import run
 
 
 def test_a_link_to_itself_is_one_unreadable_image(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from tests import fuzz_trials as trials
-from tests.fuzzed import Ended, Sandbox, run
+from tests.helpers import fuzz_trials as trials
+from tests.helpers.fuzzed import Ended, Sandbox, run
 
 CALLS = ("fsync", "replace", "rename", "unlink")
 

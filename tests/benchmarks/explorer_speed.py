@@ -14,7 +14,7 @@ import timm
 import torch
 
 import vit_interactions as vi
-from tests.browser import page
+from tests.helpers.browser import page
 from vit_interactions.images.bundled import bundled_photographs
 
 MOVES = 60

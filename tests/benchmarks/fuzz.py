@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests import fuzz_trials as trials
-from tests.fuzzed import Sandbox, Trial
+from tests.helpers import fuzz_trials as trials
+from tests.helpers.fuzzed import Sandbox, Trial
 
 COLUMNS = ("inputs", "runs", "refused", "kept", "tracebacks", "hangs", "silent", "other")
 

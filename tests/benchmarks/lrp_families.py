@@ -9,7 +9,7 @@ sum of the pixels' relevance and the score as a share of the score: with attenti
 
 import torch
 
-from tests.vision_models import MODELS, vision_model, zero_added
+from tests.helpers.vision_models import MODELS, vision_model, zero_added
 from vit_interactions import AttnLRP, UnsupportedModelError
 from vit_interactions.attention.feature_grid import image_layout
 

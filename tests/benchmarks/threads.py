@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import vit_interactions as vi
-from tests.threaded import differences, lived_in
+from tests.helpers.threaded import differences, lived_in
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.evaluation_copy import evaluation_copy
 

@@ -1,0 +1,106 @@
+"""Attention that a model writes out is read like the fused call of the same weights; other softmaxes are left alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from tests.helpers.twins import Attends, Outer, assert_twins, attending, images, vit
+from vit_interactions import UnsupportedModelError
+
+
+def matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.matmul(torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1), v)
+
+
+def operator(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def in_float32_with_dropout(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    return nn.functional.dropout(nn.functional.softmax(scores, -1, dtype=torch.float64), 0.0).to(v.dtype) @ v
+
+
+def einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("bhij, bhjd -> bhid", scores.softmax(-1), v)
+
+
+@pytest.mark.parametrize("attend", [matmul, operator, in_float32_with_dropout, einsum])
+def test_an_explicit_softmax_is_read_like_the_fused_call(attend: Any) -> None:
+    assert_twins(attending(attend), vit())
+
+
+class OwnSoftmax(nn.Module):
+    """Attends by a softmax module, as vit-pytorch does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.Softmax(dim=-1)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.matmul(self.attend(q @ k.mT / q.shape[-1] ** 0.5), v)
+
+
+def test_a_module_of_its_own_for_the_softmax_is_followed() -> None:
+    model = vit()
+    for block in model.blocks:
+        block.attn = Attends(block.attn, OwnSoftmax())
+    assert_twins(model, vit())
+
+
+def talking_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    attention = (q @ k.mT).softmax(-1)
+    return (0.6 * attention + 0.4 * attention.flip(1)) @ v
+
+
+def summed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = (q @ k.mT / 4).exp()
+    return weights / weights.sum(-1, keepdim=True) @ v
+
+
+@pytest.mark.parametrize("attend", [talking_heads, summed])
+@pytest.mark.parametrize("layer", [0, 1, 2, "all"])
+def test_what_is_no_plain_softmax_is_refused(attend: Any, layer: Any) -> None:
+    model, other = vit(), attending(attend)
+    for index in range(3):
+        if layer in (index, "all"):
+            model.blocks[index] = other.blocks[index]
+    with pytest.raises(UnsupportedModelError, match=r"softmax|exchange information|mixed by nothing|no attention"):
+        vi.InteractionUncertainty(model).patch_map(images())
+
+
+class Routed(nn.Module):
+    """A mixture of experts: a softmax that weighs, and is no attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.router = nn.Linear(width, 2)
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x).softmax(-1)
+        outputs = torch.stack([expert(x) for expert in self.experts], -2)
+        return (weights.unsqueeze(-2) @ outputs).squeeze(-2)
+
+
+def test_routers_gates_and_outputs_are_left_alone() -> None:
+    torch.manual_seed(0)
+    model = vit()
+    for block in model.blocks:
+        block.mlp = Routed(32).double()
+    seen = vi.probe(model, images())
+    assert len(seen.calls) == len(seen.structure.layers) == 3
+    squares = Outer(
+        vit(), after=lambda x: x.reshape(len(x), 1, 1, -1).expand(-1, 1, 5, 5).softmax(-1).mean((1, 2))
+    )
+    assert_twins_rollout(squares, vit())
+
+
+def assert_twins_rollout(model: nn.Module, twin: nn.Module) -> None:
+    torch.testing.assert_close(
+        vi.AttentionRollout(model).patch_map(images()), vi.AttentionRollout(twin).patch_map(images())
+    )

@@ -1,0 +1,77 @@
+"""Heads folded into the batch by modules that do not say how many they have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from tests.helpers.explaining import assert_near
+from tests.helpers.families import FAMILIES
+
+
+class Folded(nn.Module):
+    """Attention as of a timm block, with its heads folded into the batch in an order of its own."""
+
+    def __init__(self, attention: Any, heads_first: bool = False) -> None:
+        """Take the weights of one."""
+        super().__init__()
+        self.parts, self.qkv, self.proj = attention.num_heads, attention.qkv, attention.proj
+        self.heads_first = heads_first
+
+    def forward(self, tokens: Tensor, **_: Any) -> Tensor:
+        """Attend."""
+        heads = self.qkv(tokens).unflatten(-1, (3, self.parts, -1)).permute(2, 0, 3, 1, 4)
+        if self.heads_first:
+            output = F.scaled_dot_product_attention(*heads.transpose(1, 2).flatten(1, 2))
+            output = output.unflatten(0, (self.parts, -1)).transpose(0, 1)
+        else:
+            output = F.scaled_dot_product_attention(*heads.flatten(1, 2)).unflatten(0, (-1, self.parts))
+        result: Tensor = self.proj(output.transpose(1, 2).flatten(2))
+        return result
+
+
+class Windowed(nn.Module):
+    """Attention among every second token; both halves are folded into the batch as heads are."""
+
+    def __init__(self, attention: Any) -> None:
+        """Take the weights of one."""
+        super().__init__()
+        self.qkv, self.proj = attention.qkv, attention.proj
+
+    def forward(self, tokens: Tensor, **_: Any) -> Tensor:
+        """Attend."""
+        halves = tokens.unflatten(1, (-1, 2)).transpose(1, 2).flatten(0, 1)
+        output = F.scaled_dot_product_attention(*self.qkv(halves).chunk(3, -1))
+        result: Tensor = self.proj(output.unflatten(0, (-1, 2)).transpose(1, 2).flatten(1, 2))
+        return result
+
+
+def folded(build: Callable[[Any], nn.Module], name: str = "vit") -> Any:
+    model: Any = FAMILIES[name].build()
+    for block in model.blocks:
+        block.attn = build(block.attn)
+    return model
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("method", [vi.AttentionRollout, vi.GenericAttention])
+def test_the_number_of_images_tells_heads(method: type[vi.Explainer], batch: int) -> None:
+    images = FAMILIES["vit"].images(batch)
+    target = {"target": 1} if method.class_specific else {}
+    expected = method(FAMILIES["vit"].build()).patch_map(images, **target)
+    assert_near(method(folded(Folded)).patch_map(images, **target), expected)
+
+
+def test_heads_before_images_are_refused() -> None:
+    with pytest.raises(
+        vi.UnsupportedModelError, match=r"`blocks\.0\.attn`.*heads of\s+an image do not lie together"
+    ):
+        vi.probe(folded(lambda attention: Folded(attention, heads_first=True)), (64, 64))
+
+
+def test_windows_are_no_heads() -> None:
+    with pytest.raises(vi.UnsupportedModelError, match=r"sees other pixels each, as windows do"):
+        vi.probe(folded(Windowed, "relpos"), (64, 64))

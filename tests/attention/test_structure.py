@@ -1,0 +1,272 @@
+"""Models of unusual structure are explained like an equivalent twin, or refused by name."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from tests.helpers.twins import SIDE, Attends, Outer, assert_twins, attending, fused, images, one_by_one, vit
+from vit_interactions import UnsupportedModelError
+
+
+def chunks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    parts = zip(*(tensor.chunk(2, 1) for tensor in (query, key, value)), strict=True)
+    return torch.cat([fused(*part) for part in parts], 1)
+
+
+def difference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return fused(query, key, value) - 0.5 * fused(query.flip(-1), key, value)
+
+
+def difference_in_a_loop(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return sum((sign * fused(query * scale, key, value) for sign, scale in ((1, 1), (-0.5, 2))), 0 * value)
+
+
+def difference_mapped(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    one, two = map(lambda scale: fused(query * scale, key, value), (1, 2))
+    return one - 0.5 * two
+
+
+@pytest.mark.parametrize("attend", [one_by_one, chunks])
+def test_heads_in_several_calls_are_joined(attend: Any) -> None:
+    assert_twins(attending(attend, num_heads=4), vit(num_heads=4))
+
+
+@pytest.mark.parametrize("attend", [difference, difference_in_a_loop, difference_mapped])
+def test_differential_attention_is_refused_wherever_it_is_called_from(attend: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"`blocks\.0\.attn` combines 2 attention maps into one"):
+        vi.AttentionRollout(attending(attend)).patch_map(images())
+
+
+def test_parallel_branches_are_refused() -> None:
+    model = vit()
+    one, two = model.blocks[1].attn, vit().blocks[2].attn
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = one, two
+
+        def forward(self, x: Tensor, **_: Any) -> Tensor:
+            return self.one(x) + self.two(x)
+
+    model.blocks[1].attn = Both()
+    with pytest.raises(UnsupportedModelError, match=r"run side by side and combine 2 attention maps"):
+        vi.AttentionRollout(model).patch_map(images())
+
+
+class Siamese(nn.Module):
+    """Compares two images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = vit()
+
+    def forward(self, one: Tensor, two: Tensor) -> Tensor:
+        return self.vit(one) * self.vit(two)
+
+
+class TwoPasses(nn.Module):
+    """Runs a ViT twice, the second time on what is left of the image."""
+
+    def __init__(self, second: Any) -> None:
+        super().__init__()
+        self.vit, self.second = vit(), second
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.vit(x)
+        return first + self.vit(self.second(x, first))
+
+
+class Ensemble(nn.Module):
+    """Averages several models."""
+
+    def __init__(self, *models: nn.Module) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(model(x) for model in self.models)
+
+
+SEVERAL: dict[str, nn.Module] = {
+    "test-time augmentation": TwoPasses(lambda x, first: x.flip(-1)),
+    "masked by the first pass": TwoPasses(lambda x, first: x * first.sigmoid().mean()),
+    "ensemble": Ensemble(vit(), vit()),
+    "beside a convolutional network": Ensemble(
+        vit(), nn.Sequential(nn.Conv2d(3, 5, 7, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_passes_and_models_are_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"several passes|an ensemble"):
+        vi.AttentionRollout(SEVERAL[name].eval()).patch_map(images())
+
+
+def test_siamese_models_are_refused_whatever_the_second_image_is() -> None:
+    model, x = Siamese().eval(), images()
+    for second in (x.flip(-1), x):
+        with pytest.raises(UnsupportedModelError, match=r"several passes"):
+            vi.AttentionRollout(model).patch_map(x, additional_forward_args=second)
+
+
+def test_a_tower_that_the_image_does_not_reach_is_ignored() -> None:
+    class WithText(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text, self.vit = vit(), vit()
+            self.register_buffer("words", torch.randn(1, 17, 32).double())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.vit(x) * self.text.head(self.text.blocks(self.words)[:, 0]).exp()
+
+    model = WithText().eval()
+    seen = vi.probe(model, (SIDE, SIDE)).structure
+    assert seen is not None
+    assert (seen.ignored, seen.layers) == ((3, 4, 5), ((0,), (1,), (2,))) or seen.ignored == (0, 1, 2)
+    rollout = vi.AttentionRollout(model).patch_map(images())
+    torch.testing.assert_close(rollout, vi.AttentionRollout(model.vit).patch_map(images()))
+
+
+def test_class_attention_layers_are_refused_by_name() -> None:
+    model = vit()
+    model.blocks[2].attn = Attends(model.blocks[2].attn, lambda q, k, v: fused(q[:, :, :1], k, v).expand_as(v))
+    with pytest.raises(UnsupportedModelError, match=r"`blocks\.2\.attn` attends from 1 of the tokens to 17"):
+        vi.AttentionRollout(model).patch_map(images())
+
+
+def test_an_early_exit_is_explained_by_the_layers_that_ran() -> None:
+    model, twin = vit(depth=3), vit(depth=2)
+    twin.load_state_dict({key: value for key, value in model.state_dict().items() if "blocks.2" not in key})
+    model.blocks = model.blocks[:2]
+    assert_twins(model, twin)
+
+
+def test_layers_whose_output_is_not_used_are_left_out() -> None:
+    class Spare(nn.Module):
+        def __init__(self, block: nn.Module) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.block(x)
+            return x
+
+    model, twin = vit(depth=3), vit(depth=2)
+    twin.load_state_dict({key: value for key, value in model.state_dict().items() if "blocks.2" not in key})
+    model.blocks[2] = Spare(model.blocks[2])
+    assert vi.probe(model, images()).structure.ignored == (2,)
+    assert_twins(model, twin)
+
+
+PLACED: dict[str, tuple[Any, Any]] = {
+    "flip": (lambda x: x.flip(-1), lambda maps: maps.flip(-1)),
+    "upside down": (lambda x: x.flip(-2), lambda maps: maps.flip(-2)),
+    "turned": (lambda x: x.mT, lambda maps: maps.mT),
+    "normalized": (lambda x: (x - 0.5) / 0.5, lambda maps: maps),
+}
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_what_a_wrapper_does_to_the_image_is_undone_in_the_map(name: str) -> None:
+    before, place = PLACED[name]
+    twin = Outer(vit(), lambda x: x)
+    model = Outer(vit(), before)
+    for method in (vi.AttentionRollout, vi.InteractionUncertainty):
+        found = method(model).patch_map(images())
+        torch.testing.assert_close(found, place(method(twin).patch_map(before(images()))))
+
+
+def test_a_resize_inside_is_placed_on_the_whole_image() -> None:
+    model = Outer(vit(), lambda x: nn.functional.interpolate(x, (SIDE, SIDE), mode="bilinear"))
+    x = torch.rand(1, 3, 96, 160).double()
+    layout = vi.probe(model, x).layout
+    assert (layout.grid, layout.extent) == ((4, 4), (96, 160))
+    torch.testing.assert_close(
+        vi.AttentionRollout(model).patch_map(x), vi.AttentionRollout(model.vit).patch_map(model.before(x))
+    )
+
+
+@pytest.mark.parametrize(
+    "before", [lambda x: x[..., 8:-8, 8:-8], lambda x: nn.functional.pad(x, (8, 8, 8, 8))[..., :SIDE, :SIDE]]
+)
+def test_crops_and_pads_inside_are_refused(before: Any) -> None:
+    x = torch.rand(1, 3, 80, 80).double() if before(images()).shape[-1] != SIDE else images()
+    with pytest.raises(UnsupportedModelError, match="the model crops, pads or resizes the image itself"):
+        vi.AttentionRollout(Outer(vit(), before)).patch_map(x)
+
+
+class Reordered(nn.Module):
+    """Puts the tokens in another order for the blocks, and back."""
+
+    def __init__(self, blocks: nn.Module, order: Tensor) -> None:
+        super().__init__()
+        self.blocks, self.order = blocks, order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x[:, self.order])[:, self.order.argsort()]
+
+
+@pytest.mark.parametrize("kind", ["permuted", "prefix last", "prefix in the middle"])
+def test_tokens_in_any_order_are_put_right(kind: str) -> None:
+    order = {
+        "permuted": torch.cat((torch.tensor([0]), 1 + torch.randperm(16))),
+        "prefix last": torch.arange(17).roll(-1),
+        "prefix in the middle": torch.cat((torch.arange(1, 9), torch.tensor([0]), torch.arange(9, 17))),
+    }[kind]
+    model = vit()
+    model.blocks = Reordered(model.blocks, order)
+    assert_twins(model, vit())
+
+
+def through(module: nn.Module, change: Any) -> nn.Module:
+    module.register_forward_hook(lambda _, args, output: change(output))
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")
+@pytest.mark.parametrize("where", ["between layers", "attention"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_detached_gradients_are_an_error_in_gradient_methods(where: str, layer: int) -> None:
+    model = vit()
+    through(model.blocks[layer] if where == "between layers" else model.blocks[layer].attn, torch.detach)
+    with pytest.raises(UnsupportedModelError, match=r"cut|does not arrive|detach"):
+        vi.GenericAttention(model).patch_map(images(), 1)
+
+
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_a_detached_part_of_an_attention_is_refused(part: str) -> None:
+    cut = ("query", "key", "value").index(part)
+
+    def attend(*parts: Tensor) -> Tensor:
+        return fused(*(tensor.detach() if place == cut else tensor for place, tensor in enumerate(parts)))
+
+    with pytest.raises(
+        UnsupportedModelError, match=rf"the {part} of `blocks\.0\.attn` does not depend on the image"
+    ):
+        vi.GenericAttention(attending(attend)).patch_map(images(), 1)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_convolutions_among_tokens_are_refused(layer: int) -> None:
+    class Mixes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x.roll(1, 1)
+
+    model = vit()
+    model.blocks[layer].mlp = Mixes()
+    with pytest.raises(UnsupportedModelError, match=r"exchange information between `blocks\.\d\.attn` and"):
+        vi.InteractionUncertainty(model).patch_map(images())
+
+
+def test_a_shift_by_whole_patches_is_placed_where_the_pixels_are() -> None:
+    model = Outer(vit(), lambda x: nn.functional.pad(x, (16, 0, 16, 0))[..., :SIDE, :SIDE])
+    layout = vi.probe(model, (SIDE, SIDE)).layout
+    assert (layout.prefix, layout.grid, layout.extent) == (8, (3, 3), (48, 48))
+    shifted = vi.InteractionUncertainty(model.vit).uncertainty(model.before(images())).unflatten(1, (4, 4))
+    inner = shifted[:, 1:, 1:].flatten(1, 2).unflatten(-1, (4, 4))[..., 1:, 1:].flatten(2)
+    torch.testing.assert_close(vi.InteractionUncertainty(model).uncertainty(images()), inner)

@@ -1,0 +1,44 @@
+"""The command that prints what the probe saw."""
+
+import pytest
+from torch import nn
+
+import vit_interactions as vi
+from tests.helpers.command_line import run
+from tests.helpers.families import tiny
+from tests.helpers.twins import SIDE, attending, one_by_one, vit
+from vit_interactions.cli.inspect import lines_of
+
+
+def test_the_command_prints_patches_readout_and_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", "--model", "vit_mini_patch8_112") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "image: 112 x 112 px"
+    assert lines[1].startswith("14 x 14 patches of 8 x 8 px, 1 prefix token, read from: class token")
+    assert lines[2].startswith("layer 0: blocks.0.attn, ")
+
+
+def test_a_size_that_the_model_does_not_take_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", "--model", "vit_mini_patch8_112", "--img-size", 100, 64) != 0
+    assert "must be images that VisionTransformer takes, got 3 x 100 x 64" in capsys.readouterr().err
+
+
+def test_split_layers_pooling_heads_and_ignored_calls_are_named() -> None:
+    assert "layer 0: blocks.0.attn, 4 heads in 4 calls" in lines_of(
+        vi.probe(attending(one_by_one, num_heads=4), (SIDE, SIDE))
+    )
+    pooled = tiny("vit_base_patch16_siglip_224", img_size=SIDE)
+    assert list(lines_of(vi.probe(pooled, (SIDE, SIDE))))[-1] == "pooling head: attn_pool"
+
+    class Spare(nn.Module):
+        def __init__(self, block: nn.Module) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            self.block(x)
+            return x
+
+    model = vit()
+    model.blocks[2] = Spare(model.blocks[2])
+    assert list(lines_of(vi.probe(model, (SIDE, SIDE))))[-1].startswith("ignored: blocks.2.block.attn, ")

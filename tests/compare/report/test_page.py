@@ -1,0 +1,490 @@
+"""The report: what it says is what was found, what came from outside does nothing, and it works by hand and by key."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+from PIL import Image
+
+from tests.helpers.browser import Page, page
+from tests.helpers.compared import IMAGE, METHODS, NAMES, PLACES, SCRIPT, SIZES, Compared
+from tests.helpers.pages import Outline
+from vit_interactions.compare import compare
+from vit_interactions.compare.comparison import Comparison
+from vit_interactions.compare.report import page as report_module
+from vit_interactions.compare.report import rendering as report_templates
+from vit_interactions.compare.report.failures import failure_line, failures_by_reason
+from vit_interactions.compare.report.figures import grid_figure
+from vit_interactions.compare.report.page import render, report
+from vit_interactions.compare.report.tables import (
+    Column,
+    Failure,
+    best_by_metric,
+    columns,
+    grouped_failures,
+    model_tables,
+    number,
+    summary_rows,
+)
+from vit_interactions.figures.colors import map_colors
+
+
+@pytest.fixture(scope="module")
+def path(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def column(p: Page, number: int, table: str = "table.values") -> list[str]:
+    """The texts of a column of the first such table, without the intervals."""
+    cells = f"document.querySelector('{table}').tBodies[0].rows"
+    return list(p.run(f"[...{cells}].map(row => row.cells[{number}].firstChild.textContent.trim())"))
+
+
+def test_numbers_keep_three_digits_that_say_something() -> None:
+    values = [0.12345, -0.5, 12.345, 123.45, 999.7, 1234567.8, 1.234e-5, 0.0, float("nan")]
+    assert [number(value) for value in values] == [
+        *("0.123", "−0.500", "12.3", "123", "1,000", "1,234,568", "1.23e−05", "0", "–"),
+    ]
+
+
+def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_missing() -> None:
+    compared = Compared()
+    heads = columns(compared.table(), compared.directions)
+    assert [head.photographs for head in heads] == [3, 3, 3]
+    rows = summary_rows(compared.summary(), METHODS, heads, compared.failures())
+    cells = {row.method: row.cells for row in rows}
+    assert [head.arrow for head in heads] == ["↑", "↓", ""]
+    assert [row.method for row in rows if row.control] == ["random_map"]
+    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the control is no candidate.
+    assert [cells[name][0].good for name in METHODS] == pytest.approx([1, 0.5, None, 0])
+    assert [cells[name][1].good for name in METHODS[:3]] == pytest.approx([0, 1, None])
+    assert [[cell.best for cell in cells[name]] for name in METHODS[:3]] == [
+        [True, False, False],
+        [False, True, False],
+        [False, False, False],
+    ]
+    assert [cells[name][2].good for name in METHODS] == [None] * 4
+    assert cells["gmar"][0].interval == "0.600 – 0.800"
+    assert cells["gmar"][0].note == ""
+    missing = cells["responsive_field_size"][1]
+    assert (missing.text, missing.value, missing.note) == ("–", None, f"undefined {SCRIPT}")
+    found = best_by_metric(rows, heads)
+    assert [(best.column.name, best.methods) for best in found] == [
+        ("insertion", ("gmar",)),
+        ("deletion", ("attention_rollout",)),
+    ]
+    assert found[0].control == cells["random_map"][0]
+    assert not any(best.beaten for best in found)
+
+
+@pytest.mark.parametrize(
+    ("direction", "control", "beaten"),
+    [("higher", 0.8, True), ("higher", 0.6, False), ("lower", 0.6, True), ("lower", 0.8, False)],
+)
+def test_where_the_control_is_ahead_no_method_is_called_better(
+    direction: str, control: float, beaten: bool
+) -> None:
+    frame = pd.DataFrame(
+        [
+            ("m", name, "iou", mean, mean, mean, 3, direction)
+            for name, mean in (("gmar", 0.7), ("random_map", control))
+        ],
+        columns=list(Compared().summary()),
+    )
+    head = Column("iou", "IoU", direction, 3)
+    rows = summary_rows(frame, ["gmar", "random_map"], [head], Compared().failures())
+    [best] = best_by_metric(rows, [head])
+    assert best.methods == ("gmar",)
+    assert best.beaten == beaten
+
+
+def test_models_stand_side_by_side_metric_by_metric() -> None:
+    compared = Compared(("vit", SCRIPT))
+    summary = compared.summary()
+    summary.loc[(summary["model"] == SCRIPT) & (summary["metric"] == "insertion"), "mean"] = [0.1, 0.9, 0.2, 0.3]
+    tables = model_tables(summary, METHODS, compared.failures(), compared.directions)
+    assert [about.name for about, _, _ in tables] == ["insertion", "deletion", "sparsity"]
+    _, heads, rows = tables[0]
+    assert [(head.name, head.direction, head.photographs) for head in heads] == [
+        ("vit", "higher", 3),
+        (SCRIPT, "higher", 3),
+    ]
+    given = summary[summary["metric"] == "insertion"].set_index(["model", "method"])["mean"]
+    for row in rows:
+        assert [cell.value for cell in row.cells] == [given["vit", row.method], given[SCRIPT, row.method]]
+    best = [[row.method for row in rows if row.cells[place].best] for place in (0, 1)]
+    candidates = [name for name in METHODS if name != "random_map"]
+    assert best == [[max(candidates, key=lambda name: given[model, name])] for model in ("vit", SCRIPT)]
+    # Why the first model has no value by one method, in its own column only.
+    missing = {row.method: row.cells for row in tables[1][2]}["responsive_field_size"]
+    assert missing[0].note == f"undefined {SCRIPT}"
+    page = render(compared)  # type: ignore[arg-type]
+    assert page.count("Models side by side") == 1
+    assert SCRIPT not in page
+    assert "Models side by side" not in render(Compared())  # type: ignore[arg-type]
+
+
+def test_a_mean_over_fewer_photographs_is_not_ranked_with_the_others() -> None:
+    compared = Compared()
+    [head] = [head for head in columns(compared.table(), compared.directions) if head.name == "insertion"]
+    summary = compared.summary()
+    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "photographs"] = 2
+    rows = {row.method: row.cells[0] for row in summary_rows(summary, METHODS, [head], compared.failures())}
+    assert (rows["gmar"].good, rows["gmar"].best, rows["gmar"].note) == (None, False, "2 of 3 photographs")
+    assert rows["attention_rollout"].best  # 0.4 is the highest of the others'
+    assert rows["attention_rollout"].good == 1
+
+
+def test_the_control_is_no_example_of_what_a_map_costs() -> None:
+    rows = [
+        ("m", name, "seconds", mean, mean, mean, 3, "lower") for name, mean in zip("abr", (1, 3, 0), strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=list(Compared().summary()))
+    frame["method"] = ["gmar", "attn_lrp", "random_map"]
+    [head] = heads = [Column("seconds", "time, s", "lower", 3)]
+    made = summary_rows(frame, list(frame["method"]), heads, Compared().failures())
+    assert [row.cells[0].good for row in made] == [1, 0, None]
+    assert [row.cells[0].best for row in made] == [True, False, False]
+    assert head.cost
+    assert best_by_metric(made, heads) == []
+
+
+def test_failures_of_one_reason_stand_together() -> None:
+    rows = [
+        *(("m", key, method, "iou", "x", "E") for key in "ab" for method in ("gmar", "legrad")),
+        ("m", "a", "attn_lrp", "iou", "x", "E"),
+        ("m", "a", "gmar", "", "y", "E"),
+        ("m", "b", "", "", "z", "E"),
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "reason", "error"])
+    found = grouped_failures(frame, {"a": "A", "b": "B"})
+    assert [(each.metric, each.reason, each.methods, each.photographs) for each in found] == [
+        ("iou", "x", ("gmar", "legrad"), ("A", "B")),
+        ("iou", "x", ("attn_lrp",), ("A",)),
+        ("", "y", ("gmar",), ("A",)),
+        ("", "z", (), ("B",)),
+    ]
+
+
+def test_nothing_from_outside_becomes_a_tag_an_attribute_or_an_address(text: str) -> None:
+    outline = Outline(text)
+    assert outline.open == []
+    assert [tag for tag, _ in outline.tags].count("script") == 1
+    assert {tag for tag, _ in outline.tags}.isdisjoint(
+        {"svg", "b", "iframe", "object", "embed", "base", "form", "link"}
+    )
+    for tag, attributes in outline.tags:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("src", "srcset", "href"):
+            assert re.match(r"data:(image|text)/[\w+-]+[;,]|#\w+$", attributes.get(name) or "#x"), (
+                tag,
+                attributes,
+            )
+    assert not re.findall(r"https?://(?!arxiv|openreview|github)", text.replace("&#39;", "'"))
+    assert "49" not in re.findall(r"<h3[^>]*>(.*)</h3>", text)[2]  # no template of theirs is obeyed
+
+
+def test_the_policy_lets_one_script_run_and_fetches_nothing(text: str, path: Path) -> None:
+    [(policy,)] = [
+        (attributes["content"],)
+        for tag, attributes in Outline(text).tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+    with page(path) as p:
+        assert p.errors == []
+        p.run(
+            "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.late = 1'}))"
+        )
+        p.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.late = 2\">')")
+        p.run("void fetch('https://example.org').catch(() => 0)")
+        assert "Content Security Policy" in " ".join(p.errors)
+        assert p.run("window.late") is None
+
+
+def test_no_script_of_names_runs_and_names_are_read_as_they_are(path: Path) -> None:
+    with page(path) as p:
+        p.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert p.run("window.pwned") is None
+        assert p.errors == []
+        assert len(p.requests) == 1
+        names = p.run("[...document.querySelectorAll('.shot h3')].map(each => each.textContent)")
+        assert names[0] == NAMES["a"]
+        assert names[1].startswith("\"'` onload=alert(1) {{ 7 * 7 }} $x_1^2$ �gpj.��very_long")
+        assert names[2] == NAMES["c"]
+        body = p.run("document.body.textContent")
+        assert body.count(SCRIPT) > 8
+        assert IMAGE in body
+
+
+def test_tables_sort_by_clicks(path: Path) -> None:
+    with page(path) as p:
+        head = "table.values thead th:nth-child({})"
+        before = column(p, 0)
+        assert before == [name.replace("_", " ") for name in METHODS]
+        p.click(head.format(2) + " button")  # insertion: the highest first
+        assert column(p, 1) == ["0.700", "0.500", "0.400", "0.100"]
+        p.click(head.format(2) + " button")
+        assert column(p, 1) == ["0.100", "0.400", "0.500", "0.700"]
+        p.click(head.format(3) + " button")  # deletion: the lowest first, the missing last
+        assert [each.split()[0] for each in column(p, 2)] == ["0.400", "0.500", "0.700", "–"]
+        p.click(head.format(3) + " button")
+        assert [each.split()[0] for each in column(p, 2)] == ["0.700", "0.500", "0.400", "–"]
+        sorts = p.run("[...document.querySelectorAll('table.values thead')][0].rows[0].cells.length")
+        assert sorts == 4
+        states = p.run(
+            "[...document.querySelector('table.values thead tr').cells].map(head => head.getAttribute('aria-sort'))"
+        )
+        assert states == ["none", "none", "descending", "none"]
+        p.click(head.format(1) + " button")
+        assert column(p, 0) == sorted(before)
+        assert p.errors == []
+
+
+def test_tables_sort_by_keys(path: Path) -> None:
+    with page(path) as p:
+        for _ in range(60):  # by Tab to the head of sparsity, whose numbers differ by eight orders of magnitude
+            p.key("Tab")
+            if str(p.run("document.activeElement.textContent")).strip() == "sparsity":
+                break
+        p.key("Enter")
+        assert [each.split()[0] for each in column(p, 3)] == ["−1.50", "1.00e−05", "2,000", "–"]
+        p.key(" ")
+        assert [each.split()[0] for each in column(p, 3)] == ["2,000", "1.00e−05", "−1.50", "–"]
+
+
+def test_sliders_move_by_keys(path: Path) -> None:
+    with page(path) as p:
+        opacity = "getComputedStyle(document.querySelector('.map')).opacity"
+        width = "document.querySelector('.tiles li').getBoundingClientRect().width"
+        assert float(p.run(opacity)) == 0.7
+        p.run("document.querySelector('input[data-sets=\"--strength\"]').focus()")
+        p.key("End")
+        assert float(p.run(opacity)) == 1
+        narrow = p.run(width)
+        p.run("document.querySelector('input[data-sets=\"--tile\"]').focus()")
+        p.key("End")
+        assert p.run(width) > 1.5 * narrow
+
+
+@pytest.mark.parametrize("key", ["a", "b", "c"])
+def test_maps_lie_on_their_patches(path: Path, key: str) -> None:
+    place = PLACES[key]
+    left, top, right, bottom = place.box(0, 0, place.width, place.height)
+    number = list(NAMES).index(key)
+    with page(path) as p:
+        boxes = p.run(
+            f"""(() => {{
+                const canvas = document.querySelectorAll('.shot')[{number}].querySelectorAll('.canvas')[1];
+                return ['.photo', '.map'].map(name => {{
+                    const box = canvas.querySelector(name).getBoundingClientRect();
+                    return [box.left, box.top, box.right, box.bottom];
+                }});
+            }})()"""
+        )
+    photograph, patches = np.array(boxes)
+    scale = (photograph[2] - photograph[0]) / SIZES[key][0]  # CSS pixels of a photograph's
+    assert np.allclose((photograph[3] - photograph[1]) / scale, SIZES[key][1], rtol=0.01)
+    found = (patches - np.tile(photograph[:2], 2)) / scale
+    assert np.allclose(found, [left, top, right, bottom], atol=0.6 / scale)
+
+
+def test_maps_are_their_colours(text: str) -> None:
+    [uri, *_] = [attributes["src"] for tag, attributes in Outline(text).tags if attributes.get("class") == "map"]
+    assert uri
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
+        assert (np.asarray(image) == map_colors(Compared().maps("vit", "a")["gmar"])).all()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_it_without_scrolling_sideways(path: Path, dark: bool) -> None:
+    with page(path, width=390, height=844, dark=dark) as p:
+        p.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert p.run("document.documentElement.scrollWidth") == 390
+        ground, ink = p.run(
+            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+        )
+        light = [sum(map(int, re.findall(r"\d+", color))) for color in (ground, ink)]
+        assert (light[0] < 150 < 500 < light[1]) if dark else (light[1] < 150 < 500 < light[0])
+        picture = p.run("document.querySelector('.drawing img').currentSrc")
+        assert ("dddad4" in base64.b64decode(picture.split(",")[1]).decode()) is dark
+        broken = p.run("[...document.images].filter(each => !each.complete || !each.naturalWidth).length")
+        assert broken == 0
+
+
+def test_everything_that_can_be_pressed_or_seen_has_a_name(path: Path) -> None:
+    with page(path) as p:
+        nameless = p.run(
+            """[...document.querySelectorAll('button, a, input, [role], img:not(.map)')].filter(each =>
+                !(each.getAttribute('aria-label') || each.textContent.trim() || each.alt || each.labels?.length)
+            ).length"""
+        )
+        assert nameless == 0
+        assert p.run("document.documentElement.lang") == "en"
+        assert p.run("document.querySelectorAll('h1').length") == 1
+        targets = p.run(
+            "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash))"
+        )
+        assert targets == []
+
+
+def test_settings_versions_failures_and_citations_are_there(text: str) -> None:
+    said = re.sub(r"\s+", " ", re.sub(r"<(?:[^>\"]|\"[^\"]*\")*>", " ", text))
+    assert "alpha 0.1" in said
+    assert "torch 2" in said
+    assert "undefined &lt;script&gt;" in said
+    assert "@inproceedings{jo2025gmar," in said
+    assert "@inproceedings{abnar2020quantifying," in said
+    assert "bousselham" not in said  # not used
+    [saved] = re.findall(r'href="data:text/csv;charset=utf-8;base64,([^"]*)"', text)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(io.BytesIO(base64.b64decode(saved))), Compared().summary(), check_dtype=False
+    )
+
+
+def test_two_models_stand_beside_each_other() -> None:
+    text = render(Compared(("vit", SCRIPT), "a"))  # type: ignore[arg-type]
+    outline = Outline(text)
+    assert [tag for tag, _ in outline.tags].count("script") == 1
+    assert len([1 for _, attributes in outline.tags if attributes.get("class") == "sortable values"]) == 3 + 2 + 2
+    assert len([1 for _, attributes in outline.tags if attributes.get("class") == "map"]) == 8
+
+
+def test_a_file_that_is_gone_loses_its_picture_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = Compared(keys="ab")
+    image = compared.image
+
+    def gone(key: str) -> Image.Image:
+        if key == "a":
+            raise FileNotFoundError(key)
+        return image(key)
+
+    monkeypatch.setattr(compared, "image", gone)
+    text = render(compared)  # type: ignore[arg-type]
+    assert text.count("no longer where it was") == 1
+    assert len(re.findall('class="map"', text)) == 8
+
+
+def test_masks_are_outlined_where_they_can_be_read(tmp_path: Path) -> None:
+    compared = Compared()
+    across, down = SIZES["a"]
+    mask = np.zeros((down, across), np.uint8)
+    mask[200:600, 120:360] = 255
+    for key, image in {"a": Image.fromarray(mask), "b": Image.new("L", (3, 3), 1)}.items():
+        image.save(tmp_path / f"{key}.png")
+    for photograph in compared.photographs:
+        photograph["mask"] = str(
+            tmp_path / f"{photograph['key']}.png"
+        )  # that of "b" has another size, "c" has none
+    text = render(compared)  # type: ignore[arg-type]
+    assert Outline(text).open == []
+    tags = Outline(text).tags
+    assert "the green line is the object&#39;s outline" in text
+    assert "the green line" not in render(Compared())  # type: ignore[arg-type]
+    shots = [attributes["style"] or "" for tag, attributes in tags if attributes.get("class") == "shot"]
+    assert ["--outline" in style for style in shots] == [True, False, False]
+    lines = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "outline"]
+    photographs = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "photo"]
+    assert lines == photographs[: 1 + len(METHODS)]  # on the photograph and on each of its maps
+    [uri] = re.findall(r"--outline:url\(data:image/png;base64,([^)]*)\)", shots[0])
+    with Image.open(io.BytesIO(base64.b64decode(uri))) as image:
+        alpha = np.asarray(image)[..., 3] > 0
+    assert alpha.shape == (400, 240)  # half as large: the mask is 200 x 120 pixels at (60, 100)
+    rows, cols = np.nonzero(alpha)
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (100, 299, 60, 179)
+    assert not alpha[110:290, 70:170].any()
+    assert alpha[100:300, 60:63].all()
+    assert alpha.sum() == 200 * 120 - 194 * 114
+
+
+def test_photographs_that_failed_are_named_and_the_others_shown() -> None:
+    compared = Compared()
+    compared.photographs[1] = {
+        "key": "b",
+        "path": "b.jpg",
+        "name": NAMES["b"],
+        "boxes": [],
+        "error": f"bad {SCRIPT}",
+    }
+    text = render(compared)  # type: ignore[arg-type]
+    assert len(re.findall('<article class="shot"', text)) == 2
+    assert "2 of 3 photographs are shown; 1 could not be read or explained" in text
+    assert "bad &lt;script&gt;" in text
+
+
+def test_nothing_but_failures_is_a_report_too(tmp_path: Path) -> None:
+    compared = Compared()
+    for name in ("table", "summary"):
+        empty = getattr(compared, name)().iloc[:0]
+        setattr(compared, name, lambda empty=empty: empty)
+    for photograph in compared.photographs:
+        photograph["error"] = "truncated"
+    compared.curves = lambda model, metric: {}  # type: ignore[method-assign]
+    compared.unfinished = 2
+    written = report(compared, tmp_path / "r.html")  # type: ignore[arg-type]
+    text = written.read_text(encoding="utf-8")
+    assert Outline(text).open == []
+    assert "There is no value yet, see the failures below" in text
+    assert "Not finished: 2 measurements" in text
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_of_many_photographs_some_are_shown_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "SHOWN", 2)
+    text = render(Compared())  # type: ignore[arg-type]
+    names = re.findall(r"<h3 title[^>]*>(.*?)</h3>", text, re.DOTALL)
+    assert len(names) == 2
+    assert "2 of 3 photographs are shown, evenly spread." in text
+
+
+def test_a_report_is_the_same_each_time(text: str) -> None:
+    assert render(Compared()) == text  # type: ignore[arg-type]
+
+
+def test_settings_are_written_as_people_read_them() -> None:
+    words: Any = report_templates._in_words
+    assert words({"a": [1, 2], "b": {"c": None}}) == "a = [1, 2], b = c = null"
+    assert words("x") == "x"
+    assert words(json.loads("0.1")) == "0.1"
+
+
+def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    name = "<img src=x onerror='window.pwned = 1'>.png"
+    Image.effect_noise((120, 90), 60).convert("RGB").save(pictures / name)
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    methods = ["raw_attention", "gmar", "random_map"]
+    compare([pictures], {SCRIPT: model}, methods, ["insertion"], out=tmp_path / "out")
+    comparison = Comparison.open(tmp_path / "out")
+    written = report(comparison, tmp_path / "report.html")
+    with page(written, width=390, height=844) as p:
+        assert p.errors == []
+        assert p.run("window.pwned") is None
+        assert p.run("document.querySelector('.shot h3').textContent") == name
+        assert p.run("document.querySelectorAll('.map').length") == 3
+        assert "broken.jpg" in p.run("document.querySelector('#failures').textContent")
+        assert p.run("document.querySelectorAll('.wide .drawing').length") == 2  # curves and agreement
+        insertion = p.run("+document.querySelector('table.values td').dataset.value")
+    assert insertion == comparison.summary()["mean"][0]
+    assert len(grid_figure(comparison, SCRIPT).axes) == 4
+
+
+def test_a_photograph_that_failed_is_told_before_what_was_refused() -> None:
+    refused = [Failure("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")]
+    lost = Failure("vit", "", "no picture", (), ("b.jpg",))
+    assert [len(alike) for alike in failures_by_reason([*refused, lost])] == [1, 2]
+    assert failure_line([lost]) == "b.jpg: no picture"
+    assert failure_line(refused) == "2 metrics of gmar on a.jpg: no box"

@@ -1,0 +1,276 @@
+"""AttnLRP against a slow propagation of relevance written from the rules, contribution by contribution."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.helpers.families import Family, tiny
+from tests.helpers.lrp_reference import SlowLRP, without_biases
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.explain.attn_lrp import AttnLRP, sum_patches
+from vit_interactions.explain.lrp_rules import LRPRules
+from vit_interactions.functional.lrp import gamma_rule
+
+PLAIN: dict[str, Any] = {"conv_gamma": 0, "linear_gamma": None}
+
+
+def small_vit(**options: Any) -> Any:
+    """A ViT of 2 x 2 patches, two layers, two heads."""
+    return tiny("vit_tiny_patch16_224", **{"img_size": 32, "embed_dim": 12, **options})
+
+
+def images(batch: int = 2, size: int = 32) -> Tensor:
+    """Random images."""
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Give every bias, norm weight and embedding a value that matters."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.2)
+    return model
+
+
+# --- the model ---
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, PLAIN, {"variant": "attn"}, {"variant": "attn", **PLAIN}, {"conv_gamma": 1.0, "linear_gamma": 0.5}],
+    ids=str,
+)
+@torch.no_grad()
+def test_the_map_is_the_slow_propagation_of_relevance(options: dict[str, Any]) -> None:
+    model, inputs = randomise(small_vit().double()), images().double()
+    for target in (0, 3):
+        result = AttnLRP(model, **options).attribute(inputs, target=target)
+        for b in range(2):
+            slow = SlowLRP(model, inputs[b : b + 1], target, options)
+            torch.testing.assert_close(result[b : b + 1], slow.pixels, rtol=1e-6, atol=1e-9)
+            total = slow.pixels.sum() + slow.absorbed
+            torch.testing.assert_close(slow.logit, model(inputs[b : b + 1])[0, target])
+            if options.get("variant") != "attn":
+                torch.testing.assert_close(total, slow.logit)
+            elif options == {"variant": "attn", **PLAIN}:
+                assert (total - slow.logit).abs() > 0.01
+
+
+@pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "gamma"])
+def test_without_biases_the_pixels_sum_to_the_score(family: Family, options: dict[str, Any]) -> None:
+    model, inputs = without_biases(family.build().double()), family.images().double()
+    result = AttnLRP(model, **options).attribute(inputs, target=2)
+    scores = model(inputs)[:, 2].detach()
+    assert scores.abs().min() > 1e-4
+    torch.testing.assert_close(result.sum((1, 2, 3)), scores, rtol=1e-4, atol=1e-7)
+
+
+def test_the_forward_pass_is_unchanged(family: Family) -> None:
+    model, inputs = family.build(), family.images()
+    expected = model(inputs)
+    for variant in ("cp", "attn"):
+        with LRPRules(model, variant, 0.25, 0.05):
+            output = model(inputs.clone().requires_grad_())
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["cp", "attn"])
+def test_maps_of_every_family(family: Family, variant: Any) -> None:
+    model, inputs = family.build().requires_grad_(False), family.images()
+    explainer = AttnLRP(model, variant)
+    pixels, patches = explainer.attribute(inputs, target=1), explainer.patch_map(inputs, target=1)
+    assert pixels.shape == inputs.shape
+    assert patches.shape == (2, *family.grid)
+    assert pixels.dtype == torch.float32
+    assert pixels.is_contiguous()
+    assert not pixels.requires_grad
+    torch.testing.assert_close(patches.sum((1, 2)), pixels.sum((1, 2, 3)), rtol=1e-4, atol=1e-5)
+    alone = torch.cat([explainer.attribute(image[None], target=1) for image in inputs])
+    assert (alone - pixels).abs().max() < 1e-4 * pixels.abs().max()
+    assert (explainer.patch_map(inputs, target=3) - patches).abs().max() > 1e-2 * patches.abs().max()
+
+
+def test_forms_of_inputs_and_targets() -> None:
+    model, inputs = small_vit(), images()
+    explainer = AttnLRP(model)
+    expected = explainer.attribute(inputs, target=model(inputs).argmax(1))
+    assert torch.equal(explainer.attribute((inputs,), target="pred")[0], expected)
+    with torch.inference_mode():
+        assert torch.equal(explainer.attribute(inputs.clone(), target="pred"), expected)
+    with torch.no_grad():
+        difference = explainer.attribute(inputs, target=lambda out: out[:, 0] - 2 * out[:, 1])
+    parts = explainer.attribute(inputs, target=0) - 2 * explainer.attribute(inputs, target=1)
+    torch.testing.assert_close(difference, parts, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="`target` must be a class index"):
+        explainer.attribute(inputs)
+
+
+def test_the_model_is_borrowed_and_training_mode_makes_no_difference() -> None:
+    model, inputs = small_vit(drop_rate=0.5, drop_path_rate=0.5).train(), images()
+    expected = AttnLRP(small_vit()).attribute(inputs, target=0)
+    state = torch.get_rng_state()
+    assert torch.equal(AttnLRP(model).attribute(inputs, target=0), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(IndexError):
+        AttnLRP(model).attribute(inputs, target=99)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision(dtype: torch.dtype, tolerance: float) -> None:
+    expected = AttnLRP(small_vit()).patch_map(images(), target=0)
+    result = AttnLRP(small_vit().to(dtype)).patch_map(images().to(dtype), target=0)
+    with torch.autocast("cpu", dtype):
+        cast = AttnLRP(small_vit()).patch_map(images(), target=0)
+    for half in (result, cast):
+        assert half.dtype == torch.float32
+        assert (half - expected).abs().max() < tolerance * expected.abs().max()
+
+
+def test_patches_are_sums_of_their_pixels() -> None:
+    pixels = torch.randn(2, 3, 7, 10)
+    inside = TokenLayout(prefix=0, rows=2, cols=3, readout="avg", extent=(6, 9))
+    patches = sum_patches(pixels, inside)
+    beyond = sum_patches(pixels, TokenLayout(prefix=0, rows=2, cols=3, readout="avg", extent=(8, 12)))
+    for row in range(2):
+        for col in range(3):
+            for result, side in ((patches, 3), (beyond, 4)):
+                block = pixels[:, :, side * row : side * (row + 1), side * col : side * (col + 1)]
+                torch.testing.assert_close(result[:, row, col], block.sum((1, 2, 3)))
+
+
+# --- operations ---
+
+
+def passed(function: Callable[[Tensor], Tensor], x: Tensor, variant: Any = "cp") -> Tensor:
+    """Compute the gradient of function(x).sum() under the rules."""
+    x = x.clone().requires_grad_()
+    with LRPRules(nn.Identity(), variant, 0.0, 0.0):
+        y = function(x)
+    return torch.autograd.grad(y.sum(), x)[0]
+
+
+def overwritten(x: Tensor) -> Tensor:
+    """Compute SiLU in place and go on with what was overwritten."""
+    y = x + 0
+    F.silu(y, inplace=True)
+    return y
+
+
+def test_activations_written_out_or_in_place_follow_the_same_rule() -> None:
+    x = torch.randn(3, 5).double()
+    for function, written in (
+        (F.silu, lambda x: x * torch.sigmoid(x)),
+        (F.silu, overwritten),
+        (F.silu, lambda x: (x + 0).mul_(x.sigmoid())),
+        (F.relu, lambda x: (x + 0).relu_()),
+        (torch.tanh, lambda x: (x + 0).tanh_()),
+        (lambda x: x * (1.702 * x).sigmoid().detach(), lambda x: x * torch.sigmoid(1.702 * x)),
+    ):
+        expected = (function(x) / x).detach()
+        torch.testing.assert_close(passed(function, x), expected)
+        torch.testing.assert_close(passed(written, x), expected)
+    # A product of two things of the image: half each, so that x · gradient is the product itself.
+    swiglu = passed(lambda x: F.silu(x) * x.mul(3.0), x)
+    torch.testing.assert_close(swiglu * x, F.silu(x) * 3 * x)
+
+
+def test_rules_are_computed_in_float32_within_autocast() -> None:
+    x, weight = torch.randn(2, 8, requires_grad=True), torch.randn(3, 8)
+    with torch.autocast("cpu", torch.bfloat16), LRPRules(nn.Identity(), "cp", 0.0, 0.5):
+        y = F.linear(x, weight)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(gradient, gamma_rule(torch.ones(2, 3), x.detach(), weight, None, 0.5))
+
+
+class Spoiled(nn.Module):
+    """A small ViT with something done to the image's features first."""
+
+    def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
+        """Take what is done."""
+        super().__init__()
+        self.vit = small_vit()
+        self.spoil = spoil
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Spoil, then classify."""
+        return self.vit(self.spoil(image))
+
+
+class Cube(torch.autograd.Function):
+    """An operation no mode can see."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Compute x³ with a derivative of 1."""
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Pass the gradient on."""
+        return gradient
+
+
+@pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (torch.exp, "Spoiled computes `exp`"),
+        (lambda x: x.abs(), "Spoiled computes `abs`"),
+        (lambda x: x * x.flatten(1).log_softmax(-1).view_as(x), "Spoiled computes `log_softmax`"),
+        (lambda x: x**x, "Spoiled computes an exponent"),
+        (lambda x: F.conv2d(x, x[:, :, :1, :1].mean(0).expand(3, 3, 1).unsqueeze(-1)), "computes weights"),
+        (lambda x: F.batch_norm(x, None, None, training=True), "statistics of the batch"),
+        (lambda x: F.batch_norm(x, None, None, None, None, True), "statistics of the batch"),
+        (lambda x: (x + 0).exp_(), "`exp_`"),
+        (Cube.apply, "`Cube`, a `torch.autograd.Function`"),
+        (lambda x: x.detach(), "does not depend on the image"),
+        (torch.sigmoid, "does not depend on the image"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(spoil: Callable[[Tensor], Tensor], what: str) -> None:
+    model = Spoiled(spoil)
+    with pytest.raises(UnsupportedModelError, match=what):
+        AttnLRP(model).attribute(images(), target=0)
+    assert AttnLRP(model.vit).attribute(images(), target=0).isfinite().all()
+
+
+def test_refusals_name_the_layer() -> None:
+    model = small_vit()
+    model.blocks[1].mlp.act = nn.Softplus()
+    with pytest.raises(UnsupportedModelError, match=r"`blocks.1.mlp.act` \(Softplus\) computes `softplus`"):
+        AttnLRP(model).attribute(images(), target=0)
+
+
+def test_a_model_without_attention_is_followed_too() -> None:
+    model, inputs = without_biases(small_vit().double()), images().double()
+    for block in model.blocks:
+        block.attn.forward = lambda x, **_: x.flip(1)
+    result = AttnLRP(model).attribute(inputs, target=0)
+    torch.testing.assert_close(result.sum((1, 2, 3)), model(inputs)[:, 0].detach())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_scripted_model_is_refused() -> None:
+    model = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(64, 3)), images(1))
+    with pytest.raises(UnsupportedModelError, match=r"script|TracedModule"):
+        AttnLRP(model).attribute(images(1), target=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("variant", "full"), ("conv_gamma", -0.1), ("linear_gamma", float("nan")), ("linear_gamma", True)],
+)
+def test_options_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{option}`"):
+        AttnLRP(small_vit(), **{option: value})

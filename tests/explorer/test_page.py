@@ -1,0 +1,394 @@
+"""The patch explorer: what the page holds against the library's own tensors, and what it shows in a browser."""
+
+import base64
+import html
+import json
+import re
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from skimage.data import chelsea
+from torch import Tensor, nn
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
+import vit_interactions as vi
+from tests.helpers.browser import Page, page
+from vit_interactions.explorer import quantise
+from vit_interactions.explorer.data import Study, study
+from vit_interactions.explorer.page import render
+from vit_interactions.explorer.quantise import QuantisedAttention, quantise_rows
+from vit_interactions.explorer.thresholds import (
+    alpha_steps,
+    beta_steps,
+    first_relevant,
+    step_values,
+    worst_error,
+)
+from vit_interactions.figures import Photograph, prepare
+from vit_interactions.functional.windows import relevant_pairs
+from vit_interactions.loading.predictions import Prediction
+
+ROWS, COLS = 6, 10  # not square, so that mistaken axes show
+HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>&\"'"
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=(16 * ROWS, 16 * COLS), num_classes=5)
+    for name, weight in model.named_parameters():
+        if name.endswith("qkv.weight"):
+            weight.data.mul_(10)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def photograph(model: nn.Module) -> Photograph:
+    pixels = np.random.default_rng(0).integers(0, 256, (130, 170, 3), dtype=np.uint8)
+    # Squashed, so that patches are not square in the photograph.
+    squash = Compose([Resize((16 * ROWS, 16 * COLS)), ToTensor(), Normalize(0.5, 0.5)])
+    return prepare(Image.fromarray(pixels), model, squash)
+
+
+@pytest.fixture(scope="module")
+def found(model: nn.Module, photograph: Photograph) -> Study:
+    return study(model, photograph, named=False)
+
+
+@pytest.fixture(scope="module")
+def file(found: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = vi.ExplorerPage(render(found, title="noise", model="test_vit", alpha=0.013, beta=0.2))
+    return page.save(tmp_path_factory.mktemp("explorer") / "page.html")
+
+
+def blocks(text: str) -> dict[str, bytes]:
+    """Unpack the page's data as a browser does."""
+    packed = re.findall(r'<script type="text/plain" id="(\w+)">([^<]*)</script>', text)
+    return {name: zlib.decompress(base64.b64decode(data)) for name, data in packed}
+
+
+# ---------------------------------------------------------------- what the page holds
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_every_step_of_alpha_gives_exactly_the_relevant_pairs(levels: int | None) -> None:
+    values = torch.rand(1, 12, 12, dtype=torch.float64)
+    values = values if levels is None else (values * levels).floor()  # ties: the lowest flat index first
+    alphas = alpha_steps(0.0537, 144)
+    assert alphas == sorted(set(alphas))
+    assert (alphas[0], alphas[-1]) == (0.0, 1.0)
+    assert len(alphas) <= 256
+    steps = torch.from_numpy(first_relevant(values[0], alphas))
+    for step, alpha in enumerate(alphas):
+        assert torch.equal(steps <= step, relevant_pairs(values, alpha)[0])
+
+
+@pytest.mark.parametrize("pairs", [1, 4, 38_416, 37**4, 64**4])
+def test_steps_fit_into_a_byte_and_begin_with_a_single_pair(pairs: int) -> None:
+    alphas = alpha_steps(0.1, pairs)
+    assert len(alphas) <= 256
+    assert 0.1 in alphas
+    assert round(alphas[1] * pairs) <= 1
+    assert (beta_steps(0.2)[0], beta_steps(0.2)[-1], len(beta_steps(0.2))) == (0.0, 1.0, 101)
+
+
+def test_the_shown_u_is_the_mean_of_its_step_and_its_error_is_stated() -> None:
+    values = torch.rand(9, 9, dtype=torch.float64) ** 6
+    steps = first_relevant(values, [0.0, 0.01, 0.3, 1.0])
+    shown = step_values(values, steps, 4)
+    assert np.isnan(shown[0])
+    worst = 0.0
+    for step in (1, 2, 3):
+        members = [values[p, q].item() for p in range(9) for q in range(9) if steps[p, q] == step]
+        assert shown[step] == pytest.approx(sum(members) / len(members))
+        worst = max(worst, *(abs(shown[step] - member) for member in members))
+    assert worst_error(values, steps, shown) == pytest.approx(worst / values.max().item())
+    assert worst_error(torch.zeros(2, 2), np.ones((2, 2), np.uint8), np.zeros(2)) == 0.0
+
+
+@pytest.mark.parametrize("levels", [16, 256])
+def test_attention_comes_back_to_half_a_step(levels: int) -> None:
+    attention = (torch.randn(2, 5, 5, dtype=torch.float64) * 3).softmax(-1)
+    attention[0, 1] = 0.0
+    quantised = quantise_rows(attention, levels)
+    peak = attention.amax(-1, keepdim=True)
+    roots = quantised.double() / (levels - 1) * peak.sqrt()
+    assert ((roots - attention.sqrt()).abs() <= 0.5001 / (levels - 1) * peak.sqrt()).all()
+    assert (quantised[0, 1] == 0).all()
+
+
+def own_attention(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad(), vi.record_attention(model) as record:
+        model(inputs)
+    prefix = record.layout.prefix
+    return torch.stack([record.attention(layer)[0, :, prefix:, prefix:] for layer in range(len(record.calls))])
+
+
+def test_one_forward_pass_gives_what_the_library_gives(
+    model: nn.Module, photograph: Photograph, found: Study
+) -> None:
+    inputs = photograph.input[None]
+    assert torch.equal(found.uncertainty, vi.InteractionUncertainty(model).uncertainty(inputs)[0])
+    attention, kept = own_attention(model, inputs), found.attention
+    assert (kept.form, kept.levels) == ("heads", 256)
+    assert torch.equal(torch.from_numpy(kept.values), quantise_rows(attention, 256))
+    assert np.allclose(kept.peaks / 65535, attention.amax(-1), atol=1e-5)
+    assert np.allclose(kept.inside / 65535, attention.sum(-1), atol=1e-5)
+    assert found.prediction is not None
+    assert found.prediction.index == int(model(inputs).argmax())
+
+
+def test_the_model_is_given_back_as_it_was(model: nn.Module, photograph: Photograph) -> None:
+    model.train()
+    try:
+        state = torch.random.get_rng_state()
+        found = study(model, photograph, named=False)
+        assert model.training
+        assert torch.equal(state, torch.random.get_rng_state())
+    finally:
+        model.eval()
+    assert torch.equal(found.uncertainty, study(model, photograph, named=False).uncertainty)
+
+
+def test_large_grids_keep_the_mean_of_heads_or_nothing(
+    model: nn.Module, photograph: Photograph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = own_attention(model, photograph.input[None])
+    layers, heads, patches, _ = attention.shape
+    monkeypatch.setattr(quantise, "EACH_HEAD", layers * heads * patches**2 - 1)
+    monkeypatch.setattr(quantise, "FINE_VALUES", layers * patches**2 - 1)
+    found = study(model, photograph, named=False)
+    assert (found.attention.form, found.attention.levels, found.attention.all_heads) == ("means", 16, heads)
+    assert torch.equal(torch.from_numpy(found.attention.values), quantise_rows(attention.mean(1, True), 16))
+    packed = found.attention.packed()
+    assert packed.size == -(-found.attention.values.size // 2)
+    assert np.array_equal(np.stack([packed & 15, packed >> 4], 1).ravel(), found.attention.values.ravel())
+    text = render(found, title="t", model="m", alpha=0.1, beta=0.2)
+    assert f"the mean of its {heads} heads (with {patches} patches" in text
+
+    monkeypatch.setattr(quantise, "LAYER_MEANS", 1)
+    nothing = study(model, photograph, named=False)
+    assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
+    assert "Left out" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
+
+
+def test_the_page_holds_the_same_bytes(file: Path, found: Study) -> None:
+    text = file.read_text()
+    data = blocks(text)
+    steps = np.frombuffer(data["pairs"], np.uint8).reshape(ROWS * COLS, -1)
+    assert np.array_equal(steps, first_relevant(found.uncertainty, alpha_steps(0.013, (ROWS * COLS) ** 2)))
+    assert np.array_equal(np.frombuffer(data["attention"], np.uint8), found.attention.values.ravel())
+    assert "Bokeh" in data["bokeh"].decode()
+    assert f"This page: {len(text.encode()) / 1e6:.1f} MB" in text
+    assert "default-src 'none'" in html.unescape(text)
+    assert "unsafe-eval" not in text
+    assert not re.search(r'(src|href|action)="(?!data:)', text)
+
+
+def test_pages_of_224_pixels_stay_below_3_mb(trained_vit: nn.Module) -> None:
+    found = study(trained_vit, prepare(Image.fromarray(chelsea()), trained_vit), named=False)
+    assert (found.attention.form, found.attention.levels) == ("heads", 256)
+    assert len(render(found, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
+    # A ViT-B's twelve heads of twelve layers: the three heads four times, too far apart for deflate to see it.
+    repeated = {name: np.tile(getattr(found.attention, name), (1, 4, 1)) for name in ("peaks", "inside")}
+    values = np.tile(np.round(found.attention.values / 17).astype(np.uint8), (1, 4, 1, 1))
+    assert quantise.FINE_VALUES < values.size <= quantise.EACH_HEAD
+    large = replace(found, attention=QuantisedAttention("heads", 16, 12, values, **repeated))
+    assert 2e6 < len(render(large, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
+
+
+def test_arguments_are_checked(model: nn.Module, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (50, 50))
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], but got 1.5"):
+        vi.explorer(model, picture, alpha=1.5)
+    with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], but got -1"):
+        vi.explorer(model, picture, beta=-1)
+    with pytest.raises(FileNotFoundError):
+        vi.explorer(model, tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="must be a model of timm"):
+        vi.explorer("no_such_vit", picture)
+
+
+def test_a_notebook_shows_the_page_in_a_frame(file: Path) -> None:
+    text = file.read_text()
+    shown = vi.ExplorerPage(text)._repr_html_()
+    frame = re.fullmatch(r'<iframe sandbox="allow-scripts" srcdoc="([^"]*)" [^<]*></iframe>', shown)
+    assert frame
+    assert html.unescape(frame[1]) == text
+
+
+# ---------------------------------------------------------------- what the page shows
+
+
+@pytest.fixture(scope="module")
+def opened(file: Path) -> Iterator[Page]:
+    with page(file, width=1300, height=900) as shown:
+        wait(shown)
+        yield shown
+
+
+def wait(shown: Page) -> None:
+    """Wait until the page is drawn."""
+    for _ in range(600):
+        if shown.run("document.documentElement.dataset.ready"):
+            return
+        assert not shown.run("document.getElementById('failed').textContent")
+        time.sleep(0.1)
+    raise TimeoutError("the page was not drawn within a minute")
+
+
+def now(shown: Page) -> dict[str, Any]:
+    """Read what is shown, after the frame in which it is drawn."""
+    return dict(
+        shown.run("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(explorer.now()))))")
+    )
+
+
+def place_of(shown: Page, found: Study, plot: str, patch: tuple[int, int]) -> tuple[float, float]:
+    """Find where the middle of a patch is in the window, by Python's own geometry."""
+    script = f"""(() => {{
+        const plot = document.getElementById({json.dumps(plot)});
+        plot.scrollIntoView({{block: "center", behavior: "instant"}});
+        const box = plot.getBoundingClientRect();
+        return [box.left, box.top, box.width, box.height];
+    }})()"""
+    x, y, width, height = shown.run(script)
+    photograph, layout = found.photograph, found.layout
+    left, top, right, bottom = photograph.patch_box(*patch, layout)
+    x0, y0, x1, y1 = photograph.box_of_extent(layout.extent)
+    x0, y0 = min(x0, 0.0), min(y0, 0.0)
+    x1, y1 = max(x1, photograph.image.width), max(y1, photograph.image.height)
+    return (
+        x + width * ((left + right) / 2 - x0) / (x1 - x0),
+        y + height * ((top + bottom) / 2 - y0) / (y1 - y0),
+    )
+
+
+def check_against_python(shown: Page, found: Study) -> None:
+    """Compare all that the browser computed with the library, for all patches and for the chosen one."""
+    state, everything = now(shown), shown.run("explorer.all()")
+    grid = found.layout.grid
+    fields = vi.responsive_field(found.uncertainty[None], grid, state["alpha"], state["beta"])
+    assert everything["windows"] == fields.windows.flatten().tolist()
+    assert everything["dropped"] == fields.dropped.flatten().int().tolist()
+    assert everything["sizes"] == fields.size.flatten().tolist()
+    assert np.allclose(everything["tendency"], fields.tendency.flatten(), atol=1e-6)
+    p = state["patch"][0] * grid[1] + state["patch"][1]
+    assert state["window"] == fields.windows[0, p].tolist()
+    assert state["field"] == fields.mask[0, p].int().tolist()
+    assert np.allclose(state["tendency"], fields.tendency[0, p], atol=1e-6)
+    row = found.uncertainty[p].double()
+    assert np.allclose(state["u"], row, atol=0.02 * float(found.uncertainty.max()))
+    kept = found.attention
+    index = state["layer"], state["head"], p
+    exact = (kept.values[index] / 255.0) ** 2 * kept.peaks[index] / 65535
+    assert np.allclose(state["attention"], exact, rtol=1e-9)
+
+
+def test_pointing_and_clicking_choose_the_patch_under_the_pointer(opened: Page, found: Study) -> None:
+    for plot in ("plot-interactions", "plot-field", "plot-tendency", "plot-head"):
+        opened.hover(place_of(opened, found, plot, (5, 0)))
+        assert now(opened)["patch"] == [5, 0]
+        opened.hover(place_of(opened, found, plot, (1, 9)))
+        assert now(opened)["patch"] == [1, 9]
+    place = place_of(opened, found, "plot-field", (4, 7))
+    opened.click(place)
+    assert now(opened)["held"]
+    assert opened.run("document.getElementById('where').textContent") == "Patch in row 4, column 7"
+    opened.hover(place_of(opened, found, "plot-field", (0, 0)))
+    assert now(opened)["patch"] == [4, 7]
+    check_against_python(opened, found)
+    opened.click(place_of(opened, found, "plot-field", (4, 7)))
+    assert not now(opened)["held"]
+    opened.hover(place_of(opened, found, "plot-field", (0, 0)))
+    assert now(opened)["patch"] == [0, 0]
+
+
+def test_arrow_keys_move_the_patch_and_stop_at_the_edge(opened: Page, found: Study) -> None:
+    opened.click(place_of(opened, found, "plot-tendency", (0, 8)))
+    for key in ("ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowDown"):
+        opened.key(key)
+    assert now(opened)["patch"] == [2, 8]
+    assert opened.run("document.activeElement.id") == "plot-tendency"
+    opened.key("Escape")
+    assert not now(opened)["held"]
+    check_against_python(opened, found)
+
+
+def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: Study) -> None:
+    assert (now(opened)["alpha"], now(opened)["beta"]) == (0.013, 0.2)
+    opened.run("document.getElementById('alpha').focus()")
+    for keys in (["ArrowRight"], ["PageUp"] * 4, ["PageDown"] * 9, ["Home"], ["ArrowRight"] * 3, ["End"]):
+        for key in keys:
+            opened.key(key)
+        check_against_python(opened, found)
+    assert now(opened)["alpha"] == 1.0
+    assert opened.run("!document.getElementById('open').hidden")  # the note on windows that hold everything
+    opened.key("PageDown")
+    opened.run("document.getElementById('beta').focus()")
+    for key in ("ArrowRight", "End", "Home", "PageUp"):
+        opened.key(key)
+        check_against_python(opened, found)
+    said = opened.run("document.getElementById('all-read').textContent")
+    state = now(opened)
+    fields = vi.responsive_field(found.uncertainty[None], found.layout.grid, state["alpha"], state["beta"])
+    share = 100 * int(fields.operations) / found.layout.patches**2
+    assert f"all fields {share:.0f}\N{NO-BREAK SPACE}%" in said
+
+
+def test_a_tile_of_the_mosaic_chooses_layer_and_head(opened: Page, found: Study) -> None:
+    layers, heads = found.attention.values.shape[:2]
+    opened.run("document.getElementById('plot-mosaic').scrollIntoView({block: 'center', behavior: 'instant'})")
+    box = opened.run("document.getElementById('plot-mosaic').getBoundingClientRect().toJSON()")
+    for layer, head in ((layers - 1, 0), (1, heads - 1)):
+        opened.click(
+            (box["x"] + box["width"] * (layer + 0.5) / layers, box["y"] + box["height"] * (head + 0.5) / heads)
+        )
+        assert (now(opened)["layer"], now(opened)["head"]) == (layer, head)
+        assert opened.run("document.getElementById('head-title').textContent") == f"Layer {layer}, head {head}"
+        check_against_python(opened, found)
+    opened.key("ArrowLeft")
+    opened.key("ArrowUp")
+    assert (now(opened)["layer"], now(opened)["head"]) == (0, max(heads - 2, 0))
+
+
+def test_the_page_asks_for_nothing_and_breaks_no_rule_of_its_own(opened: Page, file: Path) -> None:
+    assert opened.requests == [file.resolve().as_uri()]
+    assert opened.errors == []
+
+
+def test_a_phone_in_the_dark_needs_no_sideways_scrolling(file: Path, found: Study) -> None:
+    with page(file, width=390, height=844, dark=True) as phone:
+        wait(phone)
+        assert phone.run("document.documentElement.scrollWidth") <= 390
+        background = phone.run("getComputedStyle(document.body).backgroundColor")
+        assert max(map(int, re.findall(r"\d+", background)[:3])) < 60
+        x, y = place_of(phone, found, "plot-field", (3, 2))
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            phone.ask("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        assert now(phone)["patch"] == [3, 2]
+        check_against_python(phone, found)
+        assert phone.errors == []
+
+
+def test_hostile_names_stay_text(found: Study, tmp_path: Path) -> None:
+    prediction = Prediction(0, HOSTILE, 0.5)
+    hostile = replace(found, prediction=prediction)
+    text = render(hostile, title=HOSTILE, model=HOSTILE, alpha=0.1, beta=0.2)
+    assert HOSTILE not in text
+    file = vi.ExplorerPage(text).save(tmp_path / "page.html")
+    with page(file) as shown:
+        wait(shown)
+        assert shown.run("window.hit === undefined")
+        assert shown.run("document.querySelector('h1').textContent") == HOSTILE
+        assert shown.run("document.images.length") == 1
+        assert shown.errors == []

@@ -1,0 +1,89 @@
+"""The figure of a WinfT's windows shows them where they are, with numbers that can be counted by hand."""
+
+import matplotlib
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+import vit_interactions as vi
+from tests.helpers.drawn import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, photograph
+from tests.helpers.families import tiny
+from vit_interactions import figures
+from vit_interactions.explain.settings import Settings
+from vit_interactions.figures.overlay import COLORS
+from vit_interactions.gallery.explanation import explain_photograph
+
+PATCH = (1, 2)
+
+
+def masks(layers: int = 3) -> torch.Tensor:
+    return torch.rand(layers, N, N, generator=torch.Generator().manual_seed(0)) > 0.6
+
+
+@pytest.mark.parametrize(("size", "left", "top"), PLACES)
+def test_what_is_in_the_window_is_as_it_was_and_all_else_dark(
+    size: tuple[int, int], left: float, top: float
+) -> None:
+    mask = masks()[0]
+    _, color = drawn(lambda axes: figures.draw_window(axes, photograph(size), mask, LAYOUT, PATCH))
+    row = mask[PATCH[0] * COLS + PATCH[1]].reshape(ROWS, COLS)
+    assert 3 < row.sum() < N - 3
+    for cell, place in centers(left, top).items():
+        assert (color(*place) == (128 if row[cell] else 64)).all(), cell
+
+
+def test_the_sum_over_layers_comes_first_then_each_layer_with_its_numbers() -> None:
+    windows = masks()
+    figure = figures.windows_figure(photograph((480, 320)), windows, LAYOUT, PATCH, title="50 $ a 50 $")
+    FigureCanvasAgg(figure).draw()
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title().split(":")[0] for axes in panels] == [
+        "Sum over 3 blocks",
+        "Block 1",
+        "Block 2",
+        "Block 3",
+    ]
+    p = PATCH[0] * COLS + PATCH[1]
+    for axes, window in zip(panels[1:], windows, strict=True):
+        heading, share = axes.get_title().split("\n")
+        assert heading.endswith(f": {int(window[p].sum())} of {N} patches")
+        pairs = sum(bool(window[i, j]) for i in range(N) for j in range(N))
+        assert share == f"$E_O$ {pairs} ({round(100 * pairs / N**2)}%)"
+    # More layers are brighter, on one scale from none to all of them.
+    [bar] = panels[0].child_axes
+    assert bar.get_ylim() == (0, 3)
+    votes = windows[:, p].sum(0).reshape(ROWS, COLS)
+    assert set(votes.flatten().tolist()) == {0, 1, 2, 3}
+    expected = matplotlib.colormaps[COLORS](votes.numpy() / 3, bytes=True)[..., :3]
+    assert (panels[0].images[-1].get_array()[..., :3] == expected).all()
+
+
+def test_it_takes_what_a_record_gives() -> None:
+    model = tiny("winft_tiny_patch16_224", img_size=(48, 80))
+    with torch.no_grad(), vi.record_windows(model) as record:
+        model(torch.randn(2, 3, 48, 80))
+    layout = vi.token_layout(model, (48, 80))
+    figure = figures.windows_figure(photograph((480, 320)), torch.stack(record.masks)[:, 1], layout, (2, 4))
+    operations = [axes.get_title().split()[-2] for axes in figure.axes if "Block" in axes.get_title()]
+    assert sum(map(int, operations)) / 2 == record.operations[1]
+
+
+def test_explain_draws_the_windows_of_a_model_that_finds_its_own() -> None:
+    model = tiny("winft_tiny_patch16_224", img_size=(48, 80))
+    picture = figures.prepare(Image.effect_noise((320, 192), 80).convert("RGB"), model)
+    settings = Settings("winft", methods=("interaction_uncertainty",), patches=((2, 4),))
+    found = explain_photograph(model, picture, settings)
+    assert "own_windows" in found.figures
+    with torch.no_grad(), vi.record_windows(model) as record:
+        model(picture.input[None])
+    assert (found.arrays["own_windows"] == torch.stack(record.masks)[:, 0].numpy()).all()
+    shares = found.facts["own_window_share_by_layer"]
+    assert sum(shares) / len(shares) == pytest.approx(float(record.operations[0]) / 15**2)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=rf"`masks` must have shape \(2, {N}, {N}\), but got \(2, 5, 5\)"):
+        figures.windows_figure(photograph((480, 320)), torch.ones(2, 5, 5, dtype=torch.bool), LAYOUT, PATCH)
+    with pytest.raises(ValueError, match="`patch`"):
+        figures.windows_figure(photograph((480, 320)), masks(), LAYOUT, (ROWS, 0))

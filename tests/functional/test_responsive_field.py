@@ -1,0 +1,184 @@
+"""Indiscriminative patches and responsive fields (Sec. 4.2, Eqs. 6, 7) against loops over the equations."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.helpers import references
+from vit_interactions import InteractionUncertainty, responsive_field
+from vit_interactions.functional import (
+    column_variance,
+    field_tendency,
+    indiscriminative_patches,
+    informativeness,
+)
+
+Reading = Literal["window", "candidates"]
+
+
+def random_uncertainty(grid: tuple[int, int], batch: int = 2) -> Tensor:
+    """Random U, most of it small."""
+    patches = grid[0] * grid[1]
+    return torch.rand(batch, patches, patches, dtype=torch.float64) ** 4
+
+
+def assert_equals_loops(
+    values: Tensor, grid: tuple[int, int], alpha: float, beta: float, reading: Reading = "window"
+) -> None:
+    """Compare every part of the fields with loops."""
+    result = responsive_field(values, grid, alpha, beta, reading)
+    assert result.grid == grid
+    for b, image in enumerate(values.tolist()):
+        members = references.candidates(image, alpha)
+        expected = references.fields(image, grid, alpha, beta, reading)
+        as_sets = [set(row.nonzero().flatten().tolist()) for row in result.mask[b]]
+        assert as_sets == expected
+        assert [set(row.nonzero().flatten().tolist()) for row in result.candidates[b]] == members
+        assert [tuple(box) for box in result.windows[b].tolist()] == [
+            references.window(m, grid[1]) for m in members
+        ]
+        assert set(result.dropped[b].nonzero().flatten().tolist()) == references.dropped(image, beta)
+        assert result.size[b].tolist() == [len(field) for field in expected]
+        assert result.operations[b] == sum(len(field) for field in expected)
+        tendency = [references.tendency(p, field, grid[1]) for p, field in enumerate(expected)]
+        torch.testing.assert_close(result.tendency[b].double(), torch.tensor(tendency).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("reading", ["window", "candidates"])
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(0.1, 0.2), (0.02, 0.5), (0.0, 0.0), (1.0, 0.3), (0.3, 1.0), (1.0, 0.0)]
+)
+@pytest.mark.parametrize("grid", [(4, 4), (2, 6), (5, 3), (1, 7)])
+def test_equals_the_equations_written_as_loops(
+    grid: tuple[int, int], alpha: float, beta: float, reading: Reading
+) -> None:
+    assert_equals_loops(random_uncertainty(grid), grid, alpha, beta, reading)
+
+
+def test_equals_the_loops_on_the_uncertainty_of_a_trained_model(
+    trained_vit: nn.Module, photographs: Callable[[int], Tensor]
+) -> None:
+    values = InteractionUncertainty(trained_vit).uncertainty(photographs(1)).double()
+    assert_equals_loops(values, (14, 14), 0.05, 0.2)
+    assert_equals_loops(values, (14, 14), 0.1, 0.2, "candidates")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.2, 0.5, 1.0])
+def test_as_many_patches_are_dropped_as_beta_says(beta: float) -> None:
+    dropped = indiscriminative_patches(random_uncertainty((5, 4), batch=3), beta)
+    assert dropped.sum(1).tolist() == [references.share(beta, 20)] * 3
+
+
+def test_columns_that_vary_least_are_dropped() -> None:
+    # Columns: variance 0, 1, 4, 1/4 (population variance of {a, b} repeated is ((b − a)/2)²).
+    values = torch.tensor(
+        [[[5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0], [5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0]]]
+    )
+    assert column_variance(values).tolist() == [[0.0, 1.0, 4.0, 0.25]]
+    assert informativeness(values).tolist() == [[5.0, 1.0, 2.0, 0.5]]
+    assert indiscriminative_patches(values, 0.25).tolist() == [[True, False, False, False]]
+    assert indiscriminative_patches(values, 0.5).tolist() == [[True, False, False, True]]
+    # The rows vary by 75/16 and 5/2: other patches would go if rows were taken for columns.
+    assert indiscriminative_patches(values.mT, 0.5).tolist() == [[False, True, False, True]]
+
+
+def test_of_columns_that_vary_alike_the_lowest_index_is_dropped() -> None:
+    values = torch.zeros(1, 5, 5)
+    values[0, 0] = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0])
+    assert indiscriminative_patches(values, 0.4).tolist() == [[True, False, True, False, False]]
+    assert indiscriminative_patches(torch.ones(1, 5, 5), 0.6).tolist() == [[True, True, True, False, False]]
+
+
+def test_a_dropped_patch_stays_in_its_own_field_only() -> None:
+    fields = responsive_field(random_uncertainty((3, 3)), (3, 3), alpha=1.0, beta=1 / 3)
+    for image, dropped in zip(fields.mask, fields.dropped, strict=True):
+        for patch in dropped.nonzero().flatten().tolist():
+            assert image[:, patch].nonzero().flatten().tolist() == [patch]
+    # 6 patches see the 6 that are left; the 3 dropped ones see those and themselves.
+    assert fields.operations.tolist() == [6 * 6 + 3 * 7] * 2
+
+
+def test_dropping_takes_beta_of_a_full_image_as_table_2_does() -> None:
+    fields = responsive_field(random_uncertainty((10, 10), batch=1), (10, 10), alpha=1.0, beta=0.2)
+    assert fields.operations.item() == 80 * 80 + 20 * 81
+
+
+def test_beta_one_leaves_every_patch_alone_without_direction() -> None:
+    fields = responsive_field(random_uncertainty((3, 4)), (3, 4), alpha=1.0, beta=1.0)
+    assert fields.size.eq(1).all()
+    assert fields.tendency.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (0, (-(0.5**0.5), -(0.5**0.5))),  # from the centre of 3 x 3 to the top left
+        (1, (0.0, -1.0)),
+        (3, (-1.0, 0.0)),
+        (5, (1.0, 0.0)),
+        (7, (0.0, 1.0)),
+        (8, (0.5**0.5, 0.5**0.5)),
+        (4, (0.0, 0.0)),
+    ],
+)
+def test_tendency_points_from_the_patch_to_where_the_field_reaches(
+    target: int, expected: tuple[float, float]
+) -> None:
+    values = torch.zeros(1, 9, 9)
+    values[0, 4, target] = 1.0
+    fields = responsive_field(values, (3, 3), alpha=1 / 81, beta=0.0)
+    torch.testing.assert_close(fields.tendency[0, 4], torch.tensor(expected))
+
+
+def test_tendency_by_hand_where_the_field_reaches_to_both_sides() -> None:
+    # 1 x 5 and 5 x 1: patch 1 of {0, ..., 4} reaches 1 back and 3 on: (3 − 1) > 0. Patch 2: 2 and 2, no direction.
+    mask = torch.ones(1, 5, 5, dtype=torch.bool)
+    assert field_tendency(mask, (1, 5))[0].tolist() == [[1, 0], [1, 0], [0, 0], [-1, 0], [-1, 0]]
+    assert field_tendency(mask, (5, 1))[0].tolist() == [[0, 1], [0, 1], [0, 0], [0, -1], [0, -1]]
+    # 2 x 3, patch 0 sees everything: 2 to the right, 1 down.
+    slope = field_tendency(torch.ones(1, 6, 6, dtype=torch.bool), (2, 3))[0, 0]
+    torch.testing.assert_close(slope, torch.tensor([2.0, 1.0]) / 5**0.5)
+
+
+def test_transposing_the_image_swaps_the_components_of_the_tendency() -> None:
+    rows, cols = 3, 5
+    values = random_uncertainty((rows, cols))
+    order = torch.arange(rows * cols).view(rows, cols).T.flatten()
+    transposed = responsive_field(values[:, order][:, :, order], (cols, rows), alpha=0.05, beta=0.2)
+    straight = responsive_field(values, (rows, cols), alpha=0.05, beta=0.2)
+    assert torch.equal(transposed.tendency, straight.tendency[:, order].flip(-1))
+    assert torch.equal(transposed.size, straight.size[:, order])
+
+
+def test_the_fields_of_a_batch_are_those_of_its_images() -> None:
+    values = random_uncertainty((3, 4), batch=3)
+    together = responsive_field(values, (3, 4))
+    for b in range(3):
+        alone = responsive_field(values[b : b + 1], (3, 4))
+        assert torch.equal(alone.mask[0], together.mask[b])
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), True])
+def test_shares_outside_their_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], but got"):
+        responsive_field(torch.zeros(1, 4, 4), (2, 2), **{name: value})
+
+
+def test_an_unknown_reading_is_refused() -> None:
+    with pytest.raises(ValueError, match='`field` must be "window" or "candidates", but got \'box\''):
+        responsive_field(torch.zeros(1, 4, 4), (2, 2), field="box")  # type: ignore[arg-type]
+
+
+def test_wrong_shapes_grids_and_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`uncertainty` must have shape .* but got \(4, 4\)"):
+        responsive_field(torch.zeros(4, 4), (2, 2))
+    with pytest.raises(ValueError, match=r"rows \* cols = 6 patches, but got \(2, 2\)"):
+        responsive_field(torch.zeros(1, 6, 6), (2, 2))
+    with pytest.raises(ValueError, match="`uncertainty` must be finite"):
+        responsive_field(torch.full((1, 4, 4), float("nan")), (2, 2))
+    with pytest.raises(ValueError, match=r"`uncertainty` must have shape"):
+        column_variance(torch.zeros(1, 4, 3))

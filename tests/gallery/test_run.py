@@ -1,0 +1,474 @@
+"""Each image gets a folder of its own: nothing is lost to a name, a kill, a full disk or a second run."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from torch import nn
+
+from tests.helpers.hostile_names import PIECES
+from vit_interactions.explain.settings import Settings
+from vit_interactions.explorer import pages
+from vit_interactions.gallery import replace
+from vit_interactions.gallery import run as photographs
+from vit_interactions.gallery.explanation import Explanation
+from vit_interactions.gallery.folder import foreign, is_of, is_ours, is_whole
+from vit_interactions.gallery.run import Report, describe_model, explain_photographs
+from vit_interactions.utilities.names import fold
+from vit_interactions.utilities.writing import WriteError
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Figure:
+    """Writes a number instead of drawing."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def savefig(self, path: Path, dpi: int) -> None:
+        path.write_bytes(f"{self.value} {dpi}".encode())
+
+
+def explained(model: object, image: Path, settings: Settings) -> Explanation:
+    """Stands for an explanation, which shows alpha and the image's content."""
+    value = settings.alpha + len(image.read_bytes())
+    figures: Any = {"raw_attention": Figure(value), "field": Figure(-value)}
+    return Explanation({"raw_attention": np.full((2, 2), value)}, figures, {"failed": {}, "refused": {}})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out models and figures, which are not what is tested here."""
+    monkeypatch.setattr(photographs, "explain_photograph", explained)
+    monkeypatch.setattr(photographs, "read_image", lambda path: path)
+    monkeypatch.setattr(photographs, "prepare", lambda image, model: image)
+    monkeypatch.setattr(photographs, "describe_model", lambda model: {"weights": "0"})
+    monkeypatch.setattr(photographs, "versions", dict)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def explain(images: list[Path], out: Path, *, alpha: float = 0.25, resume: bool = False) -> Report:
+    report = Report()
+    settings = Settings("model", methods=("raw_attention",), alpha=alpha)
+    for report in explain_photographs(nn.Identity(), images, settings, out, resume=resume):  # noqa: B007
+        pass
+    return report
+
+
+def image(path: Path, size: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+def value(folder: Path) -> float:
+    """The number in a folder, which is the same in all files of it."""
+    assert is_whole(folder)
+    with np.load(folder / "maps.npz") as arrays:
+        found = float(arrays["raw_attention"].mean())
+    assert (folder / "raw_attention.png").read_bytes() == f"{found} 120".encode()
+    assert (folder / "field.png").read_bytes() == f"{-found} 120".encode()
+    return found
+
+
+def hidden(out: Path) -> list[Path]:
+    return [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def file_names(count: int) -> list[str]:
+    """Names that a file system takes, all of them nasty."""
+    draw = random.Random(1)
+    pieces = [piece for piece in PIECES if "/" not in piece] + [
+        "..jpg",
+        "...jpg",
+        "x" * 247 + "1",
+        "x" * 247 + "2",
+    ]
+    drawn = [
+        "".join(draw.choices(pieces, k=draw.randint(1, 3))) + draw.choice([".jpg", ".png"]) for _ in range(count)
+    ]
+    return [name for name in drawn if len(os.fsencode(name)) < 256]
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Iterator[Path]:
+    """A folder of results among files of the user's, which must all be there in the end."""
+    out = tmp_path / "home" / "out"
+    theirs = {
+        out.parent / "thesis.txt": "a",
+        out / "notes.txt": "b",
+        out / "theirs" / "data.csv": "c",
+        out / ".mine.partial" / "data.csv": "d",
+        out / ".mine.replaced" / "data.csv": "e",
+    }
+    for path, text in theirs.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    yield out
+    assert {path: path.read_text() for path in theirs} == theirs
+    assert [path.name for path in out.parent.iterdir() if path.name not in ("out", "thesis.txt")] == []
+
+
+def check_all_there(out: Path, images: list[Path], report: Report) -> None:
+    assert report.failed == {}
+    names = list(report.done.values())
+    assert list(report.done) == list(map(str, images))
+    assert len({fold(name) for name in names}) == len(images)
+    for path, name in report.done.items():
+        assert (out / name).parent.resolve() == out.resolve()
+        assert (out / name).resolve().parent == out.resolve()
+        assert value(out / name) == 0.25 + Path(path).stat().st_size
+
+
+def test_images_of_any_names_get_folders_of_their_own(tmp_path: Path, precious: Path) -> None:
+    for number, name in enumerate(file_names(60)):
+        other = file_names(120)[-1 - number]
+        images = [
+            image(tmp_path / "a" / name, 3),
+            image(tmp_path / "b" / other, 4),
+            image(tmp_path / "c" / name, 5),
+        ]
+        together = precious / f"together{number}"
+        check_all_there(together, images, explain(images, together))
+        one_by_one = precious / f"single{number}"
+        single = Report()
+        for path in images:
+            single.done |= explain([path], one_by_one).done
+        check_all_there(one_by_one, images, single)
+        assert set(json.loads((one_by_one / "manifest.json").read_text())["done"]) == set(map(str, images))
+        for folder in (together, one_by_one):
+            assert hidden(folder) == []
+            assert len(list(folder.iterdir())) == 4
+            shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / "a")
+        shutil.rmtree(tmp_path / "b")
+        shutil.rmtree(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["...jpg", "..jpg", "manifest.json.jpg", ".hidden.jpg", "x" * 251 + ".jpg"])
+def test_a_name_neither_removes_nor_hides_results(name: str, tmp_path: Path, precious: Path) -> None:
+    images = [image(tmp_path / "cat.jpg", 2), image(tmp_path / name, 3)]
+    for _ in range(2):
+        check_all_there(precious, images, explain(images, precious))
+
+
+def test_images_of_one_name_keep_their_folders_over_runs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    a, b, c = (image(tmp_path / folder / "cat.jpg", 7) for folder in "abc")  # the same content, too
+    assert explain([a], out).done == {str(a): "cat"}
+    assert explain([b], out).done == {str(b): "cat-2"}
+    assert explain([c, b, a], out).done == {str(c): "cat-3", str(b): "cat-2", str(a): "cat"}
+    image(b, 9)
+    assert explain([b], out, resume=True).done == {str(b): "cat-2"}
+    assert [value(out / name) for name in ("cat", "cat-2", "cat-3")] == [7.25, 9.25, 7.25]
+    moved = b.rename(tmp_path / "moved.jpg").rename(image(tmp_path / "d" / "cat.jpg"))
+    assert explain([moved], out).done == {str(moved): "cat-2"}
+    assert sorted(path.name for path in out.iterdir()) == ["cat", "cat-2", "cat-3", "manifest.json"]
+
+
+def test_an_image_that_fails_leaves_its_name_to_others(tmp_path: Path) -> None:
+    out, gone, there = tmp_path / "out", tmp_path / "a" / "cat.jpg", image(tmp_path / "b" / "cat.jpg")
+    report = explain([gone, there], out)
+    assert (list(report.failed), report.done) == ([str(gone)], {str(there): "cat"})
+    assert explain([image(gone, 5), there], out).done == {str(gone): "cat-2", str(there): "cat"}
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], None]) -> None:
+    """Have all calls that change files announce themselves."""
+
+    def announced(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            before(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for name in ("rename", "unlink", "rmdir", "mkdir", "open", "write_bytes"):
+        announced(Path, name)
+    announced(os, "replace")
+    announced(np, "savez_compressed")
+
+
+def test_a_kill_at_any_moment_of_a_replacement_is_repaired(tmp_path: Path) -> None:
+    cat = image(tmp_path / "cat.jpg")
+    steps = 0
+    for death in range(1000):
+        out = tmp_path / f"out{death}"
+        explain([cat], out, alpha=0.25)
+        (out / "cat" / "mine.txt").write_text("the user's own")
+        steps = 0
+
+        def die(name: str, death: int = death) -> None:
+            nonlocal steps
+            steps += 1
+            if steps > death:
+                raise Killed(name)  # also from all clean-up, which a killed process does not do
+
+        with pytest.MonkeyPatch.context() as patch:
+            calls(patch, die)
+            with suppress(Killed):
+                explain([cat], out, alpha=0.5)
+        kept = [folder for folder in out.iterdir() if folder.is_dir() and is_whole(folder)]
+        assert kept, "neither the old results nor the new ones are whole"
+        assert explain([image(tmp_path / "dog.jpg")], out).failed == {}  # another image: repaired all the same
+        assert hidden(out) == []
+        assert value(out / "cat") in (1.25, 1.5)
+        assert (out / "cat" / "mine.txt").read_text() == "the user's own"
+        assert explain([cat], out, alpha=0.5, resume=True).done == {str(cat): "cat"}
+        assert value(out / "cat") == 1.5
+        assert sorted(path.name for path in out.iterdir()) == ["cat", "dog", "manifest.json"]
+        if steps <= death:
+            break
+    assert 20 < steps < 1000
+
+
+def test_what_the_run_did_not_write_is_never_removed(tmp_path: Path) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
+    explain([cat], out)
+    (out / "cat" / "notes.txt").write_text("mine")
+    (out / "cat" / "folder").mkdir()
+    (out / "cat" / "folder" / "more.txt").write_text("mine too")
+    assert {path.name for path in foreign(out / "cat")} == {"notes.txt", "folder"}
+    assert explain([cat], out, alpha=0.5).failed == {}
+    assert value(out / "cat") == 1.5
+    assert (out / "cat" / "notes.txt").read_text() == "mine"
+    assert (out / "cat" / "folder" / "more.txt").read_text() == "mine too"
+
+
+def test_a_users_file_is_not_replaced_by_a_result_of_its_name(tmp_path: Path) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
+    explain([cat], out)
+    manifest = json.loads((out / "cat" / "manifest.json").read_text())
+    (out / "cat" / "manifest.json").write_text(json.dumps({**manifest, "figures": ["raw_attention.png"]}))
+    report = explain([cat], out, alpha=0.5)
+    assert "field.png is in the way of a result of the same name; move it" in report.failed[str(cat)]
+    assert hidden(out) == []
+    assert (out / "cat" / "field.png").exists()
+
+
+@pytest.mark.parametrize("ending", [".partial", ".replaced"])
+def test_a_hidden_folder_of_the_users_is_in_the_way_of_one_image(ending: str, tmp_path: Path) -> None:
+    out, cat, dog = tmp_path / "out", image(tmp_path / "cat.jpg"), image(tmp_path / "dog.jpg")
+    explain([cat], out)
+    theirs = image(out / f".cat{ending}" / "data.csv")
+    report = explain([cat, dog], out, alpha=0.5)
+    assert "is in the way of the run's own files; move it" in report.failed[str(cat)]
+    assert theirs.exists()
+    assert (value(out / "cat"), value(out / "dog")) == (1.25, 1.5)
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "changed", "folder", "manifest"])
+@pytest.mark.parametrize("name", ["maps.npz", "field.png"])
+def test_resume_makes_damaged_results_anew(harm: str, name: str, tmp_path: Path) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
+    explain([cat], out)
+    file = out / "cat" / name
+    whole = file.read_bytes()
+    made = file.stat().st_mtime_ns
+    explain([cat], out, resume=True)
+    assert file.stat().st_mtime_ns == made
+    if harm == "cut":
+        file.write_bytes(whole[:-1])
+    elif harm == "changed":
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif harm == "manifest":
+        (out / "cat" / "manifest.json").write_text('{"sha256": "", "settings": ""}')
+    else:
+        file.unlink()
+    if harm == "folder":
+        file.mkdir()
+    report = explain([cat], out, resume=True)
+    if harm in ("folder", "manifest"):  # the one is not the run's, the other does not say whose it is
+        assert report.failed or report.done == {str(cat): "cat-2"}
+    else:
+        assert report.done == {str(cat): "cat"}
+        assert value(out / "cat") == 1.25
+
+
+def test_resume_asks_for_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
+    explain([cat], out)
+    for facts in ({"weights": "1"}, {"weights": "1", "preprocessing": "other"}):
+        made = (out / "cat" / "maps.npz").stat().st_mtime_ns
+        monkeypatch.setattr(photographs, "describe_model", lambda model, facts=facts: facts)
+        explain([cat], out, resume=True)
+        assert (out / "cat" / "maps.npz").stat().st_mtime_ns != made
+        assert json.loads((out / "cat" / "manifest.json").read_text())["model"] == facts
+
+
+def test_models_of_the_same_weights_are_told_apart() -> None:
+    model = timm.create_model("test_vit")
+    facts = describe_model(model)
+    twin = timm.create_model("test_vit")
+    twin.load_state_dict(model.state_dict())
+    assert describe_model(twin) == facts
+    twin.blocks[0].attn.scale = 1.0
+    other = describe_model(twin)
+    assert {key for key in facts if other[key] != facts[key]} == {"options"}
+    twin.pretrained_cfg = {**twin.pretrained_cfg, "mean": (0.0, 0.0, 0.0)}
+    other = describe_model(twin)
+    assert {key for key in facts if other[key] != facts[key]} == {"options", "preprocessing"}
+
+
+def test_hostile_manifests_reach_nothing_outside(tmp_path: Path) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
+    target = image(tmp_path / "target")
+    explain([cat], out)
+    manifest = json.loads((out / "cat" / "manifest.json").read_text())
+    files = {**manifest["files"], "../../target": None}
+    for figures in (["../../target"], 3, None, [["x"]]):
+        content = {**manifest, "figures": figures, "files": files}
+        (out / "cat" / "manifest.json").write_text(json.dumps(content))
+        assert not is_whole(out / "cat")
+        explain([cat], out, resume=True)
+        assert target.exists()
+    shutil.rmtree(out)
+    for done in ({str(cat): "../.."}, {str(cat): ["x"]}, 3):
+        out.mkdir(exist_ok=True)
+        (out / "manifest.json").write_text(json.dumps({"done": done}))
+        assert explain([cat], out).failed == {}
+    assert target.exists()
+
+
+def test_links_are_nobodys_results(tmp_path: Path) -> None:
+    explain([image(tmp_path / "cat.jpg")], tmp_path / "real")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cat").symlink_to(tmp_path / "real" / "cat")
+    assert not is_ours(tmp_path / "out" / "cat")
+    report = explain([tmp_path / "cat.jpg"], tmp_path / "out", alpha=0.5)
+    assert "is no folder of explanations" in report.failed[str(tmp_path / "cat.jpg")]
+    assert value(tmp_path / "real" / "cat") == 1.25
+    assert is_of(tmp_path / "real" / "cat", tmp_path / "cat.jpg", "")
+
+
+def test_repair_leaves_an_old_folder_that_nothing_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    explain([image(tmp_path / "cat.jpg")], out)
+    (out / "cat").rename(out / ".cat.replaced")
+    replace.repair(out)
+    assert value(out / "cat") == 1.25
+    assert hidden(out) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_full_disk_ends_the_run_and_leaves_what_is_whole(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    images = [image(tmp_path / name) for name in ("cat.jpg", "dog.jpg", "owl.jpg")]
+    explain(images[:2], out)
+    tried: list[Path] = []
+
+    def full(figure: Figure, path: Path, dpi: int) -> None:
+        tried.append(path)
+        path.write_bytes(b"hal")
+        if "dog" in str(path):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(
+        WriteError, match=rf"dog could not be written: {os.strerror(code)}\. (Free|Choose)"
+    ) as caught:
+        explain(images, out, alpha=0.5)
+    assert caught.value.errno == code
+    assert len(tried) == 3  # two figures of the first, one of the second, none of the third
+    assert sorted(path.name for path in out.iterdir()) == ["cat", "dog", "manifest.json"]
+    assert value(out / "dog") == 1.25
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_full_is_told(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [image(tmp_path / f"{name}.jpg") for name in ("cat", "dog")]
+    assert len(explain(images[:1], small_disk / "out").done) == 1
+    large = {"x": np.random.default_rng(0).random(20_000)}
+    monkeypatch.setattr(photographs, "explain_photograph", lambda *_: Explanation(large))
+    with pytest.raises(WriteError, match=r"dog could not be written: No space left on device\. Free some space"):
+        explain(images[1:], small_disk / "out")
+    assert sorted(path.name for path in (small_disk / "out").iterdir()) == ["cat", "manifest.json"]
+    assert value(small_disk / "out" / "cat") == 1.25
+
+
+@pytest.fixture
+def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = '<meta name="generator" content="vit_interactions 1"><meta name="image" content="{}">{}'
+    monkeypatch.setattr(pages, "read_image", lambda path: path)
+    monkeypatch.setattr(pages, "prepare", lambda image, model: image)
+    monkeypatch.setattr(pages, "study", lambda model, image, **_: SimpleNamespace(size=len(image.read_bytes())))
+    monkeypatch.setattr(pages, "render", lambda found, source, **_: head.format(source, found.size))
+
+
+def write(images: list[Path], out: Path) -> pages.Pages:
+    steps = pages.write_pages(nn.Identity(), images, out, name="", named=False, alpha=0.1, beta=0.2)
+    return list(steps)[-1]
+
+
+@pytest.mark.usefixtures("quick_pages")
+def test_images_of_any_names_get_pages_of_their_own(tmp_path: Path, precious: Path) -> None:
+    for number, name in enumerate(file_names(80)):
+        images = [image(tmp_path / folder / name, size) for folder, size in (("a", 3), ("b", 4))]
+        for runs in ([images], [images[:1], images[1:]], [images[1:], images]):
+            out = precious / f"pages{number}"
+            found: dict[str, Path] = {}
+            for run in runs:
+                found |= write(run, out).done
+            assert set(found) == set(map(str, images))
+            assert {path.read_text()[-1] for path in found.values()} == {"3", "4"}
+            assert {path.resolve().parent for path in found.values()} == {out.resolve()}
+            assert sorted(out.iterdir()) == sorted(found.values())
+            shutil.rmtree(out)
+        shutil.rmtree(tmp_path / "a")
+        shutil.rmtree(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("quick_pages")
+def test_a_page_replaces_its_own_image_only(tmp_path: Path) -> None:
+    out, a, b = tmp_path / "out", image(tmp_path / "a" / "cat.jpg", 1), image(tmp_path / "b" / "cat.jpg", 1)
+    for _ in range(2):
+        assert write([a], out).done == {str(a): out / "cat.html"}
+        assert write([b], out).done == {str(b): out / "cat-2.html"}
+    (out / "dog.html").write_text("mine")
+    failed = write([image(tmp_path / "dog.jpg"), b], out).failed
+    assert "dog.html exists and is no page of the explorer; move it" in failed[str(tmp_path / "dog.jpg")]
+    assert (out / "dog.html").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("quick_pages")
+def test_a_page_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    out, cat = tmp_path / "out", image(tmp_path / "cat.jpg", 1)
+    out.mkdir()
+    for name in (".dog.html.partial", ".mine.partial"):
+        (out / name).write_text("half")
+    write([cat], out)
+    assert sorted(path.name for path in out.iterdir()) == [".mine.partial", "cat.html"]
+
+
+def test_an_image_that_cannot_be_opened_is_called_an_image(tmp_path: Path) -> None:
+    broken = tmp_path / "cat.jpg"
+    broken.symlink_to(tmp_path / "gone.jpg")
+    run = explain([broken, image(tmp_path / "dog.jpg")], tmp_path / "out")
+    assert run.failed[str(broken)].startswith("`image` must be a file, got a broken link to ")

@@ -1,0 +1,10 @@
+"""Where the trained models and images are that some tests measure with."""
+
+import os
+from pathlib import Path
+
+DATA = Path(os.environ.get("VIT_INTERACTIONS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+WEIGHTS = DATA / "weights" / "vit_tiny_patch16_224.tiny_imagenet_200.safetensors"
+
+PHOTOGRAPHS = DATA / "imagenet_samples"

@@ -1,0 +1,117 @@
+"""What tests of explainers share: small models, images, and comparisons of maps and states."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from tests.helpers.families import tiny
+from vit_interactions import (
+    AttentionRollout,
+    IndiscriminativePatches,
+    InteractionUncertainty,
+    RawAttention,
+    ResponsiveFieldSize,
+    ResponsiveFieldTendency,
+)
+
+# The methods of one forward pass and nothing else; `test_conformance.py` holds the others to the same promises.
+FORWARD_ONLY = [
+    InteractionUncertainty,
+    ResponsiveFieldSize,
+    ResponsiveFieldTendency,
+    IndiscriminativePatches,
+    RawAttention,
+    AttentionRollout,
+]
+
+
+def small_vit(**options: Any) -> nn.Module:
+    """A ViT of 4 x 4 patches, two layers, two heads."""
+    return tiny("vit_tiny_patch16_224", **{"img_size": 64, **options})
+
+
+def images(batch: int = 2, size: tuple[int, int] = (64, 64), seed: int = 1) -> Tensor:
+    """Random images."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Compare with the largest value as the measure: variances of attention are of the order of 1e-6."""
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    difference = (actual - expected).abs().max().item()
+    assert difference <= tolerance * expected.abs().max().item()
+
+
+def differs(actual: Tensor, expected: Tensor) -> bool:
+    """Whether two maps are really different."""
+    return (actual - expected).abs().max().item() > 1e-2 * expected.abs().max().item()
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model and its surroundings that an explainer must leave alone."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "training": [module.training for module in model.modules()],
+        "flags": [getattr(m, f, None) for m in model.modules() for f in ("fused_attn", "grad_checkpointing")],
+        "hooks": [dict(getattr(module, name)) for module in model.modules() for name in hooks],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "versions": [tensor._version for tensor in (*model.parameters(), *model.buffers())],
+        "rng": torch.get_rng_state(),
+        "grad mode": torch.is_grad_enabled(),
+        "fast path": torch.backends.mha.get_fastpath_enabled(),
+        "stance": torch.compiler.get_stance() if hasattr(torch.compiler, "get_stance") else None,
+    }
+
+
+def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Compare states part by part, tensors by value."""
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if name in ("rng", "grad"):
+            torch.testing.assert_close(after[name], value, rtol=0, atol=0)
+        else:
+            assert after[name] == value, name
+
+
+def lived_in_model() -> nn.Module:
+    """A model with dropout, mixed modes, mixed flags, some gradients, some frozen parameters and a user's hook."""
+    model = small_vit(depth=3, drop_rate=0.1, attn_drop_rate=0.2, proj_drop_rate=0.1, drop_path_rate=0.1).train()
+    model(images()).sum().backward()
+    model.blocks[1].eval()
+    model.blocks[0].attn.fused_attn = False
+    model.blocks[0].requires_grad_(False)
+    model.head.weight.grad = None
+    model.set_grad_checkpointing(True)
+    model.blocks[1].register_forward_hook(lambda *_: None)
+    return model
+
+
+METHODS = {name: method for name, method in vi.EXPLAINERS.items() if method not in FORWARD_ONLY}
+
+# Every refusal of a family, and the words of its reason: no relevance rule for rotary embeddings, gates and windows.
+REASONS = {
+    ("transformer_attribution", "dinov3"): "rotary",
+    ("transformer_attribution", "dinov3_qkvb"): "rotary",
+    ("transformer_attribution", "rope_mixed"): "rotary",
+    ("transformer_attribution", "pe_map"): "rotary",
+    ("transformer_attribution", "eva02"): "gate",
+    ("transformer_attribution", "winft"): "window_free_attention",
+    ("transformer_attribution", "winft_inf"): "window_free_attention",
+}
+
+CHOOSY = {METHODS[name] for name, _ in REASONS}
+
+
+def make(method: type[vi.Explainer], model: nn.Module) -> vi.Explainer:
+    """Create a method with settings under which it takes small models of every readout."""
+    options: dict[type[vi.Explainer], dict[str, Any]] = {
+        vi.DynamicAccumulatedAttention: {"readout": "model"},
+        vi.TransitionAttention: {"start": 0, "steps": 3},
+        vi.BeyondIntuition: {"start": 1, "steps": 3},
+    }
+    return method(model, **options.get(method, {}))

@@ -1,0 +1,55 @@
+"""What tests of training share."""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from safetensors.torch import load_file
+
+from vit_interactions.training.learner import Learner
+from vit_interactions.training.log import read_rows
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+TIMES = ("pictures_per_second", "eval_throughput")
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "last" / "model.safetensors")
+
+
+def same_run(out: Path, other: Path) -> bool:
+    """Whether two runs ended in the same bits, and wrote the same numbers but for times."""
+    ours, theirs = weights(out), weights(other)
+    for name in ("log.csv", "summary.csv"):
+        rows = [
+            [{k: v for k, v in r.items() if k not in TIMES} for r in read_rows(f / name)] for f in (out, other)
+        ]
+        if rows[0] != rows[1]:
+            return False
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    learn = Learner.learn
+
+    def stopping(self: Learner, batches: Iterator[Any]) -> None:
+        learn(self, batches)
+        if self.step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Learner, "learn", stopping)

@@ -1,0 +1,414 @@
+"""Masks of objects count the patches that they cover, wherever a model's preprocessing puts these."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision import transforms
+
+import vit_interactions as vi
+from tests.helpers.command_line import run
+from tests.helpers.compared import make_model, scores
+from vit_interactions.compare import run as running
+from vit_interactions.compare.comparison import Comparison
+from vit_interactions.figures import Photograph, prepare
+from vit_interactions.images import read_image
+from vit_interactions.images.masks import (
+    covered,
+    inside_mask,
+    masks_by_photograph,
+    object_pixels,
+    read_mask,
+)
+from vit_interactions.images.placement import Placement
+from vit_interactions.metrics import METRICS, Case, Metric, Score
+from vit_interactions.metrics.average_precision import average_precision
+from vit_interactions.metrics.energy_in_box import energy_in_box
+from vit_interactions.metrics.iou import intersection_over_union
+from vit_interactions.metrics.pointing_game import pointing_game
+
+METHODS = ["raw_attention", "random_map"]
+LOCALISATION = ["pointing_game", "energy_in_box", "iou", "average_precision"]
+LAYOUT = vi.TokenLayout(prefix=1, rows=4, cols=4, readout="token", extent=(64, 64))
+
+
+def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray[Any, Any]:
+    """(height, width) bool; size, centre and radius as shares of the shorter side, (x, y)."""
+    width, height = size
+    short = min(size)
+    y, x = np.mgrid[:height, :width]
+    inside: np.ndarray[Any, Any] = (
+        np.hypot(x + 0.5 - centre[0] * width, y + 0.5 - centre[1] * height) < radius * short
+    )
+    return inside
+
+
+def photograph_of(size: tuple[int, int], placement: Placement) -> Photograph:
+    return Photograph(Image.new("RGB", size), torch.zeros(3, 64, 64), placement)
+
+
+# Which patches
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        Placement(64, 64, 3, 5, 0.5, 0.75),
+        Placement(64, 64, -7.3, 2.1, 1.13, 0.87),  # padded on the left
+        Placement(64, 64, 10, -20, 0.31, 2.6),  # padded above and below
+    ],
+)
+def test_the_share_of_a_patch_is_the_sum_over_pixels(placement: Placement) -> None:
+    mask = np.random.default_rng(0).random((90, 70)) < 0.4
+    found = covered(photograph_of((70, 90), placement), LAYOUT, mask)
+    for row, col in itertools.product(range(4), range(4)):
+        left, top, right, bottom = placement.box(16 * col, 16 * row, 16 * col + 16, 16 * row + 16)
+        area = 0.0
+        for y, x in zip(*np.nonzero(mask), strict=True):
+            across = max(0.0, min(right, x + 1) - max(left, x))
+            area += across * max(0.0, min(bottom, y + 1) - max(top, y))
+        assert float(found[row, col]) == pytest.approx(area / ((right - left) * (bottom - top)), abs=1e-12)
+
+
+STEPS = {
+    "resized and cropped": [transforms.Resize(70), transforms.CenterCrop(64)],
+    "resized to a square": [transforms.Resize((64, 64))],
+    "padded": [transforms.Resize(40), transforms.CenterCrop(64)],
+}
+
+
+@pytest.mark.parametrize("size", [(200, 200), (300, 180), (120, 400)])
+@pytest.mark.parametrize("kind", STEPS)
+def test_masks_lie_where_the_model_sees_them(kind: str, size: tuple[int, int]) -> None:
+    """What the model's own preprocessing makes of a picture of the mask, patch by patch."""
+    mask = disc(size, (0.4, 0.55), 0.31)
+    picture = Image.fromarray(mask).convert("RGB")
+    photograph = prepare(picture, make_model(), transforms.Compose([*STEPS[kind], transforms.ToTensor()]))
+    seen = photograph.input[0].reshape(4, 16, 4, 16).mean((1, 3))
+    torch.testing.assert_close(covered(photograph, LAYOUT, mask).float(), seen, rtol=0, atol=0.02)
+    clear = (seen - 0.5).abs() > 0.02
+    assert torch.equal(inside_mask(photograph, LAYOUT, mask)[clear], (seen > 0.5)[clear])
+    assert 0 < int(inside_mask(photograph, LAYOUT, mask).sum()) < 16
+
+
+def test_half_a_patch_is_enough_and_less_is_not() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[:16, :8] = True  # half of the first patch
+    mask[16:32, :8] = True
+    mask[31, 7] = False  # one pixel less than half of the one below
+    expected = torch.zeros(4, 4, dtype=torch.bool)
+    expected[0, 0] = True
+    assert torch.equal(inside_mask(photograph_of((64, 64), Placement(64, 64)), LAYOUT, mask), expected)
+    # A third of a pixel to one of the input: the same, though no number is exact.
+    third = Placement(64, 64, scale_x=1 / 3, scale_y=1 / 3)
+    mask = np.zeros((22, 22), bool)
+    mask[:, :8] = True  # 8 pixels = one and a half patches
+    assert inside_mask(photograph_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
+
+
+# Which pixels
+
+
+def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:
+    image = values if isinstance(values, Image.Image) else Image.fromarray(np.asarray(values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if mode is None else image.convert(mode)).save(path, "PNG", **options)
+    return path
+
+
+def classes(values: list[int]) -> Image.Image:
+    """One row of a picture with a palette, as VOC's."""
+    image = Image.fromarray(np.array([values], np.uint8))
+    image.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
+    return image
+
+
+def test_pixels_of_every_mode() -> None:
+    found = {
+        "binary": Image.fromarray(np.array([[False, True]])),
+        "0 and 255": Image.fromarray(np.array([[0, 255]], np.uint8)),
+        "0 and 1": Image.fromarray(np.array([[0, 1]], np.uint8)),
+        "16 bits": Image.fromarray(np.array([[0, 256]], np.uint16)),
+        "classes": classes([0, 15]),
+        "void": classes([255, 3]),
+        "colours": Image.fromarray(np.array([[[0, 0, 0], [0, 3, 0]]], np.uint8)),
+        "opaque": Image.fromarray(np.array([[[0, 0, 0, 255], [0, 3, 0, 255]]], np.uint8)),
+        "transparent": Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 1]]], np.uint8)),
+        "grey and alpha": Image.fromarray(np.array([[[0, 255], [255, 255]]], np.uint8), "LA"),
+    }
+    for name, image in found.items():
+        assert object_pixels(image).tolist() == [[False, True]], name
+
+
+def test_files_give_what_was_written(tmp_path: Path) -> None:
+    mask = disc((30, 20), (0.5, 0.5), 0.3)
+    for name, values in {
+        "grey": mask.astype(np.uint8) * 255,
+        "one bit": mask,
+        "16 bits": mask.astype(np.uint16) * 4000,
+        "colours": np.stack([mask * 0, mask * 200, mask * 0], -1).astype(np.uint8),
+    }.items():
+        np.testing.assert_array_equal(read_mask(png(tmp_path / f"{name}.png", values), (30, 20)), mask)
+    # The way up that it is shown, as the photograph.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = png(tmp_path / "lying.png", np.rot90(mask), exif=exif)
+    np.testing.assert_array_equal(read_mask(lying, (30, 20)), mask)
+
+
+def test_masks_that_are_none_are_told(tmp_path: Path) -> None:
+    def refused(match: str, name: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            read_mask(tmp_path / name, (30, 20))
+
+    refused(r"there is no mask at .*gone\.png", "gone.png")
+    png(tmp_path / "turned.png", np.ones((30, 20), np.uint8))
+    refused("has 20 x 30 pixels where its photograph has 30 x 20", "turned.png")
+    png(tmp_path / "empty.png", np.zeros((20, 30), np.uint8))
+    refused("has no pixel other than 0", "empty.png")
+    png(tmp_path / "void.png", classes([0, 255]))
+    with pytest.raises(ValueError, match="with a palette: other than 0 and 255"):
+        read_mask(tmp_path / "void.png", (2, 1))
+    (tmp_path / "text.png").write_text("no picture")
+    refused(r"the mask cannot be read: .*text\.png` .* cannot identify its format", "text.png")
+    whole = png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:200])
+    refused(r"the mask cannot be read: .*cut\.png` .* truncated", "cut.png")
+    Image.new("L", (30, 20), 200).save(tmp_path / "photo.png", "JPEG")  # whose 0 is no 0
+    refused("is JPEG, which is not a supported image format. Convert it to PNG.", "photo.png")
+    (tmp_path / "folder.png").mkdir()
+    refused("must be a file, got a folder at", "folder.png")
+
+
+# Which file
+
+
+def test_masks_are_found_by_the_end_of_the_photographs_paths(tmp_path: Path) -> None:
+    one, other = Path("/data/cats/1.jpg"), Path("/data/dogs/1.JPEG")
+    alone = Path("/data/dogs/2.tar.png")
+    masks = tmp_path / "masks"
+    for name in ("cats/1.png", "dogs/1.PNG", "2.tar.png", "3.png"):
+        png(masks / name, np.ones((1, 1), np.uint8))
+    assert masks_by_photograph(masks, [one, other, alone, Path("/data/4.jpg")]) == {
+        one: masks / "cats/1.png",
+        other: masks / "dogs/1.PNG",
+        alone: masks / "2.tar.png",
+        Path("/data/4.jpg"): masks / "4.png",  # where it should be
+    }
+    png(masks / "1.png", np.ones((1, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"'1' fits 2, e\.g\. '/data/cats/1\.jpg' and '/data/dogs/1\.JPEG'"):
+        masks_by_photograph(masks, [one, other])
+    with pytest.raises(ValueError, match=r"must have one mask a photograph, but .*1\.png and .*1\.png fit"):
+        masks_by_photograph(masks, [one])
+    with pytest.raises(ValueError, match=r"named as the photographs, e\.g\. '5\.png', but .* only others"):
+        masks_by_photograph(masks, [Path("/data/5.jpg")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has none"):
+        masks_by_photograph(tmp_path / "empty", [one])
+    with pytest.raises(ValueError, match="must be a folder of PNG pictures, but there is none at"):
+        masks_by_photograph(masks / "1.png", [one])
+    with pytest.raises(ValueError, match="another folder than the photographs'"):
+        masks_by_photograph(masks, [masks / "3.png"])
+
+
+# In a comparison
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four photographs and their masks: wide, tall, square, and one that lies on its side until it is turned."""
+    random = np.random.default_rng(0)
+    for name, size in {"wide": (120, 70), "tall": (70, 150), "square": (64, 64), "turned": (100, 60)}.items():
+        pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        exif = Image.Exif()
+        if name == "turned":
+            pixels = np.rot90(pixels)
+            exif[0x0112] = 6
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png", exif=exif)
+        png(tmp_path / "masks" / f"{name}.png", disc(size, (0.45, 0.6), 0.3).astype(np.uint8) * 9)
+    return tmp_path
+
+
+def compare(root: Path, model: nn.Module | None = None, **options: Any) -> Comparison:
+    given = {"methods": METHODS, "metrics": [*LOCALISATION, "deletion"], "masks": root / "masks", **options}
+    return vi.compare([root / "pictures"], model or make_model(), **given)
+
+
+def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
+    model = make_model()
+    comparison = compare(root, model)
+    assert comparison.failures().empty
+    values = comparison.table().set_index(["photograph", "method", "metric"])["value"]
+    for name in ("wide", "tall", "square", "turned"):
+        image = read_image(root / "pictures" / f"{name}.png")
+        photograph = prepare(image, model)
+        mask = np.asarray(Image.open(root / "masks" / f"{name}.png")) > 0
+        assert mask.shape == image.size[::-1]
+        patches = torch.zeros(4, 4, dtype=torch.bool)
+        for row, col in itertools.product(range(4), range(4)):
+            left, top, right, bottom = photograph.patch_box(row, col, LAYOUT)
+            # 1,600 points of the patch, and whether the pixels that they are in are object.
+            points = [
+                (int(top + (bottom - top) * (y + 0.5) / 40), int(left + (right - left) * (x + 0.5) / 40))
+                for y, x in itertools.product(range(40), range(40))
+            ]
+            patches[row, col] = sum(bool(mask[point]) for point in points) >= 800
+        assert 0 < int(patches.sum()) < 16
+        for method, found in comparison.maps("VisionTransformer", name).items():
+            patch_map = torch.from_numpy(found)
+            expected = {
+                "pointing_game": pointing_game(patch_map, patches),
+                "energy_in_box": energy_in_box(patch_map, patches),
+                "iou": intersection_over_union(patch_map, patches),
+                "average_precision": average_precision(patch_map, patches),
+            }
+            for metric, value in expected.items():
+                assert values[name, method, metric] == pytest.approx(value), (name, method, metric)
+    [wide] = [each for each in comparison.photographs if each["key"] == "wide"]
+    assert wide["mask"] == str(root / "masks" / "wide.png")
+    assert wide["boxes"] == []
+
+
+def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path) -> None:
+    whole = compare(root)
+    (root / "masks" / "wide.png").unlink()
+    png(root / "masks" / "tall.png", np.ones((70, 150), np.uint8))
+    (root / "masks" / "square.png").write_bytes(b"no picture")
+    comparison = compare(root)
+    failures = comparison.failures()
+    errors = failures.groupby("photograph")["error"].unique().map(list).to_dict()
+    damaged = ["UnusableMaskError"]
+    assert errors == {"wide": ["ValueError"], "tall": damaged, "square": damaged}
+    for name, reason in {
+        "wide": f"there is no mask at {root / 'masks' / 'wide.png'}.",
+        "tall": f"the mask {root / 'masks' / 'tall.png'} has 150 x 70 pixels where its photograph has 70 x 150 "
+        "(width x height).",
+        "square": f"the mask cannot be read: `{root / 'masks' / 'square.png'}` is not an image that can be read: "
+        "cannot identify its format",
+    }.items():
+        rows = failures[failures["photograph"] == name]
+        assert set(rows["reason"]) == {reason}
+        lost = list(itertools.product(METHODS, LOCALISATION))
+        assert list(zip(rows["method"], rows["metric"], strict=True)) == lost
+    assert len(failures) == 3 * len(METHODS) * len(LOCALISATION)
+    assert not any(each.get("error") for each in comparison.photographs)
+
+    def rest(comparison: Comparison) -> pd.DataFrame:
+        table = scores(comparison)
+        return table[(table["metric"] == "deletion") | (table["photograph"] == "turned")].reset_index(drop=True)
+
+    pd.testing.assert_frame_equal(rest(comparison), rest(whole))
+
+
+def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    original = running.look
+
+    def counted(*arguments: Any) -> Any:
+        measured.append(arguments[1].image.size)
+        return original(*arguments)
+
+    monkeypatch.setattr(running, "look", counted)
+
+    def made() -> list[tuple[int, int]]:
+        measured.clear()
+        compare(root, out=root / "out", resume=True)
+        return list(measured)
+
+    (root / "masks" / "wide.png").unlink()
+    assert len(made()) == 4
+    assert made() == []
+    png(root / "masks" / "square.png", np.eye(64, dtype=np.uint8))
+    assert made() == [(64, 64)]
+    png(root / "masks" / "wide.png", np.ones((70, 120), np.uint8))  # one that was missing
+    assert made() == [(120, 70)]
+    (root / "masks" / "wide.png").unlink()
+    assert made() == [(120, 70)]
+    comparison = compare(root, out=root / "out", resume=True)
+    assert set(comparison.failures()["photograph"]) == {"wide", "square"}  # no patch is half on a line
+
+
+def test_masks_are_of_every_class(root: Path) -> None:
+    seen: list[Tensor] = []
+
+    def look(case: Case, patch_map: Tensor) -> Score:
+        assert case.inside is not None
+        seen.append(case.inside)
+        return Score(0.5)
+
+    metric = Metric("look", "none", (0, 1), "these tests", {}, frozenset({"object"}), "nothing", look)
+    for target in (0, 3):
+        compare(root, target=target, methods=["raw_attention"], metrics=[metric])
+    assert len(seen) == 8
+    assert all(torch.equal(one, other) for one, other in zip(seen[:4], seen[4:], strict=True))
+
+
+def test_masks_of_a_model_without_classes(root: Path) -> None:
+    features = timm.create_model("test_vit", num_classes=0, img_size=64)
+    comparison = compare(root, features, methods=["raw_attention"], metrics=["iou"])
+    assert comparison.failures().empty
+    assert (comparison.table()["metric"] == "iou").sum() == 4
+
+
+def test_metrics_that_need_no_object_are_not_given_one(root: Path) -> None:
+    def look(case: Case, patch_map: Tensor) -> Score:
+        return Score(float(case.inside is None))
+
+    metric = Metric("look", "none", (0, 1), "these tests", {}, frozenset(), "nothing", look)
+    (root / "masks" / "wide.png").unlink()
+    comparison = compare(root, metrics=[metric])
+    assert comparison.failures().empty
+
+
+def test_an_image_of_pillow_has_the_mask_of_its_file(root: Path) -> None:
+    image = Image.open(root / "pictures" / "wide.png")
+    comparison = vi.compare([image], make_model(), ["random_map"], ["iou"], masks=root / "masks")
+    assert comparison.failures().empty
+    expected = compare(root, methods=["random_map"], metrics=["iou"]).table()
+    expected = expected[(expected["photograph"] == "wide") & (expected["metric"] == "iou")]
+    table = comparison.table()
+    assert table[table["metric"] == "iou"]["value"].tolist() == pytest.approx(expected["value"].tolist())
+
+
+def test_wrong_arguments_are_told(root: Path, tmp_path: Path) -> None:
+    def refused(match: str, **options: Any) -> None:
+        with pytest.raises(ValueError, match=match):
+            compare(root, **options)
+
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("file,left,top,right,bottom,index\nwide.png,0,0,9,9,1\n")
+    refused("`boxes` and `masks` say both where objects are: give one of them", boxes=boxes)
+    refused("`boxes` is not given, and masks have no class", target="boxes")
+    refused("must be a folder of PNG pictures", masks=root / "gone")
+    refused("'pointing_game', which needs `boxes` or `masks`, but got neither", masks=None)
+    refused("another folder than the photographs'", masks=root / "pictures")
+
+
+def test_without_metrics_named_localisation_is_among_them(root: Path) -> None:
+    found = compare(root, metrics=None, methods=["random_map"]).metrics
+    assert set(LOCALISATION) < set(found)
+    assert not set(LOCALISATION) & set(compare(root, metrics=None, methods=["random_map"], masks=None).metrics)
+    assert {name for name, metric in METRICS.items() if "object" in metric.needs} == set(LOCALISATION)
+
+
+def test_the_command_takes_masks(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = root / "weights.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=5).state_dict(), weights)
+    model = ("--model", "test_vit", "--checkpoint", weights)
+    common = ("compare", root / "pictures", *model, "--method", "random_map")
+    assert run(*common, "--metric", "iou", "--masks", root / "masks", "--out", root / "out") == 0
+    assert "iou" in capsys.readouterr().out
+    comparison = Comparison.open(root / "out")
+    assert comparison.failures().empty
+    assert comparison.metrics == ["iou"]
+    assert run(*common, "--masks", root / "gone", "--out", root / "other") == 2
+    assert "must be a folder of PNG pictures" in capsys.readouterr().err

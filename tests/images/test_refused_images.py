@@ -1,0 +1,170 @@
+"""Every command keeps the good images of a folder, and says of each other file why it is left out."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.helpers.command_line import no_hang
+from vit_interactions.cli import main as cli
+from vit_interactions.compare.comparison import Comparison
+from vit_interactions.images.listing import find_photographs, skipped_files
+from vit_interactions.training.data.window_store import WindowStore
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+# file -> what is said of it
+REFUSED = {
+    "holiday.jpg": "is EPS/PostScript, which is not a supported image format. Convert it to PNG or JPEG.",
+    "line.png": "`image` must be at most 200 times as long as it is wide, got 1 x 1000000 pixels. Crop it.",
+    "link.png": "must be a file, got a broken link to gone.png at",
+    "pipe.png": "must be a file, got a named pipe at",
+    "text.jpg": "cannot identify its format",
+}
+SKIPPED = "skipped 4 files that are not images: drawing.eps, notes.txt, page.pdf, ..."
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    with no_hang(120):
+        yield
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with one image, and with everything that is none."""
+    folder = tmp_path / "photos" / "train" / "class"
+    (folder / "folder.png").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "good.png")
+    (folder / "holiday.jpg").write_bytes(EPS)
+    Image.new("RGB", (1, 1_000_000)).save(folder / "line.png")
+    (folder / "link.png").symlink_to("gone.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "text.jpg").write_text("no image")
+    for name in ("drawing.eps", "notes.txt", "page.pdf", "table.csv", ".hidden"):
+        (folder / name).write_bytes(EPS)
+    return folder
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that a Ghostscript leaves, which comes first on the path."""
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/mark"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    return tmp_path / "mark"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[object, ...]:
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", num_classes=5)
+    for name, weight in vit.named_parameters():
+        if name.endswith("qkv.weight"):
+            weight.data.mul_(10)
+    save_file(vit.state_dict(), tmp_path / "weights.safetensors")
+    return "--model", "test_vit", "--checkpoint", tmp_path / "weights.safetensors"
+
+
+def run(*arguments: object) -> int:
+    """Run the command line as its entry point does; return the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vit-interactions", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def assert_told(shown: str, *, begins: str = "failed: ") -> None:
+    lines = [line for line in shown.splitlines() if line.startswith(begins)]
+    assert len(lines) == len(REFUSED)
+    for name, reason in REFUSED.items():
+        assert sum(name in line and reason in line for line in lines) == 1, (name, lines)
+
+
+def test_folders_list_what_may_be_an_image(photos: Path) -> None:
+    assert [path.name for path in find_photographs([photos])] == ["good.png", *REFUSED]
+    assert skipped_files([photos]) == SKIPPED
+    assert skipped_files([photos / "notes.txt"]) == ""  # it was asked for by name, so that it fails
+    (photos / "other").mkdir()
+    (photos / "other" / "\x1b[31m.txt").touch()
+    assert skipped_files([photos / "other"]) == "skipped 1 file that is not an image: \ufffd[31m.txt"
+
+
+def test_explain(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+    options = ("--method", "raw_attention", "--out", tmp_path / "out")
+    assert run("explain", photos, *model, *options) == 1
+    shown = capsys.readouterr().err
+    assert_told(shown)
+    assert f"note: {SKIPPED}" in shown
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good", "manifest.json"]
+    assert not mark.exists()
+
+
+def test_compare(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+    options = ("--method", "raw_attention", "--metric", "deletion", "--out", tmp_path / "out")
+    assert run("compare", photos, *model, *options) == 1
+    shown = capsys.readouterr().err
+    assert_told(shown)
+    assert f"note: {SKIPPED}" in shown
+    assert Comparison.open(tmp_path / "out").table()["photograph"].unique().tolist() == ["good"]
+    assert not mark.exists()
+
+
+def test_explore(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+    assert run("explore", photos, *model, "--out", tmp_path / "out") == 1
+    shown = capsys.readouterr().err
+    assert_told(shown)
+    assert f"note: {SKIPPED}" in shown
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.html"]
+    assert not mark.exists()
+
+
+def test_curve(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+    assert run("curve", photos, *model, "--alpha", "0.1", "--out", tmp_path / "curve.png") == 1
+    shown = capsys.readouterr().err
+    assert_told(shown)
+    assert f"note: {SKIPPED}" in shown
+    assert (tmp_path / "curve.png").is_file()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_windows(
+    photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, workers: int, capsys
+) -> None:
+    run("windows", "--data", photos.parents[1], *model, "--out", tmp_path / "out", "--workers", workers)
+    assert_told(capsys.readouterr().err, begins="left out: ")
+    store = WindowStore(tmp_path / "out")
+    assert [store.is_readable(index) for index in range(len(store))] == [True] + [False] * len(REFUSED)
+    assert not mark.exists()
+
+
+def test_boxes_masks_and_checkpoints_that_are_pipes(
+    photos: Path, model: tuple[object, ...], tmp_path: Path, capsys
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "masks").mkdir()
+    os.mkfifo(tmp_path / "masks" / "good.png")
+    options = ("--method", "raw_attention", "--metric", "pointing_game")
+    out = iter(tmp_path / f"out{number}" for number in range(3))
+    good = photos / "good.png"
+    assert run("compare", good, *model, *options, "--boxes", tmp_path / "pipe", "--out", next(out)) == 2
+    assert "`boxes` must be a file, got a named pipe at" in capsys.readouterr().err
+    run("compare", good, *model, *options, "--masks", tmp_path / "masks", "--out", next(out))
+    assert "must be a file, got a named pipe at" in capsys.readouterr().err
+    assert run("explain", good, *model[:2], "--checkpoint", tmp_path / "pipe", "--out", next(out)) == 2
+    assert "`checkpoint` must be a file, got a named pipe at" in capsys.readouterr().err

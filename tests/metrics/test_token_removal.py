@@ -1,0 +1,220 @@
+"""Hidden tokens: equal to dropped ones, gone from what the model sees, refused where hiding is not removing."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from tests.helpers.families import FAMILIES, Family, tiny
+from tests.helpers.planted import planted_case, random_map, sigmoid
+from vit_interactions.attention import UnsupportedModelError, token_layout
+from vit_interactions.attention.sdpa import read_sdpa
+from vit_interactions.metrics import Case, token_deletion, token_insertion
+from vit_interactions.metrics.token_scores import hide_keys, token_scores
+from vit_interactions.training.teacher import WindowTeacher
+
+HIDEABLE = ("vit", "distilled", "dinov2_reg4", "hybrid", "rope_mixed", "non_square", "dynamic", "padded")
+MAPS = ("siglip", "test_vit3", "naflex_map", "pe_map")
+MEANS = ("dinov3", "dinov3_qkvb", "eva02", "beit", "relpos", "reg4_gap", "naflex", "parallel_scaling")
+
+
+def case_of(model: nn.Module, images: Tensor, target: int = 2, **options: Any) -> Case:
+    layout = token_layout(model, (images.shape[-2], images.shape[-1]))
+    given: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, **options}
+    return Case(model=model, inputs=images[:1], target=target, layout=layout, **given)
+
+
+def some_shown(grid: tuple[int, int], count: int = 5, least: int = 0) -> Tensor:
+    """Some subsets of patches: all, random ones, and `least` patches."""
+    shown = torch.rand(count, *grid, generator=torch.Generator().manual_seed(0)) > 0.5
+    shown[0] = True
+    shown[1] = False
+    shown[1].view(-1)[:least] = True
+    return shown
+
+
+def dropped(model: Any, images: Tensor, shown: Tensor, target: int) -> float:
+    """The probability when only the prefix and the shown patches' tokens go through the blocks of timm's ViT."""
+    with torch.no_grad():
+        tokens = model._pos_embed(model.patch_embed(images))
+        prefix = tokens.shape[1] - shown.numel()
+        kept = torch.cat([torch.arange(prefix), prefix + shown.flatten().nonzero().flatten()])
+        tokens = model.norm_pre(tokens[:, kept])
+        for block in model.blocks:
+            tokens = block(tokens)
+        return float(model.forward_head(model.norm(tokens)).softmax(1)[0, target])
+
+
+@pytest.mark.parametrize("name", ["vit", "distilled", "dinov2_reg4", "non_square", "test_vit3"])
+def test_hiding_tokens_is_dropping_them(name: str) -> None:
+    family = FAMILIES[name]
+    model, images = family.build().double(), family.images().double()
+    shown = some_shown(family.grid)
+    scores = token_scores(case_of(model, images), shown)
+    expected = [dropped(model, images[:1], one, 2) for one in shown]
+    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert len({round(value, 4) for value in expected}) == len(expected)
+
+
+@pytest.mark.parametrize("name", [*HIDEABLE, *MAPS])
+def test_nothing_of_a_hidden_patch_reaches_the_answer(name: str) -> None:
+    family = FAMILIES[name]
+    model = family.build().double()
+    images = family.images().double()
+    least = 0 if family.prefix and name not in ("naflex_map", "pe_map") else 1
+    shown = some_shown(family.grid, least=least)
+    scores = token_scores(case_of(model, images), shown)
+    assert float(scores.max() / scores.min()) > 1.01
+    with torch.no_grad():
+        whole = model(images[:1]).softmax(1)[0, 2]
+    assert float(scores[0]) == pytest.approx(float(whole), abs=1e-10)
+    if name == "hybrid":  # a convolution sees its neighbours before there are tokens
+        return
+    height, width = (extent // count for extent, count in zip(family.extent, family.grid, strict=True))
+    for index in range(1, len(shown)):
+        repainted = images.clone()
+        for row, col in (~shown[index]).nonzero().tolist():
+            repainted[..., row * height : (row + 1) * height, col * width : (col + 1) * width] = 3.0
+        again = token_scores(case_of(model, repainted), shown[index : index + 1])
+        assert float(again) == pytest.approx(float(scores[index]), abs=1e-10), index
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_means_of_tokens_are_refused(name: str) -> None:
+    family = FAMILIES[name]
+    case = case_of(family.build(), family.images())
+    with pytest.raises(UnsupportedModelError, match="reads its answer from the mean of its tokens"):
+        token_deletion().measure(case, random_map(family.grid, 0))
+
+
+def test_every_family_is_told() -> None:
+    assert {*HIDEABLE, *MAPS, *MEANS, "winft", "winft_inf"} == set(FAMILIES)
+
+
+def test_window_free_attention_is_refused(families: dict[str, Family]) -> None:
+    family = families["winft"]
+    case = case_of(family.build(), family.images())
+    with pytest.raises(UnsupportedModelError, match="window-free attention finds its windows among all patches"):
+        token_insertion().measure(case, random_map(family.grid, 0))
+
+
+def test_nothing_left_to_attend_to_is_refused(families: dict[str, Family]) -> None:
+    family = families["siglip"]
+    case = case_of(family.build(), family.images())
+    with pytest.raises(UnsupportedModelError, match="nothing is left to attend to once all are hidden"):
+        token_insertion().measure(case, random_map(family.grid, 0))
+
+
+def test_attention_that_cannot_be_seen_is_refused() -> None:
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    model.blocks[1].attn = Explicit(model.blocks[1].attn)
+    case = case_of(model, torch.randn(1, 3, 160, 160))
+    with pytest.raises(UnsupportedModelError, match="explicit softmax"):
+        token_deletion().measure(case, random_map((10, 10), 0))
+
+
+class Explicit(nn.Module):
+    """Attention by hand, which no interception of scaled_dot_product_attention sees."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, tokens: Tensor, **options: Any) -> Tensor:
+        batch, count, width = tokens.shape
+        heads = self.attention.num_heads
+        query, key, value = self.attention.qkv(tokens).view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        attention = (query @ key.transpose(-1, -2) * self.attention.scale).softmax(-1)
+        return self.attention.proj((attention @ value).transpose(1, 2).reshape(batch, count, width))
+
+
+def test_windows_of_a_teacher_are_refused() -> None:
+    model: Any = timm.create_model("awd_vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5).eval()
+    model.set_teacher(WindowTeacher(tiny("vit_tiny_patch16_224", img_size=64, depth=3), alpha=0.05))
+    case = case_of(model, torch.randn(1, 3, 64, 64))
+    with pytest.raises(UnsupportedModelError, match="made 5 calls of scaled_dot_product_attention where its own"):
+        token_deletion().measure(case, random_map((4, 4), 0))
+
+
+def test_models_of_torchvision() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    check_repainted(model, torch.randn(1, 3, 32, 32, dtype=torch.float64), 8)
+
+
+def test_models_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+    )
+    config.num_labels = 5
+    model = transformers.ViTForImageClassification(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    check_repainted(model, torch.randn(1, 3, 32, 32, dtype=torch.float64), 8)
+
+
+def check_repainted(model: nn.Module, image: Tensor, size: int) -> None:
+    """What a hidden patch shows plays no part, and what a shown one shows does."""
+    shown = some_shown((32 // size, 32 // size))
+    scores = token_scores(case_of(model, image), shown)
+    assert float(scores.max() - scores.min()) > 1e-3
+    (row, col), (other_row, other_col) = (~shown[2]).nonzero()[0].tolist(), shown[2].nonzero()[0].tolist()
+    for place, same in (((row, col), True), ((other_row, other_col), False)):
+        repainted = image.clone()
+        repainted[..., place[0] * size : (place[0] + 1) * size, place[1] * size : (place[1] + 1) * size] = 3.0
+        again = float(token_scores(case_of(model, repainted), shown[2:3]))
+        assert (abs(again - float(scores[2])) < 1e-10) is same
+
+
+def test_tokens_of_the_planted_patch_by_hand() -> None:
+    """Uniform attention among the class token and k shown patches: logit 4 * 17 / (1 + k) while red is shown."""
+    values = torch.arange(15, -1, -1, dtype=torch.float64).roll(6 - 3).reshape(4, 4)  # red has rank 3
+    for metric, shown in (
+        (token_insertion(16), lambda k: (k, k > 3)),
+        (token_deletion(16), lambda k: (16 - k, k <= 3)),
+    ):
+        curve = metric.measure(planted_case(), values).curve
+        assert curve is not None
+        for step in range(17):
+            count, red = shown(step)
+            assert float(curve[step, 0]) == step / 16
+            assert float(curve[step, 1]) == pytest.approx(sigmoid(4.0 * 17 / (1 + count) if red else 0.0))
+
+
+def test_masks_of_the_models_own_are_kept() -> None:
+    query = torch.randn(4, 3, 8)  # 2 images of 2 heads, folded
+    shown = torch.tensor([[True, False, True], [True, True, False]])
+    folded = hide_keys(read_sdpa(query, query, query), shown)
+    assert folded.tolist() == [[row] for row in shown.repeat_interleave(2, 0).tolist()]
+    full = query.view(2, 2, 3, 8)
+    bias = torch.randn(1, 2, 3, 3)
+    added = hide_keys(read_sdpa(full, full, full, attn_mask=bias), shown)
+    assert torch.equal(added[1, :, :, :2], bias[0, :, :, :2])
+    assert (added[1, :, :, 2] == float("-inf")).all()
+    window = torch.eye(3, dtype=torch.bool)
+    both = hide_keys(read_sdpa(full, full, full, attn_mask=window), shown)
+    assert torch.equal(both[0, 0], window & shown[0])
+
+
+def test_the_model_is_as_it_was() -> None:
+    model: Any = tiny("vit_tiny_patch16_224", img_size=64).train()
+    model.blocks[0].attn.fused_attn = False
+    model.set_grad_checkpointing(True)
+    case = case_of(model, torch.randn(1, 3, 64, 64))
+    score = token_deletion().measure(case, random_map((4, 4), 0))
+    assert 0 <= score.value <= 1
+    assert model.training
+    assert model.grad_checkpointing
+    assert not model.blocks[0].attn.fused_attn

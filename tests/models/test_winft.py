@@ -1,0 +1,532 @@
+"""WinfT: ViT's parameters and checkpoints, timm's conventions, and what its windows were in a forward pass."""
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import FeatureInfo, _hub, get_notrace_modules
+from timm.models.vision_transformer import ParallelScalingBlock
+from torch import Tensor, nn
+from torchvision import transforms
+
+import vit_interactions as vi
+from tests.helpers.data import PHOTOGRAPHS, WEIGHTS
+from tests.helpers.families import sharpen
+from vit_interactions.functional.window_free import (
+    WINDOW_FILLS,
+    window_free_attention,
+    window_free_loss,
+    window_free_mask,
+)
+from vit_interactions.models import winft
+from vit_interactions.models.winft import WindowFreeAttention
+
+VARIANTS = [name for name in timm.list_models("*winft*", module="winft") if name != "test_winft"]
+every_fill = pytest.mark.parametrize("fill", WINDOW_FILLS)
+
+
+def small(name: str = "winft_tiny_patch16_224", **options: Any) -> Any:
+    """Two sharp layers on 4 x 4 patches; the same weights every time."""
+    torch.manual_seed(0)
+    shape = {"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
+    return sharpen(timm.create_model(name, **{**shape, **options})).eval()
+
+
+def images(batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model: nn.Module, output: Tensor, *more: Tensor) -> list[Tensor]:
+    """The gradients of a score, and of what is added to it, at all parameters."""
+    loss = output.square().mean() + sum(more)
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def assert_near(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+# Registration and checkpoints
+
+
+def test_the_variants_are_there_and_vits_in_all_but_attention() -> None:
+    assert set(VARIANTS) == {
+        *(f"winft_{size}_patch16_{pixels}" for size in ("tiny", "small", "base") for pixels in (224, 384)),
+        "winft_base_patch32_224",
+        "winft_base_patch32_384",
+    }
+    for name in (*VARIANTS, "test_winft"):
+        with torch.device("meta"):
+            model, twin = timm.create_model(name), timm.create_model(name.replace("winft", "vit"))
+        shapes, expected = ({key: value.shape for key, value in one.state_dict().items()} for one in (model, twin))
+        assert shapes == expected, name
+        assert model.pretrained_cfg["input_size"] == twin.pretrained_cfg["input_size"]
+        assert all(type(block.attn) is WindowFreeAttention for block in model.blocks)
+
+
+def test_the_checkpoints_are_those_of_timms_vits() -> None:
+    tags = set(timm.list_pretrained("*winft*")) - {
+        "winft_mini_patch8_112.imagenette"
+    }  # which has weights of its own
+    assert tags == {tag for name in VARIANTS for tag in (t.replace("vit", "winft") for t in twins(name))}
+    assert "winft_base_patch16_224.augreg_in21k" in tags  # the paper's start
+    for tag in tags:
+        cfg, twin = timm.get_pretrained_cfg(tag), timm.get_pretrained_cfg(tag.replace("winft", "vit"))
+        assert cfg.hf_hub_id == f"timm/{tag.replace('winft', 'vit')}" == twin.hf_hub_id
+        for key in ("num_classes", "input_size", "mean", "std", "custom_load", "url", "first_conv", "classifier"):
+            assert getattr(cfg, key) == getattr(twin, key), (tag, key)
+    for name in VARIANTS:
+        assert timm.get_pretrained_cfg(name).tag == timm.get_pretrained_cfg(name.replace("winft", "vit")).tag
+
+
+def twins(name: str) -> list[str]:
+    return timm.list_pretrained(f"{name.replace('winft', 'vit')}.*")
+
+
+def test_a_vits_checkpoint_is_loaded_as_timm_loads_it(tmp_path: Path) -> None:
+    shape = {"depth": 2, "embed_dim": 32, "num_heads": 2}
+    vit = timm.create_model("vit_tiny_patch16_224", **shape)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    overlay = {"file": str(tmp_path / "vit.safetensors"), "custom_load": False}
+
+    def load(name: str, **options: Any) -> dict[str, Tensor]:
+        return timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **shape, **options
+        ).state_dict()
+
+    loaded = load("winft_tiny_patch16_224")
+    assert all(torch.equal(loaded[key], value) for key, value in vit.state_dict().items())
+    # Position embedding resampled, input channels folded, classifier made anew.
+    options = {"img_size": 96, "in_chans": 1, "num_classes": 7}
+    loaded, expected = load("winft_tiny_patch16_224", **options), load("vit_tiny_patch16_224", **options)
+    for key in set(loaded) - {"head.weight", "head.bias"}:
+        torch.testing.assert_close(loaded[key], expected[key])
+    assert loaded["head.weight"].shape == (7, 32)
+
+
+def test_state_dicts_go_both_ways() -> None:
+    vit, model = small("vit_tiny_patch16_224"), small()
+    model.load_state_dict(vit.state_dict())
+    vit.load_state_dict(model.state_dict())
+    assert model.no_weight_decay() == vit.no_weight_decay()
+    assert model.group_matcher() == vit.group_matcher()
+
+
+# What it computes
+
+
+@every_fill
+@pytest.mark.parametrize("fused", [True, False])
+def test_with_windows_of_everything_it_is_vit(monkeypatch: pytest.MonkeyPatch, fill: str, fused: bool) -> None:
+    vit, model = small("vit_tiny_patch16_224"), small(window_fill=fill)
+    model.load_state_dict(vit.state_dict())
+    for one in (vit, model):
+        for block in one.blocks:
+            block.attn.fused_attn = fused
+    assert (model(images()) - vit(images())).abs().max() > 1e-2
+
+    def everything(logits: Tensor) -> Tensor:
+        return torch.ones_like(logits, dtype=torch.bool)
+
+    monkeypatch.setattr("vit_interactions.functional.window_free.window_free_mask", everything)
+    monkeypatch.setattr(winft, "window_free_mask", everything)
+    output, expected = model(images()), vit(images())
+    if not fused:
+        assert torch.equal(output, expected)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    assert_near(gradients(model, output), gradients(vit, expected))
+
+
+@every_fill
+def test_the_layer_stores_its_arguments_and_calls_the_function(fill: str) -> None:
+    layer = WindowFreeAttention(8, num_heads=2, qk_norm=True, scale_norm=True, norm_layer=nn.LayerNorm).double()
+    layer.num_prefix_tokens, layer.window_fill = 2, fill
+    x = torch.randn(3, 6, 8, dtype=torch.float64)
+    query, key, value = layer.qkv(x).reshape(3, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    output = window_free_attention(layer.q_norm(query), layer.k_norm(key), value, 2, fill).output
+    expected = layer.proj(layer.norm(output.transpose(1, 2).reshape(3, 6, 8)))
+    torch.testing.assert_close(layer(x), expected)
+    layer.fused_attn = False
+    torch.testing.assert_close(layer(x), expected)
+
+
+@every_fill
+def test_the_unfused_path_agrees_and_passes_attn_drop(fill: str) -> None:
+    model = small(window_fill=fill)
+    with vi.record_windows(model) as record:
+        output = model(images())
+    expected = gradients(model, output, window_free_loss(record.logits, torch.eye(16).expand(2, 16, 16)))
+    attentions: list[Tensor] = []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda _module, _inputs, output: attentions.append(output))
+    with vi.record_windows(model) as record:
+        unfused = model(images())
+    torch.testing.assert_close(unfused, output)
+    assert_near(
+        gradients(model, unfused, window_free_loss(record.logits, torch.eye(16).expand(2, 16, 16))), expected
+    )
+    assert [attention.shape for attention in attentions] == [(2, 2, 17, 17)] * 2
+    for attention, mask in zip(attentions, record.masks, strict=True):
+        outside = attention[:, :, 1:, 1:][~mask.unsqueeze(1).expand(2, 2, 16, 16)]
+        assert (outside == 0).all() == (fill == "-inf")
+
+
+def test_attention_dropout_is_drawn_in_training_only() -> None:
+    for fill in WINDOW_FILLS:
+        model = small(attn_drop_rate=0.5, window_fill=fill)
+        assert torch.equal(model(images()), model(images()))
+        model.train()
+        assert not torch.allclose(model(images()), model(images()), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"),
+    [
+        ({}, 1),
+        ({"reg_tokens": 3}, 4),
+        ({"class_token": False, "global_pool": "avg"}, 0),
+        ({"class_token": False, "reg_tokens": 2, "global_pool": "map"}, 2),
+        ({"no_embed_class": True, "reg_tokens": 1, "qk_norm": True, "init_values": 0.1}, 2),
+    ],
+)
+@every_fill
+def test_the_windows_are_those_of_queries_and_keys(options: dict[str, Any], prefix: int, fill: str) -> None:
+    model = small(**options, window_fill=fill)
+    with torch.no_grad(), vi.record_windows(model) as record, vi.record_attention(model) as attention:
+        model(images())
+    assert len(attention.calls) == len(record.masks) == 2
+    for call, logits, mask in zip(attention.calls, record.logits, record.masks, strict=True):
+        expected = torch.einsum("bhid,bhjd->bij", call.query[:, :, prefix:], call.key[:, :, prefix:]) / 2
+        torch.testing.assert_close(logits, expected)
+        weights = expected.double().sigmoid()
+        assert torch.equal(mask, weights > weights.mean(-1, keepdim=True))
+        assert 0.1 < mask.float().mean() < 0.9
+
+
+# What the windows were
+
+
+def test_the_record_by_hand() -> None:
+    model = small()
+    with torch.no_grad(), vi.record_windows(model) as record:
+        model(images(3))
+    assert [logits.shape for logits in record.logits] == [(3, 16, 16)] * 2
+    assert all(
+        torch.equal(window_free_mask(logits), mask)
+        for logits, mask in zip(record.logits, record.masks, strict=True)
+    )
+    for image, operations in enumerate(record.operations.tolist()):
+        assert operations == sum(int(mask[image].sum()) for mask in record.masks) / 2
+    # The same for each image alone.
+    with torch.no_grad(), vi.record_windows(model) as alone:
+        model(images(3)[2:])
+    assert torch.equal(alone.masks[1][0], record.masks[1][2])
+
+
+def test_nothing_is_kept_unless_asked_for() -> None:
+    model = small()
+    layers = [block.attn for block in model.blocks]
+
+    def kept() -> bool:
+        return any(
+            layer.recording or layer.window_logits is not None or layer.window_mask is not None for layer in layers
+        )
+
+    model(images())
+    assert not kept()
+    with vi.record_windows(model) as record:
+        model(images())
+        assert kept()
+    assert not kept()
+    assert len(record.logits) == 2
+    model.blocks[1].register_forward_hook(lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError), vi.record_windows(model):
+        model(images())
+    assert not kept()
+    model = small()
+    assert list(model.state_dict()) == list(small("vit_tiny_patch16_224").state_dict())
+    copy.deepcopy(model)
+    torch.save(model, io.BytesIO())
+
+
+def test_the_last_forward_pass_counts_and_layers_that_did_not_run_do_not() -> None:
+    model = small()
+    with vi.record_windows(model) as record:
+        model(images(3))
+        model(images(2))
+        assert record.logits[0].shape[0] == 2
+        model.forward_intermediates(images(), indices=[0], stop_early=True)
+    assert len(record.masks) == 2
+    with vi.record_windows(model) as record:
+        model.forward_intermediates(images(), indices=[0], stop_early=True, intermediates_only=True)
+    assert len(record.masks) == 1
+
+
+def test_records_that_cannot_be_are_refused() -> None:
+    model = small()
+    with pytest.raises(ValueError, match=r"layers of WindowFreeAttention, but VisionTransformer has none"):
+        vi.record_windows(small("vit_tiny_patch16_224")).__enter__()
+    with vi.record_windows(model) as record:
+        with pytest.raises(RuntimeError, match="recorded already"):
+            vi.record_windows(model).__enter__()
+        with pytest.raises(RuntimeError, match="no forward pass has been recorded"):
+            _ = record.masks
+    with vi.record_windows(model):
+        model(images())
+        with pytest.raises(RuntimeError, match="no forward pass has been recorded"):
+            _ = record.operations
+    parallel = nn.DataParallel(model)
+    parallel.device_ids = [0, 1]
+    with pytest.raises(ValueError, match="use DistributedDataParallel"):
+        vi.record_windows(parallel).__enter__()
+
+
+def supervised(model: nn.Module, parameters: nn.Module) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Output, gradients of output and window loss, and E_O of one step through a model or what wraps it."""
+    targets = torch.eye(16, dtype=torch.bool).expand(2, 16, 16)
+    with vi.record_windows(model) as record:
+        output = model(images())
+    return output, gradients(parameters, output, window_free_loss(record.logits, targets)), record.operations
+
+
+@every_fill
+def test_the_loss_reaches_queries_and_keys_only(fill: str) -> None:
+    model = small(window_fill=fill)
+    with vi.record_windows(model) as record:
+        model(images())
+    for layer, block in zip(record.logits, model.blocks, strict=True):
+        loss = window_free_loss([layer], torch.ones(2, 16, 16))
+        (gradient,) = torch.autograd.grad(loss, block.attn.qkv.weight)
+        assert gradient[:64].abs().max() > 1e-4
+        assert (gradient[64:] == 0).all()
+
+
+def compiled(backend: str) -> Callable[[nn.Module], nn.Module]:
+    # torch.compile breaks its graph at what is checkpointed while that keeps windows, by itself and without harm.
+    return lambda model: torch.compile(model, backend=backend, fullgraph=not model.grad_checkpointing)
+
+
+def compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda model: model, compiled("eager"), compiled("aot_eager"), compiled_in_place, nn.DataParallel],
+    ids=["plain", "eager", "aot_eager", "in_place", "data_parallel"],
+)
+def test_a_supervised_step_is_the_same_however_it_runs(
+    wrap: Callable[[nn.Module], nn.Module], checkpointing: bool
+) -> None:
+    torch.compiler.reset()
+    model = small()
+    output, expected, operations = supervised(model, model)
+    model = small()
+    model.set_grad_checkpointing(checkpointing)
+    wrapped = wrap(model)
+    for _ in range(2):
+        again, found, counted = supervised(wrapped, model)
+        torch.testing.assert_close(again, output)
+        assert_near(found, expected)
+        assert torch.equal(counted, operations)
+        torch.testing.assert_close(wrapped(images()), output)
+        assert all(block.attn.window_logits is None for block in model.blocks)
+
+
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    model = small()
+    _, expected, operations = supervised(model, model)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = small()
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        targets = torch.eye(16).expand(2, 16, 16)
+        with vi.record_windows(wrapped) as record:
+            output = wrapped(images())
+        # By backward(): DDP refuses torch.autograd.grad.
+        (output.square().mean() + window_free_loss(record.logits, targets)).backward()
+        assert_near([parameter.grad for parameter in model.parameters()], expected)
+        assert torch.equal(record.operations, operations)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_autocast_leaves_the_windows_in_float32() -> None:
+    model = small()
+    with torch.autocast("cpu", torch.bfloat16), vi.record_windows(model) as record:
+        output = model(images())
+    assert output.dtype == torch.bfloat16
+    assert {logits.dtype for logits in record.logits} == {torch.float32}
+    window_free_loss(record.logits, torch.ones(2, 16, 16)).backward()
+    assert model.blocks[0].attn.qkv.weight.grad.isfinite().all()
+    half = small().bfloat16()
+    with vi.record_windows(half) as record:
+        half(images().bfloat16())
+    assert {logits.dtype for logits in record.logits} == {torch.float32}
+
+
+# What explains it
+
+
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
+@every_fill
+def test_the_explainers_take_it_or_say_why_not(fill: str) -> None:
+    model = small(window_fill=fill)
+    for name, explainer in vi.EXPLAINERS.items():
+        target = 1 if explainer.class_specific else None
+        options: dict[str, Any] = {"start": 1} if name in ("transition_attention", "beyond_intuition") else {}
+        if explainer is vi.TransformerAttribution:
+            with pytest.raises(
+                vi.UnsupportedModelError, match=r"`blocks.0.attn`.*`window_free_attention`.* no rule"
+            ):
+                explainer(model).patch_map(images(), target)
+        else:
+            assert explainer(model, **options).patch_map(images(), target).shape == (2, 4, 4), name
+
+
+# timm's conventions
+
+
+def test_it_is_made_by_name_and_keyword() -> None:
+    assert timm.is_model("winft_base_patch16_224")
+    assert {block.attn.window_fill for block in timm.create_model("test_winft").blocks} == {"zero"}
+    assert {block.attn.window_fill for block in small(window_fill="-inf").blocks} == {"-inf"}
+    with pytest.raises(ValueError, match=r"`window_fill` must be one of 'zero', '-inf', but got 'none'"):
+        small(window_fill="none")
+    with pytest.raises(ValueError, match=r"`attn_mask` and `is_causal` must be None and False"):
+        small()(images(), attn_mask=torch.ones(17, 17, dtype=torch.bool))
+    with pytest.raises((ValueError, TypeError), match="gated"):  # timm's own error before it had gates
+        WindowFreeAttention(8, num_heads=2, gated=True)
+
+
+def test_features() -> None:
+    model = small()
+    final, features = model.forward_intermediates(images(), norm=True)
+    assert torch.equal(final, model.forward_features(images()))
+    assert [feature.shape for feature in features] == [(2, 32, 4, 4)] * 2
+    getter = timm.create_model("test_winft", features_only=True, out_indices=(1, 3))
+    assert [feature.shape for feature in getter(torch.zeros(1, 3, 160, 160))] == [(1, 64, 10, 10)] * 2
+    assert getter.feature_info.reduction() == [16, 16]
+    assert FeatureInfo(model.feature_info, 2).channels() == [32, 32]
+    assert model.prune_intermediate_layers(1) == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "grid"),
+    [
+        ({"img_size": (48, 96)}, (48, 96), (3, 6)),
+        ({"dynamic_img_size": True}, (80, 48), (5, 3)),
+        ({"dynamic_img_size": True, "dynamic_img_pad": True}, (60, 90), (4, 6)),
+        ({"patch_size": 8}, (64, 64), (8, 8)),
+    ],
+)
+def test_sizes(options: dict[str, Any], size: tuple[int, int], grid: tuple[int, int]) -> None:
+    model = small(**options)
+    patches = grid[0] * grid[1]
+    with torch.no_grad(), vi.record_windows(model) as record:
+        assert model(images(2, *size)).shape == (2, 5)
+    assert record.masks[0].shape == (2, patches, patches)
+    assert vi.token_layout(model, size).grid == grid
+
+
+def test_the_input_size_and_the_head_can_be_changed() -> None:
+    model = small()
+    model.set_input_size((96, 32))
+    assert model(images(2, 96, 32)).shape == (2, 5)
+    model.reset_classifier(7, "avg")
+    assert model(images(2, 96, 32)).shape == (2, 7)
+    model.reset_classifier(0, "")
+    with vi.record_windows(model) as record:
+        assert model(images(2, 96, 32)).shape == (2, 13, 32)
+    assert record.masks[0].shape == (2, 12, 12)
+
+
+def test_patch_dropout_leaves_windows_of_the_patches_left() -> None:
+    model = small(patch_drop_rate=0.5).train()
+    with vi.record_windows(model) as record:
+        model(images())
+    assert record.masks[0].shape == (2, 8, 8)
+
+
+def test_saved_for_the_hub_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = timm.create_model("test_winft", num_classes=5, window_fill="-inf").eval()
+    _hub.save_for_hf(model, tmp_path, model_args={"window_fill": "-inf"}, safe_serialization=True)
+    monkeypatch.setattr(_hub, "hf_hub_download", lambda repo_id, filename, **_: str(tmp_path / filename))
+    inputs = torch.randn(1, 3, 160, 160)
+    for source in (f"local-dir:{tmp_path}", "hf-hub:someone/winft"):
+        loaded = timm.create_model(source, pretrained=True).eval()
+        assert torch.equal(loaded(inputs), model(inputs)), source
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:FutureWarning")
+@every_fill
+def test_scripted_saved_and_exported(fill: str) -> None:
+    model = small(window_fill=fill)
+    scripted, kept = torch.jit.script(model), io.BytesIO()
+    torch.jit.save(scripted, kept)
+    kept.seek(0)
+    with torch.no_grad():
+        expected = model(images())
+        torch.testing.assert_close(torch.jit.load(kept)(images()), expected)
+        torch.testing.assert_close(torch.export.export(model, (images(),)).module()(images()), expected)
+
+
+def test_it_is_a_leaf_to_timms_tracer() -> None:
+    assert WindowFreeAttention in get_notrace_modules()
+
+
+# The trained ViT, without any training as WinfT
+
+
+@pytest.fixture(scope="module")
+def labelled() -> tuple[Tensor, Tensor]:
+    """The 200 photographs, and their classes."""
+    from PIL import Image
+
+    if not (WEIGHTS.exists() and PHOTOGRAPHS.exists()):
+        pytest.skip(f"needs {WEIGHTS} and {PHOTOGRAPHS}; set VIT_INTERACTIONS_DATA to the folder with the data")
+    listed = (WEIGHTS.parent / "tiny_imagenet_200_classes.csv").read_text().splitlines()[1:]
+    classes = {line.split(",")[1]: int(line.split(",")[0]) for line in listed}
+    transform = transforms.Compose(
+        [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
+    )
+    paths = sorted(PHOTOGRAPHS.glob("*.jpg"))
+    pixels = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    return pixels, torch.tensor([classes[path.name.split("_")[0]] for path in paths])
+
+
+@pytest.mark.parametrize(("fill", "known_accuracy"), [("zero", 0.57), ("-inf", 0.595)])
+def test_a_trained_vit_keeps_most_of_its_accuracy(
+    labelled: tuple[Tensor, Tensor], fill: str, known_accuracy: float
+) -> None:
+    model = timm.create_model("winft_tiny_patch16_224", num_classes=200, window_fill=fill).eval()
+    model.load_state_dict(load_file(WEIGHTS))
+    pixels, classes = labelled
+    assert len(pixels) == 200
+    right, shares = 0, []
+    for part, truth in zip(pixels.split(25), classes.split(25), strict=True):
+        with torch.no_grad(), vi.record_windows(model) as record:
+            right += int((model(part).argmax(1) == truth).sum())
+        shares.append(torch.stack([mask.float().mean((1, 2)) for mask in record.masks]))
+    assert right / 200 == pytest.approx(known_accuracy, abs=0.01)
+    if fill == "zero":
+        # Of the last 50 photographs: the share of pairs in the windows, block by block.
+        known = [0.45, 0.55, 0.49, 0.55, 0.45, 0.50, 0.45, 0.46, 0.23, 0.12, 0.05, 0.06]
+        found = torch.cat(shares, 1)[:, -50:].mean(1)
+        torch.testing.assert_close(found, torch.tensor(known), rtol=0, atol=0.0075)
+
+
+def test_blocks_that_bring_their_own_attention_are_refused() -> None:
+    with pytest.raises(ValueError, match="`block_fn` must build its attention by `attn_layer`"):
+        timm.create_model("test_winft", block_fn=ParallelScalingBlock)

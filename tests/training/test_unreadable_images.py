@@ -1,0 +1,363 @@
+"""Images that cannot be read are counted apart, and no other image takes their place: evaluated, trained on, by two."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.multiprocessing
+from safetensors.torch import load_file, save_file
+from timm.data import Mixup
+from torch import nn
+
+from tests.helpers.command_line import run
+from tests.helpers.tiny_pictures import CLASSES, SIZE, TRAIN, VAL, make_pictures, one_thread, tiny_settings
+from tests.helpers.trained import free_ports, same_run, stop_at
+from vit_interactions.training.classification import Evaluation, evaluate
+from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
+from vit_interactions.training.data.readable import TransformedImages
+from vit_interactions.training.data.sampling import EpochBatches
+from vit_interactions.training.data.sources import open_part
+from vit_interactions.training.evaluate import evaluate_model
+from vit_interactions.training.learner import _mix
+from vit_interactions.training.log import read_rows
+from vit_interactions.training.meter import Meter
+from vit_interactions.training.settings import EvaluationSettings
+from vit_interactions.training.train import describe, train
+from vit_interactions.utilities.processes import Process
+
+CPU = Process(torch.device("cpu"))
+CONFIG = {"input_size": (3, SIZE, SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+CONFIG |= {"interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
+# Of the images to evaluate on, by class: all of a batch of three of each of two processes, and some beside.
+BROKEN = {"class0": (0, 1, 2, 3, 4), "class1": (0, 2), "class2": (1,)}
+NAMES = [f"{name}/{number}.png" for name, numbers in BROKEN.items() for number in numbers]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+class Told:
+    """A report that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, step: int, total: int, text: str) -> None:
+        pass
+
+
+def spoil(data: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        content = (data / name).read_bytes()
+        # Empty, cut short, PostScript by another name, or missing.
+        (data / name).write_bytes([b"", content[: len(content) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n"][number % 3])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of which some cannot be read, the same without those, and a model."""
+    folder: Path = tmp_path_factory.mktemp("unreadable")
+    for name in ("data", "rest"):
+        make_pictures(folder / name)
+    spoil(folder / "data" / "val", NAMES)
+    for name in NAMES:
+        (folder / "rest" / "val" / name).unlink()
+    torch.manual_seed(3)
+    model = timm.create_model("test_vit", img_size=SIZE, num_classes=CLASSES)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "classes.txt").write_text("class0\nclass1\nclass2\n")
+    return folder
+
+
+def evaluated(root: Path, name: str, **changes: Any) -> Evaluation | None:
+    common: dict[str, Any] = {
+        "model": "test_vit",
+        "checkpoint": root / "model.safetensors",
+        "class_map": root / "classes.txt",
+        "img_size": SIZE,
+        "batch_size": 3,
+        "workers": 0,
+    }
+    return evaluate_model(EvaluationSettings(data=root / name, **{**common, **changes}))
+
+
+def same_numbers(one: Evaluation, other: Evaluation) -> bool:
+    names = ("pictures", "top1", "top5", "operations", "pairs")
+    alike = all(getattr(one, name) == getattr(other, name) for name in names)
+    return alike and one.loss == pytest.approx(other.loss, rel=1e-6)
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_numbers_are_those_of_the_readable_images(workers: int, root: Path) -> None:
+    result, rest = evaluated(root, "data", workers=workers), evaluated(root, "rest", workers=workers)
+    assert result is not None
+    assert rest is not None
+    assert rest.pictures == CLASSES * VAL - len(NAMES) == 7
+    assert same_numbers(result, rest)
+    assert list(result.unreadable) == NAMES
+    assert "class0/1.png` is not an image that can be read" in result.unreadable["class0/1.png"]
+    assert "is EPS/PostScript" in result.unreadable["class0/2.png"]
+    assert rest.unreadable == {}
+    assert result.as_row()["unreadable"] == 8
+    assert describe(result).endswith(f", 7 images, 8 could not be read: {', '.join(NAMES)}")
+
+
+def test_the_command_says_so_and_ends_with_1(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", "test_vit", "--checkpoint", root / "model.safetensors", "--img-size", SIZE]
+    common += ["--workers", 0, "--class-map", root / "classes.txt"]
+    assert run("evaluate", root / "data", *common, "--out", tmp_path / "result.json") == 1
+    shown = capsys.readouterr()
+    assert f"7 images (8 could not be read: {', '.join(NAMES)})" in shown.err
+    assert "Traceback" not in shown.err
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert (written["pictures"], written["unreadable"], written["top5"]) == (7, 8, None)
+    assert list(written["unreadable_images"]) == NAMES
+    assert run("evaluate", root / "rest", *common, "--out", tmp_path / "rest.json") == 0
+    rest = json.loads((tmp_path / "rest.json").read_text())
+    assert rest["loss"] == pytest.approx(written["loss"], rel=1e-6)
+    assert rest["unreadable"] == 0
+
+
+def test_no_readable_image_is_an_error(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pictures(tmp_path / "data")
+    spoil(tmp_path / "data" / "val", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(VAL)])
+    command = ["evaluate", tmp_path / "data", "--model", "test_vit", "--checkpoint", root / "model.safetensors"]
+    assert run(*command, "--img-size", SIZE, "--workers", 0) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "`data` must have images that can be read, got none of 15: class0/0.png: " in shown
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_an_error(
+    value: float, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(root / "model.safetensors")
+    weights["head.bias"][1] = value
+    save_file(weights, tmp_path / "model.safetensors")
+    command = ["evaluate", root / "rest", "--model", "test_vit", "--checkpoint", tmp_path / "model.safetensors"]
+    command += ["--img-size", SIZE, "--workers", 0, "--class-map", root / "classes.txt"]
+    assert run(*command, "--out", tmp_path / "out.json") == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "`model` must give finite outputs, but for 7 of 7 images they are NaN or infinite" in shown
+    assert not (tmp_path / "out.json").exists()
+
+
+class Fixed(nn.Module):
+    """A classifier that reads its scores off the image."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, : self.classes]
+
+
+@pytest.mark.parametrize(("classes", "top5"), [(4, None), (5, 100.0), (6, 50.0)])
+def test_top_5_needs_five_classes(classes: int, top5: float | None) -> None:
+    images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
+    result = evaluate(Fixed(classes), [(images, torch.tensor([0, classes - 1]))])
+    assert (result.top1, result.top5) == (50.0, top5)
+    assert ("top-5" in describe(result)) == (top5 is not None)
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_class_numbers_of_another_model_are_an_error(number: int) -> None:
+    images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
+    with pytest.raises(ValueError, match="but 1 of 2 images have class numbers that it does not have"):
+        evaluate(Fixed(4), [(images, torch.tensor([0, number]))])
+
+
+def test_a_model_of_one_class_classifies_nothing(root: Path, tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", img_size=SIZE, num_classes=1)
+    save_file(model.state_dict(), tmp_path / "one.safetensors")
+    with pytest.raises(ValueError, match="`model` must classify into at least two classes, got 1"):
+        evaluated(root, "rest", checkpoint=tmp_path / "one.safetensors", class_map=None)
+
+
+def test_each_image_is_in_one_batch_of_one_process(root: Path) -> None:
+    images = open_part(root / "data", "val")
+    found, counts = [], []
+    for rank in range(2):
+        loader = EvaluationLoader(images, CONFIG, Process(CPU.device, rank, 2), batch_size=3, workers=0)
+        batches = list(loader)
+        assert len(loader) == len(batches) == 3
+        assert all(x.shape == (len(y), 3, SIZE, SIZE) for x, y in batches)
+        counts.append([len(y) for _, y in batches])
+        found += [int(number) for _, classes in batches for number in classes]
+        assert len(loader.unreadable) == [3, 5][rank] or len(loader.unreadable) == [4, 4][rank]
+    assert sorted(found) == [1] * 3 + [2] * 4
+    assert 0 in counts[0] + counts[1]
+
+
+# Training.
+
+TRAINED_ON = ["class0/1.png", "class1/4.png", "class2/0.png", "class2/8.png"]
+
+
+def training_data(folder: Path) -> Path:
+    data = make_pictures(folder / "data")
+    spoil(data / "train", TRAINED_ON)
+    return data
+
+
+def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
+    settings = tiny_settings(data, auto_augment="rand-m9-mstd0.5", **{"batch_size": 2, **changes})
+    samples = TransformedImages(open_part(data, "train"), training_transform(settings, CONFIG))
+    loader = TrainingLoader(samples, settings, CONFIG, CPU)
+    return loader, list(loader.batches(1, 0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: Path) -> None:
+    _, whole = batches_of(make_pictures(tmp_path / "whole"))
+    loader, rest = batches_of(training_data(tmp_path), workers=workers)
+    names = open_part(tmp_path / "data", "train").filenames()
+    order = EpochBatches(CLASSES * TRAIN, 2)
+    order.epoch = 1
+    lost = 0
+    for batch, (images, classes, _), (found, numbers, weight) in zip(order, whole, rest, strict=True):
+        kept = [place for place, (_, index) in enumerate(batch) if names[index] not in TRAINED_ON]
+        assert weight == len(kept) / 2
+        lost += 2 - len(kept)
+        if kept:
+            assert torch.equal(found, images[kept])
+            assert torch.equal(numbers, classes[kept])
+    met = {names[index] for batch in order for _, index in batch}  # one of 27 is left over at the end of an epoch
+    assert sorted(loader.unreadable) == [name for name in TRAINED_ON if name in met]
+    assert lost == len(loader.unreadable) >= 3
+
+
+def test_a_batch_without_images_has_no_weight(tmp_path: Path) -> None:
+    _, batches = batches_of(training_data(tmp_path), batch_size=1)
+    assert len(batches) == CLASSES * TRAIN
+    empty = [images for images, _, weight in batches if weight == 0]
+    assert [image.shape for image in empty] == [(1, 3, SIZE, SIZE)] * len(TRAINED_ON)
+
+
+@pytest.mark.parametrize("mixed", [{}, {"mixup": 0.5, "smoothing": 0.1}])
+def test_a_step_in_parts_is_the_whole_step(mixed: dict[str, Any], tmp_path: Path) -> None:
+    """Where images are mixed, within the parts; so only what is written is compared there."""
+    data = training_data(tmp_path)
+    for parts in (1, 4):
+        settings = tiny_settings(data, model="test_vit", accumulate=parts, epochs=1, **mixed)
+        train(settings, tmp_path / str(parts))
+    one, other = (load_file(tmp_path / str(parts) / "last" / "model.safetensors") for parts in (1, 4))
+    assert all(value.isfinite().all() for value in other.values())
+    if mixed:
+        return
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4)
+    first, second = (read_rows(tmp_path / str(parts) / "summary.csv")[0] for parts in (1, 4))
+    assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resumed_it_is_the_same_run_and_says_the_same(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(training_data(tmp_path), mixup=0.2, accumulate=2)
+    whole, first, second = Told(), Told(), Told()
+    train(settings, tmp_path / "whole", report=whole)
+    with monkeypatch.context() as patched:
+        stop_at(patched, step)
+        train(settings, tmp_path / "stopped", report=first)
+    assert train(settings, tmp_path / "stopped", resume=True, report=second).step == 6
+    assert same_run(tmp_path / "whole", tmp_path / "stopped")
+    said = [[text for text in told.notes if "could not be read" in text] for told in (whole, first, second)]
+    assert said[0] == said[1] + said[2]
+    assert len(said[0]) == 2
+    text = f"epoch 0: of the training images, 4 could not be read: {', '.join(TRAINED_ON)}"
+    assert text in said[0] or "3 could not be read" in said[0][0]
+
+
+def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:
+    data = make_pictures(tmp_path / "data")
+    spoil(data / "train", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(TRAIN)])
+    with pytest.raises(
+        ValueError, match=r"must have training images that can be read, but in epoch 0 .* none could"
+    ):
+        train(tiny_settings(data, model="test_vit"), tmp_path / "run")
+
+
+def test_an_image_left_alone_is_not_mixed() -> None:
+    mixup = Mixup(1.0, num_classes=4, label_smoothing=0.1)
+    images, classes = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 3])
+    mixed, shares = _mix(mixup, images.clone(), classes)
+    assert torch.equal(mixed[2], images[2])
+    torch.testing.assert_close(shares[2], torch.tensor([0.025, 0.025, 0.025, 0.925]))
+    assert shares.shape == (3, 4)
+    assert not torch.equal(mixed[0], images[0])
+    alone, share = _mix(mixup, images[:1].clone(), classes[:1])
+    assert torch.equal(alone, images[:1])
+    torch.testing.assert_close(share[0], torch.tensor([0.925, 0.025, 0.025, 0.025]))
+
+
+def test_means_count_images_that_were_read() -> None:
+    meter = Meter()
+    meter.add({"loss": torch.tensor(1.0)}, 0.5)
+    meter.add({"loss": torch.tensor(4.0)})
+    meter.add({"loss": torch.tensor(100.0)}, 0.0)
+    assert meter.take("row") == {"loss": 3.0}
+    meter.add({"loss": torch.tensor(7.0)}, 0.0)
+    assert math.isnan(meter.take("row")["loss"])
+    assert meter.take("epoch") == {"loss": 3.0}
+
+
+# Two processes.
+
+
+def _process(rank: int, root: Path, ports: list[int]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+
+    def meet() -> None:
+        os.environ["MASTER_PORT"] = str(ports.pop())
+
+    meet()
+    result = evaluated(root, "data")
+    meet()
+    told = Told()
+    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), root / "two", report=told)
+    if rank == 0:
+        assert result is not None
+        numbers = {name: value for name, value in result.as_row().items() if name != "throughput"}
+        written = {"evaluation": numbers, "unreadable": dict(result.unreadable), "notes": told.notes}
+        (root / "two.json").write_text(json.dumps(written))
+
+
+def test_two_processes_count_and_learn_what_one_does(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(training_data(tmp_path), root / "train")
+    torch.multiprocessing.spawn(_process, args=(root, free_ports(2)), nprocs=2)
+    together = json.loads((root / "two.json").read_text())
+    alone = evaluated(root, "rest")
+    assert alone is not None
+    for name in ("pictures", "loss", "top1", "operations", "pairs"):
+        assert together["evaluation"][name] == pytest.approx(getattr(alone, name), rel=1e-6), name
+    assert list(together["unreadable"]) == NAMES
+    told = Told()
+    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), tmp_path / "one", report=told)
+    one, two = (load_file(folder / "last" / "model.safetensors") for folder in (tmp_path / "one", root / "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+    said = [[text for text in notes if "training images" in text] for notes in (told.notes, together["notes"])]
+    assert said[0] == said[1]
+    assert "could not be read" in said[0][0]
