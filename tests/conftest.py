@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: the families of ViTs, and the trained model and photographs where they exist."""
+"""Fixtures of the whole suite: the families of ViTs, and the trained model and images where they exist."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.helpers.data import PHOTOGRAPHS, WEIGHTS
+from tests.helpers.data import IMAGES, WEIGHTS
 from tests.helpers.families import FAMILIES, Family
 
 
@@ -55,11 +55,11 @@ def trained_vit() -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def photographs() -> Callable[[int], Tensor]:
-    """The last so many photographs in alphabetical order, as `trained_vit` wants them (timm's transform)."""
+def real_images() -> Callable[[int], Tensor]:
+    """The last so many images in alphabetical order, as `trained_vit` wants them (timm's transform)."""
     from PIL import Image
 
-    paths = sorted(_need(PHOTOGRAPHS).glob("*.jpg"))
+    paths = sorted(_need(IMAGES).glob("*.jpg"))
     transform = timm.data.create_transform(
         input_size=(3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=224 / 256, interpolation="bicubic"
     )

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import fuzz_trials as trials
 from tests.helpers.fuzzed import PATIENCE, Sandbox, Trial, endings, injected, run, try_out
-from tests.helpers.tiny_pictures import one_thread
+from tests.helpers.tiny_images import one_thread
 
 # As for users: what Pillow warns of is no error.
 pytestmark = pytest.mark.filterwarnings("default")

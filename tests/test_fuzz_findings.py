@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import vit_interactions as vi
 from tests.helpers.fuzzed import run
-from vit_interactions.images.masks import masks_by_photograph, unused_masks
+from vit_interactions.images.masks import masks_by_image, unused_masks
 from vit_interactions.loading.predictions import answer, predict
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
@@ -96,7 +96,7 @@ def test_workers_have_a_limit_and_devices_a_name(tmp_path: Path) -> None:
 def test_masks_that_fit_no_image_are_counted(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         Image.new("L", (8, 8), 1).save(tmp_path / f"{name}.png")
-    used = masks_by_photograph(tmp_path, [Path("/images/cat.jpg")]).values()
+    used = masks_by_image(tmp_path, [Path("/images/cat.jpg")]).values()
     assert unused_masks(tmp_path, used) == ["1 of 2 `masks` fit no image and are not used, e.g. 'dog.png'"]
     assert unused_masks(tmp_path, tmp_path.glob("*.png")) == []
 

@@ -299,12 +299,12 @@ def processor(kind: str, **options: Any) -> Any:
 def test_preprocessing_is_the_image_processors(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     TABLE["vit"].build().save_pretrained(tmp_path)
     processor(kind, **options).save_pretrained(tmp_path)
-    photograph = prepare(read_image(picture(tmp_path / "picture.png")), load_model(f"hf:{tmp_path}"))
-    expected = processor(kind, **options)(photograph.image, return_tensors="pt")["pixel_values"][0]
-    assert photograph.input.shape == expected.shape == (3, 64, 64)
+    prepared = prepare(read_image(picture(tmp_path / "picture.png")), load_model(f"hf:{tmp_path}"))
+    expected = processor(kind, **options)(prepared.image, return_tensors="pt")["pixel_values"][0]
+    assert prepared.input.shape == expected.shape == (3, 64, 64)
     scale = expected.max() - expected.min()
-    assert (photograph.input - expected).abs().max() < 0.02 * scale
-    box = photograph.box_of_extent((64, 64))
+    assert (prepared.input - expected).abs().max() < 0.02 * scale
+    box = prepared.box_of_extent((64, 64))
     # 90 rows become 72, of which 64 are kept.
     side, rest = 64 * 90 / 72, (90 - 64 * 90 / 72) / 2
     middle = (0.0, 0.0, 150.0, 90.0) if kind == "squash" else (75 - side / 2, rest, 75 + side / 2, rest + side)
@@ -313,9 +313,9 @@ def test_preprocessing_is_the_image_processors(kind: str, options: dict[str, Any
 
 def test_without_an_image_processor_the_configuration_tells_the_size(tmp_path: Path) -> None:
     hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**{**TOWER, "image_size": 48})).save_pretrained(tmp_path)
-    photograph = prepare(Image.new("RGB", (100, 50), "white"), load_model(f"hf:{tmp_path}"))
-    assert torch.equal(photograph.input, torch.ones(3, 48, 48))
-    assert photograph.box_of_extent((48, 48)) == (0, 0, 100, 50)
+    prepared = prepare(Image.new("RGB", (100, 50), "white"), load_model(f"hf:{tmp_path}"))
+    assert torch.equal(prepared.input, torch.ones(3, 48, 48))
+    assert prepared.box_of_extent((48, 48)) == (0, 0, 100, 50)
 
 
 def test_other_preprocessing_is_refused(tmp_path: Path) -> None:

@@ -304,21 +304,21 @@ def test_loading_reads_classes_and_size_from_the_checkpoint(checkpoint: Path, tm
     assert (model.num_classes, model.image_size, model.training) == (5, 64, False)
     for key, value in vit().state_dict().items():
         assert torch.equal(model.state_dict()[key], value)
-    photograph = prepare(read_image(picture(tmp_path / "picture.png")), model)
-    assert photograph.input.shape == (3, 64, 64)
+    prepared = prepare(read_image(picture(tmp_path / "picture.png")), model)
+    assert prepared.input.shape == (3, 64, 64)
     # 150 x 90 become 121 x 73, 73 = floor(64 / (224 / 256)), of which the middle 64 x 64 are kept.
     box = (28 * 150 / 121, 4 * 90 / 73, (28 + 64) * 150 / 121, (4 + 64) * 90 / 73)
-    assert photograph.box_of_extent((64, 64)) == pytest.approx(box)
+    assert prepared.box_of_extent((64, 64)) == pytest.approx(box)
 
 
 def test_preprocessing_is_torchvisions_own() -> None:
     rows, cols = np.mgrid[:300, :400]
     pixels = np.stack([127 + 120 * np.sin(rows / 30 + shift) * np.cos(cols / 40) for shift in range(3)], -1)
-    photograph = Image.fromarray(pixels.astype(np.uint8))
-    expected = torchvision.models.ViT_B_16_Weights.DEFAULT.transforms()(photograph)
+    prepared = Image.fromarray(pixels.astype(np.uint8))
+    expected = torchvision.models.ViT_B_16_Weights.DEFAULT.transforms()(prepared)
     with torch.device("meta"):
         model = load("vit_b_16", {"heads.head.weight": torch.empty(1000, 768)})
-    torch.testing.assert_close(prepare(photograph, model).input, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(prepare(prepared, model).input, expected, rtol=0, atol=1e-5)
 
 
 def test_wrong_names_and_wrong_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 import vit_interactions as vi
 from tests.helpers.browser import page
-from vit_interactions.images.bundled import bundled_photographs
+from vit_interactions.images.bundled import bundled_images
 
 MOVES = 60
 LISTEN = """
@@ -34,7 +34,7 @@ def main() -> None:
     for size in (224, 592):
         torch.manual_seed(0)
         model = timm.create_model("vit_tiny_patch16_224", img_size=size).eval()
-        explorer = vi.explorer(model, bundled_photographs()[1], alpha=0.05)
+        explorer = vi.explorer(model, bundled_images()[1], alpha=0.05)
         with tempfile.TemporaryDirectory() as folder, page(explorer.save(Path(folder, "page.html"))) as shown:
             time.sleep(3)  # until everything is drawn
             left, top, width, height = json.loads(shown.run(LISTEN))

@@ -5,7 +5,7 @@
 FOLDER holds `boxes.csv` (file, index, ..., left, top, right, bottom in pixels) and `images/`; the class that is
 explained is that of the column `index`. Pointing: the highest patch's centre lies in a box of that class. Energy: the
 share of the map's sum (shifted to start at 0) that lies in the boxes. Maps of which less is more relevant are turned
-round. Time: the median over photographs of the method's time divided by that of a forward pass of the same photograph,
+round. Time: the median over images of the method's time divided by that of a forward pass of the same image,
 in turn.
 """
 
@@ -32,20 +32,20 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--photographs", type=int, help="only so many, the first")
+    parser.add_argument("--images", type=int, help="only so many, the first")
     parser.add_argument("--alpha", type=float, default=0.025, help="of the responsive fields")
     parser.add_argument("--methods", nargs="*", default=list(KINDS), help="these only")
     options = parser.parse_args()
     model = load_model(options.model, options.checkpoint)
     boxes = read_boxes(options.folder / "boxes.csv")
-    names = list(boxes)[: options.photographs]
+    names = list(boxes)[: options.images]
     results: dict[str, list[tuple[bool, float, float]]] = {method: [] for method in options.methods}
     sizes = []
     for name in names:
-        photograph = prepare(read_image(options.folder / "images" / name), model)
-        inputs, target = photograph.input.unsqueeze(0), boxes[name][0].index
+        prepared = prepare(read_image(options.folder / "images" / name), model)
+        inputs, target = prepared.input.unsqueeze(0), boxes[name][0].index
         layout = vi.token_layout(model, (inputs.shape[-2], inputs.shape[-1]))
-        inside = inside_boxes(photograph, layout, boxes_of_class(boxes[name], target)).flatten()
+        inside = inside_boxes(prepared, layout, boxes_of_class(boxes[name], target)).flatten()
         sizes.append(inside.double().mean().item())
         for method in results:
             kind = KINDS[method]
@@ -61,7 +61,7 @@ def main() -> None:
             mass = values - values.min()
             energy = float(mass[inside].sum() / mass.sum()) if mass.sum() > 0 else 0.0
             results[method].append((bool(inside[values.argmax()]), energy, ratio))
-    print(f"{len(names)} photographs; the boxes hold {statistics.mean(sizes):.0%} of the patches on average\n")
+    print(f"{len(names)} images; the boxes hold {statistics.mean(sizes):.0%} of the patches on average\n")
     print("| method | pointing game ± standard error | energy in box | time / forward pass |")
     print("| --- | --- | --- | --- |")
     for method, values in sorted(results.items(), key=lambda item: -statistics.mean(v[0] for v in item[1])):

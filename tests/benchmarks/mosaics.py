@@ -1,10 +1,10 @@
-"""Photographs whose object's place is known without boxes: mosaics of four pictures of four classes.
+"""Images whose object's place is known without boxes: mosaics of four images of four classes.
 
     python tests/benchmarks/mosaics.py ../shared/data/imagenette160/val mosaics
     vit-interactions compare mosaics --boxes mosaics/boxes.csv --out comparison
 
 The grid pointing game of Böhle et al., CVPR 2021, 2104.00032: a map of a class should lie in the quarter that shows it;
-by chance a quarter of it does. Only pictures that the model classifies rightly by themselves are taken.
+by chance a quarter of it does. Only images that the model classifies rightly by themselves are taken.
 """
 
 import argparse
@@ -27,14 +27,14 @@ SIDE = 160
 def main() -> None:
     """Write the mosaics and their boxes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", type=Path, help="a folder a class, in the order of the model's classes")
+    parser.add_argument("images", type=Path, help="a folder a class, in the order of the model's classes")
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     options = parser.parse_args()
     model = load_model(options.model)
     numbers = random.Random(0)
-    folders = sorted(path for path in options.pictures.iterdir() if path.is_dir())
+    folders = sorted(path for path in options.images.iterdir() if path.is_dir())
     waiting = [numbers.sample(sorted(folder.iterdir()), k=len(list(folder.iterdir()))) for folder in folders]
 
     def next_of(kind: int) -> Image.Image:

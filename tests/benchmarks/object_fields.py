@@ -2,9 +2,9 @@
 
     python tests/benchmarks/object_fields.py MODEL CHECKPOINT FOLDER
 
-FOLDER holds `boxes.csv` (file, ..., left, top, right, bottom in pixels) and `images/`. For every photograph and α,
+FOLDER holds `boxes.csv` (file, ..., left, top, right, bottom in pixels) and `images/`. For every image and α,
 the mean field size of the patches whose centre lies in the box is divided by that of the others. The last column
-is the control: the same with each photograph's box taken from another photograph.
+is the control: the same with each image's box taken from another image.
 """
 
 import argparse
@@ -35,20 +35,20 @@ def main() -> None:
     with (options.folder / "boxes.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        photograph = prepare(read_image(options.folder / "images" / row["file"]), model)
-        inputs = photograph.input.unsqueeze(0)
+        prepared = prepare(read_image(options.folder / "images" / row["file"]), model)
+        inputs = prepared.input.unsqueeze(0)
         layout = vi.token_layout(model, tuple(inputs.shape[-2:]))
         left, top, right, bottom = (float(row[side]) for side in ("left", "top", "right", "bottom"))
-        boxes = [photograph.patch_box(r, c, layout) for r in range(layout.rows) for c in range(layout.cols)]
+        boxes = [prepared.patch_box(r, c, layout) for r in range(layout.rows) for c in range(layout.cols)]
         centres = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
         insides.append(torch.tensor([left <= x <= right and top <= y <= bottom for x, y in centres]))
         uncertainties.append(explainer.uncertainty(inputs))
-    # Half the list away is another photograph: boxes of the same one stand together.
+    # Half the list away is another image: boxes of the same one stand together.
     shuffled_boxes = insides[len(rows) // 2 :] + insides[: len(rows) // 2]
     print(f"{len(rows)} boxes\n")
     print(
         "| α | windows, of all pairs | size inside / outside: median | boxes with smaller fields inside |"
-        " the same, boxes of other photographs |"
+        " the same, boxes of other images |"
     )
     print("| --- | --- | --- | --- | --- |")
     for alpha in ALPHAS:

@@ -1,8 +1,8 @@
 """What a trained ViT-Ti/16 keeps when its weights are loaded into WinfT without any training.
 
-python tests/benchmarks/untrained_winft.py WEIGHTS PHOTOGRAPHS CLASSES
+python tests/benchmarks/untrained_winft.py WEIGHTS IMAGES CLASSES
 
-PHOTOGRAPHS is a folder of files WNID_name.jpg, CLASSES a CSV of index, wnid, name.
+IMAGES is a folder of files WNID_name.jpg, CLASSES a CSV of index, wnid, name.
 """
 
 import argparse
@@ -29,12 +29,12 @@ PREPARE = transforms.Compose(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("weights", "photographs", "classes"):
+    for name in ("weights", "images", "classes"):
         parser.add_argument(name, type=Path)
     given = parser.parse_args()
     with given.classes.open() as file:
         classes = {row["wnid"]: int(row["index"]) for row in csv.DictReader(file)}
-    paths = sorted(given.photographs.glob("*.jpg"))
+    paths = sorted(given.images.glob("*.jpg"))
     pixels = torch.stack([PREPARE(Image.open(path).convert("RGB")) for path in paths])
     truth = torch.tensor([classes[path.name.split("_")[0]] for path in paths])
     for label, (name, options) in MODELS.items():

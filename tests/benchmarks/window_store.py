@@ -1,9 +1,9 @@
-"""What a window store costs: time against a plain forward pass of the teacher, in turn, and bytes a picture.
+"""What a window store costs: time against a plain forward pass of the teacher, in turn, and bytes an image.
 
     python tests/benchmarks/window_store.py
 
-Prints a Markdown table. All ways take the same pictures (JPEG, 500 x 375, smooth noise), so the ratios are those of
-1,000 pictures, too.
+Prints a Markdown table. All ways take the same images (JPEG, 500 x 375, smooth noise), so the ratios are those of
+1,000 images, too.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from vit_interactions.training.teacher import WindowTeacher
 MODELS = ("vit_tiny_patch16_224", "vit_base_patch16_224")
 
 
-def make_pictures(folder: Path, count: int) -> None:
+def make_images(folder: Path, count: int) -> None:
     """Write smooth noise as JPEG files in one class folder."""
     numbers = np.random.default_rng(0)
     (folder / "train" / "a").mkdir(parents=True)
@@ -38,7 +38,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def ways(model: nn.Module, dataset: object, out: Path, batch: int, device: str) -> dict[str, Callable[[], object]]:
-    """The ways to go through all pictures."""
+    """The ways to go through all images."""
     teacher = WindowTeacher(model).to(device)
     transform = timm.data.create_transform(**whole_view(teacher))
     images = torch.stack([transform(dataset[i][0]) for i in range(len(dataset))]).to(device)  # type: ignore
@@ -50,8 +50,8 @@ def ways(model: nn.Module, dataset: object, out: Path, batch: int, device: str) 
             pass
 
     return {
-        "plain forward, pictures in memory": lambda: [plain(part) for part in images.split(batch)],
-        "the teacher's fields, pictures in memory": lambda: [teacher(part) for part in images.split(batch)],
+        "plain forward, images in memory": lambda: [plain(part) for part in images.split(batch)],
+        "the teacher's fields, images in memory": lambda: [teacher(part) for part in images.split(batch)],
         "reading, resizing": lambda: [transform(dataset[i][0]) for i in range(len(dataset))],  # type: ignore
         "the whole store, reading included": build,
     }
@@ -75,18 +75,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     print(
         f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads, "
-        f"{options.pictures} pictures, batch {options.batch}"
+        f"{options.images} images, batch {options.batch}"
     )
-    print("\n| teacher | way | time / plain: median (min-max) | bytes a picture |")
+    print("\n| teacher | way | time / plain: median (min-max) | bytes an image |")
     print("| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        make_pictures(Path(folder), options.pictures)
+        make_images(Path(folder), options.images)
         dataset = create_dataset("", root=folder, split="train")
         out = Path(folder) / "store"
         for name in MODELS:

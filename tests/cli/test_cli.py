@@ -1,4 +1,4 @@
-"""The command line as a user types it, on a small model with random weights and pictures made here."""
+"""The command line as a user types it, on a small model with random weights and images made here."""
 
 import errno
 import json
@@ -28,10 +28,10 @@ from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
 from vit_interactions.explorer.pages import image_id
 from vit_interactions.figures import prepare
-from vit_interactions.gallery import run as photographs
-from vit_interactions.gallery.explanation import explain_photograph
+from vit_interactions.gallery import run as gallery_run
+from vit_interactions.gallery.explanation import explain_image
 from vit_interactions.images import read_image
-from vit_interactions.images.listing import find_photographs
+from vit_interactions.images.listing import find_images
 from vit_interactions.loading.models import load_model
 from vit_interactions.loading.predictions import predict
 
@@ -50,9 +50,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     random = np.random.default_rng(0)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, size in (("wide", (90, 200, 3)), ("tall", (200, 90, 3))):
         Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{name}.png")
@@ -64,12 +64,12 @@ def explain(*arguments: object, checkpoint: Path, out: Path) -> int:
 
 
 def test_explain_writes_figures_raw_maps_and_a_manifest(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path
+    checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert explain(*pictures, "--patch", "2,3", "--alpha", "0.05", checkpoint=checkpoint, out=out) == 0
-    for picture in pictures:
-        folder = out / picture.stem
+    assert explain(*images, "--patch", "2,3", "--alpha", "0.05", checkpoint=checkpoint, out=out) == 0
+    for image in images:
+        folder = out / image.stem
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["settings"]["methods"] == cli.default_methods(load_model("test_vit", checkpoint))
         assert {"attention_rollout", "gmar", "dynamic_accumulated_attention"} <= set(
@@ -91,7 +91,7 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
                 assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
         arrays = np.load(folder / "maps.npz")
         model = load_model("test_vit", checkpoint)
-        inputs = prepare(read_image(picture), model).input[None]
+        inputs = prepare(read_image(image), model).input[None]
         assert torch.equal(
             torch.from_numpy(arrays["attention_rollout"]), vi.AttentionRollout(model).patch_map(inputs)[0]
         )
@@ -105,54 +105,54 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
     assert json.loads((out / "manifest.json").read_text())["failed"] == {}
 
 
-def test_broken_pictures_are_reported_and_skipped(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_broken_images_are_reported_and_skipped(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = pictures[0].parent
+    folder = images[0].parent
     (folder / "text.jpg").write_text("<script>alert(1)</script>")
-    (folder / "truncated.png").write_bytes(pictures[0].read_bytes()[:5000])
-    (folder / "notes.txt").write_text("no picture, and not tried")
+    (folder / "truncated.png").write_bytes(images[0].read_bytes()[:5000])
+    (folder / "notes.txt").write_text("no image, and not tried")
     out = tmp_path / "out"
     assert explain(folder, "gone.png", *METHODS, checkpoint=checkpoint, out=out) == 1
     report = json.loads((out / "manifest.json").read_text())
     assert [Path(path).name for path in report["done"]] == ["tall.png", "wide.png"]
     assert [Path(path).name for path in report["failed"]] == ["text.jpg", "truncated.png", "gone.png"]
     shown = capsys.readouterr().err
-    assert "explained 2 of 5 pictures" in shown
+    assert f"Wrote 2 explanations to {out}/; 3 of 5 images failed\n" in shown
     assert "text.jpg" in shown
     assert "truncated.png" in shown
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
 
 
-def test_explore_writes_a_page_for_each_picture_that_can_be_read(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_explore_writes_a_page_for_each_image_that_can_be_read(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = pictures[0].parent
+    folder = images[0].parent
     (folder / "text.jpg").write_text("<script>alert(1)</script>")
-    (folder / "truncated.png").write_bytes(pictures[0].read_bytes()[:5000])
+    (folder / "truncated.png").write_bytes(images[0].read_bytes()[:5000])
     hostile = folder / "<img src=x onerror=alert(1)>.png"
-    hostile.write_bytes(pictures[0].read_bytes())
+    hostile.write_bytes(images[0].read_bytes())
     out = tmp_path / "out"
     options = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
     assert run("explore", folder, "gone.png", *options, "--alpha", "0.05") == 1
     safe = "_img src=x onerror=alert(1)_"
     assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall.html", "wide.html"]
     shown = capsys.readouterr().err
-    assert "wrote 3 of 6 pictures" in shown
+    assert f"Wrote 3 pages to {out}/; 3 of 6 images failed\n" in shown
     for name in ("text.jpg", "truncated.png", "gone.png"):
         assert re.search(rf"failed: .*{name}", shown)
     model = load_model("test_vit", checkpoint)
-    page = vi.explorer(model, pictures[0], alpha=0.05)
+    page = vi.explorer(model, images[0], alpha=0.05)
     data = re.compile(r'<script type="text/plain" id="(\w+)">(.*)</script>')
     assert data.findall((out / "tall.html").read_text()) == data.findall(page.html)
     assert {name for name, _ in data.findall(page.html)} > {"pairs", "attention"}
     assert "<img src=x" not in (out / f"{safe}.html").read_text()
     other = tmp_path / "other" / "tall.png"
     other.parent.mkdir()
-    pictures[1].rename(other)
-    assert run("explore", other, pictures[0], *options) == 0  # its own page is replaced, that of a namesake is not
+    images[1].rename(other)
+    assert run("explore", other, images[0], *options) == 0  # its own page is replaced, that of a namesake is not
     assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall-2.html", "tall.html", "wide.html"]
-    for name, source in (("tall.html", pictures[0]), ("tall-2.html", other)):
+    for name, source in (("tall.html", images[0]), ("tall-2.html", other)):
         assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()
 
     assert run("explore", folder, *options, "--alpha", "2") == 2
@@ -162,35 +162,35 @@ def test_explore_writes_a_page_for_each_picture_that_can_be_read(
 
 
 def test_resume_keeps_what_the_same_settings_made(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     explained: list[object] = []
-    original = photographs.explain_photograph
+    original = gallery_run.explain_image
 
     def counted(*arguments: object) -> object:
         explained.append(arguments)
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(photographs, "explain_photograph", counted)
-    assert explain(pictures[0], *METHODS, checkpoint=checkpoint, out=out) == 0
-    assert explain(*pictures, *METHODS, "--resume", checkpoint=checkpoint, out=out) == 0
-    assert len(explained) == 2  # one picture each time
-    assert explain(*pictures, *METHODS, "--alpha", "0.2", "--resume", checkpoint=checkpoint, out=out) == 0
+    monkeypatch.setattr(gallery_run, "explain_image", counted)
+    assert explain(images[0], *METHODS, checkpoint=checkpoint, out=out) == 0
+    assert explain(*images, *METHODS, "--resume", checkpoint=checkpoint, out=out) == 0
+    assert len(explained) == 2  # one image each time
+    assert explain(*images, *METHODS, "--alpha", "0.2", "--resume", checkpoint=checkpoint, out=out) == 0
     assert len(explained) == 4  # other settings: both again
-    Image.open(pictures[0]).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(pictures[0])
-    assert explain(*pictures, *METHODS, "--alpha", "0.2", "--resume", checkpoint=checkpoint, out=out) == 0
-    assert len(explained) == 5  # another picture of the same name: that one again
-    assert explain(*pictures, *METHODS, checkpoint=checkpoint, out=out) == 0
+    Image.open(images[0]).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(images[0])
+    assert explain(*images, *METHODS, "--alpha", "0.2", "--resume", checkpoint=checkpoint, out=out) == 0
+    assert len(explained) == 5  # another image of the same name: that one again
+    assert explain(*images, *METHODS, checkpoint=checkpoint, out=out) == 0
     assert len(explained) == 7  # without --resume: all
 
 
 def test_a_killed_run_leaves_whole_folders_and_resumes(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path
+    checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
     script = (
         "import os, signal, vit_interactions.gallery.run as p\n"
-        "original, seen = p.explain_photograph, []\n"
+        "original, seen = p.explain_image, []\n"
         "def killing(*arguments):\n"
         "    explanation = original(*arguments)\n"
         "    seen.append(1)\n"
@@ -198,23 +198,23 @@ def test_a_killed_run_leaves_whole_folders_and_resumes(
         "        figure = next(iter(explanation.figures.values()))\n"
         "        figure.savefig = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return explanation\n"
-        "p.explain_photograph = killing\n"
+        "p.explain_image = killing\n"
         "from vit_interactions.cli.main import main\n"
         "main()\n"
     )
     out = tmp_path / "out"
-    command = [sys.executable, "-c", script, "explain", *pictures, *METHODS, "--model", "test_vit"]
+    command = [sys.executable, "-c", script, "explain", *images, *METHODS, "--model", "test_vit"]
     killed = subprocess.run(
         [*map(str, command), "--checkpoint", str(checkpoint), "--out", str(out)],
         capture_output=True,
         env={**os.environ, "MPLBACKEND": "Agg"},
     )
     assert killed.returncode == -signal.SIGKILL
-    assert json.loads((out / "manifest.json").read_text())["done"] == {str(pictures[0]): pictures[0].stem}
-    assert not (out / pictures[1].stem).exists()
-    first = (out / pictures[0].stem / "maps.npz").stat().st_mtime_ns
-    assert explain(*pictures, *METHODS, "--resume", checkpoint=checkpoint, out=out) == 0
-    assert (out / pictures[0].stem / "maps.npz").stat().st_mtime_ns == first
+    assert json.loads((out / "manifest.json").read_text())["done"] == {str(images[0]): images[0].stem}
+    assert not (out / images[1].stem).exists()
+    first = (out / images[0].stem / "maps.npz").stat().st_mtime_ns
+    assert explain(*images, *METHODS, "--resume", checkpoint=checkpoint, out=out) == 0
+    assert (out / images[0].stem / "maps.npz").stat().st_mtime_ns == first
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
 
 
@@ -237,11 +237,11 @@ def test_wrong_options_end_in_one_line(
     arguments: list[str],
     message: str,
     checkpoint: Path,
-    pictures: list[Path],
+    images: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert explain(*pictures, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
+    assert explain(*images, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert re.search(message, shown), shown
     assert "Traceback" not in shown
@@ -251,58 +251,58 @@ def test_wrong_options_end_in_one_line(
 @pytest.mark.parametrize("option", ["--alpha", "--beta"])
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "nan"])
 def test_shares_outside_their_range(
-    option: str, value: str, checkpoint: Path, pictures: list[Path], tmp_path: Path
+    option: str, value: str, checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
-    assert explain(*pictures, option, value, checkpoint=checkpoint, out=tmp_path / "out") != 0
+    assert explain(*images, option, value, checkpoint=checkpoint, out=tmp_path / "out") != 0
     assert not (tmp_path / "out" / "wide").exists()
 
 
 def test_a_model_without_patch_attention_is_explained_by_what_needs_none(
-    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = timm.create_model("test_resnet")
     save_file(model.state_dict(), tmp_path / "resnet.safetensors")
     arguments = ["--model", "test_resnet", "--checkpoint", tmp_path / "resnet.safetensors"]
-    assert run("explain", *pictures, *arguments, "--out", tmp_path / "out") == 0
+    assert run("explain", *images, *arguments, "--out", tmp_path / "out") == 0
     assert "note: ResNet made no call of" in capsys.readouterr().err
     assert {"attn_lrp", "gradcam"} <= set(np.load(tmp_path / "out" / "tall" / "maps.npz").files)
     arguments += ["--method", "gmar"]
-    assert run("explain", *pictures, *arguments, "--out", tmp_path / "refused") != 0
+    assert run("explain", *images, *arguments, "--out", tmp_path / "refused") != 0
     assert "Methods that need no attention remain" in " ".join(capsys.readouterr().err.split())
 
 
 def test_weights_with_nan_are_reported(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load_model("test_vit", checkpoint)
     model.blocks[1].attn.qkv.weight.data[0, 0] = torch.nan
     save_file(model.state_dict(), tmp_path / "nan.safetensors")
-    assert explain(*pictures, *METHODS, checkpoint=tmp_path / "nan.safetensors", out=tmp_path / "out") == 1
+    assert explain(*images, *METHODS, checkpoint=tmp_path / "nan.safetensors", out=tmp_path / "out") == 1
     assert "is not finite" in " ".join(capsys.readouterr().err.split())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
 def test_open_windows_are_pointed_out(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = ["--method", "responsive_field_size"]
-    assert explain(pictures[0], *method, "--alpha", "0.9", checkpoint=checkpoint, out=tmp_path / "out") == 0
+    assert explain(images[0], *method, "--alpha", "0.9", checkpoint=checkpoint, out=tmp_path / "out") == 0
     assert "hold nearly all pairs" in " ".join(capsys.readouterr().err.split())
-    assert explain(pictures[0], *method, "--alpha", "0.0", checkpoint=checkpoint, out=tmp_path / "out") == 0
+    assert explain(images[0], *method, "--alpha", "0.0", checkpoint=checkpoint, out=tmp_path / "out") == 0
     assert "hold nearly all pairs" not in " ".join(capsys.readouterr().err.split())
 
 
 def test_curve_writes_a_figure_and_a_table(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
-    assert run("curve", *pictures, *options, "--alpha", "1.0", "--alpha", "0.0") == 0
+    assert run("curve", *images, *options, "--alpha", "1.0", "--alpha", "0.0") == 0
     table = capsys.readouterr().out
     assert table.index("100") < table.index("10,000")  # alpha 0: every patch alone; alpha 1: all pairs of 100
     with Image.open(tmp_path / "curve.png") as image:
         assert min(image.size) > 300
-    (tmp_path / "broken.png").write_text("no picture")
-    assert run("curve", *pictures, tmp_path / "broken.png", *options) == 1
+    (tmp_path / "broken.png").write_text("no image")
+    assert run("curve", *images, tmp_path / "broken.png", *options) == 1
     assert "broken.png" in capsys.readouterr().err
 
 
@@ -322,14 +322,14 @@ def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str
 
 
 def test_methods_of_other_libraries_stand_beside_ours(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path
+    checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
     names = ["gradcam", "gmar", "saliency", "eigencam"]
     options = [option for name in names for option in ("--method", name)]
-    assert explain(*pictures, *options, checkpoint=checkpoint, out=tmp_path / "out") == 0
+    assert explain(*images, *options, checkpoint=checkpoint, out=tmp_path / "out") == 0
     model = load_model("test_vit", checkpoint)
-    for picture in pictures:
-        folder = tmp_path / "out" / picture.stem
+    for image in images:
+        folder = tmp_path / "out" / image.stem
         manifest = json.loads((folder / "manifest.json").read_text())
         libraries = {name: described["library"] for name, described in manifest["methods"].items()}
         assert libraries == dict(
@@ -337,7 +337,7 @@ def test_methods_of_other_libraries_stand_beside_ours(
         )
         assert {"captum", "grad-cam"} <= set(manifest["versions"])
         assert {path.name for path in folder.glob("*.png")} == {f"{name}.png" for name in names}
-        inputs = prepare(read_image(picture), model).input[None]
+        inputs = prepare(read_image(image), model).input[None]
         arrays = np.load(folder / "maps.npz")
         for name in names:
             target = "pred" if name != "eigencam" else None
@@ -347,78 +347,78 @@ def test_methods_of_other_libraries_stand_beside_ours(
             assert torch.equal(torch.from_numpy(arrays[name]), expected)
 
 
-def test_photographs_are_found_by_name_and_in_folders(pictures: list[Path], tmp_path: Path) -> None:
-    assert find_photographs([pictures[1], pictures[0].parent]) == [pictures[1], *pictures]
+def test_images_are_found_by_name_and_in_folders(images: list[Path], tmp_path: Path) -> None:
+    assert find_images([images[1], images[0].parent]) == [images[1], *images]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"folders with pictures directly in them, but .*empty has none"):
-        find_photographs([tmp_path / "empty"])
+    with pytest.raises(ValueError, match=r"folders with images directly in them, but .*empty has none"):
+        find_images([tmp_path / "empty"])
     with pytest.raises(ValueError, match="there is nothing at gone"):
-        find_photographs([Path("gone")])
+        find_images([Path("gone")])
 
 
 def test_a_patch_needs_a_method_that_draws_it(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--method", "attention_rollout", "--patch", "1,1"]
-    assert explain(*pictures, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
+    assert explain(*images, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
     assert "`--patch` must come with a method of patch interactions" in capsys.readouterr().err
 
 
 def test_places_that_cannot_be_written_are_refused_first(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert explain(*pictures, *METHODS, checkpoint=checkpoint, out=checkpoint) == 2
+    assert explain(*images, *METHODS, checkpoint=checkpoint, out=checkpoint) == 2
     assert "`--out` must be a folder" in capsys.readouterr().err
-    assert run("curve", *pictures, "--model", "test_vit", "--out", tmp_path / "curve.txt") == 2
+    assert run("curve", *images, "--model", "test_vit", "--out", tmp_path / "curve.txt") == 2
     assert "`--out` must end in .png, .pdf or .svg" in capsys.readouterr().err
 
 
 def test_a_second_run_into_the_same_folder_keeps_the_first_listed(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path
+    checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    for picture in pictures:
-        assert explain(picture, *METHODS[:2], checkpoint=checkpoint, out=out) == 0
-    assert json.loads((out / "manifest.json").read_text())["done"] == {str(p): p.stem for p in pictures}
+    for image in images:
+        assert explain(image, *METHODS[:2], checkpoint=checkpoint, out=out) == 0
+    assert json.loads((out / "manifest.json").read_text())["done"] == {str(p): p.stem for p in images}
 
 
 def test_an_unsupported_model_is_refused_before_its_weights_are_loaded(
-    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("curve", *pictures, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
+    assert run("curve", *images, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
     assert "error: ResNet" in capsys.readouterr().err
 
 
-def test_a_curve_of_no_readable_picture_reports_them(
+def test_a_curve_of_no_readable_image_reports_them(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "broken.png").write_text("no image")
     options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
     assert run("curve", tmp_path / "broken.png", *options) == 1
     assert "failed: " in capsys.readouterr().err
 
 
 def test_a_folder_of_the_users_is_never_replaced(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = tmp_path / "out" / "tall"
     theirs.mkdir(parents=True)
     (theirs / "data.txt").write_text("precious")
-    assert explain(*pictures, *METHODS, checkpoint=checkpoint, out=tmp_path / "out") == 1
+    assert explain(*images, *METHODS, checkpoint=checkpoint, out=tmp_path / "out") == 1
     assert (theirs / "data.txt").read_text() == "precious"
     assert "exists and is no folder of explanations" in capsys.readouterr().err
     assert (tmp_path / "out" / "wide" / "maps.npz").exists()
 
 
-def test_a_picture_named_like_the_manifest(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
-    odd = pictures[0].rename(pictures[0].with_name("manifest.json.png"))
+def test_an_image_named_like_the_manifest(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    odd = images[0].rename(images[0].with_name("manifest.json.png"))
     assert explain(odd, *METHODS, checkpoint=checkpoint, out=tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["done"] == {str(odd): "manifest.json-2"}
 
 
 def test_a_method_that_was_asked_for_and_does_not_apply_is_missing(
     checkpoint: Path,
-    pictures: list[Path],
+    images: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -429,26 +429,26 @@ def test_a_method_that_was_asked_for_and_does_not_apply_is_missing(
     monkeypatch.setattr(vi.AttentionRollout, "_explain", refuse)
     names = ["raw_attention", "attention_rollout"]
     asked = [option for name in names for option in ("--method", name)]
-    assert explain(pictures[0], *asked, checkpoint=checkpoint, out=tmp_path / "asked") == 1
+    assert explain(images[0], *asked, checkpoint=checkpoint, out=tmp_path / "asked") == 1
     assert "failed: attention_rollout: this model has no such thing" in capsys.readouterr().err
     assert np.load(tmp_path / "asked" / "tall" / "maps.npz").files == ["raw_attention"]
     monkeypatch.setattr(cli, "default_methods", lambda model: names)
-    assert explain(pictures[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
+    assert explain(images[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
     assert "note: without attention_rollout: this model has no such thing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare", "windows", "train"])
 def test_a_second_run_into_one_place_is_refused(
-    command: str, checkpoint: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
     for part in ("train", "val"):
-        for number, picture in enumerate(pictures):
-            target = data / part / f"class{number}" / picture.name
+        for number, image in enumerate(images):
+            target = data / part / f"class{number}" / image.name
             target.parent.mkdir(parents=True)
-            target.write_bytes(picture.read_bytes())
+            target.write_bytes(image.read_bytes())
     out = tmp_path / ("curve.png" if command == "curve" else "out")
-    given = {"windows": ["--data", data], "train": [data]}.get(command, [pictures[0]])
+    given = {"windows": ["--data", data], "train": [data]}.get(command, [images[0]])
     options = [] if command == "train" else ["--checkpoint", checkpoint]
     with held(out, "locked_file" if command == "curve" else "locked"):
         before = sorted(tmp_path.rglob("*"))
@@ -462,7 +462,7 @@ def test_a_second_run_into_one_place_is_refused(
 def test_a_full_disk_ends_in_one_line(
     command: str,
     checkpoint: Path,
-    pictures: list[Path],
+    images: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -474,7 +474,7 @@ def test_a_full_disk_ends_in_one_line(
     out = tmp_path / ("curve.png" if command == "curve" else "out")
     method = ["--method", "raw_attention"] if command in ("explain", "compare") else []
     options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", out, *method]
-    assert run(command, *pictures, *options) == 2
+    assert run(command, *images, *options) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
     assert len(lines) == 1
     assert re.search(r"^error: .* could not be written: No space left on device\. Free some space", lines[0])
@@ -491,33 +491,29 @@ def test_a_checkpoint_of_a_thousand_classes_gets_no_names_of_imagenet() -> None:
     assert isinstance(named.name, str)
 
 
-def test_one_forward_pass_serves_all_interaction_maps(pictures: list[Path]) -> None:
+def test_one_forward_pass_serves_all_interaction_maps(images: list[Path]) -> None:
     model = timm.create_model("test_vit", num_classes=0).eval()
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    vi.probe(model, prepare(read_image(pictures[0]), model).input[None])
+    vi.probe(model, prepare(read_image(images[0]), model).input[None])
     passes.clear()
     methods = tuple(name for name, method in vi.EXPLAINERS.items() if issubclass(method, InteractionExplainer))
-    explanation = explain_photograph(
-        model, prepare(read_image(pictures[0]), model), Settings("test_vit", None, methods)
-    )
+    explanation = explain_image(model, prepare(read_image(images[0]), model), Settings("test_vit", None, methods))
     assert len(passes) == 1
-    inputs = prepare(read_image(pictures[0]), model).input[None]
+    inputs = prepare(read_image(images[0]), model).input[None]
     for name in methods:
         assert torch.equal(
             torch.from_numpy(explanation.arrays[name]), vi.EXPLAINERS[name](model).patch_map(inputs)[0]
         )
 
 
-def test_a_target_names_the_class_that_is_explained(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_a_target_names_the_class_that_is_explained(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     methods = ["--method", "gmar", "--method", "generic_attention"]
     for target in ("pred", "3"):
         out = tmp_path / target
-        assert explain(pictures[0], *methods, "--target", target, checkpoint=checkpoint, out=out) == 0
+        assert explain(images[0], *methods, "--target", target, checkpoint=checkpoint, out=out) == 0
     model = load_model("test_vit", checkpoint)
-    inputs = prepare(read_image(pictures[0]), model).input[None]
+    inputs = prepare(read_image(images[0]), model).input[None]
     arrays = np.load(tmp_path / "3" / "tall" / "maps.npz")
     assert torch.equal(
         torch.from_numpy(arrays["generic_attention"]), vi.GenericAttention(model).patch_map(inputs, target=3)[0]
@@ -525,5 +521,5 @@ def test_a_target_names_the_class_that_is_explained(
     arrays = np.load(tmp_path / "pred" / "tall" / "maps.npz")
     predicted = int(model(inputs).argmax())
     assert torch.equal(torch.from_numpy(arrays["gmar"]), vi.GMAR(model).patch_map(inputs, target=predicted)[0])
-    assert explain(pictures[0], "--target", "cat", checkpoint=checkpoint, out=tmp_path / "cat") == 2
-    assert explain(pictures[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 2
+    assert explain(images[0], "--target", "cat", checkpoint=checkpoint, out=tmp_path / "cat") == 2
+    assert explain(images[0], *methods, "--target", "99", checkpoint=checkpoint, out=tmp_path / "99") == 2

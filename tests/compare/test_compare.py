@@ -272,7 +272,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
     # Boxes of another class than the explained one do not count.
     comparison = vi.compare(pictures[2:], model, ["gmar"], metrics, boxes=table, target=0)
     assert set(comparison.failures()["metric"]) == {"look", "pointing_game"}
-    assert set(comparison.failures()["reason"]) == {"this photograph has no box of the explained class."}
+    assert set(comparison.failures()["reason"]) == {"this image has no box of the explained class."}
     assert comparison.view("VisionTransformer", "wide").target == 0
 
 
@@ -332,7 +332,7 @@ def test_boxes_of_photographs_of_one_name_are_told_apart_by_folders(model: nn.Mo
         "pets/cat.png": ("one/pets", "other/pets"),
     }.items():
         both = ".*".join(f"{place}/cat" for place in places)
-        with pytest.raises(ValueError, match=f"`boxes` must tell photographs apart, but '{name}' fits .*{both}"):
+        with pytest.raises(ValueError, match=f"`boxes` must tell images apart, but '{name}' fits .*{both}"):
             boxes(name)
     # One photograph that is given twice is one.
     twice = vi.compare([paths[0], paths[0]], model, ["random_map"], [], boxes=table_of(table, "cat.png"))

@@ -629,14 +629,14 @@ def test_interaction_curve_takes_any_iterable_of_batches() -> None:
 
 
 def test_operations_of_a_trained_model_are_near_those_measured_before(
-    trained_vit: nn.Module, photographs: Callable[[int], Tensor]
+    trained_vit: nn.Module, real_images: Callable[[int], Tensor]
 ) -> None:
     alphas = (0.025, 0.05, 0.1, 0.2, 0.5, 1.0)
-    curve = interaction_curve(trained_vit, photographs(20).split(5), alphas)
+    curve = interaction_curve(trained_vit, real_images(20).split(5), alphas)
     expected = dict(zip(alphas, curve.expected.tolist(), strict=True))
     assert curve.expected.diff().ge(0).all()
     assert expected[1.0] == 38_416
-    # patch_interactions.md, section 8: other 20 photographs. Near saturation the choice hardly matters; where the
+    # patch_interactions.md, section 8: other 20 images. Near saturation the choice hardly matters; where the
     # windows begin to close it does.
     assert 38_400 <= expected[0.5] <= 38_416
     assert expected[0.2] == pytest.approx(38_404, rel=0.01)
@@ -647,9 +647,9 @@ def test_operations_of_a_trained_model_are_near_those_measured_before(
 
 @every_explainer
 def test_a_trained_model_is_explained_the_same_alone_and_in_a_batch(
-    explainer: type[Explainer], trained_vit: nn.Module, photographs: Callable[[int], Tensor]
+    explainer: type[Explainer], trained_vit: nn.Module, real_images: Callable[[int], Tensor]
 ) -> None:
-    inputs = photographs(2)
+    inputs = real_images(2)
     together = explainer(trained_vit).patch_map(inputs)
     assert together.shape == (2, 14, 14)
     if explainer in SMOOTH:
@@ -659,9 +659,9 @@ def test_a_trained_model_is_explained_the_same_alone_and_in_a_batch(
 
 
 def test_column_variance_of_a_trained_model_is_the_variance_of_the_columns_of_u(
-    trained_vit: nn.Module, photographs: Callable[[int], Tensor]
+    trained_vit: nn.Module, real_images: Callable[[int], Tensor]
 ) -> None:
-    inputs = photographs(2)
+    inputs = real_images(2)
     with torch.no_grad(), record_attention(trained_vit) as record:
         trained_vit(inputs)
     whole = torch.stack([call.attention().double() for call in record.calls])[..., 1:, 1:]

@@ -21,7 +21,7 @@ from tests.helpers.planted import planted_image, planted_map, planted_model
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
-from vit_interactions.gallery.explanation import ZERO_NOTE, explain_photograph
+from vit_interactions.gallery.explanation import ZERO_NOTE, explain_image
 from vit_interactions.images import read_image
 
 # Methods that a score without gradient leaves nothing of; GMAR's heads then all weigh the same.
@@ -141,7 +141,7 @@ def test_the_command_line_says_which_maps_are_zero(
     options = ["--model", "test_vit", "--checkpoint", blind, "--out", tmp_path / "out", *methods]
     assert run("explain", tmp_path / "a.png", tmp_path / "b.png", *options) == 0
     shown = " ".join(capsys.readouterr().err.split())
-    assert "note: generic_attention found nothing in 2 pictures: the map is zero everywhere" in shown
+    assert "note: generic_attention found nothing in 2 images: the map is zero everywhere" in shown
     assert "raw_attention found nothing" not in shown
     assert json.loads((tmp_path / "out" / "a" / "manifest.json").read_text())["zero_maps"] == ["generic_attention"]
     assert list(json.loads((tmp_path / "out" / "manifest.json").read_text())["zero_maps"]) == ["generic_attention"]
@@ -152,9 +152,9 @@ def test_the_figure_says_that_its_map_is_zero(tmp_path: Path) -> None:
     with torch.no_grad():
         model.head.weight.zero_()
     Image.effect_noise((90, 90), 80).save(tmp_path / "noise.png")
-    photograph = prepare(read_image(tmp_path / "noise.png"), model)
+    prepared = prepare(read_image(tmp_path / "noise.png"), model)
     settings = Settings("test_vit", None, ("generic_attention", "indiscriminative_patches"))
-    figures = explain_photograph(model, photograph, settings).figures
+    figures = explain_image(model, prepared, settings).figures
     title = {name: " ".join(figures[name].get_suptitle().split()) for name in settings.methods}
     assert title["generic_attention"].endswith(ZERO_NOTE)
     assert ZERO_NOTE not in title["indiscriminative_patches"]

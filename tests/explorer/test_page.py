@@ -33,7 +33,7 @@ from vit_interactions.explorer.thresholds import (
     step_values,
     worst_error,
 )
-from vit_interactions.figures import Photograph, prepare
+from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.functional.windows import relevant_pairs
 from vit_interactions.loading.predictions import Prediction
 
@@ -52,16 +52,16 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def photograph(model: nn.Module) -> Photograph:
+def prepared(model: nn.Module) -> PreparedImage:
     pixels = np.random.default_rng(0).integers(0, 256, (130, 170, 3), dtype=np.uint8)
-    # Squashed, so that patches are not square in the photograph.
+    # Squashed, so that patches are not square in the image.
     squash = Compose([Resize((16 * ROWS, 16 * COLS)), ToTensor(), Normalize(0.5, 0.5)])
     return prepare(Image.fromarray(pixels), model, squash)
 
 
 @pytest.fixture(scope="module")
-def found(model: nn.Module, photograph: Photograph) -> Study:
-    return study(model, photograph, named=False)
+def found(model: nn.Module, prepared: PreparedImage) -> Study:
+    return study(model, prepared, named=False)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def own_attention(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def test_one_forward_pass_gives_what_the_library_gives(
-    model: nn.Module, photograph: Photograph, found: Study
+    model: nn.Module, prepared: PreparedImage, found: Study
 ) -> None:
-    inputs = photograph.input[None]
+    inputs = prepared.input[None]
     assert torch.equal(found.uncertainty, vi.InteractionUncertainty(model).uncertainty(inputs)[0])
     attention, kept = own_attention(model, inputs), found.attention
     assert (kept.form, kept.levels) == ("heads", 256)
@@ -147,26 +147,26 @@ def test_one_forward_pass_gives_what_the_library_gives(
     assert found.prediction.index == int(model(inputs).argmax())
 
 
-def test_the_model_is_given_back_as_it_was(model: nn.Module, photograph: Photograph) -> None:
+def test_the_model_is_given_back_as_it_was(model: nn.Module, prepared: PreparedImage) -> None:
     model.train()
     try:
         state = torch.random.get_rng_state()
-        found = study(model, photograph, named=False)
+        found = study(model, prepared, named=False)
         assert model.training
         assert torch.equal(state, torch.random.get_rng_state())
     finally:
         model.eval()
-    assert torch.equal(found.uncertainty, study(model, photograph, named=False).uncertainty)
+    assert torch.equal(found.uncertainty, study(model, prepared, named=False).uncertainty)
 
 
 def test_large_grids_keep_the_mean_of_heads_or_nothing(
-    model: nn.Module, photograph: Photograph, monkeypatch: pytest.MonkeyPatch
+    model: nn.Module, prepared: PreparedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attention = own_attention(model, photograph.input[None])
+    attention = own_attention(model, prepared.input[None])
     layers, heads, patches, _ = attention.shape
     monkeypatch.setattr(quantise, "EACH_HEAD", layers * heads * patches**2 - 1)
     monkeypatch.setattr(quantise, "FINE_VALUES", layers * patches**2 - 1)
-    found = study(model, photograph, named=False)
+    found = study(model, prepared, named=False)
     assert (found.attention.form, found.attention.levels, found.attention.all_heads) == ("means", 16, heads)
     assert torch.equal(torch.from_numpy(found.attention.values), quantise_rows(attention.mean(1, True), 16))
     packed = found.attention.packed()
@@ -176,7 +176,7 @@ def test_large_grids_keep_the_mean_of_heads_or_nothing(
     assert f"the mean of its {heads} heads (with {patches} patches" in text
 
     monkeypatch.setattr(quantise, "LAYER_MEANS", 1)
-    nothing = study(model, photograph, named=False)
+    nothing = study(model, prepared, named=False)
     assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
     assert "Left out" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
 
@@ -262,11 +262,11 @@ def place_of(shown: Page, found: Study, plot: str, patch: tuple[int, int]) -> tu
         return [box.left, box.top, box.width, box.height];
     }})()"""
     x, y, width, height = shown.run(script)
-    photograph, layout = found.photograph, found.layout
-    left, top, right, bottom = photograph.patch_box(*patch, layout)
-    x0, y0, x1, y1 = photograph.box_of_extent(layout.extent)
+    prepared, layout = found.prepared, found.layout
+    left, top, right, bottom = prepared.patch_box(*patch, layout)
+    x0, y0, x1, y1 = prepared.box_of_extent(layout.extent)
     x0, y0 = min(x0, 0.0), min(y0, 0.0)
-    x1, y1 = max(x1, photograph.image.width), max(y1, photograph.image.height)
+    x1, y1 = max(x1, prepared.image.width), max(y1, prepared.image.height)
     return (
         x + width * ((left + right) / 2 - x0) / (x1 - x0),
         y + height * ((top + bottom) / 2 - y0) / (y1 - y0),

@@ -1,4 +1,4 @@
-"""The figures show what they say: every map at its place on the original photograph, in its own values."""
+"""The figures show what they say: every map at its place on the original image, in its own values."""
 
 from functools import partial
 from itertools import combinations, pairwise, product
@@ -19,7 +19,7 @@ from torchvision import transforms
 from torchvision.utils import flow_to_image
 
 import vit_interactions as vi
-from tests.helpers.drawn import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, photograph, probe
+from tests.helpers.drawn import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, prepared, probe
 from vit_interactions import figures
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
@@ -35,11 +35,11 @@ def uncertainty(seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("size", "left", "top"), PLACES, ids=["portrait", "landscape"])
 @pytest.mark.parametrize("more_is_relevant", [True, False])
 @pytest.mark.parametrize("hot", [(0, 0), (1, 4), (3, 5)])
-def test_the_relevant_patch_is_brightest_at_its_place_on_the_photograph(size, left, top, more_is_relevant, hot):
+def test_the_relevant_patch_is_brightest_at_its_place_on_the_image(size, left, top, more_is_relevant, hot):
     values = torch.zeros(ROWS, COLS)
     values[hot] = 1.0 if more_is_relevant else -1.0
     _, color = drawn(
-        lambda axes: figures.draw_map(axes, photograph(size), values, LAYOUT, more_is_relevant=more_is_relevant)
+        lambda axes: figures.draw_map(axes, prepared(size), values, LAYOUT, more_is_relevant=more_is_relevant)
     )
     brightness = {patch: color(*center).sum() for patch, center in centers(left, top).items()}
     assert max(brightness, key=brightness.get) == hot
@@ -49,18 +49,18 @@ def test_the_relevant_patch_is_brightest_at_its_place_on_the_photograph(size, le
 
 
 @pytest.mark.parametrize(("size", "left", "top"), PLACES, ids=["portrait", "landscape"])
-def test_the_whole_photograph_is_drawn_and_its_unseen_margin_is_pale(size, left, top):
-    axes, color = drawn(lambda axes: figures.draw_photograph(axes, photograph(size), LAYOUT))
+def test_the_whole_image_is_drawn_and_its_unseen_margin_is_pale(size, left, top):
+    axes, color = drawn(lambda axes: figures.draw_image(axes, prepared(size), LAYOUT))
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, size[0]), (size[1], 0))
     assert (color(*centers(left, top)[1, 1]) == 128).all()
     for corner in ((size[0] * 0.02, size[1] * 0.02), (size[0] * 0.98, size[1] * 0.98)):
         assert (color(*corner) > 200).all()
 
 
-def test_patches_beyond_a_padded_photograph_are_in_the_picture():
+def test_patches_beyond_a_padded_image_are_in_the_image():
     steps = transforms.Compose([transforms.CenterCrop((32, 48)), transforms.ToTensor()])
     small = figures.prepare(Image.new("RGB", (48, 16)), torch.nn.Identity(), steps)
-    axes, color = drawn(lambda axes: figures.draw_photograph(axes, small, LAYOUT))
+    axes, color = drawn(lambda axes: figures.draw_image(axes, small, LAYOUT))
     assert axes.get_ylim() == (24.0, -8.0)
     assert (color(24, 8) == 0).all()
     assert (color(24, -4) == color(24, 20)).all()
@@ -72,7 +72,7 @@ def test_patches_beyond_a_padded_photograph_are_in_the_picture():
 def test_a_constant_map_shows_no_structure(noise, value):
     values = torch.full((ROWS, COLS), value, dtype=torch.float64)
     values[::2] *= 1 + noise
-    axes, color = drawn(lambda axes: figures.draw_map(axes, photograph((480, 320)), values, LAYOUT, label="a"))
+    axes, color = drawn(lambda axes: figures.draw_map(axes, prepared((480, 320)), values, LAYOUT, label="a"))
     assert len({tuple(color(*center)) for center in centers(0, 0).values()}) == 1
     [bar] = axes.child_axes
     np.testing.assert_allclose(bar.get_yticks(), [value], atol=1e-6)
@@ -82,13 +82,13 @@ def test_the_color_bar_gives_raw_values_and_says_what_they_are():
     values = torch.linspace(2.0, 7.0, N).reshape(ROWS, COLS)
     draw = figures.draw_map
     axes, _ = drawn(
-        lambda axes: draw(axes, photograph((480, 320)), values, LAYOUT, label="a", more_is_relevant=False)
+        lambda axes: draw(axes, prepared((480, 320)), values, LAYOUT, label="a", more_is_relevant=False)
     )
     [bar] = axes.child_axes
     assert bar.get_ylim() == (7.0, 2.0)  # bright, at the top: the smallest
     assert bar.get_ylabel() == "a\n(less = more relevant)"
     axes, _ = drawn(
-        lambda axes: draw(axes, photograph((480, 320)), 10.0 ** (5 * values), LAYOUT, label="U", log=True)
+        lambda axes: draw(axes, prepared((480, 320)), 10.0 ** (5 * values), LAYOUT, label="U", log=True)
     )
     [bar] = axes.child_axes
     assert bar.get_ylabel() == "U (log scale)"
@@ -110,7 +110,7 @@ def test_signed_maps_diverge_from_zero_alike_to_both_sides(more_is_relevant):
     values *= 1 if more_is_relevant else -1
     draw = figures.draw_map
     axes, color = drawn(
-        lambda axes: draw(axes, photograph((480, 320)), values, LAYOUT, more_is_relevant=more_is_relevant)
+        lambda axes: draw(axes, prepared((480, 320)), values, LAYOUT, more_is_relevant=more_is_relevant)
     )
     at = centers(0, 0)
     zero, most, half, opposite = (color(*at[patch]) for patch in ((2, 2), (0, 0), (1, 1), (3, 5)))
@@ -132,14 +132,14 @@ def test_a_given_scale_is_kept_and_says_where_values_exceed_it():
     same = []
     for values in (torch.full((ROWS, COLS), 5.0), torch.linspace(-5, 15, N).reshape(ROWS, COLS)):
         values[0, 0] = 5.0
-        figure = partial(figures.draw_map, photograph=photograph((480, 320)), patch_map=values, layout=LAYOUT)
+        figure = partial(figures.draw_map, prepared=prepared((480, 320)), patch_map=values, layout=LAYOUT)
         axes, color = drawn(partial(figure, norm=scale))
         same.append(tuple(color(*centers(0, 0)[0, 0])))
         [bar] = axes.child_axes
         assert bar.get_ylim() == (0, 10)
         assert len(bar.get_yticks()) > 2
     assert same[0] == same[1]
-    whole = figures.map_figure(photograph((480, 320)), values, LAYOUT, norm=scale)
+    whole = figures.map_figure(prepared((480, 320)), values, LAYOUT, norm=scale)
     assert whole.axes[1].child_axes[0].get_ylim() == (0, 10)
     assert bar._colorbar.extend == "both"
 
@@ -149,7 +149,7 @@ def test_field_sizes_have_one_scale_in_whole_numbers_and_the_paper_is_named():
     for others in (N, N - 1):
         size = torch.full((ROWS, COLS), others)
         size[0, 0] = N - 1
-        figure = partial(figures.draw_field_size, photograph=photograph((480, 320)), size=size, layout=LAYOUT)
+        figure = partial(figures.draw_field_size, prepared=prepared((480, 320)), size=size, layout=LAYOUT)
         axes, color = drawn(figure)
         [bar] = axes.child_axes
         assert bar.get_ylim() == (N, 1)
@@ -163,7 +163,7 @@ def test_field_sizes_have_one_scale_in_whole_numbers_and_the_paper_is_named():
 def test_a_long_label_is_no_higher_than_its_map():
     label = "convergence of the tendency (> 0: neighbours' fields point here)"
     values = torch.linspace(-1, 1, N).reshape(ROWS, COLS)
-    figure = figures.map_figure(photograph((480, 320)), values, LAYOUT, label=label)
+    figure = figures.map_figure(prepared((480, 320)), values, LAYOUT, label=label)
     FigureCanvasAgg(figure).draw()
     [bar] = figure.axes[1].child_axes
     text, panel = bar.yaxis.label.get_window_extent(), figure.axes[1].get_window_extent()
@@ -173,7 +173,7 @@ def test_a_long_label_is_no_higher_than_its_map():
 
 def test_maps_of_whole_numbers_get_whole_ticks():
     counts = torch.arange(N).reshape(ROWS, COLS) % 3
-    axes, _ = drawn(lambda axes: figures.draw_map(axes, photograph((480, 320)), counts, LAYOUT))
+    axes, _ = drawn(lambda axes: figures.draw_map(axes, prepared((480, 320)), counts, LAYOUT))
     assert {tick for tick in axes.child_axes[0].get_yticks() if 0 <= tick <= 2} == {0, 1, 2}
 
 
@@ -181,7 +181,7 @@ def test_a_row_of_u_is_drawn_for_its_patch():
     u = torch.full((N, N), 1e-9)
     u[LAYOUT.cols * 1 + 4, LAYOUT.cols * 3 + 2] = 1e-3
     patch = (1, 4)
-    axes, color = drawn(lambda axes: figures.draw_interactions(axes, photograph((480, 320)), u, LAYOUT, patch))
+    axes, color = drawn(lambda axes: figures.draw_interactions(axes, prepared((480, 320)), u, LAYOUT, patch))
     brightness = {place: color(*center).sum() for place, center in centers(0, 0).items()}
     assert max(brightness, key=brightness.get) == (3, 2)
     marked = [p for p in axes.patches if isinstance(p, Rectangle) and p.get_xy() == (320, 80)]
@@ -202,7 +202,7 @@ def hand_made_field() -> vi.ResponsiveField:
 
 def test_window_boundary_candidates_and_dropped_patches_are_drawn():
     axes, color = drawn(
-        lambda axes: figures.draw_field(axes, photograph((480, 320)), hand_made_field(), LAYOUT, (1, 1))
+        lambda axes: figures.draw_field(axes, prepared((480, 320)), hand_made_field(), LAYOUT, (1, 1))
     )
     to_hex = matplotlib.colors.to_hex
     [window] = [p for p in axes.patches if to_hex(p.get_edgecolor()) == WINDOW_COLOR]
@@ -235,7 +235,7 @@ def test_a_field_of_candidates_only_is_outlined_patch_by_patch():
     u = torch.zeros(1, N, N)
     u[0, 0, 2 * COLS + 3] = 1.0
     field = vi.responsive_field(u, LAYOUT.grid, alpha=1 / N**2, beta=0.0, field="candidates")
-    axes, _ = drawn(lambda axes: figures.draw_field(axes, photograph((480, 320)), field, LAYOUT, (0, 0)))
+    axes, _ = drawn(lambda axes: figures.draw_field(axes, prepared((480, 320)), field, LAYOUT, (0, 0)))
     [boundary] = [c for c in axes.collections if isinstance(c, LineCollection)]
     middles = {tuple(np.mean(segment, axis=0)) for segment in boundary.get_segments()}
     around = {
@@ -244,10 +244,10 @@ def test_a_field_of_candidates_only_is_outlined_patch_by_patch():
     assert middles == around
 
 
-def test_dropped_patches_can_be_counted_on_a_black_photograph():
+def test_dropped_patches_can_be_counted_on_a_black_image():
     dropped = torch.zeros(ROWS, COLS, dtype=torch.bool)
     dropped[1, 1:3] = dropped[0, 5] = True
-    _, color = drawn(lambda axes: figures.draw_dropped(axes, photograph((480, 320), grey=0), dropped, LAYOUT))
+    _, color = drawn(lambda axes: figures.draw_dropped(axes, prepared((480, 320), grey=0), dropped, LAYOUT))
     for x in (80, 160, 240):  # three light edges for two patches
         assert max(color(x + dx, 120).min() for dx in (-1, 0, 1)) > 60, x
     for x, y in ((400, 40), (480, 40), (440, 0), (440, 80)):  # also where the model's view ends
@@ -260,7 +260,7 @@ def test_dropped_patches_can_be_counted_on_a_black_photograph():
 def test_dropped_patches_and_no_others_are_black():
     dropped = torch.rand(ROWS, COLS, generator=torch.Generator().manual_seed(1)) < 0.4
     for size, left, top in PLACES:
-        _, color = drawn(lambda axes, size=size: figures.draw_dropped(axes, photograph(size), dropped, LAYOUT))
+        _, color = drawn(lambda axes, size=size: figures.draw_dropped(axes, prepared(size), dropped, LAYOUT))
         for patch, (x, y) in centers(left, top).items():
             for dx, dy in product((-32, 0, 32), (-32, 0, 32)):
                 assert (color(x + dx, y + dy) == (0 if dropped[patch] else 128)).all()
@@ -282,9 +282,9 @@ def test_pairs_and_column_variances():
 
 
 @pytest.mark.parametrize("vector", [(1, 0), (-1, 0), (0, 1), (0, -1)], ids=["right", "left", "down", "up"])
-def test_arrows_point_where_they_should_on_the_picture(vector):
+def test_arrows_point_where_they_should_on_the_image(vector):
     one = TokenLayout(prefix=1, rows=1, cols=1, readout="token", extent=(32, 32))
-    ready = figures.Photograph(
+    ready = figures.PreparedImage(
         Image.new("RGB", (100, 100)), torch.zeros(3, 32, 32), figures.Placement(32, 32, 0, 0, 3, 3)
     )
     tendency = torch.tensor(vector, dtype=torch.float32).reshape(1, 1, 2)
@@ -309,7 +309,7 @@ def test_arrows_point_where_they_should_on_the_picture(vector):
 def test_patches_without_a_direction_get_a_dot():
     tendency = torch.zeros(ROWS, COLS, 2)
     tendency[0, 0, 0] = 1.0
-    axes, _ = drawn(lambda axes: figures.draw_tendency_arrows(axes, photograph((480, 320)), tendency, LAYOUT))
+    axes, _ = drawn(lambda axes: figures.draw_tendency_arrows(axes, prepared((480, 320)), tendency, LAYOUT))
     dots, arrows = (c for c in axes.collections)
     assert len(dots.get_offsets()) == N - 1
     assert arrows.get_offsets().tolist() == [[40, 40]]
@@ -319,7 +319,7 @@ def test_flow_colors_are_torchvisions_and_the_wheel_explains_them():
     angles = torch.linspace(0, 6, N).reshape(ROWS, COLS)
     tendency = torch.stack((angles.cos(), angles.sin()), -1)
     tendency[2, 3] = 0.0
-    axes, color = drawn(lambda axes: figures.draw_tendency_flow(axes, photograph((480, 320)), tendency, LAYOUT))
+    axes, color = drawn(lambda axes: figures.draw_tendency_flow(axes, prepared((480, 320)), tendency, LAYOUT))
     expected = flow_to_image(tendency.permute(2, 0, 1))
     for (row, col), center in centers(0, 0).items():
         assert color(*center).tolist() == expected[:, row, col].tolist()
@@ -399,7 +399,7 @@ def test_chosen_patches_are_distinct_apart_and_always_the_same():
 
 
 def whole_figures(size: tuple[int, int], title: str = "") -> dict[str, Figure]:
-    u, ready = uncertainty(), photograph(size)
+    u, ready = uncertainty(), prepared(size)
     field = vi.responsive_field(u[None], LAYOUT.grid, alpha=0.05)
     curve = vi.InteractionCurve((0.5, 1.0), torch.tensor([[5, 9], [7, 9]]), 9)
     return {
@@ -454,7 +454,7 @@ def test_the_rows_of_u_in_one_figure_share_their_colors():
     u = torch.full((N, N), 1e-7)
     u[0, 5], u[N - 1, 5], u[7, 7] = 1e-2, 1e-4, 1e3  # the last is no panel's
     field = vi.responsive_field(u[None], LAYOUT.grid)
-    figure = figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT, [(0, 0), (3, 5)])
+    figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, [(0, 0), (3, 5)])
     first, second = (axes for axes in figure.axes if axes.get_title().startswith("Patch"))
     for axes in (first, second):
         np.testing.assert_allclose(axes.child_axes[0].get_ylim(), (1e-6, 1e-2))
@@ -466,10 +466,10 @@ def test_the_figure_says_how_patches_were_chosen_where_it_chose_them():
     u = uncertainty()
     field = vi.responsive_field(u[None], LAYOUT.grid)
     for patches, said in ((None, 1), ([(0, 0)], 0)):
-        figure = figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT, patches)
+        figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, patches)
         captions = [text for text in figure.axes[0].texts if "the most informative" in text.get_text()]
         assert len(captions) == said
-    figure = figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT)
+    figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT)
     FigureCanvasAgg(figure).draw()
     [caption] = [text for text in figure.axes[0].texts if "the least informative (last)" in text.get_text()]
     box = caption.get_window_extent()
@@ -478,7 +478,7 @@ def test_the_figure_says_how_patches_were_chosen_where_it_chose_them():
 
 @pytest.mark.parametrize("chosen", [0.1, 0.2, 0.0])
 def test_the_chosen_beta_has_a_panel_that_says_so(chosen):
-    ready, u = photograph((480, 320)), uncertainty()
+    ready, u = prepared((480, 320)), uncertainty()
     figure = figures.indiscriminative_figure(ready, u, LAYOUT, chosen=chosen)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title().startswith("β")]
     betas = sorted({0.07, 0.2, 0.5, chosen})
@@ -493,7 +493,7 @@ def test_a_figure_of_many_patches_has_a_panel_for_each():
     u = uncertainty()
     field = vi.responsive_field(u[None], LAYOUT.grid, alpha=0.05)
     patches = [(row, 2) for row in range(4)] + [(0, 0)]
-    figure = figures.interaction_figure(photograph((480, 800)), u, field, LAYOUT, patches)
+    figure = figures.interaction_figure(prepared((480, 800)), u, field, LAYOUT, patches)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title().startswith("Patch")]
     assert titles == [f"Patch {i}, row {r}, col {c}" for i, (r, c) in enumerate(patches, 1)]
 
@@ -502,8 +502,8 @@ def test_tensors_of_any_dtype_that_need_a_gradient_are_taken_as_they_are():
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         u = uncertainty().to(dtype).requires_grad_()
         field = vi.responsive_field(u.detach()[None].float(), LAYOUT.grid)
-        assert figures.interaction_figure(photograph((480, 320)), u, field, LAYOUT, [(0, 0)]).axes
-        assert figures.indiscriminative_figure(photograph((480, 320)), u, LAYOUT, (0.5,)).axes
+        assert figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, [(0, 0)]).axes
+        assert figures.indiscriminative_figure(prepared((480, 320)), u, LAYOUT, (0.5,)).axes
         assert u.grad is None
 
 
@@ -513,13 +513,13 @@ def test_one_image_of_a_batch():
     second = one_image(fields, LAYOUT, 1)
     assert torch.equal(second.mask[0], vi.responsive_field(u[1:], LAYOUT.grid).mask[0])
     with pytest.raises(ValueError, match="`index` must say which of the 2 images of `field` is meant"):
-        figures.field_figure(photograph((480, 320)), fields, LAYOUT)
+        figures.field_figure(prepared((480, 320)), fields, LAYOUT)
     with pytest.raises(ValueError, match=r"`index` must lie in \[0, 1\], the images of `field`, but got 2"):
-        figures.field_figure(photograph((480, 320)), fields, LAYOUT, index=2)
+        figures.field_figure(prepared((480, 320)), fields, LAYOUT, index=2)
 
 
 def test_errors_name_the_argument_what_was_expected_and_what_came():
-    ready, u = photograph((480, 320)), uncertainty()
+    ready, u = prepared((480, 320)), uncertainty()
     field = vi.responsive_field(u[None], LAYOUT.grid)
     with pytest.raises(ValueError, match=r"`patch_map` must have shape \(4, 6\), but got \(1, 4, 6\)"):
         figures.map_figure(ready, torch.zeros(1, ROWS, COLS), LAYOUT)
@@ -540,7 +540,7 @@ def test_errors_name_the_argument_what_was_expected_and_what_came():
 
 
 @pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
-def test_from_a_model_and_a_photograph_to_figures():
+def test_from_a_model_and_an_image_to_figures():
     model = timm.create_model("test_vit").eval()
     ready = figures.prepare(Image.effect_noise((300, 200), 80), model)
     inputs = ready.input.unsqueeze(0)

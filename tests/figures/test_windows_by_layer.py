@@ -7,12 +7,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 import vit_interactions as vi
-from tests.helpers.drawn import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, photograph
+from tests.helpers.drawn import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, prepared
 from tests.helpers.families import tiny
 from vit_interactions import figures
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures.overlay import COLORS
-from vit_interactions.gallery.explanation import explain_photograph
+from vit_interactions.gallery.explanation import explain_image
 
 PATCH = (1, 2)
 
@@ -26,7 +26,7 @@ def test_what_is_in_the_window_is_as_it_was_and_all_else_dark(
     size: tuple[int, int], left: float, top: float
 ) -> None:
     mask = masks()[0]
-    _, color = drawn(lambda axes: figures.draw_window(axes, photograph(size), mask, LAYOUT, PATCH))
+    _, color = drawn(lambda axes: figures.draw_window(axes, prepared(size), mask, LAYOUT, PATCH))
     row = mask[PATCH[0] * COLS + PATCH[1]].reshape(ROWS, COLS)
     assert 3 < row.sum() < N - 3
     for cell, place in centers(left, top).items():
@@ -35,7 +35,7 @@ def test_what_is_in_the_window_is_as_it_was_and_all_else_dark(
 
 def test_the_sum_over_layers_comes_first_then_each_layer_with_its_numbers() -> None:
     windows = masks()
-    figure = figures.windows_figure(photograph((480, 320)), windows, LAYOUT, PATCH, title="50 $ a 50 $")
+    figure = figures.windows_figure(prepared((480, 320)), windows, LAYOUT, PATCH, title="50 $ a 50 $")
     FigureCanvasAgg(figure).draw()
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title().split(":")[0] for axes in panels] == [
@@ -64,19 +64,19 @@ def test_it_takes_what_a_record_gives() -> None:
     with torch.no_grad(), vi.record_windows(model) as record:
         model(torch.randn(2, 3, 48, 80))
     layout = vi.token_layout(model, (48, 80))
-    figure = figures.windows_figure(photograph((480, 320)), torch.stack(record.masks)[:, 1], layout, (2, 4))
+    figure = figures.windows_figure(prepared((480, 320)), torch.stack(record.masks)[:, 1], layout, (2, 4))
     operations = [axes.get_title().split()[-2] for axes in figure.axes if "Block" in axes.get_title()]
     assert sum(map(int, operations)) / 2 == record.operations[1]
 
 
 def test_explain_draws_the_windows_of_a_model_that_finds_its_own() -> None:
     model = tiny("winft_tiny_patch16_224", img_size=(48, 80))
-    picture = figures.prepare(Image.effect_noise((320, 192), 80).convert("RGB"), model)
+    image = figures.prepare(Image.effect_noise((320, 192), 80).convert("RGB"), model)
     settings = Settings("winft", methods=("interaction_uncertainty",), patches=((2, 4),))
-    found = explain_photograph(model, picture, settings)
+    found = explain_image(model, image, settings)
     assert "own_windows" in found.figures
     with torch.no_grad(), vi.record_windows(model) as record:
-        model(picture.input[None])
+        model(image.input[None])
     assert (found.arrays["own_windows"] == torch.stack(record.masks)[:, 0].numpy()).all()
     shares = found.facts["own_window_share_by_layer"]
     assert sum(shares) / len(shares) == pytest.approx(float(record.operations[0]) / 15**2)
@@ -84,6 +84,6 @@ def test_explain_draws_the_windows_of_a_model_that_finds_its_own() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=rf"`masks` must have shape \(2, {N}, {N}\), but got \(2, 5, 5\)"):
-        figures.windows_figure(photograph((480, 320)), torch.ones(2, 5, 5, dtype=torch.bool), LAYOUT, PATCH)
+        figures.windows_figure(prepared((480, 320)), torch.ones(2, 5, 5, dtype=torch.bool), LAYOUT, PATCH)
     with pytest.raises(ValueError, match="`patch`"):
-        figures.windows_figure(photograph((480, 320)), masks(), LAYOUT, (ROWS, 0))
+        figures.windows_figure(prepared((480, 320)), masks(), LAYOUT, (ROWS, 0))

@@ -59,9 +59,9 @@ def test_equals_the_equations_written_as_loops(
 
 
 def test_equals_the_loops_on_the_uncertainty_of_a_trained_model(
-    trained_vit: nn.Module, photographs: Callable[[int], Tensor]
+    trained_vit: nn.Module, real_images: Callable[[int], Tensor]
 ) -> None:
-    values = InteractionUncertainty(trained_vit).uncertainty(photographs(1)).double()
+    values = InteractionUncertainty(trained_vit).uncertainty(real_images(1)).double()
     assert_equals_loops(values, (14, 14), 0.05, 0.2)
     assert_equals_loops(values, (14, 14), 0.1, 0.2, "candidates")
 

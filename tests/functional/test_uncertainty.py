@@ -44,10 +44,10 @@ def test_equals_the_equations_written_as_loops(
 
 
 def test_equals_the_loops_on_the_attention_of_a_trained_model(
-    trained_vit: nn.Module, photographs: Callable[[int], Tensor]
+    trained_vit: nn.Module, real_images: Callable[[int], Tensor]
 ) -> None:
     with record_attention(trained_vit) as record, torch.no_grad():
-        trained_vit(photographs(2))
+        trained_vit(real_images(2))
     # The class token and the 25 patches of a corner, of every layer and head: softmax over all 197 tokens.
     chosen = [0] + [1 + 14 * row + col for row in range(5) for col in range(5)]
     corner = [record.attention(layer)[:, :, chosen][..., chosen] for layer in range(12)]

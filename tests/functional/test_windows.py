@@ -44,9 +44,9 @@ def test_equals_the_equations_written_as_loops(grid: tuple[int, int], alpha: flo
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_equals_the_loops_on_the_uncertainty_of_a_trained_model(
-    trained_vit: nn.Module, photographs: Callable[[int], Tensor], alpha: float
+    trained_vit: nn.Module, real_images: Callable[[int], Tensor], alpha: float
 ) -> None:
-    values = InteractionUncertainty(trained_vit).uncertainty(photographs(2))
+    values = InteractionUncertainty(trained_vit).uncertainty(real_images(2))
     windows = adaptive_windows(values, (14, 14), alpha)
     for image, rectangles in zip(values.tolist(), windows.tolist(), strict=True):
         expected = [references.window(members, 14) for members in references.candidates(image, alpha)]

@@ -14,60 +14,60 @@ from tests.helpers.command_line import run
 from tests.helpers.transformers_models import TABLE
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
-from vit_interactions.gallery.explanation import Explanation, explain_photograph
-from vit_interactions.gallery.run import Report, explain_photographs
+from vit_interactions.gallery.explanation import Explanation, explain_image
+from vit_interactions.gallery.run import Report, explain_images
 from vit_interactions.images import read_image
 from vit_interactions.loading.models import load_model
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
 
 
-def explained(picture: Path, model: torch.nn.Module, *methods: str) -> Explanation:
-    return explain_photograph(model, prepare(read_image(picture), model), Settings("test_vit", "own", methods))
+def explained(image: Path, model: torch.nn.Module, *methods: str) -> Explanation:
+    return explain_image(model, prepare(read_image(image), model), Settings("test_vit", "own", methods))
 
 
 def test_a_tower_without_classes_keeps_the_maps_that_need_none(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TABLE["siglip"].build().save_pretrained(tmp_path / "model")
     out, name = tmp_path / "out", f"hf:{tmp_path / 'model'}"
     assert (
-        run("explain", picture, "--model", name, "--method", "raw_attention", "--method", "legrad", "--out", out)
+        run("explain", image, "--model", name, "--method", "raw_attention", "--method", "legrad", "--out", out)
         == 1
     )
     shown = " ".join(capsys.readouterr().err.split())
-    assert "explained 1 of 1 picture" in shown
+    assert f"Wrote 1 explanation to {out}/" in shown
     assert (
-        f"failed: {picture}: legrad: `target` must be a function of the output for a model whose output is neither"
+        f"failed: {image}: legrad: `target` must be a function of the output for a model whose output is neither"
         in shown
     )
     model = load_model(name)
     maps = np.load(out / "noise" / "maps.npz")
     assert maps.files == ["raw_attention"]
-    inputs = prepare(read_image(picture), model).input[None]
+    inputs = prepare(read_image(image), model).input[None]
     assert torch.equal(torch.from_numpy(maps["raw_attention"]), vi.RawAttention(model).patch_map(inputs)[0])
     manifest = json.loads((out / "noise" / "manifest.json").read_text())
     assert list(manifest["failed"]) == ["legrad"]
     assert manifest["refused"] == {}
     report = json.loads((out / "manifest.json").read_text())
     assert report["failed"] == {}
-    assert report["failed_methods"] == {str(picture): manifest["failed"]}
+    assert report["failed_methods"] == {str(image): manifest["failed"]}
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, IndexError])
 def test_resume_tries_again_what_failed(
-    error: type[Exception], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = timm.create_model("test_vit", num_classes=5).eval()
     settings = Settings("test_vit", "own", ("raw_attention", "attention_rollout"))
 
     def reports() -> Report:
-        (report,) = explain_photographs(model, [picture], settings, tmp_path / "out", resume=True)
+        (report,) = explain_images(model, [image], settings, tmp_path / "out", resume=True)
         return report
 
     def broken(*_: object) -> None:
@@ -76,8 +76,8 @@ def test_resume_tries_again_what_failed(
     with monkeypatch.context() as patch:
         patch.setattr(vi.AttentionRollout, "_explain", broken)
         report = reports()
-    assert report.done == {str(picture): "noise"}
-    assert report.failed_methods == {str(picture): {"attention_rollout": "out of luck"}}
+    assert report.done == {str(image): "noise"}
+    assert report.failed_methods == {str(image): {"attention_rollout": "out of luck"}}
     report = reports()
     assert report.failed_methods == {}
     assert np.load(tmp_path / "out" / "noise" / "maps.npz").files == ["raw_attention", "attention_rollout"]
@@ -87,20 +87,20 @@ def test_resume_tries_again_what_failed(
 
 
 def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
-    picture: Path, monkeypatch: pytest.MonkeyPatch
+    image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(vi.InteractionUncertainty, "uncertainty", broken)
     model = timm.create_model("test_vit", num_classes=5).eval()
-    found = explained(picture, model, "responsive_field_size", "raw_attention", "interaction_uncertainty")
+    found = explained(image, model, "responsive_field_size", "raw_attention", "interaction_uncertainty")
     assert found.facts["failed"] == dict.fromkeys(
         ("responsive_field_size", "interaction_uncertainty"), "no memory"
     )
     assert list(found.arrays) == list(found.figures) == ["raw_attention"]
     with pytest.raises(ValueError, match=r"^no memory$"):
-        explained(picture, model, "responsive_field_size", "interaction_uncertainty")
+        explained(image, model, "responsive_field_size", "interaction_uncertainty")
 
 
 @pytest.mark.parametrize(
@@ -113,15 +113,15 @@ def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
     ids=["token", "avg", "map"],
 )
 def test_what_daam_read_is_said(
-    options: dict[str, object], readout: str, words: str, picture: Path, tmp_path: Path
+    options: dict[str, object], readout: str, words: str, image: Path, tmp_path: Path
 ) -> None:
     model = timm.create_model("test_vit", num_classes=5, **options).eval()
     names = ("raw_attention", "dynamic_accumulated_attention")
-    (_,) = explain_photographs(model, [picture], Settings("test_vit", "own", names), tmp_path / "out")
+    (_,) = explain_images(model, [image], Settings("test_vit", "own", names), tmp_path / "out")
     described = json.loads((tmp_path / "out" / "noise" / "manifest.json").read_text())["methods"]
     assert described["dynamic_accumulated_attention"]["readout"] == readout
     assert "readout" not in described["raw_attention"]
-    figures = explained(picture, model, *names).figures
+    figures = explained(image, model, *names).figures
     for name in (names[1], f"{names[1]}_frames"):
         title = " ".join(figures[name].get_suptitle().split())
         assert title.startswith(f"dynamic accumulated attention{words} (predicted: class ")

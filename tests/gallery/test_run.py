@@ -21,10 +21,10 @@ from tests.helpers.hostile_names import PIECES
 from vit_interactions.explain.settings import Settings
 from vit_interactions.explorer import pages
 from vit_interactions.gallery import replace
-from vit_interactions.gallery import run as photographs
+from vit_interactions.gallery import run as gallery_run
 from vit_interactions.gallery.explanation import Explanation
 from vit_interactions.gallery.folder import foreign, is_of, is_ours, is_whole
-from vit_interactions.gallery.run import Report, describe_model, explain_photographs
+from vit_interactions.gallery.run import Report, describe_model, explain_images
 from vit_interactions.utilities.names import fold
 from vit_interactions.utilities.writing import WriteError
 
@@ -53,18 +53,18 @@ def explained(model: object, image: Path, settings: Settings) -> Explanation:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out models and figures, which are not what is tested here."""
-    monkeypatch.setattr(photographs, "explain_photograph", explained)
-    monkeypatch.setattr(photographs, "read_image", lambda path: path)
-    monkeypatch.setattr(photographs, "prepare", lambda image, model: image)
-    monkeypatch.setattr(photographs, "describe_model", lambda model: {"weights": "0"})
-    monkeypatch.setattr(photographs, "versions", dict)
+    monkeypatch.setattr(gallery_run, "explain_image", explained)
+    monkeypatch.setattr(gallery_run, "read_image", lambda path: path)
+    monkeypatch.setattr(gallery_run, "prepare", lambda image, model: image)
+    monkeypatch.setattr(gallery_run, "describe_model", lambda model: {"weights": "0"})
+    monkeypatch.setattr(gallery_run, "versions", dict)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def explain(images: list[Path], out: Path, *, alpha: float = 0.25, resume: bool = False) -> Report:
     report = Report()
     settings = Settings("model", methods=("raw_attention",), alpha=alpha)
-    for report in explain_photographs(nn.Identity(), images, settings, out, resume=resume):  # noqa: B007
+    for report in explain_images(nn.Identity(), images, settings, out, resume=resume):  # noqa: B007
         pass
     return report
 
@@ -306,7 +306,7 @@ def test_resume_asks_for_the_same_model(tmp_path: Path, monkeypatch: pytest.Monk
     explain([cat], out)
     for facts in ({"weights": "1"}, {"weights": "1", "preprocessing": "other"}):
         made = (out / "cat" / "maps.npz").stat().st_mtime_ns
-        monkeypatch.setattr(photographs, "describe_model", lambda model, facts=facts: facts)
+        monkeypatch.setattr(gallery_run, "describe_model", lambda model, facts=facts: facts)
         explain([cat], out, resume=True)
         assert (out / "cat" / "maps.npz").stat().st_mtime_ns != made
         assert json.loads((out / "cat" / "manifest.json").read_text())["model"] == facts
@@ -406,7 +406,7 @@ def test_a_disk_that_is_full_is_told(small_disk: Path, tmp_path: Path, monkeypat
     images = [image(tmp_path / f"{name}.jpg") for name in ("cat", "dog")]
     assert len(explain(images[:1], small_disk / "out").done) == 1
     large = {"x": np.random.default_rng(0).random(20_000)}
-    monkeypatch.setattr(photographs, "explain_photograph", lambda *_: Explanation(large))
+    monkeypatch.setattr(gallery_run, "explain_image", lambda *_: Explanation(large))
     with pytest.raises(WriteError, match=r"dog could not be written: No space left on device\. Free some space"):
         explain(images[1:], small_disk / "out")
     assert sorted(path.name for path in (small_disk / "out").iterdir()) == ["cat", "manifest.json"]

@@ -7,4 +7,4 @@ DATA = Path(os.environ.get("VIT_INTERACTIONS_DATA", Path(__file__).parents[3] / 
 
 WEIGHTS = DATA / "weights" / "vit_tiny_patch16_224.tiny_imagenet_200.safetensors"
 
-PHOTOGRAPHS = DATA / "imagenet_samples"
+IMAGES = DATA / "imagenet_samples"

@@ -23,8 +23,8 @@ LAYOUT = TokenLayout(prefix=1, rows=ROWS, cols=COLS, readout="token", extent=(32
 N = LAYOUT.patches
 
 
-def photograph(size: tuple[int, int], grey: int = 128) -> figures.Photograph:
-    """A plain photograph (width, height), resized to cover 32 x 48 pixels and cropped to them."""
+def prepared(size: tuple[int, int], grey: int = 128) -> figures.PreparedImage:
+    """A plain image (width, height), resized to cover 32 x 48 pixels and cropped to them."""
     steps = [
         timm.data.transforms.ResizeKeepRatio((32, 48)),
         transforms.CenterCrop((32, 48)),
@@ -49,7 +49,7 @@ def probe(axes: Axes) -> Callable[..., np.ndarray]:
 def drawn(
     draw: Callable[[Axes], Any], size: tuple[float, float] = (5, 5)
 ) -> tuple[Axes, Callable[..., np.ndarray]]:
-    """Draw on axes and give a probe: the RGB colour at a place in the photograph's pixels."""
+    """Draw on axes and give a probe: the RGB colour at a place in the image's pixels."""
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.add_subplot()
     draw(axes)

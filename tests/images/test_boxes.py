@@ -8,7 +8,7 @@ import timm
 from PIL import Image
 
 import vit_interactions as vi
-from vit_interactions.images.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
+from vit_interactions.images.boxes import ObjectBox, boxes_by_image, read_boxes, unused_boxes
 
 ROW = "file,left,top,right,bottom\ncat.png,1,1,20,20\n"
 
@@ -43,14 +43,14 @@ def test_boxes_that_cannot_be_read_name_file_and_line(content: bytes, message: s
 def test_names_fit_however_their_accents_are_written(written: str, listed: str) -> None:
     name, path = (normalize(form, "Zoë/café.png") for form in (written, listed))
     boxes = {name: [ObjectBox(0, 0, 1, 1)]}
-    assert boxes_by_photograph(boxes, [Path(path)]) == {Path(path): [ObjectBox(0, 0, 1, 1)]}
+    assert boxes_by_image(boxes, [Path(path)]) == {Path(path): [ObjectBox(0, 0, 1, 1)]}
     assert unused_boxes(boxes, [Path(path)]) == []
 
 
 def test_two_files_whose_names_look_alike_are_told_apart() -> None:
     paths = [Path(normalize(form, "café.png")) for form in ("NFC", "NFD")]
     for path in paths:
-        found = boxes_by_photograph({path.name: [ObjectBox(0, 0, 1, 1)]}, paths)
+        found = boxes_by_image({path.name: [ObjectBox(0, 0, 1, 1)]}, paths)
         assert [len(found[each]) for each in paths] == [int(each == path) for each in paths]
 
 

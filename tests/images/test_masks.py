@@ -19,12 +19,12 @@ from tests.helpers.command_line import run
 from tests.helpers.compared import make_model, scores
 from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.figures import Photograph, prepare
+from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.images import read_image
 from vit_interactions.images.masks import (
     covered,
     inside_mask,
-    masks_by_photograph,
+    masks_by_image,
     object_pixels,
     read_mask,
 )
@@ -51,8 +51,8 @@ def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> n
     return inside
 
 
-def photograph_of(size: tuple[int, int], placement: Placement) -> Photograph:
-    return Photograph(Image.new("RGB", size), torch.zeros(3, 64, 64), placement)
+def prepared_of(size: tuple[int, int], placement: Placement) -> PreparedImage:
+    return PreparedImage(Image.new("RGB", size), torch.zeros(3, 64, 64), placement)
 
 
 # Which patches
@@ -68,7 +68,7 @@ def photograph_of(size: tuple[int, int], placement: Placement) -> Photograph:
 )
 def test_the_share_of_a_patch_is_the_sum_over_pixels(placement: Placement) -> None:
     mask = np.random.default_rng(0).random((90, 70)) < 0.4
-    found = covered(photograph_of((70, 90), placement), LAYOUT, mask)
+    found = covered(prepared_of((70, 90), placement), LAYOUT, mask)
     for row, col in itertools.product(range(4), range(4)):
         left, top, right, bottom = placement.box(16 * col, 16 * row, 16 * col + 16, 16 * row + 16)
         area = 0.0
@@ -88,15 +88,15 @@ STEPS = {
 @pytest.mark.parametrize("size", [(200, 200), (300, 180), (120, 400)])
 @pytest.mark.parametrize("kind", STEPS)
 def test_masks_lie_where_the_model_sees_them(kind: str, size: tuple[int, int]) -> None:
-    """What the model's own preprocessing makes of a picture of the mask, patch by patch."""
+    """What the model's own preprocessing makes of an image of the mask, patch by patch."""
     mask = disc(size, (0.4, 0.55), 0.31)
-    picture = Image.fromarray(mask).convert("RGB")
-    photograph = prepare(picture, make_model(), transforms.Compose([*STEPS[kind], transforms.ToTensor()]))
-    seen = photograph.input[0].reshape(4, 16, 4, 16).mean((1, 3))
-    torch.testing.assert_close(covered(photograph, LAYOUT, mask).float(), seen, rtol=0, atol=0.02)
+    image = Image.fromarray(mask).convert("RGB")
+    prepared = prepare(image, make_model(), transforms.Compose([*STEPS[kind], transforms.ToTensor()]))
+    seen = prepared.input[0].reshape(4, 16, 4, 16).mean((1, 3))
+    torch.testing.assert_close(covered(prepared, LAYOUT, mask).float(), seen, rtol=0, atol=0.02)
     clear = (seen - 0.5).abs() > 0.02
-    assert torch.equal(inside_mask(photograph, LAYOUT, mask)[clear], (seen > 0.5)[clear])
-    assert 0 < int(inside_mask(photograph, LAYOUT, mask).sum()) < 16
+    assert torch.equal(inside_mask(prepared, LAYOUT, mask)[clear], (seen > 0.5)[clear])
+    assert 0 < int(inside_mask(prepared, LAYOUT, mask).sum()) < 16
 
 
 def test_half_a_patch_is_enough_and_less_is_not() -> None:
@@ -106,12 +106,12 @@ def test_half_a_patch_is_enough_and_less_is_not() -> None:
     mask[31, 7] = False  # one pixel less than half of the one below
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 0] = True
-    assert torch.equal(inside_mask(photograph_of((64, 64), Placement(64, 64)), LAYOUT, mask), expected)
+    assert torch.equal(inside_mask(prepared_of((64, 64), Placement(64, 64)), LAYOUT, mask), expected)
     # A third of a pixel to one of the input: the same, though no number is exact.
     third = Placement(64, 64, scale_x=1 / 3, scale_y=1 / 3)
     mask = np.zeros((22, 22), bool)
     mask[:, :8] = True  # 8 pixels = one and a half patches
-    assert inside_mask(photograph_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
+    assert inside_mask(prepared_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
 
 
 # Which pixels
@@ -125,7 +125,7 @@ def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Pat
 
 
 def classes(values: list[int]) -> Image.Image:
-    """One row of a picture with a palette, as VOC's."""
+    """One row of an image with a palette, as VOC's."""
     image = Image.fromarray(np.array([values], np.uint8))
     image.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
     return image
@@ -157,7 +157,7 @@ def test_files_give_what_was_written(tmp_path: Path) -> None:
         "colours": np.stack([mask * 0, mask * 200, mask * 0], -1).astype(np.uint8),
     }.items():
         np.testing.assert_array_equal(read_mask(png(tmp_path / f"{name}.png", values), (30, 20)), mask)
-    # The way up that it is shown, as the photograph.
+    # The way up that it is shown, as the image.
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = png(tmp_path / "lying.png", np.rot90(mask), exif=exif)
@@ -171,13 +171,13 @@ def test_masks_that_are_none_are_told(tmp_path: Path) -> None:
 
     refused(r"there is no mask at .*gone\.png", "gone.png")
     png(tmp_path / "turned.png", np.ones((30, 20), np.uint8))
-    refused("has 20 x 30 pixels where its photograph has 30 x 20", "turned.png")
+    refused("has 20 x 30 pixels where its image has 30 x 20", "turned.png")
     png(tmp_path / "empty.png", np.zeros((20, 30), np.uint8))
     refused("has no pixel other than 0", "empty.png")
     png(tmp_path / "void.png", classes([0, 255]))
     with pytest.raises(ValueError, match="with a palette: other than 0 and 255"):
         read_mask(tmp_path / "void.png", (2, 1))
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     refused(r"the mask cannot be read: .*text\.png` .* cannot identify its format", "text.png")
     whole = png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:200])
@@ -191,13 +191,13 @@ def test_masks_that_are_none_are_told(tmp_path: Path) -> None:
 # Which file
 
 
-def test_masks_are_found_by_the_end_of_the_photographs_paths(tmp_path: Path) -> None:
+def test_masks_are_found_by_the_end_of_the_paths_of_images(tmp_path: Path) -> None:
     one, other = Path("/data/cats/1.jpg"), Path("/data/dogs/1.JPEG")
     alone = Path("/data/dogs/2.tar.png")
     masks = tmp_path / "masks"
     for name in ("cats/1.png", "dogs/1.PNG", "2.tar.png", "3.png"):
         png(masks / name, np.ones((1, 1), np.uint8))
-    assert masks_by_photograph(masks, [one, other, alone, Path("/data/4.jpg")]) == {
+    assert masks_by_image(masks, [one, other, alone, Path("/data/4.jpg")]) == {
         one: masks / "cats/1.png",
         other: masks / "dogs/1.PNG",
         alone: masks / "2.tar.png",
@@ -205,18 +205,18 @@ def test_masks_are_found_by_the_end_of_the_photographs_paths(tmp_path: Path) -> 
     }
     png(masks / "1.png", np.ones((1, 1), np.uint8))
     with pytest.raises(ValueError, match=r"'1' fits 2, e\.g\. '/data/cats/1\.jpg' and '/data/dogs/1\.JPEG'"):
-        masks_by_photograph(masks, [one, other])
-    with pytest.raises(ValueError, match=r"must have one mask a photograph, but .*1\.png and .*1\.png fit"):
-        masks_by_photograph(masks, [one])
-    with pytest.raises(ValueError, match=r"named as the photographs, e\.g\. '5\.png', but .* only others"):
-        masks_by_photograph(masks, [Path("/data/5.jpg")])
+        masks_by_image(masks, [one, other])
+    with pytest.raises(ValueError, match=r"must have one mask per image, but .*1\.png and .*1\.png fit"):
+        masks_by_image(masks, [one])
+    with pytest.raises(ValueError, match=r"named as the images, e\.g\. '5\.png', but .* only others"):
+        masks_by_image(masks, [Path("/data/5.jpg")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty has none"):
-        masks_by_photograph(tmp_path / "empty", [one])
-    with pytest.raises(ValueError, match="must be a folder of PNG pictures, but there is none at"):
-        masks_by_photograph(masks / "1.png", [one])
-    with pytest.raises(ValueError, match="another folder than the photographs'"):
-        masks_by_photograph(masks, [masks / "3.png"])
+        masks_by_image(tmp_path / "empty", [one])
+    with pytest.raises(ValueError, match="must be a folder of PNG images, but there is none at"):
+        masks_by_image(masks / "1.png", [one])
+    with pytest.raises(ValueError, match="another folder than the images'"):
+        masks_by_image(masks, [masks / "3.png"])
 
 
 # In a comparison
@@ -224,23 +224,23 @@ def test_masks_are_found_by_the_end_of_the_photographs_paths(tmp_path: Path) -> 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Four photographs and their masks: wide, tall, square, and one that lies on its side until it is turned."""
+    """Four images and their masks: wide, tall, square, and one that lies on its side until it is turned."""
     random = np.random.default_rng(0)
     for name, size in {"wide": (120, 70), "tall": (70, 150), "square": (64, 64), "turned": (100, 60)}.items():
         pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / "images").mkdir(exist_ok=True)
         exif = Image.Exif()
         if name == "turned":
             pixels = np.rot90(pixels)
             exif[0x0112] = 6
-        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png", exif=exif)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png", exif=exif)
         png(tmp_path / "masks" / f"{name}.png", disc(size, (0.45, 0.6), 0.3).astype(np.uint8) * 9)
     return tmp_path
 
 
 def compare(root: Path, model: nn.Module | None = None, **options: Any) -> Comparison:
     given = {"methods": METHODS, "metrics": [*LOCALISATION, "deletion"], "masks": root / "masks", **options}
-    return vi.compare([root / "pictures"], model or make_model(), **given)
+    return vi.compare([root / "images"], model or make_model(), **given)
 
 
 def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
@@ -249,13 +249,13 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
     assert comparison.failures().empty
     values = comparison.table().set_index(["photograph", "method", "metric"])["value"]
     for name in ("wide", "tall", "square", "turned"):
-        image = read_image(root / "pictures" / f"{name}.png")
-        photograph = prepare(image, model)
+        image = read_image(root / "images" / f"{name}.png")
+        prepared = prepare(image, model)
         mask = np.asarray(Image.open(root / "masks" / f"{name}.png")) > 0
         assert mask.shape == image.size[::-1]
         patches = torch.zeros(4, 4, dtype=torch.bool)
         for row, col in itertools.product(range(4), range(4)):
-            left, top, right, bottom = photograph.patch_box(row, col, LAYOUT)
+            left, top, right, bottom = prepared.patch_box(row, col, LAYOUT)
             # 1,600 points of the patch, and whether the pixels that they are in are object.
             points = [
                 (int(top + (bottom - top) * (y + 0.5) / 40), int(left + (right - left) * (x + 0.5) / 40))
@@ -273,7 +273,7 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
             }
             for metric, value in expected.items():
                 assert values[name, method, metric] == pytest.approx(value), (name, method, metric)
-    [wide] = [each for each in comparison.photographs if each["key"] == "wide"]
+    [wide] = [each for each in comparison.images if each["key"] == "wide"]
     assert wide["mask"] == str(root / "masks" / "wide.png")
     assert wide["boxes"] == []
 
@@ -282,7 +282,7 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
     whole = compare(root)
     (root / "masks" / "wide.png").unlink()
     png(root / "masks" / "tall.png", np.ones((70, 150), np.uint8))
-    (root / "masks" / "square.png").write_bytes(b"no picture")
+    (root / "masks" / "square.png").write_bytes(b"no image")
     comparison = compare(root)
     failures = comparison.failures()
     errors = failures.groupby("photograph")["error"].unique().map(list).to_dict()
@@ -290,7 +290,7 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
     assert errors == {"wide": ["ValueError"], "tall": damaged, "square": damaged}
     for name, reason in {
         "wide": f"there is no mask at {root / 'masks' / 'wide.png'}.",
-        "tall": f"the mask {root / 'masks' / 'tall.png'} has 150 x 70 pixels where its photograph has 70 x 150 "
+        "tall": f"the mask {root / 'masks' / 'tall.png'} has 150 x 70 pixels where its image has 70 x 150 "
         "(width x height).",
         "square": f"the mask cannot be read: `{root / 'masks' / 'square.png'}` is not an image that can be read: "
         "cannot identify its format",
@@ -300,7 +300,7 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
         lost = list(itertools.product(METHODS, LOCALISATION))
         assert list(zip(rows["method"], rows["metric"], strict=True)) == lost
     assert len(failures) == 3 * len(METHODS) * len(LOCALISATION)
-    assert not any(each.get("error") for each in comparison.photographs)
+    assert not any(each.get("error") for each in comparison.images)
 
     def rest(comparison: Comparison) -> pd.DataFrame:
         table = scores(comparison)
@@ -370,7 +370,7 @@ def test_metrics_that_need_no_object_are_not_given_one(root: Path) -> None:
 
 
 def test_an_image_of_pillow_has_the_mask_of_its_file(root: Path) -> None:
-    image = Image.open(root / "pictures" / "wide.png")
+    image = Image.open(root / "images" / "wide.png")
     comparison = vi.compare([image], make_model(), ["random_map"], ["iou"], masks=root / "masks")
     assert comparison.failures().empty
     expected = compare(root, methods=["random_map"], metrics=["iou"]).table()
@@ -388,9 +388,9 @@ def test_wrong_arguments_are_told(root: Path, tmp_path: Path) -> None:
     boxes.write_text("file,left,top,right,bottom,index\nwide.png,0,0,9,9,1\n")
     refused("`boxes` and `masks` say both where objects are: give one of them", boxes=boxes)
     refused("`boxes` is not given, and masks have no class", target="boxes")
-    refused("must be a folder of PNG pictures", masks=root / "gone")
+    refused("must be a folder of PNG images", masks=root / "gone")
     refused("'pointing_game', which needs `boxes` or `masks`, but got neither", masks=None)
-    refused("another folder than the photographs'", masks=root / "pictures")
+    refused("another folder than the images'", masks=root / "images")
 
 
 def test_without_metrics_named_localisation_is_among_them(root: Path) -> None:
@@ -404,11 +404,11 @@ def test_the_command_takes_masks(root: Path, capsys: pytest.CaptureFixture[str])
     weights = root / "weights.safetensors"
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), weights)
     model = ("--model", "test_vit", "--checkpoint", weights)
-    common = ("compare", root / "pictures", *model, "--method", "random_map")
+    common = ("compare", root / "images", *model, "--method", "random_map")
     assert run(*common, "--metric", "iou", "--masks", root / "masks", "--out", root / "out") == 0
     assert "iou" in capsys.readouterr().out
     comparison = Comparison.open(root / "out")
     assert comparison.failures().empty
     assert comparison.metrics == ["iou"]
     assert run(*common, "--masks", root / "gone", "--out", root / "other") == 2
-    assert "must be a folder of PNG pictures" in capsys.readouterr().err
+    assert "must be a folder of PNG images" in capsys.readouterr().err

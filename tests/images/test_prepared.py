@@ -1,4 +1,4 @@
-"""A photograph is read as it was taken, and the model's view of it is placed where it lies."""
+"""An image is read as it was taken, and the model's view of it is placed where it lies."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ SIZES = [(300, 200), (200, 300), (97, 401), (401, 97), (40, 31), (256, 256), (22
 
 
 def seen_coordinates(transform: transforms.Compose, size: tuple[int, int]) -> np.ndarray:
-    """Which (y, x) of the photograph each pixel of the input shows: ramps through the transform itself."""
+    """Which (y, x) of the image each pixel of the input shows: ramps through the transform itself."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([transform(Image.fromarray(ramp))[0].numpy() for ramp in (y, x)])
@@ -30,7 +30,7 @@ def assert_placed(transform: transforms.Compose, size: tuple[int, int]) -> None:
     rows, cols = np.mgrid[: placement.height, : placement.width] + 0.5
     y = placement.top + placement.scale_y * rows
     x = placement.left + placement.scale_x * cols
-    # Resampling bends the ramps near the photograph's edges, and padding is black.
+    # Resampling bends the ramps near the image's edges, and padding is black.
     margin = 3 * max(placement.scale_x, placement.scale_y, 1.0)
     inside = (margin < y) & (y < size[0] - margin) & (margin < x) & (x < size[1] - margin)
     assert inside.sum() >= 100
@@ -59,7 +59,7 @@ def test_placement_agrees_with_ramps_sent_through_timms_transforms(size, input_s
         [transforms.Resize([64]), transforms.CenterCrop([41])],
         [transforms.Resize((50, 90))],
         [transforms.Resize(64, max_size=100), transforms.CenterCrop(120)],
-        [transforms.CenterCrop((211, 333))],  # padded where the photograph is smaller, by odd numbers
+        [transforms.CenterCrop((211, 333))],  # padded where the image is smaller, by odd numbers
         [transforms.Compose([ResizeKeepRatio((70, 90), longest=0.3)]), transforms.CenterCrop(60)],
         [],
     ],
@@ -76,14 +76,14 @@ def test_unknown_steps_are_refused_by_name():
         place(ResizeKeepRatio(8, random_scale_prob=0.5), (10, 10))
 
 
-def test_boxes_of_a_grid_and_its_patches_in_the_photograph():
+def test_boxes_of_a_grid_and_its_patches_in_the_image():
     model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96), depth=1)
     transform = transforms.Compose([transforms.Resize((64, 96)), transforms.ToTensor()])
-    photograph = prepare(Image.new("RGB", (480, 640)), model, transform)
+    prepared = prepare(Image.new("RGB", (480, 640)), model, transform)
     layout = token_layout(model, (64, 96))
-    assert photograph.placement == Placement(64, 96, scale_x=5.0, scale_y=10.0)
-    assert photograph.box_of_extent(layout.extent) == (0.0, 0.0, 480.0, 640.0)
-    assert photograph.patch_box(1, 4, layout) == (320.0, 160.0, 400.0, 320.0)
+    assert prepared.placement == Placement(64, 96, scale_x=5.0, scale_y=10.0)
+    assert prepared.box_of_extent(layout.extent) == (0.0, 0.0, 480.0, 640.0)
+    assert prepared.patch_box(1, 4, layout) == (320.0, 160.0, 400.0, 320.0)
 
 
 def test_preparation_is_timms_own():

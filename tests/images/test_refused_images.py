@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.helpers.command_line import no_hang
 from vit_interactions.cli import main as cli
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.images.listing import find_photographs, skipped_files
+from vit_interactions.images.listing import find_images, skipped_files
 from vit_interactions.training.data.window_store import WindowStore
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
@@ -96,7 +96,7 @@ def assert_told(shown: str, *, begins: str = "failed: ") -> None:
 
 
 def test_folders_list_what_may_be_an_image(photos: Path) -> None:
-    assert [path.name for path in find_photographs([photos])] == ["good.png", *REFUSED]
+    assert [path.name for path in find_images([photos])] == ["good.png", *REFUSED]
     assert skipped_files([photos]) == SKIPPED
     assert skipped_files([photos / "notes.txt"]) == ""  # it was asked for by name, so that it fails
     (photos / "other").mkdir()

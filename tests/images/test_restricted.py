@@ -10,7 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset
 
-from tests.helpers.tiny_pictures import tiny_settings
+from tests.helpers.tiny_images import tiny_settings
 from vit_interactions.images.restricted import only_supported_formats
 from vit_interactions.training.data.images import read_picture
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader

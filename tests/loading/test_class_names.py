@@ -14,7 +14,7 @@ from torch import nn
 from tests.helpers.command_line import run
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
-from vit_interactions.gallery.explanation import explain_photograph
+from vit_interactions.gallery.explanation import explain_image
 from vit_interactions.images import read_image
 from vit_interactions.loading.predictions import class_name, predict
 
@@ -34,7 +34,7 @@ def classifier(names: dict[int, str] | None = None, winner: int = 0) -> nn.Modul
 
 
 @pytest.fixture
-def photograph(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     Image.effect_noise((80, 60), 80).convert("RGB").save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
 
@@ -42,7 +42,7 @@ def photograph(tmp_path: Path) -> Path:
 def title(model: nn.Module, path: Path, target: int | str = "pred", checkpoint: str | None = "a hash") -> str:
     """The title of one figure of a class-specific method."""
     settings = Settings("model", checkpoint, ("gmar",), target=target)
-    figure = explain_photograph(model, prepare(read_image(path), model), settings).figures["gmar"]
+    figure = explain_image(model, prepare(read_image(path), model), settings).figures["gmar"]
     figure.canvas.draw()  # a title that is set as mathematics would raise here
     return " ".join(figure.get_suptitle().split())
 
@@ -57,37 +57,37 @@ def with_preprocessing(model: nn.Module) -> nn.Module:
     ("winner", "words"),
     [(0, "tabby"), (1, "LABEL_7"), (2, "$\\frac{1}$ <b>"), (3, "class 3")],
 )
-def test_models_of_transformers_name_their_classes(winner: int, words: str, photograph: Path) -> None:
+def test_models_of_transformers_name_their_classes(winner: int, words: str, image: Path) -> None:
     model = with_preprocessing(classifier(NAMES, winner))
-    assert title(model, photograph) == f"gmar (predicted: {words}, 100%)"
-    assert title(model, photograph, target=winner) == f"gmar, {words} (predicted: {words}, 100%)"
+    assert title(model, image) == f"gmar (predicted: {words}, 100%)"
+    assert title(model, image, target=winner) == f"gmar, {words} (predicted: {words}, 100%)"
     output = predict(model, torch.zeros(1, 3, 64, 64), named=False)
     assert output is not None
     assert output.index == winner
     assert output.name == (None if winner == 3 else NAMES[winner])  # all of its names
 
 
-def test_generic_names_are_none(photograph: Path) -> None:
+def test_generic_names_are_none(image: Path) -> None:
     model = with_preprocessing(classifier(winner=2))
-    assert title(model, photograph, target=-1) == "gmar, class -1 (predicted: class 2, 100%)"
+    assert title(model, image, target=-1) == "gmar, class -1 (predicted: class 2, 100%)"
     assert [class_name(model, index, named=True) for index in range(-1, 5)] == [None] * 6
 
 
-def test_names_of_imagenet_are_those_of_timms_own_weights(photograph: Path) -> None:
+def test_names_of_imagenet_are_those_of_timms_own_weights(image: Path) -> None:
     model = timm.create_model("test_vit").eval()
     assert class_name(model, 281, named=True) == "tabby, tabby cat"
     assert class_name(model, 281, named=False) is None  # a thousand classes of one's own
     assert [class_name(model, index, named=True) for index in (-1, 1000)] == [None, None]
     assert class_name(timm.create_model("test_vit", num_classes=200), 3, named=True) is None
-    assert title(model, photograph, target=281, checkpoint=None).startswith("gmar, tabby (predicted: ")
-    assert title(model, photograph, target=281).startswith("gmar, class 281 (predicted: class ")
+    assert title(model, image, target=281, checkpoint=None).startswith("gmar, tabby (predicted: ")
+    assert title(model, image, target=281).startswith("gmar, class 281 (predicted: class ")
 
 
-def test_a_saved_model_keeps_its_names_on_the_command_line(photograph: Path, tmp_path: Path) -> None:
+def test_a_saved_model_keeps_its_names_on_the_command_line(image: Path, tmp_path: Path) -> None:
     classifier(NAMES).save_pretrained(tmp_path / "saved")
     out = tmp_path / "out"
     options = ["--model", f"hf:{tmp_path / 'saved'}", "--method", "gmar", "--out", out]
-    assert run("explain", photograph, *options) == 0
+    assert run("explain", image, *options) == 0
     prediction = json.loads((out / "noise" / "manifest.json").read_text())["prediction"]
     assert (prediction["index"], prediction["name"]) == (0, "tabby, tabby cat")
 

@@ -17,7 +17,7 @@ from vit_interactions.explain.registry import default_methods
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
 from vit_interactions.functional.scores import Output
-from vit_interactions.gallery.explanation import explain_photograph
+from vit_interactions.gallery.explanation import explain_image
 from vit_interactions.loading.predictions import (
     Prediction,
     answer,
@@ -280,7 +280,7 @@ NOISE = Image.effect_noise((180, 170), 60).convert("RGB")
 def explained(model: nn.Module, output: Output | None = None) -> tuple[str, Any]:
     """The title of a map, and the prediction in the manifest."""
     settings = Settings("model", "hash", ("gmar",), output=output)
-    found = explain_photograph(model, prepare(NOISE, model), settings)
+    found = explain_image(model, prepare(NOISE, model), settings)
     title = " ".join(found.figures["gmar"].get_suptitle().split())
     return title.split("(")[-1].rstrip(")"), found.facts["prediction"]
 
@@ -298,10 +298,10 @@ def test_titles_and_manifests_say_the_probability_or_the_value() -> None:
     assert explained(head(0.0, 2.0, 2.1), "sigmoid")[0] == "predicted: class 2, 89%"
 
 
-def test_a_photograph_of_a_model_with_another_output_keeps_the_methods_that_need_none() -> None:
+def test_an_image_of_a_model_with_another_output_keeps_the_methods_that_need_none() -> None:
     model = After(head(1.0, 2.0), lambda x: {"scores": x})
     settings = Settings("model", "hash", ("raw_attention", "gmar"))
-    found = explain_photograph(model, prepare(NOISE, model), settings)
+    found = explain_image(model, prepare(NOISE, model), settings)
     assert found.facts["prediction"] is None
     assert list(found.arrays) == ["raw_attention"]
     assert "got a dict with 'scores' for 1 image." in found.facts["failed"]["gmar"]

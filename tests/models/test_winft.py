@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 import vit_interactions as vi
-from tests.helpers.data import PHOTOGRAPHS, WEIGHTS
+from tests.helpers.data import IMAGES, WEIGHTS
 from tests.helpers.families import sharpen
 from vit_interactions.functional.window_free import (
     WINDOW_FILLS,
@@ -491,17 +491,17 @@ def test_it_is_a_leaf_to_timms_tracer() -> None:
 
 @pytest.fixture(scope="module")
 def labelled() -> tuple[Tensor, Tensor]:
-    """The 200 photographs, and their classes."""
+    """The 200 images, and their classes."""
     from PIL import Image
 
-    if not (WEIGHTS.exists() and PHOTOGRAPHS.exists()):
-        pytest.skip(f"needs {WEIGHTS} and {PHOTOGRAPHS}; set VIT_INTERACTIONS_DATA to the folder with the data")
+    if not (WEIGHTS.exists() and IMAGES.exists()):
+        pytest.skip(f"needs {WEIGHTS} and {IMAGES}; set VIT_INTERACTIONS_DATA to the folder with the data")
     listed = (WEIGHTS.parent / "tiny_imagenet_200_classes.csv").read_text().splitlines()[1:]
     classes = {line.split(",")[1]: int(line.split(",")[0]) for line in listed}
     transform = transforms.Compose(
         [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
     )
-    paths = sorted(PHOTOGRAPHS.glob("*.jpg"))
+    paths = sorted(IMAGES.glob("*.jpg"))
     pixels = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
     return pixels, torch.tensor([classes[path.name.split("_")[0]] for path in paths])
 
@@ -521,7 +521,7 @@ def test_a_trained_vit_keeps_most_of_its_accuracy(
         shares.append(torch.stack([mask.float().mean((1, 2)) for mask in record.masks]))
     assert right / 200 == pytest.approx(known_accuracy, abs=0.01)
     if fill == "zero":
-        # Of the last 50 photographs: the share of pairs in the windows, block by block.
+        # Of the last 50 images: the share of pairs in the windows, block by block.
         known = [0.45, 0.55, 0.49, 0.55, 0.45, 0.50, 0.45, 0.46, 0.23, 0.12, 0.05, 0.06]
         found = torch.cat(shares, 1)[:, -50:].mean(1)
         torch.testing.assert_close(found, torch.tensor(known), rtol=0, atol=0.0075)

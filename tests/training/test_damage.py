@@ -12,7 +12,7 @@ import timm
 import torch
 
 from tests.helpers.command_line import set_field
-from tests.helpers.tiny_pictures import make_pictures, one_thread, tiny_settings
+from tests.helpers.tiny_images import make_images, one_thread, tiny_settings
 from vit_interactions.training.checkpoint import save_checkpoint
 from vit_interactions.training.learner import Learner
 from vit_interactions.training.settings import TrainingSettings
@@ -32,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("images") / "data")
+    return make_images(tmp_path_factory.mktemp("images") / "data")
 
 
 @pytest.fixture(scope="module")

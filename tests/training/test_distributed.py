@@ -11,7 +11,7 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.helpers.tiny_pictures import SIZE, make_pictures, make_teacher_weights, one_thread, tiny_settings
+from tests.helpers.tiny_images import SIZE, make_images, make_teacher_weights, one_thread, tiny_settings
 from tests.helpers.trained import free_ports
 from vit_interactions.training.learner import Learner
 from vit_interactions.training.log import read_rows
@@ -86,7 +86,7 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have written."""
     folder: Path = tmp_path_factory.mktemp("distributed")
-    make_pictures(folder / "pictures")
+    make_images(folder / "pictures")
     make_teacher_weights(folder / "teacher.safetensors")
     torch.multiprocessing.spawn(_process, args=(folder, free_ports(3)), nprocs=2)
     return folder

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import vit_interactions as vi
-from tests.helpers.tiny_pictures import (
+from tests.helpers.tiny_images import (
     CLASSES,
     SIZE,
     TRAIN,
     VAL,
-    make_pictures,
+    make_images,
     make_teacher_weights,
     one_thread,
     tiny_settings,
@@ -68,7 +68,7 @@ def _one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("pictures") / "data")
+    return make_images(tmp_path_factory.mktemp("pictures") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_models_and_windows_that_do_not_go_together(
 
 
 def test_classes_are_numbered_as_in_training(tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     for file in (data / "val" / "class0").iterdir():
         file.unlink()
     (data / "val" / "class0").rmdir()
@@ -315,7 +315,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"has no part 'train', .* must have one folder of images per class"):
         open_sources(tmp_path / "empty")
-    flat = make_pictures(tmp_path / "data") / "train"
+    flat = make_images(tmp_path / "data") / "train"
     with pytest.raises(ValueError, match="must have a folder train and a folder validation"):
         open_sources(flat)
     assert open_sources(flat, evaluation="").evaluation is None
@@ -329,7 +329,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["", "torch/image_folder"])
 def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     for split in ("test", "trian"):
         with pytest.raises(ValueError, match=rf"has no part '{split}'.* holds train.class0.0.png"):
             open_part(data, split, kind=kind)
@@ -340,7 +340,7 @@ def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> No
 
 
 def test_a_source_of_torchvision(tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     sources = open_sources(data, kind="torch/image_folder", training="train", evaluation="val")
     assert (sources.classes, len(sources.training)) == (3, CLASSES * TRAIN)
     assert sources.evaluation is not None

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.helpers.command_line import run
-from tests.helpers.tiny_pictures import (
+from tests.helpers.tiny_images import (
     CLASSES,
     SIZE,
     TRAIN,
     VAL,
     everything,
-    make_pictures,
+    make_images,
     make_teacher_weights,
     one_thread,
     tiny_settings,
@@ -54,7 +54,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("pictures") / "data")
+    return make_images(tmp_path_factory.mktemp("pictures") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_other_pictures_are_not_the_run_that_was_stopped(
     with monkeypatch.context() as patched:
         stop_at(patched, 1)
         train(tiny_settings(pictures), tmp_path / "run")
-    other = make_pictures(tmp_path / "other")
+    other = make_images(tmp_path / "other")
     for number in range(CLASSES):
         for picture in range(3):
             (other / "train" / f"class{number}" / f"{picture}.png").unlink()

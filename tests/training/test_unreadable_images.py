@@ -17,7 +17,7 @@ from timm.data import Mixup
 from torch import nn
 
 from tests.helpers.command_line import run
-from tests.helpers.tiny_pictures import CLASSES, SIZE, TRAIN, VAL, make_pictures, one_thread, tiny_settings
+from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, one_thread, tiny_settings
 from tests.helpers.trained import free_ports, same_run, stop_at
 from vit_interactions.training.classification import Evaluation, evaluate
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
@@ -71,7 +71,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of which some cannot be read, the same without those, and a model."""
     folder: Path = tmp_path_factory.mktemp("unreadable")
     for name in ("data", "rest"):
-        make_pictures(folder / name)
+        make_images(folder / name)
     spoil(folder / "data" / "val", NAMES)
     for name in NAMES:
         (folder / "rest" / "val" / name).unlink()
@@ -137,7 +137,7 @@ def test_the_command_says_so_and_ends_with_1(
 
 
 def test_no_readable_image_is_an_error(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_pictures(tmp_path / "data")
+    make_images(tmp_path / "data")
     spoil(tmp_path / "data" / "val", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(VAL)])
     command = ["evaluate", tmp_path / "data", "--model", "test_vit", "--checkpoint", root / "model.safetensors"]
     assert run(*command, "--img-size", SIZE, "--workers", 0) == 2
@@ -214,7 +214,7 @@ TRAINED_ON = ["class0/1.png", "class1/4.png", "class2/0.png", "class2/8.png"]
 
 
 def training_data(folder: Path) -> Path:
-    data = make_pictures(folder / "data")
+    data = make_images(folder / "data")
     spoil(data / "train", TRAINED_ON)
     return data
 
@@ -228,7 +228,7 @@ def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: Path) -> None:
-    _, whole = batches_of(make_pictures(tmp_path / "whole"))
+    _, whole = batches_of(make_images(tmp_path / "whole"))
     loader, rest = batches_of(training_data(tmp_path), workers=workers)
     names = open_part(tmp_path / "data", "train").filenames()
     order = EpochBatches(CLASSES * TRAIN, 2)
@@ -290,7 +290,7 @@ def test_resumed_it_is_the_same_run_and_says_the_same(
 
 
 def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:
-    data = make_pictures(tmp_path / "data")
+    data = make_images(tmp_path / "data")
     spoil(data / "train", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(TRAIN)])
     with pytest.raises(
         ValueError, match=r"must have training images that can be read, but in epoch 0 .* none could"

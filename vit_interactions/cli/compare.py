@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.cli.options import Alpha, Beta, Device, OutputKind, Photos, ResumeSame, given_path
+from vit_interactions.cli.options import Alpha, Beta, Device, Images, OutputKind, ResumeSame, given_path
 from vit_interactions.compare import compare
 from vit_interactions.compare.units import REFUSALS
 from vit_interactions.explain.registry import all_methods
-from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_photographs
+from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_images
 from vit_interactions.images.listing import skipped_files
 from vit_interactions.loading.models import load_model
 from vit_interactions.metrics import DEFAULT_METRICS, METRICS
@@ -43,7 +43,7 @@ UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
 def compare_command(
     *,
-    photos: Photos = None,
+    photos: Images = None,
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
@@ -113,7 +113,7 @@ def compare_command(
         held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
         place = str(process.device)
         comparison = compare(
-            photos or bundled_photographs(),
+            photos or bundled_images(),
             {
                 name: load_model(name, checkpoint, place, needs_attention=False)
                 if checkpoint is not None

@@ -14,8 +14,8 @@ from vit_interactions.cli.common import chosen_images, end_with_failures
 from vit_interactions.cli.options import (
     Checkpoint,
     Device,
+    Images,
     Model,
-    Photos,
     given_path,
 )
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
@@ -34,7 +34,7 @@ CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
 
 def curve(
     *,
-    photos: Photos = None,
+    images: Images = None,
     model: Model = DEFAULT_MODEL,
     out: Annotated[
         Path, typer.Option(parser=given_path, metavar="FILE", help="The figure to write, a PNG, PDF or SVG file.")
@@ -55,12 +55,12 @@ def curve(
     for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
-    photographs = chosen_images(photos)
+    paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[Path, str] = {}
 
     def batches() -> Generator[Tensor, None, None]:
-        for path in track(photographs, "reading attention", console=errors):
+        for path in track(paths, "reading attention", console=errors):
             try:
                 yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)
             except (OSError, ValueError, MemoryError) as error:
@@ -71,7 +71,7 @@ def curve(
         try:
             result = interaction_curve(vit, inputs, sorted(alpha or CURVE_ALPHAS), beta)
         except ValueError:
-            if len(failed) == len(photographs):
+            if len(failed) == len(paths):
                 end_with_failures({str(path): reason for path, reason in failed.items()})
             raise
         table = Table("alpha", "E_O", "of all pairs")

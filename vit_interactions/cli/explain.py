@@ -8,15 +8,15 @@ from rich.progress import track
 from timm.data.config import resolve_model_data_config
 
 from vit_interactions.attention.feature_grid import image_layout
-from vit_interactions.cli.common import chosen_images, count, end_with_failures
+from vit_interactions.cli.common import chosen_images, end_with_failures, plural, report_written
 from vit_interactions.cli.options import (
     Alpha,
     Beta,
     Checkpoint,
     Device,
+    Images,
     Model,
     OutputKind,
-    Photos,
     ResumeSame,
     check_folder_option,
     given_path,
@@ -30,7 +30,7 @@ from vit_interactions.explain.registry import (
     find_method,
 )
 from vit_interactions.explain.settings import Settings
-from vit_interactions.gallery.run import Report, explain_photographs
+from vit_interactions.gallery.run import Report, explain_images
 from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model, weights_file
 from vit_interactions.models.trained_windows import other_windows, trained_windows
@@ -41,13 +41,11 @@ from vit_interactions.utilities.files import sha256
 
 def explain(
     *,
-    photos: Photos = None,
+    images: Images = None,
     model: Model = DEFAULT_MODEL,
     out: Annotated[
         Path,
-        typer.Option(
-            parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a folder in it."
-        ),
+        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each image gets a folder in it."),
     ],
     checkpoint: Checkpoint = None,
     method: Annotated[
@@ -81,7 +79,7 @@ def explain(
     device: Device = "auto",
     resume: ResumeSame = False,
 ) -> None:
-    """Draw the explanations of pictures, and write the raw maps and a manifest beside them."""
+    """Draw the explanations of images, and write the raw maps and a manifest beside them."""
     chosen_methods = [find_method(name) for name in method or ()]
     patches = tuple(parse_patch(text) for text in patch or ())
     if patches and method and not any(issubclass(kind, InteractionExplainer) for kind in chosen_methods):
@@ -92,7 +90,7 @@ def explain(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
-    photographs = chosen_images(photos)
+    paths = chosen_images(images)
     chosen_class = parse_target(target)
     vit = load_model(model, checkpoint, check_device("--device", device), needs_attention=False)
     if isinstance(chosen_class, int):
@@ -107,15 +105,15 @@ def explain(
     settings = Settings(
         model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
     )
-    steps = explain_photographs(vit, photographs, settings, out, resume=resume)
+    steps = explain_images(vit, paths, settings, out, resume=resume)
     report = Report()
-    for report in track(steps, "explaining", total=len(photographs), console=errors):  # noqa: B007
+    for report in track(steps, "explaining", total=len(paths), console=errors):  # noqa: B007
         pass
-    errors.print(f"explained {len(report.done)} of {count(photographs)} in {out}", markup=False, soft_wrap=True)
+    report_written("explanation", len(report.done), len(paths), out)
     if report.open_windows:
         errors.print(
-            f"note: at alpha {alpha:g} the windows of {count(report.open_windows)} hold nearly all pairs of patches, "
-            "so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
+            f"note: at alpha {alpha:g} the windows of {plural(len(report.open_windows), 'image')} hold nearly all "
+            "pairs of patches, so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
             "suits this model",
             markup=False,
             soft_wrap=True,
@@ -125,9 +123,10 @@ def explain(
         errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
     for difference in other_windows(model, trained_windows(model), alpha, beta):
         errors.print(f"note: {difference}", markup=False, soft_wrap=True)
-    for name, pictures in report.zero_maps.items():
+    for name, zero in report.zero_maps.items():
         errors.print(
-            f"note: {name} found nothing in {count(pictures)}: the map is zero everywhere", soft_wrap=True
+            f"note: {name} found nothing in {plural(len(zero), 'image')}: the map is zero everywhere",
+            soft_wrap=True,
         )
     lacking = {
         path: "; ".join(f"{name}: {reason}" for name, reason in methods_failed.items())

@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from vit_interactions.cli.common import chosen_images, count, end_with_failures
+from vit_interactions.cli.common import chosen_images, end_with_failures, report_written
 from vit_interactions.cli.options import (
     Alpha,
     Beta,
     Checkpoint,
     Device,
+    Images,
     Model,
     OutputKind,
-    Photos,
     check_folder_option,
     given_path,
 )
@@ -27,11 +27,11 @@ from vit_interactions.utilities.text import printable
 
 def explore(
     *,
-    photos: Photos = None,
+    images: Images = None,
     model: Model = DEFAULT_MODEL,
     out: Annotated[
         Path,
-        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each picture gets a page in it."),
+        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each image gets a page in it."),
     ],
     checkpoint: Checkpoint = None,
     output: OutputKind = None,
@@ -45,15 +45,15 @@ def explore(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_folder_option(out)
-    photographs = chosen_images(photos)
+    paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     steps = write_pages(
-        vit, photographs, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+        vit, paths, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
     )
     pages = Pages()
-    for pages in track(steps, "exploring", total=len(photographs), console=errors):  # noqa: B007
+    for pages in track(steps, "exploring", total=len(paths), console=errors):  # noqa: B007
         pass
-    errors.print(f"wrote {len(pages.done)} of {count(photographs)} as pages:", soft_wrap=True)
+    report_written("page", len(pages.done), len(paths), out)
     for page in pages.done.values():
         size = page.stat().st_size / 1e6
         errors.print(f"{printable(str(page))} ({size:.1f} MB)", markup=False, soft_wrap=True)

@@ -20,12 +20,12 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
-Photos = Annotated[
+Images = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="PHOTO...",
+        metavar="IMAGE...",
         parser=given_path,
-        help="Pictures, or folders with pictures directly in them. Default: photographs of scikit-image.",
+        help="Images, or folders with images directly in them. Default: four images of scikit-image.",
         show_default=False,
     ),
 ]

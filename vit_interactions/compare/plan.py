@@ -27,9 +27,9 @@ from vit_interactions.explain.registry import (
 )
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.scores import Output, check_output
-from vit_interactions.images.boxes import ObjectBox, boxes_by_photograph, read_boxes, unused_boxes
-from vit_interactions.images.listing import find_photographs
-from vit_interactions.images.masks import masks_by_photograph, unused_masks
+from vit_interactions.images.boxes import ObjectBox, boxes_by_image, read_boxes, unused_boxes
+from vit_interactions.images.listing import find_images
+from vit_interactions.images.masks import masks_by_image, unused_masks
 from vit_interactions.images.prepared import prepare, preprocessing
 from vit_interactions.images.reading import to_rgb
 from vit_interactions.loading.models import load_model, nearest
@@ -179,10 +179,10 @@ def make_plan(
     notes = []
     if boxes is not None:
         rows = read_boxes(Path(boxes))
-        found, notes = boxes_by_photograph(rows, sources), unused_boxes(rows, sources)
+        found, notes = boxes_by_image(rows, sources), unused_boxes(rows, sources)
         pictures = [replace(picture, boxes=tuple(found[picture.source])) for picture in pictures]
     if masks is not None:
-        files = masks_by_photograph(Path(masks).absolute(), sources)
+        files = masks_by_image(Path(masks).absolute(), sources)
         notes = unused_masks(Path(masks).absolute(), files.values())
         pictures = [replace(picture, mask=files[picture.source]) for picture in pictures]
     subjects = find_subjects(model, device)
@@ -214,7 +214,7 @@ def list_pictures(photographs: Iterable[str | PathLike[str] | Image.Image]) -> l
     paths = [Path(item) for item in given if not isinstance(item, Image.Image)]
     if not given:
         raise ValueError("`photographs` must be at least one picture, but got none.")
-    files = [path.absolute() for path in find_photographs(paths)] if paths else []
+    files = [path.absolute() for path in find_images(paths)] if paths else []
     names = [file.name for file in files]
     names += [Path(getattr(image, "filename", "") or f"picture {i}").name for i, image in enumerate(images, 1)]
     pictures = []

@@ -22,7 +22,7 @@ from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
 from vit_interactions.explain import ZeroMapWarning
 from vit_interactions.explain.settings import Settings, make_explainer
-from vit_interactions.figures import Photograph
+from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.boxes import ObjectBox
 from vit_interactions.images.objects import inside_object
@@ -101,7 +101,7 @@ class Findings:
 
 def look(
     subject: Subject,
-    photograph: Photograph,
+    photograph: PreparedImage,
     boxes: Sequence[ObjectBox],
     mask: Path | None,
     target: int | str,

@@ -1,4 +1,4 @@
-"""What one photograph's page shows: its patch interactions and attention, from one forward pass."""
+"""What one image's page shows: its patch interactions and attention, from one forward pass."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from vit_interactions.attention.observe import observe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explorer.quantise import QuantisedAttention, quantise_attention
-from vit_interactions.figures import Photograph
+from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
 from vit_interactions.functional.uncertainty import RunningUncertainty
 from vit_interactions.loading.predictions import Prediction, predict
@@ -18,29 +18,29 @@ from vit_interactions.loading.predictions import Prediction, predict
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What a model does with one photograph.
+    """What a model does with one image.
 
     Attributes:
-        photograph: the picture and the model's view of it.
+        prepared: the image and the model's view of it.
         layout: where its patches are.
         uncertainty: U (patches, patches), on the host.
         attention: of every layer among patches.
         prediction: the top class; None for a model without classes.
     """
 
-    photograph: Photograph
+    prepared: PreparedImage
     layout: TokenLayout
     uncertainty: Tensor
     attention: QuantisedAttention
     prediction: Prediction | None
 
 
-def study(model: nn.Module, photograph: Photograph, *, named: bool, output: Output | None = None) -> Study:
-    """Run a model on a photograph and keep what the page shows.
+def study(model: nn.Module, prepared: PreparedImage, *, named: bool, output: Output | None = None) -> Study:
+    """Run a model on an image and keep what the page shows.
 
     Args:
         model: any ViT, borrowed; on its device.
-        photograph: from `figures.prepare`.
+        prepared: from `figures.prepare`.
         named: whether the model's classes are those of timm's own weights; see `predictions.class_name`.
         output: what the model's output is; None: see `predictions.find_output`.
 
@@ -49,7 +49,7 @@ def study(model: nn.Module, photograph: Photograph, *, named: bool, output: Outp
     """
     model = unwrap(model)
     weight = next(model.parameters())
-    inputs = photograph.input.unsqueeze(0).to(weight.device, weight.dtype)
+    inputs = prepared.input.unsqueeze(0).to(weight.device, weight.dtype)
     running, calls = RunningUncertainty(), list[AttentionCall]()
 
     def take_in(call: AttentionCall, layout: TokenLayout) -> None:
@@ -61,4 +61,4 @@ def study(model: nn.Module, photograph: Photograph, *, named: bool, output: Outp
     attention = quantise_attention(calls, layout)
     with borrowed(model) as own:
         prediction = predict(own, inputs, named=named, output=output)
-    return Study(photograph, layout, running.result()[0].cpu(), attention, prediction)
+    return Study(prepared, layout, running.result()[0].cpu(), attention, prediction)

@@ -1,4 +1,4 @@
-"""`vi.explorer`: the page of one photograph, in a notebook or as a file."""
+"""`vi.explorer`: the page of one image, in a notebook or as a file."""
 
 from dataclasses import dataclass
 from html import escape
@@ -53,14 +53,14 @@ class ExplorerPage:
 
 def explorer(
     model: nn.Module | str,
-    photograph: str | PathLike[str] | Image.Image,
+    image: str | PathLike[str] | Image.Image,
     *,
     alpha: float = 0.10,
     beta: float = 0.20,
     title: str | None = None,
     output: Output | None = None,
 ) -> ExplorerPage:
-    """Make a page to explore how the patches of a photograph interact.
+    """Make a page to explore how the patches of an image interact.
 
     Pointing at a patch shows its row of U, its window and responsive field, its tendency and its attention in every
     layer and head; sliders for α and β act at once, by the definitions of `responsive_field`. One file with
@@ -69,7 +69,7 @@ def explorer(
 
     Args:
         model: a timm model with its preprocessing, borrowed; or a name that `vit-interactions --model` takes.
-        photograph: a picture file, or a picture.
+        image: an image file, or an image of Pillow.
         alpha: where its slider begins: the share of all patch pairs that count as relevant, in [0, 1].
         beta: likewise: the share of the patches that are dropped as indiscriminative, in [0, 1].
         title: over the page; None: the file's name.
@@ -80,7 +80,7 @@ def explorer(
 
     Raises:
         UnsupportedModelError: a model without attention from every patch to every patch.
-        ValueError: `alpha` or `beta` outside [0, 1], a file that is no picture, an unknown model.
+        ValueError: `alpha` or `beta` outside [0, 1], a file that is not an image, an unknown model.
         FileNotFoundError: no such file.
 
     Example:
@@ -100,12 +100,12 @@ def explorer(
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
     check_output("output", output)
-    if isinstance(photograph, Image.Image):
-        image, file = photograph, "photograph"
+    if isinstance(image, Image.Image):
+        opened, file = image, "image"
     else:
-        image, file = read_image(photograph), Path(photograph).name
+        opened, file = read_image(image), Path(image).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
-    found = study(vit, prepare(image, vit), named=isinstance(model, str), output=output)
+    found = study(vit, prepare(opened, vit), named=isinstance(model, str), output=output)
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
 
 

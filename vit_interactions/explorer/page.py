@@ -20,7 +20,7 @@ from PIL import Image
 
 from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.explorer.data import Study
-from vit_interactions.explorer.plots import mosaic_plot, photograph_plot
+from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import Ladder, climb, worst_error
 from vit_interactions.figures.canvas import PATCH_COLOR
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
@@ -65,7 +65,7 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float, s
         precision=f"{100 * max(worst_error(found.uncertainty, ladder.steps, ladder.values), 1e-4):.1g} %",
         colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
         policy=_policy(script, bokeh),
-        picture=_picture(found.photograph.image),
+        picture=_picture(found.prepared.image),
         facts=facts,
         blocks={name: pack(data) for name, data in {"bokeh": bokeh.encode(), **_arrays(found, ladder)}.items()},
         style=Markup(_read("explorer.css")),
@@ -89,8 +89,8 @@ def _place(found: Study) -> dict[str, Any]:
     """Say where the patches are, and which is chosen at first: the one of the largest U to others."""
     return {
         "grid": found.layout.grid,
-        "size": found.photograph.image.size,
-        "extent": found.photograph.box_of_extent(found.layout.extent),
+        "size": found.prepared.image.size,
+        "extent": found.prepared.box_of_extent(found.layout.extent),
         "prefix": found.layout.prefix,
         "patch": int((found.uncertainty.sum(1) - found.uncertainty.diagonal()).argmax()),
     }
@@ -173,7 +173,7 @@ def _plots(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
     layout = found.layout
     cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
     plots = {
-        f"plot-{name}": photograph_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
+        f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
         for name in facts["photographs"]
     }
     if facts["layers"]:

@@ -1,4 +1,4 @@
-"""A page for each of many photographs; one that cannot be read or explained is reported and skipped."""
+"""A page for each of many images; one that cannot be read or explained is reported and skipped."""
 
 import hashlib
 import os
@@ -26,11 +26,11 @@ HEAD = 4096  # bytes of a page that hold what it says of itself
 
 @dataclass
 class Pages:
-    """What became of each photograph.
+    """What became of each image.
 
     Attributes:
-        done: photograph -> its page.
-        failed: photograph -> the reason why it has none.
+        done: image -> its page.
+        failed: image -> the reason why it has none.
     """
 
     done: dict[str, Path] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Pages:
 
 def write_pages(
     model: nn.Module,
-    photographs: Sequence[Path],
+    images: Sequence[Path],
     out: Path,
     *,
     name: str,
@@ -48,11 +48,11 @@ def write_pages(
     beta: float,
     output: Output | None = None,
 ) -> Iterator[Pages]:
-    """Write a page for each photograph, named after its file, into one folder.
+    """Write a page for each image, named after its file, into one folder.
 
     Args:
         model: with timm's preprocessing, on its device.
-        photographs: picture files.
+        images: image files.
         out: folder to write to; made if missing.
         name: what the pages call the model.
         named: whether its classes are those of timm's own weights; see `predictions.class_name`.
@@ -61,7 +61,7 @@ def write_pages(
         output: as of `study`.
 
     Yields:
-        What became of the photographs so far, after each. A page of another photograph of the same name is kept; the
+        What became of the images so far, after each. A page of another image of the same name is kept; the
         new one gets a number.
 
     Raises:
@@ -73,7 +73,7 @@ def write_pages(
     with locked(out):
         remove_partials(out, "*.html")
         names = Names(path.name for path in out.iterdir())
-        for path in photographs:
+        for path in images:
             source = image_id(path)
             try:
                 file = names.choose(numbered(safe_name(path.stem), ".html"), partial(_is_own, out, source))

@@ -17,7 +17,7 @@ DARK = "#000000"
 SIDES = "left", "right", "top", "bottom"
 
 
-def photograph_plot(name: str, limits: Box, description: str, cell: float, *, fine: bool) -> Any:
+def image_plot(name: str, limits: Box, description: str, cell: float, *, fine: bool) -> Any:
     """Make a figure that shows a photograph with patches on it.
 
     Args:

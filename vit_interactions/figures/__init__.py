@@ -1,6 +1,6 @@
 """The paper's pictures, for any image: drawn on the original photograph, as matplotlib figures or on your axes."""
 
-from vit_interactions.figures.canvas import draw_photograph as draw_photograph
+from vit_interactions.figures.canvas import draw_image as draw_image
 from vit_interactions.figures.canvas import mark_patch as mark_patch
 from vit_interactions.figures.curve import draw_curve as draw_curve
 from vit_interactions.figures.field import draw_field as draw_field
@@ -26,7 +26,7 @@ from vit_interactions.figures.windows_by_layer import draw_window as draw_window
 from vit_interactions.figures.windows_by_layer import windows_figure as windows_figure
 from vit_interactions.images.placement import Placement as Placement
 from vit_interactions.images.placement import place as place
-from vit_interactions.images.prepared import Photograph as Photograph
+from vit_interactions.images.prepared import PreparedImage as PreparedImage
 from vit_interactions.images.prepared import prepare as prepare
 from vit_interactions.images.prepared import preprocessing as preprocessing
 from vit_interactions.images.reading import read_image as load_photograph  # noqa: F401  # its name before

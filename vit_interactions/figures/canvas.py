@@ -12,27 +12,27 @@ from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.values import Array
 from vit_interactions.images.placement import Box
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 LONGEST = 1600  # pixels of a side that are drawn; a camera's photograph would only slow matplotlib down
 PATCH_COLOR = "#ff2d2d"
 HALO = withStroke(linewidth=3.0, foreground="white")
 
 
-def draw_photograph(axes: Axes, photograph: Photograph, layout: TokenLayout, *, grey: bool = False) -> None:
+def draw_image(axes: Axes, prepared: PreparedImage, layout: TokenLayout, *, grey: bool = False) -> None:
     """Draw a whole photograph; what no patch of the model covers is washed out and fenced off.
 
     Args:
         axes: where to draw; its limits become those of the photograph and the patches together.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         layout: the model's, from `token_layout`.
         grey: draw it in grey and pale, as a ground for colours.
     """
-    width, height = photograph.image.size
-    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    width, height = prepared.image.size
+    left, top, right, bottom = prepared.box_of_extent(layout.extent)
     # Where the input was padded, patches lie beyond the photograph.
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor="0.85", zorder=0.5))
-    axes.imshow(_displayed(photograph.image, grey), extent=(0, width, height, 0), origin="upper", zorder=1)
+    axes.imshow(_displayed(prepared.image, grey), extent=(0, width, height, 0), origin="upper", zorder=1)
     seen = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
     axes.add_patch(_frame((0, 0, width, height), seen))
     axes.add_patch(
@@ -44,30 +44,30 @@ def draw_photograph(axes: Axes, photograph: Photograph, layout: TokenLayout, *, 
     axes.set_axis_off()
 
 
-def draw_cells(axes: Axes, photograph: Photograph, layout: TokenLayout, colors: Array) -> AxesImage:
+def draw_cells(axes: Axes, prepared: PreparedImage, layout: TokenLayout, colors: Array) -> AxesImage:
     """Draw one colour a patch over the area that the patches cover.
 
     Args:
         axes: with the photograph already on it.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         layout: the model's.
         colors: (rows, cols, 3 or 4): RGB or RGBA, uint8 or in [0, 1].
     """
-    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    left, top, right, bottom = prepared.box_of_extent(layout.extent)
     return axes.imshow(
         colors, extent=(left, right, bottom, top), origin="upper", interpolation="nearest", zorder=2
     )
 
 
-def patch_edges(photograph: Photograph, layout: TokenLayout) -> tuple[Array, Array]:
+def patch_edges(prepared: PreparedImage, layout: TokenLayout) -> tuple[Array, Array]:
     """Give the photograph's x of the cols + 1 edges between columns of patches, and y of the rows + 1."""
-    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    left, top, right, bottom = prepared.box_of_extent(layout.extent)
     return np.linspace(left, right, layout.cols + 1), np.linspace(top, bottom, layout.rows + 1)
 
 
-def cell_squares(photograph: Photograph, layout: TokenLayout, cells: Array) -> list[list[tuple[float, float]]]:
+def cell_squares(prepared: PreparedImage, layout: TokenLayout, cells: Array) -> list[list[tuple[float, float]]]:
     """Give the corners, in the photograph's pixels, of each marked cell of (rows, cols)."""
-    xs, ys = patch_edges(photograph, layout)
+    xs, ys = patch_edges(prepared, layout)
     return [
         [(xs[col], ys[row]), (xs[col + 1], ys[row]), (xs[col + 1], ys[row + 1]), (xs[col], ys[row + 1])]
         for row, col in np.argwhere(cells)
@@ -75,7 +75,7 @@ def cell_squares(photograph: Photograph, layout: TokenLayout, cells: Array) -> l
 
 
 def mark_patch(
-    axes: Axes, photograph: Photograph, layout: TokenLayout, patch: tuple[int, int], name: str = ""
+    axes: Axes, prepared: PreparedImage, layout: TokenLayout, patch: tuple[int, int], name: str = ""
 ) -> None:
     """Outline a patch, and write a name beside it.
 
@@ -83,7 +83,7 @@ def mark_patch(
         ValueError: `patch` outside the grid.
     """
     patch_index(patch, layout)
-    left, top, right, bottom = photograph.patch_box(*patch, layout)
+    left, top, right, bottom = prepared.patch_box(*patch, layout)
     outline = Rectangle(
         (left, top), right - left, bottom - top, fill=False, edgecolor=PATCH_COLOR, linewidth=1.6, zorder=8
     )

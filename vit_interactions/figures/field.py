@@ -20,7 +20,7 @@ from vit_interactions.figures.canvas import (
     PATCH_COLOR,
     cell_squares,
     draw_cells,
-    draw_photograph,
+    draw_image,
     mark_patch,
     patch_edges,
 )
@@ -29,7 +29,7 @@ from vit_interactions.figures.selection import one_image
 from vit_interactions.figures.values import Array, to_array
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.windows import window_masks
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 WINDOW_COLOR = "#00e5ff"
 FIELD_COLOR = "#ffd400"
@@ -46,7 +46,7 @@ DROPPED: dict[str, Any] = {
 
 def draw_interactions(
     axes: Axes,
-    photograph: Photograph,
+    prepared: PreparedImage,
     uncertainty: Tensor,
     layout: TokenLayout,
     patch: tuple[int, int],
@@ -58,7 +58,7 @@ def draw_interactions(
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         uncertainty: U (patches, patches) of this image.
         layout: the model's, from `token_layout`.
         patch: (row, col) of the one patch.
@@ -70,14 +70,14 @@ def draw_interactions(
     """
     to_array("uncertainty", uncertainty, (layout.patches, layout.patches))
     row = uncertainty[patch_index(patch, layout)].reshape(layout.grid)
-    image = draw_map(axes, photograph, row, layout, label="U", log=True, norm=norm)
-    mark_patch(axes, photograph, layout, patch, name)
+    image = draw_map(axes, prepared, row, layout, label="U", log=True, norm=norm)
+    mark_patch(axes, prepared, layout, patch, name)
     return image
 
 
 def draw_field(
     axes: Axes,
-    photograph: Photograph,
+    prepared: PreparedImage,
     field: ResponsiveField,
     layout: TokenLayout,
     patch: tuple[int, int],
@@ -91,7 +91,7 @@ def draw_field(
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         field: the responsive fields; of a batch, `index` says which image's.
         layout: the model's, from `token_layout`.
         patch: (row, col) of the patch.
@@ -110,16 +110,16 @@ def draw_field(
     relevant = none if field.candidates is None else field.candidates[0, p].reshape(layout.grid).numpy().copy()
     relevant[patch] = False
 
-    draw_photograph(axes, photograph, layout)
-    draw_cells(axes, photograph, layout, np.where(inside[..., None], 0.0, OUTSIDE))
-    xs, ys = patch_edges(photograph, layout)
-    axes.add_collection(PolyCollection(cell_squares(photograph, layout, dropped), zorder=3, **DROPPED))
+    draw_image(axes, prepared, layout)
+    draw_cells(axes, prepared, layout, np.where(inside[..., None], 0.0, OUTSIDE))
+    xs, ys = patch_edges(prepared, layout)
+    axes.add_collection(PolyCollection(cell_squares(prepared, layout, dropped), zorder=3, **DROPPED))
     rows, cols = np.nonzero(relevant)
     x, y = (xs[cols] + xs[cols + 1]) / 2, (ys[rows] + ys[rows + 1]) / 2
     axes.scatter(x, y, s=9, color=FIELD_COLOR, edgecolor="black", linewidth=0.5, zorder=7)
     axes.add_collection(LineCollection(_boundary(enclosed, xs, ys), colors=FIELD_COLOR, linewidths=1.8, zorder=6))
     axes.add_patch(_around(field.windows[0, p].tolist(), xs, ys))
-    mark_patch(axes, photograph, layout, patch, name)
+    mark_patch(axes, prepared, layout, patch, name)
 
 
 def draw_field_legend(axes: Axes) -> None:

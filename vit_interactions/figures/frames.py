@@ -16,19 +16,19 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.sheets import photograph_grid
+from vit_interactions.figures.sheets import image_grid
 from vit_interactions.figures.values import set_title
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 COLUMNS = 6
 MILLISECONDS = 500  # a frame; the last one stays three times as long
 
 
-def frames_figure(photograph: Photograph, frames: Tensor, layout: TokenLayout, *, title: str = "") -> Figure:
+def frames_figure(prepared: PreparedImage, frames: Tensor, layout: TokenLayout, *, title: str = "") -> Figure:
     """Show the frames in reading order, one a block.
 
     Args:
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         frames: (layers, rows, cols) in [0, 1], from `display_frames`.
         layout: the model's, from `token_layout`.
         title: above the figure, taken literally.
@@ -39,20 +39,22 @@ def frames_figure(photograph: Photograph, frames: Tensor, layout: TokenLayout, *
     check_frames(frames, layout)
     columns = min(COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
-    figure, axes = photograph_grid(photograph, layout, rows, columns, title)
+    figure, axes = image_grid(prepared, layout, rows, columns, title)
     for number, frame in enumerate(frames):
         panel = axes[number // columns][number % columns]
-        draw_map(panel, photograph, frame, layout, label="of the frame's range", norm=Normalize(0, 1))
+        draw_map(panel, prepared, frame, layout, label="of the frame's range", norm=Normalize(0, 1))
         set_title(panel, f"Block {number + 1}")
     return figure
 
 
-def save_animation(path: str | PathLike[str], photograph: Photograph, frames: Tensor, layout: TokenLayout) -> None:
+def save_animation(
+    path: str | PathLike[str], prepared: PreparedImage, frames: Tensor, layout: TokenLayout
+) -> None:
     """Write the frames as an animated GIF, half a second a block.
 
     Args:
         path: of the file to write, ending in .gif.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         frames: (layers, rows, cols) in [0, 1], from `display_frames`.
         layout: the model's, from `token_layout`.
 
@@ -64,8 +66,8 @@ def save_animation(path: str | PathLike[str], photograph: Photograph, frames: Te
     check_frames(frames, layout)
     images = []
     for number, frame in enumerate(frames):
-        figure, [[axes]] = photograph_grid(photograph, layout, 1, 1, "")
-        draw_map(axes, photograph, frame, layout, label="of the frame's range", norm=Normalize(0, 1))
+        figure, [[axes]] = image_grid(prepared, layout, 1, 1, "")
+        draw_map(axes, prepared, frame, layout, label="of the frame's range", norm=Normalize(0, 1))
         set_title(axes, f"Block {number + 1} of {len(frames)}")
         images.append(Image.fromarray(_rendered(figure)))
     durations = [MILLISECONDS] * (len(images) - 1) + [3 * MILLISECONDS]

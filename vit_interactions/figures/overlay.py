@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import draw_cells, draw_photograph
+from vit_interactions.figures.canvas import draw_cells, draw_image
 from vit_interactions.figures.values import (
     Array,
     ConstantScale,
@@ -23,7 +23,7 @@ from vit_interactions.figures.values import (
     scale_name,
     to_array,
 )
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's, even steps to either side of a neutral zero
@@ -36,7 +36,7 @@ DECADES = 4  # below the largest value; enough to show which patches stand out
 
 def draw_map(
     axes: Axes,
-    photograph: Photograph,
+    prepared: PreparedImage,
     patch_map: Tensor,
     layout: TokenLayout,
     *,
@@ -52,7 +52,7 @@ def draw_map(
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         patch_map: (rows, cols), finite; an explainer's `patch_map` of one image.
         layout: the model's, from `token_layout`.
         label: what the values are, for the colour bar.
@@ -67,13 +67,13 @@ def draw_map(
     scale = norm or (log_scale(values, DECADES) if log else linear_scale(values))
     direction = "" if more_is_relevant else f"\n{LESS_IS_RELEVANT}"
     return draw_scaled(
-        axes, photograph, values, layout, scale, label + scale_name(scale) + direction, more_is_relevant
+        axes, prepared, values, layout, scale, label + scale_name(scale) + direction, more_is_relevant
     )
 
 
 def draw_scaled(
     axes: Axes,
-    photograph: Photograph,
+    prepared: PreparedImage,
     values: Array,
     layout: TokenLayout,
     scale: Normalize,
@@ -83,8 +83,8 @@ def draw_scaled(
     """Draw values (rows, cols) by a scale, with a colour bar that is labelled as given."""
     colors, opacity = (DIVERGING, DIVERGING_OPACITY) if is_symmetric(scale) else (COLORS, OPACITY)
     mappable = ScalarMappable(scale, colors if more_is_relevant else f"{colors}_r")
-    draw_photograph(axes, photograph, layout, grey=True)
-    image = draw_cells(axes, photograph, layout, mappable.to_rgba(values, alpha=opacity, bytes=True))
+    draw_image(axes, prepared, layout, grey=True)
+    image = draw_cells(axes, prepared, layout, mappable.to_rgba(values, alpha=opacity, bytes=True))
     bar = draw_color_bar(axes, mappable, values, _wrapped(label.strip()))
     if not more_is_relevant:
         bar.ax.invert_yaxis()

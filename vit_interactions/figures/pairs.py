@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import cell_squares, draw_cells, draw_photograph
+from vit_interactions.figures.canvas import cell_squares, draw_cells, draw_image
 from vit_interactions.figures.overlay import COLORS, draw_color_bar
 from vit_interactions.figures.values import is_constant, log_scale, scale_name, to_array
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.checks import check_fraction
 
 DECADES = 8  # the columns of indiscriminative patches stand out far below the largest values
@@ -83,12 +83,12 @@ def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float
         axes.legend(fontsize=8, loc="upper left", framealpha=1.0)
 
 
-def draw_dropped(axes: Axes, photograph: Photograph, dropped: Tensor, layout: TokenLayout) -> AxesImage:
+def draw_dropped(axes: Axes, prepared: PreparedImage, dropped: Tensor, layout: TokenLayout) -> AxesImage:
     """Black out patches of the photograph (Figs. 5c, 6), each with a light edge to tell it from a dark photograph.
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         dropped: (rows, cols) bool.
         layout: the model's, from `token_layout`.
 
@@ -96,9 +96,9 @@ def draw_dropped(axes: Axes, photograph: Photograph, dropped: Tensor, layout: To
         ValueError: `dropped` of another shape than the layout's grid.
     """
     black = to_array("dropped", dropped, layout.grid) != 0
-    draw_photograph(axes, photograph, layout)
+    draw_image(axes, prepared, layout)
     colors = np.zeros((*layout.grid, 4))
     colors[..., 3] = black
-    edges = PolyCollection(cell_squares(photograph, layout, black), zorder=6.5, **DROPPED_EDGE)
+    edges = PolyCollection(cell_squares(prepared, layout, black), zorder=6.5, **DROPPED_EDGE)
     axes.add_collection(edges)
-    return draw_cells(axes, photograph, layout, colors)
+    return draw_cells(axes, prepared, layout, colors)

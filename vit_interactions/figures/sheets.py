@@ -14,7 +14,7 @@ from torch import Tensor
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_curve import InteractionCurve
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.figures.canvas import draw_photograph, mark_patch
+from vit_interactions.figures.canvas import draw_image, mark_patch
 from vit_interactions.figures.curve import draw_curve
 from vit_interactions.figures.field import draw_field, draw_field_legend, draw_interactions
 from vit_interactions.figures.overlay import DECADES, draw_map
@@ -25,7 +25,7 @@ from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arr
 from vit_interactions.figures.values import log_scale, pairs_array, set_title
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.text import printable
 
 PANEL = 2.8  # inches
@@ -38,7 +38,7 @@ PAPER_BETAS = (0.07, 0.20, 0.50)
 
 
 def interaction_figure(
-    photograph: Photograph,
+    prepared: PreparedImage,
     uncertainty: Tensor,
     field: ResponsiveField,
     layout: TokenLayout,
@@ -52,7 +52,7 @@ def interaction_figure(
     The rows of U share one scale of colours, so that patches can be compared.
 
     Args:
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         uncertainty: U (patches, patches) of this image.
         field: the responsive fields; of a batch, `index` says which image's.
         layout: the model's, from `token_layout`.
@@ -68,10 +68,10 @@ def interaction_figure(
     if not chosen:
         raise ValueError("`patches` must hold at least one (row, col), but got none.")
     norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]], DECADES)
-    columns = min(len(chosen), 2 if _is_wide(photograph, layout) else COLUMNS)
+    columns = min(len(chosen), 2 if _is_wide(prepared, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
-    figure, axes = photograph_grid(photograph, layout, 2 * bands, 1 + columns, title)
-    draw_photograph(axes[0][0], photograph, layout)
+    figure, axes = image_grid(prepared, layout, 2 * bands, 1 + columns, title)
+    draw_image(axes[0][0], prepared, layout)
     set_title(axes[0][0], SEEN)
     if patches is None:
         axes[0][0].text(0.5, -0.03, CHOICE, fontsize=8, ha="center", va="top", transform=axes[0][0].transAxes)
@@ -79,18 +79,18 @@ def interaction_figure(
     for number, patch in enumerate(chosen):
         band, column = divmod(number, columns)
         name = str(number + 1)
-        mark_patch(axes[0][0], photograph, layout, patch, name)
+        mark_patch(axes[0][0], prepared, layout, patch, name)
         above, below = axes[2 * band][1 + column], axes[2 * band + 1][1 + column]
-        draw_interactions(above, photograph, uncertainty, layout, patch, norm=norm)
+        draw_interactions(above, prepared, uncertainty, layout, patch, norm=norm)
         set_title(above, f"Patch {name}, row {patch[0]}, col {patch[1]}")
-        draw_field(below, photograph, field, layout, patch)
+        draw_field(below, prepared, field, layout, patch)
         size = int(field.size[0, patch[0] * layout.cols + patch[1]])
         set_title(below, f"Field: {size} of {layout.patches} patches")
     return figure
 
 
 def field_figure(
-    photograph: Photograph,
+    prepared: PreparedImage,
     field: ResponsiveField,
     layout: TokenLayout,
     *,
@@ -100,7 +100,7 @@ def field_figure(
     """Show the responsive fields' size and tendency, as arrows and as flow colours (Figs. 7, 11, 12).
 
     Args:
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         field: the responsive fields; of a batch, `index` says which image's.
         layout: the model's, from `token_layout`.
         index: the image in the batch of `field`; not needed where it is the only one.
@@ -111,20 +111,20 @@ def field_figure(
     """
     field = one_image(field, layout, index)
     tendency = field.tendency[0].reshape(*layout.grid, 2)
-    columns = 2 if _is_wide(photograph, layout) else 4
-    figure, grid = photograph_grid(photograph, layout, 4 // columns, columns, title)
+    columns = 2 if _is_wide(prepared, layout) else 4
+    figure, grid = image_grid(prepared, layout, 4 // columns, columns, title)
     axes = [each for row in grid for each in row]
-    draw_photograph(axes[0], photograph, layout)
-    draw_field_size(axes[1], photograph, field.size[0].reshape(layout.grid), layout)
-    draw_tendency_arrows(axes[2], photograph, tendency, layout)
-    draw_tendency_flow(axes[3], photograph, tendency, layout)
+    draw_image(axes[0], prepared, layout)
+    draw_field_size(axes[1], prepared, field.size[0].reshape(layout.grid), layout)
+    draw_tendency_arrows(axes[2], prepared, tendency, layout)
+    draw_tendency_flow(axes[3], prepared, tendency, layout)
     for each, name in zip(axes, (SEEN, "Field size", "Field tendency", "Field tendency, as flow"), strict=True):
         set_title(each, name)
     return figure
 
 
 def indiscriminative_figure(
-    photograph: Photograph,
+    prepared: PreparedImage,
     uncertainty: Tensor,
     layout: TokenLayout,
     betas: Sequence[float] = PAPER_BETAS,
@@ -135,7 +135,7 @@ def indiscriminative_figure(
     """Show U, how its columns vary, and the patches dropped for several β (Figs. 5, 6).
 
     Args:
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         uncertainty: U (patches, patches) of this image.
         layout: the model's, from `token_layout`.
         betas: shares of the patches to drop, each in [0, 1].
@@ -147,7 +147,7 @@ def indiscriminative_figure(
     """
     if chosen is not None and chosen not in betas:
         betas = sorted([*betas, chosen])
-    width, height = _panel(photograph, layout)
+    width, height = _panel(prepared, layout)
     columns = 1 + len(betas)
     width = max(columns * (width - BAR), 8.5)
     figure = _figure(width, PANEL + 0.5 + height, title)
@@ -157,19 +157,19 @@ def indiscriminative_figure(
     set_title(pairs, "Interactions of all pairs of patches")
     draw_column_variances(variances, uncertainty, betas)
     set_title(variances, "How informative the patches are")
-    photographs = below.subplots(1, columns, squeeze=False)[0]
-    draw_photograph(photographs[0], photograph, layout)
-    set_title(photographs[0], SEEN)
-    for axes, beta in zip(photographs[1:], betas, strict=True):
+    images = below.subplots(1, columns, squeeze=False)[0]
+    draw_image(images[0], prepared, layout)
+    set_title(images[0], SEEN)
+    for axes, beta in zip(images[1:], betas, strict=True):
         dropped = indiscriminative_patches(uncertainty.unsqueeze(0), beta)
-        draw_dropped(axes, photograph, dropped.reshape(layout.grid), layout)
+        draw_dropped(axes, prepared, dropped.reshape(layout.grid), layout)
         mark = " (chosen)" if beta == chosen else ""
         set_title(axes, f"β = {beta:g}{mark}: {int(dropped.sum())} of {layout.patches} dropped")
     return figure
 
 
 def map_figure(
-    photograph: Photograph,
+    prepared: PreparedImage,
     patch_map: Tensor,
     layout: TokenLayout,
     *,
@@ -181,7 +181,7 @@ def map_figure(
     """Show one method's map over patches beside the photograph.
 
     Args:
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         patch_map: (rows, cols); an explainer's `patch_map` of one image.
         layout: the model's, from `token_layout`.
         title: above the figure, taken literally.
@@ -192,9 +192,9 @@ def map_figure(
     Raises:
         ValueError: a map of another shape than the layout's, or not finite.
     """
-    figure, [axes] = photograph_grid(photograph, layout, 1, 2, title)
-    draw_photograph(axes[0], photograph, layout)
-    draw_map(axes[1], photograph, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
+    figure, [axes] = image_grid(prepared, layout, 1, 2, title)
+    draw_image(axes[0], prepared, layout)
+    draw_map(axes[1], prepared, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
     return figure
 
 
@@ -231,28 +231,28 @@ def _wrapped(text: str, width: float) -> list[str]:
     return textwrap.wrap(text, max(1, int(len(text) * width / length))) if length else []
 
 
-def _aspect(photograph: Photograph, layout: TokenLayout) -> float:
+def _aspect(prepared: PreparedImage, layout: TokenLayout) -> float:
     """Width by height of what is drawn: the photograph and the patches, which exceed it where it was padded."""
-    width, height = photograph.image.size
-    left, top, right, bottom = photograph.box_of_extent(layout.extent)
+    width, height = prepared.image.size
+    left, top, right, bottom = prepared.box_of_extent(layout.extent)
     return (max(width, right) - min(0.0, left)) / (max(height, bottom) - min(0.0, top))
 
 
-def _is_wide(photograph: Photograph, layout: TokenLayout) -> bool:
-    return _aspect(photograph, layout) > 1.2
+def _is_wide(prepared: PreparedImage, layout: TokenLayout) -> bool:
+    return _aspect(prepared, layout) > 1.2
 
 
-def _panel(photograph: Photograph, layout: TokenLayout) -> tuple[float, float]:
+def _panel(prepared: PreparedImage, layout: TokenLayout) -> tuple[float, float]:
     """Width and height in inches for a photograph with its colour bar and title; all of about one area."""
-    root: float = min(max(_aspect(photograph, layout), 0.25), 4.0) ** 0.5
+    root: float = min(max(_aspect(prepared, layout), 0.25), 4.0) ** 0.5
     return PANEL * root + BAR, PANEL / root + 0.3
 
 
-def photograph_grid(
-    photograph: Photograph, layout: TokenLayout, rows: int, columns: int, title: str
+def image_grid(
+    prepared: PreparedImage, layout: TokenLayout, rows: int, columns: int, title: str
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with rows of panels, all blank until drawn on."""
-    width, height = _panel(photograph, layout)
+    width, height = _panel(prepared, layout)
     figure = _figure(columns * width, rows * height, title)
     axes: Any = figure.subplots(rows, columns, squeeze=False)
     for each in axes.flat:

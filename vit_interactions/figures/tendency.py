@@ -13,24 +13,24 @@ from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import draw_cells, draw_photograph, patch_edges
+from vit_interactions.figures.canvas import draw_cells, draw_image, patch_edges
 from vit_interactions.figures.overlay import draw_scaled
 from vit_interactions.figures.values import Array, to_array
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 ARROW_COLOR = "#ffd400"
 ARROW_LENGTH = 0.8  # of a patch
 SIZE_LABEL = "patches in the field\n(fewer = more relevant,\nafter the paper)"
 
 
-def draw_field_size(axes: Axes, photograph: Photograph, size: Tensor, layout: TokenLayout) -> AxesImage:
+def draw_field_size(axes: Axes, prepared: PreparedImage, size: Tensor, layout: TokenLayout) -> AxesImage:
     """Draw the number of patches that each patch responds to (Figs. 7c, 12); few is bright, as in all maps here.
 
     The colours range from 1 to the number of patches, in every image, so that fields of nearly one size look alike.
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         size: (rows, cols), `ResponsiveField.size` of one image.
         layout: the model's, from `token_layout`.
 
@@ -38,15 +38,15 @@ def draw_field_size(axes: Axes, photograph: Photograph, size: Tensor, layout: To
         ValueError: `size` of another shape than the layout's grid.
     """
     values, scale = to_array("size", size, layout.grid), Normalize(1, max(layout.patches, 2))
-    return draw_scaled(axes, photograph, values, layout, scale, SIZE_LABEL, more_is_relevant=False)
+    return draw_scaled(axes, prepared, values, layout, scale, SIZE_LABEL, more_is_relevant=False)
 
 
-def draw_tendency_arrows(axes: Axes, photograph: Photograph, tendency: Tensor, layout: TokenLayout) -> Quiver:
+def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, layout: TokenLayout) -> Quiver:
     """Draw one arrow a patch to where its field reaches farther, and a dot where no direction prevails (Fig. 11).
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         tendency: (rows, cols, 2), x to the right and y down; `ResponsiveField.tendency` of one image.
         layout: the model's, from `token_layout`.
 
@@ -54,9 +54,9 @@ def draw_tendency_arrows(axes: Axes, photograph: Photograph, tendency: Tensor, l
         ValueError: `tendency` of another shape than the layout's grid, or not finite.
     """
     vectors = to_array("tendency", tendency, (*layout.grid, 2))
-    draw_photograph(axes, photograph, layout, grey=True)
-    draw_cells(axes, photograph, layout, np.broadcast_to((0.0, 0.0, 0.0, 0.55), (*layout.grid, 4)))
-    xs, ys = patch_edges(photograph, layout)
+    draw_image(axes, prepared, layout, grey=True)
+    draw_cells(axes, prepared, layout, np.broadcast_to((0.0, 0.0, 0.0, 0.55), (*layout.grid, 4)))
+    xs, ys = patch_edges(prepared, layout)
     x, y = np.meshgrid((xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2)
     # On a photograph that the model saw squashed, a step of one patch is not as long in x as in y.
     lengths = ARROW_LENGTH * vectors * (xs[1] - xs[0], ys[1] - ys[0])
@@ -81,12 +81,12 @@ def draw_tendency_arrows(axes: Axes, photograph: Photograph, tendency: Tensor, l
     )
 
 
-def draw_tendency_flow(axes: Axes, photograph: Photograph, tendency: Tensor, layout: TokenLayout) -> AxesImage:
+def draw_tendency_flow(axes: Axes, prepared: PreparedImage, tendency: Tensor, layout: TokenLayout) -> AxesImage:
     """Draw the directions as the colours of optical flow, one pixel a patch (Figs. 7, 11), with their wheel.
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         tendency: as in `draw_tendency_arrows`.
         layout: the model's, from `token_layout`.
 
@@ -94,9 +94,9 @@ def draw_tendency_flow(axes: Axes, photograph: Photograph, tendency: Tensor, lay
         ValueError: `tendency` of another shape than the layout's grid, or not finite.
     """
     vectors = to_array("tendency", tendency, (*layout.grid, 2))
-    draw_photograph(axes, photograph, layout)
+    draw_image(axes, prepared, layout)
     draw_color_wheel(axes.inset_axes((1.16, 0.36, 0.28, 0.28)))
-    return draw_cells(axes, photograph, layout, flow_colors(vectors))
+    return draw_cells(axes, prepared, layout, flow_colors(vectors))
 
 
 def draw_color_wheel(axes: Axes) -> AxesImage:

@@ -11,24 +11,24 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.figures.canvas import draw_cells, draw_photograph, mark_patch
+from vit_interactions.figures.canvas import draw_cells, draw_image, mark_patch
 from vit_interactions.figures.field import OUTSIDE
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.sheets import photograph_grid
+from vit_interactions.figures.sheets import image_grid
 from vit_interactions.figures.values import set_title, to_array
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 COLUMNS = 5
 
 
 def draw_window(
-    axes: Axes, photograph: Photograph, mask: Tensor, layout: TokenLayout, patch: tuple[int, int]
+    axes: Axes, prepared: PreparedImage, mask: Tensor, layout: TokenLayout, patch: tuple[int, int]
 ) -> None:
     """Draw the patches in one patch's window as they are, and darken all others.
 
     Args:
         axes: where to draw.
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         mask: (patches, patches) bool, one layer's windows of one image.
         layout: the model's, from `token_layout`.
         patch: (row, col) of the patch.
@@ -37,20 +37,20 @@ def draw_window(
         ValueError: `mask` of another shape than the layout's, or `patch` outside the grid.
     """
     inside = to_array("mask", mask, (layout.patches, layout.patches))[patch_index(patch, layout)]
-    draw_photograph(axes, photograph, layout)
-    draw_cells(axes, photograph, layout, np.where(inside.reshape(*layout.grid, 1), 0.0, OUTSIDE))
-    mark_patch(axes, photograph, layout, patch)
+    draw_image(axes, prepared, layout)
+    draw_cells(axes, prepared, layout, np.where(inside.reshape(*layout.grid, 1), 0.0, OUTSIDE))
+    mark_patch(axes, prepared, layout, patch)
 
 
 def windows_figure(
-    photograph: Photograph, masks: Tensor, layout: TokenLayout, patch: tuple[int, int], *, title: str = ""
+    prepared: PreparedImage, masks: Tensor, layout: TokenLayout, patch: tuple[int, int], *, title: str = ""
 ) -> Figure:
     """Show in how many layers each patch is in one patch's window (Fig. 13), then the window of every layer.
 
     Over each layer stand the size of this patch's window and E_O, that of the windows of all patches together.
 
     Args:
-        photograph: from `prepare`.
+        prepared: from `prepare`.
         masks: (layers, patches, patches) bool, the windows of one image: `torch.stack(record.masks)[:, 0]`.
         layout: the model's, from `token_layout`.
         patch: (row, col) of the patch.
@@ -63,15 +63,15 @@ def windows_figure(
     to_array("masks", masks, (layers, layout.patches, layout.patches))
     row = masks[:, patch_index(patch, layout)]
     columns = min(COLUMNS, layers + 1)
-    figure, axes = photograph_grid(photograph, layout, -(-(layers + 1) // columns), columns, title)
+    figure, axes = image_grid(prepared, layout, -(-(layers + 1) // columns), columns, title)
     panels = [panel for line in axes for panel in line]
     votes = row.sum(0).reshape(layout.grid)
     label = "blocks that have it in the window"
-    draw_map(panels[0], photograph, votes, layout, label=label, norm=Normalize(0, layers))
-    mark_patch(panels[0], photograph, layout, patch)
+    draw_map(panels[0], prepared, votes, layout, label=label, norm=Normalize(0, layers))
+    mark_patch(panels[0], prepared, layout, patch)
     set_title(panels[0], f"Sum over {layers} blocks")
     for number, (panel, mask) in enumerate(zip(panels[1:], masks, strict=False), start=1):
-        draw_window(panel, photograph, mask, layout, patch)
+        draw_window(panel, prepared, mask, layout, patch)
         size, operations = int(row[number - 1].sum()), int(mask.sum())
         share = f"$E_O$ {operations:,} ({operations / pairs:.0%})"
         panel.set_title(f"Block {number}: {size} of {layout.patches} patches\n{share}", fontsize=9)

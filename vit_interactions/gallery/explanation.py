@@ -30,7 +30,7 @@ from vit_interactions.explain.registry import find_method
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, make_explainer, pair_shares
 from vit_interactions.figures import (
-    Photograph,
+    PreparedImage,
     choose_patches,
     field_figure,
     frames_figure,
@@ -87,7 +87,7 @@ class _Task(NamedTuple):
     """What the methods of one photograph share."""
 
     model: nn.Module
-    photograph: Photograph
+    prepared: PreparedImage
     settings: Settings
     inputs: Tensor
     layout: TokenLayout
@@ -95,12 +95,12 @@ class _Task(NamedTuple):
     target: str
 
 
-def explain_photograph(model: nn.Module, photograph: Photograph, settings: Settings) -> Explanation:
+def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings) -> Explanation:
     """Explain one photograph by all methods of the settings.
 
     Args:
         model: the model, in evaluation mode on its device.
-        photograph: from `figures.prepare`.
+        prepared: from `figures.prepare`.
         settings: what to explain it by.
 
     Raises:
@@ -109,7 +109,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
         ValueError: a patch outside the grid, or no method that succeeded. What goes wrong in some methods only stands
             in `facts["failed"]`.
     """
-    inputs = photograph.input.unsqueeze(0).to(next(model.parameters()).device)
+    inputs = prepared.input.unsqueeze(0).to(next(model.parameters()).device)
     layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     for patch in settings.patches:
         patch_index(patch, layout)
@@ -117,12 +117,12 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
     prediction = predict(model, inputs, named=named, output=settings.output)
     chosen = settings.target
     target = class_in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
-    task = _Task(model, photograph, settings, inputs, layout, prediction, target)
+    task = _Task(model, prepared, settings, inputs, layout, prediction, target)
     explanation = Explanation(
         facts={
             "prediction": None if prediction is None else asdict(prediction),
-            "photograph_size": list(photograph.image.size),
-            "seen_box": list(photograph.box_of_extent(layout.extent)),
+            "image_size": list(prepared.image.size),
+            "seen_box": list(prepared.box_of_extent(layout.extent)),
             "layout": asdict(layout),
         }
     )
@@ -142,7 +142,7 @@ def explain_photograph(model: nn.Module, photograph: Photograph, settings: Setti
                 f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
                 f"of all pairs, the fields {shares['field_share']:.0%}{open_windows}"
             )
-            figures = _interaction_figures(photograph, uncertainty[0], fields, layout, settings, title)
+            figures = _interaction_figures(prepared, uncertainty[0], fields, layout, settings, title)
             explanation.facts.update(shares)
             explanation.include(Explanation(field_arrays(uncertainty, fields), figures))
             if any(isinstance(module, WindowFreeAttention) for module in model.modules()):
@@ -175,7 +175,7 @@ def _collected(names: Sequence[str], refused: dict[str, str], failed: dict[str, 
 
 def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) -> Explanation:
     """Explain by one method: its map, its figure and what else it shows."""
-    photograph, settings, layout = task.photograph, task.settings, task.layout
+    prepared, settings, layout = task.prepared, task.settings, task.layout
     explainer = make_explainer(name, task.model, settings)
     patch_map = (
         explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
@@ -193,7 +193,7 @@ def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) 
     title += open_windows if isinstance(explainer, FieldExplainer) else ""
     title += "" if patch_map.any() else ZERO_NOTE
     part.figures[name] = map_figure(
-        photograph,
+        prepared,
         patch_map,
         layout,
         title=title,
@@ -204,15 +204,13 @@ def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) 
     if isinstance(explainer, DynamicAccumulatedAttention):
         shown = display_frames(explainer.frames(task.inputs, settings.target).flatten(2))[0]
         frames = shown.reshape(-1, *layout.grid)
-        part.figures[f"{name}_frames"] = frames_figure(photograph, frames, layout, title=title)
-        part.animations[f"{name}.gif"] = partial(
-            save_animation, photograph=photograph, frames=frames, layout=layout
-        )
+        part.figures[f"{name}_frames"] = frames_figure(prepared, frames, layout, title=title)
+        part.animations[f"{name}.gif"] = partial(save_animation, prepared=prepared, frames=frames, layout=layout)
     return part
 
 
 def _interaction_figures(
-    photograph: Photograph,
+    prepared: PreparedImage,
     uncertainty: Tensor,
     fields: ResponsiveField,
     layout: TokenLayout,
@@ -222,9 +220,9 @@ def _interaction_figures(
     """Draw the paper's figures, which show U, windows and fields of one image together."""
     patches = list(settings.patches) or None
     return {
-        "patch_interactions": interaction_figure(photograph, uncertainty, fields, layout, patches, title=title),
-        "dropped_patches": indiscriminative_figure(photograph, uncertainty, layout, chosen=settings.beta),
-        "responsive_fields": field_figure(photograph, fields, layout, title=title),
+        "patch_interactions": interaction_figure(prepared, uncertainty, fields, layout, patches, title=title),
+        "dropped_patches": indiscriminative_figure(prepared, uncertainty, layout, chosen=settings.beta),
+        "responsive_fields": field_figure(prepared, fields, layout, title=title),
     }
 
 
@@ -236,7 +234,7 @@ def _own_windows(task: _Task, uncertainty: Tensor, facts: dict[str, Any]) -> Exp
     facts["own_window_share_by_layer"] = masks.float().mean((1, 2)).tolist()
     patch = next(iter(task.settings.patches or choose_patches(uncertainty[0], task.layout)))
     title = f"The windows of patch {patch} that the model finds itself"
-    figure = windows_figure(task.photograph, masks, task.layout, patch, title=title)
+    figure = windows_figure(task.prepared, masks, task.layout, patch, title=title)
     return Explanation({"own_windows": masks.cpu().numpy()}, {"own_windows": figure})
 
 

@@ -46,7 +46,7 @@ def is_of(folder: Path, image: Path, digest: str) -> bool:
     manifest = read_manifest(folder)
     if not manifest:
         return True
-    recorded = Path(str(manifest.get("photograph", "")))
+    recorded = Path(str(manifest.get("image", "")))
     try:
         return os.path.samefile(recorded, image)
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Explain many photographs: each gets a folder of figures, raw maps and a manifest, whole or not at all.
+"""Explain many images: each gets a folder of figures, raw maps and a manifest, whole or not at all.
 
-A photograph that cannot be read or explained is reported and skipped; so is a method that goes wrong in one.
+An image that cannot be read or explained is reported and skipped; so is a method that goes wrong in one.
 """
 
 import os
@@ -17,7 +17,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain.registry import describe, find_method
 from vit_interactions.explain.settings import OPEN_WINDOWS, Settings
 from vit_interactions.figures import prepare
-from vit_interactions.gallery.explanation import Explanation, explain_photograph
+from vit_interactions.gallery.explanation import Explanation, explain_image
 from vit_interactions.gallery.folder import MANIFEST, MAPS, is_of, is_ours, is_whole, read_manifest
 from vit_interactions.gallery.replace import repair, replacing
 from vit_interactions.images.prepared import preprocessing
@@ -34,15 +34,15 @@ RESOLUTION = 120  # dots an inch
 
 @dataclass
 class Report:
-    """What became of each photograph.
+    """What became of each image.
 
     Attributes:
-        done: photograph -> its folder.
-        failed: photograph -> the reason why it has none.
-        failed_methods: photograph -> method -> the reason why its folder lacks this method.
+        done: image -> its folder.
+        failed: image -> the reason why it has none.
+        failed_methods: image -> method -> the reason why its folder lacks this method.
         refused: method -> the reason why it does not apply to the model.
-        open_windows: photographs whose windows hold nearly all pairs, so that their fields tell little.
-        zero_maps: method -> photographs in which it found nothing.
+        open_windows: images whose windows hold nearly all pairs, so that their fields tell little.
+        zero_maps: method -> images in which it found nothing.
     """
 
     done: dict[str, str] = field(default_factory=dict)
@@ -64,26 +64,26 @@ class Report:
             self.zero_maps.setdefault(method, []).append(str(path))
 
 
-def explain_photographs(
+def explain_images(
     model: nn.Module,
-    photographs: Sequence[Path],
+    images: Sequence[Path],
     settings: Settings,
     out: Path,
     *,
     resume: bool = False,
 ) -> Iterator[Report]:
-    """Explain photographs one by one, each into a folder of its own below `out`.
+    """Explain images one by one, each into a folder of its own below `out`.
 
     Args:
         model: the model, in evaluation mode on its device.
-        photographs: picture files.
+        images: image files.
         settings: what to explain them by.
         out: folder to write to; made if missing.
-        resume: keep the folders that were made from the same photograph by the same settings and model, if they are
+        resume: keep the folders that were made from the same image by the same settings and model, if they are
             whole and no method failed.
 
     Yields:
-        The report so far, after each photograph. `out`/manifest.json holds the same. A folder of another photograph of
+        The report so far, after each image. `out`/manifest.json holds the same. A folder of another image of
         the same name is kept; the new one gets a number.
 
     Raises:
@@ -95,14 +95,14 @@ def explain_photographs(
         repair(out)
         names = Names((path.name for path in out.iterdir()), reserved=[MANIFEST])
         report, facts = Report(), describe_model(model)
-        for path in photographs:
+        for path in images:
             try:
                 digest = sha256(path, "image")
                 origin = {"sha256": digest, "settings": settings.as_json(), "model": facts}
                 name = names.choose(numbered(safe_name(path.stem)), partial(_is_own, out, path, digest))
                 if not (resume and _made_from(out / name, origin)):
-                    explanation = explain_photograph(model, prepare(read_image(path), model), settings)
-                    _write_whole(out / name, explanation, {"photograph": os.path.abspath(path), **origin})
+                    explanation = explain_image(model, prepare(read_image(path), model), settings)
+                    _write_whole(out / name, explanation, {"image": os.path.abspath(path), **origin})
                 names.use(name)
                 report.add(path, name, read_manifest(out / name))
             except (UnsupportedModelError, WriteError):

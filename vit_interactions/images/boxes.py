@@ -1,4 +1,4 @@
-"""The boxes around the objects of photographs: from a CSV file to the patches inside them."""
+"""The boxes around the objects of images: from a CSV file to the patches inside them."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.images.matching import match
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.files import check_regular_file
 from vit_interactions.utilities.text_files import read_text_file
 
@@ -22,7 +22,7 @@ SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class ObjectBox:
-    """A rectangle around an object, in pixels of the photograph.
+    """A rectangle around an object, in pixels of the image.
 
     Attributes:
         left: x of its left edge.
@@ -43,7 +43,7 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
     """Read a CSV file with the columns file, left, top, right, bottom, and index where classes are known.
 
     Args:
-        path: of the file. "file" is a photograph's name, with folders before it where several have that name; other
+        path: of the file. "file" is an image's name, with folders before it where several have that name; other
             columns are left alone.
 
     Returns:
@@ -90,47 +90,45 @@ def _read_box(row: Mapping[str, Any], line: int, path: Path) -> ObjectBox:
     return ObjectBox(left, top, right, bottom, index)
 
 
-def boxes_by_photograph(
-    boxes: Mapping[str, Sequence[ObjectBox]], photographs: Sequence[Path]
+def boxes_by_image(
+    boxes: Mapping[str, Sequence[ObjectBox]], images: Sequence[Path]
 ) -> dict[Path, list[ObjectBox]]:
-    """Find the boxes of each photograph, by the end of its path.
+    """Find the boxes of each image, by the end of its path.
 
     Args:
         boxes: as of `read_boxes`.
-        photographs: their paths, at least one.
+        images: their paths, at least one.
 
     Returns:
-        The boxes of every photograph, in the order of the names; none where no name fits.
+        The boxes of every image, in the order of the names; none where no name fits.
 
     Raises:
-        ValueError: a name that fits several photographs, or names of which none fits any.
+        ValueError: a name that fits several images, or names of which none fits any.
 
     Example:
         >>> cats = [Path("a/cat.png"), Path("b/cat.png")]
-        >>> [len(own) for own in boxes_by_photograph({"b/cat.png": [ObjectBox(0, 0, 1, 1)]}, cats).values()]
+        >>> [len(own) for own in boxes_by_image({"b/cat.png": [ObjectBox(0, 0, 1, 1)]}, cats).values()]
         [0, 1]
     """
-    found = match("boxes", map(PurePath, boxes), photographs)
+    found = match("boxes", map(PurePath, boxes), images)
     if boxes and not found:
-        name, other = photographs[0].name, next(iter(boxes))
-        raise ValueError(
-            f"`boxes` must name photographs in its column file, e.g. {name!r}, but has e.g. {other!r}."
-        )
-    own: dict[Path, list[ObjectBox]] = {path: [] for path in photographs}
+        name, other = images[0].name, next(iter(boxes))
+        raise ValueError(f"`boxes` must name images in its column file, e.g. {name!r}, but has e.g. {other!r}.")
+    own: dict[Path, list[ObjectBox]] = {path: [] for path in images}
     for name, of_name in boxes.items():
         if PurePath(name) in found:
             own[found[PurePath(name)]] += of_name
     return own
 
 
-def unused_boxes(boxes: Mapping[str, Sequence[ObjectBox]], photographs: Sequence[Path]) -> list[str]:
+def unused_boxes(boxes: Mapping[str, Sequence[ObjectBox]], images: Sequence[Path]) -> list[str]:
     """Say in a line how many rows name no image; no line if all do.
 
     Example:
         >>> unused_boxes({"cat.png": [ObjectBox(0, 0, 1, 1)], "dog.png": [ObjectBox(0, 0, 1, 1)]}, [Path("cat.png")])
         ["1 of 2 rows of `boxes` fit no image and are not used, e.g. of 'dog.png'"]
     """
-    found = match("boxes", map(PurePath, boxes), photographs)
+    found = match("boxes", map(PurePath, boxes), images)
     unused = {name: len(rows) for name, rows in boxes.items() if PurePath(name) not in found}
     if not unused:
         return []
@@ -148,12 +146,12 @@ def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[Objec
     return [box for box in boxes if box.index is None or box.index == target]
 
 
-def inside_boxes(photograph: Photograph, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
+def inside_boxes(prepared: PreparedImage, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
     """Mark the patches whose centre lies in one of the boxes: (rows, cols) bool."""
     inside = torch.zeros(layout.grid, dtype=torch.bool, device="cpu")
     for row in range(layout.rows):
         for col in range(layout.cols):
-            left, top, right, bottom = photograph.patch_box(row, col, layout)
+            left, top, right, bottom = prepared.patch_box(row, col, layout)
             x, y = (left + right) / 2, (top + bottom) / 2
             inside[row, col] = any(box.left <= x <= box.right and box.top <= y <= box.bottom for box in boxes)
     return inside

@@ -9,7 +9,7 @@ from vit_interactions.utilities.text import printable
 NAMED = 3  # skipped files of a folder that are named
 
 
-def find_photographs(paths: Iterable[Path]) -> list[Path]:
+def find_images(paths: Iterable[Path]) -> list[Path]:
     """List the given files, and in the place of a folder the images directly in it, by name.
 
     A file that cannot be read, such as a broken link, is left for the run to report, unless all are missing.
@@ -24,18 +24,18 @@ def find_photographs(paths: Iterable[Path]) -> list[Path]:
             inside = [file for file in _files_in(path) if file.suffix.lower() in extensions]
             if not inside:
                 raise ValueError(
-                    f"`photos` must be pictures or folders with pictures directly in them, but {path} has none."
+                    f"`images` must be images or folders with images directly in them, but {path} has none."
                 )
             found += inside
         else:
             found.append(path)
     if not any(path.exists() for path in found):
-        raise ValueError(f"`photos` must be pictures or folders, but there is nothing at {found[0]}.")
+        raise ValueError(f"`images` must be images or folders, but there is nothing at {found[0]}.")
     return found
 
 
 def skipped_files(paths: Iterable[Path]) -> str:
-    """Word which files of folders `find_photographs` skips because they are not images; empty if none.
+    """Word which files of folders `find_images` skips because they are not images; empty if none.
 
     Hidden files are not mentioned.
 

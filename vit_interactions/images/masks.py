@@ -1,4 +1,4 @@
-"""Masks of the objects of photographs: from a folder of PNG pictures to the patches on the objects."""
+"""Masks of the objects of images: from a folder of PNG images to the patches on the objects."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.images.matching import match
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.images.reading import decode, opaque_pixels, upright
 
 Array = np.ndarray[Any, Any]
-VOID = 255  # no class, in pictures whose numbers are classes with colours of a palette, as VOC's
+VOID = 255  # no class, in images whose numbers are classes with colours of a palette, as VOC's
 HALF = 0.5 - 1e-9  # a patch of which half is object is on it, whatever the rounding
 
 
@@ -23,41 +23,41 @@ class UnusableMaskError(ValueError):
     """A mask that is there, but damaged or of another image: unlike one without an object, a fault to repair."""
 
 
-def masks_by_photograph(folder: Path, photographs: Sequence[Path]) -> dict[Path, Path]:
-    """Find the mask of each photograph: the PNG picture in a folder, or below it, whose path ends likewise.
+def masks_by_image(folder: Path, images: Sequence[Path]) -> dict[Path, Path]:
+    """Find the mask of each image: the PNG image in a folder, or below it, whose path ends likewise.
 
     Args:
         folder: of the masks.
-        photographs: their paths, at least one.
+        images: their paths, at least one.
 
     Returns:
-        The file of every photograph's mask; where there is none, the place where it should be.
+        The file of every image's mask; where there is none, the place where it should be.
 
     Raises:
-        ValueError: no folder; a mask that fits several photographs, or is one; several masks that fit one photograph;
+        ValueError: no folder; a mask that fits several images, or is one; several masks that fit one image;
             none that fits any.
     """
     if not folder.is_dir():
-        raise ValueError(f"`masks` must be a folder of PNG pictures, but there is none at {folder}.")
+        raise ValueError(f"`masks` must be a folder of PNG images, but there is none at {folder}.")
     files = _mask_files(folder)
     masks: dict[PurePath, Path] = {path.relative_to(folder).with_suffix(""): path for path in files}
-    found = match("masks", masks, photographs, lambda path: path.with_suffix(""))
+    found = match("masks", masks, images, lambda path: path.with_suffix(""))
     if not found:
-        wanted = f"{photographs[0].stem}.png"
+        wanted = f"{images[0].stem}.png"
         other = f"only others, e.g. {files[0].name!r}" if files else "none"
         raise ValueError(
-            f"`masks` must hold pictures named as the photographs, e.g. {wanted!r}, but {folder} has {other}."
+            f"`masks` must hold images named as the images, e.g. {wanted!r}, but {folder} has {other}."
         )
     own: dict[Path, Path] = {}
-    for name, photograph in found.items():
-        if masks[name] == photograph:
-            raise ValueError(f"`masks` must be another folder than the photographs', but {photograph} is in both.")
-        if photograph in own:
+    for name, image in found.items():
+        if masks[name] == image:
+            raise ValueError(f"`masks` must be another folder than the images', but {image} is in both.")
+        if image in own:
             raise ValueError(
-                f"`masks` must have one mask a photograph, but {own[photograph]} and {masks[name]} fit {photograph}."
+                f"`masks` must have one mask per image, but {own[image]} and {masks[name]} fit {image}."
             )
-        own[photograph] = masks[name]
-    return {path: own.get(path, folder / f"{path.stem}.png") for path in photographs}
+        own[image] = masks[name]
+    return {path: own.get(path, folder / f"{path.stem}.png") for path in images}
 
 
 def unused_masks(folder: Path, used: Iterable[Path]) -> list[str]:
@@ -86,11 +86,11 @@ def _mask_files(folder: Path) -> list[Path]:
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Array:
-    """Read which pixels of a photograph are object.
+    """Read which pixels of an image are object.
 
     Args:
-        path: of a PNG picture.
-        size: (width, height) of the photograph the way up that it is shown, which the mask must have too.
+        path: of a PNG image.
+        size: (width, height) of the image the way up that it is shown, which the mask must have too.
 
     Returns:
         (height, width) bool.
@@ -108,7 +108,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Array:
     if image.size != size:
         mine, wanted = (f"{width} x {height}" for width, height in (image.size, size))
         raise UnusableMaskError(
-            f"the mask {path} has {mine} pixels where its photograph has {wanted} (width x height)."
+            f"the mask {path} has {mine} pixels where its image has {wanted} (width x height)."
         )
     found = object_pixels(image)
     if not found.any():
@@ -119,7 +119,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Array:
 def object_pixels(image: Image.Image) -> Array:
     """Tell which pixels are object: those that are not 0, whatever their number.
 
-    Of pictures with a palette, whose numbers are classes, 255 is none; transparent pixels are none.
+    Of images with a palette, whose numbers are classes, 255 is none; transparent pixels are none.
 
     Args:
         image: as `images.reading.upright` returns it, in a mode that PNG has.
@@ -140,18 +140,18 @@ def object_pixels(image: Image.Image) -> Array:
     return found
 
 
-def covered(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:
-    """Compute the share of each patch's area that is object; beyond the photograph nothing is.
+def covered(prepared: PreparedImage, layout: TokenLayout, mask: Array) -> Tensor:
+    """Compute the share of each patch's area that is object; beyond the image nothing is.
 
     Args:
-        photograph: from `figures.prepare`.
+        prepared: from `figures.prepare`.
         layout: where the patches are in the model's input.
-        mask: (height, width) bool, of the photograph.
+        mask: (height, width) bool, of the image.
 
     Returns:
         (rows, cols) float64 in [0, 1], exact where pixels lie in several patches.
     """
-    place, (height, width) = photograph.placement, layout.extent
+    place, (height, width) = prepared.placement, layout.extent
     across = (
         place.left
         + place.scale_x * torch.arange(layout.cols + 1, dtype=torch.float64, device="cpu") * width / layout.cols
@@ -164,9 +164,9 @@ def covered(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:
     return _shares(down, mask.shape[0]) @ pixels @ _shares(across, mask.shape[1]).T
 
 
-def inside_mask(photograph: Photograph, layout: TokenLayout, mask: Array) -> Tensor:
+def inside_mask(prepared: PreparedImage, layout: TokenLayout, mask: Array) -> Tensor:
     """Mark the patches at least half of which is object: (rows, cols) bool; arguments as of `covered`."""
-    return covered(photograph, layout, mask) >= HALF
+    return covered(prepared, layout, mask) >= HALF
 
 
 def _shares(edges: Tensor, length: int) -> Tensor:

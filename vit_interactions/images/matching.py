@@ -1,4 +1,4 @@
-"""Which photograph is meant where boxes and masks name one."""
+"""Which image is meant where boxes and masks name one."""
 
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
@@ -12,22 +12,22 @@ Named = TypeVar("Named", bound=PurePath)
 def match(
     argument: str,
     names: Iterable[PurePath],
-    photographs: Iterable[Named],
+    images: Iterable[Named],
     called: Callable[[PurePath], PurePath] = lambda path: path,
 ) -> dict[PurePath, Named]:
-    """Find for each name the photograph whose path ends with it, folder by folder.
+    """Find for each name the image whose path ends with it, folder by folder.
 
     Args:
         argument: that the names were given by, for errors.
-        names: of files, with as many folders before them as tell photographs apart.
-        photographs: their paths.
-        called: what is compared with names in the place of a photograph's path.
+        names: of files, with as many folders before them as tell images apart.
+        images: their paths.
+        called: what is compared with names in the place of an image's path.
 
     Returns:
-        The photographs of the names that fit one; others are left out.
+        The images of the names that fit one; others are left out.
 
     Raises:
-        ValueError: a name that fits several photographs.
+        ValueError: a name that fits several images.
 
     Example:
         >>> from pathlib import PurePosixPath as P
@@ -35,7 +35,7 @@ def match(
         {PurePosixPath('b/cat.png'): PurePosixPath('/b/cat.png')}
     """
     alike: dict[str, list[Named]] = {}
-    for path in dict.fromkeys(photographs):
+    for path in dict.fromkeys(images):
         alike.setdefault(composed(called(path).name), []).append(path)
     found = {}
     for name in names:
@@ -46,7 +46,7 @@ def match(
         fitting = exact or fitting
         if len(fitting) > 1:
             raise ValueError(
-                f"`{argument}` must tell photographs apart, but {str(name)!r} fits {len(fitting)}, e.g. "
+                f"`{argument}` must tell images apart, but {str(name)!r} fits {len(fitting)}, e.g. "
                 f"{str(fitting[0])!r} and {str(fitting[1])!r}: put folders before the name that only one of them has."
             )
         if fitting:

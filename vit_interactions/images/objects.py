@@ -1,4 +1,4 @@
-"""Where the object of a photograph is, by its boxes or by its mask."""
+"""Where the object of an image is, by its boxes or by its mask."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.images.boxes import ObjectBox, boxes_of_class, inside_boxes
 from vit_interactions.images.masks import inside_mask, read_mask
-from vit_interactions.images.prepared import Photograph
+from vit_interactions.images.prepared import PreparedImage
 
 
 def inside_object(
-    photograph: Photograph,
+    prepared: PreparedImage,
     layout: TokenLayout,
     boxes: Sequence[ObjectBox],
     mask: Path | None,
@@ -21,7 +21,7 @@ def inside_object(
     """Mark the patches on the object: with their centre in a box of the class, or half covered by the mask.
 
     Args:
-        photograph: from `figures.prepare`.
+        prepared: from `figures.prepare`.
         layout: where the patches are in the model's input.
         boxes: of any class.
         mask: its file, which is of every class; None where boxes count.
@@ -34,8 +34,8 @@ def inside_object(
         ValueError: a mask that cannot be used, or no box of the class.
     """
     if mask is not None:
-        return inside_mask(photograph, layout, read_mask(mask, photograph.image.size))
+        return inside_mask(prepared, layout, read_mask(mask, prepared.image.size))
     chosen = boxes_of_class(boxes, target)
     if not chosen:
-        raise ValueError("this photograph has no box of the explained class.")
-    return inside_boxes(photograph, layout, chosen)
+        raise ValueError("this image has no box of the explained class.")
+    return inside_boxes(prepared, layout, chosen)

@@ -1,7 +1,7 @@
-"""Where the pixels of a model's input come from in the original photograph.
+"""Where the pixels of a model's input come from in the original image.
 
-A model sees a photograph resized and cropped. Each step that does so shifts and scales both axes, so the whole
-of it is four numbers, and a map over patches can be drawn on the photograph itself instead of on the crop.
+A model sees a image resized and cropped. Each step that does so shifts and scales both axes, so the whole
+of it is four numbers, and a map over patches can be drawn on the image itself instead of on the crop.
 Coordinates are those of pixel edges: 0 is the left or upper edge of the first pixel.
 """
 
@@ -18,15 +18,15 @@ PIXELWISE = (transforms.ToTensor, transforms.Normalize, MaybeToTensor, MaybePILT
 
 @dataclass(frozen=True)
 class Placement:
-    """An image as a rectangle of the photograph it was made from.
+    """An image as a rectangle of the image it was made from.
 
     Attributes:
         height: rows of pixels of the image.
         width: columns of pixels of the image.
-        left: the photograph's x at the image's left edge; negative where the image was padded.
-        top: the photograph's y at the image's upper edge.
-        scale_x: the photograph's pixels to one column of the image.
-        scale_y: the photograph's pixels to one row of the image.
+        left: the image's x at the image's left edge; negative where the image was padded.
+        top: the image's y at the image's upper edge.
+        scale_x: the image's pixels to one column of the image.
+        scale_y: the image's pixels to one row of the image.
     """
 
     height: int
@@ -37,7 +37,7 @@ class Placement:
     scale_y: float = 1.0
 
     def box(self, left: float, top: float, right: float, bottom: float) -> Box:
-        """Carry a rectangle from the image to the photograph: (left, top, right, bottom).
+        """Carry a rectangle from the image to the image: (left, top, right, bottom).
 
         Example:
             >>> Placement(224, 224, left=10.0, scale_x=2.0).box(0, 0, 16, 16)
@@ -63,15 +63,15 @@ class Placement:
 
 
 def place(transform: Any, size: tuple[int, int]) -> Placement:
-    """Follow a photograph through the steps of a transform.
+    """Follow a image through the steps of a transform.
 
     Args:
         transform: torchvision's `Compose`, `Resize` and `CenterCrop`, timm's `ResizeKeepRatio` and
             `CenterCropOrPad`, and steps that leave every pixel in its place; what timm builds for evaluation.
-        size: (height, width) of the photograph.
+        size: (height, width) of the image.
 
     Returns:
-        Where the transformed image lies in the photograph.
+        Where the transformed image lies in the image.
 
     Raises:
         ValueError: a step that is none of these, or that places at random.
@@ -88,7 +88,7 @@ def place(transform: Any, size: tuple[int, int]) -> Placement:
         if follow is None:
             known = ", ".join(kind.__name__ for kind in (*STEPS, *PIXELWISE))
             raise ValueError(
-                f"`transform` must consist of {known}, so that the map can be placed on the photograph, "
+                f"`transform` must consist of {known}, so that the map can be placed on the image, "
                 f"but has a step {type(step).__name__}."
             )
         placement = follow(placement, step)

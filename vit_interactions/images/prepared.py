@@ -1,4 +1,4 @@
-"""A photograph as a person sees it, as the model sees it, and how the two lie on each other."""
+"""An image as a person sees it, as the model sees it, and how the two lie on each other."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,8 @@ from vit_interactions.images.reading import to_rgb
 
 
 @dataclass(frozen=True, eq=False)
-class Photograph:
-    """A photograph and the model's view of it.
+class PreparedImage:
+    """An image and the model's view of it.
 
     Attributes:
         image: the original, RGB.
@@ -45,8 +45,8 @@ class Photograph:
         return self.placement.box(col * width, row * height, (col + 1) * width, (row + 1) * height)
 
 
-def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Photograph:
-    """Make a model's input from a photograph, and remember how.
+def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> PreparedImage:
+    """Make a model's input from an image, and remember how.
 
     Args:
         image: the image, as `read_image` returns it; others are turned upright and converted to RGB as files are.
@@ -54,7 +54,7 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Phot
         transform: the preprocessing, where it is not the model's own; see `placement.place` for its steps.
 
     Returns:
-        The photograph, its input tensor, and where the one lies on the other.
+        The image, its input tensor, and where the one lies on the other.
 
     Raises:
         ValueError: steps whose geometry is not known, a model that does not state its preprocessing, or an image that
@@ -62,13 +62,13 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Phot
 
     Example:
         >>> model = timm.create_model("test_vit")
-        >>> photograph = prepare(Image.new("RGB", (336, 168)), model)
-        >>> photograph.input.shape, photograph.box_of_extent((160, 160))
+        >>> prepared = prepare(Image.new("RGB", (336, 168)), model)
+        >>> prepared.input.shape, prepared.box_of_extent((160, 160))
         (torch.Size([3, 160, 160]), (88.0, 4.0, 248.0, 164.0))
     """
     rgb = to_rgb(image)
     transform = preprocessing(model) if transform is None else transform
-    return Photograph(rgb, transform(rgb), place(transform, (rgb.height, rgb.width)))
+    return PreparedImage(rgb, transform(rgb), place(transform, (rgb.height, rgb.width)))
 
 
 def preprocessing(model: nn.Module) -> Any:

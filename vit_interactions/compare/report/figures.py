@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.plan import CONTROL
-from vit_interactions.figures import Photograph, draw_photograph
+from vit_interactions.figures import PreparedImage, draw_image
 from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
@@ -104,11 +104,11 @@ def grid_figure(
         view = comparison.view(model, key)
         photograph = seen_photograph(comparison, key, view)
         first, *others = panels[number * bands : (number + 1) * bands].flat
-        draw_photograph(first, photograph, view.layout)
+        draw_image(first, photograph, view.layout)
         _title(first, f"{_short(names[key])}\n{prediction_text(view)}")
         for method, axes in zip(methods, others, strict=False):
             _title(axes, method.replace("_", " ") + ("" if method in maps else "\n(no map)"))
-            draw_photograph(axes, photograph, view.layout, grey=True)
+            draw_image(axes, photograph, view.layout, grey=True)
             if method in maps:
                 draw_cells(axes, photograph, view.layout, _translucent(map_colors(maps[method])))
     return figure
@@ -298,9 +298,9 @@ def metric_label(metric: str) -> str:
     return LABELS.get(metric, metric.replace("_", " "))
 
 
-def seen_photograph(comparison: "Comparison", key: str, view: "View") -> Photograph:
+def seen_photograph(comparison: "Comparison", key: str, view: "View") -> PreparedImage:
     """Put a photograph of a comparison together with where its model's input lies in it."""
-    return Photograph(comparison.image(key), torch.empty(0, device="cpu"), view.placement)
+    return PreparedImage(comparison.image(key), torch.empty(0, device="cpu"), view.placement)
 
 
 def prediction_text(view: "View") -> str:

@@ -1,4 +1,4 @@
-"""A folder of small pictures that a small model learns in a few steps, and the settings to train on it."""
+"""A folder of small images that a small model learns in a few steps, and the settings to train on it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +15,20 @@ from vit_interactions.training.settings import TrainingSettings
 
 SIZE = 64  # pixels: 4 x 4 patches
 CLASSES = 3
-TRAIN, VAL = 9, 5  # pictures of a class
+TRAIN, VAL = 9, 5  # images of a class
 
 
-def make_pictures(root: Path) -> Path:
+def make_images(root: Path) -> Path:
     """Write noise in which one channel, that of the class, is full."""
     noise = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("val", VAL)):
         for number in range(CLASSES):
             folder = root / split / f"class{number}"
             folder.mkdir(parents=True)
-            for picture in range(count):
+            for image in range(count):
                 pixels = noise.integers(0, 255, (40, 48, 3), dtype=np.uint8)
                 pixels[..., number] = 255
-                Image.fromarray(pixels).save(folder / f"{picture}.png")
+                Image.fromarray(pixels).save(folder / f"{image}.png")
     return root
 
 
