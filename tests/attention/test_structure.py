@@ -1,5 +1,6 @@
 """Models of unusual structure are explained like an equivalent twin, or refused by name."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -261,6 +262,63 @@ def test_convolutions_among_tokens_are_refused(layer: int) -> None:
     model.blocks[layer].mlp = Mixes()
     with pytest.raises(UnsupportedModelError, match=r"exchange information between `blocks\.\d\.attn` and"):
         vi.InteractionUncertainty(model).patch_map(images())
+
+
+SQUARE = torch.arange(16).reshape(2, 2, 2, 2)
+WINDOWS = {
+    "rows": torch.arange(16),
+    "columns": torch.arange(16).reshape(4, 4).T.flatten(),
+    "squares": SQUARE.transpose(1, 2).flatten(),
+    "every other": SQUARE.permute(1, 3, 0, 2).flatten(),
+}
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_in_the_place_of_heads_are_refused_as_windows(name: str, explicit: bool) -> None:
+    order = WINDOWS[name]
+
+    def attend(*parts: Tensor) -> Tensor:
+        query, key, value = (part[:, :, order].unflatten(2, (4, 4)).flatten(1, 2) for part in parts)
+        output = (query @ key.mT).softmax(-1) @ value if explicit else fused(query, key, value)
+        return output.unflatten(1, (-1, 4)).flatten(2, 3)[:, :, order.argsort()]
+
+    model = attending(attend, class_token=False, global_pool="avg")
+    with pytest.raises(UnsupportedModelError, match=r"`blocks\.0\.attn` attends within windows .* \(1, 8, 4, "):
+        vi.AttentionRollout(model).patch_map(images())
+
+
+def test_a_pruned_head_is_no_window() -> None:
+    model = vit()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.unflatten(0, (3, 2, -1))[2, 0] = 0
+    assert vi.probe(model, (SIDE, SIDE)).layout == vi.probe(vit(), (SIDE, SIDE)).layout
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_small_crop_before_an_overlapping_stem_is_refused(start: int, axis: int) -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = (3, 8, 8, 16, 32)
+            self.layers = nn.Sequential(
+                *(nn.Conv2d(before, after, 3, 2, 1) for before, after in pairwise(widths))
+            ).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x).flatten(2).transpose(1, 2)
+
+    model = vit()
+    model.patch_embed = Stem()
+    side = {-1: "width", -2: "height"}[axis]
+    x = torch.rand(1, 3, SIDE, SIDE).double()
+    assert vi.probe(model, x).layout.extent == (SIDE, SIDE)
+    with pytest.raises(UnsupportedModelError, match=rf"cover pixels {start} to 64 of the image's {side} of 64"):
+        vi.probe(Outer(model, lambda x: x.narrow(axis, start, SIDE - start)), x)
+    # What is cut off at the other end leaves the patches where they are.
+    seen = vi.probe(Outer(model, lambda x: x[..., :SIDE, :SIDE]), (SIDE + start // 2, SIDE + start // 2))
+    assert seen.layout.extent == (SIDE, SIDE)
 
 
 def test_a_shift_by_whole_patches_is_placed_where_the_pixels_are() -> None:

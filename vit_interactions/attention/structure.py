@@ -138,10 +138,7 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
     """
     shape = tuple(call.query.shape)
     if len(shape) != 4 or shape[0] != batch:
-        raise UnsupportedModelError(
-            f"`{call.name}` attends within windows or groups, not over the whole image: its query has shape {shape}, "
-            f"expected ({batch}, heads, tokens, width). Use a ViT with global attention."
-        )
+        raise UnsupportedModelError(windowed(call, f"expected ({batch}, heads, tokens, width)"))
     if call.is_pooling:
         raise UnsupportedModelError(
             f"`{call.name}` attends from {shape[2]} of the tokens to {call.key.shape[-2]} (class attention or pooled "
@@ -153,6 +150,14 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
             "windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
             "ViT with global attention."
         )
+
+
+def windowed(call: AttentionCall, wrong: str) -> str:
+    """Say that a call attends within windows, and what is wrong with its query."""
+    return (
+        f"`{call.name}` attends within windows or groups, not over the whole image: its query has shape "
+        f"{tuple(call.query.shape)}, {wrong}. Use a ViT with global attention."
+    )
 
 
 def _inputs(call: AttentionCall) -> list[Tensor]:
