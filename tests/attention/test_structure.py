@@ -239,6 +239,83 @@ def test_detached_gradients_are_an_error_in_gradient_methods(where: str, layer: 
         vi.GenericAttention(model).patch_map(images(), 1)
 
 
+def without_gradient(function: Any) -> Any:
+    return torch.no_grad()(function)
+
+
+CUTS: dict[str, Any] = {
+    "detach": lambda x, f: x + f(x.detach()),
+    "no_grad": lambda x, f: x + without_gradient(f)(x),
+    "data": lambda x, f: x + f(x.data),
+    "a number": lambda x, f: x * x.std().item() + f(x),
+    "a part": lambda x, f: x + f(torch.cat((x[..., :16], x[..., 16:].detach()), -1)),
+}
+HARMLESS: dict[str, Any] = {
+    "kept for later": lambda x, f: x + f(x) + 0 * without_gradient(f)(x).detach(),
+    "for stability": lambda x, f: x + f((x - x.amax(-1, keepdim=True).detach()).softmax(-1)),
+    "the shape only": lambda x, f: x * torch.ones_like(x) + f(x),
+    "a mask": lambda x, f: x + f(x) * (x.detach() > 0),
+    "an index": lambda x, f: x + f(x) * x.detach().mean((0, 1)).topk(5).indices.sum(),
+    "random": lambda x, f: x + f(x) + 0.1 * torch.randn_like(x),
+}
+
+
+class Combines(nn.Module):
+    """Combines tokens with what a function makes of them."""
+
+    def __init__(self, inner: nn.Module, combine: Any) -> None:
+        super().__init__()
+        self.inner, self.combine = inner, combine
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        return self.combine(x, self.inner)
+
+
+def combining(combine: Any, dtype: torch.dtype) -> nn.Module:
+    model = vit().to(dtype)
+    model.blocks[1].mlp = Combines(model.blocks[1].mlp, combine)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_cut_on_one_of_two_paths_is_refused(name: str, dtype: torch.dtype) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"the gradient is cut.* in the forward of `blocks\.1\.mlp"):
+        vi.probe(combining(CUTS[name], dtype), (SIDE, SIDE))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_leaves_the_graph_without_consequence_is_no_cut(name: str, dtype: torch.dtype) -> None:
+    plain = vi.probe(vit().to(dtype), (SIDE, SIDE)).layout
+    assert vi.probe(combining(HARMLESS[name], dtype), (SIDE, SIDE)).layout == plain
+
+
+def test_a_derivative_of_its_own_is_no_cut() -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.detach() * 2 * x.abs().sign().mean()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * 2
+
+    vi.probe(combining(lambda x, f: f(Doubled.apply(x)), torch.float64), (SIDE, SIDE))
+
+
+def test_a_cut_of_what_the_image_does_not_reach_is_no_cut() -> None:
+    model = vit()
+    model.pos_embed = None
+    model.position = nn.Parameter(torch.randn(1, 17, 32).double())
+    through(model.norm_pre, lambda x: x + (2 * model.position).detach())
+    assert vi.probe(model, (SIDE, SIDE)).layout.prefix == 1
+
+
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 def test_a_detached_part_of_an_attention_is_refused(part: str) -> None:
     cut = ("query", "key", "value").index(part)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from vit_interactions.attention.draws import draws
 from vit_interactions.attention.graph import Node, noise
 
 STEP = 0.1  # relative change of what is given to a function whose result leaves the graph
@@ -46,7 +47,8 @@ class CutWatch:
         """Return func(*args, **kwargs)."""
         node = next((tensor.grad_fn for tensor in _tensors((args, kwargs)) if tensor.grad_fn), None)
         result = self._run(func, args, kwargs)
-        if node is not None and _is_outside(result) and (module := self._module()) and not _has_own_derivative():
+        left = node is not None and _is_outside(result) and not draws(func, args, kwargs)
+        if left and (module := self._module()) and not _has_own_derivative():
             self.found.append((module[0], node))
             if len(self.found) - 1 in self._disturbed:
                 args, kwargs = tree_map_only(Tensor, _disturb, (args, kwargs))
