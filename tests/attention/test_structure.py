@@ -254,8 +254,8 @@ HARMLESS: dict[str, Any] = {
     "kept for later": lambda x, f: x + f(x) + 0 * without_gradient(f)(x).detach(),
     "for stability": lambda x, f: x + f((x - x.amax(-1, keepdim=True).detach()).softmax(-1)),
     "the shape only": lambda x, f: x * torch.ones_like(x) + f(x),
-    "a mask": lambda x, f: x + f(x) * (x.detach() > 0),
-    "an index": lambda x, f: x + f(x) * x.detach().mean((0, 1)).topk(5).indices.sum(),
+    "a mask": lambda x, f: x + f(x) * (x.detach() > x.detach().mean(-1, keepdim=True)),
+    "an index": lambda x, f: x + f(x) * x.detach().argsort(-1),
     "random": lambda x, f: x + f(x) + 0.1 * torch.randn_like(x),
 }
 
