@@ -73,5 +73,5 @@ def test_heads_before_images_are_refused() -> None:
 
 
 def test_windows_are_no_heads() -> None:
-    with pytest.raises(vi.UnsupportedModelError, match=r"sees other pixels each, as windows do"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"`blocks\.0\.attn` attends within windows"):
         vi.probe(folded(Windowed, "relpos"), (64, 64))

@@ -51,7 +51,7 @@ def test_a_grid_with_prefix_tokens_and_a_rest_that_no_patch_covers():
     grid = find_patches(as_query(tokens), image)
     assert (grid.prefix, grid.rows, grid.cols) == ((0, 1, 2), 3, 5)
     assert grid.order == tuple(range(3, 18))
-    assert (grid.top, grid.left, grid.pitch, grid.overlap) == (0.0, 0.0, (4.0, 4.0), False)
+    assert (grid.top, grid.left, grid.pitch, grid.slack) == (0.0, 0.0, (4.0, 4.0), (0.0, 0.0))
     assert grid.extent((14, 23)) == (12, 20)
 
 
@@ -137,7 +137,7 @@ def test_overlapping_patches_are_placed_by_their_centers(dtype):
     tokens = stem(3).to(dtype)(image).flatten(2).transpose(1, 2)
     tokens = torch.cat((torch.zeros(1, 1, 8, dtype=dtype), tokens), 1)
     grid = find_patches(as_query(tokens), image)
-    assert (grid.prefix, grid.rows, grid.cols, grid.overlap) == ((0,), 6, 8, True)
+    assert (grid.prefix, grid.rows, grid.cols) == ((0,), 6, 8)
     assert grid.order == tuple(range(1, 49))
     assert grid.extent((48, 64)) == (48, 64)
     # Each of the three convolutions is centered on the first of two pixels: (1 + 2 + 4) / 2 before the middle of 8.

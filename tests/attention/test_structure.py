@@ -1,5 +1,6 @@
 """Models of unusual structure are explained like an equivalent twin, or refused by name."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -238,6 +239,83 @@ def test_detached_gradients_are_an_error_in_gradient_methods(where: str, layer: 
         vi.GenericAttention(model).patch_map(images(), 1)
 
 
+def without_gradient(function: Any) -> Any:
+    return torch.no_grad()(function)
+
+
+CUTS: dict[str, Any] = {
+    "detach": lambda x, f: x + f(x.detach()),
+    "no_grad": lambda x, f: x + without_gradient(f)(x),
+    "data": lambda x, f: x + f(x.data),
+    "a number": lambda x, f: x * x.std().item() + f(x),
+    "a part": lambda x, f: x + f(torch.cat((x[..., :16], x[..., 16:].detach()), -1)),
+}
+HARMLESS: dict[str, Any] = {
+    "kept for later": lambda x, f: x + f(x) + 0 * without_gradient(f)(x).detach(),
+    "for stability": lambda x, f: x + f((x - x.amax(-1, keepdim=True).detach()).softmax(-1)),
+    "the shape only": lambda x, f: x * torch.ones_like(x) + f(x),
+    "a mask": lambda x, f: x + f(x) * (x.detach() > x.detach().mean(-1, keepdim=True)),
+    "an index": lambda x, f: x + f(x) * x.detach().argsort(-1),
+    "random": lambda x, f: x + f(x) + 0.1 * torch.randn_like(x),
+}
+
+
+class Combines(nn.Module):
+    """Combines tokens with what a function makes of them."""
+
+    def __init__(self, inner: nn.Module, combine: Any) -> None:
+        super().__init__()
+        self.inner, self.combine = inner, combine
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        return self.combine(x, self.inner)
+
+
+def combining(combine: Any, dtype: torch.dtype) -> nn.Module:
+    model = vit().to(dtype)
+    model.blocks[1].mlp = Combines(model.blocks[1].mlp, combine)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_cut_on_one_of_two_paths_is_refused(name: str, dtype: torch.dtype) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"the gradient is cut.* in the forward of `blocks\.1\.mlp"):
+        vi.probe(combining(CUTS[name], dtype), (SIDE, SIDE))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_leaves_the_graph_without_consequence_is_no_cut(name: str, dtype: torch.dtype) -> None:
+    plain = vi.probe(vit().to(dtype), (SIDE, SIDE)).layout
+    assert vi.probe(combining(HARMLESS[name], dtype), (SIDE, SIDE)).layout == plain
+
+
+def test_a_derivative_of_its_own_is_no_cut() -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.detach() * 2 * x.abs().sign().mean()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * 2
+
+    vi.probe(combining(lambda x, f: f(Doubled.apply(x)), torch.float64), (SIDE, SIDE))
+
+
+def test_a_cut_of_what_the_image_does_not_reach_is_no_cut() -> None:
+    model = vit()
+    model.pos_embed = None
+    model.position = nn.Parameter(torch.randn(1, 17, 32).double())
+    through(model.norm_pre, lambda x: x + (2 * model.position).detach())
+    assert vi.probe(model, (SIDE, SIDE)).layout.prefix == 1
+
+
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 def test_a_detached_part_of_an_attention_is_refused(part: str) -> None:
     cut = ("query", "key", "value").index(part)
@@ -261,6 +339,63 @@ def test_convolutions_among_tokens_are_refused(layer: int) -> None:
     model.blocks[layer].mlp = Mixes()
     with pytest.raises(UnsupportedModelError, match=r"exchange information between `blocks\.\d\.attn` and"):
         vi.InteractionUncertainty(model).patch_map(images())
+
+
+SQUARE = torch.arange(16).reshape(2, 2, 2, 2)
+WINDOWS = {
+    "rows": torch.arange(16),
+    "columns": torch.arange(16).reshape(4, 4).T.flatten(),
+    "squares": SQUARE.transpose(1, 2).flatten(),
+    "every other": SQUARE.permute(1, 3, 0, 2).flatten(),
+}
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_in_the_place_of_heads_are_refused_as_windows(name: str, explicit: bool) -> None:
+    order = WINDOWS[name]
+
+    def attend(*parts: Tensor) -> Tensor:
+        query, key, value = (part[:, :, order].unflatten(2, (4, 4)).flatten(1, 2) for part in parts)
+        output = (query @ key.mT).softmax(-1) @ value if explicit else fused(query, key, value)
+        return output.unflatten(1, (-1, 4)).flatten(2, 3)[:, :, order.argsort()]
+
+    model = attending(attend, class_token=False, global_pool="avg")
+    with pytest.raises(UnsupportedModelError, match=r"`blocks\.0\.attn` attends within windows .* \(1, 8, 4, "):
+        vi.AttentionRollout(model).patch_map(images())
+
+
+def test_a_pruned_head_is_no_window() -> None:
+    model = vit()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.unflatten(0, (3, 2, -1))[2, 0] = 0
+    assert vi.probe(model, (SIDE, SIDE)).layout == vi.probe(vit(), (SIDE, SIDE)).layout
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_small_crop_before_an_overlapping_stem_is_refused(start: int, axis: int) -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = (3, 8, 8, 16, 32)
+            self.layers = nn.Sequential(
+                *(nn.Conv2d(before, after, 3, 2, 1) for before, after in pairwise(widths))
+            ).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x).flatten(2).transpose(1, 2)
+
+    model = vit()
+    model.patch_embed = Stem()
+    side = {-1: "width", -2: "height"}[axis]
+    x = torch.rand(1, 3, SIDE, SIDE).double()
+    assert vi.probe(model, x).layout.extent == (SIDE, SIDE)
+    with pytest.raises(UnsupportedModelError, match=rf"cover pixels {start} to 64 of the image's {side} of 64"):
+        vi.probe(Outer(model, lambda x: x.narrow(axis, start, SIDE - start)), x)
+    # What is cut off at the other end leaves the patches where they are.
+    seen = vi.probe(Outer(model, lambda x: x[..., :SIDE, :SIDE]), (SIDE + start // 2, SIDE + start // 2))
+    assert seen.layout.extent == (SIDE, SIDE)
 
 
 def test_a_shift_by_whole_patches_is_placed_where_the_pixels_are() -> None:

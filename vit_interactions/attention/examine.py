@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.folded import check_same_pixels, folded
 from vit_interactions.attention.graph import Node, ancestors, node_of, noise
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.attention.patches import PatchGrid, find_patches
 from vit_interactions.attention.readout import Reading, read_tokens
 from vit_interactions.attention.record import AttentionCall, check_finite
-from vit_interactions.attention.structure import Graph, Structure, read_structure
+from vit_interactions.attention.structure import Graph, Structure, read_structure, windowed
 
 # What transformers' outputs call the tensor that their users read, in the order in which it is looked for.
 OUTPUTS = ("logits", "pooler_output", "image_embeds", "last_hidden_state")
+APART = 0.1  # share of the pixels of some tokens that one head may see and the others not
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # ends of the names of class tokens' parameters
 
 
@@ -126,7 +126,10 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
     structure = read_structure(graph)
     check_finite([call.name for call in calls], [call.output.isfinite().all() for call in calls])
     size = (image.shape[-2], image.shape[-1])
-    grid, extent = _place(name, [calls[i] for i in structure.layers[0]], image)
+    first = [calls[i] for i in structure.layers[0]]
+    for call in first:
+        check_heads(call, image)
+    grid, extent = _place(name, first, image)
     check_unmixed(name, image, calls, structure, grid)
     tokens = len(grid.prefix) + len(grid.order)
     reading = _read_by(graph, answer, structure, tokens)
@@ -151,14 +154,37 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
     return Probe(size, layout, observed, structure)
 
 
+def check_heads(call: AttentionCall, image: Tensor) -> None:
+    """Raise UnsupportedModelError if what is taken for a head sees a part of the image: a window in a head's place.
+
+    Args:
+        call: of the first layer, in the graph of the image.
+        image: (batch, channels, height, width), a leaf that requires gradients.
+    """
+    heads, tokens = call.value.shape[1:3]
+    half = _half(tokens).to(call.value.device)
+    every = _pixels_of(call.value, image, half) if heads > 1 else torch.zeros(0)
+    if not every.any():
+        return
+    # A pruned head sees nothing, and says nothing.
+    seen = (_pixels_of(call.value[:, head : head + 1], image, half) for head in range(heads))
+    if (next(filter(torch.any, seen)) ^ every).sum() > APART * every.sum():
+        raise UnsupportedModelError(
+            windowed(call, "which has other tokens of the image in each place that heads would have")
+        )
+
+
+def _half(tokens: int) -> Tensor:
+    """Draw half of the indices of tokens."""
+    return torch.randperm(tokens, generator=torch.Generator().manual_seed(0))[: (tokens + 1) // 2]
+
+
 def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[PatchGrid, tuple[int, int]]:
     """Find the patches among the tokens of the first layer, and the pixels that they cover."""
     try:
         grids = [find_patches(call.value, image) for call in first]
         if any(grid != grids[0] for grid in grids):
             raise ValueError("its heads attend among other patches each")
-        for index in folded(first):
-            check_same_pixels(first[index], image)
         return grids[0], grids[0].extent((image.shape[-2], image.shape[-1]))
     except ValueError as error:
         raise UnsupportedModelError(
@@ -249,8 +275,7 @@ def check_unmixed(
     # The last layer, and the pooling head, whose keys may be the patches only.
     ends = [layer[0].value for layer in layers[len(structure.layers) - 1 :] if layer is not layers[0]]
     ends = [end for end in ends if end.shape[-2] == first.shape[-2]]
-    generator = torch.Generator().manual_seed(0)
-    half = torch.randperm(first.shape[-2], generator=generator)[: first.shape[-2] // 2].to(first.device)
+    half = _half(first.shape[-2]).to(first.device)
     nodes = filter(None, (node_of(output) for layer in layers for call in layer for output in call.outputs))
     handles = [node.register_prehook(lambda gradients: (None,) * len(gradients)) for node in nodes]
     try:

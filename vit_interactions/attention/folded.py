@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
@@ -29,6 +28,7 @@ def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -
         UnsupportedModelError: a query that is not made of as many heads for each image.
 
     Example:
+        >>> import torch
         >>> from vit_interactions.attention.sdpa import read_sdpa
         >>> query = torch.zeros(6, 5, 4)
         >>> split_heads(nn.Identity(), "attn", read_sdpa(query, query, query), images=2).query.shape
@@ -56,24 +56,6 @@ def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -
 def folded(calls: Sequence["AttentionCall"]) -> list[int]:
     """Return the indices of the calls whose heads were folded into the batch."""
     return [index for index, call in enumerate(calls) if call.outputs[0].ndim == 3]
-
-
-def check_same_pixels(call: "AttentionCall", image: Tensor) -> None:
-    """Raise ValueError if what was taken for heads sees other pixels each, as windows that are folded likewise do.
-
-    Args:
-        call: of the first layer, in the graph of the image.
-        image: (batch, channels, height, width), a leaf that requires gradients.
-    """
-    weights = torch.randn(call.value.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(
-        call.value
-    )
-    seen = []
-    for head in range(call.value.shape[1]):
-        (gradient,) = torch.autograd.grad(call.value[:, head], image, weights[:, head], retain_graph=True)
-        seen.append(gradient.ne(0).any(1))
-    if any(not torch.equal(pixels, seen[0]) for pixels in seen):
-        raise ValueError("what is folded into its batch sees other pixels each, as windows do and heads do not")
 
 
 def check_folds(model: str, alone: Sequence["AttentionCall"], beside: Sequence["AttentionCall"]) -> None:

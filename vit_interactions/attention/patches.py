@@ -12,6 +12,7 @@ TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel f
 DRAWS = 384  # numbers (channels times random directions) by which the center of a patch is estimated
 GAP = 0.9  # share of a cell below which a patch leaves a gap to the next
 OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
+OFF = 0.6  # share of a cell by which the center of what a token sees may be off the cell's: stems are off by up to 0.5
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class PatchGrid:
         top: the row of pixels where the first row of patches begins; negative where the model pads the image.
         left: likewise, the column.
         pitch: (height, width) in pixels from one patch to the next.
-        overlap: whether patches share pixels, or leave gaps between them, so that they have no edges of their own.
+        slack: (height, width) in pixels by which a patch may be off its cell: 0 where patches touch, more where they
+            share pixels or leave gaps between them, so that they have no edges of their own.
     """
 
     prefix: tuple[int, ...]
@@ -36,12 +38,12 @@ class PatchGrid:
     top: float
     left: float
     pitch: tuple[float, float]
-    overlap: bool = False
+    slack: tuple[float, float] = (0.0, 0.0)
 
     def extent(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) in pixels of the image that the patches cover, from its top left corner on.
 
-        Overlapping patches are placed side by side, each near the center of what it sees.
+        Overlapping patches are placed side by side, each within `OFF` of a cell of the center of what it sees.
 
         Raises:
             ValueError: patches that begin elsewhere than at the corner of the image.
@@ -54,6 +56,7 @@ class PatchGrid:
             ["height", "width"],
             (self.top, self.left),
             self.pitch,
+            self.slack,
             (self.rows, self.cols),
             image_size,
             strict=True,
@@ -74,25 +77,26 @@ class PatchGrid:
         inside = ((row >= 0) & (row < self.rows))[:, None] & ((col >= 0) & (col < self.cols))
         return chosen[row.clamp(0, self.rows - 1)][:, col.clamp(0, self.cols - 1)] & inside
 
-    def _side(self, name: str, start: float, pitch: float, count: int, length: int) -> int:
-        if self.overlap:
-            whole = _nominal(pitch, count, length)
-        else:
-            whole = round(pitch) if abs(pitch - round(pitch)) < 1e-6 else pitch
+    def _side(self, name: str, start: float, pitch: float, slack: float, count: int, length: int) -> int:
+        whole = round(pitch) if abs(pitch - round(pitch)) < 1e-6 else pitch
         covered = round(whole * count)
         # A model that resizes the image has patches of a fraction of a pixel, which cover all of it.
         resized = whole != round(whole)
-        if abs(start) > (pitch if self.overlap else 1.0 if resized else 0.0) or (
-            resized and abs(covered - length) > 0.05 * length
+        if (
+            abs(start) > max(slack, 1.0 if resized else 0.0)
+            or covered >= length + pitch
+            or (resized and abs(covered - length) > 0.05 * length)
         ):
-            wide = (
-                ", or its stem looks so far that an image of this size has too few patches" if self.overlap else ""
-            )
-            raise ValueError(
-                f"its patches cover pixels {start:g} to {start + pitch * count:g} of the image's {name} of {length}, "
-                f"because the model crops, pads or resizes the image itself{wide}. Do that to the image first"
-            )
+            raise ValueError(_moved(name, start, start + pitch * count, length, bool(slack)))
         return length if resized else covered
+
+
+def _moved(side: str, start: float, end: float, length: int, wide: bool) -> str:
+    far = ", or its stem looks so far that an image of this size has too few patches" if wide else ""
+    return (
+        f"its patches cover pixels {start:g} to {end:g} of the image's {side} of {length}, because the model crops, "
+        f"pads or resizes the image itself{far}. Do that to the image first"
+    )
 
 
 def _nominal(pitch: float, count: int, length: int) -> float:
@@ -122,14 +126,15 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
     """
     query = query[:1]
     pixels = pixel_tokens(query, image)
-    if pixels is None:
-        return _grid_of_centers(token_centers(query, image))
-    if (pixels == SEVERAL).any():
-        return _grid_of_centers(_pixel_centers(pixels, query.shape[-2]))
-    return _grid_of_pixels(pixels, query.shape[-2])
+    several = (pixels == SEVERAL).double().mean()
+    if not several:
+        return _grid_of_pixels(pixels, query.shape[-2])
+    apart = several <= OVERLAP
+    centers = _pixel_centers(pixels, query.shape[-2]) if apart else token_centers(query, image)
+    return _grid_of_centers(centers, pixels)
 
 
-def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
+def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
     """Tell for every pixel which token it feeds.
 
     The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So
@@ -137,7 +142,7 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
     pixels at once. Further passes with random digits tell where several tokens meet.
 
     Returns:
-        (height, width) int64 on the CPU: the index of the token, `NONE` or `SEVERAL`. None where patches overlap.
+        (height, width) int64 on the CPU: the index of the token, `NONE` or `SEVERAL`.
 
     Example:
         >>> image = torch.rand(1, 1, 2, 4, requires_grad=True)
@@ -177,9 +182,6 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor | None:
         digits = torch.randint(base, (tokens,), generator=generator)
         several |= read(digits) != digits[code.clamp(max=tokens - 1)]
     untouched = size[0] == 0
-    several &= ~untouched
-    if several.double().mean() > OVERLAP:
-        return None
     code[several | (code >= tokens)] = SEVERAL
     code[untouched] = NONE
     return code
@@ -234,8 +236,9 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
     height, width = (boxes[2:] - boxes[:2] + 1)[:, boxes[2] >= 0].amax(1).tolist()
     gaps = height < GAP * down or width < GAP * across
+    slack = (down - height, across - width) if gaps else (0.0, 0.0)
     order = tuple(fed[place.argsort()].tolist())
-    return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), gaps)
+    return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), slack)
 
 
 def _boxes(pixels: Tensor, tokens: int) -> Tensor:
@@ -288,8 +291,12 @@ def _pixel_centers(pixels: Tensor, tokens: int) -> Tensor:
     return total / pixels[own].bincount(minlength=tokens)[:, None]
 
 
-def _grid_of_centers(centers: Tensor) -> PatchGrid:
-    """Read the grid from the centers of patches that share pixels."""
+def _grid_of_centers(centers: Tensor, pixels: Tensor) -> PatchGrid:
+    """Read the grid from the centers of patches that share pixels.
+
+    Raises:
+        ValueError: a crop, or centers that are not in rows and columns.
+    """
     fed = [index for index, center in enumerate(centers.tolist()) if center[0] == center[0]]
     found = centers[fed]
     for rows in range(1, len(fed) + 1):
@@ -299,11 +306,11 @@ def _grid_of_centers(centers: Tensor) -> PatchGrid:
         order = _in_rows(found, rows, cols)
         if order is not None:
             grid = found[order].reshape(rows, cols, 2)
-            (top, pitch_y), (left, pitch_x) = _fit(grid[..., 0].mean(1)), _fit(grid[..., 1].mean(0))
+            lines = grid[..., 0].mean(1), grid[..., 1].mean(0)
+            (top, down), (left, across) = (_fit(line, *_seen(pixels, i)) for i, line in enumerate(lines))
             tokens = tuple(fed[i] for i in order.tolist())
-            return PatchGrid(
-                _others(len(centers), fed), tokens, rows, cols, top, left, (pitch_y, pitch_x), overlap=True
-            )
+            slack = OFF * down, OFF * across
+            return PatchGrid(_others(len(centers), fed), tokens, rows, cols, top, left, (down, across), slack)
     raise ValueError(f"the {len(fed)} tokens that pixels feed have no centers in rows and columns")
 
 
@@ -321,14 +328,33 @@ def _in_rows(centers: Tensor, rows: int, cols: int) -> Tensor | None:
     return order.flatten()
 
 
-def _fit(centers: Tensor) -> tuple[float, float]:
-    """Fit the first edge and the pitch to centers; the border's are drawn inwards by padding, so it counts less."""
+def _seen(pixels: Tensor, axis: int) -> tuple[int, bool]:
+    """Return how many rows (axis 0) or columns of pixels there are, and whether the last of them feed a token.
+
+    Raises:
+        ValueError: a crop: more of them feed nothing before the first that does than between two that do.
+    """
+    length, seen = pixels.shape[axis], (pixels != NONE).any(1 - axis).nonzero().flatten()
+    start, end = int(seen[0]), int(seen[-1]) + 1
+    if start >= max(seen.diff().tolist(), default=1):
+        raise ValueError(_moved(("height", "width")[axis], start, end, length, wide=False))
+    return length, end == length
+
+
+def _fit(centers: Tensor, length: int, whole: bool) -> tuple[float, float]:
+    """Fit the first edge and the pitch to centers; the border's are drawn inwards by padding, so it counts less.
+
+    Args:
+        centers: of the rows, or columns, of patches.
+        length: of the image.
+        whole: whether the patches see it to its end.
+    """
     if len(centers) == 1:
         return 0.0, 2 * centers.item()
     inner = centers[1:-1] if len(centers) > 3 else centers
     pitch = float((inner[-1] - inner[0]) / (len(inner) - 1))
     first = float(inner[0]) - pitch * (1 if len(centers) > 3 else 0)
-    return first - pitch / 2, pitch
+    return first - pitch / 2, _nominal(pitch, len(centers), length if whole else 0)
 
 
 def _others(tokens: int, fed: list[int]) -> tuple[int, ...]:

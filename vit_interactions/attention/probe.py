@@ -6,7 +6,7 @@ it (docs/design.md, "See where the image goes").
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vit_interactions.attention.cuts import CutWatch
 from vit_interactions.attention.declared import declared_layout, stated_layout
 from vit_interactions.attention.errors import (
     ImagesNotTakenError,
@@ -24,6 +25,7 @@ from vit_interactions.attention.errors import (
 from vit_interactions.attention.evaluation_copy import evaluated, originals
 from vit_interactions.attention.examine import Probe, examine, main_output
 from vit_interactions.attention.folded import check_folds, folded
+from vit_interactions.attention.graph import ancestors, node_of
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import check_runnable
 from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed
@@ -31,6 +33,7 @@ from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.utilities.checks import check_pair
 
 REMEMBERED = 8  # probes of one model
+SAME = 1e-4  # relative difference up to which an answer is the same: what a cut changes is more, rounding is less
 WITHOUT_ATTENTION = (
     "Methods that need no attention remain: attn_lrp, captum's (saliency, integrated_gradients, occlusion, ...) and "
     "pytorch-grad-cam's (gradcam, layercam, ...)."
@@ -284,7 +287,7 @@ def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe
     # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = image.clone().requires_grad_()
-        calls, output = _record(own, leaf.clone(), arguments)
+        calls, output, watch = _record(own, leaf.clone(), arguments)
         try:
             found = examine(own, leaf, calls, output)
         except UnobservableModelError as error:
@@ -293,29 +296,27 @@ def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe
             if "derivative" not in str(error) and "not implemented" not in str(error):
                 raise
             return Probe(size, declared_layout(model, size), None, None, f"{str(error).splitlines()[0]}.")
-    if found.structure is not None and found.structure.ignored:
-        _check_ignored(own, image, arguments, found.structure.ignored, calls, main_output(output))
+        _check_cuts(own, leaf, arguments, watch, main_output(output))
     if folded(calls) and len(image) == 1:
         _check_folds(own, image, arguments, calls)
     return found
 
 
 def _record(
-    model: nn.Module, image: Tensor, arguments: tuple[Any, ...], silenced: int | None = None
-) -> tuple[list[AttentionCall], Any]:
-    """Run the model and record its attention calls, with the output of one of them set to 0 where that is asked."""
+    model: nn.Module,
+    image: Tensor,
+    arguments: tuple[Any, ...],
+    before: CutWatch | None = None,
+    disturbed: Collection[int] = (),
+) -> tuple[list[AttentionCall], Any, CutWatch]:
+    """Run the model and record its attention calls and its cuts; `before` and `disturbed` are those of `CutWatch`."""
     record = AttentionRecord(model, declared_layout)
     calls: list[AttentionCall] = []
-
-    def on_call(call: AttentionCall) -> None:
-        if len(calls) == silenced:
-            call.outputs[0].zero_()
-        calls.append(call)
-
-    with intercept_unnoticed(record, model, on_call):
+    with intercept_unnoticed(record, model, calls.append) as mode:
+        mode.run = watch = CutWatch(mode.run, mode.running, before, disturbed)
         output = _run(model, image, arguments)
     record.check_read()
-    return calls, output
+    return calls, output, watch
 
 
 def _check_folds(
@@ -325,34 +326,30 @@ def _check_folds(
     twice = tuple(torch.cat((a, a)) if isinstance(a, Tensor) and a.shape[:1] == (1,) else a for a in arguments)
     with torch.no_grad():
         try:
-            beside, _ = _record(model, torch.cat((image, 1 - image)), twice)
+            beside, *_ = _record(model, torch.cat((image, 1 - image)), twice)
         except ImagesNotTakenError:  # one image at a time
             return
     check_folds(type(model).__name__, calls, beside)
 
 
-def _check_ignored(
-    model: nn.Module,
-    image: Tensor,
-    arguments: tuple[Any, ...],
-    ignored: Sequence[int],
-    calls: Sequence[AttentionCall],
-    answer: Tensor,
+def _check_cuts(
+    model: nn.Module, leaf: Tensor, arguments: tuple[Any, ...], watch: CutWatch, answer: Tensor
 ) -> None:
-    """Raise UnsupportedModelError if a call without part in the graph has a part in the computation: a cut gradient."""
-    with torch.no_grad():
-        others, _ = _record(model, 1 - image, arguments)
-        for index in ignored:
-            before, after = calls[index].value, others[index].value
-            if torch.equal(before, after):
-                continue
-            _, output = _record(model, image.clone(), arguments, silenced=index)
-            if not torch.allclose(main_output(output), answer):
-                raise UnsupportedModelError(
-                    f"the output of {type(model).__name__} depends on `{calls[index].name}`, but not by its gradient: "
-                    "it is cut by a detach or `torch.no_grad` in the model's forward, so that what the layer does "
-                    "cannot be observed. Remove the cut."
-                )
+    """Raise UnsupportedModelError if the answer depends on the image by a way that the gradient does not take."""
+    reached = ancestors([node for _, node in watch.found], {node_of(leaf): 1})
+    of_image = [index for index, (_, node) in enumerate(watch.found) if reached[node]]
+
+    def matter(some: Collection[int]) -> bool:
+        other = main_output(_record(model, leaf.clone(), arguments, watch, some)[1])
+        return not (other - answer).norm() <= SAME * answer.norm()
+
+    if of_image and matter(of_image):
+        name = watch.found[next((index for index in of_image if matter([index])), of_image[0])][0]
+        raise UnsupportedModelError(
+            f"the output of {type(model).__name__} depends on the image by a way on which the gradient is cut, by a "
+            f"detach or `torch.no_grad` in the forward of {f'`{name}`' if name else 'the model'}, so that what the "
+            "model does cannot be observed. Remove the cut."
+        )
 
 
 def _run(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Any:

@@ -282,22 +282,22 @@ def intercept(
     record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
 ) -> TorchFunctionMode:
     """Return the mode under which the attention calls of a model's modules are handed on; the model runs as it is."""
-    return _Interception(record, model, on_call, lambda func, args, kwargs: func(*args, **kwargs))
+    return Interception(record, model, on_call, lambda func, args, kwargs: func(*args, **kwargs))
 
 
 def intercept_unnoticed(
     record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
-) -> TorchFunctionMode:
+) -> "Interception":
     """Do likewise for a model from `evaluated`, and leave no trace that anybody else could notice.
 
     Raises:
         UnsupportedModelError: a scripted model.
     """
     check_unscripted(model)
-    return _Interception(record, model, on_call, Unnoticed(model))
+    return Interception(record, model, on_call, Unnoticed(model))
 
 
-class _Interception(TorchFunctionMode):
+class Interception(TorchFunctionMode):
     """Hands each attention call of one model's modules on."""
 
     def __init__(
@@ -307,6 +307,7 @@ class _Interception(TorchFunctionMode):
         on_call: Callable[[AttentionCall], None],
         run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     ) -> None:
+        """Take what `intercept` takes, and what runs the functions of torch."""
         super().__init__()
         self.run = run
         self.record = record
@@ -317,26 +318,26 @@ class _Interception(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        opaque = self._caller() if func is F.multi_head_attention_forward else None
+        opaque = self.running() if func is F.multi_head_attention_forward else None
         result: Any = attend(self, opaque[0], args, kwargs) if opaque else self.run(func, args, kwargs)
         softmaxes = self.record.softmaxes
         if func is F.scaled_dot_product_attention:
             self._attention(result, read_sdpa(*args, **kwargs))
         elif func is window_free_attention:
             self._attention(result.output, read_window_free(result, *args, **kwargs))
-        elif func in SOFTMAXES and (caller := self._caller()):
+        elif func in SOFTMAXES and (caller := self.running()):
             softmaxes.follow(caller[0], result)
-        elif softmaxes.watching and (caller := self._caller()):
+        elif softmaxes.watching and (caller := self.running()):
             given = softmaxes.read(caller[0], func, args, result)
             if given is not None:
                 self._attention(result, given)
-        if self.record.image_size is None and args and _is_image(args[0]) and self._caller():
+        if self.record.image_size is None and args and _is_image(args[0]) and self.running():
             self.record.image_size = (args[0].shape[-2], args[0].shape[-1])
             self.record.images = args[0].shape[0]
         return result
 
     def _attention(self, output: Tensor, given: SDPA) -> None:
-        caller = self._caller()
+        caller = self.running()
         if caller is None:
             return
         name, module = caller
@@ -347,7 +348,7 @@ class _Interception(TorchFunctionMode):
         with torch.no_grad():
             self.on_call(call)
 
-    def _caller(self) -> tuple[str, nn.Module] | None:
+    def running(self) -> tuple[str, nn.Module] | None:
         """Find which module of the model is running: the innermost frame whose `self` is one."""
         frame: FrameType | None = sys._getframe(2)
         others: dict[int, Any] = {}
@@ -356,7 +357,7 @@ class _Interception(TorchFunctionMode):
             found = self.modules.get(id(owner))
             if found is not None:
                 return found
-            if isinstance(owner, _Interception):
+            if isinstance(owner, Interception):
                 others |= owner.modules
             elif id(owner) in others:
                 break  # another model, recorded by somebody else while this one runs: its teacher

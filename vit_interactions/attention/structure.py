@@ -99,7 +99,6 @@ def read_structure(graph: Graph) -> Structure:
     ignored = tuple(i for i in every if i not in relevant)
     if not relevant:
         raise UnsupportedModelError(_nothing(graph, fed))
-    _check_not_cut(graph, fed, read)
     pools = [i for i in relevant if _is_pool(graph, i)]
     layers = [i for i in relevant if i not in pools]
     if len(pools) > 1 or (pools and (not layers or any(reach[i] >> pools[0] & 1 for i in layers))):
@@ -138,10 +137,7 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
     """
     shape = tuple(call.query.shape)
     if len(shape) != 4 or shape[0] != batch:
-        raise UnsupportedModelError(
-            f"`{call.name}` attends within windows or groups, not over the whole image: its query has shape {shape}, "
-            f"expected ({batch}, heads, tokens, width). Use a ViT with global attention."
-        )
+        raise UnsupportedModelError(windowed(call, f"expected ({batch}, heads, tokens, width)"))
     if call.is_pooling:
         raise UnsupportedModelError(
             f"`{call.name}` attends from {shape[2]} of the tokens to {call.key.shape[-2]} (class attention or pooled "
@@ -153,6 +149,14 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
             "windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
             "ViT with global attention."
         )
+
+
+def windowed(call: AttentionCall, wrong: str) -> str:
+    """Say that a call attends within windows, and what is wrong with its query."""
+    return (
+        f"`{call.name}` attends within windows or groups, not over the whole image: its query has shape "
+        f"{tuple(call.query.shape)}, {wrong}. Use a ViT with global attention."
+    )
 
 
 def _inputs(call: AttentionCall) -> list[Tensor]:
@@ -173,16 +177,6 @@ def _nothing(graph: Graph, fed: list[int]) -> str:
     return (
         f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."
     )
-
-
-def _check_not_cut(graph: Graph, fed: list[int], read: list[int]) -> None:
-    before, after = [i for i in fed if i not in read], [i for i in read if i not in fed]
-    if before and after and before[-1] < after[-1]:
-        raise UnsupportedModelError(
-            f"the gradient of {graph.model} is cut between `{graph.calls[before[0]].name}` and "
-            f"`{graph.calls[after[-1]].name}` (a detach or `torch.no_grad` in its forward), so that what the layers do "
-            "with the image cannot be observed. Remove the cut."
-        )
 
 
 def _check_connected(graph: Graph, call: AttentionCall) -> None:
