@@ -3,7 +3,10 @@
 import gc
 import warnings
 import weakref
+from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,13 +59,29 @@ def changes() -> dict[str, Any]:
     return {
         "a module": lambda model: setattr(model, "head", nn.Linear(32, 5).double()),
         "an attribute": lambda model: setattr(model, "global_pool", "avg"),
+        "an entry of a dictionary": lambda model: model.settings.update(pool="avg"),
+        "a number of the same hash": lambda model: setattr(model, "first", -2),
         "a hook": lambda model: model.blocks[1].register_forward_hook(lambda _, args, out: out.flip(1)),
     }
 
 
+class Configured(Outer):
+    """A ViT that is read as its settings say."""
+
+    def __init__(self) -> None:
+        """Take the class token."""
+        super().__init__(vit())
+        self.settings, self.first = {"pool": "token"}, -1
+
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
+        tokens = self.vit.forward_features(x)
+        pooled = tokens[:, 0] if self.settings["pool"] == "token" and self.first == -1 else tokens[:, 1:].mean(1)
+        return self.vit.head(pooled)
+
+
 @pytest.mark.parametrize("name", changes())
 def test_a_changed_model_is_probed_anew(name: str) -> None:
-    model = vit()
+    model = Configured() if name.startswith(("an entry", "a number")) else vit()
     before = vi.probe(model, images())
     changes()[name](model)
     if name == "a hook":
@@ -71,7 +90,7 @@ def test_a_changed_model_is_probed_anew(name: str) -> None:
         return
     after = vi.probe(model, images())
     assert after is not before
-    assert after.layout.readout == ("avg" if name == "an attribute" else "token")
+    assert after.layout.readout == ("token" if name == "a module" else "avg")
 
 
 def test_it_keeps_no_model_alive() -> None:
@@ -104,6 +123,20 @@ def test_any_state_of_a_model_will_do(kind: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    "name", ["generic_attention", "legrad", "attn_lrp", "transformer_attribution", "attention_rollout"]
+)
+def test_a_model_made_in_inference_mode_is_explained_like_any_other(name: str) -> None:
+    method = vi.EXPLAINERS[name]
+    with torch.inference_mode():
+        model, given = vit(), images()
+        inside = method(model).patch_map(given, 1)
+    wanted = method(vit()).patch_map(images(), 1)
+    for found in (inside, method(model).patch_map(given, 1)):
+        torch.testing.assert_close(found, wanted)
+    assert all(parameter.is_inference() for parameter in model.parameters())
+
+
 @dataclass
 class Answer:
     """An output with a name of its own."""
@@ -111,7 +144,20 @@ class Answer:
     scores: Tensor
 
 
+class Slotted:
+    """An output without a dictionary of its own."""
+
+    __slots__ = ("logits",)
+
+    def __init__(self, logits: Tensor) -> None:
+        """Take the logits."""
+        self.logits = logits
+
+
+Named = namedtuple("Named", ["aux", "logits"])
 OUTPUTS: dict[str, Any] = {
+    "named tuple": lambda x: Named(torch.zeros(1), x),
+    "slots": Slotted,
     "dictionary": lambda x: {"n": 1, "a": [x]},
     "tuple": lambda x: (None, x, x),
     "object": Answer,
@@ -172,6 +218,31 @@ def test_wrappers_are_looked_through(name: str) -> None:
     torch.testing.assert_close(vi.AttentionRollout(model).patch_map(images()), expected)
 
 
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("inside", [False, True])
+def test_distributed_models_are_looked_through_and_train_on(inside: bool) -> None:
+    parallel = nn.parallel.DistributedDataParallel(vit().train())
+    model = Outer(parallel) if inside else parallel
+    loss = parallel(images()).square().sum()
+    assert str(vi.probe(model, (SIDE, SIDE))) == EXPECTED
+    for name in ("attention_rollout", "generic_attention", "legrad"):
+        found = vi.EXPLAINERS[name](model).patch_map(images(), 1)
+        torch.testing.assert_close(found, vi.EXPLAINERS[name](vit()).patch_map(images(), 1))
+    loss.backward()
+    alone = vit().train()
+    alone(images()).square().sum().backward()
+    for found, wanted in zip(parallel.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+
+
 def test_a_model_may_take_one_number_of_images_only() -> None:
     class OnlyTwo(Outer):
         def forward(self, x: Tensor, *_: Any) -> Tensor:
@@ -201,6 +272,28 @@ def test_a_statement_that_contradicts_what_is_seen_is_an_error() -> None:
         vi.probe(model, images())
     vi.state_layout(model, stated())
     assert vi.probe(model, images()).layout == stated()
+    for wrong in ({"readout": "avg"}, {"order": (0, *range(16, 0, -1))}):  # after a probe that was remembered
+        vi.state_layout(model, stated(**wrong))
+        with pytest.raises(ValueError, match="`layout`, stated for VisionTransformer, must be "):
+            vi.AttentionRollout(model).patch_map(images())
+
+
+def test_a_statement_helps_where_nothing_is_observed_or_declared() -> None:
+    class Undeclared(Outer):
+        @torch.no_grad()
+        def forward(self, x: Tensor, *_: Any) -> Tensor:
+            return super().forward(x)
+
+    inner = vit()
+    inner.stem = inner.__dict__["_modules"].pop("patch_embed")
+    inner.forward_features = lambda x: inner.norm(inner.blocks(inner._pos_embed(inner.stem(x))))
+    model = Undeclared(inner)
+    with pytest.raises(UnsupportedModelError, match=r"state them with `vi.state_layout\(model, layout\)`"):
+        vi.AttentionRollout(model).patch_map(images())
+    vi.state_layout(model, stated())
+    with pytest.warns(vi.UnprobedModelWarning, match="taken to be as stated: 4 x 4 patches"):
+        found = vi.AttentionRollout(model).patch_map(images())
+    torch.testing.assert_close(found, vi.AttentionRollout(vit()).patch_map(images()))
 
 
 @pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")

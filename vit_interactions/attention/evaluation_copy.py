@@ -7,6 +7,7 @@ copy are nobody else's, whatever other threads do with the model meanwhile.
 import copy
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def originals(model: nn.Module) -> dict[int, nn.Module]:
 
 
 def evaluated(model: nn.Module) -> nn.Module:
-    """Return the model itself if it is in evaluation mode and readable, else an evaluation copy.
+    """Return the model itself if it is in evaluation mode, readable and differentiable, else an evaluation copy.
 
     Example:
         >>> model = nn.Dropout()
@@ -57,7 +58,7 @@ def evaluated(model: nn.Module) -> nn.Module:
         return model
     ready = not any(
         module.training or is_compiled(module) or next(changed_flags(module), None) for module in model.modules()
-    )
+    ) and not any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers()))
     return model if ready else evaluation_copy(model)
 
 
@@ -66,7 +67,8 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     """Copy the modules of a model, in evaluation mode, with flags under which its attention can be read.
 
     Parameters and buffers are the model's own. Modules whose own `train` or `eval` may write to them, as LoRA layers
-    that merge weights do, get copies of their parameters instead. Compiled parts run eagerly.
+    that merge weights do, get copies of their parameters instead; so do those created in inference mode, which take no
+    part in a graph. Compiled parts run eagerly.
 
     Args:
         model: any module; it is not changed.
@@ -88,7 +90,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     _check(modules.values())
     copies: dict[int, Any] = {key: object.__new__(_kind(module)) for key, module in modules.items()}
     evaluates = any(module.training for module in modules.values())
-    private = _private_tensors(modules.values()) if evaluates else {}
+    private = _private_tensors(modules.values(), evaluates)
     states = {key: dict(vars(module)) for key, module in modules.items()}
     try:
         values = [value for state in states.values() for value in _values(state)]
@@ -154,16 +156,15 @@ def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: di
     return new
 
 
-def _private_tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
-    """Copy the tensors of modules whose way into evaluation mode may write to them, by the `id` of the original."""
+def _private_tensors(modules: Iterable[nn.Module], evaluates: bool) -> dict[int, Tensor]:
+    """Copy the tensors that a graph or the way into evaluation mode may not share, by the `id` of the original."""
     tensors: dict[int, Tensor] = {}
     for module in modules:
-        if all(package in _TRUSTED for package in _own_methods(module)):
-            continue
-        for part in module.modules():
+        writes = evaluates and not all(package in _TRUSTED for package in _own_methods(module))
+        for part in module.modules() if writes else [module]:
             plain = (value for value in vars(part).values() if isinstance(value, Tensor))
             for tensor in (*part._parameters.values(), *part._buffers.values(), *plain):
-                if tensor is not None and id(tensor) not in tensors:
+                if tensor is not None and id(tensor) not in tensors and (writes or tensor.is_inference()):
                     is_parameter = isinstance(tensor, nn.Parameter)
                     tensors[id(tensor)] = copy.deepcopy(tensor) if is_parameter else tensor.detach().clone()
     return tensors

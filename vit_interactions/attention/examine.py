@@ -217,6 +217,16 @@ def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: b
     if not groups:  # the output is the tokens themselves, of which the class token is read where there is one
         names = (name for name, _ in model.named_parameters())
         return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
+    return name_readout(groups, prefix, patches)
+
+
+def name_readout(groups: list[set[int]], prefix: set[int], patches: set[int]) -> Readout:
+    """Name the way in which tokens are read, in groups that are read alike.
+
+    Example:
+        >>> name_readout([{0}, {1, 2}], {0}, {1, 2}), name_readout([{2}], {0}, {1, 2})
+        ('token_avg', 'other')
+    """
     single = [group for group in groups if len(group) == 1 and group <= prefix]
     read = set().union(*groups)
     if read <= prefix and len(read) <= 2:
@@ -254,7 +264,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
         yield output
         return
     fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    named = [fields[name] for name in OUTPUTS if fields.get(name) is not None]
+    named = [part for name in OUTPUTS if (part := fields.get(name, getattr(output, name, None))) is not None]
     others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
     for part in (*named, *others):
         yield from _tensors(part)

@@ -23,6 +23,7 @@ from vit_interactions.attention.record import (
     output_gradients,
     whole_layer,
 )
+from vit_interactions.attention.scored import layout_of_score
 from vit_interactions.attention.unwrap import unwrap
 
 OnLayer = Callable[[AttentionCall, TokenLayout], None]
@@ -162,9 +163,10 @@ def observe_gradients(
         guard.finish()
         scores = score(output)
         check_differentiable(model, scores.sum(), leaf)
+        layout = layout_of_score(guard.layout, output, scores.sum(), calls[-1], guard.record.pool_calls)
         gradients = output_gradients(model, scores, calls, keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
-    return output, guard.layout, guard.record, gradients
+    return output, layout, guard.record, gradients
 
 
 class LayerGuard:

@@ -39,6 +39,8 @@ WITHOUT_ATTENTION = (
     "pytorch-grad-cam's (gradcam, layercam, ...)."
 )
 _SIMPLE = frozenset({bool, int, float, str, type(None)})
+_HOLDERS = frozenset({tuple, list, dict})
+_OWN = frozenset(vars(nn.Module()))  # the mode is no setting: what is explained is the evaluation mode
 _Found = TypeVar("_Found")
 _probes: weakref.WeakKeyDictionary[nn.Module, dict[Any, "Probe | UnsupportedModelError"]] = (
     weakref.WeakKeyDictionary()
@@ -86,7 +88,7 @@ def probe(
     if found.unobserved:
         warnings.warn(
             f"{type(asked.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as "
-            f"declared: {found.layout}.",
+            f"{'stated' if stated_layout(asked.root) else 'declared'}: {found.layout}.",
             UnprobedModelWarning,
             stacklevel=2,
         )
@@ -134,7 +136,7 @@ def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_f
     shape, dtype, device = _kind_of_images(model, inputs_or_size)
     batch = inputs_or_size.shape[0] if isinstance(inputs_or_size, Tensor) else 1
     arguments = tuple(_of_one(argument, batch) for argument in as_arguments(additional_forward_args))
-    key = shape, dtype, device, *map(_kind, arguments), _signature(root)
+    key = shape, dtype, device, *map(_kind, arguments), stated_layout(root), _signature(root)
     return Asked(model, root, shape, dtype, device, arguments, batch, key)
 
 
@@ -231,8 +233,12 @@ def _kind(argument: Any) -> Any:
     return argument if type(argument) in _SIMPLE else type(argument)
 
 
-def _signature(model: nn.Module) -> int:
-    """Sum up the modules of a model, their hooks and plain settings, so that a change of any shows."""
+def _is_simple(value: Any) -> bool:
+    return type(value) in _SIMPLE
+
+
+def _signature(model: nn.Module) -> tuple[Any, ...]:
+    """List the modules of a model, their hooks and plain settings, so that a change of any shows."""
     parts: list[Any] = []
     stack = [model]
     # Once per explanation: written for speed.
@@ -240,7 +246,11 @@ def _signature(model: nn.Module) -> int:
         module = stack.pop()
         own = vars(module)
         parts.append(id(module))
-        parts += [value for value in own.values() if type(value) in _SIMPLE]
+        for value in [value for name, value in own.items() if name not in _OWN]:
+            if type(value) in _SIMPLE:
+                parts.append(value)
+            elif type(value) in _HOLDERS:
+                parts += filter(_is_simple, value.values() if type(value) is dict else value)
         parts += own.get("_modules", ())
         parts += own.get("_forward_hooks", ())
         parts += own.get("_forward_pre_hooks", ())
@@ -248,21 +258,20 @@ def _signature(model: nn.Module) -> int:
         # Scripted modules keep their parts elsewhere.
         children = own["_modules"].values() if "_modules" in own else module.children()
         stack += [child for child in children if child is not None]
-    return hash(tuple(parts))
+    return tuple(parts)  # not its hash, which is the same for -1 and -2
 
 
 def _with_statement(found: Probe, model: nn.Module) -> Probe:
-    """Compare with what the user stated, which takes the place of a declaration.
+    """Compare what was observed with what the user stated, where something was.
 
     Raises:
         ValueError: a statement that contradicts what was observed.
     """
     stated = stated_layout(model)
-    if stated is None:
+    if stated is None or found.unobserved:
         return found
-    if found.unobserved:
-        return replace(found, layout=stated)
-    if stated != replace(found.layout, order=stated.order):
+    order = None if stated.order is None else found.layout.order
+    if stated != replace(found.layout, order=order):
         raise ValueError(
             f"`layout`, stated for {type(model).__name__}, must be what the model does with an image of "
             f"{found.image_size[0]} x {found.image_size[1]} pixels: {found.layout}; got {stated}."
@@ -273,17 +282,16 @@ def _with_statement(found: Probe, model: nn.Module) -> Probe:
 def _probe_any(asked: Asked, additional_forward_args: Any) -> Probe:
     """Probe with one image, or with as many as were given where the model takes no other number."""
     try:
-        return _probe(asked.model, asked.image, asked.arguments)
+        return _probe(asked, asked.image, asked.arguments)
     except ImagesNotTakenError:
         if asked.batch == 1:
             raise
         images = asked.image.repeat(asked.batch, 1, 1, 1)
-        return _probe(asked.model, images, as_arguments(additional_forward_args))
+        return _probe(asked, images, as_arguments(additional_forward_args))
 
 
-def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe:
-    size = (image.shape[-2], image.shape[-1])
-    own = evaluated(model)
+def _probe(asked: Asked, image: Tensor, arguments: tuple[Any, ...]) -> Probe:
+    own = evaluated(asked.model)
     # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = image.clone().requires_grad_()
@@ -291,15 +299,21 @@ def _probe(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Probe
         try:
             found = examine(own, leaf, calls, output)
         except UnobservableModelError as error:
-            return Probe(size, declared_layout(model, size), None, None, str(error))
+            return _unobserved(asked, str(error))
         except (RuntimeError, NotImplementedError) as error:
             if "derivative" not in str(error) and "not implemented" not in str(error):
                 raise
-            return Probe(size, declared_layout(model, size), None, None, f"{str(error).splitlines()[0]}.")
+            return _unobserved(asked, f"{str(error).splitlines()[0]}.")
         _check_cuts(own, leaf, arguments, watch, main_output(output))
     if folded(calls) and len(image) == 1:
         _check_folds(own, image, arguments, calls)
     return found
+
+
+def _unobserved(asked: Asked, why: str) -> Probe:
+    """Take the layout that the user stated, or else the one that the model declares."""
+    size = asked.shape[1:]
+    return Probe(size, stated_layout(asked.root) or declared_layout(asked.model, size), None, None, why)
 
 
 def _record(
@@ -358,13 +372,7 @@ def _run(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Any:
     Raises:
         ImagesNotTakenError: the model does not take such images.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     try:
-        # What was created in inference mode takes no part in a graph.
-        if any(tensor.is_inference() for tensor in tensors.values()):
-            return torch.func.functional_call(
-                model, {k: v.clone() for k, v in tensors.items()}, (image, *arguments)
-            )
         return model(image, *arguments)
     except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
         raise

@@ -105,8 +105,9 @@ def _describe(output: Any, batch: int | None) -> tuple[str, str]:
         )
         return f"shape {tuple(output.shape)}", row
     if isinstance(output, Mapping):
-        key = next(iter(output), "logits")
+        key = next((key for key, part in output.items() if isinstance(part, Tensor)), "logits")
         return f"a {kind} with {', '.join(map(repr, output))}", f"output[{key!r}][:, 1]"
     if isinstance(output, tuple | list):
-        return f"a {kind} of length {len(output)}", "output[0][:, 1]"
+        index = next((index for index, part in enumerate(output) if isinstance(part, Tensor)), 0)
+        return f"a {kind} of length {len(output)}", f"output[{index}][:, 1]"
     return f"a {kind}", "output.scores[:, 1]"
