@@ -284,10 +284,8 @@ def test_a_statement_helps_where_nothing_is_observed_or_declared() -> None:
         def forward(self, x: Tensor, *_: Any) -> Tensor:
             return super().forward(x)
 
-    inner = vit()
-    inner.stem = inner.__dict__["_modules"].pop("patch_embed")
-    inner.forward_features = lambda x: inner.norm(inner.blocks(inner._pos_embed(inner.stem(x))))
-    model = Undeclared(inner)
+    model = Undeclared(vit())
+    model.vit.num_prefix_tokens = None
     with pytest.raises(UnsupportedModelError, match=r"state them with `vi.state_layout\(model, layout\)`"):
         vi.AttentionRollout(model).patch_map(images())
     vi.state_layout(model, stated())

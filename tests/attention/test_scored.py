@@ -12,7 +12,7 @@ import vit_interactions as vi
 from .families import tiny
 from .twins import SIDE, images, vit
 
-METHODS = ("generic_attention", "gmar", "gradient_rollout", "transition_attention")
+METHODS = ("generic_attention", "gmar", "gradient_rollout", "attention_guided_cam")
 
 
 class Tokens(nn.Module):
