@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 
-from .families import tiny
-from .twins import SIDE, images, vit
+from tests.helpers.families import tiny
+from tests.helpers.twins import SIDE, images, vit
 
 METHODS = ("generic_attention", "gmar", "gradient_rollout", "attention_guided_cam")
 

@@ -1,6 +1,11 @@
 """The command that prints what the probe saw."""
 
+from pathlib import Path
+
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import vit_interactions as vi
@@ -21,6 +26,30 @@ def test_the_command_prints_patches_readout_and_layers(capsys: pytest.CaptureFix
 def test_a_size_that_the_model_does_not_take_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", "--model", "vit_mini_patch8_112", "--img-size", 100, 64) != 0
     assert "must be images that VisionTransformer takes, got 3 x 100 x 64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_checkpoint_of_other_classes_is_inspected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    weights = timm.create_model("vit_mini_patch8_112", num_classes=7).state_dict()
+    if suffix == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"state_dict": weights}, path)
+    assert run("inspect", "--model", "vit_mini_patch8_112", "--checkpoint", path) == 0
+    assert "14 x 14 patches of 8 x 8 px, 1 prefix token, read from: class token, 6" in capsys.readouterr().out
+    del weights["blocks.5.attn.qkv.weight"]
+    torch.save(weights, path.with_name("broken.pth"))
+    assert run("inspect", "--model", "vit_mini_patch8_112", "--checkpoint", path.with_name("broken.pth")) != 0
+    assert "it has no `blocks.5.attn.qkv.weight`" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("size", [(0, 112), (112, -8)])
+def test_a_size_of_no_pixels_names_the_option(size: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", "--model", "vit_mini_patch8_112", "--img-size", *size) != 0
+    assert "`--img-size` must be a pair of ints > 0" in capsys.readouterr().err
 
 
 def test_split_layers_pooling_heads_and_ignored_calls_are_named() -> None:

@@ -11,7 +11,7 @@ from vit_interactions.attention.probe import probe
 from vit_interactions.cli.options import Checkpoint, Device, Model
 from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model
-from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.checks import check_device, check_pair
 from vit_interactions.utilities.console import row
 
 
@@ -26,6 +26,8 @@ def inspect_command(
 ) -> None:
     """Print where a model has its patches, what its output is read from, and its attention layers."""
     check_device("--device", device)
+    if img_size:
+        check_pair("--img-size", img_size)
     vit = load_model(model, checkpoint, device).eval()
     size = img_size or resolve_model_data_config(vit)["input_size"][1:]  # type: ignore[no-untyped-call]
     for line in lines_of(probe(vit, tuple(size))):
