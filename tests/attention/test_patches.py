@@ -111,6 +111,14 @@ def test_an_image_resized_inside_the_model_is_covered_as_a_whole(size):
     assert grid.order == tuple(range((size // 8) ** 2))
 
 
+def test_an_image_resized_and_cropped_inside_the_model_is_refused():
+    image = picture(64, 64)
+    large = F.interpolate(image, (80, 80), mode="bilinear", antialias=True)[..., :64, :64]
+    grid = find_patches(as_query(embed(large, 8)), image)
+    with pytest.raises(ValueError, match=r"pixels 0 to 51\.\d* of the image's height of 64.*crops, pads or resizes"):
+        grid.extent((64, 64))
+
+
 def test_pixels_that_feed_several_tokens_or_none():
     image = picture(4, 9)
     tokens = torch.cat((image[..., :4].sum((2, 3)), image[..., 3:8].sum((2, 3))), 0)[None]
@@ -143,6 +151,24 @@ def test_overlapping_patches_are_placed_by_their_centers(dtype):
     # Each of the three convolutions is centered on the first of two pixels: (1 + 2 + 4) / 2 before the middle of 8.
     assert grid.top == pytest.approx(-3.5, abs=1)
     assert grid.pitch == pytest.approx((8, 8), abs=0.3)
+
+
+@pytest.mark.parametrize("widths", [(8, 4, 4), (4, 4, 8), (4, 8), (4, 4, 2, 6)])
+def test_patches_of_several_sizes_are_refused(widths):
+    image = picture(4, sum(widths))
+    weights = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    tokens = torch.stack([part.sum((2, 3)) @ weights for part in image.split(widths, -1)], 1)
+    with pytest.raises(ValueError, match="the patches are not equally large"):
+        find_patches(as_query(tokens), image)
+
+
+def test_patches_with_gaps_between_them_have_no_edges():
+    image = picture(16, 16)
+    weight = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    tokens = F.conv2d(image[..., 1:, 1:], weight, stride=4).flatten(2).transpose(1, 2)
+    grid = find_patches(as_query(tokens), image)
+    assert (grid.rows, grid.cols, grid.pitch, grid.overlap) == (4, 4, (4.0, 4.0), True)
+    assert grid.extent((16, 16)) == (16, 16)
 
 
 def test_overlapping_patches_in_another_order():

@@ -278,7 +278,8 @@ def _line(starts: list[int], end: int) -> tuple[float, float]:
     pitch = (inner[-1] - inner[0]) / (len(inner) - 1)
     first = inner[0] - pitch * (count - len(inner))
     # Edges lie on whole pixels; of a resized image they are rounded.
-    if first > starts[0] + 1 or any(abs(first + pitch * i - start) > 1 for i, start in enumerate(starts) if i):
+    strays = any(abs(first + pitch * i - start) > 1 for i, start in enumerate(starts) if i)
+    if first > starts[0] + 1 or strays or end > first + pitch * count + 1:
         raise ValueError("the patches are not equally large")
     return (float(starts[0]) if abs(first - starts[0]) < 1 else first), pitch
 
