@@ -113,9 +113,11 @@ def test_an_image_resized_inside_the_model_is_covered_as_a_whole(size):
 
 def test_an_image_resized_and_cropped_inside_the_model_is_refused():
     image = picture(64, 64)
-    large = F.interpolate(image, (80, 80), mode="bilinear", antialias=True)[..., :64, :64]
-    grid = find_patches(as_query(embed(large, 8)), image)
-    with pytest.raises(ValueError, match=r"pixels 0 to 51\.\d* of the image's height of 64.*crops, pads or resizes"):
+    small = F.interpolate(image, (48, 48), mode="nearest")[..., :40, :40]
+    grid = find_patches(as_query(embed(small, 8)), image)
+    with pytest.raises(
+        ValueError, match=r"pixels 0 to 53\.\d* of the image's height of 64.*crops, pads or resizes"
+    ):
         grid.extent((64, 64))
 
 
@@ -153,6 +155,13 @@ def test_overlapping_patches_are_placed_by_their_centers(dtype):
     assert grid.pitch == pytest.approx((8, 8), abs=0.3)
 
 
+def test_blank_tokens_have_their_places_among_the_others():
+    image = picture(16, 20)
+    blank = torch.ones(20, 1).index_fill_(0, torch.tensor([6, 13]), 0.0)
+    grid = find_patches(as_query(torch.cat((torch.zeros(1, 1, 8), embed(image) * blank), 1)), image)
+    assert (grid.prefix, grid.order, grid.rows, grid.cols) == ((0,), tuple(range(1, 21)), 4, 5)
+
+
 @pytest.mark.parametrize("widths", [(8, 4, 4), (4, 4, 8), (4, 8), (4, 4, 2, 6)])
 def test_patches_of_several_sizes_are_refused(widths):
     image = picture(4, sum(widths))
@@ -167,8 +176,8 @@ def test_patches_with_gaps_between_them_have_no_edges():
     weight = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     tokens = F.conv2d(image[..., 1:, 1:], weight, stride=4).flatten(2).transpose(1, 2)
     grid = find_patches(as_query(tokens), image)
-    assert (grid.rows, grid.cols, grid.pitch, grid.overlap) == (4, 4, (4.0, 4.0), True)
-    assert grid.extent((16, 16)) == (16, 16)
+    assert (grid.rows, grid.cols, grid.pitch, grid.top) == (4, 4, (4.0, 4.0), 1.0)
+    assert grid.extent((16, 16)) == (16, 16)  # touching patches that begin at 1 would be a crop
 
 
 def test_overlapping_patches_in_another_order():
