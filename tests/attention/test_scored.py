@@ -46,6 +46,13 @@ def test_a_score_of_tokens_is_explained_like_a_model_that_returns_it(name: str, 
     torch.testing.assert_close(found, wanted)
 
 
+def test_as_many_images_as_tokens_are_not_taken_for_tokens() -> None:
+    explainer = vi.GenericAttention(Tokens(vit()))
+    target = lambda output: output["tokens"][:, 1:].mean(1)[:, 3]  # noqa: E731
+    together = explainer.patch_map(images(17), target)
+    torch.testing.assert_close(together[:1], explainer.patch_map(images(17)[:1], target))
+
+
 @pytest.mark.parametrize("inner", [vit, lambda: tiny("vit_base_patch16_siglip_224", img_size=SIDE).double()])
 def test_the_main_output_keeps_its_readout(inner: Any) -> None:
     wanted = vi.GenericAttention(inner()).patch_map(images(), 1)

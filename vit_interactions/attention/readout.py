@@ -112,11 +112,13 @@ def _pull(
         # A classifier that starts at zero hides what lies before it.
         alive = [g if g is None or g.any() else noise(g) for g in gradients]
         for place, gradient in enumerate(alive):
-            if gradient is not None and _has_tokens(gradient, tokens):
-                rows = gradient.detach().movedim(_axis(gradient, tokens, len(until[0])), 0)
+            if gradient is None:
+                continue
+            axis = _axis(gradient, tokens, len(until[0]))
+            if axis is not None:
+                rows = gradient.detach().movedim(axis, 0)
                 seen.append(rows.flatten(1))
-                changed = change(seen[-1]).reshape(rows.shape)
-                alive[place] = changed.movedim(0, _axis(gradient, tokens, len(until[0])))
+                alive[place] = change(seen[-1]).reshape(rows.shape).movedim(0, axis)
         return tuple(alive)
 
     handles = [node.register_prehook(look) for node in nodes]
@@ -131,14 +133,11 @@ def _pull(
     return (seen[0] if seen else None), rows.cpu()
 
 
-def _has_tokens(gradient: Tensor, tokens: int) -> bool:
-    return gradient.ndim > 2 and tokens in gradient.shape
-
-
-def _axis(gradient: Tensor, tokens: int, batch: int) -> int:
-    """Find the axis of tokens; of several as long it is that behind the batch."""
-    axes = [axis for axis, length in enumerate(gradient.shape) if length == tokens]
-    return 1 if 1 in axes and gradient.shape[0] == batch else axes[0]
+def _axis(gradient: Tensor, tokens: int, batch: int) -> int | None:
+    """Find the axis of tokens, not that of the batch; None where there is none."""
+    first = 1 if gradient.shape[:1] == (batch,) else 0
+    axes = (axis for axis in range(first, gradient.ndim) if gradient.shape[axis] == tokens)
+    return next(axes, None) if gradient.ndim > 2 else None
 
 
 def _group(gradients: Tensor) -> list[list[int]]:

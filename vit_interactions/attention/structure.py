@@ -233,7 +233,7 @@ def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:
     calls = [graph.calls[i] for i in group]
     joints = [_joint(graph, node_of(call.outputs[0])) for call in calls]
     first = joints[0]
-    if all(joint is not None and joint is first for joint in joints) and len({call.name for call in calls}) == 1:
+    if all(joint is not None and joint is first for joint in joints):
         return
     names = list(dict.fromkeys(f"`{call.name}`" for call in calls))
     where = (

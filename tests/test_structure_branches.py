@@ -1,0 +1,118 @@
+"""Heads in modules of their own are joined; branches, cuts, further towers and passes of another kind are refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from vit_interactions import UnsupportedModelError
+
+from .families import tiny
+from .twins import SIDE, Outer, assert_twins, fused, images, vit
+
+
+class Head(nn.Module):
+    """One head of an attention of timm."""
+
+    def __init__(self, inner: Any, index: int) -> None:
+        """Take the attention and which head."""
+        super().__init__()
+        self.qkv, self.heads, self.index = inner.qkv, inner.num_heads, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (batch, tokens, width)."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1))[:, :, :, self.index].unbind(2)
+        return fused(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)).squeeze(1)
+
+
+class Heads(nn.Module):
+    """An attention of one module per head."""
+
+    def __init__(self, inner: Any) -> None:
+        """Take the attention."""
+        super().__init__()
+        self.heads = nn.ModuleList(Head(inner, index) for index in range(inner.num_heads))
+        self.proj = inner.proj
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        """Concatenate the heads."""
+        return self.proj(torch.cat([head(x) for head in self.heads], -1))
+
+
+def test_heads_in_modules_of_their_own_are_joined() -> None:
+    model = vit(num_heads=4)
+    for block in model.blocks:
+        block.attn = Heads(block.attn)
+    assert_twins(model, vit(num_heads=4))
+
+
+class Blocks(nn.Module):
+    """Three blocks that are run by a function."""
+
+    def __init__(self, blocks: nn.Module, run: Any) -> None:
+        """Take the blocks and the function."""
+        super().__init__()
+        self.blocks, self.run = blocks, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run them."""
+        return self.run(x, *self.blocks)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "branches of several layers": (
+        lambda x, one, two, three: two(one(x)) + three(x),
+        r"does not depend on `blocks\.blocks\.0\.attn`, which ran before it.*parallel branches",
+    ),
+    "a cut between two layers": (
+        lambda x, one, two, three: three(two(one(x).detach()) + x),
+        r"is cut between `blocks\.blocks\.0\.attn` and `blocks\.blocks\.1\.attn`",
+    ),
+    "tokens dropped for bright images": (
+        lambda x, one, two, three: three(two(one(x)[:, : 9 if x.mean() > 1e3 else 17])),
+        r"`blocks\.blocks\.1\.attn` attends with a query of shape .*depends on the image",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_blocks_that_do_not_simply_follow_one_another_are_refused(name: str) -> None:
+    run, why = REFUSED[name]
+    model = vit()
+    model.blocks = Blocks(model.blocks, run)
+    with pytest.raises(UnsupportedModelError, match=why):
+        vi.AttentionRollout(model).patch_map(images() * (1e5 if name.startswith("tokens") else 1))
+
+
+class TwoPools(nn.Module):
+    """Two attention pooling heads side by side."""
+
+    def __init__(self, *pools: nn.Module) -> None:
+        """Take both."""
+        super().__init__()
+        self.pools = nn.ModuleList(pools)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add up what they read."""
+        return sum(pool(x) for pool in self.pools)
+
+
+def test_two_pooling_heads_are_refused() -> None:
+    model, other = (tiny("vit_base_patch16_siglip_224", img_size=SIDE).double() for _ in range(2))
+    model.attn_pool = TwoPools(model.attn_pool, other.attn_pool)
+    with pytest.raises(UnsupportedModelError, match=r"`attn_pool\.pools\.0` attends from 1 tokens of its own"):
+        vi.AttentionRollout(model).patch_map(images())
+
+
+def test_the_prefix_token_that_is_read_comes_first() -> None:
+    def second(tokens: Tensor) -> Tensor:
+        return tokens[:, 1]
+
+    model = tiny("vit_small_patch14_reg4_dinov2", img_size=SIDE, patch_size=16).double()
+    layout = vi.probe(Outer(model, after=lambda x: x), (SIDE, SIDE)).layout
+    model.pool = lambda x, *_, **__: second(x)
+    seen = vi.probe(model, (SIDE, SIDE)).layout
+    assert layout.order is None
+    assert (seen.readout, seen.order[:2]) == ("token", (1, 0))
