@@ -116,3 +116,13 @@ def test_the_prefix_token_that_is_read_comes_first() -> None:
     seen = vi.probe(model, (SIDE, SIDE)).layout
     assert layout.order is None
     assert (seen.readout, seen.order[:2]) == ("token", (1, 0))
+
+
+def test_a_second_way_from_the_last_layer_to_the_output_is_no_fixed_share() -> None:
+    kept: list[Tensor] = []
+    model = vit()
+    model.blocks[2].attn.register_forward_hook(lambda _, args, output: kept.append(output))
+    whole = Outer(model, after=lambda scores: scores + kept.pop().mean((1, 2))[:, None])
+    assert vi.probe(whole, (SIDE, SIDE)).layout.readout == "other"
+    with pytest.raises(UnsupportedModelError, match="no fixed share of its last tokens"):
+        vi.AttentionRollout(whole).patch_map(images())
