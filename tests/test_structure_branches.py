@@ -126,3 +126,19 @@ def test_a_second_way_from_the_last_layer_to_the_output_is_no_fixed_share() -> N
     assert vi.probe(whole, (SIDE, SIDE)).layout.readout == "other"
     with pytest.raises(UnsupportedModelError, match="no fixed share of its last tokens"):
         vi.AttentionRollout(whole).patch_map(images())
+
+
+def test_heads_that_attend_among_other_patches_each_are_refused() -> None:
+    class Shifted(Head):
+        """A head for which the patches come in another order."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.cat((x[:, :1], x[:, 1:].roll(1, 1)), 1))
+
+    model = vit(num_heads=4)
+    for block in model.blocks:
+        attention = Heads(block.attn)
+        attention.heads[1] = Shifted(block.attn, 1)
+        block.attn = attention
+    with pytest.raises(UnsupportedModelError, match="its heads attend among other patches each"):
+        vi.AttentionRollout(model).patch_map(images())

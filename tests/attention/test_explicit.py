@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import vit_interactions as vi
 from tests.helpers.twins import Attends, Outer, assert_twins, attending, images, vit
 from vit_interactions import UnsupportedModelError
+from vit_interactions.attention.explicit import SoftmaxWatch
 
 
 def matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -104,3 +105,40 @@ def assert_twins_rollout(model: nn.Module, twin: nn.Module) -> None:
     torch.testing.assert_close(
         vi.AttentionRollout(model).patch_map(images()), vi.AttentionRollout(twin).patch_map(images())
     )
+
+
+def watched(name: str = "attn") -> tuple[SoftmaxWatch, Tensor, Tensor]:
+    """A watch that follows a softmax of a module, the probabilities and values."""
+    watch = SoftmaxWatch()
+    attention = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    watch.follow(name, attention)
+    return watch, attention, torch.ones(1, 2, 3, 4)
+
+
+def test_a_product_of_the_same_module_is_read_once() -> None:
+    watch, attention, value = watched()
+    assert watch.read("attn", torch.matmul, (attention, value), attention @ value) is not None
+    assert (watch.watching, watch.unread) == (False, [])
+
+
+def test_a_product_of_another_module_is_no_attention() -> None:
+    watch, attention, value = watched("blocks.0.router")
+    assert watch.read("blocks.0.experts", torch.matmul, (attention, value), attention @ value) is None
+    assert watch.read("blocks.0.rout", torch.matmul, (attention, value), attention @ value) is None
+    assert (watch.watching, watch.unread) == (True, [])
+    assert watch.read("blocks.0", torch.matmul, (attention, value), attention @ value) is not None
+
+
+@pytest.mark.parametrize("equation", ["bhqk,bhqd->bhkd", "bhqk,bhkd->bqhd", "bhqk,bhkd", "bhqk,bgkd->bhqd"])
+def test_an_einsum_of_another_form_is_named(equation: str) -> None:
+    watch, attention, value = watched()
+    assert watch.read("attn", torch.einsum, (equation, attention, value), None) is None
+    assert watch.unread == ["attn"]
+
+
+def test_gates_are_not_named() -> None:
+    watch = SoftmaxWatch()
+    gates = torch.rand(1, 5, 3).softmax(-1)
+    watch.follow("moe", gates)
+    assert watch.read("moe", torch.matmul, (torch.rand(1, 4, 5), gates), None) is None
+    assert watch.unread == []
