@@ -4,12 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.explaining import assert_near
 from tests.helpers.families import FAMILIES
+from vit_interactions import UnsupportedModelError
+from vit_interactions.attention.folded import split_heads
+from vit_interactions.attention.sdpa import read_sdpa
+
 
 
 class Folded(nn.Module):
@@ -75,3 +80,16 @@ def test_heads_before_images_are_refused() -> None:
 def test_windows_are_no_heads() -> None:
     with pytest.raises(vi.UnsupportedModelError, match=r"`blocks\.0\.attn` attends within windows"):
         vi.probe(folded(Windowed, "relpos"), (64, 64))
+
+
+def test_masks_are_split_like_queries_and_a_remainder_is_refused() -> None:
+    query, mask = (
+        torch.arange(6.0)[:, None, None].expand(6, 5, 4),
+        torch.arange(6.0)[:, None, None].expand(6, 5, 5),
+    )
+    given = split_heads(nn.Identity(), "attn", read_sdpa(query, query, query, mask), images=2)
+    assert given.query[..., 0, 0].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert given.mask is not None
+    assert torch.equal(given.mask, mask.reshape(2, 3, 5, 5))
+    with pytest.raises(UnsupportedModelError, match=r"`attn` calls .* its heads cannot be told from its batch"):
+        split_heads(nn.Identity(), "attn", read_sdpa(query, query, query), images=4)

@@ -43,6 +43,20 @@ def test_it_is_computed_once_for_each_size_and_structure_of_arguments() -> None:
     assert len(passes) == 3
 
 
+def test_values_and_kinds_of_arguments_are_told_apart() -> None:
+    class Turns(Outer):
+        def forward(self, x: Tensor, turns: Any = False, *_: Any) -> Tensor:
+            return self.vit(x.flip(-1) if turns is True or isinstance(turns, Tensor) else x)
+
+    model = Turns(vit())
+    assert vi.probe(model, images()).layout.order is None
+    assert vi.probe(model, images(), False).layout.order is None
+    mirrored = vi.probe(model, images(), True).layout.order
+    assert mirrored is not None
+    assert mirrored[:5] == (0, 4, 3, 2, 1)
+    assert vi.probe(model, images(), (torch.ones(2, 1),)).layout.order == mirrored
+
+
 def test_a_refusal_is_remembered_too() -> None:
     model = Outer(vit(), after=torch.detach)
     with pytest.warns(vi.UnprobedModelWarning, match=r"Outer cannot be observed.*declared: 4 x 4 patches"):
