@@ -74,6 +74,14 @@ def test_scores_that_are_no_fixed_share_of_the_tokens_are_refused(target: Any) -
     assert vi.AttnLRP(Tokens(vit())).patch_map(images(), target).any()
 
 
+def test_another_prefix_token_than_the_models_own_is_refused() -> None:
+    model = Tokens(tiny("vit_small_patch14_reg4_dinov2", img_size=SIDE, patch_size=16).double())
+    explainer = vi.GenericAttention(model)
+    assert explainer.patch_map(images(), lambda output: output["tokens"][:, 0, 3]).any()
+    with pytest.raises(vi.UnsupportedModelError, match="no fixed share of its last tokens"):
+        explainer.patch_map(images(), lambda output: output["tokens"][:, 2, 3])
+
+
 def test_a_pooling_head_that_the_score_goes_round_is_not_its_readout() -> None:
     model = tiny("vit_base_patch16_siglip_224", img_size=SIDE).double()
     wanted = vi.GenericAttention(Tokens(model, lambda tokens: tokens.mean(1))).patch_map(images(), 3)

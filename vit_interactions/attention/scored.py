@@ -33,8 +33,7 @@ def layout_of_score(
         return layout
     marks = {node_of(z): LAST for z in last.outputs} | {node_of(z): POOL for call in pools for z in call.outputs}
     nodes = ancestors([node_of(score)], marks, LAST | POOL)
-    reached = nodes[node_of(score)]
-    if reached == POOL:
+    if nodes[node_of(score)] == POOL:
         return layout
     order = layout.order or tuple(range(layout.tokens))
     prefix = order[: layout.prefix]
@@ -42,7 +41,7 @@ def layout_of_score(
     groups = [set(group) for group in reading.groups]
     read = set().union(*groups)
     first = read & set(prefix) == set(prefix[: len(read & set(prefix))])
-    known = reached == LAST and reading.complete and reading.apart and bool(groups) and first
+    known = reading.complete and reading.apart and bool(groups) and first
     return replace(
         layout,
         readout=name_readout(groups, set(prefix), set(order) - set(prefix)) if known else "other",
