@@ -16,7 +16,6 @@ from vit_interactions.attention.folded import split_heads
 from vit_interactions.attention.sdpa import read_sdpa
 
 
-
 class Folded(nn.Module):
     """Attention as of a timm block, with its heads folded into the batch in an order of its own."""
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-
 from tests.helpers.families import tiny
 from tests.helpers.twins import SIDE, images, vit
 
