@@ -14,10 +14,10 @@ import vit_interactions as vi
 from tests.helpers.fuzzed import run
 from vit_interactions.images.masks import masks_by_image, unused_masks
 from vit_interactions.loading.predictions import answer, predict
+from vit_interactions.training.classifiers import create_classifier, load_classifier
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.student import create_student, create_trained
 from vit_interactions.utilities.processes import start_process
 from vit_interactions.utilities.writing import WriteError
 
@@ -39,14 +39,14 @@ def test_a_classifier_of_another_shape_is_refused(shape: tuple[int, ...], tmp_pa
         if state[key].shape != shape:
             save_file(state | {key: torch.zeros(shape)}, tmp_path / "a.safetensors")
             with pytest.raises(ValueError, match=f"is not one of test_vit: it has `{key}` of shape"):
-                create_student("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
+                create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
 def test_a_classifier_of_two_numbers_of_classes_is_refused(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=2).state_dict()
     save_file(state | {"head.weight": torch.zeros(7, 64)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=r"is not one of test_vit: it has `head.weight` of shape \(7, 64\)"):
-        create_student("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
+        create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
 def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path:
     bare = {key: value for key, value in state.items() if not key.startswith("head.")}
     save_file(bare, tmp_path / "bare.safetensors")
     for name in ("seven", "bare"):
-        model, notes = create_student("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
+        model, notes = create_classifier("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
         assert model.state_dict()["head.weight"].shape == (2, 64)
         assert len(notes) == 1
         assert "starts anew" in notes[0]
@@ -67,7 +67,7 @@ def test_a_trained_model_has_its_whole_classifier(tmp_path: Path) -> None:
     del state["head.bias"]
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="`checkpoint` must hold the whole classifier of test_vit"):
-        create_trained("test_vit", tmp_path / "a.safetensors")
+        load_classifier("test_vit", tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -13,8 +13,8 @@ import torch
 import torch.multiprocessing
 from safetensors.torch import load_file
 
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.log import read_rows
+from vit_interactions.training.trainer import Trainer
 
 
 def free_ports(count: int) -> list[int]:
@@ -25,7 +25,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-TIMES = ("pictures_per_second", "eval_throughput")
+TIMES = ("images_per_second", "eval_throughput")
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -45,11 +45,11 @@ def same_run(out: Path, other: Path) -> bool:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    learn = Learner.learn
+    learn = Trainer.learn
 
-    def stopping(self: Learner, batches: Iterator[Any]) -> None:
+    def stopping(self: Trainer, batches: Iterator[Any]) -> None:
         learn(self, batches)
         if self.step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Learner, "learn", stopping)
+    monkeypatch.setattr(Trainer, "learn", stopping)

@@ -14,9 +14,9 @@ import torch
 from tests.helpers.command_line import set_field
 from tests.helpers.tiny_images import make_images, one_thread, tiny_settings
 from vit_interactions.training.checkpoint import save_checkpoint
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.train import train
+from vit_interactions.training.trainer import Trainer
 from vit_interactions.utilities.json_files import DamagedFileError
 
 # timm's datasets leave it to the interpreter to close the files they have read.
@@ -44,15 +44,15 @@ def settings(images: Path) -> TrainingSettings:
 def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that ended in the middle of its second epoch, whose checkpoint is of step 4."""
     out = tmp_path_factory.mktemp("stopped") / "run"
-    learn = Learner.learn
+    learn = Trainer.learn
 
-    def failing(self: Learner, batches: Iterator[Any]) -> None:
+    def failing(self: Trainer, batches: Iterator[Any]) -> None:
         learn(self, batches)
         if self.step == 5:
             raise MemoryError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "learn", failing)
+        patch.setattr(Trainer, "learn", failing)
         with pytest.raises(MemoryError):
             train(settings, out)
     return out

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tests.helpers.tiny_images import SIZE, make_images, make_teacher_weights, one_thread, tiny_settings
 from tests.helpers.trained import free_ports
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
-from vit_interactions.training.train import Outcome, train
+from vit_interactions.training.train import TrainingResult, train
+from vit_interactions.training.trainer import Trainer
 
 # timm's datasets leave it to the interpreter to close the files they have read.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -61,24 +61,24 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     chosen = tiny_settings(root / "pictures", **settings(root))
 
-    def together(name: str, resume: bool = False) -> Outcome:
+    def together(name: str, resume: bool = False) -> TrainingResult:
         os.environ["MASTER_PORT"] = str(ports.pop())  # one that no meeting before this one holds still
         return train(chosen, root / name, resume=resume)
 
     whole = together("whole")
     assert whole.first == (rank == 0)
 
-    learn = Learner.learn
+    learn = Trainer.learn
 
-    def interrupted(self: Learner, batches: object) -> None:
+    def interrupted(self: Trainer, batches: object) -> None:
         learn(self, batches)  # type: ignore[arg-type]
         if rank == 1 and self.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Learner.learn = interrupted  # type: ignore[method-assign, assignment]
+    Trainer.learn = interrupted  # type: ignore[method-assign, assignment]
     stopped = together("stopped")
     assert (stopped.step, stopped.signal) == (4, signal.SIGTERM), "both stop, though one was asked"
-    Learner.learn = learn  # type: ignore[method-assign]
+    Trainer.learn = learn  # type: ignore[method-assign]
     assert together("stopped", resume=True).step == whole.step == 6
 
 

@@ -33,25 +33,25 @@ from tests.helpers.tiny_images import (
 )
 from vit_interactions.cli.main import main
 from vit_interactions.figures.training import training_figure
-from vit_interactions.training.assembly import Renormalized, input_config, make_teacher
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
 from vit_interactions.training.classification import evaluate
+from vit_interactions.training.classifiers import create_classifier, load_classifier
+from vit_interactions.training.data.datasets import open_datasets, open_split
 from vit_interactions.training.data.loaders import (
     EvaluationLoader,
     TrainingLoader,
-    divided_batch,
+    batch_size_per_process,
     training_transform,
 )
-from vit_interactions.training.data.readable import TransformedImages
-from vit_interactions.training.data.sampling import EpochBatches, SeededDataset
-from vit_interactions.training.data.sources import open_part, open_sources
+from vit_interactions.training.data.sampling import SeededDataset, TrainingBatchSampler
+from vit_interactions.training.data.unreadable import TransformedImages
 from vit_interactions.training.export import export_model
+from vit_interactions.training.factory import Renormalized, create_teacher, input_config
 from vit_interactions.training.interruption import interruption
 from vit_interactions.training.log import RunLog, Table, TensorBoard, WeightsAndBiases, read_rows
 from vit_interactions.training.meter import Meter
-from vit_interactions.training.presets import PRESETS, with_preset
+from vit_interactions.training.presets import PRESETS, apply_preset
 from vit_interactions.training.settings import MAY_CHANGE, TrainingSettings
-from vit_interactions.training.student import create_student, create_trained
 from vit_interactions.utilities.processes import Process
 from vit_interactions.utilities.seeds import seeded
 
@@ -95,7 +95,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_an_epoch_takes_each_picture_at_most_once_in_an_order_of_its_own() -> None:
-    batches = EpochBatches(23, 5, seed=3)
+    batches = TrainingBatchSampler(23, 5, seed=3)
     epochs = []
     for batches.epoch in range(3):
         keys = [key for batch in batches for key in batch]
@@ -107,14 +107,15 @@ def test_an_epoch_takes_each_picture_at_most_once_in_an_order_of_its_own() -> No
     assert epochs[0] != epochs[1] != epochs[2]
     batches.epoch = 1
     assert [index for batch in batches for _, index in batch] == epochs[1]
-    assert [i for b in EpochBatches(23, 5, seed=4) for _, i in b] != epochs[0]
+    assert [i for b in TrainingBatchSampler(23, 5, seed=4) for _, i in b] != epochs[0]
 
 
 @pytest.mark.parametrize(("world", "parts"), [(1, 1), (2, 1), (1, 4), (2, 2)])
 def test_a_step_is_the_same_pictures_however_it_is_divided(world: int, parts: int) -> None:
-    whole = [set(batch) for batch in EpochBatches(50, 8)]
+    whole = [set(batch) for batch in TrainingBatchSampler(50, 8)]
     ranks = [
-        list(EpochBatches(50, 8 // (world * parts), parts=parts, rank=rank, world=world)) for rank in range(world)
+        list(TrainingBatchSampler(50, 8 // (world * parts), parts=parts, rank=rank, world=world))
+        for rank in range(world)
     ]
     for step, wanted in enumerate(whole):
         found = [key for rank in ranks for batch in rank[step * parts : (step + 1) * parts] for key in batch]
@@ -123,13 +124,13 @@ def test_a_step_is_the_same_pictures_however_it_is_divided(world: int, parts: in
 
 
 def test_an_epoch_is_entered_at_any_step() -> None:
-    batches = EpochBatches(50, 4, parts=2)
+    batches = TrainingBatchSampler(50, 4, parts=2)
     whole = list(batches)
     batches.first_step = 4
     assert list(batches) == whole[8:]
     assert len(batches) == len(whole) - 8
     with pytest.raises(ValueError, match=r"at most the number of training pictures, 7, but got 8"):
-        EpochBatches(7, 4, parts=2)
+        TrainingBatchSampler(7, 4, parts=2)
 
 
 class Draws(Dataset[tuple[float, float, float]]):
@@ -172,25 +173,25 @@ def test_generators_go_on_as_if_nothing_had_been_drawn() -> None:
 
 
 def test_a_step_must_be_divisible(pictures: Path) -> None:
-    assert divided_batch(tiny_settings(pictures, batch_size=24, accumulate=3), world=2) == 4
+    assert batch_size_per_process(tiny_settings(pictures, batch_size=24, accumulate=3), world=2) == 4
     with pytest.raises(ValueError, match=r"`batch_size` must be a multiple of 6, .* but got 8"):
-        divided_batch(tiny_settings(pictures, accumulate=3), world=2)
+        batch_size_per_process(tiny_settings(pictures, accumulate=3), world=2)
     with pytest.raises(ValueError, match="must give even batches for `mixup` and `cutmix`, but gives 3"):
-        divided_batch(tiny_settings(pictures, batch_size=6, accumulate=2, mixup=0.5), world=1)
+        batch_size_per_process(tiny_settings(pictures, batch_size=6, accumulate=2, mixup=0.5), world=1)
 
 
 def test_batches_are_timms(pictures: Path) -> None:
     """The loader normalises as timm's: without augmentation, a batch is the pictures minus mean over std."""
     settings = tiny_settings(pictures, batch_size=4, scale=1.0, hflip=0.0, color_jitter=0.0)
     config = {"input_size": (3, 40, 48), "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
-    dataset = open_part(pictures, "train")
+    dataset = open_split(pictures, "train")
     samples = TransformedImages(dataset, training_transform(settings, config))
     loader = TrainingLoader(samples, settings, config, CPU)
     images, classes, weight = next(loader.batches(0, 0))
     assert weight == 1
-    order = next(iter(EpochBatches(CLASSES * TRAIN, 4)))
+    order = next(iter(TrainingBatchSampler(CLASSES * TRAIN, 4)))
     for image, number, (_, index) in zip(images, classes, order, strict=True):
-        plain = open_part(pictures, "train")
+        plain = open_split(pictures, "train")
         picture, expected_class = plain[index]
         pixels = torch.from_numpy(np.asarray(picture.resize((48, 40))).copy()).float() / 255
         mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
@@ -209,12 +210,12 @@ def test_batches_are_timms(pictures: Path) -> None:
 
 def test_presets_are_the_papers() -> None:
     imagenet = TrainingSettings(
-        data=Path("x"), **with_preset("paper-imagenet", {"teacher": "vit_base_patch16_224"})
+        data=Path("x"), **apply_preset("paper-imagenet", {"teacher": "vit_base_patch16_224"})
     )
     assert (imagenet.batch_size, imagenet.lr, imagenet.epochs, imagenet.warmup_steps) == (512, 0.01, 15, 500)
     assert (imagenet.opt, imagenet.momentum, imagenet.sched, imagenet.steps) == ("sgd", 0.9, "cosine", None)
     assert (imagenet.lambda1, imagenet.lambda2, imagenet.alpha, imagenet.beta) == (1.0, 1.0, 0.10, 0.20)
-    cub = TrainingSettings(data=Path("x"), **with_preset("paper-cub", {"teacher": "vit_base_patch16_224"}))
+    cub = TrainingSettings(data=Path("x"), **apply_preset("paper-cub", {"teacher": "vit_base_patch16_224"}))
     assert (cub.batch_size, cub.lr, cub.steps, cub.img_size, cub.sched) == (16, 0.03, 20_000, 448, "cosine")
     for settings in (imagenet, cub):
         assert settings.model == "winft_base_patch16_224.augreg_in21k"
@@ -228,15 +229,15 @@ def test_presets_are_the_papers() -> None:
 
 
 def test_what_is_given_overrides_the_preset() -> None:
-    options = with_preset("paper-imagenet", {"lr": 0.5, "epochs": None, "pretrained": False, "batch_size": 8})
+    options = apply_preset("paper-imagenet", {"lr": 0.5, "epochs": None, "pretrained": False, "batch_size": 8})
     assert (options["lr"], options["epochs"], options["pretrained"], options["batch_size"]) == (0.5, 15, False, 8)
-    assert "pretrained" not in with_preset("paper-cub", {"initial_checkpoint": Path("start")})
-    assert "steps" not in with_preset("paper-cub", {"epochs": 3})
+    assert "pretrained" not in apply_preset("paper-cub", {"initial_checkpoint": Path("start")})
+    assert "steps" not in apply_preset("paper-cub", {"epochs": 3})
     # The same recipe for the plain ViT beside it.
-    assert "window_targets" not in with_preset("paper-imagenet", {"model": "vit_base_patch16_224.augreg_in21k"})
-    assert with_preset(None, {"lr": 0.5, "opt": None}) == {"lr": 0.5}
+    assert "window_targets" not in apply_preset("paper-imagenet", {"model": "vit_base_patch16_224.augreg_in21k"})
+    assert apply_preset(None, {"lr": 0.5, "opt": None}) == {"lr": 0.5}
     with pytest.raises(ValueError, match="`preset` must be one of paper-imagenet, paper-cub, but got 'paper'"):
-        with_preset("paper", {})
+        apply_preset("paper", {})
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_classes_are_numbered_as_in_training(tmp_path: Path) -> None:
     for file in (data / "val" / "class0").iterdir():
         file.unlink()
     (data / "val" / "class0").rmdir()
-    sources = open_sources(data)
+    sources = open_datasets(data)
     assert (sources.classes, sources.names) == (3, ("class0", "class1", "class2"))
     assert sources.evaluation is not None
     assert [sources.evaluation[index][1] for index in range(len(sources.evaluation))] == [1] * VAL + [2] * VAL
@@ -306,25 +307,25 @@ def test_classes_are_numbered_as_in_training(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"`data` must have classes of the part 'train' only, got dogs. Make the names agree"
     ):
-        open_sources(data)
+        open_datasets(data)
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"`data` must be a folder of images, got .*gone"):
-        open_sources(tmp_path / "gone")
+        open_datasets(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"has no part 'train', .* must have one folder of images per class"):
-        open_sources(tmp_path / "empty")
+        open_datasets(tmp_path / "empty")
     flat = make_images(tmp_path / "data") / "train"
     with pytest.raises(ValueError, match="must have a folder train and a folder validation"):
-        open_sources(flat)
-    assert open_sources(flat, evaluation="").evaluation is None
+        open_datasets(flat)
+    assert open_datasets(flat, evaluation="").evaluation is None
     with pytest.raises(ValueError, match="`num_classes` must be at least 3, but got 2"):
-        open_sources(flat, evaluation="", classes=2)
+        open_datasets(flat, evaluation="", classes=2)
     with pytest.raises(
         ValueError, match=r"`dataset` must be empty or start with one of torch, .* but got 'folder/x'"
     ):
-        open_sources(flat, kind="folder/x")
+        open_datasets(flat, kind="folder/x")
 
 
 @pytest.mark.parametrize("kind", ["", "torch/image_folder"])
@@ -332,16 +333,16 @@ def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> No
     data = make_images(tmp_path / "data")
     for split in ("test", "trian"):
         with pytest.raises(ValueError, match=rf"has no part '{split}'.* holds train.class0.0.png"):
-            open_part(data, split, kind=kind)
-    assert len(open_part(data / "val", "validation", kind=kind)) == CLASSES * VAL
+            open_split(data, split, kind=kind)
+    assert len(open_split(data / "val", "validation", kind=kind)) == CLASSES * VAL
     shutil.rmtree(data / "val")
     with pytest.raises(ValueError, match=r"has no part 'validation'.* holds train.class0.0.png"):
-        open_sources(data, kind=kind)
+        open_datasets(data, kind=kind)
 
 
 def test_a_source_of_torchvision(tmp_path: Path) -> None:
     data = make_images(tmp_path / "data")
-    sources = open_sources(data, kind="torch/image_folder", training="train", evaluation="val")
+    sources = open_datasets(data, kind="torch/image_folder", training="train", evaluation="val")
     assert (sources.classes, len(sources.training)) == (3, CLASSES * TRAIN)
     assert sources.evaluation is not None
     assert len(sources.evaluation) == CLASSES * VAL
@@ -353,11 +354,11 @@ def test_a_source_of_torchvision(tmp_path: Path) -> None:
 def test_weights_of_another_input_size_are_resized_as_timm_does(tmp_path: Path) -> None:
     small = timm.create_model("test_vit", num_classes=3, img_size=SIZE)
     save_file(small.state_dict(), tmp_path / "small.safetensors")
-    large, notes = create_student("test_winft", 3, checkpoint=tmp_path / "small.safetensors", img_size=96)
+    large, notes = create_classifier("test_winft", 3, checkpoint=tmp_path / "small.safetensors", img_size=96)
     assert notes == []
     resized = timm.layers.resample_abs_pos_embed(small.pos_embed, new_size=[6, 6])
     torch.testing.assert_close(large.pos_embed, resized)  # type: ignore[arg-type]
-    trained = create_trained("test_winft", tmp_path / "small.safetensors", img_size=96)
+    trained = load_classifier("test_winft", tmp_path / "small.safetensors", img_size=96)
     assert torch.equal(trained.pos_embed, large.pos_embed)  # type: ignore[arg-type]
     assert not trained.training
 
@@ -388,7 +389,7 @@ def test_a_teacher_of_another_normalisation_sees_what_it_was_trained_on(
     wanted = {name: torch.tensor(own.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std")}
     pixels = torch.rand(2, 3, SIZE, SIZE)
     mean, std = (torch.tensor(student[name]).view(3, 1, 1) for name in ("mean", "std"))
-    teacher = make_teacher(settings, student, CPU)
+    teacher = create_teacher(settings, student, CPU)
     assert teacher is not None
     assert isinstance(teacher.model, Renormalized)
     found = teacher((pixels - mean) / std)
@@ -408,7 +409,7 @@ def test_a_teacher_is_built_for_the_students_images(pictures: Path, tmp_path: Pa
         teacher_checkpoint=tmp_path / "vit.safetensors",
     )
     config = input_config(timm.create_model("test_winft"), settings)
-    teacher = make_teacher(settings, config, CPU)
+    teacher = create_teacher(settings, config, CPU)
     assert teacher is not None
     assert teacher(torch.zeros(1, 3, 160, 160)).grid == (10, 10)
 
@@ -452,7 +453,7 @@ def test_interactions_are_counted_by_what_the_model_is(teacher_weights: Path) ->
     counts = [sum(int(mask[i].sum()) for mask in record.masks) / len(record.masks) for i in range(3)]
     assert evaluate(winft, batches).operations == pytest.approx(sum(counts) / 3)
 
-    vit = create_trained("test_vit", teacher_weights, img_size=SIZE)
+    vit = load_classifier("test_vit", teacher_weights, img_size=SIZE)
     adaptive = timm.create_model("test_awd_vit", img_size=SIZE).eval()
     from vit_interactions.training.teacher import WindowTeacher
 
@@ -478,7 +479,7 @@ def test_a_model_of_other_classes_is_evaluated_by_a_class_map(
     (tmp_path / "classes.txt").write_text("other\nclass2\nclass1\nanother\nclass0\n")
     assert "`class_map` must be a .txt file" in failure(capsys, *common, "--class-map", tmp_path / "classes.pkl")
     assert "must end in .json or .csv" in failure(capsys, *common, "--out", tmp_path / "table.txt")
-    from vit_interactions.training.evaluate import evaluate_model
+    from vit_interactions.training.evaluate import run_evaluation
     from vit_interactions.training.settings import EvaluationSettings
 
     settings = EvaluationSettings(
@@ -489,9 +490,9 @@ def test_a_model_of_other_classes_is_evaluated_by_a_class_map(
         class_map=tmp_path / "classes.txt",
         workers=0,
     )
-    result = evaluate_model(settings)
+    result = run_evaluation(settings)
     config = timm.data.resolve_data_config({"img_size": SIZE}, model=model)
-    loader = EvaluationLoader(open_part(pictures, "validation"), config, CPU, batch_size=4, workers=0)
+    loader = EvaluationLoader(open_split(pictures, "validation"), config, CPU, batch_size=4, workers=0)
     number = torch.tensor([4, 2, 1])
     with torch.no_grad():
         losses = [nn.functional.cross_entropy(model.eval()(x), number[y], reduction="sum") for x, y in loader]

@@ -33,14 +33,14 @@ from tests.helpers.tiny_images import (
 from tests.helpers.trained import same_run, stop_at, weights
 from vit_interactions.training.checkpoint import load_checkpoint
 from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.sources import open_part
-from vit_interactions.training.evaluate import evaluate_model
-from vit_interactions.training.learner import Learner, make_schedule
+from vit_interactions.training.data.datasets import open_split
+from vit_interactions.training.evaluate import run_evaluation
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.train import train
+from vit_interactions.training.trainer import Trainer, create_schedule
 
 # timm's datasets leave it to the interpreter to close the files they have read.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -91,14 +91,14 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
 ) -> None:
     script = (
         "import os, signal\n"
-        "from vit_interactions.training.learner import Learner\n"
-        "learn = Learner.learn\n"
+        "from vit_interactions.training.trainer import Trainer\n"
+        "learn = Trainer.learn\n"
         "def killing(self, batches):\n"
         "    if self.step == 5:\n"
         "        step = self._optimizer.step\n"
         "        self._optimizer.step = lambda: (step(), os.kill(os.getpid(), signal.SIGKILL))\n"
         "    learn(self, batches)\n"
-        "Learner.learn = killing\n"
+        "Trainer.learn = killing\n"
         "from vit_interactions.cli.main import main\n"
         "main()\n"
     )
@@ -120,16 +120,16 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
 def test_what_was_lost_since_the_last_checkpoint_is_done_again(
     step: int, whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = Learner.learn
+    learn = Trainer.learn
 
-    def failing(self: Learner, batches: Iterator[Any]) -> None:
+    def failing(self: Trainer, batches: Iterator[Any]) -> None:
         learn(self, batches)
         if self.step == step:
             raise MemoryError
 
     settings = tiny_settings(pictures, **everything(teacher))
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "learn", failing)
+        patched.setattr(Trainer, "learn", failing)
         with pytest.raises(MemoryError):
             train(settings, tmp_path)
     train(settings, tmp_path, resume=True)
@@ -208,9 +208,9 @@ def test_evaluation_says_where_windows_are_not_those_of_the_training(
     train(tiny_settings(pictures, **awd, alpha=0.05, beta=0.0, epochs=1), tmp_path / "run")
     common = {**awd, "data": pictures, "model": f"local-dir:{tmp_path}/run/last", "workers": 0, "img_size": SIZE}
     notes: list[str] = []
-    evaluate_model(EvaluationSettings(**common, alpha=0.05, beta=0.0), note=notes.append)
+    run_evaluation(EvaluationSettings(**common, alpha=0.05, beta=0.0), note=notes.append)
     assert notes == []
-    evaluate_model(EvaluationSettings(**common, alpha=0.05), note=notes.append)
+    run_evaluation(EvaluationSettings(**common, alpha=0.05), note=notes.append)
     assert notes == [f"local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
 
 
@@ -231,7 +231,7 @@ def test_each_part_of_each_step_draws_numbers_of_its_own(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    monkeypatch.setattr("vit_interactions.training.learner.seed_everything", seeds.append)
+    monkeypatch.setattr("vit_interactions.training.trainer.seed_everything", seeds.append)
     train(tiny_settings(pictures, accumulate=2), tmp_path)
     assert len(seeds) == len(set(seeds)) == 2 * 6
 
@@ -331,7 +331,7 @@ def test_stored_windows_are_what_is_learned(pictures: Path, teacher: Path, tmp_p
     vit.load_state_dict(load_file(teacher))
     list(
         build_window_store(
-            open_part(pictures, "train"), WindowTeacher(vit, 0.05, 0.2), tmp_path / "store", workers=0
+            open_split(pictures, "train"), WindowTeacher(vit, 0.05, 0.2), tmp_path / "store", workers=0
         )
     )
     seen: list[torch.Tensor] = []
@@ -343,7 +343,7 @@ def test_stored_windows_are_what_is_learned(pictures: Path, teacher: Path, tmp_p
 
     plain = {"window_targets": "cached", "window_store": tmp_path / "store", "alpha": 0.05}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vit_interactions.training.learner.WindowSupervisionTask", Watching)
+        patched.setattr("vit_interactions.training.trainer.WindowSupervisionTask", Watching)
         train(tiny_settings(pictures, **plain, epochs=1), tmp_path / "run")
     assert [mask.shape for mask in seen] == [torch.Size([8, 16, 16])] * 3
     assert all(mask.dtype == torch.bool and mask.diagonal(dim1=1, dim2=2).all() for mask in seen)
@@ -394,7 +394,7 @@ def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(pictures:
 def test_the_course_of_the_learning_rate(pictures: Path) -> None:
     def rates(**changes: Any) -> list[float]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-        schedule = make_schedule(optimizer, tiny_settings(pictures, lr=0.1, **changes), 100)
+        schedule = create_schedule(optimizer, tiny_settings(pictures, lr=0.1, **changes), 100)
         found = []
         for step in range(100):
             found.append(optimizer.param_groups[0]["lr"])
@@ -439,9 +439,9 @@ def test_a_stream_resumes_in_the_middle(pictures: Path, tmp_path: Path, monkeypa
     from vit_interactions.training.data import sources
 
     def opened(data: Path, split: str, **options: Any) -> Any:
-        return IterableImageDataset("", reader=Stream()) if split == "train" else open_part(data, split)
+        return IterableImageDataset("", reader=Stream()) if split == "train" else open_split(data, split)
 
-    monkeypatch.setattr(sources, "open_part", opened)
+    monkeypatch.setattr(sources, "open_split", opened)
     settings = tiny_settings(pictures, auto_augment="rand-m9-mstd0.5")
     train(settings, tmp_path / "whole")
     with monkeypatch.context() as patched:

@@ -20,16 +20,16 @@ from tests.helpers.command_line import run
 from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, one_thread, tiny_settings
 from tests.helpers.trained import free_ports, same_run, stop_at
 from vit_interactions.training.classification import Evaluation, evaluate
+from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
-from vit_interactions.training.data.readable import TransformedImages
-from vit_interactions.training.data.sampling import EpochBatches
-from vit_interactions.training.data.sources import open_part
-from vit_interactions.training.evaluate import evaluate_model
-from vit_interactions.training.learner import _mix
+from vit_interactions.training.data.sampling import TrainingBatchSampler
+from vit_interactions.training.data.unreadable import TransformedImages
+from vit_interactions.training.evaluate import run_evaluation
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.train import describe, train
+from vit_interactions.training.trainer import _mix
 from vit_interactions.utilities.processes import Process
 
 CPU = Process(torch.device("cpu"))
@@ -91,7 +91,7 @@ def evaluated(root: Path, name: str, **changes: Any) -> Evaluation | None:
         "batch_size": 3,
         "workers": 0,
     }
-    return evaluate_model(EvaluationSettings(data=root / name, **{**common, **changes}))
+    return run_evaluation(EvaluationSettings(data=root / name, **{**common, **changes}))
 
 
 def same_numbers(one: Evaluation, other: Evaluation) -> bool:
@@ -194,7 +194,7 @@ def test_a_model_of_one_class_classifies_nothing(root: Path, tmp_path: Path) -> 
 
 
 def test_each_image_is_in_one_batch_of_one_process(root: Path) -> None:
-    images = open_part(root / "data", "val")
+    images = open_split(root / "data", "val")
     found, counts = [], []
     for rank in range(2):
         loader = EvaluationLoader(images, CONFIG, Process(CPU.device, rank, 2), batch_size=3, workers=0)
@@ -221,7 +221,7 @@ def training_data(folder: Path) -> Path:
 
 def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
     settings = tiny_settings(data, auto_augment="rand-m9-mstd0.5", **{"batch_size": 2, **changes})
-    samples = TransformedImages(open_part(data, "train"), training_transform(settings, CONFIG))
+    samples = TransformedImages(open_split(data, "train"), training_transform(settings, CONFIG))
     loader = TrainingLoader(samples, settings, CONFIG, CPU)
     return loader, list(loader.batches(1, 0))
 
@@ -230,8 +230,8 @@ def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
 def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: Path) -> None:
     _, whole = batches_of(make_images(tmp_path / "whole"))
     loader, rest = batches_of(training_data(tmp_path), workers=workers)
-    names = open_part(tmp_path / "data", "train").filenames()
-    order = EpochBatches(CLASSES * TRAIN, 2)
+    names = open_split(tmp_path / "data", "train").filenames()
+    order = TrainingBatchSampler(CLASSES * TRAIN, 2)
     order.epoch = 1
     lost = 0
     for batch, (images, classes, _), (found, numbers, weight) in zip(order, whole, rest, strict=True):

@@ -19,10 +19,10 @@ from rich.text import Text
 from vit_interactions.cli.options import check_folder_option, given_path
 from vit_interactions.figures.training import training_figure
 from vit_interactions.training.classification import Evaluation
-from vit_interactions.training.data.readable import describe_unreadable
-from vit_interactions.training.evaluate import evaluate_model
+from vit_interactions.training.data.unreadable import describe_unreadable
+from vit_interactions.training.evaluate import run_evaluation
 from vit_interactions.training.log import read_rows
-from vit_interactions.training.presets import PRESETS, with_preset
+from vit_interactions.training.presets import PRESETS, apply_preset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
 from vit_interactions.training.train import train
 from vit_interactions.utilities.console import errors as console
@@ -60,9 +60,9 @@ def add_commands(app: typer.Typer) -> None:
 
 def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = False, **options: Any) -> None:
     """Train a classifier: a plain ViT, WinfT, AWD-ViT or another of timm; under torchrun, on many devices."""
-    settings = TrainingSettings(data=data, **with_preset(preset, options))
+    settings = TrainingSettings(data=data, **apply_preset(preset, options))
     check_folder_option(out)
-    with ConsoleReport() as report:
+    with ConsoleReporter() as report:
         outcome = train(settings, out, resume=resume, report=report)
     if outcome.first:
         figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
@@ -79,8 +79,8 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ValueError(f"`--out` must end in .json or .csv, but got {out}.")
     settings = EvaluationSettings(data=data, **{k: v for k, v in options.items() if v is not None})
-    with ConsoleReport() as report:
-        evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
+    with ConsoleReporter() as report:
+        evaluation = run_evaluation(settings, report.progress, lambda text: report.note(f"note: {text}"))
     if evaluation is None:  # another process tells
         return
     output.print(as_table(settings.model, evaluation))
@@ -169,7 +169,7 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     write_text(path, table.getvalue())
 
 
-class ConsoleReport:
+class ConsoleReporter:
     """Tell the user how it goes: on a terminal by a line that moves, elsewhere by a line a row of the log."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class ConsoleReport:
         self._progress: Progress | None = None
         self._text = ""
 
-    def __enter__(self) -> "ConsoleReport":
+    def __enter__(self) -> "ConsoleReporter":
         return self
 
     def __exit__(

@@ -8,11 +8,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vit_interactions.cli.options import Alpha, Beta, Device, given_path
+from vit_interactions.training.classifiers import load_classifier
 from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.sources import open_part
+from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.window_store import count_unreadable, read_manifest
 from vit_interactions.training.settings import MAX_SIDE, MAX_WORKERS
-from vit_interactions.training.student import create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors as console
@@ -56,9 +56,9 @@ def windows_command(
     """
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
-    pictures = open_part(data, split, kind=dataset)
+    pictures = open_split(data, split, kind=dataset)
     rank, world, device = place_among_processes(check_device("--device", device))
-    teacher = WindowTeacher(create_trained(model, checkpoint, img_size=img_size), alpha, beta).to(
+    teacher = WindowTeacher(load_classifier(model, checkpoint, img_size=img_size), alpha, beta).to(
         check_device("--device", device)
     )
     columns = TextColumn("windows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

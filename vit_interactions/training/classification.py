@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from vit_interactions.training.data.readable import merged
-from vit_interactions.training.interactions import all_pairs, classify_and_count
+from vit_interactions.training.data.unreadable import merge_unreadable
+from vit_interactions.training.interactions import classify_and_count, count_pairs
 from vit_interactions.utilities.processes import gather
 
 
@@ -75,7 +75,7 @@ def evaluate(
     """
     parts, seconds, pairs = [_nothing(model)], [], None
     for images, classes in batches:
-        pairs = all_pairs(model, images)
+        pairs = count_pairs(model, images)
         if not len(images):
             continue
         start = time.perf_counter()
@@ -87,7 +87,7 @@ def evaluate(
     sums = torch.stack(parts).sum(0)
     if distributed.is_initialized():
         distributed.all_reduce(sums)
-    failed = merged(gather(dict(unreadable or {})))
+    failed = merge_unreadable(gather(dict(unreadable or {})))
     images_read, loss, top1, top5, operations_sum, scores, infinite, strange = sums.tolist()
     _check(int(images_read), int(infinite), int(strange), failed)
     return Evaluation(

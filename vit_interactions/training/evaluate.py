@@ -9,20 +9,20 @@ from torch import nn
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.trained_windows import other_windows, trained_windows
-from vit_interactions.training.assembly import input_config, make_trained
 from vit_interactions.training.classification import Evaluation, evaluate
 from vit_interactions.training.data.class_names import ClassNames, names_of_config, read_class_map
+from vit_interactions.training.data.datasets import class_indices, open_split
 from vit_interactions.training.data.loaders import Batch, EvaluationLoader
-from vit_interactions.training.data.readable import notes_on
-from vit_interactions.training.data.sources import class_index, open_part
-from vit_interactions.training.learner import AMP_TYPES
+from vit_interactions.training.data.unreadable import notes_on
+from vit_interactions.training.factory import create_trained_model, input_config
 from vit_interactions.training.settings import EvaluationSettings
+from vit_interactions.training.trainer import AMP_TYPES
 from vit_interactions.utilities.processes import Process, end_process, start_process
 
 Progress = Callable[[int, int, str], None]
 
 
-def evaluate_model(
+def run_evaluation(
     settings: EvaluationSettings, progress: Progress | None = None, note: Callable[[str], None] | None = None
 ) -> Evaluation | None:
     """Create the model, open the pictures and evaluate.
@@ -41,7 +41,7 @@ def evaluate_model(
     """
     process = start_process(settings.device)
     try:
-        model = make_trained(settings, process).eval()
+        model = create_trained_model(settings, process).eval()
         if note is not None and process.first and isinstance(model, AdaptiveWindowViT):
             for difference in other_windows(
                 settings.model, trained_windows(settings.model), settings.alpha, settings.beta
@@ -71,14 +71,14 @@ def _open(settings: EvaluationSettings, model: nn.Module) -> Any:
         raise ValueError(f"`model` must classify into at least two classes, got {count}.")
     keys: dict[str, Any] = {"input_key": settings.input_key, "target_key": settings.target_key}
     classes = _class_names(settings, model, count)
-    dataset = open_part(
+    dataset = open_split(
         settings.data,
         settings.split,
         kind=settings.dataset,
         classes=classes,
         **{k: v for k, v in keys.items() if v},
     )
-    index = class_index(dataset)
+    index = class_indices(dataset)
     if index is not None and classes is None and len(index) != count:
         raise ValueError(
             f"`data` has {len(index)} classes, but the model classifies into {count}. Give the order of the model's "

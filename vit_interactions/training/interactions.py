@@ -38,13 +38,13 @@ def classify_and_count(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor
         with record_windows(inner) as record:
             logits: Tensor = model(images)
         return logits, record.operations
-    pairs = all_pairs(inner, images)
+    pairs = count_pairs(inner, images)
     return model(images), None if pairs is None else torch.full(
         images.shape[:1], float(pairs), device=images.device
     )
 
 
-def all_pairs(model: nn.Module, images: Tensor) -> int | None:
+def count_pairs(model: nn.Module, images: Tensor) -> int | None:
     """Return N², the pairs of patches of a model's images; None for a model without attention among all patches."""
     inner = unwrap(model)
     if type(inner).__module__.rpartition(".")[2] not in GLOBAL:

@@ -22,14 +22,14 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 }
 
 
-def with_preset(name: str | None, explicit: Mapping[str, Any]) -> dict[str, Any]:
+def apply_preset(name: str | None, explicit: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a preset, overridden by those given explicitly, i.e. by each that is not None.
 
     Raises:
         ValueError: no preset of this name.
 
     Example:
-        >>> options = with_preset("paper-cub", {"lr": 0.01, "batch_size": None})
+        >>> options = apply_preset("paper-cub", {"lr": 0.01, "batch_size": None})
         >>> options["lr"], options["batch_size"], options["steps"]
         (0.01, 16, 20000)
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_interactions.functional.window_free import WINDOW_FILLS
-from vit_interactions.training.fields import (
+from vit_interactions.training.validators import (
     above_zero,
     at_least,
     below_one,
@@ -185,7 +185,7 @@ MAY_CHANGE = frozenset(
 )
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise ValueError, naming each setting that differs, unless a run can go on under the settings of now.
 
     Args:
@@ -194,7 +194,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) ->
         path: of the file that has the earlier ones.
 
     Example:
-        >>> check_same({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8}, Path("a.json"))
+        >>> check_resumable({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8}, Path("a.json"))
         Traceback (most recent call last):
         ValueError: `resume` needs the settings of the run's start, in a.json, but now `lr` is 0.2 instead of 0.1.
     """

@@ -8,25 +8,25 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_interactions.training.assembly import (
-    input_config,
-    make_evaluation_loader,
-    make_sources,
-    make_student,
-    make_teacher,
-    make_training_loader,
-    shape_options,
-)
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.classification import Evaluation, evaluate
 from vit_interactions.training.data.loaders import Batch
-from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
+from vit_interactions.training.data.unreadable import describe_unreadable, merge_unreadable, notes_on
 from vit_interactions.training.export import export_model, repair_export
+from vit_interactions.training.factory import (
+    create_datasets,
+    create_evaluation_loader,
+    create_student,
+    create_teacher,
+    create_training_loader,
+    input_config,
+    model_options,
+)
+from vit_interactions.training.fingerprint import check_fingerprint, run_fingerprint
 from vit_interactions.training.interruption import Interruption, interruption
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
-from vit_interactions.training.origin import check_origin, origin_of
-from vit_interactions.training.settings import TrainingSettings, check_same
+from vit_interactions.training.settings import TrainingSettings, check_resumable
+from vit_interactions.training.trainer import Trainer
 from vit_interactions.utilities.files import remove_partials, write_json
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
 from vit_interactions.utilities.locks import locked
@@ -57,7 +57,7 @@ class Quiet:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """How a training ended.
 
     Attributes:
@@ -75,7 +75,9 @@ class Outcome:
     first: bool
 
 
-def train(settings: TrainingSettings, out: Path, *, resume: bool = False, report: Report | None = None) -> Outcome:
+def train(
+    settings: TrainingSettings, out: Path, *, resume: bool = False, report: Report | None = None
+) -> TrainingResult:
     """Train, and write to a folder: settings, logs, checkpoint, the last and the best model.
 
     A run that was stopped or killed goes on from its last checkpoint under `resume`, and ends, on the CPU and with as
@@ -123,16 +125,16 @@ class Run:
         self._settings, self._out, self._process = settings, out, process
         self._asked, self._report = asked, report
         seed_everything(seed_of(settings.seed))
-        sources = make_sources(settings)
+        sources = create_datasets(settings)
         self._class_names = sources.names
-        student, notes = make_student(settings, sources.classes, process, weights=state is None)
+        student, notes = create_student(settings, sources.classes, process, weights=state is None)
         self._config = config = input_config(student, settings)
-        teacher = make_teacher(settings, config, process)
-        self._origin = origin_of(settings, sources, student, config, teacher)
-        self._train_batches = make_training_loader(student, sources, settings, config, process)
-        self._eval_batches = make_evaluation_loader(sources, settings, config, process)
+        teacher = create_teacher(settings, config, process)
+        self._origin = run_fingerprint(settings, sources, student, config, teacher)
+        self._train_batches = create_training_loader(student, sources, settings, config, process)
+        self._eval_batches = create_evaluation_loader(sources, settings, config, process)
         self.total = settings.steps or settings.epochs * self._train_batches.steps
-        self.learner = Learner(student, settings, process, self.total, teacher)
+        self.learner = Trainer(student, settings, process, self.total, teacher)
         self._evaluation: Evaluation | None = None
         for note in [*notes, *notes_on(sources.training), *notes_on(sources.evaluation)]:
             report.note(f"note: {note}")
@@ -147,7 +149,7 @@ class Run:
                     f"`data` must be the pictures of the run's start, {state['epoch_steps']} steps an epoch, but gives "
                     f"{self._train_batches.steps}."
                 )
-            check_origin(state["origin"], self._origin)
+            check_fingerprint(state["origin"], self._origin)
             if state["step"] > self.total:
                 raise DamagedFileError(
                     f"{self._out / CHECKPOINT}: `step` must be in [0, {self.total}], got {state['step']}", ADVICE
@@ -169,7 +171,7 @@ class Run:
             epoch = -(-self._evaluated // self._train_batches.steps)
             self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
 
-    def finish(self) -> Outcome:
+    def finish(self) -> TrainingResult:
         """Train from here to the end, or until somebody asks to stop."""
         try:
             while self._end_of_epoch() or self.learner.step < self.total:
@@ -181,7 +183,7 @@ class Run:
             if self._process.first:
                 self._log.close()
 
-    def _outcome(self, signal_number: int) -> Outcome:
+    def _outcome(self, signal_number: int) -> TrainingResult:
         self._save()
         if self.learner.step == self._resumed_at == self.total and self._process.first:
             self._export("last")  # which may have been damaged since
@@ -192,7 +194,7 @@ class Run:
             self._report.note(
                 f"stopped by {name} after step {step} of {total}; the same command with --resume goes on"
             )
-        return Outcome(step, total, signal_number, self._evaluation, self._process.first)
+        return TrainingResult(step, total, signal_number, self._evaluation, self._process.first)
 
     def _end_of_epoch(self) -> bool:
         """Whether an epoch, or the last part of one, has been trained but not evaluated."""
@@ -226,7 +228,7 @@ class Run:
         rate = pictures / (time.perf_counter() - start)
         if self._process.first:
             self._log.step(
-                {"step": learner.step, "epoch": epoch, **means, "lr": learner.lr, "pictures_per_second": rate}
+                {"step": learner.step, "epoch": epoch, **means, "lr": learner.lr, "images_per_second": rate}
             )
         self._report.progress(
             learner.step, self.total, f"{describe_loss(means)}, {rate:.{int(rate < 10)}f} pictures/s"
@@ -289,7 +291,7 @@ class Run:
                 self._best_files = self._export("best")
 
     def _export(self, name: str) -> dict[str, str]:
-        options = shape_options(self._settings)
+        options = model_options(self._settings)
         return export_model(
             self.learner.model,
             self._out / name,
@@ -297,7 +299,7 @@ class Run:
             arguments=options,
             class_names=self._class_names,
             windows={"alpha": self._settings.alpha, "beta": self._settings.beta}
-            if self._origin["windows_from"]
+            if self._origin["window_source"]
             else None,
         )
 
@@ -319,7 +321,7 @@ class Run:
 
     def _gather_unreadable(self) -> dict[str, str]:
         """Return the training images of all processes that could not be read in this epoch."""
-        return merged(gather(self._train_batches.unreadable))
+        return merge_unreadable(gather(self._train_batches.unreadable))
 
     def _writers(self) -> list[Writer]:
         writers: list[Writer] = []
@@ -385,10 +387,10 @@ def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, A
         return None
     if not resume:
         raise ValueError(f"`out` {out} holds a run already; give --resume to go on with it, or another folder.")
-    check_same(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
+    check_resumable(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
     if not (out / CHECKPOINT).exists():
         return None
     state = load_checkpoint(out / CHECKPOINT)
     check_fields(out / CHECKPOINT, state)
-    check_same(state["settings"], settings.as_json(), out / CHECKPOINT)
+    check_resumable(state["settings"], settings.as_json(), out / CHECKPOINT)
     return state

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_interactions.training.data.class_names import ClassNames, listed, names_of_config, read_class_map
+from vit_interactions.training.data.class_names import ClassNames, abbreviate, names_of_config, read_class_map
 
 NAMES = ("ant", "bee", "cat")
 
@@ -78,5 +78,5 @@ def test_names_of_a_config() -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    assert listed(list("abcdefg")) == "a, b, c, d, e and 2 more"
-    assert listed(["a"]) == "a"
+    assert abbreviate(list("abcdefg")) == "a, b, c, d, e and 2 more"
+    assert abbreviate(["a"]) == "a"

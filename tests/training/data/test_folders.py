@@ -1,4 +1,4 @@
-"""Images in one folder per class: listed as timm lists them, or refused by name."""
+"""Images in one folder per class: abbreviate as timm lists them, or refused by name."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,8 @@ from PIL import Image
 from timm.data import create_dataset
 
 from vit_interactions.training.data.class_names import ClassNames
-from vit_interactions.training.data.folders import ImageFolder, part_folder
-from vit_interactions.training.data.sources import open_part, open_sources
+from vit_interactions.training.data.datasets import open_datasets, open_split
+from vit_interactions.training.data.folders import ImageFolder, split_folder
 
 # timm's datasets leave it to the interpreter to close the files they have read.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -117,31 +117,31 @@ def test_folders_of_unknown_classes_are_refused(tmp_path: Path) -> None:
 def test_one_class_is_nothing_to_train_on(tmp_path: Path) -> None:
     make(tmp_path, "train/a/0.png", "val/a/0.png")
     with pytest.raises(ValueError, match="must have at least two classes to train on, got one: a"):
-        open_sources(tmp_path)
-    assert open_sources(tmp_path, classes=2).classes == 2
-    assert len(open_part(tmp_path, "val")) == 1
+        open_datasets(tmp_path)
+    assert open_datasets(tmp_path, classes=2).classes == 2
+    assert len(open_split(tmp_path, "val")) == 1
 
 
 def test_parts_by_the_names_of_timm(tmp_path: Path) -> None:
     for name in ("train", "valid", "other"):
         (tmp_path / name).mkdir()
-    found = {split: part_folder(tmp_path, split).name for split in ("training", "validation", "other", "test")}
+    found = {split: split_folder(tmp_path, split).name for split in ("training", "validation", "other", "test")}
     assert found == {"training": "train", "validation": "valid", "other": "other", "test": tmp_path.name}
 
 
 def test_fields_are_for_other_sources(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"target_key": "label"}
     with pytest.raises(ValueError, match="`target_key` must be left out for folders of images"):
-        open_part(make(tmp_path, "train/a/0.png"), "train", **keys)
+        open_split(make(tmp_path, "train/a/0.png"), "train", **keys)
 
 
 def test_classes_of_torchvision_are_numbered_by_name(tmp_path: Path) -> None:
     data = make(tmp_path, "val/b/0.png", "val/c/0.png")
     classes = ClassNames(("c", "a", "b"), "the model")
-    images = open_part(data, "val", kind="torch/image_folder", classes=classes)
+    images = open_split(data, "val", kind="torch/image_folder", classes=classes)
     assert [images[index][1] for index in range(2)] == [2, 0]
     (data / "val" / "b" / "0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
     with pytest.raises(ValueError, match="not a supported image format"):
         images[0]
     with pytest.raises(ValueError, match="must have classes of the model only, got c"):
-        open_part(data, "val", kind="torch/image_folder", classes=ClassNames(("a", "b"), "the model"))
+        open_split(data, "val", kind="torch/image_folder", classes=ClassNames(("a", "b"), "the model"))

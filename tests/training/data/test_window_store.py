@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from vit_interactions.cli.main import app
 from vit_interactions.training.data import build_store
-from vit_interactions.training.data.build_store import StoreReport, build_window_store
-from vit_interactions.training.data.images import picture_names, read_picture
+from vit_interactions.training.data.build_store import BuildProgress, build_window_store
+from vit_interactions.training.data.images import image_names, read_sample
 from vit_interactions.training.data.window_store import Manifest, WindowStore, pack, read_manifest, unpack
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.json_files import DamagedFileError
@@ -78,7 +78,7 @@ def dataset(folder: Path) -> Any:
     return create_dataset("", root=str(folder), split="train")
 
 
-def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> StoreReport:
+def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> BuildProgress:
     """Build a whole store, or this process's part, in this process."""
     report = None
     for report in build_window_store(dataset, teacher, out, **{"batch_size": 3, "workers": 0, **options}):  # noqa: B007
@@ -93,7 +93,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def whole_pictures(dataset: Any, indices: list[int]) -> Tensor:
     """Pictures squashed to 160 x 160, as PIL does it, in [-1, 1]: written down apart from the package."""
-    images = [read_picture(dataset, i)[0].resize((160, 160), Image.Resampling.BICUBIC) for i in indices]
+    images = [read_sample(dataset, i)[0].resize((160, 160), Image.Resampling.BICUBIC) for i in indices]
     arrays = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
     return torch.from_numpy(arrays.astype(np.float32) / 255 * 2 - 1)
 
@@ -166,7 +166,7 @@ def test_names_that_are_no_text_are_names(folder: Path, teacher: WindowTeacher, 
     dataset = create_dataset("", root=str(tmp_path / "data"), split="train")
     assert build(dataset, teacher, tmp_path / "store").failed.keys() == {BROKEN}
     store = WindowStore(tmp_path / "store")
-    names = picture_names(dataset)
+    names = image_names(dataset)
     store.check_names(names)
     assert store.names == names
 
@@ -337,10 +337,10 @@ def test_a_store_that_cannot_be_read_is_refused(dataset: Any, teacher: WindowTea
 def test_a_store_knows_its_pictures(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     store = WindowStore(tmp_path)
-    names = picture_names(dataset)
+    names = image_names(dataset)
     assert names[0] == "cat/000.png"
     store.check_names(names)
-    assert picture_names(ImageFolder(folder / "train")) == names
+    assert image_names(ImageFolder(folder / "train")) == names
     with pytest.raises(ValueError, match="is of 26 pictures, but the dataset has 25"):
         store.check_names(names[:-1])
     with pytest.raises(
@@ -379,7 +379,7 @@ def test_datasets_without_files_are_numbered(teacher: WindowTeacher, tmp_path: P
     store = WindowStore(tmp_path)
     assert store.names == ["0", "1", "2"]
     with pytest.raises(ValueError, match="must be indexed by picture, but IterableImageDataset is a stream"):
-        picture_names(timm.data.IterableImageDataset.__new__(timm.data.IterableImageDataset))
+        image_names(timm.data.IterableImageDataset.__new__(timm.data.IterableImageDataset))
 
 
 def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,13 @@ import torch
 from torchvision.datasets import FakeData
 
 from vit_interactions.training.data import build_store
-from vit_interactions.training.data.build_store import StoreReport, build_window_store, make_manifest, whole_view
-from vit_interactions.training.data.images import picture_names
+from vit_interactions.training.data.build_store import (
+    BuildProgress,
+    build_window_store,
+    make_manifest,
+    transform_options,
+)
+from vit_interactions.training.data.images import image_names
 from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.json_files import DamagedFileError
@@ -26,14 +31,14 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_store, "SHARD", 8)
 
 
-def make_teacher(alpha: float = 0.05) -> WindowTeacher:
+def create_teacher(alpha: float = 0.05) -> WindowTeacher:
     torch.manual_seed(3)
     return WindowTeacher(timm.create_model("test_vit"), alpha=alpha, beta=0.2)
 
 
 @pytest.fixture
 def teacher() -> WindowTeacher:
-    return make_teacher()
+    return create_teacher()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +52,8 @@ def finished(dataset: FakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_store, "SHARD", 8)
-        build(dataset, make_teacher(), folder / "store")
-        build(dataset, make_teacher(0.06), folder / "other")
+        build(dataset, create_teacher(), folder / "store")
+        build(dataset, create_teacher(0.06), folder / "other")
     return folder
 
 
@@ -58,7 +63,7 @@ def store(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "stores") / "store"
 
 
-def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> StoreReport:
+def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> BuildProgress:
     """Build a whole store in this process."""
     return list(build_window_store(dataset, teacher, out, workers=0, **options))[-1]
 
@@ -146,8 +151,8 @@ def test_an_edited_manifest_is_named_with_its_key(
     key: str, value: Any, words: str, dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     path = tmp_path / "manifest.json"
-    names = picture_names(dataset)
-    content = json.loads(make_manifest(names, teacher, whole_view(teacher)).as_json())
+    names = image_names(dataset)
+    content = json.loads(make_manifest(names, teacher, transform_options(teacher)).as_json())
     changed = {name: part for name, part in {**content, key: value}.items() if part is not ...}
     path.write_text(json.dumps(changed))
     with pytest.raises(DamagedFileError) as found:

@@ -19,7 +19,7 @@ from torchvision import transforms
 
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
 from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.followed_transform import FollowedTransform
+from vit_interactions.training.data.tracked_transform import TrackedTransform
 from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.data.windowed_dataset import WindowedDataset
 
@@ -115,7 +115,7 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_picture_is_the_one_that_the_transform_makes(name: str) -> None:
-    transform, followed = TRANSFORMS[name](), FollowedTransform(TRANSFORMS[name]())
+    transform, followed = TRANSFORMS[name](), TrackedTransform(TRANSFORMS[name]())
     for value in range(10):
         seed(value)
         expected = transform(picture())
@@ -127,7 +127,7 @@ def test_the_picture_is_the_one_that_the_transform_makes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["timm, for the prefetcher", "torchvision", "mirrored first, cropped twice"])
 def test_the_box_is_where_the_pixels_come_from(name: str) -> None:
-    followed, flips = FollowedTransform(TRANSFORMS[name]()), set()
+    followed, flips = TrackedTransform(TRANSFORMS[name]()), set()
     for value in range(20):
         seed(value)
         image, (top, left, height, width), flip = followed(picture())
@@ -153,9 +153,9 @@ def test_a_transform_that_moves_pixels_is_refused() -> None:
         with pytest.raises(
             ValueError, match=r"`transform` must consist of .*, but has a step Rand|has a step [RC]"
         ):
-            FollowedTransform(transforms.Compose([transforms.RandomResizedCrop(SIZE), step]))
+            TrackedTransform(transforms.Compose([transforms.RandomResizedCrop(SIZE), step]))
     with pytest.raises(ValueError, match=r"has a step RandAugment\. Leave it out, or use a teacher online"):
-        FollowedTransform(create_transform(SIZE, is_training=True, auto_augment="rand-m9"))
+        TrackedTransform(create_transform(SIZE, is_training=True, auto_augment="rand-m9"))
 
 
 def test_pictures_come_with_their_windows(dataset: Any, store: WindowStore) -> None:

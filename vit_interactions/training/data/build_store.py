@@ -17,7 +17,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vit_interactions.training.data.images import picture_names, read_picture
+from vit_interactions.training.data.images import image_names, read_sample
 from vit_interactions.training.data.window_store import (
     LARGEST_SIDE,
     MANIFEST,
@@ -26,7 +26,7 @@ from vit_interactions.training.data.window_store import (
     Manifest,
     Records,
     digest,
-    join_names,
+    encode_names,
     pack,
     read_manifest,
     read_names,
@@ -43,7 +43,7 @@ SHARD = 1024  # pictures: what a process loses at most when it is killed
 
 
 @dataclass
-class StoreReport:
+class BuildProgress:
     """How far this process has come.
 
     Attributes:
@@ -69,7 +69,7 @@ def build_window_store(
     resume: bool = False,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[StoreReport]:
+) -> Iterator[BuildProgress]:
     """Compute the windows of all pictures of a dataset, each squashed as a whole to the size of the teacher's input.
 
     Several processes do it together without a word between them: shard n is the work of process n mod `world`.
@@ -97,31 +97,31 @@ def build_window_store(
         raise ValueError(f"`rank` must lie in [0, {world - 1}], for `world` {world}, but got {rank}.")
     if check_index("batch_size", batch_size) < 1:
         raise ValueError(f"`batch_size` must be >= 1, but got {batch_size}.")
-    names = picture_names(dataset)
-    view = whole_view(teacher)
+    names = image_names(dataset)
+    view = transform_options(teacher)
     manifest = make_manifest(names, teacher, view)
     mine = range(rank, manifest.shards, world)
     open_folder(out, manifest, names, mine, resume=resume, rank=rank, world=world)
-    report = StoreReport(total=sum(len(manifest.shard_pictures(shard)) for shard in mine))
+    report = BuildProgress(total=sum(len(manifest.shard_images(shard)) for shard in mine))
     _repair_names(out, manifest, names, report, rank)
     missing = _missing_shards(out, manifest, names, mine, report)
-    report.done = report.total - sum(len(manifest.shard_pictures(shard)) for shard in missing)
+    report.done = report.total - sum(len(manifest.shard_images(shard)) for shard in missing)
     yield report
     batches = _batches(dataset, create_transform(**view), manifest, missing, batch_size, workers)
     for shard in missing:
         records: list[Records] = []
-        while len(records) < len(manifest.shard_pictures(shard)):
+        while len(records) < len(manifest.shard_images(shard)):
             images, numbers, reasons = next(batches)
             records.extend(_records(teacher, images, reasons))
             report.failed.update({n: f"{names[n]}: {why}" for n, why in zip(numbers, reasons, strict=True) if why})
             report.done += len(numbers)
-            if len(records) == len(manifest.shard_pictures(shard)):
+            if len(records) == len(manifest.shard_images(shard)):
                 content = np.stack(records).tobytes()
                 _put(out / shard_name(shard), content + manifest.checksum(shard, content), rank)
             yield report
 
 
-def whole_view(teacher: WindowTeacher) -> dict[str, Any]:
+def transform_options(teacher: WindowTeacher) -> dict[str, Any]:
     """Return the arguments of timm's `create_transform` for whole pictures as the teacher is to see them."""
     config: dict[str, Any] = resolve_model_data_config(teacher.model)  # type: ignore[no-untyped-call]
     built_for = getattr(getattr(teacher.model, "patch_embed", None), "img_size", None)
@@ -181,7 +181,7 @@ def open_folder(
     if not (out / MANIFEST).exists():
         if others:
             raise ValueError(f"`out` must be a new folder or a window store, but {out} holds {others[0]}.")
-        _put(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
+        _put(out / NAMES, gzip.compress(encode_names(names), mtime=0), rank)
         _put(out / MANIFEST, manifest.as_json().encode(), rank)
     found = read_manifest(out)
     if found != manifest:
@@ -195,16 +195,16 @@ def open_folder(
         raise ValueError(f"`out` {out} has windows already: go on with `resume`, or choose another folder.")
 
 
-def _repair_names(out: Path, manifest: Manifest, names: list[str], report: StoreReport, rank: int) -> None:
+def _repair_names(out: Path, manifest: Manifest, names: list[str], report: BuildProgress, rank: int) -> None:
     """Write the list of names again if it is damaged."""
     if read_names(out, manifest) is None:
         refuse_folder(out / NAMES)
         report.damaged.append(NAMES)
-        _put(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
+        _put(out / NAMES, gzip.compress(encode_names(names), mtime=0), rank)
 
 
 def _missing_shards(
-    out: Path, manifest: Manifest, names: list[str], mine: range, report: StoreReport
+    out: Path, manifest: Manifest, names: list[str], mine: range, report: BuildProgress
 ) -> list[int]:
     """List the shards to compute, and report those that are damaged and the pictures that have no windows."""
     missing = []
@@ -217,7 +217,7 @@ def _missing_shards(
             missing.append(shard)
             continue
         for place in np.flatnonzero(records[:, 0] == UNREADABLE).tolist():
-            number = manifest.shard_pictures(shard)[place]
+            number = manifest.shard_images(shard)[place]
             report.failed[number] = (
                 f"{names[number]}: could not be read in an earlier run. Remove {shard_name(shard)} and resume to try "
                 "again."
@@ -237,7 +237,7 @@ class _Views(Dataset[tuple[Tensor, int, str]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         try:
-            image = self.transform(read_picture(self.dataset, index)[0])
+            image = self.transform(read_sample(self.dataset, index)[0])
         except (
             Exception
         ) as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
@@ -251,7 +251,7 @@ def _batches(
     """Read pictures in batches of which none is of two shards, so that each shard comes out the same by itself."""
     batches = [
         list(pictures[start : start + batch_size])
-        for pictures in map(manifest.shard_pictures, shards)
+        for pictures in map(manifest.shard_images, shards)
         for start in range(0, len(pictures), batch_size)
     ]
     loader: DataLoader[Any] = DataLoader(

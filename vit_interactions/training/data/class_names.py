@@ -58,7 +58,7 @@ class ClassNames:
         numbers = self.among(found)
         if strange := [name for name in found if name not in numbers]:
             raise ValueError(
-                f"`data` must have classes of {self.source} only, got {listed(strange)}."
+                f"`data` must have classes of {self.source} only, got {abbreviate(strange)}."
                 f"{nearest(strange[0], self.names)} Make the names agree, or remove their images."
             )
         return numbers
@@ -69,11 +69,11 @@ class ClassNames:
         return {name: known[composed(name)] for name in found if composed(name) in known}
 
 
-def listed(names: Sequence[str], shown: int = SHOWN) -> str:
+def abbreviate(names: Sequence[str], shown: int = SHOWN) -> str:
     """List the first names.
 
     Example:
-        >>> listed(["a", "b", "c"], shown=2)
+        >>> abbreviate(["a", "b", "c"], shown=2)
         'a, b and 1 more'
     """
     rest = len(names) - shown

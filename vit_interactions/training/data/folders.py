@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from vit_interactions.images import read_image
 from vit_interactions.images.reading import image_extensions
-from vit_interactions.training.data.class_names import ClassNames, listed
+from vit_interactions.training.data.class_names import ClassNames, abbreviate
 
 # timm's names of the parts of a dataset that mean the same.
 SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
@@ -49,7 +49,7 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         if classes is None and len(filled) < len(found):
             empty = [name for name, images in found.items() if not images]
             raise ValueError(
-                f"`data` {root} must have images of each class, got none in {listed(empty)}. Remove it."
+                f"`data` {root} must have images of each class, got none in {abbreviate(empty)}. Remove it."
             )
         self.class_to_idx = (
             {name: number for number, name in enumerate(filled)} if classes is None else classes.numbers(filled)
@@ -75,7 +75,7 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         return [self.filename(index) for index in range(len(self))]
 
 
-def part_folder(data: Path, split: str) -> Path:
+def split_folder(data: Path, split: str) -> Path:
     """Find the folder of a part of a dataset, by timm's names; the dataset's own folder where there is none."""
     same = next((names for names in SYNONYMS if split in names), ())
     return next((data / name for name in (split, *same) if (data / name).is_dir()), data)
@@ -99,7 +99,7 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     files = [entry.name for entry in entries if not _is_folder(entry)]
     if loose := sorted(filter(_is_image, files)):
         raise ValueError(
-            f"`data` {root} must have images in class folders only, got {listed(loose)} beside them. Move them."
+            f"`data` {root} must have images in class folders only, got {abbreviate(loose)} beside them. Move them."
         )
     found: dict[str, list[str]] = {}
     nested, others = [], [name for name in files if not name.startswith(".")]
@@ -117,7 +117,7 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     if nested:
         names = sorted(os.path.relpath(path, root) for path in nested)
         raise ValueError(
-            f"`data` must have images directly in one folder per class, but {root} holds {listed(names)}. Move the "
+            f"`data` must have images directly in one folder per class, but {root} holds {abbreviate(names)}. Move the "
             "images up into the class folders, or give the folder in which each folder is one class."
         )
     return found, sorted(others)

@@ -12,7 +12,7 @@ from vit_interactions.images.reading import read_image
 from vit_interactions.images.restricted import only_supported_formats
 
 
-def picture_names(dataset: Any) -> list[str]:
+def image_names(dataset: Any) -> list[str]:
     """List the names of a dataset's pictures: files relative to its folder, or numbers where it has no files.
 
     Args:
@@ -23,7 +23,7 @@ def picture_names(dataset: Any) -> list[str]:
 
     Example:
         >>> from torchvision.datasets import FakeData
-        >>> picture_names(FakeData(size=3))
+        >>> image_names(FakeData(size=3))
         ['0', '1', '2']
     """
     if isinstance(dataset, IterableDataset):
@@ -41,12 +41,12 @@ def picture_names(dataset: Any) -> list[str]:
     return [str(index) for index in range(len(dataset))]
 
 
-def picture_name(dataset: Any, index: int) -> str:
-    """Return one of the names that `picture_names` lists.
+def image_name(dataset: Any, index: int) -> str:
+    """Return one of the names that `image_names` lists.
 
     Example:
         >>> from torchvision.datasets import FakeData
-        >>> picture_name(FakeData(size=3), 2)
+        >>> image_name(FakeData(size=3), 2)
         '2'
     """
     if hasattr(dataset, "filename"):
@@ -56,7 +56,7 @@ def picture_name(dataset: Any, index: int) -> str:
     return str(index)
 
 
-def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
+def read_sample(dataset: Any, index: int) -> tuple[Image.Image, Any]:
     """Read one image, upright and in RGB, and its target, before any transform.
 
     timm's datasets replace an image that cannot be read by the next one; here that is an error.

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vit_interactions.images.restricted import restrict_formats
-from vit_interactions.training.data.readable import (
-    ReadableCollate,
-    ReadableDataset,
-    ShareOfBatches,
+from vit_interactions.training.data.sampling import SeededDataset, TrainingBatchSampler
+from vit_interactions.training.data.unreadable import (
+    EvaluationBatchSampler,
+    TolerantCollate,
+    TolerantDataset,
     TransformedImages,
 )
-from vit_interactions.training.data.sampling import EpochBatches, SeededDataset
 from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.utilities.processes import Process
@@ -93,13 +93,13 @@ class TrainingLoader:
             ValueError: a step that cannot be divided among processes and parts, or fewer pictures than one takes.
         """
         self._seed, self._parts, self._rank = settings.seed, settings.accumulate, process.rank
-        self._batch = batch = divided_batch(settings, process.world)
+        self._batch = batch = batch_size_per_process(settings, process.world)
         self.unreadable: dict[str, str] = {}
         self._stream = isinstance(dataset, IterableDataset)
-        self._order: EpochBatches | None = None
+        self._order: TrainingBatchSampler | None = None
         options: dict[str, Any] = {"batch_size": batch, "drop_last": True}
         if not self._stream:
-            self._order = EpochBatches(
+            self._order = TrainingBatchSampler(
                 len(dataset),
                 batch,
                 parts=settings.accumulate,
@@ -107,8 +107,8 @@ class TrainingLoader:
                 world=process.world,
                 seed=self._seed,
             )
-            collate = ReadableCollate(collate, dataset.blank)
-            dataset = SeededDataset(ReadableDataset(dataset), self._seed)
+            collate = TolerantCollate(collate, dataset.blank)
+            dataset = SeededDataset(TolerantDataset(dataset), self._seed)
             options = {"batch_sampler": self._order}
         self._dataset = dataset
         # A stream draws from the generators of its workers, so these are started anew for each epoch.
@@ -145,7 +145,7 @@ class TrainingLoader:
             yield images, target, 1.0
 
 
-def divided_batch(settings: TrainingSettings, world: int) -> int:
+def batch_size_per_process(settings: TrainingSettings, world: int) -> int:
     """Return the pictures of one batch of one process.
 
     Raises:
@@ -222,10 +222,10 @@ def _image_batches(dataset: Any, config: Mapping[str, Any], process: Process, ba
     )
     images = TransformedImages(dataset, transform)
     loader: DataLoader[Any] = DataLoader(
-        ReadableDataset(images),
-        batch_sampler=ShareOfBatches(len(images), batch, process.rank, process.world),
+        TolerantDataset(images),
+        batch_sampler=EvaluationBatchSampler(len(images), batch, process.rank, process.world),
         num_workers=workers,
-        collate_fn=ReadableCollate(fast_collate, images.blank),
+        collate_fn=TolerantCollate(fast_collate, images.blank),
         pin_memory=process.device.type == "cuda",
         worker_init_fn=start_worker,
     )

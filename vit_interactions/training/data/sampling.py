@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from vit_interactions.utilities.seeds import ORDER, SAMPLE, seed_of, seeded
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, picture) of one process, from any step of an epoch on.
 
     A step is `parts` batches in each of `world` processes. Together they are the same pictures however a step is
@@ -25,7 +25,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         steps: steps in an epoch.
 
     Example:
-        >>> batches = EpochBatches(7, batch=1, parts=2, rank=1, world=2)
+        >>> batches = TrainingBatchSampler(7, batch=1, parts=2, rank=1, world=2)
         >>> batches.steps, len(list(batches))
         (1, 2)
     """

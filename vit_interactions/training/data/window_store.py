@@ -86,7 +86,7 @@ class Manifest:
         """How many files hold the records."""
         return -(-self.pictures // self.shard)
 
-    def shard_pictures(self, number: int) -> range:
+    def shard_images(self, number: int) -> range:
         """The pictures whose records are in a file."""
         return range(number * self.shard, min((number + 1) * self.shard, self.pictures))
 
@@ -99,7 +99,7 @@ class Manifest:
     def read_shard(self, folder: Path, number: int) -> Records | None:
         """Read the records (pictures, bytes) of a shard; None if it is missing, damaged or of another manifest."""
         path = folder / shard_name(number)
-        count = len(self.shard_pictures(number))
+        count = len(self.shard_images(number))
         size = count * self.record_bytes
         if not path.is_file() or path.stat().st_size != size + CHECKSUM_BYTES:
             return None
@@ -183,7 +183,7 @@ def shard_name(number: int) -> str:
 
 def digest(names: Sequence[str]) -> str:
     """Compute the SHA-256 of names, in their order."""
-    return hashlib.sha256(join_names(names)).hexdigest()
+    return hashlib.sha256(encode_names(names)).hexdigest()
 
 
 def read_names(folder: Path, manifest: Manifest) -> list[str] | None:
@@ -197,7 +197,7 @@ def read_names(folder: Path, manifest: Manifest) -> list[str] | None:
     return content.decode(errors="surrogateescape").split("\n")
 
 
-def join_names(names: Sequence[str]) -> bytes:
+def encode_names(names: Sequence[str]) -> bytes:
     """Write names, a line each; the bytes of a file's name that are no text stay as they are."""
     return "\n".join(names).encode(errors="surrogateescape")
 
@@ -331,7 +331,7 @@ class WindowStore:
             raise IndexError(f"`index` must lie in [0, {len(self) - 1}], but got {index}.")
         number, place = divmod(index, self.manifest.shard)
         if number not in self._shards:
-            shape = len(self.manifest.shard_pictures(number)), self.manifest.record_bytes
+            shape = len(self.manifest.shard_images(number)), self.manifest.record_bytes
             self._shards[number] = np.memmap(self.folder / shard_name(number), np.uint8, "r", shape=shape)
         record: Records = self._shards[number][place]
         return record

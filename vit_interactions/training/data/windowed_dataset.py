@@ -11,8 +11,8 @@ from torch.utils.data import Dataset, default_collate
 
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
 from vit_interactions.functional.window_transform import transform_field
-from vit_interactions.training.data.followed_transform import FollowedTransform
-from vit_interactions.training.data.images import picture_names, read_picture
+from vit_interactions.training.data.images import image_names, read_sample
+from vit_interactions.training.data.tracked_transform import TrackedTransform
 from vit_interactions.training.data.window_store import WindowStore
 
 
@@ -76,12 +76,12 @@ class WindowedDataset(Dataset[Windowed]):
         Args:
             dataset: indexed by picture, without a transform of its own.
             store: made of the same dataset.
-            transform: what `FollowedTransform` takes; None leaves pictures as they are.
+            transform: what `TrackedTransform` takes; None leaves pictures as they are.
 
         Raises:
             ValueError: a store of other pictures, a dataset with a transform, or one that is a stream.
         """
-        store.check_names(picture_names(dataset))
+        store.check_names(image_names(dataset))
         self.dataset, self.store = dataset, store
         self.transform = transform
 
@@ -92,7 +92,7 @@ class WindowedDataset(Dataset[Windowed]):
 
     @transform.setter
     def transform(self, transform: Callable[[Any], Any] | None) -> None:
-        self._followed = None if transform is None else FollowedTransform(transform)
+        self._followed = None if transform is None else TrackedTransform(transform)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -103,7 +103,7 @@ class WindowedDataset(Dataset[Windowed]):
         Raises:
             ValueError: the image cannot be read, or could not when the store was made.
         """
-        image, target = read_picture(self.dataset, index)
+        image, target = read_sample(self.dataset, index)
         windows, dropped = self.store[index]
         if self._followed is not None:
             image, box, flip = self._followed(image)

@@ -10,25 +10,25 @@ from torch.utils.data import IterableDataset
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
+from vit_interactions.training.classifiers import create_classifier, load_classifier
+from vit_interactions.training.data.datasets import Datasets, open_datasets
 from vit_interactions.training.data.loaders import (
     EvaluationLoader,
     TrainingLoader,
-    divided_batch,
+    batch_size_per_process,
     training_transform,
 )
-from vit_interactions.training.data.readable import TransformedImages
-from vit_interactions.training.data.sources import Sources, open_sources
+from vit_interactions.training.data.unreadable import TransformedImages
 from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.data.windowed_dataset import WindowedDataset
 from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
-from vit_interactions.training.student import create_student, create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.processes import Process
 
 
-def make_sources(settings: TrainingSettings) -> Sources:
+def create_datasets(settings: TrainingSettings) -> Datasets:
     """Open the pictures."""
-    return open_sources(
+    return open_datasets(
         settings.data,
         kind=settings.dataset,
         training=settings.train_split,
@@ -45,13 +45,13 @@ def input_config(model: nn.Module, settings: Settings) -> dict[str, Any]:
     return config
 
 
-def shape_options(settings: Settings) -> dict[str, Any]:
+def model_options(settings: Settings) -> dict[str, Any]:
     """Return the options of a model that decide what it computes, those that are given."""
     options = {"img_size": settings.img_size, "window_fill": settings.window_fill}
     return {name: value for name, value in options.items() if value is not None}
 
 
-def make_student(
+def create_student(
     settings: TrainingSettings, classes: int, process: Process, *, weights: bool = True
 ) -> tuple[nn.Module, list[str]]:
     """Create the model to train, on the process's device, with notes for the user.
@@ -65,26 +65,26 @@ def make_student(
     Raises:
         ValueError: windows that the model has no use for, or a teacher that it lacks.
     """
-    student, notes = create_student(
+    student, notes = create_classifier(
         settings.model,
         classes,
         pretrained=settings.pretrained and weights,
         checkpoint=settings.initial_checkpoint if weights else None,
         drop_path_rate=settings.drop_path or None,
-        **shape_options(settings),
+        **model_options(settings),
     )
     _check_size(student, settings)
     _check_use_of_teacher(student, settings, settings.window_targets)
     return student.to(process.device), notes
 
 
-def make_trained(settings: EvaluationSettings, process: Process) -> nn.Module:
+def create_trained_model(settings: EvaluationSettings, process: Process) -> nn.Module:
     """Create the model to evaluate, on the process's device, with its teacher where it needs one."""
-    model = create_trained(settings.model, settings.checkpoint, **shape_options(settings))
+    model = load_classifier(settings.model, settings.checkpoint, **model_options(settings))
     _check_size(model, settings)
     _check_use_of_teacher(model, settings)
     if isinstance(model, AdaptiveWindowViT):
-        model.set_teacher(make_teacher(settings, input_config(model, settings), process))
+        model.set_teacher(create_teacher(settings, input_config(model, settings), process))
     return model.to(process.device)
 
 
@@ -142,13 +142,13 @@ class Renormalized(nn.Module):
         return result
 
 
-def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process) -> WindowTeacher | None:
+def create_teacher(settings: Settings, config: Mapping[str, Any], process: Process) -> WindowTeacher | None:
     """Create the teacher, which gets the student's images, of `config`; None where there is none."""
     if settings.teacher is None:
         return None
     size = tuple(config["input_size"][-2:])
     try:
-        model = create_trained(settings.teacher, settings.teacher_checkpoint, img_size=size)
+        model = load_classifier(settings.teacher, settings.teacher_checkpoint, img_size=size)
     except ValueError as error:
         raise ValueError(f"`teacher` must be a plain ViT of timm, got {settings.teacher}: {error}") from error
     wanted = input_config(model, settings)
@@ -157,8 +157,8 @@ def make_teacher(settings: Settings, config: Mapping[str, Any], process: Process
     return WindowTeacher(model.to(process.device), settings.alpha, settings.beta)
 
 
-def make_training_loader(
-    student: nn.Module, sources: Sources, settings: TrainingSettings, config: Mapping[str, Any], process: Process
+def create_training_loader(
+    student: nn.Module, sources: Datasets, settings: TrainingSettings, config: Mapping[str, Any], process: Process
 ) -> TrainingLoader:
     """Make the batches to train a student on, with the windows of a store where there is one."""
     transform = training_transform(settings, config)
@@ -190,11 +190,11 @@ def _check_store(store: WindowStore, student: nn.Module, settings: TrainingSetti
         )
 
 
-def make_evaluation_loader(
-    sources: Sources, settings: TrainingSettings, config: Mapping[str, Any], process: Process
+def create_evaluation_loader(
+    sources: Datasets, settings: TrainingSettings, config: Mapping[str, Any], process: Process
 ) -> EvaluationLoader | None:
     """Make the batches to evaluate on; None where there are no pictures for it."""
     if sources.evaluation is None:
         return None
-    batch = divided_batch(settings, process.world)
+    batch = batch_size_per_process(settings, process.world)
     return EvaluationLoader(sources.evaluation, config, process, batch_size=batch, workers=settings.workers)

@@ -9,15 +9,15 @@ from timm.data import create_dataset
 
 from vit_interactions.images import read_image
 from vit_interactions.training.data.class_names import ClassNames
-from vit_interactions.training.data.folders import ImageFolder, part_folder
-from vit_interactions.training.data.images import picture_names
+from vit_interactions.training.data.folders import ImageFolder, split_folder
+from vit_interactions.training.data.images import image_names
 
 # What may stand before the / of a source's name; other names are folders of pictures to timm.
 KINDS = ("torch", "tfds", "hfds", "hfids", "wds")
 
 
 @dataclass(frozen=True)
-class Sources:
+class Datasets:
     """Datasets of timm, without transforms yet.
 
     Attributes:
@@ -33,7 +33,7 @@ class Sources:
     names: tuple[str, ...] = ()
 
 
-def open_sources(
+def open_datasets(
     data: Path,
     *,
     kind: str = "",
@@ -41,7 +41,7 @@ def open_sources(
     evaluation: str = "validation",
     classes: int | None = None,
     **keys: Any,
-) -> Sources:
+) -> Datasets:
     """Open the parts of a source.
 
     Args:
@@ -57,23 +57,23 @@ def open_sources(
         OSError: nothing there.
     """
     keys = {name: key for name, key in keys.items() if key is not None}
-    first = open_part(data, training, kind=kind, is_training=True, **keys)
+    first = open_split(data, training, kind=kind, is_training=True, **keys)
     count = _count(classes, first)
-    names = {number: name for name, number in (class_index(first) or {}).items()}
+    names = {number: name for name, number in (class_indices(first) or {}).items()}
     told = tuple(names[number] for number in range(count)) if len(names) == count else ()
     second = None
     if evaluation:
         same = ClassNames(told, f"the part {training!r}") if told else None
-        second = open_part(data, evaluation, kind=kind, classes=same, **keys)
+        second = open_split(data, evaluation, kind=kind, classes=same, **keys)
     if isinstance(first, ImageFolder) and isinstance(second, ImageFolder) and first.root == second.root:
         raise ValueError(
             f"`data` must have a folder {training} and a folder {evaluation}, each with one folder per class, but "
             f"{data} does not. To train without evaluation, give an empty `val_split`."
         )
-    return Sources(first, second, count, told)
+    return Datasets(first, second, count, told)
 
 
-def open_part(
+def open_split(
     data: Path,
     split: str,
     *,
@@ -82,15 +82,15 @@ def open_part(
     classes: ClassNames | None = None,
     **keys: Any,
 ) -> Any:
-    """Open one part of a source, as `open_sources` describes it.
+    """Open one part of a source, as `open_datasets` describes it.
 
     Args:
-        data: as of `open_sources`.
+        data: as of `open_datasets`.
         split: name of the part.
-        kind: as of `open_sources`.
+        kind: as of `open_datasets`.
         is_training: whether streams are shuffled.
         classes: the classes to number the source's by; None: by the source itself.
-        **keys: as of `open_sources`.
+        **keys: as of `open_datasets`.
 
     Raises:
         ValueError: the source cannot be opened as what it is said to be, or has unknown classes.
@@ -122,7 +122,7 @@ def open_part(
     return dataset
 
 
-def class_index(dataset: Any) -> dict[str, int] | None:
+def class_indices(dataset: Any) -> dict[str, int] | None:
     """Return the index of each class's name, where the source tells it."""
     for part in (getattr(dataset, "reader", None), dataset):
         index = getattr(part, "class_to_idx", None)
@@ -136,7 +136,7 @@ def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: Mappi
         raise NotADirectoryError(f"`data` must be a folder of images, got {data}.")
     if keys:
         raise ValueError(f"`{min(keys)}` must be left out for folders of images, which have no fields.")
-    root = part_folder(data, split)
+    root = split_folder(data, split)
     try:
         return ImageFolder(root, classes)
     except ValueError as error:
@@ -155,7 +155,7 @@ def _number_classes(dataset: Any, classes: ClassNames) -> None:
     if reader is not None:
         classes.numbers((getattr(reader, "_source_names", None) or {}).values())
         return
-    own = class_index(dataset) or {}
+    own = class_indices(dataset) or {}
     known = classes.among(own)  # a class of torchvision's ImageNet has several names
     numbers = {own[name]: number for name, number in known.items()}
     classes.numbers(name for name, number in own.items() if number not in numbers)
@@ -166,7 +166,7 @@ def _check_part(data: Path, split: str, dataset: Any) -> None:
     """Raise ValueError where timm took the whole folder for a part that is missing, other parts and all."""
     if str(getattr(dataset, "root", None)) != str(data):
         return
-    other = next((name for name in picture_names(dataset) if len(Path(name).parts) > 2), None)
+    other = next((name for name in image_names(dataset) if len(Path(name).parts) > 2), None)
     if other is not None:
         raise ValueError(
             f"`data` {data} has no part {split!r}, and is not one itself, with one folder a class: it holds {other}."
@@ -174,7 +174,7 @@ def _check_part(data: Path, split: str, dataset: Any) -> None:
 
 
 def _count(classes: int | None, training: Any) -> int:
-    index = class_index(training)
+    index = class_indices(training)
     if index is not None and len(index) < 2 and classes is None:
         raise ValueError(f"`data` must have at least two classes to train on, got one: {', '.join(index)}.")
     if classes is not None:

@@ -19,7 +19,7 @@ from vit_interactions.loading.models import (
 )
 
 
-def create_student(
+def create_classifier(
     name: str,
     classes: int,
     *,
@@ -47,10 +47,10 @@ def create_student(
     if pretrained:
         return pretrained_model(name, num_classes=classes, **options), _head_note(name, classes)
     model = new_model(name, num_classes=classes, **options)
-    return model, [] if checkpoint is None else load_start(model, name, checkpoint)
+    return model, [] if checkpoint is None else load_initial_weights(model, name, checkpoint)
 
 
-def create_trained(name: str, checkpoint: Path | None = None, **options: Any) -> nn.Module:
+def load_classifier(name: str, checkpoint: Path | None = None, **options: Any) -> nn.Module:
     """Create a model that is trained already: a teacher, or one to evaluate.
 
     Args:
@@ -69,7 +69,7 @@ def create_trained(name: str, checkpoint: Path | None = None, **options: Any) ->
     if checkpoint is None:
         return pretrained_model(name, **options).eval()
     classes = classes_of(name, read_checkpoint(checkpoint))
-    model, notes = create_student(name, classes, checkpoint=checkpoint, **options)
+    model, notes = create_classifier(name, classes, checkpoint=checkpoint, **options)
     if notes:
         raise ValueError(
             f"`checkpoint` must hold the whole classifier of {name}, got one of another shape in {checkpoint}. "
@@ -78,7 +78,7 @@ def create_trained(name: str, checkpoint: Path | None = None, **options: Any) ->
     return model.eval()
 
 
-def load_start(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
+def load_initial_weights(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
     """Load weights to start from; a classifier for another number of classes starts anew.
 
     Args:

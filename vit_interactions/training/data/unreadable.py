@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from vit_interactions.training.data.class_names import listed
+from vit_interactions.training.data.class_names import abbreviate
 from vit_interactions.training.data.folders import natural_key
-from vit_interactions.training.data.images import picture_name, read_picture
+from vit_interactions.training.data.images import image_name, read_sample
 
 NAMED = 10  # unreadable images that are named
 
@@ -41,7 +41,7 @@ class TransformedImages(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        image, target = read_picture(self.dataset, index)
+        image, target = read_sample(self.dataset, index)
         return self._transform(image), target
 
     def blank(self) -> tuple[Any, Any]:
@@ -49,7 +49,7 @@ class TransformedImages(Dataset[Any]):
         return self._transform(Image.new("RGB", (8, 8))), 0
 
 
-class ReadableDataset(Dataset[Any]):
+class TolerantDataset(Dataset[Any]):
     """A dataset that gives an `Unreadable` in place of an image that cannot be read.
 
     Attributes:
@@ -68,10 +68,10 @@ class ReadableDataset(Dataset[Any]):
             return self.samples[index]
         # Decoders of broken files raise nearly anything: SyntaxError, struct.error, MemoryError, ...
         except Exception as error:
-            return Unreadable(picture_name(self.samples.dataset, index), str(error) or type(error).__name__)
+            return Unreadable(image_name(self.samples.dataset, index), str(error) or type(error).__name__)
 
 
-class Gathered(NamedTuple):
+class BatchTarget(NamedTuple):
     """The target of a batch, with what came of its images; a batch without a readable image has a blank one.
 
     Attributes:
@@ -84,31 +84,31 @@ class Gathered(NamedTuple):
     kept: int
     failed: Sequence[Unreadable]
 
-    def to(self, device: Any, non_blocking: bool = False) -> "Gathered":
+    def to(self, device: Any, non_blocking: bool = False) -> "BatchTarget":
         """Copy the target to a device, as a tensor's `to` does."""
         return self._replace(target=self.target.to(device=device, non_blocking=non_blocking))
 
 
-class ReadableCollate:
+class TolerantCollate:
     """Make a batch of the images that could be read."""
 
     def __init__(self, collate: Callable[[Any], tuple[Tensor, Any]], blank: Callable[[], Any]) -> None:
         """Take a function that makes a batch of samples, and one that makes a blank sample."""
         self._collate, self._blank = collate, blank
 
-    def __call__(self, batch: Sequence[Any]) -> tuple[Tensor, Gathered]:
+    def __call__(self, batch: Sequence[Any]) -> tuple[Tensor, BatchTarget]:
         """Make a batch of samples and `Unreadable`s."""
         read = [sample for sample in batch if not isinstance(sample, Unreadable)]
         failed = [sample for sample in batch if isinstance(sample, Unreadable)]
         images, target = self._collate(read or [self._blank()])
-        return images, Gathered(target, len(read), failed)
+        return images, BatchTarget(target, len(read), failed)
 
 
-class ShareOfBatches(Sampler[list[int]]):
+class EvaluationBatchSampler(Sampler[list[int]]):
     """One process's batches of images in order: each image once, and as many batches in each process.
 
     Example:
-        >>> [list(ShareOfBatches(5, 2, rank, 2)) for rank in (0, 1)]
+        >>> [list(EvaluationBatchSampler(5, 2, rank, 2)) for rank in (0, 1)]
         [[[0, 2], [4]], [[1, 3], []]]
     """
 
@@ -125,11 +125,11 @@ class ShareOfBatches(Sampler[list[int]]):
             yield list(self._mine[number * self._batch : (number + 1) * self._batch])
 
 
-def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+def merge_unreadable(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Put together what processes could not read, in the order of names.
 
     Example:
-        >>> merged([{"ant/10.png": "empty"}, {"ant/2.png": "truncated"}])
+        >>> merge_unreadable([{"ant/10.png": "empty"}, {"ant/2.png": "truncated"}])
         {'ant/2.png': 'truncated', 'ant/10.png': 'empty'}
     """
     every = {name: reason for part in parts for name, reason in part.items()}
@@ -139,7 +139,7 @@ def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 def notes_on(dataset: Any) -> list[str]:
     """Say which files of a dataset are not used, for the user."""
     others = getattr(dataset, "others", [])
-    return [f"skipped {len(others):,} files that are not images: {listed(others)}"] if others else []
+    return [f"skipped {len(others):,} files that are not images: {abbreviate(others)}"] if others else []
 
 
 def describe_unreadable(unreadable: Mapping[str, str]) -> str:
@@ -149,4 +149,4 @@ def describe_unreadable(unreadable: Mapping[str, str]) -> str:
         >>> describe_unreadable({"ant/2.png": "truncated", "ant/10.png": "empty"})
         '2 could not be read: ant/2.png, ant/10.png'
     """
-    return f"{len(unreadable):,} could not be read: {listed(list(unreadable), NAMED)}"
+    return f"{len(unreadable):,} could not be read: {abbreviate(list(unreadable), NAMED)}"

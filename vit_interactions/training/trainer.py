@@ -33,7 +33,7 @@ WARMUP_LR = 1e-5  # timm's
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Learner:
+class Trainer:
     """A student that learns step by step.
 
     Whatever is drawn at random in a step is a function of seed, step and process.
@@ -59,7 +59,7 @@ class Learner:
         """
         self.step, self.meter, self.lr = 0, Meter(), settings.lr
         self._settings, self._process = settings, process
-        self.task = make_task(student, settings, process, teacher)
+        self.task = create_task(student, settings, process, teacher)
         self._optimizer = create_optimizer_v2(
             student,
             opt=settings.opt,
@@ -67,12 +67,12 @@ class Learner:
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
         )
-        self._schedule = make_schedule(self._optimizer, settings, total)
+        self._schedule = create_schedule(self._optimizer, settings, total)
         self._scaler = NativeScaler(process.device.type) if settings.amp == "fp16" else None
         if settings.ema is not None:
             self.task.setup_ema(decay=settings.ema)
             share_teacher(student, unwrap_model(self.task.get_trainable_module(ema=True)))
-        self._augmentations = make_augmentations(student, settings, process)
+        self._augmentations = create_augmentations(student, settings, process)
 
     def distribute(self) -> None:
         """Learn together with the other processes from here on."""
@@ -173,14 +173,14 @@ class Learner:
             self._optimizer.step()
 
 
-def make_task(
+def create_task(
     student: nn.Module, settings: TrainingSettings, process: Process, teacher: Teacher | None
 ) -> ClassificationTask:
     """Make the task of a student: to classify, and where there are targets, to find the teacher's windows."""
     if isinstance(student, AdaptiveWindowViT):
         student.set_teacher(teacher)
     common: dict[str, Any] = {"device": process.device, "verbose": False}
-    loss = make_criterion(settings)
+    loss = create_loss(settings)
     if settings.window_targets == "none":
         return ClassificationTask(student, loss, **common)
     return WindowSupervisionTask(
@@ -193,14 +193,14 @@ def make_task(
     )
 
 
-def make_criterion(settings: TrainingSettings) -> nn.Module:
+def create_loss(settings: TrainingSettings) -> nn.Module:
     """Make the classification loss; mixed pictures come with shares of classes, smoothed already."""
     if settings.mixup or settings.cutmix:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(settings.smoothing) if settings.smoothing else nn.CrossEntropyLoss()
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total: int) -> Any:
+def create_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total: int) -> Any:
     """Make the course of the learning rate over `total` steps: a rise, then down to `min_lr`, or constant.
 
     Raises:
@@ -227,7 +227,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, 
     return schedule
 
 
-def make_augmentations(student: nn.Module, settings: TrainingSettings, process: Process) -> list[Any]:
+def create_augmentations(student: nn.Module, settings: TrainingSettings, process: Process) -> list[Any]:
     """Make what is done to whole batches: timm's random erasing, Mixup and CutMix."""
     made: list[Any] = []
     if settings.random_erase:

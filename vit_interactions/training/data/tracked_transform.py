@@ -32,7 +32,7 @@ PIXELWISE = (
 )
 
 
-class Followed(NamedTuple):
+class Tracked(NamedTuple):
     """A transformed picture.
 
     Attributes:
@@ -46,14 +46,14 @@ class Followed(NamedTuple):
     flip: bool
 
 
-class FollowedTransform:
+class TrackedTransform:
     """A transform of timm or torchvision, with what it did to the place of things.
 
     It draws the random numbers that the transform itself would draw, so that the same seed gives the same picture.
 
     Example:
         >>> from PIL import Image
-        >>> transform = FollowedTransform(transforms.RandomHorizontalFlip(p=1.0))
+        >>> transform = TrackedTransform(transforms.RandomHorizontalFlip(p=1.0))
         >>> transform(Image.new("RGB", (4, 4)))[1:]
         ((0.0, 0.0, 1.0, 1.0), True)
     """
@@ -67,7 +67,7 @@ class FollowedTransform:
         self.transform = transform
         self._steps = list(_steps(transform))
 
-    def __call__(self, image: Any) -> Followed:
+    def __call__(self, image: Any) -> Tracked:
         """Transform a picture.
 
         Args:
@@ -82,7 +82,7 @@ class FollowedTransform:
                     image, flip = hflip(image), not flip
             else:
                 image = step(image)
-        return Followed(image, box, flip)
+        return Tracked(image, box, flip)
 
 
 def _steps(transform: Any) -> Iterator[Any]:
