@@ -18,7 +18,7 @@ from vit_interactions.training.classifiers import create_classifier, load_classi
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.utilities.processes import start_process
+from vit_interactions.utilities.processes import process_group
 from vit_interactions.utilities.writing import WriteError
 
 
@@ -58,7 +58,7 @@ def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path:
         model, notes = create_classifier("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
         assert model.state_dict()["head.weight"].shape == (2, 64)
         assert len(notes) == 1
-        assert "starts anew" in notes[0]
+        assert "is initialized anew" in notes[0]
         assert all(torch.equal(model.state_dict()[key], value) for key, value in bare.items())
 
 
@@ -89,8 +89,8 @@ def test_a_score_of_minus_infinity_is_a_class_that_is_left_out() -> None:
 def test_workers_have_a_limit_and_devices_a_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`workers`"):
         EvaluationSettings(data=tmp_path, model="test_vit", workers=10**30)
-    with pytest.raises(ValueError, match="`device` must be"):
-        start_process("--")
+    with pytest.raises(ValueError, match="`device` must be"), process_group("--"):
+        pass
 
 
 def test_masks_that_fit_no_image_are_counted(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def run(name: str, options: dict[str, Any], seed: int, args: argparse.Namespace,
         "loss": round(result.loss, 4),
         "E_O": round(result.operations, 1),
         "pairs": result.pairs,
-        "pictures": result.pictures,
+        "pictures": result.images,
         "seconds": round(time.perf_counter() - start),
         "folder": folder.name,
     }

@@ -32,7 +32,7 @@ def make_images(root: Path) -> Path:
     return root
 
 
-def make_teacher_weights(path: Path) -> Path:
+def save_teacher_weights(path: Path) -> Path:
     """Write the weights of a ViT that stands for a trained one."""
     torch.manual_seed(1)
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=5)

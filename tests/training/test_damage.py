@@ -44,15 +44,15 @@ def settings(images: Path) -> TrainingSettings:
 def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that ended in the middle of its second epoch, whose checkpoint is of step 4."""
     out = tmp_path_factory.mktemp("stopped") / "run"
-    learn = Trainer.learn
+    train_step = Trainer.train_step
 
     def failing(self: Trainer, batches: Iterator[Any]) -> None:
-        learn(self, batches)
+        train_step(self, batches)
         if self.step == 5:
             raise MemoryError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "learn", failing)
+        patch.setattr(Trainer, "train_step", failing)
         with pytest.raises(MemoryError):
             train(settings, out)
     return out
@@ -108,16 +108,16 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("meter/counts/epoch", ..., "has no `meter.counts.epoch`"),
     ("meter/sums/epoch/loss", NAN, "`meter.sums.epoch.loss` must be a number, got nan"),
     (f"state_dict/{WEIGHT}", ..., f"has no `state_dict.{WEIGHT}`"),
-    ("state_dict/more", torch.zeros(1), "`state_dict` has `more`, which the model has not"),
+    ("state_dict/more", torch.zeros(1), "`state_dict` must hold the model's weights only, got `more`"),
     (
         f"state_dict/{WEIGHT}",
         torch.zeros(3),
         f"`state_dict.{WEIGHT}` must be float32 of shape (64,), got float32 of shape (3,)",
     ),
     (f"state_dict_ema/{WEIGHT}", torch.full((64,), NAN), f"`state_dict_ema.{WEIGHT}` must be finite, got NaN"),
-    ("optimizer/param_groups", [], "`optimizer.param_groups` must be 1, got 0"),
+    ("optimizer/param_groups", [], "`optimizer.param_groups` must have length 1, got 0"),
     ("optimizer/param_groups/0/momentum", ..., "has no `optimizer.param_groups[0].momentum`"),
-    ("optimizer/param_groups/0/params/0", ..., "`optimizer.param_groups[0].params` must be"),
+    ("optimizer/param_groups/0/params/0", ..., "`optimizer.param_groups[0].params` must have length"),
     ("optimizer/state/999", {}, "`optimizer.state` has an unknown entry 999"),
     ("optimizer/state/3/momentum_buffer", torch.zeros(3), "`optimizer.state[3].momentum_buffer` must have shape"),
     (
@@ -153,7 +153,9 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(place: float, settings: Training
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
 def test_a_checkpoint_that_is_none_is_named(content: bytes, settings: TrainingSettings, out: Path) -> None:
     (out / "checkpoint.pt").write_bytes(content)
-    assert f"{out / 'checkpoint.pt'} could not be read as one (BadZipFile). {ADVICE}" in refused(settings, out)
+    assert f"{out / 'checkpoint.pt'}, which could not be read as one (BadZipFile). {ADVICE}" in refused(
+        settings, out
+    )
 
 
 def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> None:
@@ -163,8 +165,8 @@ def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> No
         ("", "is damaged: it is not JSON"),
         ("[" * 200_000, "is damaged: its JSON is nested too deeply"),
         ("[]", "must hold a JSON object, got a list"),
-        (json.dumps({k: v for k, v in content.items() if k != "lr"}), "but now `lr` is 0.05 instead of missing."),
-        (json.dumps({**content, "lr": "x"}), "but now `lr` is 0.05 instead of 'x'."),
+        (json.dumps({k: v for k, v in content.items() if k != "lr"}), "got `lr` 0.05, not missing."),
+        (json.dumps({**content, "lr": "x"}), "got `lr` 0.05, not 'x'."),
     ):
         path.write_text(text)
         line = refused(settings, out)
@@ -201,7 +203,7 @@ def test_images_of_other_names_are_not_those_of_the_run(
     image = next((moved / "train" / "class0").iterdir())
     image.rename(image.with_name("other.png"))
     other = tiny_settings(moved, **{k: v for k, v in vars(settings).items() if k != "data"})
-    assert "`data` must hold the images of the run's start, but their names differ" in refused(other, out)
+    assert "`data` must be the images that the run started with, got other names" in refused(other, out)
     image.with_name("other.png").rename(image)
     assert train(other, out, resume=True).step == 6
 
@@ -209,9 +211,17 @@ def test_images_of_other_names_are_not_those_of_the_run(
 @pytest.mark.parametrize(
     ("attribute", "value", "words"),
     [
-        ("pretrained_cfg", {"mean": (0.4, 0.5, 0.5)}, "needs the model's input size, mean, std, crop and"),
-        ("pretrained_cfg", {"interpolation": "nearest"}, "needs the model's input size, mean, std, crop and"),
-        ("depth", 7, "needs the model of the run's start, but got one of other arguments or other code"),
+        (
+            "pretrained_cfg",
+            {"mean": (0.4, 0.5, 0.5)},
+            "must come with the model's input size, mean, std, crop and",
+        ),
+        (
+            "pretrained_cfg",
+            {"interpolation": "nearest"},
+            "must come with the model's input size, mean, std, crop and",
+        ),
+        ("depth", 7, "must come with the model that the run started with, got other arguments or other code"),
     ],
 )
 def test_a_model_of_other_options_is_not_that_of_the_run(

@@ -11,7 +11,7 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.helpers.tiny_images import SIZE, make_images, make_teacher_weights, one_thread, tiny_settings
+from tests.helpers.tiny_images import SIZE, make_images, one_thread, save_teacher_weights, tiny_settings
 from tests.helpers.trained import free_ports
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.task import WindowSupervisionTask
@@ -68,17 +68,17 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
     whole = together("whole")
     assert whole.first == (rank == 0)
 
-    learn = Trainer.learn
+    train_step = Trainer.train_step
 
     def interrupted(self: Trainer, batches: object) -> None:
-        learn(self, batches)  # type: ignore[arg-type]
+        train_step(self, batches)  # type: ignore[arg-type]
         if rank == 1 and self.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Trainer.learn = interrupted  # type: ignore[method-assign, assignment]
+    Trainer.train_step = interrupted  # type: ignore[method-assign, assignment]
     stopped = together("stopped")
     assert (stopped.step, stopped.signal) == (4, signal.SIGTERM), "both stop, though one was asked"
-    Trainer.learn = learn  # type: ignore[method-assign]
+    Trainer.train_step = train_step  # type: ignore[method-assign]
     assert together("stopped", resume=True).step == whole.step == 6
 
 
@@ -87,7 +87,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes have written."""
     folder: Path = tmp_path_factory.mktemp("distributed")
     make_images(folder / "pictures")
-    make_teacher_weights(folder / "teacher.safetensors")
+    save_teacher_weights(folder / "teacher.safetensors")
     torch.multiprocessing.spawn(_process, args=(folder, free_ports(3)), nprocs=2)
     return folder
 
@@ -107,7 +107,7 @@ def test_a_training_is_that_of_one_process(root: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
     for one, other in zip(*(read_rows(f / "summary.csv") for f in (tmp_path, root / "whole")), strict=True):
         # 15 pictures are no multiple of 2: the one that fills up is not counted.
-        assert one["eval_pictures"] == other["eval_pictures"] == 15
+        assert one["eval_images"] == other["eval_images"] == 15
         for name in ("train_loss", "train_operations", "eval_loss", "eval_top1", "eval_operations"):
             assert other[name] == pytest.approx(one[name], rel=1e-3), name
 

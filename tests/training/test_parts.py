@@ -27,14 +27,13 @@ from tests.helpers.tiny_images import (
     TRAIN,
     VAL,
     make_images,
-    make_teacher_weights,
     one_thread,
+    save_teacher_weights,
     tiny_settings,
 )
 from vit_interactions.cli.main import main
 from vit_interactions.figures.training import training_figure
 from vit_interactions.training.checkpoint import load_checkpoint, save_checkpoint
-from vit_interactions.training.classification import evaluate
 from vit_interactions.training.classifiers import create_classifier, load_classifier
 from vit_interactions.training.data.datasets import open_datasets, open_split
 from vit_interactions.training.data.loaders import (
@@ -45,10 +44,11 @@ from vit_interactions.training.data.loaders import (
 )
 from vit_interactions.training.data.sampling import SeededDataset, TrainingBatchSampler
 from vit_interactions.training.data.unreadable import TransformedImages
+from vit_interactions.training.evaluate import evaluate
 from vit_interactions.training.export import export_model
 from vit_interactions.training.factory import Renormalized, create_teacher, input_config
 from vit_interactions.training.interruption import interruption
-from vit_interactions.training.log import RunLog, Table, TensorBoard, WeightsAndBiases, read_rows
+from vit_interactions.training.log import CsvLog, RunLog, TensorBoard, WeightsAndBiases, read_rows
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.presets import PRESETS, apply_preset
 from vit_interactions.training.settings import MAY_CHANGE, TrainingSettings
@@ -73,7 +73,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher_weights(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+    return save_teacher_weights(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -129,7 +129,7 @@ def test_an_epoch_is_entered_at_any_step() -> None:
     batches.first_step = 4
     assert list(batches) == whole[8:]
     assert len(batches) == len(whole) - 8
-    with pytest.raises(ValueError, match=r"at most the number of training pictures, 7, but got 8"):
+    with pytest.raises(ValueError, match=r"at most the number of training images, 7, got 8"):
         TrainingBatchSampler(7, 4, parts=2)
 
 
@@ -174,9 +174,9 @@ def test_generators_go_on_as_if_nothing_had_been_drawn() -> None:
 
 def test_a_step_must_be_divisible(pictures: Path) -> None:
     assert batch_size_per_process(tiny_settings(pictures, batch_size=24, accumulate=3), world=2) == 4
-    with pytest.raises(ValueError, match=r"`batch_size` must be a multiple of 6, .* but got 8"):
+    with pytest.raises(ValueError, match=r"`batch_size` must be a multiple of 6, .* got 8"):
         batch_size_per_process(tiny_settings(pictures, accumulate=3), world=2)
-    with pytest.raises(ValueError, match="must give even batches for `mixup` and `cutmix`, but gives 3"):
+    with pytest.raises(ValueError, match="must give even batches for `mixup` and `cutmix`, got 3"):
         batch_size_per_process(tiny_settings(pictures, batch_size=6, accumulate=2, mixup=0.5), world=1)
 
 
@@ -236,7 +236,7 @@ def test_what_is_given_overrides_the_preset() -> None:
     # The same recipe for the plain ViT beside it.
     assert "window_targets" not in apply_preset("paper-imagenet", {"model": "vit_base_patch16_224.augreg_in21k"})
     assert apply_preset(None, {"lr": 0.5, "opt": None}) == {"lr": 0.5}
-    with pytest.raises(ValueError, match="`preset` must be one of paper-imagenet, paper-cub, but got 'paper'"):
+    with pytest.raises(ValueError, match="`preset` must be one of paper-imagenet, paper-cub, got 'paper'"):
         apply_preset("paper", {})
 
 
@@ -244,22 +244,28 @@ def test_what_is_given_overrides_the_preset() -> None:
     ("changes", "message"),
     [
         ({"model": ""}, "`model` must be given"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
-        ({"lr": 0.0}, "`lr` must be finite and > 0, but got 0.0"),
+        ({"batch_size": 0}, "`batch_size` must be >= 1, got 0"),
+        ({"lr": 0.0}, "`lr` must be finite and > 0, got 0.0"),
         ({"lr": math.nan}, "`lr` must be finite and > 0"),
         ({"momentum": 1.5}, r"`momentum` must lie in \[0, 1\], but got 1.5"),
         ({"sched": "cosinus"}, "`sched` must be one of 'cosine', 'linear', 'constant', but got 'cosinus'"),
         ({"window_fill": "inf"}, "`window_fill` must be one of 'zero', '-inf', but got 'inf'"),
-        ({"window_targets": "online"}, "`window_targets` online needs a `teacher`"),
-        ({"window_targets": "cached"}, "`window_targets` cached and `window_store` go together"),
-        ({"window_store": Path("s")}, "`window_targets` cached and `window_store` go together"),
+        ({"window_targets": "online"}, "`window_targets` online must come with a `teacher`"),
+        ({"window_targets": "cached"}, "`window_targets` cached and `window_store` must come together"),
+        ({"window_store": Path("s")}, "`window_targets` cached and `window_store` must come together"),
         (
             {"window_targets": "cached", "window_store": Path("s"), "mixup": 0.5},
-            "those of single pictures, but `mixup` and `cutmix` mix them",
+            "`window_targets` must be online or none with `mixup` or `cutmix`, got cached",
         ),
-        ({"teacher_checkpoint": Path("t")}, "`teacher_checkpoint` needs the name of its model as `teacher`"),
-        ({"pretrained": True, "initial_checkpoint": Path("s")}, "both name weights to start from"),
-        ({"steps": 5, "warmup_steps": 5}, "`warmup_steps` must be less than the 5 steps of all, but got 5"),
+        (
+            {"teacher_checkpoint": Path("t")},
+            "`teacher_checkpoint` must come with the name of its model as `teacher`",
+        ),
+        (
+            {"pretrained": True, "initial_checkpoint": Path("s")},
+            "Only one of `pretrained` and `initial_checkpoint` must be given",
+        ),
+        ({"steps": 5, "warmup_steps": 5}, "`warmup_steps` must be less than `steps`, 5, got 5"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
@@ -277,11 +283,11 @@ def test_models_and_windows_that_do_not_go_together(
     common = ["train", pictures, "--img-size", SIZE, "--batch-size", 8, "--workers", 0, "--out", tmp_path / "out"]
     teacher = ["--teacher", "test_vit", "--teacher-checkpoint", teacher_weights]
     online = ["--window-targets", "online"]
-    assert "AdaptiveWindowViT needs a `teacher`" in failure(capsys, *common, "--model", "test_awd_vit")
+    assert "`teacher` must be given for AdaptiveWindowViT" in failure(capsys, *common, "--model", "test_awd_vit")
     shown = failure(capsys, *common, "--model", "test_awd_vit", *teacher, *online)
     assert "`window_targets` must be none for AdaptiveWindowViT" in shown
     shown = failure(capsys, *common, "--model", "test_vit", *teacher, *online)
-    assert "`window_targets` must be none for VisionTransformer, which finds no windows" in shown
+    assert "`window_targets` must be none for VisionTransformer, which has no windows" in shown
     assert "`teacher` must be left out" in failure(capsys, *common, "--model", "test_winft", *teacher)
     shown = failure(capsys, *common, "--model", "test_vit", "--window-fill", "zero")
     assert "`model` test_vit does not take" in shown
@@ -305,7 +311,7 @@ def test_classes_are_numbered_as_in_training(tmp_path: Path) -> None:
     assert [sources.evaluation[index][1] for index in range(len(sources.evaluation))] == [1] * VAL + [2] * VAL
     (data / "val" / "class2").rename(data / "val" / "dogs")
     with pytest.raises(
-        ValueError, match=r"`data` must have classes of the part 'train' only, got dogs. Make the names agree"
+        ValueError, match=r"`data` must have classes of the split 'train' only, got dogs. Make the names agree"
     ):
         open_datasets(data)
 
@@ -314,17 +320,15 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"`data` must be a folder of images, got .*gone"):
         open_datasets(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"has no part 'train', .* must have one folder of images per class"):
+    with pytest.raises(ValueError, match=r"has no split 'train', .* must have one folder of images per class"):
         open_datasets(tmp_path / "empty")
     flat = make_images(tmp_path / "data") / "train"
-    with pytest.raises(ValueError, match="must have a folder train and a folder validation"):
+    with pytest.raises(ValueError, match="must have folders train and validation"):
         open_datasets(flat)
     assert open_datasets(flat, evaluation="").evaluation is None
-    with pytest.raises(ValueError, match="`num_classes` must be at least 3, but got 2"):
+    with pytest.raises(ValueError, match="`num_classes` must be >= 3, got 2"):
         open_datasets(flat, evaluation="", classes=2)
-    with pytest.raises(
-        ValueError, match=r"`dataset` must be empty or start with one of torch, .* but got 'folder/x'"
-    ):
+    with pytest.raises(ValueError, match=r"`dataset` must be empty or start with one of torch, .* got 'folder/x'"):
         open_datasets(flat, kind="folder/x")
 
 
@@ -332,11 +336,11 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> None:
     data = make_images(tmp_path / "data")
     for split in ("test", "trian"):
-        with pytest.raises(ValueError, match=rf"has no part '{split}'.* holds train.class0.0.png"):
+        with pytest.raises(ValueError, match=rf"has no split '{split}'.* (got|holds) train.class0.0.png"):
             open_split(data, split, kind=kind)
     assert len(open_split(data / "val", "validation", kind=kind)) == CLASSES * VAL
     shutil.rmtree(data / "val")
-    with pytest.raises(ValueError, match=r"has no part 'validation'.* holds train.class0.0.png"):
+    with pytest.raises(ValueError, match=r"has no split 'validation'.* (got|holds) train.class0.0.png"):
         open_datasets(data, kind=kind)
 
 
@@ -431,13 +435,13 @@ def test_evaluation_by_hand() -> None:
     logs = [-math.log(math.exp(9) / (math.exp(9) + 7))]
     total = sum(math.exp(v) for v in range(1, 9))
     logs += [-math.log(math.exp(4) / total), -math.log(math.exp(3) / total)]
-    assert (result.pictures, result.operations, result.pairs) == (3, None, None)
+    assert (result.images, result.operations, result.pairs) == (3, None, None)
     assert result.top1 == pytest.approx(100 / 3)
     assert result.top5 == pytest.approx(200 / 3)
     assert result.loss == pytest.approx(sum(logs) / 3)
     only = evaluate(Fixed(), [(images[:1], classes[:1]), (images[:0], classes[:0])])
-    assert (only.pictures, only.top1) == (1, 100.0)
-    with pytest.raises(ValueError, match="`batches` must hold images, but is empty"):
+    assert (only.images, only.top1) == (1, 100.0)
+    with pytest.raises(ValueError, match="`batches` must hold images, got none"):
         evaluate(Fixed(), [])
 
 
@@ -475,7 +479,7 @@ def test_a_model_of_other_classes_is_evaluated_by_a_class_map(
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     common = ["evaluate", pictures, "--model", "test_vit", "--checkpoint", tmp_path / "model.safetensors"]
     common += ["--img-size", SIZE, "--workers", 0]
-    assert "has 3 classes, but the model classifies into 5" in failure(capsys, *common)
+    assert "`data` must have the 5 classes of the model, got 3" in failure(capsys, *common)
     (tmp_path / "classes.txt").write_text("other\nclass2\nclass1\nanother\nclass0\n")
     assert "`class_map` must be a .txt file" in failure(capsys, *common, "--class-map", tmp_path / "classes.pkl")
     assert "must end in .json or .csv" in failure(capsys, *common, "--out", tmp_path / "table.txt")
@@ -517,7 +521,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         load_checkpoint(path)
     assert not (tmp_path / "harm").exists()
     save_checkpoint(path, {"weights": torch.ones(2)})
-    with pytest.raises(ValueError, match="is none"):
+    with pytest.raises(ValueError, match="got another file"):
         load_checkpoint(path)
     save_checkpoint(path, {"step": 3, "weights": torch.ones(2)})
     assert load_checkpoint(path)["step"] == 3
@@ -538,8 +542,8 @@ def test_logs_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     assert (tmp_path / "log.csv").read_text() == before
     assert read_rows(tmp_path / "summary.csv") == []
     assert read_rows(tmp_path / "gone.csv") == []
-    Table(tmp_path / "empty.csv").path.write_text("ste")
-    Table(tmp_path / "empty.csv").cut(3)
+    CsvLog(tmp_path / "empty.csv").path.write_text("ste")
+    CsvLog(tmp_path / "empty.csv").cut(3)
     assert not (tmp_path / "empty.csv").exists()
 
 
@@ -548,14 +552,14 @@ def test_means_are_those_of_all_batches() -> None:
     meter.add({"loss": torch.tensor(1.0), "operations": torch.tensor([1.0, 3.0])})
     meter.add({"loss": torch.tensor(4.0), "operations": torch.tensor([5.0, 5.0])})
     assert meter.take("row") == {"loss": 2.5, "operations": 3.5}
-    other.load_state(meter.state())
+    other.load_state_dict(meter.state_dict())
     for one in (meter, other):
         one.add({"loss": torch.tensor(1.0), "operations": torch.tensor([0.0, 0.0])})
         assert one.mean("row") == {"loss": 1.0, "operations": 0.0}
         assert one.mean("epoch") == {"loss": 2.0, "operations": pytest.approx(7 / 3)}
     meter.add({"loss": torch.tensor(math.inf), "operations": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"numbers must be finite, but got loss inf, operations 0.0"):
-        meter.state()
+    with pytest.raises(ValueError, match=r"numbers of a step must be finite, got loss inf, operations 0.0"):
+        meter.state_dict()
 
 
 def test_a_second_interrupt_ends_at_once() -> None:

@@ -26,11 +26,11 @@ from tests.helpers.tiny_images import (
     VAL,
     everything,
     make_images,
-    make_teacher_weights,
     one_thread,
+    save_teacher_weights,
     tiny_settings,
 )
-from tests.helpers.trained import same_run, stop_at, weights
+from tests.helpers.trained import NoteKeeper, same_run, stop_at, weights
 from vit_interactions.training.checkpoint import load_checkpoint
 from vit_interactions.training.data.build_store import build_window_store
 from vit_interactions.training.data.datasets import open_split
@@ -59,7 +59,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher_weights(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+    return save_teacher_weights(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +92,13 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
     script = (
         "import os, signal\n"
         "from vit_interactions.training.trainer import Trainer\n"
-        "learn = Trainer.learn\n"
+        "train_step = Trainer.train_step\n"
         "def killing(self, batches):\n"
         "    if self.step == 5:\n"
         "        step = self._optimizer.step\n"
         "        self._optimizer.step = lambda: (step(), os.kill(os.getpid(), signal.SIGKILL))\n"
-        "    learn(self, batches)\n"
-        "Trainer.learn = killing\n"
+        "    train_step(self, batches)\n"
+        "Trainer.train_step = killing\n"
         "from vit_interactions.cli.main import main\n"
         "main()\n"
     )
@@ -120,16 +120,16 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
 def test_what_was_lost_since_the_last_checkpoint_is_done_again(
     step: int, whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = Trainer.learn
+    train_step = Trainer.train_step
 
     def failing(self: Trainer, batches: Iterator[Any]) -> None:
-        learn(self, batches)
+        train_step(self, batches)
         if self.step == step:
             raise MemoryError
 
     settings = tiny_settings(pictures, **everything(teacher))
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "learn", failing)
+        patched.setattr(Trainer, "train_step", failing)
         with pytest.raises(MemoryError):
             train(settings, tmp_path)
     train(settings, tmp_path, resume=True)
@@ -155,7 +155,7 @@ def test_asked_to_stop_it_finishes_the_step_and_resumes_exactly(
 def test_asked_to_stop_while_it_evaluates(
     whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vit_interactions.training import classification as evaluation
+    from vit_interactions.training import evaluate as evaluation
 
     classify = evaluation.classify_and_count
 
@@ -182,7 +182,7 @@ def test_other_pictures_are_not_the_run_that_was_stopped(
         for picture in range(3):
             (other / "train" / f"class{number}" / f"{picture}.png").unlink()
     with pytest.raises(
-        ValueError, match="`data` must be the pictures of the run's start, 3 steps an epoch, but gives 2"
+        ValueError, match="`data` must be the images that the run started with, 3 steps per epoch, got 2"
     ):
         train(tiny_settings(other), tmp_path / "run", resume=True)
 
@@ -197,7 +197,9 @@ def test_another_teacher_is_not_the_run_that_was_stopped(
     other["norm.bias"] += 1.0
     save_file(other, tmp_path / "other.safetensors")
     settings = tiny_settings(pictures, **everything(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match="`resume` needs the windows of the run's start"):
+    with pytest.raises(
+        ValueError, match="`resume` must come with the teacher or window store that the run started with"
+    ):
         train(settings, tmp_path / "run", resume=True)
 
 
@@ -207,19 +209,19 @@ def test_evaluation_says_where_windows_are_not_those_of_the_training(
     awd = {"model": "test_awd_vit", "teacher": "test_vit", "teacher_checkpoint": teacher}
     train(tiny_settings(pictures, **awd, alpha=0.05, beta=0.0, epochs=1), tmp_path / "run")
     common = {**awd, "data": pictures, "model": f"local-dir:{tmp_path}/run/last", "workers": 0, "img_size": SIZE}
-    notes: list[str] = []
-    run_evaluation(EvaluationSettings(**common, alpha=0.05, beta=0.0), note=notes.append)
-    assert notes == []
-    run_evaluation(EvaluationSettings(**common, alpha=0.05), note=notes.append)
-    assert notes == [f"local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
+    reporter = NoteKeeper()
+    run_evaluation(EvaluationSettings(**common, alpha=0.05, beta=0.0), reporter=reporter)
+    assert reporter.notes == []
+    run_evaluation(EvaluationSettings(**common, alpha=0.05), reporter=reporter)
+    assert reporter.notes == [f"note: local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
 
 
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
         ({"auto_augment": "foo"}, "`auto_augment` must be a policy of timm"),
-        ({"img_size": 100}, "`img_size` must be a multiple of the model's patches of 16 x 16 pixels, but got 100"),
-        ({"smoothing": 1.0}, r"`smoothing` must lie in \[0, 1\), but got 1.0"),
+        ({"img_size": 100}, "`img_size` must be a multiple of the model's patches of 16 x 16 pixels, got 100"),
+        ({"smoothing": 1.0}, r"`smoothing` must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_what_timm_would_only_assert(wrong: dict[str, Any], expected: str, pictures: Path, tmp_path: Path) -> None:
@@ -270,11 +272,11 @@ def test_the_command_trains_stops_and_evaluates(
         stop_at(patched, 4)
         assert run(*command) == 128 + signal.SIGTERM
     shown = capsys.readouterr().err
-    assert "stopped by SIGTERM after step 4 of 5; the same command with --resume goes on" in shown
+    assert "stopped by SIGTERM after step 4 of 5; resume with --resume" in shown
     assert run(*command) == 2
-    assert "holds a run already; give --resume" in capsys.readouterr().err
+    assert "which holds a run. Resume it with --resume" in capsys.readouterr().err
     assert run(*command, "--lr", 0.1, "--resume") == 2
-    assert "`lr` is 0.1 instead of 0.05" in capsys.readouterr().err
+    assert "`lr` 0.1, not 0.05" in capsys.readouterr().err
     assert run(*command, "--resume") == 0
     shown = capsys.readouterr().err
     assert "resumed at step 4 of 5" in shown
@@ -294,7 +296,7 @@ def test_the_command_trains_stops_and_evaluates(
         (row,) = csv.DictReader(file)
     assert result["top5"] is last["eval_top5"] is None  # three classes have no five
     assert row["top5"] == ""
-    for name in ("pictures", "loss", "top1", "operations", "pairs", "unreadable"):
+    for name in ("images", "loss", "top1", "operations", "pairs", "unreadable"):
         assert result[name] == pytest.approx(last[f"eval_{name}"], rel=1e-6)
         assert float(row[name]) == pytest.approx(result[name], rel=1e-6)
     assert result["pairs"] == 256
@@ -317,7 +319,7 @@ def test_every_kind_of_model_learns(name: str, pictures: Path, teacher: Path, tm
         changes |= {"window_targets": "online"}
     evaluation = train(tiny_settings(pictures, **changes), tmp_path).evaluation
     assert evaluation is not None
-    assert evaluation.pictures == CLASSES * VAL
+    assert evaluation.images == CLASSES * VAL
     assert evaluation.top1 > 80
     assert evaluation.pairs == 256
     assert (evaluation.operations == 256) == (name == "test_vit")
@@ -348,9 +350,9 @@ def test_stored_windows_are_what_is_learned(pictures: Path, teacher: Path, tmp_p
     assert [mask.shape for mask in seen] == [torch.Size([8, 16, 16])] * 3
     assert all(mask.dtype == torch.bool and mask.diagonal(dim1=1, dim2=2).all() for mask in seen)
     assert len({mask.sum().item() for mask in seen}) > 1
-    with pytest.raises(ValueError, match=r"`alpha` and `beta` must be those of the store, 0.05 and 0.2"):
+    with pytest.raises(ValueError, match=r"`alpha` and `beta` must be those of the window store, 0.05 and 0.2"):
         train(tiny_settings(pictures, **{**plain, "alpha": 0.1}), tmp_path / "other")
-    with pytest.raises(ValueError, match=r"grid of 2 x 2 patches, but .* is of 4 x 4"):
+    with pytest.raises(ValueError, match=r"grid of 2 x 2 patches, got 4 x 4 in"):
         train(tiny_settings(pictures, **{**plain, "img_size": 32}), tmp_path / "other")
 
 
@@ -362,7 +364,7 @@ def test_weights_to_start_from(
     # The same classes: as it is, at another size of the input too.
     frozen = [*common, "--initial-checkpoint", start, "--lr", 1e-9, "--img-size", 32]
     assert run(*frozen, "--out", tmp_path / "same") == 0
-    assert "classifier" not in capsys.readouterr().err
+    assert "head" not in capsys.readouterr().err
     torch.testing.assert_close(weights(tmp_path / "same")["head.weight"], weights(whole)["head.weight"])
     assert weights(tmp_path / "same")["pos_embed"].shape == (1, 5, 64)
     # Other classes: the rest.
@@ -370,7 +372,7 @@ def test_weights_to_start_from(
     save_file(other.state_dict(), tmp_path / "seven.safetensors")
     frozen = [*common, "--initial-checkpoint", tmp_path / "seven.safetensors", "--lr", 1e-9, "--img-size", SIZE]
     assert run(*frozen, "--out", tmp_path / "seven") == 0
-    assert "classify into 7 classes, the data has 3: the classifier starts anew" in capsys.readouterr().err
+    assert "have 7 classes, the data 3: the head is initialized anew" in capsys.readouterr().err
     found = weights(tmp_path / "seven")
     assert found["head.weight"].shape == (3, 64)
     for name, value in other.state_dict().items():
@@ -384,7 +386,7 @@ def test_weights_to_start_from(
 
 
 def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"numbers must be finite, but got loss nan.* try a lower `lr`"):
+    with pytest.raises(ValueError, match=r"numbers of a step must be finite, got loss nan.* Try a lower `lr`"):
         train(tiny_settings(pictures, lr=1e30, checkpoint_every=1, log_every=1), tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state["step"] >= 1
@@ -409,7 +411,7 @@ def test_the_course_of_the_learning_rate(pictures: Path) -> None:
         assert cosine[step] == pytest.approx(0.01 + 0.09 * (1 + math.cos(math.pi * share)) / 2)
     assert rates(sched="linear")[25] == pytest.approx(0.075)
     assert rates(sched="constant") == [0.1] * 100
-    with pytest.raises(ValueError, match="`warmup_steps` must be less than the 100 steps, but got 100"):
+    with pytest.raises(ValueError, match="`warmup_steps` must be less than the total of 100 steps, got 100"):
         rates(warmup_steps=100)
 
 
@@ -436,12 +438,12 @@ def test_a_stream_resumes_in_the_middle(pictures: Path, tmp_path: Path, monkeypa
                 with Image.open(path) as image:
                     yield image.convert("RGB"), index // TRAIN
 
-    from vit_interactions.training.data import sources
+    from vit_interactions.training.data import datasets
 
     def opened(data: Path, split: str, **options: Any) -> Any:
         return IterableImageDataset("", reader=Stream()) if split == "train" else open_split(data, split)
 
-    monkeypatch.setattr(sources, "open_split", opened)
+    monkeypatch.setattr(datasets, "open_split", opened)
     settings = tiny_settings(pictures, auto_augment="rand-m9-mstd0.5")
     train(settings, tmp_path / "whole")
     with monkeypatch.context() as patched:

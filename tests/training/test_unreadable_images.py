@@ -18,17 +18,16 @@ from torch import nn
 
 from tests.helpers.command_line import run
 from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, one_thread, tiny_settings
-from tests.helpers.trained import free_ports, same_run, stop_at
-from vit_interactions.training.classification import Evaluation, evaluate
+from tests.helpers.trained import NoteKeeper, free_ports, same_run, stop_at
 from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
 from vit_interactions.training.data.sampling import TrainingBatchSampler
 from vit_interactions.training.data.unreadable import TransformedImages
-from vit_interactions.training.evaluate import run_evaluation
+from vit_interactions.training.evaluate import Evaluation, evaluate, run_evaluation
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.train import describe, train
+from vit_interactions.training.train import train
 from vit_interactions.training.trainer import _mix
 from vit_interactions.utilities.processes import Process
 
@@ -44,19 +43,6 @@ NAMES = [f"{name}/{number}.png" for name, numbers in BROKEN.items() for number i
 def _one_thread() -> Iterator[None]:
     with one_thread():
         yield
-
-
-class Told:
-    """A report that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, step: int, total: int, text: str) -> None:
-        pass
 
 
 def spoil(data: Path, names: list[str]) -> None:
@@ -95,7 +81,7 @@ def evaluated(root: Path, name: str, **changes: Any) -> Evaluation | None:
 
 
 def same_numbers(one: Evaluation, other: Evaluation) -> bool:
-    names = ("pictures", "top1", "top5", "operations", "pairs")
+    names = ("images", "top1", "top5", "operations", "pairs")
     alike = all(getattr(one, name) == getattr(other, name) for name in names)
     return alike and one.loss == pytest.approx(other.loss, rel=1e-6)
 
@@ -108,14 +94,14 @@ def test_numbers_are_those_of_the_readable_images(workers: int, root: Path) -> N
     result, rest = evaluated(root, "data", workers=workers), evaluated(root, "rest", workers=workers)
     assert result is not None
     assert rest is not None
-    assert rest.pictures == CLASSES * VAL - len(NAMES) == 7
+    assert rest.images == CLASSES * VAL - len(NAMES) == 7
     assert same_numbers(result, rest)
     assert list(result.unreadable) == NAMES
     assert "class0/1.png` is not an image that can be read" in result.unreadable["class0/1.png"]
     assert "is EPS/PostScript" in result.unreadable["class0/2.png"]
     assert rest.unreadable == {}
     assert result.as_row()["unreadable"] == 8
-    assert describe(result).endswith(f", 7 images, 8 could not be read: {', '.join(NAMES)}")
+    assert str(result).endswith(f", 7 images, 8 could not be read: {', '.join(NAMES)}")
 
 
 def test_the_command_says_so_and_ends_with_1(
@@ -128,7 +114,7 @@ def test_the_command_says_so_and_ends_with_1(
     assert f"7 images (8 could not be read: {', '.join(NAMES)})" in shown.err
     assert "Traceback" not in shown.err
     written = json.loads((tmp_path / "result.json").read_text())
-    assert (written["pictures"], written["unreadable"], written["top5"]) == (7, 8, None)
+    assert (written["images"], written["unreadable"], written["top5"]) == (7, 8, None)
     assert list(written["unreadable_images"]) == NAMES
     assert run("evaluate", root / "rest", *common, "--out", tmp_path / "rest.json") == 0
     rest = json.loads((tmp_path / "rest.json").read_text())
@@ -156,7 +142,7 @@ def test_weights_that_are_not_finite_are_an_error(
     command += ["--img-size", SIZE, "--workers", 0, "--class-map", root / "classes.txt"]
     assert run(*command, "--out", tmp_path / "out.json") == 2
     shown = " ".join(capsys.readouterr().err.split())
-    assert "`model` must give finite outputs, but for 7 of 7 images they are NaN or infinite" in shown
+    assert "`model` must give finite outputs, got NaN or infinite ones for 7 of 7 images" in shown
     assert not (tmp_path / "out.json").exists()
 
 
@@ -176,13 +162,13 @@ def test_top_5_needs_five_classes(classes: int, top5: float | None) -> None:
     images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
     result = evaluate(Fixed(classes), [(images, torch.tensor([0, classes - 1]))])
     assert (result.top1, result.top5) == (50.0, top5)
-    assert ("top-5" in describe(result)) == (top5 is not None)
+    assert ("top-5" in str(result)) == (top5 is not None)
 
 
 @pytest.mark.parametrize("number", [-1, 4])
 def test_class_numbers_of_another_model_are_an_error(number: int) -> None:
     images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
-    with pytest.raises(ValueError, match="but 1 of 2 images have class numbers that it does not have"):
+    with pytest.raises(ValueError, match="got class numbers that it does not have for 1 of 2 images"):
         evaluate(Fixed(4), [(images, torch.tensor([0, number]))])
 
 
@@ -275,12 +261,12 @@ def test_resumed_it_is_the_same_run_and_says_the_same(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_settings(training_data(tmp_path), mixup=0.2, accumulate=2)
-    whole, first, second = Told(), Told(), Told()
-    train(settings, tmp_path / "whole", report=whole)
+    whole, first, second = NoteKeeper(), NoteKeeper(), NoteKeeper()
+    train(settings, tmp_path / "whole", reporter=whole)
     with monkeypatch.context() as patched:
         stop_at(patched, step)
-        train(settings, tmp_path / "stopped", report=first)
-    assert train(settings, tmp_path / "stopped", resume=True, report=second).step == 6
+        train(settings, tmp_path / "stopped", reporter=first)
+    assert train(settings, tmp_path / "stopped", resume=True, reporter=second).step == 6
     assert same_run(tmp_path / "whole", tmp_path / "stopped")
     said = [[text for text in told.notes if "could not be read" in text] for told in (whole, first, second)]
     assert said[0] == said[1] + said[2]
@@ -292,9 +278,7 @@ def test_resumed_it_is_the_same_run_and_says_the_same(
 def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:
     data = make_images(tmp_path / "data")
     spoil(data / "train", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(TRAIN)])
-    with pytest.raises(
-        ValueError, match=r"must have training images that can be read, but in epoch 0 .* none could"
-    ):
+    with pytest.raises(ValueError, match=r"must have training images that can be read, got none in epoch 0: "):
         train(tiny_settings(data, model="test_vit"), tmp_path / "run")
 
 
@@ -335,8 +319,8 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
     meet()
     result = evaluated(root, "data")
     meet()
-    told = Told()
-    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), root / "two", report=told)
+    told = NoteKeeper()
+    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), root / "two", reporter=told)
     if rank == 0:
         assert result is not None
         numbers = {name: value for name, value in result.as_row().items() if name != "throughput"}
@@ -350,11 +334,11 @@ def test_two_processes_count_and_learn_what_one_does(root: Path, tmp_path: Path)
     together = json.loads((root / "two.json").read_text())
     alone = evaluated(root, "rest")
     assert alone is not None
-    for name in ("pictures", "loss", "top1", "operations", "pairs"):
+    for name in ("images", "loss", "top1", "operations", "pairs"):
         assert together["evaluation"][name] == pytest.approx(getattr(alone, name), rel=1e-6), name
     assert list(together["unreadable"]) == NAMES
-    told = Told()
-    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), tmp_path / "one", report=told)
+    told = NoteKeeper()
+    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), tmp_path / "one", reporter=told)
     one, two = (load_file(folder / "last" / "model.safetensors") for folder in (tmp_path / "one", root / "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)

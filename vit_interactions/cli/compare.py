@@ -24,7 +24,7 @@ from vit_interactions.utilities.checks import check_device
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.console import output as stdout
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.processes import joined
+from vit_interactions.utilities.processes import process_group
 from vit_interactions.utilities.text import printable
 
 # pandas takes a second to load.
@@ -109,7 +109,7 @@ def compare_command(
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
     check_device("--device", device)
-    with ExitStack() as held, joined(device) as process:
+    with ExitStack() as held, process_group(device) as process:
         held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
         place = str(process.device)
         comparison = compare(

@@ -93,9 +93,9 @@ def compare(
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
     from vit_interactions.utilities.locks import locked
-    from vit_interactions.utilities.processes import joined
+    from vit_interactions.utilities.processes import process_group
 
-    with ExitStack() as held, joined(device) as process:
+    with ExitStack() as held, process_group(device) as process:
         plan = make_plan(
             photographs,
             model,

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from vit_interactions.utilities.processes import synchronize
+
 Result = TypeVar("Result")
 
 MEGABYTE = 1e6
@@ -49,23 +51,15 @@ def measured(call: Callable[[], Result], device: torch.device) -> Measured[Resul
     before = _start(device)
     started = time.perf_counter()
     result = call()
-    _wait_for(device)
+    synchronize(device)
     seconds = time.perf_counter() - started
     peak = _peak(device)
     return Measured(result, seconds, None if before is None or peak is None else max(0, peak - before))
 
 
-def _wait_for(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def _start(device: torch.device) -> int | None:
     """Let the peak begin anew, and return the bytes that are held; None where the system does not tell."""
-    _wait_for(device)
+    synchronize(device)
     if device.type == "mps":
         return None
     if device.type == "cuda":

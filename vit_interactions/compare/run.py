@@ -43,7 +43,7 @@ from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.locks import LOCK
-from vit_interactions.utilities.processes import Process, share
+from vit_interactions.utilities.processes import Process, broadcast
 from vit_interactions.utilities.seeds import seed_of
 from vit_interactions.utilities.text import printable
 from vit_interactions.utilities.versions import versions
@@ -76,7 +76,7 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         for part in (folder, folder / PICTURES, *(folder / UNITS).glob("*")):
             remove_partials(part)
         write_json(folder / MANIFEST, content)
-    share(None)  # nobody writes before the folder has been checked
+    broadcast(None)  # nobody writes before the folder has been checked
     size = plan.batch_size
     # Batches are made before they are shared out: the same ones for any number of processes.
     batches = [plan.pictures[start : start + size] for start in range(0, len(plan.pictures), size)]

@@ -1,4 +1,4 @@
-"""The model that training starts from."""
+"""Create timm classifiers by name: to train from initial weights, or trained already."""
 
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -27,43 +27,46 @@ def create_classifier(
     checkpoint: Path | None = None,
     **options: Any,
 ) -> tuple[nn.Module, list[str]]:
-    """Create a classifier of timm to train.
+    """Create a classifier to train.
 
     Args:
-        name: of timm, or registered with it: vit_*, winft_*, awd_vit_*, ...
-        classes: how many there are.
-        pretrained: start from the weights that timm knows for the name.
-        checkpoint: start from these weights; of any input size, and with any number of classes.
-        **options: of the model; those that are None are left out.
+        name: a timm model, or one registered with timm: vit_*, winft_*, awd_vit_*, ...
+        classes: number of classes.
+        pretrained: start from timm's pretrained weights.
+        checkpoint: start from these weights, of any input size and number of classes.
+        **options: of the model; None values are left out.
 
     Returns:
-        The model, and notes for the user: what does not start from the weights.
+        The model, and notes for the user on what is initialized anew.
 
     Raises:
-        ValueError: an unknown name, an option that the model does not take, or a checkpoint that is not this model's.
-        OSError: the weights could not be had.
+        ValueError: an unknown name, an option that the model does not take, or a checkpoint of another model.
+        OSError: weights that could not be downloaded or read.
     """
     check_model_name(name)
     if pretrained:
-        return pretrained_model(name, num_classes=classes, **options), _head_note(name, classes)
+        known = timm.get_pretrained_cfg(name)
+        before = classes if known is None else known.num_classes
+        notes = [] if before == classes else [_new_head_note(before, classes)]
+        return pretrained_model(name, num_classes=classes, **options), notes
     model = new_model(name, num_classes=classes, **options)
     return model, [] if checkpoint is None else load_initial_weights(model, name, checkpoint)
 
 
 def load_classifier(name: str, checkpoint: Path | None = None, **options: Any) -> nn.Module:
-    """Create a model that is trained already: a teacher, or one to evaluate.
+    """Load a trained classifier: a teacher, or a model to evaluate.
 
     Args:
-        name: of timm, or registered with it; also "local-dir:" and the folder of a model.
-        checkpoint: its weights, for any input size; None: those that timm knows for the name.
-        **options: of the model; those that are None are left out.
+        name: a timm model, or one registered with timm; or "local-dir:" and the folder of a model.
+        checkpoint: its weights, of any input size; None for timm's pretrained weights.
+        **options: of the model; None values are left out.
 
     Returns:
-        The model, in evaluation mode.
+        The model in evaluation mode.
 
     Raises:
-        ValueError: an unknown name, or a checkpoint that is not this model's.
-        OSError: the weights could not be had.
+        ValueError: an unknown name, or a checkpoint of another model.
+        OSError: weights that could not be downloaded or read.
     """
     check_model_name(name)
     if checkpoint is None:
@@ -79,15 +82,15 @@ def load_classifier(name: str, checkpoint: Path | None = None, **options: Any) -
 
 
 def load_initial_weights(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
-    """Load weights to start from; a classifier for another number of classes starts anew.
+    """Load weights to start from; a head for another number of classes is initialized anew.
 
     Args:
         model: gets the weights; a position embedding of another size is resized to its grid, as timm does.
-        name: its, for errors.
+        name: of the model, for errors.
         checkpoint: a safetensors file, or a pickle of weights only.
 
     Returns:
-        Notes: what does not start from the weights.
+        Notes for the user on what is initialized anew.
 
     Raises:
         ValueError: a checkpoint that differs in more than the number of classes.
@@ -97,22 +100,23 @@ def load_initial_weights(model: nn.Module, name: str, checkpoint: Path) -> list[
     weights, _ = strip_prefix(read_checkpoint(checkpoint), wanted)
     if isinstance(model, VisionTransformer):
         weights = checkpoint_filter_fn(weights, model)
-    head = {key for key in {*wanted, *weights} if key.rpartition(".")[0] in _classifiers(model)}
+    classifier: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
+    heads = classifier if isinstance(classifier, tuple | list) else (classifier,)
+    head = {key for key in {*wanted, *weights} if key.rpartition(".")[0] in heads}
     notes = []
-    if _starts_anew(wanted, weights, head & wanted.keys()):
+    if _is_other_head(wanted, weights, head & wanted.keys()):
         before = next((weights[key].shape[0] for key in sorted(head) if key in weights), 0)
-        notes = [_note(before, model.num_classes)]  # type: ignore[arg-type]
-        weights = {k: v for k, v in weights.items() if k not in head} | {
-            key: wanted[key] for key in head if key in wanted
-        }
+        notes = [_new_head_note(before, model.num_classes)]  # type: ignore[arg-type]
+        weights = {key: value for key, value in weights.items() if key not in head}
+        weights |= {key: wanted[key] for key in head if key in wanted}
     load_weights(model, name, weights, checkpoint)
     return notes
 
 
-def _starts_anew(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], head: Set[str]) -> bool:
-    """Tell whether a classifier is missing, in part or whole, or is right but for the number of classes.
+def _is_other_head(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], head: Set[str]) -> bool:
+    """Return True if the head is missing, partly or wholly, or differs only in the number of classes.
 
-    One that is wrong in any other way is left to `load_weights`, which refuses it.
+    `load_weights` raises an error for any other difference.
     """
     given = {key: tuple(weights[key].shape) for key in head if key in weights}
     own = {key: tuple(wanted[key].shape) for key in head}
@@ -121,19 +125,7 @@ def _starts_anew(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], he
     return all(len(own[key]) == len(shape) and own[key][1:] == shape[1:] for key, shape in given.items())
 
 
-def _classifiers(model: nn.Module) -> tuple[str, ...]:
-    names: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
-    return tuple(names) if isinstance(names, tuple | list) else (names,)
-
-
-def _head_note(name: str, classes: int) -> list[str]:
-    known = timm.get_pretrained_cfg(name)
-    return [] if known is None or known.num_classes == classes else [_note(known.num_classes, classes)]
-
-
-def _note(before: int, now: int) -> str:
+def _new_head_note(before: int, now: int) -> str:
     if before == now:
-        return "the weights to start from lack a whole classifier: the classifier starts anew"
-    return (
-        f"the weights to start from classify into {before} classes, the data has {now}: the classifier starts anew"
-    )
+        return "the initial weights lack part of the head, which is initialized anew"
+    return f"the initial weights have {before} classes, the data {now}: the head is initialized anew"

@@ -36,7 +36,7 @@ def test_maps_that_are_read(content: bytes, tmp_path: Path) -> None:
         (b"\nant\nbee\ncat\n", "got an empty line 1"),
         (b"\xef\xbb\xbf\nant\nbee\ncat\n", "got an empty line 1"),
         (b"", "got an empty line 1"),
-        (b"ant\nbee\nbee\ncat\n", "must name each class once, got 'bee' in lines 2 and 3"),
+        (b"ant\nbee\nbee\ncat\n", "must name each class once, got 'bee' as entries 2 and 3"),
         (b"ant\nbee\n", "a line for each of the model's 3 classes, got 2 lines in"),
         (b"ant\nbee\ncat\ndog\neel\n", "a line for each of the model's 3 classes, got 5 lines in"),
         ("ant\nbée\ncat\n".encode("latin-1"), "text in UTF-8, got another encoding in line 2 of .*map.txt"),
@@ -62,15 +62,15 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_accents_match_however_they_are_encoded() -> None:
     composed = "caf\u00e9"
     decomposed = unicodedata.normalize("NFD", composed)
-    assert ClassNames(("tea", composed), "x").numbers([decomposed]) == {decomposed: 1}
-    assert ClassNames((decomposed, "tea"), "x").numbers([composed]) == {composed: 0}
+    assert ClassNames(("tea", composed), "x").class_to_idx([decomposed]) == {decomposed: 1}
+    assert ClassNames((decomposed, "tea"), "x").class_to_idx([composed]) == {composed: 0}
 
 
 def test_names_of_a_config() -> None:
-    assert names_of_config(["a", "b"], 2).numbers(["b"]) == {"b": 1}
+    assert names_of_config(["a", "b"], 2).class_to_idx(["b"]) == {"b": 1}
     with pytest.raises(ValueError, match="must name each of the model's 3 classes, got 2 names"):
         names_of_config(["a", "b"], 3)
-    with pytest.raises(ValueError, match="must name each class once, got 'a' as classes 0 and 1"):
+    with pytest.raises(ValueError, match="must name each class once, got 'a' as entries 1 and 2"):
         names_of_config(["a", "a"], 2)
     for names in ("ab", {"a": 0, "b": 1}, [1, 2]):
         with pytest.raises(ValueError, match="must be a list of names, got "):

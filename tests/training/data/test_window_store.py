@@ -122,11 +122,9 @@ def test_a_record_is_4_bytes_and_a_bit_a_patch(dataset: Any, teacher: WindowTeac
     assert manifest.record_bytes == 4 * 100 + 13
     shards = sorted(tmp_path.glob("shard-*.bin"))
     assert [path.stat().st_size - 32 for path in shards] == [8 * 413, 8 * 413, 8 * 413, 2 * 413]
-    imagenet = Manifest(
-        "", "", 0.1, 0.2, (14, 14), (224, 224), (), (), "", pictures=1_281_167, names="", shard=1024
-    )
+    imagenet = Manifest("", "", 0.1, 0.2, (14, 14), (224, 224), (), (), "", images=1_281_167, names="", shard=1024)
     assert imagenet.record_bytes == 809
-    assert 1.03e9 < imagenet.record_bytes * imagenet.pictures < 1.04e9
+    assert 1.03e9 < imagenet.record_bytes * imagenet.images < 1.04e9
 
 
 def test_packing_keeps_all_bounds_and_bits() -> None:
@@ -149,9 +147,9 @@ def test_a_broken_picture_is_reported_and_has_no_windows(
     assert report.failed[BROKEN].startswith("dog/013.png: ")
     store = WindowStore(tmp_path)
     assert [i for i in range(PICTURES) if not store.is_readable(i)] == [BROKEN]
-    with pytest.raises(ValueError, match=r"picture 13 \(dog/013.png\) has no windows: it could not be read"):
+    with pytest.raises(ValueError, match=r"Image 13 \(dog/013.png\) has no windows: it could not be read"):
         store[BROKEN]
-    with pytest.raises(ValueError, match="picture 13"):
+    with pytest.raises(ValueError, match="Image 13"):
         store.lookup([1, BROKEN])
 
 
@@ -290,47 +288,49 @@ def test_a_store_of_something_else_is_refused(
 ) -> None:
     store = tmp_path / "store"
     build(dataset, teacher, store)
-    with pytest.raises(ValueError, match="has windows already: go on with `resume`, or choose another folder"):
+    with pytest.raises(ValueError, match=r"which has windows. Add `resume`, or choose another folder"):
         build(dataset, teacher, store)
-    with pytest.raises(ValueError, match=r"store of other windows: alpha is 0\.05 there and 0\.1 here\."):
+    with pytest.raises(
+        ValueError, match=r"store of the same windows, got .*: alpha is 0\.05 there and 0\.1 here\."
+    ):
         build(dataset, WindowTeacher(teacher.model, 0.1, 0.2), store, resume=True)
     with pytest.raises(ValueError, match=r"beta is 0\.2 there and 0\.0 here\."):
         build(dataset, WindowTeacher(teacher.model, 0.05, 0.0), store, resume=True)
     other = WindowTeacher(timm.create_model("test_vit"), 0.05, 0.2)
-    with pytest.raises(ValueError, match=r"other windows: teacher is [0-9a-f]{64} there"):
+    with pytest.raises(ValueError, match=r"same windows, got .*: teacher is [0-9a-f]{64} there"):
         build(dataset, other, store, resume=True)
     fewer = create_dataset("", root=str(folder / "train" / "dog"), split="train")
-    with pytest.raises(ValueError, match="pictures is 26 there and 16 here; names is"):
+    with pytest.raises(ValueError, match="images is 26 there and 16 here; names is"):
         build(fewer, teacher, store, resume=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"must be a new folder or a window store, but .* holds a\.txt"):
+    with pytest.raises(ValueError, match=r"must be a new folder or a window store, got .* which holds a\.txt"):
         build(dataset, teacher, tmp_path / "letters", resume=True)
-    with pytest.raises(ValueError, match=r"`rank` must lie in \[0, 1\], for `world` 2, but got 2"):
+    with pytest.raises(ValueError, match=r"`rank` must be in \[0, 1\] for `world` 2, got 2"):
         build(dataset, teacher, tmp_path / "new", rank=2, world=2)
-    with pytest.raises(ValueError, match="`dataset` must hold pictures, but is empty"):
+    with pytest.raises(ValueError, match="`dataset` must hold images, got none"):
         build(FakeData(size=0), teacher, tmp_path / "new")
-    with pytest.raises(ValueError, match="`dataset` must come without a transform of its own"):
+    with pytest.raises(ValueError, match="`dataset` must come without its own transform"):
         build(FakeData(size=2, transform=lambda image: image), teacher, tmp_path / "new")
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1, but got 0"):
+    with pytest.raises(ValueError, match="`batch_size` must be >= 1, got 0"):
         build(dataset, teacher, tmp_path / "new", batch_size=0)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_store_that_cannot_be_read_is_refused(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"made by `vit-interactions windows`, but .* is missing"):
+    with pytest.raises(FileNotFoundError, match=r"built by `vit-interactions windows`, got no "):
         WindowStore(tmp_path)
     build(dataset, teacher, tmp_path)
     manifest = tmp_path / "manifest.json"
     content = json.loads(manifest.read_text())
     for wrong in ({**content, "format": 1}, {"format": "2"}, {}):
         manifest.write_text(json.dumps(wrong))
-        with pytest.raises(DamagedFileError, match="must be a window store of format 2, got format"):
+        with pytest.raises(DamagedFileError, match="must be a window store of format 3, got format"):
             WindowStore(tmp_path)
     manifest.write_text(json.dumps(content))
     store = WindowStore(tmp_path)
     for index in (-1, PICTURES):
-        with pytest.raises(IndexError, match=rf"`index` must lie in \[0, 25\], but got {index}"):
+        with pytest.raises(IndexError, match=rf"`index` must be in \[0, 25\], got {index}"):
             store[index]
 
 
@@ -341,11 +341,9 @@ def test_a_store_knows_its_pictures(dataset: Any, teacher: WindowTeacher, folder
     assert names[0] == "cat/000.png"
     store.check_names(names)
     assert image_names(ImageFolder(folder / "train")) == names
-    with pytest.raises(ValueError, match="is of 26 pictures, but the dataset has 25"):
+    with pytest.raises(ValueError, match=r"got 26 in .* and 25 in the dataset"):
         store.check_names(names[:-1])
-    with pytest.raises(
-        ValueError, match=r"number 3, 'cat/003\.png' in the store and 'cat/other\.png' in the dataset"
-    ):
+    with pytest.raises(ValueError, match=r"image 3 is 'cat/003\.png' in .* and 'cat/other\.png' in the dataset"):
         store.check_names([*names[:3], "cat/other.png", *names[4:]])
 
 
@@ -365,7 +363,9 @@ def test_worker_processes_map_the_files_anew(dataset: Any, teacher: WindowTeache
 def test_grids_up_to_255_a_side_fit_into_bytes(tmp_path: Path, teacher: WindowTeacher, dataset: Any) -> None:
     shape = {"patch_size": 1, "embed_dim": 8, "depth": 1, "num_heads": 1, "num_classes": 0}
     wide = timm.create_model("vit_tiny_patch16_224", img_size=(1, 256), **shape)
-    with pytest.raises(ValueError, match="at most 255 patches a side, whose bounds are bytes, but got 1 x 256"):
+    with pytest.raises(
+        ValueError, match="at most 255 patches per side, because bounds are stored as bytes, got 1 x 256"
+    ):
         build(dataset, WindowTeacher(wide), tmp_path)
     fits = timm.create_model("vit_tiny_patch16_224", img_size=(1, 255), **shape)
     build(FakeData(size=2, image_size=(3, 9, 9)), WindowTeacher(fits, 1.0), tmp_path)
@@ -378,7 +378,7 @@ def test_datasets_without_files_are_numbered(teacher: WindowTeacher, tmp_path: P
     build(fake, teacher, tmp_path)
     store = WindowStore(tmp_path)
     assert store.names == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="must be indexed by picture, but IterableImageDataset is a stream"):
+    with pytest.raises(ValueError, match="must be indexed by image, got the stream IterableImageDataset"):
         image_names(timm.data.IterableImageDataset.__new__(timm.data.IterableImageDataset))
 
 
@@ -387,8 +387,8 @@ def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: p
     command = ["windows", *options, "--batch-size", "3", "--workers", "0", "--out"]
     result = CliRunner().invoke(app, [*command, str(tmp_path / "one")])
     assert result.exit_code == 1, "an image is missing"
-    assert "windows of 25 of 26 images, 413 bytes each" in result.output
-    assert "left out: dog/013.png: " in result.output
+    assert "Wrote the windows of 25 of 26 images" in result.output
+    assert "skipped: dog/013.png: " in result.output
     assert WindowStore(tmp_path / "one").manifest.alpha == 0.05
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, code in ("0", 0), ("1", 1):  # the last process to finish speaks for all
@@ -412,8 +412,11 @@ def test_the_command_says_what_it_made_again_and_what_is_left_out(
     shard.write_bytes(shard.read_bytes()[::-1])
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1
-    assert f"made again: shard-000002.bin in {tmp_path / 'store'} was damaged" in again.output
-    assert "left out: dog/013.png: could not be read in an earlier run. Remove shard-000001.bin" in again.output
+    assert f"rebuilt: shard-000002.bin in {tmp_path / 'store'} was damaged" in again.output
+    assert (
+        "skipped: dog/013.png: could not be read in an earlier run. To try again, remove shard-000001.bin"
+        in again.output
+    )
     assert contents(tmp_path / "store") == before
     (tmp_path / "data").mkdir()
     shutil.copytree(folder / "train" / "cat", tmp_path / "data" / "train" / "cat")

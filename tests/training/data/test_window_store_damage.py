@@ -100,7 +100,7 @@ def test_a_damaged_shard_is_named_and_made_again(
         WindowStore(store)
     assert str(found.value) == (
         f"{path} is damaged, or does not belong to its manifest.json: its length or checksum differs. "
-        "Rebuild it by `vit-interactions windows --resume`."
+        "Rebuild it with `vit-interactions windows --resume`."
     )
     report = build(dataset, teacher, store, resume=True)
     assert report.damaged == [path.name]
@@ -114,7 +114,7 @@ def test_a_damaged_list_of_names_is_named_and_made_again(
     before = contents(store)
     path = store / "names.txt.gz"
     path.write_bytes(path.read_bytes()[:-9] if content is None else content)
-    with pytest.raises(DamagedFileError, match=r"names\.txt\.gz is missing or damaged\. Rebuild it by"):
+    with pytest.raises(DamagedFileError, match=r"names\.txt\.gz is missing or damaged\. Rebuild it with"):
         _ = WindowStore(store).names
     assert build(dataset, teacher, store, resume=True).damaged == ["names.txt.gz"]
     assert contents(store) == before
@@ -141,7 +141,7 @@ def test_a_folder_in_the_place_of_a_shard_is_named_and_kept(
         ("grid", [10, 256], "`grid` must be two whole numbers in [1, 255], got [10, 256]"),
         ("image_size", [160, "x"], "`image_size` must be two whole numbers >= 1"),
         ("mean", ["x"], "`mean` must be a list of numbers, got ['x']"),
-        ("pictures", -1, "`pictures` must be >= 1, got -1"),
+        ("images", -1, "`images` must be >= 1, got -1"),
         ("shard", 0, "`shard` must be >= 1, got 0"),
         ("teacher", ..., "has no `teacher`"),
         ("more", 1, "has an unknown key `more`"),
@@ -159,13 +159,13 @@ def test_an_edited_manifest_is_named_with_its_key(
         WindowStore(tmp_path)
     assert str(found.value).startswith(str(path))
     assert words in str(found.value)
-    assert str(found.value).endswith("Restore the file, or make the store again in another folder.")
+    assert str(found.value).endswith("Restore the file, or build the store again in another folder.")
 
 
 def test_an_edited_manifest_does_not_fit_its_shards(store: Path) -> None:
     path = store / "manifest.json"
     whole = path.read_text()
-    for before, after in (('"alpha": 0.05', '"alpha": 0.06'), ('"pictures": 26', '"pictures": 25')):
+    for before, after in (('"alpha": 0.05', '"alpha": 0.06'), ('"images": 26', '"images": 25')):
         path.write_text(whole.replace(before, after))
         with pytest.raises(DamagedFileError, match=r"does not belong to its manifest\.json"):
             WindowStore(store)
@@ -176,5 +176,5 @@ def test_a_teacher_that_computes_otherwise_with_its_weights_is_another(
 ) -> None:
     attention: Any = teacher.model.blocks[0].attn  # type: ignore[index]
     attention.num_heads, attention.head_dim = attention.num_heads * 2, attention.head_dim // 2
-    with pytest.raises(ValueError, match="store of other windows: architecture is"):
+    with pytest.raises(ValueError, match=r"store of the same windows, got .*: architecture is"):
         build(dataset, teacher, store, resume=True)

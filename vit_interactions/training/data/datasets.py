@@ -1,6 +1,5 @@
-"""The pictures to train on and to evaluate on, from any source that timm reads."""
+"""Open the splits of a dataset of any kind that timm reads."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,19 @@ from vit_interactions.training.data.class_names import ClassNames
 from vit_interactions.training.data.folders import ImageFolder, split_folder
 from vit_interactions.training.data.images import image_names
 
-# What may stand before the / of a source's name; other names are folders of pictures to timm.
+# Kinds of datasets; timm takes any other name for an image folder.
 KINDS = ("torch", "tfds", "hfds", "hfids", "wds")
 
 
 @dataclass(frozen=True)
 class Datasets:
-    """Datasets of timm, without transforms yet.
+    """The splits of a dataset, without transforms.
 
     Attributes:
-        training: pictures to train on.
-        evaluation: pictures to evaluate on; None where there are none.
-        classes: how many classes there are.
-        names: of the classes in order, where the source tells them.
+        training: images to train on.
+        evaluation: images to evaluate on, if any.
+        classes: number of classes.
+        names: names of the classes in order; empty if the dataset does not list them.
     """
 
     training: Any
@@ -42,35 +41,35 @@ def open_datasets(
     classes: int | None = None,
     **keys: Any,
 ) -> Datasets:
-    """Open the parts of a source.
+    """Open the splits of a dataset.
 
     Args:
-        data: folder of the source. In folders of pictures each part is a folder with one folder a class.
-        kind: as timm names it ("hfds/...", "wds/...", "torch/...", ...); empty: folders of pictures.
-        training: name of the part to train on.
-        evaluation: name of the part to evaluate on; empty: none.
-        classes: number of classes, where the source does not tell it.
-        **keys: further names that the source needs: `input_key`, `target_key`.
+        data: folder of the dataset.
+        kind: as timm names it ("hfds/...", "wds/...", "torch/...", ...); empty for image folders, one per split, each
+            with one folder per class.
+        training: name of the split to train on.
+        evaluation: name of the split to evaluate on; empty for none.
+        classes: number of classes, if the dataset does not list them.
+        **keys: `input_key` and `target_key`, for datasets with fields; None values are left out.
 
     Raises:
-        ValueError: parts that are missing or the same, classes that are unknown or that differ between them.
-        OSError: nothing there.
+        ValueError: splits that are missing or the same, or classes that are unknown or differ between the splits.
+        OSError: no such folder.
     """
-    keys = {name: key for name, key in keys.items() if key is not None}
     first = open_split(data, training, kind=kind, is_training=True, **keys)
-    count = _count(classes, first)
-    names = {number: name for name, number in (class_indices(first) or {}).items()}
-    told = tuple(names[number] for number in range(count)) if len(names) == count else ()
+    count = _count_classes(classes, first)
+    indices = {index: name for name, index in (class_indices(first) or {}).items()}
+    names = tuple(indices[index] for index in range(count)) if len(indices) == count else ()
     second = None
     if evaluation:
-        same = ClassNames(told, f"the part {training!r}") if told else None
+        same = ClassNames(names, f"the split {training!r}") if names else None
         second = open_split(data, evaluation, kind=kind, classes=same, **keys)
     if isinstance(first, ImageFolder) and isinstance(second, ImageFolder) and first.root == second.root:
         raise ValueError(
-            f"`data` must have a folder {training} and a folder {evaluation}, each with one folder per class, but "
-            f"{data} does not. To train without evaluation, give an empty `val_split`."
+            f"`data` must have folders {training} and {evaluation}, each with one folder per class, got {data} without "
+            "them. To train without evaluation, give an empty `val_split`."
         )
-    return Datasets(first, second, count, told)
+    return Datasets(first, second, count, names)
 
 
 def open_split(
@@ -82,26 +81,25 @@ def open_split(
     classes: ClassNames | None = None,
     **keys: Any,
 ) -> Any:
-    """Open one part of a source, as `open_datasets` describes it.
+    """Open one split of a dataset.
 
     Args:
-        data: as of `open_datasets`.
-        split: name of the part.
-        kind: as of `open_datasets`.
-        is_training: whether streams are shuffled.
-        classes: the classes to number the source's by; None: by the source itself.
-        **keys: as of `open_datasets`.
+        data: as in `open_datasets`.
+        split: name of the split.
+        kind: as in `open_datasets`.
+        is_training: True to shuffle streams.
+        classes: classes that determine the class numbers; None for the dataset's own numbers.
+        **keys: as in `open_datasets`.
 
     Raises:
-        ValueError: the source cannot be opened as what it is said to be, or has unknown classes.
-        OSError: nothing there.
+        ValueError: a dataset that cannot be opened as this kind, or has unknown classes.
+        OSError: no such folder.
     """
-    if kind and not kind.lower().startswith(tuple(f"{known}/" for known in KINDS)):
-        raise ValueError(
-            f"`dataset` must be empty or start with one of {', '.join(KINDS)} and a /, but got {kind!r}."
-        )
+    keys = {name: key for name, key in keys.items() if key is not None}
     if not kind:
         return _open_folder(data, split, classes, keys)
+    if not kind.lower().startswith(tuple(f"{known}/" for known in KINDS)):
+        raise ValueError(f"`dataset` must be empty or start with one of {', '.join(KINDS)} and a /, got {kind!r}.")
     try:
         dataset = create_dataset(
             kind,
@@ -111,19 +109,19 @@ def open_split(
             class_map={} if classes is None else {name: number for number, name in enumerate(classes.names)},
             **keys,
         )
-    # Each kind of source has errors of its own; what they mean to the user is one thing.
+    # Each kind of dataset raises its own errors for a missing split.
     except (AssertionError, RuntimeError, ValueError, KeyError, NameError) as error:
-        raise ValueError(f"`data` {data} has no part {split!r} that can be read: {error}") from error
-    _check_part(data, split, dataset)
+        raise ValueError(f"`data` {data} has no split {split!r} that can be read: {error}") from error
+    _check_split(data, split, dataset)
     if callable(getattr(dataset, "loader", None)):
         dataset.loader = read_image
     if classes is not None:
-        _number_classes(dataset, classes)
+        _set_class_indices(dataset, classes)
     return dataset
 
 
 def class_indices(dataset: Any) -> dict[str, int] | None:
-    """Return the index of each class's name, where the source tells it."""
+    """Return class name -> index; None if the dataset does not list its classes."""
     for part in (getattr(dataset, "reader", None), dataset):
         index = getattr(part, "class_to_idx", None)
         if isinstance(index, dict) and index:
@@ -131,7 +129,7 @@ def class_indices(dataset: Any) -> dict[str, int] | None:
     return None
 
 
-def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: Mapping[str, Any]) -> ImageFolder:
+def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: dict[str, Any]) -> ImageFolder:
     if not data.is_dir():
         raise NotADirectoryError(f"`data` must be a folder of images, got {data}.")
     if keys:
@@ -141,46 +139,46 @@ def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: Mappi
         return ImageFolder(root, classes)
     except ValueError as error:
         if root == data:
-            raise ValueError(f"`data` {data} has no part {split!r}, and is not one itself: {error}") from error
+            raise ValueError(f"`data` {data} has no split {split!r}, and is not one itself: {error}") from error
         raise
 
 
-def _number_classes(dataset: Any, classes: ClassNames) -> None:
-    """Check that the classes of a source are known, and number those of torchvision's; timm's readers number theirs.
+def _set_class_indices(dataset: Any, classes: ClassNames) -> None:
+    """Check that the classes of a dataset are known, and renumber those of torchvision, as timm's readers do.
 
     Raises:
         ValueError: unknown classes.
     """
     reader = getattr(dataset, "reader", None)
     if reader is not None:
-        classes.numbers((getattr(reader, "_source_names", None) or {}).values())
+        classes.class_to_idx((getattr(reader, "_source_names", None) or {}).values())
         return
     own = class_indices(dataset) or {}
-    known = classes.among(own)  # a class of torchvision's ImageNet has several names
-    numbers = {own[name]: number for name, number in known.items()}
-    classes.numbers(name for name, number in own.items() if number not in numbers)
-    dataset.target_transform = numbers.__getitem__
+    # A class of torchvision's ImageNet has several names, of which one must be known.
+    indices = {own[name]: index for name, index in classes.known_class_to_idx(own).items()}
+    classes.class_to_idx(name for name, index in own.items() if index not in indices)
+    dataset.target_transform = indices.__getitem__
 
 
-def _check_part(data: Path, split: str, dataset: Any) -> None:
-    """Raise ValueError where timm took the whole folder for a part that is missing, other parts and all."""
+def _check_split(data: Path, split: str, dataset: Any) -> None:
+    """Raise ValueError if timm took the whole folder, with all its splits, for a split that is missing."""
     if str(getattr(dataset, "root", None)) != str(data):
         return
-    other = next((name for name in image_names(dataset) if len(Path(name).parts) > 2), None)
-    if other is not None:
+    deep = next((name for name in image_names(dataset) if len(Path(name).parts) > 2), None)
+    if deep is not None:
         raise ValueError(
-            f"`data` {data} has no part {split!r}, and is not one itself, with one folder a class: it holds {other}."
+            f"`data` {data} has no split {split!r}, and is not one itself, with one folder per class: it holds {deep}."
         )
 
 
-def _count(classes: int | None, training: Any) -> int:
+def _count_classes(classes: int | None, training: Any) -> int:
     index = class_indices(training)
-    if index is not None and len(index) < 2 and classes is None:
-        raise ValueError(f"`data` must have at least two classes to train on, got one: {', '.join(index)}.")
     if classes is not None:
         if index is not None and max(index.values()) >= classes:
-            raise ValueError(f"`num_classes` must be at least {max(index.values()) + 1}, but got {classes}.")
+            raise ValueError(f"`num_classes` must be >= {max(index.values()) + 1}, got {classes}.")
         return classes
     if index is None:
-        raise ValueError("`num_classes` must be given: the source does not tell how many classes it has.")
+        raise ValueError("`num_classes` must be given, because the dataset does not list its classes.")
+    if len(index) < 2:
+        raise ValueError(f"`data` must have at least two classes to train on, got one: {', '.join(index)}.")
     return len(index)

@@ -1,4 +1,4 @@
-"""A random transform of pictures that tells what it did to where things are: the crop, and whether it mirrored."""
+"""Random transforms that also return the crop and flip they made."""
 
 import copy
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from vit_interactions.functional.window_transform import WHOLE, Box
 
 CROPS = (RandomResizedCropAndInterpolation, transforms.RandomResizedCrop)
 FLIP = transforms.RandomHorizontalFlip
-# Steps that leave every pixel in its place.
+# Steps that keep every pixel in place.
 PIXELWISE = (
     transforms.ColorJitter,
     transforms.GaussianBlur,
@@ -33,12 +33,12 @@ PIXELWISE = (
 
 
 class Tracked(NamedTuple):
-    """A transformed picture.
+    """A transformed image.
 
     Attributes:
-        image: what the transform made of it.
-        box: (top, left, height, width) of what is left of the picture, in shares of its height and width.
-        flip: whether that is mirrored left to right.
+        image: result of the transform.
+        box: (top, left, height, width) of the visible part, as fractions of the image's height and width.
+        flip: True if the visible part is mirrored.
     """
 
     image: Any
@@ -47,9 +47,9 @@ class Tracked(NamedTuple):
 
 
 class TrackedTransform:
-    """A transform of timm or torchvision, with what it did to the place of things.
+    """A transform of timm or torchvision that also returns its crop and flip.
 
-    It draws the random numbers that the transform itself would draw, so that the same seed gives the same picture.
+    It draws the same random numbers as the transform itself, so that the same seed gives the same image.
 
     Example:
         >>> from PIL import Image
@@ -59,20 +59,16 @@ class TrackedTransform:
     """
 
     def __init__(self, transform: Any) -> None:
-        """Take what timm's `create_transform` builds for training, or steps of the same kinds.
+        """Wrap what timm's `create_transform` returns for training, or steps of the same kinds.
 
         Raises:
-            ValueError: a step that moves pixels in a way that windows cannot follow.
+            ValueError: a step that moves pixels in a way that cannot be tracked.
         """
         self.transform = transform
         self._steps = list(_steps(transform))
 
     def __call__(self, image: Any) -> Tracked:
-        """Transform a picture.
-
-        Args:
-            image: PIL's, or a tensor (channels, height, width).
-        """
+        """Transform an image of Pillow or a tensor (channels, height, width)."""
         box, flip = WHOLE, False
         for step in self._steps:
             if isinstance(step, CROPS):
@@ -91,24 +87,24 @@ def _steps(transform: Any) -> Iterator[Any]:
             yield from _steps(step)
         return
     if not isinstance(transform, (*CROPS, FLIP)):
-        _check_in_place(transform)
+        _check_pixelwise(transform)
     yield transform
 
 
-def _check_in_place(step: Any) -> None:
+def _check_pixelwise(step: Any) -> None:
     if isinstance(step, transforms.RandomApply):
         for inner in step.transforms:
-            _check_in_place(inner)
+            _check_pixelwise(inner)
     elif not isinstance(step, PIXELWISE):
         known = ", ".join(kind.__name__ for kind in (*CROPS, FLIP, *PIXELWISE))
         raise ValueError(
-            f"`transform` must consist of {known}, through which stored windows can be followed, but has a step "
-            f"{type(step).__name__}. Leave it out, or use a teacher online, which sees what the step makes."
+            f"`transform` must consist of {known}, which stored windows can follow, got a step {type(step).__name__}. "
+            "Leave it out, or use a teacher online, which sees the transformed image."
         )
 
 
 def _crop(image: Any, box: Box, flip: bool, step: Any) -> tuple[Any, Box]:
-    """Crop by a step, and find what is left of the picture."""
+    """Crop an image by a step, and compute the new visible part."""
     width, height = get_image_size(image)
     drawn: list[tuple[int, int, int, int]] = []
 
@@ -117,7 +113,7 @@ def _crop(image: Any, box: Box, flip: bool, step: Any) -> tuple[Any, Box]:
         return drawn[-1]
 
     recording = copy.copy(step)
-    recording.get_params = draw  # both libraries ask the step itself
+    recording.get_params = draw  # both libraries call it on the step itself
     cropped = recording(image)
     i, j, h, w = drawn[0]
     if flip:

@@ -1,21 +1,19 @@
-"""Batches of the images that can be read, with the names of those that cannot."""
+"""Skip unreadable images in batches, and keep their names."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from vit_interactions.training.data.class_names import abbreviate
 from vit_interactions.training.data.folders import natural_key
 from vit_interactions.training.data.images import image_name, read_sample
 
-NAMED = 10  # unreadable images that are named
-
 
 class Unreadable(NamedTuple):
-    """An image that could not be read, in place of a sample.
+    """Stands in place of the sample of an unreadable image.
 
     Attributes:
         name: of the image.
@@ -27,14 +25,14 @@ class Unreadable(NamedTuple):
 
 
 class TransformedImages(Dataset[Any]):
-    """A dataset's images under a transform, each read by its number.
+    """A dataset with a transform, which raises an error for an unreadable image.
 
     Attributes:
         dataset: of timm or torchvision, without a transform.
     """
 
     def __init__(self, dataset: Any, transform: Callable[[Any], Any]) -> None:
-        """Take a dataset and a transform."""
+        """Combine a dataset and a transform."""
         self.dataset, self._transform = dataset, transform
 
     def __len__(self) -> int:
@@ -45,19 +43,19 @@ class TransformedImages(Dataset[Any]):
         return self._transform(image), target
 
     def blank(self) -> tuple[Any, Any]:
-        """Make a sample that stands in a batch without a readable image."""
+        """Return the sample of a black image, for a batch without a readable one."""
         return self._transform(Image.new("RGB", (8, 8))), 0
 
 
 class TolerantDataset(Dataset[Any]):
-    """A dataset that gives an `Unreadable` in place of an image that cannot be read.
+    """A dataset that returns an `Unreadable` for an unreadable image.
 
     Attributes:
         samples: `TransformedImages` or a `WindowedDataset`.
     """
 
     def __init__(self, samples: Any) -> None:
-        """Take a dataset that raises an error for an image that cannot be read."""
+        """Wrap a dataset that raises an error for an unreadable image."""
         self.samples = samples
 
     def __len__(self) -> int:
@@ -72,17 +70,17 @@ class TolerantDataset(Dataset[Any]):
 
 
 class BatchTarget(NamedTuple):
-    """The target of a batch, with what came of its images; a batch without a readable image has a blank one.
+    """The target of a batch without its unreadable images; if none was readable, the target of a blank image.
 
     Attributes:
         target: of the batch.
-        kept: number of the batch's images that could be read.
-        failed: those that could not.
+        read: number of readable images.
+        unreadable: the others.
     """
 
     target: Any
-    kept: int
-    failed: Sequence[Unreadable]
+    read: int
+    unreadable: Sequence[Unreadable]
 
     def to(self, device: Any, non_blocking: bool = False) -> "BatchTarget":
         """Copy the target to a device, as a tensor's `to` does."""
@@ -90,43 +88,22 @@ class BatchTarget(NamedTuple):
 
 
 class TolerantCollate:
-    """Make a batch of the images that could be read."""
+    """Collates the readable images of a batch."""
 
     def __init__(self, collate: Callable[[Any], tuple[Tensor, Any]], blank: Callable[[], Any]) -> None:
-        """Take a function that makes a batch of samples, and one that makes a blank sample."""
+        """Wrap a collate function; `blank` returns a sample for batches without a readable image."""
         self._collate, self._blank = collate, blank
 
     def __call__(self, batch: Sequence[Any]) -> tuple[Tensor, BatchTarget]:
-        """Make a batch of samples and `Unreadable`s."""
+        """Collate samples and `Unreadable`s."""
         read = [sample for sample in batch if not isinstance(sample, Unreadable)]
-        failed = [sample for sample in batch if isinstance(sample, Unreadable)]
+        unreadable = [sample for sample in batch if isinstance(sample, Unreadable)]
         images, target = self._collate(read or [self._blank()])
-        return images, BatchTarget(target, len(read), failed)
-
-
-class EvaluationBatchSampler(Sampler[list[int]]):
-    """One process's batches of images in order: each image once, and as many batches in each process.
-
-    Example:
-        >>> [list(EvaluationBatchSampler(5, 2, rank, 2)) for rank in (0, 1)]
-        [[[0, 2], [4]], [[1, 3], []]]
-    """
-
-    def __init__(self, images: int, batch: int, rank: int = 0, world: int = 1) -> None:
-        """Take the number of images, the size of a batch, and this process's place."""
-        self._mine, self._batch = range(images)[rank::world], batch
-        self._count = -(-images // (world * batch))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for number in range(self._count):
-            yield list(self._mine[number * self._batch : (number + 1) * self._batch])
+        return images, BatchTarget(target, len(read), unreadable)
 
 
 def merge_unreadable(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Put together what processes could not read, in the order of names.
+    """Merge the unreadable images of several processes, sorted by name.
 
     Example:
         >>> merge_unreadable([{"ant/10.png": "empty"}, {"ant/2.png": "truncated"}])
@@ -136,17 +113,17 @@ def merge_unreadable(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {name: every[name] for name in sorted(every, key=natural_key)}
 
 
-def notes_on(dataset: Any) -> list[str]:
-    """Say which files of a dataset are not used, for the user."""
+def skipped_files(dataset: Any) -> list[str]:
+    """Return a note on the files of a dataset that are not images, if there are any."""
     others = getattr(dataset, "others", [])
     return [f"skipped {len(others):,} files that are not images: {abbreviate(others)}"] if others else []
 
 
 def describe_unreadable(unreadable: Mapping[str, str]) -> str:
-    """Name images that could not be read.
+    """Count and name unreadable images.
 
     Example:
         >>> describe_unreadable({"ant/2.png": "truncated", "ant/10.png": "empty"})
         '2 could not be read: ant/2.png, ant/10.png'
     """
-    return f"{len(unreadable):,} could not be read: {abbreviate(list(unreadable), NAMED)}"
+    return f"{len(unreadable):,} could not be read: {abbreviate(list(unreadable), shown=10)}"
