@@ -336,11 +336,11 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 def test_no_part_stands_for_one_that_is_missing(kind: str, tmp_path: Path) -> None:
     data = make_images(tmp_path / "data")
     for split in ("test", "trian"):
-        with pytest.raises(ValueError, match=rf"has no split '{split}'.* (got|holds) train.class0.0.png"):
+        with pytest.raises(ValueError, match=rf"has no split '{split}'.* got train.class0.0.png"):
             open_split(data, split, kind=kind)
     assert len(open_split(data / "val", "validation", kind=kind)) == CLASSES * VAL
     shutil.rmtree(data / "val")
-    with pytest.raises(ValueError, match=r"has no split 'validation'.* (got|holds) train.class0.0.png"):
+    with pytest.raises(ValueError, match=r"has no split 'validation'.* got train.class0.0.png"):
         open_datasets(data, kind=kind)
 
 

@@ -167,7 +167,7 @@ def _check_split(data: Path, split: str, dataset: Any) -> None:
     deep = next((name for name in image_names(dataset) if len(Path(name).parts) > 2), None)
     if deep is not None:
         raise ValueError(
-            f"`data` {data} has no split {split!r}, and is not one itself, with one folder per class: it holds {deep}."
+            f"`data` {data} has no split {split!r}, and is not one itself, with one folder per class: got {deep}."
         )
 
 
