@@ -49,7 +49,7 @@ def test_a_classifier_of_two_numbers_of_classes_is_refused(tmp_path: Path) -> No
         create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
-def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path: Path) -> None:
+def test_a_classifier_of_another_number_of_classes_or_none_is_reinitialized(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=7).state_dict()
     save_file(state, tmp_path / "seven.safetensors")
     bare = {key: value for key, value in state.items() if not key.startswith("head.")}
@@ -58,7 +58,7 @@ def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path:
         model, notes = create_classifier("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
         assert model.state_dict()["head.weight"].shape == (2, 64)
         assert len(notes) == 1
-        assert "is initialized anew" in notes[0]
+        assert "re-initialized" in notes[0]
         assert all(torch.equal(model.state_dict()[key], value) for key, value in bare.items())
 
 
@@ -66,7 +66,7 @@ def test_a_trained_model_has_its_whole_classifier(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=2).state_dict()
     del state["head.bias"]
     save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="`checkpoint` must hold the whole classifier of test_vit"):
+    with pytest.raises(ValueError, match="`checkpoint` must contain the whole classifier of test_vit"):
         load_classifier("test_vit", tmp_path / "a.safetensors")
 
 

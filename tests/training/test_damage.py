@@ -108,7 +108,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("meter/counts/epoch", ..., "has no `meter.counts.epoch`"),
     ("meter/sums/epoch/loss", NAN, "`meter.sums.epoch.loss` must be a number, got nan"),
     (f"state_dict/{WEIGHT}", ..., f"has no `state_dict.{WEIGHT}`"),
-    ("state_dict/more", torch.zeros(1), "`state_dict` must hold the model's weights only, got `more`"),
+    ("state_dict/more", torch.zeros(1), "`state_dict` must have the model's weights only, got `more`"),
     (
         f"state_dict/{WEIGHT}",
         torch.zeros(3),
@@ -173,7 +173,7 @@ def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> No
         assert str(path) in line
         assert words in line
     path.unlink()
-    assert refused(settings, out) == f"{path} is missing beside checkpoint.pt. {ADVICE}"
+    assert refused(settings, out) == f"{path} is missing next to checkpoint.pt. {ADVICE}"
 
 
 @pytest.mark.parametrize("name", ["log.csv", "summary.csv"])

@@ -46,7 +46,7 @@ from vit_interactions.training.data.sampling import SeededDataset, TrainingBatch
 from vit_interactions.training.data.unreadable import TransformedImages
 from vit_interactions.training.evaluate import evaluate
 from vit_interactions.training.export import export_model
-from vit_interactions.training.factory import Renormalized, create_teacher, input_config
+from vit_interactions.training.factory import create_teacher, input_config
 from vit_interactions.training.interruption import interruption
 from vit_interactions.training.log import CsvLog, RunLog, TensorBoard, WeightsAndBiases, read_rows
 from vit_interactions.training.meter import Meter
@@ -288,7 +288,7 @@ def test_models_and_windows_that_do_not_go_together(
     assert "`window_targets` must be none for AdaptiveWindowViT" in shown
     shown = failure(capsys, *common, "--model", "test_vit", *teacher, *online)
     assert "`window_targets` must be none for VisionTransformer, which has no windows" in shown
-    assert "`teacher` must be left out" in failure(capsys, *common, "--model", "test_winft", *teacher)
+    assert "`teacher` must not be given" in failure(capsys, *common, "--model", "test_winft", *teacher)
     shown = failure(capsys, *common, "--model", "test_vit", "--window-fill", "zero")
     assert "`model` test_vit does not take" in shown
     shown = failure(capsys, *common, "--model", "test_winft", "--device", "cuda:99")
@@ -395,7 +395,7 @@ def test_a_teacher_of_another_normalisation_sees_what_it_was_trained_on(
     mean, std = (torch.tensor(student[name]).view(3, 1, 1) for name in ("mean", "std"))
     teacher = create_teacher(settings, student, CPU)
     assert teacher is not None
-    assert isinstance(teacher.model, Renormalized)
+    assert isinstance(teacher.model, nn.Sequential)
     found = teacher((pixels - mean) / std)
     expected = vi.ResponsiveFieldSize(own.eval(), 0.05, 0.2).field((pixels - wanted["mean"]) / wanted["std"])
     assert torch.equal(found.mask, expected.mask)
@@ -441,7 +441,7 @@ def test_evaluation_by_hand() -> None:
     assert result.loss == pytest.approx(sum(logs) / 3)
     only = evaluate(Fixed(), [(images[:1], classes[:1]), (images[:0], classes[:0])])
     assert (only.images, only.top1) == (1, 100.0)
-    with pytest.raises(ValueError, match="`batches` must hold images, got none"):
+    with pytest.raises(ValueError, match="`batches` must have images, got none"):
         evaluate(Fixed(), [])
 
 
@@ -521,7 +521,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         load_checkpoint(path)
     assert not (tmp_path / "harm").exists()
     save_checkpoint(path, {"weights": torch.ones(2)})
-    with pytest.raises(ValueError, match="got another file"):
+    with pytest.raises(ValueError, match="got another file or an older format"):
         load_checkpoint(path)
     save_checkpoint(path, {"step": 3, "weights": torch.ones(2)})
     assert load_checkpoint(path)["step"] == 3
@@ -530,15 +530,15 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 def test_logs_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0, 0)
     for step in (2, 4, 6):
-        log.step({"step": step, "loss": 1 / step})
-    log.epoch({"epoch": 0, "step": 6, "eval_top1": None})
+        log.add("step", {"step": step, "loss": 1 / step})
+    log.add("epoch", {"epoch": 0, "step": 6, "eval_top1": None})
     before = (tmp_path / "log.csv").read_text()
     assert read_rows(tmp_path / "summary.csv") == [{"epoch": 0.0, "step": 6.0, "eval_top1": None}]
     with (tmp_path / "log.csv").open("a") as file:
         file.write("6,0.1")  # not finished
     RunLog(tmp_path, 6, 1)
     assert (tmp_path / "log.csv").read_text() == before
-    RunLog(tmp_path, 4, 0).step({"step": 6, "loss": 1 / 6})
+    RunLog(tmp_path, 4, 0).add("step", {"step": 6, "loss": 1 / 6})
     assert (tmp_path / "log.csv").read_text() == before
     assert read_rows(tmp_path / "summary.csv") == []
     assert read_rows(tmp_path / "gone.csv") == []
@@ -620,8 +620,8 @@ def test_loggers_get_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     log = RunLog(
         tmp_path, 7, 0, [TensorBoard(tmp_path / "tb", 7), WeightsAndBiases(tmp_path, "project", {"lr": 0.1})]
     )
-    log.step({"step": 8, "loss": 2.0})
-    log.epoch({"epoch": 0, "step": 8, "eval_top1": None})
+    log.add("step", {"step": 8, "loss": 2.0})
+    log.add("epoch", {"epoch": 0, "step": 8, "eval_top1": None})
     log.close()
     WeightsAndBiases(tmp_path, "project", {"lr": 0.1})
     assert calls == [

@@ -219,7 +219,7 @@ def test_evaluation_says_where_windows_are_not_those_of_the_training(
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        ({"auto_augment": "foo"}, "`auto_augment` must be a policy of timm"),
+        ({"auto_augment": "foo"}, "`auto_augment` must be a timm policy"),
         ({"img_size": 100}, "`img_size` must be a multiple of the model's patches of 16 x 16 pixels, got 100"),
         ({"smoothing": 1.0}, r"`smoothing` must be in \[0, 1\), got 1.0"),
     ],
@@ -274,7 +274,7 @@ def test_the_command_trains_stops_and_evaluates(
     shown = capsys.readouterr().err
     assert "stopped by SIGTERM after step 4 of 5; resume with --resume" in shown
     assert run(*command) == 2
-    assert "which holds a run. Resume it with --resume" in capsys.readouterr().err
+    assert "with a run in it. Resume it with --resume" in capsys.readouterr().err
     assert run(*command, "--lr", 0.1, "--resume") == 2
     assert "`lr` 0.1, not 0.05" in capsys.readouterr().err
     assert run(*command, "--resume") == 0
@@ -372,7 +372,7 @@ def test_weights_to_start_from(
     save_file(other.state_dict(), tmp_path / "seven.safetensors")
     frozen = [*common, "--initial-checkpoint", tmp_path / "seven.safetensors", "--lr", 1e-9, "--img-size", SIZE]
     assert run(*frozen, "--out", tmp_path / "seven") == 0
-    assert "have 7 classes, the data 3: the head is initialized anew" in capsys.readouterr().err
+    assert "have 7 classes, the data 3: the head is re-initialized" in capsys.readouterr().err
     found = weights(tmp_path / "seven")
     assert found["head.weight"].shape == (3, 64)
     for name, value in other.state_dict().items():

@@ -134,11 +134,11 @@ def as_table(model: str, evaluation: Evaluation) -> Table:
     interactions = ("-", "-")
     if evaluation.operations is not None and evaluation.pairs is not None:
         share = evaluation.operations / evaluation.pairs
-        interactions = f"{evaluation.operations:,.0f}", f"{100 * share:.1f} % of {evaluation.pairs:,}"
+        interactions = f"{evaluation.operations:,.0f}", f"{100 * share:.1f}% of {evaluation.pairs:,}"
     table.add_row(
         f"{evaluation.images:,}",
-        f"{evaluation.top1:.2f} %",
-        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f} %",
+        f"{evaluation.top1:.2f}%",
+        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f}%",
         f"{evaluation.loss:.3f}",
         *interactions,
         f"{evaluation.throughput:.1f}",

@@ -26,7 +26,7 @@ def windows_command(
         Path,
         typer.Option(parser=given_path, metavar="DIR", help="Dataset, as in `vit-interactions train`."),
     ],
-    model: Annotated[str, typer.Option(metavar="NAME", help="The teacher: a trained plain ViT of timm.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The teacher: a trained plain timm ViT.")],
     out: Annotated[Path, typer.Option(parser=given_path, metavar="STORE", help="Folder of the window store.")],
     checkpoint: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, run no code when read, and are checked field by field."""
+"""Checkpoints that are written atomically, run no code when read, and are checked field by field."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def plain_checksum(state: dict[str, Any]) -> str:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU, without running any code that the file may hold.
+    """Load a checkpoint onto the CPU, without running any code that the file may contain.
 
     Raises:
         DamagedFileError: a file that is not a checkpoint of this version, or is damaged.
@@ -58,13 +58,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if damaged:
         raise DamagedFileError(f"{path} is damaged: the checksum of its part {damaged} differs", ADVICE)
-    if not isinstance(state, dict) or "step" not in state:
+    if not isinstance(state, dict) or "step" not in state or state.get("format") != FORMAT:
         raise DamagedFileError(
-            f"`resume` needs a checkpoint of `vit-interactions train`, got another file in {path}", ADVICE
-        )
-    if state.get("format") != FORMAT:
-        raise DamagedFileError(
-            f"`resume` needs a checkpoint of format {FORMAT}, got format {short_repr(state.get('format'))} in {path}",
+            f"`resume` needs a checkpoint of format {FORMAT}, got another file or an older format in {path}",
             "Resume with the version that wrote it, or train again into another folder.",
         )
     return state
@@ -100,13 +96,7 @@ def check_fields(path: Path, state: dict[str, Any]) -> None:
 
 
 def check_tensors(path: Path, key: str, saved: Any, own: Mapping[str, Tensor]) -> None:
-    """Check the weights of a checkpoint against those of the model.
-
-    Args:
-        path: of the checkpoint.
-        key: name of the field.
-        saved: value of the field.
-        own: state dict of the model.
+    """Check the weights in field `key` of a checkpoint against the model's own.
 
     Raises:
         DamagedFileError: a tensor that is missing, unknown, of another shape or type, or not finite.
@@ -120,7 +110,7 @@ def check_tensors(path: Path, key: str, saved: Any, own: Mapping[str, Tensor]) -
             )
         _check_finite(path, f"{key}.{name}", given)
     if unknown := sorted(saved.keys() - own.keys()):
-        raise DamagedFileError(f"{path}: `{key}` must hold the model's weights only, got `{unknown[0]}`", ADVICE)
+        raise DamagedFileError(f"{path}: `{key}` must have the model's weights only, got `{unknown[0]}`", ADVICE)
 
 
 def check_optimizer(path: Path, saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:

@@ -34,10 +34,10 @@ def create_classifier(
         classes: number of classes.
         pretrained: start from timm's pretrained weights.
         checkpoint: start from these weights, of any input size and number of classes.
-        **options: of the model; None values are left out.
+        **options: of the model; None values are ignored.
 
     Returns:
-        The model, and notes for the user on what is initialized anew.
+        The model, and notes for the user on what is re-initialized.
 
     Raises:
         ValueError: an unknown name, an option that the model does not take, or a checkpoint of another model.
@@ -54,15 +54,12 @@ def create_classifier(
 
 
 def load_classifier(name: str, checkpoint: Path | None = None, **options: Any) -> nn.Module:
-    """Load a trained classifier: a teacher, or a model to evaluate.
+    """Load a trained classifier in evaluation mode: a teacher, or a model to evaluate.
 
     Args:
-        name: a timm model, or one registered with timm; or "local-dir:" and the folder of a model.
+        name: as in `create_classifier`; or "local-dir:" and the folder of a model.
         checkpoint: its weights, of any input size; None for timm's pretrained weights.
-        **options: of the model; None values are left out.
-
-    Returns:
-        The model in evaluation mode.
+        **options: of the model; None values are ignored.
 
     Raises:
         ValueError: an unknown name, or a checkpoint of another model.
@@ -75,26 +72,22 @@ def load_classifier(name: str, checkpoint: Path | None = None, **options: Any) -
     model, notes = create_classifier(name, classes, checkpoint=checkpoint, **options)
     if notes:
         raise ValueError(
-            f"`checkpoint` must hold the whole classifier of {name}, got one of another shape in {checkpoint}. "
+            f"`checkpoint` must contain the whole classifier of {name}, got one of another shape in {checkpoint}. "
             "Train the classifier first."
         )
     return model.eval()
 
 
 def load_initial_weights(model: nn.Module, name: str, checkpoint: Path) -> list[str]:
-    """Load weights to start from; a head for another number of classes is initialized anew.
+    """Load weights to start from; a head for another number of classes is re-initialized.
 
-    Args:
-        model: gets the weights; a position embedding of another size is resized to its grid, as timm does.
-        name: of the model, for errors.
-        checkpoint: a safetensors file, or a pickle of weights only.
+    A position embedding of another size is resized to the model's grid, as timm does.
 
     Returns:
-        Notes for the user on what is initialized anew.
+        Notes for the user on what is re-initialized.
 
     Raises:
         ValueError: a checkpoint that differs in more than the number of classes.
-        FileNotFoundError: no such checkpoint.
     """
     wanted: dict[str, Tensor] = model.state_dict()
     weights, _ = strip_prefix(read_checkpoint(checkpoint), wanted)
@@ -127,5 +120,5 @@ def _is_other_head(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], 
 
 def _new_head_note(before: int, now: int) -> str:
     if before == now:
-        return "the initial weights lack part of the head, which is initialized anew"
-    return f"the initial weights have {before} classes, the data {now}: the head is initialized anew"
+        return "the initial weights lack part of the head, which is re-initialized"
+    return f"the initial weights have {before} classes, the data {now}: the head is re-initialized"

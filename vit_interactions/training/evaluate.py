@@ -59,14 +59,14 @@ class Evaluation:
 
         Example:
             >>> str(Evaluation(100, 0.5, 80.0, 95.0, 19208.0, 38416, 10.0))
-            'top-1 80.00 %, top-5 95.00 %, loss 0.500, E_O 19,208 of 38,416 (50.0 %)'
+            'top-1 80.00%, top-5 95.00%, loss 0.500, E_O 19,208 of 38,416 (50.0%)'
         """
-        parts = [f"top-1 {self.top1:.2f} %", f"loss {self.loss:.3f}"]
+        parts = [f"top-1 {self.top1:.2f}%", f"loss {self.loss:.3f}"]
         if self.top5 is not None:
-            parts.insert(1, f"top-5 {self.top5:.2f} %")
+            parts.insert(1, f"top-5 {self.top5:.2f}%")
         if self.operations is not None and self.pairs is not None:
             share = 100 * self.operations / self.pairs
-            parts.append(f"E_O {self.operations:,.0f} of {self.pairs:,} ({share:.1f} %)")
+            parts.append(f"E_O {self.operations:,.0f} of {self.pairs:,} ({share:.1f}%)")
         if self.unreadable:
             parts.append(f"{self.images:,} images, {describe_unreadable(self.unreadable)}")
         return ", ".join(parts)
@@ -75,12 +75,8 @@ class Evaluation:
 def run_evaluation(settings: EvaluationSettings, reporter: Reporter | None = None) -> Evaluation | None:
     """Create the model, open the data and evaluate.
 
-    Args:
-        settings: model, data and device.
-        reporter: receives progress and warnings, in the first process.
-
     Returns:
-        The results in the first process; None in the others.
+        The results in the first process, in which `reporter` receives progress; None in the others.
 
     Raises:
         ValueError: settings that do not fit the data or the model.
@@ -197,7 +193,7 @@ def _check(images: int, infinite: int, unknown: int, unreadable: Mapping[str, st
             f"`data` must have images that can be read, got none of {len(unreadable):,}: {name}: {reason}"
         )
     if not images:
-        raise ValueError("`batches` must hold images, got none.")
+        raise ValueError("`batches` must have images, got none.")
     if infinite:
         raise ValueError(
             f"`model` must give finite outputs, got NaN or infinite ones for {infinite:,} of {images:,} images. Its "

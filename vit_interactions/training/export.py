@@ -40,7 +40,7 @@ def export_model(
     class_names: Sequence[str] = (),
     windows: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
-    """Write config.json and model.safetensors, each whole or not at all.
+    """Write config.json and model.safetensors, each atomically.
 
     Args:
         model: a timm model.
@@ -97,12 +97,9 @@ def export_model(
 
 
 def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
-    """Replace damaged files of an exported model from another folder, if it holds the same files.
+    """Replace damaged files of an exported model from another folder, if it has the same files.
 
-    Args:
-        folder: of the model.
-        files: file name -> SHA-256, from `export_model`.
-        source: the other folder.
+    `files` is file name -> SHA-256, from `export_model`.
 
     Raises:
         DamagedFileError: a file that is damaged or missing in both; nothing is changed.
@@ -121,7 +118,7 @@ def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Do what `writing` does, also for system errors that safetensors reports as text."""
+    """Convert errors as `writing` does, including system errors that safetensors reports as text."""
     with writing(folder):
         try:
             yield

@@ -1,12 +1,13 @@
-"""Create the models, datasets and loaders of a training or an evaluation from its settings."""
+"""Create the models, datasets and loaders for training or evaluation from settings."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from timm.data import resolve_data_config
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset
+from torchvision.transforms import Normalize
 
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
@@ -54,13 +55,7 @@ def model_options(settings: BaseSettings) -> dict[str, Any]:
 def create_student(
     settings: TrainingSettings, classes: int, process: Process, *, weights: bool = True
 ) -> tuple[nn.Module, list[str]]:
-    """Create the model to train on the process's device, with notes for the user.
-
-    Args:
-        settings: of the training.
-        classes: number of classes.
-        process: this process.
-        weights: False to skip loading initial weights.
+    """Create the model to train on the process's device, with notes for the user; initial weights are optional.
 
     Raises:
         ValueError: windows that the model has no use for, or a missing teacher.
@@ -107,33 +102,9 @@ def _check_model(model: nn.Module, settings: BaseSettings, targets: str = "none"
         raise ValueError(f"`window_targets` must be none for {name}, which has no windows, got {targets!r}.")
     elif targets != "online" and settings.teacher is not None:
         raise ValueError(
-            f"`teacher` must be left out for {name} here, got {settings.teacher}. It is for awd_vit_* models and for "
+            f"`teacher` must not be given for {name} here, got {settings.teacher}. It is for awd_vit_* models and for "
             "`window_targets` online."
         )
-
-
-class Renormalized(nn.Module):
-    """A model that takes images normalized for another model."""
-
-    factor: Tensor
-    offset: Tensor
-
-    def __init__(self, model: nn.Module, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """Wrap a model; `given` and `wanted` hold `mean` and `std` per channel, of the images and of the model."""
-        super().__init__()
-        self.model = model
-        given_mean, given_std, mean, std = (
-            torch.tensor(config[name], device="cpu").view(-1, 1, 1)
-            for config in (given, wanted)
-            for name in ("mean", "std")
-        )
-        self.register_buffer("factor", given_std / std)
-        self.register_buffer("offset", (given_mean - mean) / std)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalize the images as the model expects, and run it."""
-        result: Tensor = self.model(images * self.factor + self.offset)
-        return result
 
 
 def create_teacher(settings: BaseSettings, config: Mapping[str, Any], process: Process) -> WindowTeacher | None:
@@ -144,10 +115,15 @@ def create_teacher(settings: BaseSettings, config: Mapping[str, Any], process: P
     try:
         model = load_classifier(settings.teacher, settings.teacher_checkpoint, img_size=size)
     except ValueError as error:
-        raise ValueError(f"`teacher` must be a plain ViT of timm, got {settings.teacher}: {error}") from error
+        raise ValueError(f"`teacher` must be a plain timm ViT, got {settings.teacher}: {error}") from error
     wanted = input_config(model, settings)
     if any(tuple(config[name]) != tuple(wanted[name]) for name in ("mean", "std")):
-        model = Renormalized(model, config, wanted)
+        # The images come normalized for the student; one more step turns this into the teacher's normalization.
+        mean, std, own_mean, own_std = (
+            torch.tensor(each[name], device="cpu") for each in (config, wanted) for name in ("mean", "std")
+        )
+        renormalize = Normalize(((own_mean - mean) / std).tolist(), (own_std / std).tolist())
+        model = nn.Sequential(renormalize, model)
     return WindowTeacher(model.to(process.device), settings.alpha, settings.beta)
 
 

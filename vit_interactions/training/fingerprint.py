@@ -31,15 +31,7 @@ def run_fingerprint(
     config: Mapping[str, Any],
     teacher: WindowTeacher | None,
 ) -> dict[str, str]:
-    """Return a string for each part of `ERRORS`, equal if the part is the same.
-
-    Args:
-        settings: of the training.
-        datasets: without transforms.
-        student: the model to train.
-        config: of its input.
-        teacher: of the windows, if any.
-    """
+    """Return a string for each part of `ERRORS`, equal if the part is the same."""
     return {
         "window_source": window_source(settings, teacher),
         "images": " ".join(map(image_names_checksum, (datasets.training, datasets.evaluation))),

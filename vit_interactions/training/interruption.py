@@ -24,7 +24,7 @@ class Interruption:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; end the process at a second Ctrl-C."""
-        # SIGTERM may be repeated: schedulers send it to every process of a job, and torchrun to each of its own.
+        # SIGTERM may come twice, from the scheduler to all processes of the job and from torchrun to its own.
         if self.signal == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or number

@@ -110,7 +110,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)
 
     def add(self, part: str, row: Row, step: int) -> None:
-        """Log the numbers of one step; None values are left out."""
+        """Log the numbers of one step; None values are skipped."""
         for name, value in row.items():
             if value is not None:
                 self._writer.add_scalar(f"{part}/{name}", value, step)
@@ -159,27 +159,20 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int, epochs: int, writers: Sequence[Writer] = ()) -> None:
         """Continue after `step` steps and `epochs` finished epochs; later rows are dropped."""
-        self._steps, self._epochs = CsvLog(folder / "log.csv"), CsvLog(folder / "summary.csv")
-        self._steps.cut(step)
-        self._epochs.cut(epochs - 1)
+        self._logs = {"step": CsvLog(folder / "log.csv"), "epoch": CsvLog(folder / "summary.csv")}
+        self._logs["step"].cut(step)
+        self._logs["epoch"].cut(epochs - 1)
         self._writers = writers
 
-    def step(self, row: Row) -> None:
-        """Log the numbers of some steps."""
-        self._add(self._steps, "step", row)
-
-    def epoch(self, row: Row) -> None:
-        """Log the numbers of an epoch."""
-        self._add(self._epochs, "epoch", row)
+    def add(self, part: str, row: Row) -> None:
+        """Log the numbers of some steps ("step") or of an epoch ("epoch")."""
+        self._logs[part].add(row)
+        step = int(row["step"] or 0)
+        numbers = {name: value for name, value in row.items() if name != "step"}
+        for writer in self._writers:
+            writer.add(part, numbers, step)
 
     def close(self) -> None:
         """Close the additional writers."""
         for writer in self._writers:
             writer.close()
-
-    def _add(self, log: CsvLog, part: str, row: Row) -> None:
-        log.add(row)
-        step = int(row["step"] or 0)
-        numbers = {name: value for name, value in row.items() if name != "step"}
-        for writer in self._writers:
-            writer.add(part, numbers, step)

@@ -32,9 +32,7 @@ class Meter:
     def add(self, numbers: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Add the numbers of a batch, under the same names each time; tensors are averaged.
 
-        Args:
-            numbers: name -> value or values.
-            weight: fraction of the batch's images that could be read.
+        `weight` is the fraction of the batch's images that could be read.
         """
         self._names = list(numbers)
         means = torch.stack([value.detach().float().mean() for value in numbers.values()])

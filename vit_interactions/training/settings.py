@@ -1,4 +1,4 @@
-"""Settings of a training and of an evaluation; each field is an option of the command with the same name."""
+"""Settings of training and evaluation runs; each field is an option of the command with the same name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class BaseSettings:
         None, "Score of a pair outside WinfT's windows: zero (the paper) or -inf.", one_of(*WINDOW_FILLS)
     )
     teacher: str | None = option(
-        None, "A trained plain ViT of timm that determines the windows; AWD-ViT always needs one."
+        None, "A trained plain timm ViT that determines the windows; AWD-ViT always needs one."
     )
     teacher_checkpoint: Path | None = option(None, "Weights of the teacher. Default: timm's pretrained weights.")
     alpha: float = option(0.10, "Fraction of all patch pairs that the teacher counts as relevant.", check_fraction)
@@ -103,7 +103,7 @@ class TrainingSettings(BaseSettings):
     model: str = option("", "A timm classifier: vit_*, winft_*, awd_vit_*, ...", required)
     pretrained: bool = option(False, "Start from timm's pretrained weights.")
     initial_checkpoint: Path | None = option(
-        None, "Weights to start from; a head for other classes is initialized anew."
+        None, "Weights to start from; a head for other classes is re-initialized."
     )
     drop_path: float = option(0.0, "Stochastic depth rate.", check_fraction)
     # Windows.
@@ -119,17 +119,17 @@ class TrainingSettings(BaseSettings):
     scale: float = option(0.08, "Minimum area of a random crop, as a fraction of the image.", check_fraction)
     hflip: float = option(0.5, "Probability of a horizontal flip.", check_fraction)
     color_jitter: float = option(0.4, "Color jitter factor.", check_weight)
-    auto_augment: str | None = option(None, "AutoAugment policy of timm, e.g. rand-m9-mstd0.5.")
+    auto_augment: str | None = option(None, "timm's AutoAugment policy, e.g. rand-m9-mstd0.5.")
     random_erase: float = option(0.0, "Probability of random erasing.", check_fraction)
     mixup: float = option(0.0, "Mixup alpha; 0: off.", check_weight)
     cutmix: float = option(0.0, "CutMix alpha; 0: off.", check_weight)
     smoothing: float = option(0.0, "Label smoothing.", below_one)
     # Optimization.
     batch_size: int = option(128, "Images per step, over all processes and accumulated batches.", within(1))
-    accumulate: int = option(1, "Batches per step, computed one after another.", within(1))
+    accumulate: int = option(1, "Gradient accumulation: batches per step.", within(1))
     epochs: int = option(15, "Number of epochs.", within(1))
-    steps: int | None = option(None, "Number of steps, in place of --epochs.", within(1))
-    opt: str = option("sgd", "Optimizer of timm.", known_optimizer)
+    steps: int | None = option(None, "Number of steps, instead of --epochs.", within(1))
+    opt: str = option("sgd", "Name of a timm optimizer.", known_optimizer)
     lr: float = option(0.01, "Learning rate.", above_zero)
     momentum: float = option(0.9, "Momentum, for optimizers that have it.", check_fraction)
     weight_decay: float = option(0.0, "Weight decay.", check_weight)
@@ -180,12 +180,7 @@ MAY_CHANGE = frozenset(
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError, naming each setting that differs, unless a run can be resumed with the settings `now`.
-
-    Args:
-        before: settings that the run started with.
-        now: settings of the command.
-        path: the file with the earlier settings, for the message.
+    """Raise ValueError, naming each setting that differs, unless the run of settings file `path` may resume as `now`.
 
     Example:
         >>> check_resumable({"lr": 0.1, "workers": 1}, {"lr": 0.2, "workers": 8}, Path("a.json"))

@@ -51,7 +51,7 @@ class WindowTeacher(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "WindowTeacher":
-        """Stay in evaluation mode, whatever `mode` is."""
+        """Keep evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     # Recording needs Python frames, which a compiled graph does not have.

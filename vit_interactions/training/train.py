@@ -8,20 +8,12 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from vit_interactions.training import factory
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.data.loaders import Batch
 from vit_interactions.training.data.unreadable import describe_unreadable, merge_unreadable, skipped_files
 from vit_interactions.training.evaluate import Evaluation, evaluate
 from vit_interactions.training.export import export_model, repair_export
-from vit_interactions.training.factory import (
-    create_datasets,
-    create_evaluation_loader,
-    create_student,
-    create_teacher,
-    create_training_loader,
-    input_config,
-    model_options,
-)
 from vit_interactions.training.fingerprint import check_fingerprint, run_fingerprint
 from vit_interactions.training.interruption import Interruption, interruption
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
@@ -102,14 +94,14 @@ class Run:
         self._settings, self._out, self._process = settings, out, process
         self._stop, self._reporter = stop, reporter
         seed_everything(seed_of(settings.seed))
-        datasets = create_datasets(settings)
+        datasets = factory.create_datasets(settings)
         self._class_names = datasets.names
-        student, notes = create_student(settings, datasets.classes, process, weights=state is None)
-        self._config = config = input_config(student, settings)
-        teacher = create_teacher(settings, config, process)
+        student, notes = factory.create_student(settings, datasets.classes, process, weights=state is None)
+        self._config = config = factory.input_config(student, settings)
+        teacher = factory.create_teacher(settings, config, process)
         self._fingerprint = run_fingerprint(settings, datasets, student, config, teacher)
-        self._train_batches = create_training_loader(student, datasets, settings, config, process)
-        self._eval_batches = create_evaluation_loader(datasets, settings, config, process)
+        self._train_batches = factory.create_training_loader(student, datasets, settings, config, process)
+        self._eval_batches = factory.create_evaluation_loader(datasets, settings, config, process)
         self._epoch_steps = self._train_batches.steps
         self.total = settings.steps or settings.epochs * self._epoch_steps
         self.trainer = Trainer(student, settings, process, self.total, teacher)
@@ -199,7 +191,7 @@ class Run:
             if trainer.step % settings.log_every == 0 or trainer.step == self.total:
                 self._log_steps(epoch, *since)
                 since = time.perf_counter(), trainer.step
-            if self._asked_to_stop():
+            if self._stop_requested():
                 return False
             if trainer.step % settings.checkpoint_every == 0:
                 self._save()
@@ -211,7 +203,7 @@ class Run:
         rate = (step - first) * self._settings.batch_size / (time.perf_counter() - start)
         if self._process.first:
             numbers = {**means, "lr": self.trainer.lr, "images_per_second": rate}
-            self._log.step({"step": step, "epoch": epoch, **numbers})
+            self._log.add("step", {"step": step, "epoch": epoch, **numbers})
         text = f"{describe_loss(means)}, {rate:.{int(rate < 10)}f} images/s"
         self._reporter.progress(step, self.total, text)
 
@@ -224,7 +216,7 @@ class Run:
         if due and self._eval_batches is not None:
             # Processes can agree to stop only where each of them has the same number of batches.
             loader = self._eval_batches
-            batches = until(loader, self._asked_to_stop) if loader.alike else iter(loader)
+            batches = until_stopped(loader, self._stop_requested) if loader.alike else iter(loader)
             model = trainer.model.eval()
             try:
                 self._evaluation = evaluate(
@@ -236,7 +228,7 @@ class Run:
         self._evaluated = trainer.step
         return True
 
-    def _asked_to_stop(self) -> bool:
+    def _stop_requested(self) -> bool:
         return bool(self._stop.agreed(self._process.device))
 
     def _write_epoch(self, epoch: int, evaluation: Evaluation | None) -> None:
@@ -258,7 +250,7 @@ class Run:
         if self._eval_batches is not None:
             results = {} if evaluation is None else evaluation.as_row()
             row |= {f"eval_{field.name}": results.get(field.name) for field in fields(Evaluation)}
-        self._log.epoch({**row, "lr": self.trainer.lr})
+        self._log.add("epoch", {**row, "lr": self.trainer.lr})
         self._export("last")
         if evaluation is not None:
             self._reporter.note(f"epoch {epoch}: {evaluation}")
@@ -272,7 +264,7 @@ class Run:
             self.trainer.model,
             self._out / name,
             config=self._config,
-            arguments=model_options(self._settings),
+            arguments=factory.model_options(self._settings),
             class_names=self._class_names,
             windows=windows if self._fingerprint["window_source"] else None,
         )
@@ -302,10 +294,10 @@ class Interrupted(Exception):
     """A signal asked to stop during an evaluation."""
 
 
-def until(batches: Iterable[Batch], asked: Callable[[], bool]) -> Iterator[Batch]:
-    """Yield batches, and raise Interrupted as soon as `asked` returns True."""
+def until_stopped(batches: Iterable[Batch], stop_requested: Callable[[], bool]) -> Iterator[Batch]:
+    """Yield batches, and raise Interrupted as soon as `stop_requested` returns True."""
     for batch in batches:
-        if asked():
+        if stop_requested():
             raise Interrupted
         yield batch
 
@@ -331,11 +323,11 @@ def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, A
     """
     if not (out / SETTINGS).exists():
         if (out / CHECKPOINT).exists():
-            raise DamagedFileError(f"{out / SETTINGS} is missing beside {CHECKPOINT}", ADVICE)
+            raise DamagedFileError(f"{out / SETTINGS} is missing next to {CHECKPOINT}", ADVICE)
         return None
     if not resume:
         raise ValueError(
-            f"`out` must be a new folder, got {out}, which holds a run. Resume it with --resume, or choose another."
+            f"`out` must be a new folder, got {out} with a run in it. Resume it with --resume, or choose another."
         )
     check_resumable(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
     if not (out / CHECKPOINT).exists():

@@ -49,12 +49,7 @@ class Trainer:
     ) -> None:
         """Create the task, optimizer, schedule and augmentations for a model on the process's device.
 
-        Args:
-            student: the classifier to train.
-            settings: of the training.
-            process: this process.
-            total: number of training steps.
-            teacher: gives the windows that the student learns from, or attends within.
+        The teacher determines the windows that the student learns, or attends within; `total` is the number of steps.
         """
         self.step, self.meter, self.lr = 0, Meter(), settings.lr
         self._settings, self._process = settings, process
@@ -73,7 +68,7 @@ class Trainer:
             self.task.setup_ema(decay=settings.ema)
             averaged = self.model
             if isinstance(student, AdaptiveWindowViT) and isinstance(averaged, AdaptiveWindowViT):
-                averaged.set_teacher(student.teacher)  # in place of its copy
+                averaged.set_teacher(student.teacher)  # instead of a copy
         self._augmentations = create_augmentations(student, settings, process)
 
     def distribute(self) -> None:
@@ -89,7 +84,7 @@ class Trainer:
         return model
 
     def train_step(self, batches: Iterator[TrainingBatch]) -> None:
-        """Take one optimizer step on the next `accumulate` batches.
+        """Train one optimizer step on the next `accumulate` batches.
 
         An unreadable image counts as an image without a gradient, so that the weight of the others does not depend on
         how the step is divided among batches and processes.
@@ -222,7 +217,7 @@ def create_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings
         warmup_lr=min(WARMUP_LR, settings.lr),
         warmup_prefix=True,
         step_on_epochs=False,
-        updates_per_epoch=1,  # timm's epochs stand for our steps
+        updates_per_epoch=1,  # one of timm's epochs is one step
         **shapes[settings.sched],
     )
     return schedule

@@ -131,7 +131,7 @@ def test_parts_by_the_names_of_timm(tmp_path: Path) -> None:
 
 def test_fields_are_for_other_sources(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"target_key": "label"}
-    with pytest.raises(ValueError, match="`target_key` must be left out for folders of images"):
+    with pytest.raises(ValueError, match="`target_key` must not be given for folders of images"):
         open_split(make(tmp_path, "train/a/0.png"), "train", **keys)
 
 

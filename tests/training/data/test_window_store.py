@@ -304,11 +304,11 @@ def test_a_store_of_something_else_is_refused(
         build(fewer, teacher, store, resume=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"must be a new folder or a window store, got .* which holds a\.txt"):
+    with pytest.raises(ValueError, match=r"must be a new folder or a window store, got .* with a\.txt in it"):
         build(dataset, teacher, tmp_path / "letters", resume=True)
     with pytest.raises(ValueError, match=r"`rank` must be in \[0, 1\] for `world` 2, got 2"):
         build(dataset, teacher, tmp_path / "new", rank=2, world=2)
-    with pytest.raises(ValueError, match="`dataset` must hold images, got none"):
+    with pytest.raises(ValueError, match="`dataset` must have images, got none"):
         build(FakeData(size=0), teacher, tmp_path / "new")
     with pytest.raises(ValueError, match="`dataset` must come without its own transform"):
         build(FakeData(size=2, transform=lambda image: image), teacher, tmp_path / "new")

@@ -152,7 +152,7 @@ def test_a_transform_that_moves_pixels_is_refused() -> None:
     for step in moving:
         with pytest.raises(ValueError, match=r"`transform` must consist of .*, got a step [RC]"):
             TrackedTransform(transforms.Compose([transforms.RandomResizedCrop(SIZE), step]))
-    with pytest.raises(ValueError, match=r"got a step RandAugment\. Leave it out, or use a teacher online"):
+    with pytest.raises(ValueError, match=r"got a step RandAugment\. Remove it, or use a teacher online"):
         TrackedTransform(create_transform(SIZE, is_training=True, auto_augment="rand-m9"))
 
 

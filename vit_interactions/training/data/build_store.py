@@ -72,7 +72,7 @@ def build_window_store(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[BuildProgress]:
-    """Compute the windows of all images of a dataset, each squashed as a whole to the teacher's input size.
+    """Compute the windows of all images of a dataset, each resized as a whole to the teacher's input size.
 
     Several processes need no communication: shard n is computed by process n mod `world`.
 
@@ -132,7 +132,7 @@ def build_window_store(
 
 
 def transform_options(teacher: WindowTeacher) -> dict[str, Any]:
-    """Return the arguments of timm's `create_transform` that squash whole images to the teacher's input."""
+    """Return the arguments of timm's `create_transform` that resize whole images to the teacher's input."""
     config: dict[str, Any] = resolve_model_data_config(teacher.model)  # type: ignore[no-untyped-call]
     built_for = getattr(getattr(teacher.model, "patch_embed", None), "img_size", None)
     size = config["input_size"] if built_for is None else (config["input_size"][0], *built_for)
@@ -147,7 +147,7 @@ def make_manifest(names: list[str], teacher: WindowTeacher, options: dict[str, A
         ValueError: no images, or a grid with more patches per side than fit a byte.
     """
     if not names:
-        raise ValueError("`dataset` must hold images, got none.")
+        raise ValueError("`dataset` must have images, got none.")
     size = (int(options["input_size"][1]), int(options["input_size"][2]))
     grid = teacher.grid(size)
     if max(grid) > LARGEST_SIDE:
@@ -190,7 +190,7 @@ def open_folder(
     )
     if not (out / MANIFEST).exists():
         if others:
-            raise ValueError(f"`out` must be a new folder or a window store, got {out}, which holds {others[0]}.")
+            raise ValueError(f"`out` must be a new folder or a window store, got {out} with {others[0]} in it.")
         _write_names(out, names, rank)
         write_bytes(out / MANIFEST, manifest.as_json().encode(), rank)
     found = read_manifest(out)

@@ -50,7 +50,7 @@ def open_datasets(
         training: name of the split to train on.
         evaluation: name of the split to evaluate on; empty for none.
         classes: number of classes, if the dataset does not list them.
-        **keys: `input_key` and `target_key`, for datasets with fields; None values are left out.
+        **keys: `input_key` and `target_key`, for datasets with fields; None values are ignored.
 
     Raises:
         ValueError: splits that are missing or the same, or classes that are unknown or differ between the splits.
@@ -81,15 +81,9 @@ def open_split(
     classes: ClassNames | None = None,
     **keys: Any,
 ) -> Any:
-    """Open one split of a dataset.
+    """Open one split of a dataset, as `open_datasets` does.
 
-    Args:
-        data: as in `open_datasets`.
-        split: name of the split.
-        kind: as in `open_datasets`.
-        is_training: True to shuffle streams.
-        classes: classes that determine the class numbers; None for the dataset's own numbers.
-        **keys: as in `open_datasets`.
+    `classes` determine the class numbers, by default the dataset's own; `is_training` shuffles streams.
 
     Raises:
         ValueError: a dataset that cannot be opened as this kind, or has unknown classes.
@@ -133,7 +127,7 @@ def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: dict[
     if not data.is_dir():
         raise NotADirectoryError(f"`data` must be a folder of images, got {data}.")
     if keys:
-        raise ValueError(f"`{min(keys)}` must be left out for folders of images, which have no fields.")
+        raise ValueError(f"`{min(keys)}` must not be given for folders of images, which have no fields.")
     root = split_folder(data, split)
     try:
         return ImageFolder(root, classes)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +24,7 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
     An unreadable image raises an error; no other image takes its place.
 
     Attributes:
-        root: path of the folder that holds the class folders.
+        root: path of the folder of class folders.
         samples: (path, class number) per image.
         class_to_idx: class name -> number.
         others: visible files that are not images, relative to `root`.
@@ -33,8 +34,8 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         """List the images.
 
         Args:
-            root: folder that holds the class folders.
-            classes: the known classes; None to make each folder a class.
+            root: folder of class folders.
+            classes: the known classes; None for one class per folder.
 
         Raises:
             ValueError: no images, images outside class folders or deeper, folders of unknown classes, or class folders
@@ -84,7 +85,7 @@ def split_folder(data: Path, split: str) -> Path:
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Return a sort key that orders numbers by value, as timm does, and tells names apart that differ only in case.
+    """Return a sort key that orders numbers by value, as timm does, and distinguishes names that differ only in case.
 
     Example:
         >>> sorted(["10.png", "9.png", "a", "A"], key=natural_key)
@@ -101,15 +102,16 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     files = [entry.name for entry in entries if not _is_folder(entry)]
     if loose := sorted(filter(_is_image, files)):
         raise ValueError(
-            f"`data` {root} must have images in class folders only, got {abbreviate(loose)} beside them. Move them."
+            f"`data` {root} must have images in class folders only, got {abbreviate(loose)} outside. Move them."
         )
     found: dict[str, list[str]] = {}
-    nested, others = [], [name for name in files if not name.startswith(".")]
+    nested: list[str] = []
+    others = [name for name in files if not name.startswith(".")]
     for folder in folders:
         images = []
         for entry in os.scandir(folder.path):
             if _is_folder(entry):
-                nested += list(_images_below(entry.path))[:1]
+                nested += islice(_images_below(entry.path), 1)
             elif _is_image(entry.name):
                 images.append(entry.path)
             elif not entry.name.startswith("."):
@@ -127,18 +129,15 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 def _images_below(folder: str) -> Iterator[str]:
     """Yield the images below a folder, visiting each folder once even if links form a circle."""
-    waiting, seen = [folder], set()
-    while waiting:
-        here = waiting.pop()
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in sorted(os.scandir(here), key=lambda entry: natural_key(entry.name)):
-            if _is_folder(entry):
-                waiting.append(entry.path)
-            elif _is_image(entry.name):
-                yield entry.path
+        folders.sort(key=natural_key)
+        yield from (os.path.join(here, name) for name in sorted(files, key=natural_key) if _is_image(name))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

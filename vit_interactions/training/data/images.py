@@ -40,13 +40,7 @@ def image_names(dataset: Any) -> list[str]:
 
 
 def image_name(dataset: Any, index: int) -> str:
-    """Return one of the names that `image_names` lists.
-
-    Example:
-        >>> from torchvision.datasets import FakeData
-        >>> image_name(FakeData(size=3), 2)
-        '2'
-    """
+    """Return one of the names that `image_names` lists."""
     if hasattr(dataset, "filename"):
         return str(dataset.filename(index) or index)
     if hasattr(dataset, "samples") and hasattr(dataset, "root"):

@@ -1,6 +1,7 @@
 """Loaders of training and evaluation batches, made of timm's transforms and prefetcher."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vit_interactions.images.restricted import restrict_formats
-from vit_interactions.training.data.sampling import EvaluationBatchSampler, SeededDataset, TrainingBatchSampler
-from vit_interactions.training.data.unreadable import TolerantCollate, TolerantDataset, TransformedImages
+from vit_interactions.training.data.sampling import SeededDataset, TrainingBatchSampler, evaluation_batches
+from vit_interactions.training.data.unreadable import TolerantDataset, TransformedImages, tolerant_collate
 from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.utilities.processes import Process
@@ -23,11 +24,7 @@ TrainingBatch = tuple[Tensor, Any, float]  # with the fraction of the batch's im
 
 
 def training_transform(settings: TrainingSettings, config: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """Create timm's random transform to bytes; the loader normalizes them.
-
-    Args:
-        settings: of the training.
-        config: input configuration of the model, by timm's `resolve_data_config`.
+    """Create timm's random transform to bytes, which the loader normalizes.
 
     Raises:
         ValueError: an unknown AutoAugment policy.
@@ -45,9 +42,9 @@ def training_transform(settings: TrainingSettings, config: Mapping[str, Any]) ->
             std=config["std"],
             use_prefetcher=True,
         )
-    except AssertionError as error:  # timm's answer to an unknown policy
+    except AssertionError as error:  # raised by timm for an unknown policy
         raise ValueError(
-            f"`auto_augment` must be a policy of timm, e.g. rand-m9-mstd0.5, got {settings.auto_augment!r}."
+            f"`auto_augment` must be a timm policy, e.g. rand-m9-mstd0.5, got {settings.auto_augment!r}."
         ) from error
     return transform
 
@@ -58,7 +55,7 @@ class TrainingLoader:
     Images and their augmentation are a function of seed, epoch and image (see `sampling`). A stream (WebDataset, TFDS)
     is read and skipped up to the step instead.
 
-    An unreadable image is left out of its batch, and no other takes its place, so the order of the others does not
+    An unreadable image is skipped in its batch, and no other takes its place, so the order of the others does not
     change. (Streams skip whatever their readers skip.)
 
     Attributes:
@@ -74,14 +71,7 @@ class TrainingLoader:
         process: Process,
         collate: Callable[[Any], Batch] = fast_collate,
     ) -> None:
-        """Create the loader.
-
-        Args:
-            dataset: `TransformedImages`, a `WindowedDataset`, or a stream with its transform.
-            settings: of the training.
-            config: input configuration of the model.
-            process: this process.
-            collate: makes a batch of samples.
+        """Load `TransformedImages`, a `WindowedDataset`, or a stream with its transform.
 
         Raises:
             ValueError: a step that cannot be divided among processes and batches, or fewer images than one step takes.
@@ -93,14 +83,14 @@ class TrainingLoader:
         workers = settings.workers
         options: dict[str, Any]
         if isinstance(dataset, IterableDataset):
-            # A stream draws random numbers in its workers, which start anew for each epoch.
+            # A stream draws random numbers in its workers, which are therefore restarted for each epoch.
             workers = max(workers, 1)
             options = {"batch_size": batch, "drop_last": True, "persistent_workers": False, "collate_fn": collate}
         else:
             place = {"parts": self._parts, "rank": self._rank, "world": process.world}
             self._sampler = TrainingBatchSampler(len(dataset), batch, seed=self._seed, **place)
             options = {"batch_sampler": self._sampler, "persistent_workers": workers > 0}
-            options["collate_fn"] = TolerantCollate(collate, dataset.blank)
+            options["collate_fn"] = partial(tolerant_collate, collate, dataset.blank)
             dataset = SeededDataset(TolerantDataset(dataset), self._seed)
         self._dataset = dataset
         self._batches = _prefetch(dataset, config, process, workers, **options)
@@ -152,15 +142,7 @@ class EvaluationLoader:
     def __init__(
         self, dataset: Any, config: Mapping[str, Any], process: Process, *, batch_size: int, workers: int
     ) -> None:
-        """Create the loader.
-
-        Args:
-            dataset: of timm or torchvision, without a transform.
-            config: input configuration of the model, by timm's `resolve_data_config`.
-            process: this process.
-            batch_size: images per batch and process.
-            workers: worker processes that load images.
-        """
+        """Load a timm or torchvision dataset without a transform, `batch_size` images per batch and process."""
         self.unreadable: dict[str, str] = {}
         self._stream = isinstance(dataset, IterableDataset)
         self.alike = process.world == 1 or not self._stream
@@ -186,8 +168,8 @@ class EvaluationLoader:
             config,
             process,
             workers,
-            batch_sampler=EvaluationBatchSampler(len(images), batch_size, process.rank, process.world),
-            collate_fn=TolerantCollate(fast_collate, images.blank),
+            batch_sampler=evaluation_batches(len(images), batch_size, process.rank, process.world),
+            collate_fn=partial(tolerant_collate, fast_collate, images.blank),
         )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Batch samplers for training and evaluation, and datasets with reproducible augmentation.
+"""Batches of indices for training and evaluation, and datasets with reproducible augmentation.
 
 The order of the images and their augmentation are a function of seed, epoch and image. They do not depend on the number
 of worker processes, on random numbers drawn before, or on where the run was started: a run that resumes in the middle
@@ -17,7 +17,7 @@ from vit_interactions.utilities.seeds import ORDER, SAMPLE, seed_of, seeded
 class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
     """Shuffled batches of (epoch, index) for one process, from any step of an epoch on.
 
-    A step consists of `parts` batches in each of `world` processes, and holds the same images however it is divided.
+    A step consists of `parts` batches in each of `world` processes, and contains the same images however it is divided.
     Images that do not fill a step at the end of an epoch are dropped.
 
     Attributes:
@@ -59,25 +59,15 @@ class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in order[start : start + self._batch].tolist()]
 
 
-class EvaluationBatchSampler(Sampler[list[int]]):
-    """Batches of indices in order for one process: each image once, and as many batches in each process.
+def evaluation_batches(images: int, batch: int, rank: int = 0, world: int = 1) -> list[range]:
+    """Return the batches of indices of one process: each image once, and as many batches in each process.
 
     Example:
-        >>> [list(EvaluationBatchSampler(5, 2, rank, 2)) for rank in (0, 1)]
+        >>> [[list(batch) for batch in evaluation_batches(5, 2, rank, 2)] for rank in (0, 1)]
         [[[0, 2], [4]], [[1, 3], []]]
     """
-
-    def __init__(self, images: int, batch: int, rank: int = 0, world: int = 1) -> None:
-        """Divide a number of images into batches."""
-        self._mine, self._batch = range(images)[rank::world], batch
-        self._count = -(-images // (world * batch))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for number in range(self._count):
-            yield list(self._mine[number * self._batch : (number + 1) * self._batch])
+    mine, count = range(images)[rank::world], -(-images // (world * batch))
+    return [mine[number * batch : (number + 1) * batch] for number in range(count)]
 
 
 class SeededDataset(Dataset[Any]):

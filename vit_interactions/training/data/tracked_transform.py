@@ -1,21 +1,22 @@
 """Random transforms that also return the crop and flip they made."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import MaybePILToTensor, MaybeToTensor, RandomResizedCropAndInterpolation, ToNumpy
+from timm.data.transforms import RandomResizedCropAndInterpolation, ToNumpy
 from torchvision import transforms
 from torchvision.transforms.functional import get_image_size, hflip
 
 from vit_interactions.functional.window_transform import WHOLE, Box
+from vit_interactions.images.placement import PIXELWISE, flatten
 
 CROPS = (RandomResizedCropAndInterpolation, transforms.RandomResizedCrop)
 FLIP = transforms.RandomHorizontalFlip
 # Steps that keep every pixel in place.
-PIXELWISE = (
+IN_PLACE = (
+    *PIXELWISE,
     transforms.ColorJitter,
     transforms.GaussianBlur,
     transforms.Grayscale,
@@ -23,10 +24,6 @@ PIXELWISE = (
     transforms.RandomGrayscale,
     transforms.ConvertImageDtype,
     transforms.PILToTensor,
-    transforms.ToTensor,
-    transforms.Normalize,
-    MaybePILToTensor,
-    MaybeToTensor,
     ToNumpy,
     RandomErasing,
 )
@@ -47,7 +44,7 @@ class Tracked(NamedTuple):
 
 
 class TrackedTransform:
-    """A transform of timm or torchvision that also returns its crop and flip.
+    """A timm or torchvision transform that also returns its crop and flip.
 
     It draws the same random numbers as the transform itself, so that the same seed gives the same image.
 
@@ -65,10 +62,13 @@ class TrackedTransform:
             ValueError: a step that moves pixels in a way that cannot be tracked.
         """
         self.transform = transform
-        self._steps = list(_steps(transform))
+        self._steps = list(flatten(transform))
+        for step in self._steps:
+            if not isinstance(step, (*CROPS, FLIP)):
+                _check_in_place(step)
 
     def __call__(self, image: Any) -> Tracked:
-        """Transform an image of Pillow or a tensor (channels, height, width)."""
+        """Transform a PIL image or a tensor (channels, height, width)."""
         box, flip = WHOLE, False
         for step in self._steps:
             if isinstance(step, CROPS):
@@ -81,25 +81,15 @@ class TrackedTransform:
         return Tracked(image, box, flip)
 
 
-def _steps(transform: Any) -> Iterator[Any]:
-    if isinstance(transform, transforms.Compose):
-        for step in transform.transforms:
-            yield from _steps(step)
-        return
-    if not isinstance(transform, (*CROPS, FLIP)):
-        _check_pixelwise(transform)
-    yield transform
-
-
-def _check_pixelwise(step: Any) -> None:
+def _check_in_place(step: Any) -> None:
     if isinstance(step, transforms.RandomApply):
         for inner in step.transforms:
-            _check_pixelwise(inner)
-    elif not isinstance(step, PIXELWISE):
-        known = ", ".join(kind.__name__ for kind in (*CROPS, FLIP, *PIXELWISE))
+            _check_in_place(inner)
+    elif not isinstance(step, IN_PLACE):
+        known = ", ".join(kind.__name__ for kind in (*CROPS, FLIP, *IN_PLACE))
         raise ValueError(
             f"`transform` must consist of {known}, which stored windows can follow, got a step {type(step).__name__}. "
-            "Leave it out, or use a teacher online, which sees the transformed image."
+            "Remove it, or use a teacher online, which sees the transformed image."
         )
 
 

@@ -13,26 +13,17 @@ from vit_interactions.training.data.images import image_name, read_sample
 
 
 class Unreadable(NamedTuple):
-    """Stands in place of the sample of an unreadable image.
-
-    Attributes:
-        name: of the image.
-        reason: the error.
-    """
+    """Name and error of an unreadable image, instead of its sample."""
 
     name: str
     reason: str
 
 
 class TransformedImages(Dataset[Any]):
-    """A dataset with a transform, which raises an error for an unreadable image.
-
-    Attributes:
-        dataset: of timm or torchvision, without a transform.
-    """
+    """A dataset with a transform, which raises an error for an unreadable image."""
 
     def __init__(self, dataset: Any, transform: Callable[[Any], Any]) -> None:
-        """Combine a dataset and a transform."""
+        """Combine a timm or torchvision dataset without a transform, and a transform."""
         self.dataset, self._transform = dataset, transform
 
     def __len__(self) -> int:
@@ -48,14 +39,10 @@ class TransformedImages(Dataset[Any]):
 
 
 class TolerantDataset(Dataset[Any]):
-    """A dataset that returns an `Unreadable` for an unreadable image.
-
-    Attributes:
-        samples: `TransformedImages` or a `WindowedDataset`.
-    """
+    """A dataset that returns an `Unreadable` for an unreadable image."""
 
     def __init__(self, samples: Any) -> None:
-        """Wrap a dataset that raises an error for an unreadable image."""
+        """Wrap `TransformedImages` or a `WindowedDataset`, which raise errors."""
         self.samples = samples
 
     def __len__(self) -> int:
@@ -87,19 +74,14 @@ class BatchTarget(NamedTuple):
         return self._replace(target=self.target.to(device=device, non_blocking=non_blocking))
 
 
-class TolerantCollate:
-    """Collates the readable images of a batch."""
-
-    def __init__(self, collate: Callable[[Any], tuple[Tensor, Any]], blank: Callable[[], Any]) -> None:
-        """Wrap a collate function; `blank` returns a sample for batches without a readable image."""
-        self._collate, self._blank = collate, blank
-
-    def __call__(self, batch: Sequence[Any]) -> tuple[Tensor, BatchTarget]:
-        """Collate samples and `Unreadable`s."""
-        read = [sample for sample in batch if not isinstance(sample, Unreadable)]
-        unreadable = [sample for sample in batch if isinstance(sample, Unreadable)]
-        images, target = self._collate(read or [self._blank()])
-        return images, BatchTarget(target, len(read), unreadable)
+def tolerant_collate(
+    collate: Callable[[Any], tuple[Tensor, Any]], blank: Callable[[], Any], batch: Sequence[Any]
+) -> tuple[Tensor, BatchTarget]:
+    """Collate the readable samples of a batch; if there are none, a blank sample."""
+    read = [sample for sample in batch if not isinstance(sample, Unreadable)]
+    unreadable = [sample for sample in batch if isinstance(sample, Unreadable)]
+    images, target = collate(read or [blank()])
+    return images, BatchTarget(target, len(read), unreadable)
 
 
 def merge_unreadable(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Windows of every image of a dataset on disk, in 4 bytes and one bit per patch.
 
 A store is a folder: `manifest.json` describes the windows, `names.txt.gz` lists the images, and each `shard-*.bin`
-holds records of fixed length, one per image: left, top, right and bottom of each patch's window, one byte each, then
+contains records of fixed length, one per image: left, top, right and bottom of each patch's window, one byte each, then
 one bit per patch, set if the patch is dropped. At 224 x 224 pixels and patches of 16, a record has 4 * 196 + 25 = 809
-bytes, 1.04 GB for ImageNet. A record of bytes 255 stands for an unreadable image. A shard ends in the SHA-256 of the
+bytes, 1.04 GB for ImageNet. A record of bytes 255 marks an unreadable image. A shard ends in the SHA-256 of the
 manifest, the shard's number and its records, which is checked when a store is opened and when a build is resumed.
 """
 
@@ -12,9 +12,9 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import torch
@@ -33,13 +33,6 @@ LARGEST_SIDE = 255  # patches, so that the largest bound, 254, differs from `UNR
 
 Records = NDArray[np.uint8]
 
-FIELDS: dict[str, Any] = {
-    **dict.fromkeys(("teacher", "architecture", "interpolation", "names"), str),
-    **dict.fromkeys(("alpha", "beta"), float),
-    **dict.fromkeys(("grid", "image_size", "mean", "std"), list),
-    **dict.fromkeys(("images", "shard", "format"), int),
-}
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -51,7 +44,7 @@ class Manifest:
         alpha: fraction of all patch pairs that count as relevant.
         beta: fraction of patches that are dropped.
         grid: (rows, cols) of patches.
-        image_size: (height, width) in pixels to which whole images are squashed for the teacher.
+        image_size: (height, width) in pixels to which whole images are resized for the teacher.
         mean: subtracted from each channel.
         std: divisor of each channel.
         interpolation: of the resizing.
@@ -113,6 +106,10 @@ class Manifest:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
+# JSON has lists, not tuples.
+FIELDS = {each.name: list if get_origin(each.type) is tuple else each.type for each in fields(Manifest)}
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a store.
 
@@ -170,12 +167,7 @@ def count_unreadable(folder: Path) -> int | None:
 
 
 def shard_name(number: int) -> str:
-    """Return the file name of a shard.
-
-    Example:
-        >>> shard_name(7)
-        'shard-000007.bin'
-    """
+    """Return the file name of a shard."""
     return f"shard-{number:06d}.bin"
 
 
@@ -212,13 +204,7 @@ def pack(windows: Tensor, dropped: Tensor) -> Records:
 
 
 def unpack(records: Records, patches: int) -> tuple[Tensor, Tensor]:
-    """Unpack windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool from records (batch, bytes).
-
-    Example:
-        >>> windows, dropped = torch.tensor([[[0, 0, 1, 0], [1, 0, 1, 0]]]), torch.tensor([[False, True]])
-        >>> [torch.equal(a, b) for a, b in zip(unpack(pack(windows, dropped), 2), (windows, dropped))]
-        [True, True]
-    """
+    """Unpack records (batch, bytes) into windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool."""
     bounds = torch.from_numpy(records[:, : 4 * patches].reshape(-1, patches, 4))
     bits = np.unpackbits(records[:, 4 * patches :], axis=1, count=patches)
     return bounds, torch.from_numpy(bits.astype(bool))
@@ -230,12 +216,6 @@ class WindowStore:
     Attributes:
         folder: of the store.
         manifest: describes the windows.
-
-    Example:
-        >>> store = WindowStore(store_folder)  # doctest: +SKIP
-        >>> windows, dropped = store[0]  # doctest: +SKIP
-        >>> windows.shape, dropped.shape  # doctest: +SKIP
-        (torch.Size([196, 4]), torch.Size([196]))
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -266,7 +246,7 @@ class WindowStore:
         return self.manifest.images
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes map the files anew instead of getting copies of their content.
+        # Worker processes map the files themselves instead of getting copies of their content.
         return {**self.__dict__, "_shards": {}}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -280,12 +260,7 @@ class WindowStore:
         return windows[0], dropped[0]
 
     def lookup(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool of several images.
-
-        Raises:
-            IndexError: no such image.
-            ValueError: an image that was unreadable when the store was built.
-        """
+        """Return the windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool of several images."""
         for index in indices:
             if not self.is_readable(index):
                 raise ValueError(

@@ -59,7 +59,7 @@ class WindowedTarget(NamedTuple):
 
 
 class WindowedDataset(Dataset[WindowedSample]):
-    """A dataset of timm or torchvision with the windows of a store.
+    """A timm or torchvision dataset with the windows of a store.
 
     timm's loaders set `transform`. An image that is unreadable, now or when the store was built, raises an error; no
     other image takes its place. For loaders that do not expect this, use a `torch.utils.data.Subset` of the images for
