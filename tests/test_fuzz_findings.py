@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import vit_interactions as vi
 from tests.helpers.fuzzed import run
 from vit_interactions.images.masks import masks_by_image, unused_masks
+from vit_interactions.loading.classifiers import create_classifier, load_classifier
 from vit_interactions.loading.predictions import answer, predict
-from vit_interactions.training.classifiers import create_classifier, load_classifier
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings

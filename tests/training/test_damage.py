@@ -1,4 +1,4 @@
-"""Training runs whose files are damaged or edited, or that would go on with something else."""
+"""Resuming runs whose files are damaged or edited, or with other data or another model."""
 
 import hashlib
 import json
@@ -12,37 +12,26 @@ import timm
 import torch
 
 from tests.helpers.command_line import set_field
-from tests.helpers.tiny_images import make_images, one_thread, tiny_settings
+from tests.helpers.tiny_images import tiny_settings
 from vit_interactions.training.checkpoint import save_checkpoint
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.train import train
 from vit_interactions.training.trainer import Trainer
 from vit_interactions.utilities.json_files import DamagedFileError
 
-# timm's datasets leave it to the interpreter to close the files they have read.
+# timm's datasets leave files open until they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 ADVICE = "Restore the file, or train again into another folder."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("images") / "data")
-
-
-@pytest.fixture(scope="module")
-def settings(images: Path) -> TrainingSettings:
-    return tiny_settings(images, model="test_vit", ema=0.9, checkpoint_every=2, val_split="")
+def settings(image_folder: Path) -> TrainingSettings:
+    return tiny_settings(image_folder, model="test_vit", ema=0.9, checkpoint_every=2, val_split="")
 
 
 @pytest.fixture(scope="module")
 def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that ended in the middle of its second epoch, whose checkpoint is of step 4."""
+    """Return a run that ended in the middle of its second epoch, with a checkpoint of step 4."""
     out = tmp_path_factory.mktemp("stopped") / "run"
     train_step = Trainer.train_step
 
@@ -60,7 +49,7 @@ def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def out(stopped: Path, tmp_path: Path) -> Path:
-    """A copy of the stopped run."""
+    """Copy the stopped run."""
     return shutil.copytree(stopped, tmp_path / "run")
 
 
@@ -69,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def refused(settings: TrainingSettings, out: Path) -> str:
-    """The one line that resuming ends in, which changes no file."""
+    """Resume, which must fail with one line and change no file, and return that line."""
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"\w") as found:
         train(settings, out, resume=True)
@@ -79,7 +68,7 @@ def refused(settings: TrainingSettings, out: Path) -> str:
 
 
 def put(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Change one field, "a/b" being b in a; `...` deletes it."""
+    """Return a function that changes one field, such as "a/b" for b in a; `...` deletes it."""
 
     def change(state: dict[str, Any]) -> None:
         set_field(state, field, value)
@@ -151,7 +140,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(place: float, settings: Training
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
-def test_a_checkpoint_that_is_none_is_named(content: bytes, settings: TrainingSettings, out: Path) -> None:
+def test_file_that_is_not_a_checkpoint_is_named(content: bytes, settings: TrainingSettings, out: Path) -> None:
     (out / "checkpoint.pt").write_bytes(content)
     assert f"{out / 'checkpoint.pt'}, which could not be read as one (BadZipFile). {ADVICE}" in refused(
         settings, out
@@ -196,10 +185,10 @@ def test_a_damaged_log_is_named_before_training(
     assert train(settings, out, resume=True).step == 6
 
 
-def test_images_of_other_names_are_not_those_of_the_run(
-    settings: TrainingSettings, images: Path, out: Path, tmp_path: Path
+def test_resume_with_other_image_names_raises(
+    settings: TrainingSettings, image_folder: Path, out: Path, tmp_path: Path
 ) -> None:
-    moved = shutil.copytree(images, tmp_path / "moved")
+    moved = shutil.copytree(image_folder, tmp_path / "moved")
     image = next((moved / "train" / "class0").iterdir())
     image.rename(image.with_name("other.png"))
     other = tiny_settings(moved, **{k: v for k, v in vars(settings).items() if k != "data"})
@@ -224,7 +213,7 @@ def test_images_of_other_names_are_not_those_of_the_run(
         ("depth", 7, "must come with the model that the run started with, got other arguments or other code"),
     ],
 )
-def test_a_model_of_other_options_is_not_that_of_the_run(
+def test_resume_with_other_model_options_raises(
     attribute: str, value: Any, words: str, settings: TrainingSettings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = timm.create_model
@@ -247,7 +236,7 @@ def test_a_new_run_removes_nothing(settings: TrainingSettings, tmp_path: Path) -
     assert (mine / "data").read_text() == "mine"
 
 
-def test_resuming_removes_what_a_kill_left_half_written(settings: TrainingSettings, out: Path) -> None:
+def test_resume_removes_partial_files(settings: TrainingSettings, out: Path) -> None:
     stale = [out / ".checkpoint.pt.partial", out / "last" / ".model.safetensors.partial"]
     for path in stale:
         path.write_bytes(b"half")
@@ -259,9 +248,9 @@ def test_resuming_removes_what_a_kill_left_half_written(settings: TrainingSettin
 
 
 @pytest.fixture(scope="module")
-def done(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSettings, Path]:
-    """A run that came to its end, with evaluations."""
-    settings = tiny_settings(images, model="test_vit", epochs=2)
+def done(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSettings, Path]:
+    """Train a run to its end, with evaluations."""
+    settings = tiny_settings(image_folder, model="test_vit", epochs=2)
     out = tmp_path_factory.mktemp("done") / "run"
     train(settings, out)
     return settings, out
@@ -283,7 +272,7 @@ def test_a_damaged_best_model_of_a_finished_run_is_named(
     settings, whole = done
     out = shutil.copytree(whole, tmp_path / "run")
     state = read(out / "checkpoint.pt")
-    # A best model that is not the last one: its files are known by their checksums only.
+    # If the best model is not the last one, only the checksums of its files are known.
     (out / "best" / name).write_bytes(b"another model")
     state["best_files"][name] = hashlib.sha256(b"another model").hexdigest()
     save_checkpoint(out / "checkpoint.pt", state)
@@ -295,7 +284,7 @@ def test_a_damaged_best_model_of_a_finished_run_is_named(
     assert str(found.value) == f"{out / 'best' / name} is missing or damaged: its checksum differs. {ADVICE}"
 
 
-def test_a_damaged_best_model_that_is_the_last_one_is_written_again(
+def test_damaged_best_model_is_restored_from_the_last_one(
     done: tuple[TrainingSettings, Path], tmp_path: Path
 ) -> None:
     settings, whole = done
@@ -311,7 +300,7 @@ def test_a_damaged_best_model_that_is_the_last_one_is_written_again(
         assert {path.name: path.read_bytes() for path in (out / folder).iterdir()} == last
 
 
-def test_a_checkpoint_knows_the_files_of_the_best_model(done: tuple[TrainingSettings, Path]) -> None:
+def test_checkpoint_has_the_checksums_of_the_best_model(done: tuple[TrainingSettings, Path]) -> None:
     _, out = done
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "best").iterdir()}
     assert len(files) == 2

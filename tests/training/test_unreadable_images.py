@@ -1,10 +1,9 @@
-"""Images that cannot be read are counted apart, and no other image takes their place: evaluated, trained on, by two."""
+"""Unreadable images are counted separately and not replaced, in evaluation, training and two processes."""
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from timm.data import Mixup
 from torch import nn
 
 from tests.helpers.command_line import run
-from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, one_thread, tiny_settings
+from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, tiny_settings
 from tests.helpers.trained import NoteKeeper, free_ports, same_run, stop_at
 from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
@@ -34,15 +33,9 @@ from vit_interactions.utilities.processes import Process
 CPU = Process(torch.device("cpu"))
 CONFIG = {"input_size": (3, SIZE, SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 CONFIG |= {"interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
-# Of the images to evaluate on, by class: all of a batch of three of each of two processes, and some beside.
+# Unreadable evaluation images by class: all of one batch of three in each of two processes, and some others.
 BROKEN = {"class0": (0, 1, 2, 3, 4), "class1": (0, 2), "class2": (1,)}
 NAMES = [f"{name}/{number}.png" for name, numbers in BROKEN.items() for number in numbers]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def spoil(data: Path, names: list[str]) -> None:
@@ -54,7 +47,7 @@ def spoil(data: Path, names: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of which some cannot be read, the same without those, and a model."""
+    """Write images of which some are unreadable, the readable ones alone, and a model."""
     folder: Path = tmp_path_factory.mktemp("unreadable")
     for name in ("data", "rest"):
         make_images(folder / name)
@@ -90,7 +83,7 @@ def same_numbers(one: Evaluation, other: Evaluation) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_numbers_are_those_of_the_readable_images(workers: int, root: Path) -> None:
+def test_numbers_cover_the_readable_images(workers: int, root: Path) -> None:
     result, rest = evaluated(root, "data", workers=workers), evaluated(root, "rest", workers=workers)
     assert result is not None
     assert rest is not None
@@ -104,7 +97,7 @@ def test_numbers_are_those_of_the_readable_images(workers: int, root: Path) -> N
     assert str(result).endswith(f", 7 images, 8 could not be read: {', '.join(NAMES)}")
 
 
-def test_the_command_says_so_and_ends_with_1(
+def test_command_names_unreadable_images_and_exits_with_1(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--model", "test_vit", "--checkpoint", root / "model.safetensors", "--img-size", SIZE]
@@ -132,7 +125,7 @@ def test_no_readable_image_is_an_error(root: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_an_error(
+def test_weights_that_are_not_finite_raise(
     value: float, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(root / "model.safetensors")
@@ -147,7 +140,7 @@ def test_weights_that_are_not_finite_are_an_error(
 
 
 class Fixed(nn.Module):
-    """A classifier that reads its scores off the image."""
+    """A classifier that returns the first pixels as scores."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -166,13 +159,13 @@ def test_top_5_needs_five_classes(classes: int, top5: float | None) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 4])
-def test_class_numbers_of_another_model_are_an_error(number: int) -> None:
+def test_class_numbers_of_another_model_raise(number: int) -> None:
     images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
     with pytest.raises(ValueError, match="got class numbers that it does not have for 1 of 2 images"):
         evaluate(Fixed(4), [(images, torch.tensor([0, number]))])
 
 
-def test_a_model_of_one_class_classifies_nothing(root: Path, tmp_path: Path) -> None:
+def test_model_with_one_class_raises(root: Path, tmp_path: Path) -> None:
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=1)
     save_file(model.state_dict(), tmp_path / "one.safetensors")
     with pytest.raises(ValueError, match="`model` must classify into at least two classes, got 1"):
@@ -213,7 +206,7 @@ def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: Path) -> None:
+def test_other_images_of_a_batch_stay_unchanged(workers: int, tmp_path: Path) -> None:
     _, whole = batches_of(make_images(tmp_path / "whole"))
     loader, rest = batches_of(training_data(tmp_path), workers=workers)
     names = open_split(tmp_path / "data", "train").filenames()
@@ -240,8 +233,8 @@ def test_a_batch_without_images_has_no_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mixed", [{}, {"mixup": 0.5, "smoothing": 0.1}])
-def test_a_step_in_parts_is_the_whole_step(mixed: dict[str, Any], tmp_path: Path) -> None:
-    """Where images are mixed, within the parts; so only what is written is compared there."""
+def test_accumulated_step_equals_the_whole_step(mixed: dict[str, Any], tmp_path: Path) -> None:
+    """Images are mixed within a part, so mixed runs only need finite weights."""
     data = training_data(tmp_path)
     for parts in (1, 4):
         settings = tiny_settings(data, model="test_vit", accumulate=parts, epochs=1, **mixed)
@@ -257,7 +250,7 @@ def test_a_step_in_parts_is_the_whole_step(mixed: dict[str, Any], tmp_path: Path
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_resumed_it_is_the_same_run_and_says_the_same(
+def test_resumed_run_is_the_same_and_notes_the_same(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_settings(training_data(tmp_path), mixup=0.2, accumulate=2)
@@ -282,7 +275,7 @@ def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:
         train(tiny_settings(data, model="test_vit"), tmp_path / "run")
 
 
-def test_an_image_left_alone_is_not_mixed() -> None:
+def test_image_without_partner_is_not_mixed() -> None:
     mixup = Mixup(1.0, num_classes=4, label_smoothing=0.1)
     images, classes = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 3])
     mixed, shares = _mix(mixup, images.clone(), classes)
@@ -295,7 +288,7 @@ def test_an_image_left_alone_is_not_mixed() -> None:
     torch.testing.assert_close(share[0], torch.tensor([0.925, 0.025, 0.025, 0.025]))
 
 
-def test_means_count_images_that_were_read() -> None:
+def test_means_count_readable_images() -> None:
     meter = Meter()
     meter.add({"loss": torch.tensor(1.0)}, 0.5)
     meter.add({"loss": torch.tensor(4.0)})
@@ -328,7 +321,7 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
         (root / "two.json").write_text(json.dumps(written))
 
 
-def test_two_processes_count_and_learn_what_one_does(root: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(root: Path, tmp_path: Path) -> None:
     shutil.copytree(training_data(tmp_path), root / "train")
     torch.multiprocessing.spawn(_process, args=(root, free_ports(2)), nprocs=2)
     together = json.loads((root / "two.json").read_text())

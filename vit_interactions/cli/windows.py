@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vit_interactions.cli.options import Alpha, Beta, Device, given_path
-from vit_interactions.training.classifiers import load_classifier
+from vit_interactions.loading.classifiers import load_classifier
 from vit_interactions.training.data.build_store import build_window_store
 from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.window_store import count_unreadable, read_manifest

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from vit_interactions.loading.class_maps import ClassNames, names_of_config, read_class_map
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.trained_windows import other_windows, trained_windows
-from vit_interactions.training.data.class_names import ClassNames, names_of_config, read_class_map
 from vit_interactions.training.data.datasets import class_indices, open_split
 from vit_interactions.training.data.loaders import Batch, EvaluationLoader
 from vit_interactions.training.data.unreadable import describe_unreadable, merge_unreadable, skipped_files

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from torchvision.transforms import Normalize
 
+from vit_interactions.loading.classifiers import create_classifier, load_classifier
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
-from vit_interactions.training.classifiers import create_classifier, load_classifier
 from vit_interactions.training.data.datasets import Datasets, open_datasets
 from vit_interactions.training.data.loaders import (
     EvaluationLoader,

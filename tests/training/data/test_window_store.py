@@ -1,4 +1,4 @@
-"""The window store: what it holds, that it survives being killed, and that a wrong one is refused."""
+"""The window store: its content, killed and resumed builds, and errors for wrong stores."""
 
 import json
 import os
@@ -28,23 +28,23 @@ from vit_interactions.training.data.window_store import Manifest, WindowStore, p
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.json_files import DamagedFileError
 
-PICTURES = 26
+IMAGES = 26
 SHARD = 8
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let few pictures fill several shards."""
+    """Make shards small, so that a few images fill several."""
     assert build_store.SHARD == 1024
     monkeypatch.setattr(build_store, "SHARD", SHARD)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of two classes and of many sizes, one of which is broken."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Write images of two classes and many sizes, one of them unreadable."""
+    root = tmp_path_factory.mktemp("images")
     numbers = np.random.default_rng(0)
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         path = root / "train" / ("cat" if index < 10 else "dog") / f"{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = tuple(numbers.integers(40, 90, 2))
@@ -79,7 +79,7 @@ def dataset(folder: Path) -> Any:
 
 
 def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> BuildProgress:
-    """Build a whole store, or this process's part, in this process."""
+    """Build a store, or one process's part of it."""
     report = None
     for report in build_window_store(dataset, teacher, out, **{"batch_size": 3, "workers": 0, **options}):  # noqa: B007
         pass
@@ -91,22 +91,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def whole_pictures(dataset: Any, indices: list[int]) -> Tensor:
-    """Pictures squashed to 160 x 160, as PIL does it, in [-1, 1]: written down apart from the package."""
+def resized_images(dataset: Any, indices: list[int]) -> Tensor:
+    """Resize images to 160 x 160 by PIL, in [-1, 1], without using the package."""
     images = [read_sample(dataset, i)[0].resize((160, 160), Image.Resampling.BICUBIC) for i in indices]
     arrays = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
     return torch.from_numpy(arrays.astype(np.float32) / 255 * 2 - 1)
 
 
-def test_a_store_holds_what_the_teacher_says_of_whole_pictures(
+def test_store_contains_the_teachers_windows_of_whole_images(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     report = build(dataset, teacher, tmp_path / "store")
-    assert (report.done, report.total) == (PICTURES, PICTURES)
+    assert (report.done, report.total) == (IMAGES, IMAGES)
     store = WindowStore(tmp_path / "store")
-    assert len(store) == PICTURES
+    assert len(store) == IMAGES
     indices = [0, 7, 8, 25]
-    field = teacher(whole_pictures(dataset, indices))
+    field = teacher(resized_images(dataset, indices))
     windows, dropped = store.lookup(indices)
     assert (windows.dtype, dropped.dtype) == (torch.uint8, torch.bool)
     assert torch.equal(windows.long(), field.windows)
@@ -115,7 +115,7 @@ def test_a_store_holds_what_the_teacher_says_of_whole_pictures(
     assert torch.equal(store[8][1], dropped[2])
 
 
-def test_a_record_is_4_bytes_and_a_bit_a_patch(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_record_is_4_bytes_and_a_bit_per_patch(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     manifest = read_manifest(tmp_path)
     assert manifest.grid == (10, 10)
@@ -139,21 +139,21 @@ def test_packing_keeps_all_bounds_and_bits() -> None:
     assert torch.equal(again[1], dropped)
 
 
-def test_a_broken_picture_is_reported_and_has_no_windows(
+def test_unreadable_image_is_reported_and_has_no_windows(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     report = build(dataset, teacher, tmp_path)
     assert report.failed.keys() == {BROKEN}
     assert report.failed[BROKEN].startswith("dog/013.png: ")
     store = WindowStore(tmp_path)
-    assert [i for i in range(PICTURES) if not store.is_readable(i)] == [BROKEN]
+    assert [i for i in range(IMAGES) if not store.is_readable(i)] == [BROKEN]
     with pytest.raises(ValueError, match=r"Image 13 \(dog/013.png\) has no windows: it could not be read"):
         store[BROKEN]
     with pytest.raises(ValueError, match="Image 13"):
         store.lookup([1, BROKEN])
 
 
-def test_names_that_are_no_text_are_names(folder: Path, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_names_that_are_not_text(folder: Path, teacher: WindowTeacher, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "data")
     first = min((tmp_path / "data" / "train").rglob("*.*"))
     odd = os.fsencode(first.parent) + b"/caf\xe9" + os.fsencode(first.suffix)
@@ -169,7 +169,7 @@ def test_names_that_are_no_text_are_names(folder: Path, teacher: WindowTeacher, 
     assert store.names == names
 
 
-def test_neither_workers_nor_processes_nor_batches_left_over_change_a_byte(
+def test_workers_processes_and_last_batches_do_not_change_a_byte(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     build(dataset, teacher, tmp_path / "one")
@@ -180,7 +180,7 @@ def test_neither_workers_nor_processes_nor_batches_left_over_change_a_byte(
     assert len(contents(tmp_path / "one")) == 4 + 2
 
 
-def test_a_part_of_the_processes_makes_no_store_yet(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_store_of_some_processes_is_incomplete(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path, rank=1, world=2)
     with pytest.raises(ValueError, match=r"2 of 4 shards are missing, the first is shard-000000.bin"):
         WindowStore(tmp_path)
@@ -189,7 +189,7 @@ def test_a_part_of_the_processes_makes_no_store_yet(dataset: Any, teacher: Windo
     assert contents(tmp_path) == contents(tmp_path.with_name("whole"))
 
 
-def test_resuming_computes_what_is_missing_only(
+def test_resume_computes_only_missing_shards(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(dataset, teacher, tmp_path)
@@ -202,7 +202,7 @@ def test_resuming_computes_what_is_missing_only(
     forward = WindowTeacher.forward
     monkeypatch.setattr(WindowTeacher, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
     report = build(dataset, teacher, tmp_path, resume=True)
-    assert (sum(seen), report.done) == (8 + 2, PICTURES)
+    assert (sum(seen), report.done) == (8 + 2, IMAGES)
     assert contents(tmp_path) == before
 
 
@@ -234,7 +234,7 @@ def start(folder: Path, weights: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_in_the_middle_it_resumes_to_the_same_bytes(
+def test_killed_build_resumes_to_the_same_bytes(
     folder: Path, weights: Path, dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
@@ -259,11 +259,11 @@ def test_killed_in_the_middle_it_resumes_to_the_same_bytes(
     assert contents(killed) == contents(tmp_path / "quiet")
 
 
-def test_killed_while_writing_nothing_half_is_taken_for_whole(
+def test_partial_files_of_a_killed_build_are_ignored(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(dataset, teacher, tmp_path / "quiet")
-    # Every place where a file is put in its place, one after another: what stood there before is what is found.
+    # Kill the build at each rename in turn: the file that was there before must remain.
     for place in range(6):
         out, puts = tmp_path / f"killed-{place}", []
 
@@ -283,9 +283,7 @@ def test_killed_while_writing_nothing_half_is_taken_for_whole(
         assert contents(out) == contents(tmp_path / "quiet")
 
 
-def test_a_store_of_something_else_is_refused(
-    dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path
-) -> None:
+def test_other_store_or_folder_raises(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     build(dataset, teacher, store)
     with pytest.raises(ValueError, match=r"which has windows. Add `resume`, or choose another folder"):
@@ -317,7 +315,7 @@ def test_a_store_of_something_else_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_store_that_cannot_be_read_is_refused(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_unreadable_store_raises(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"built by `vit-interactions windows`, got no "):
         WindowStore(tmp_path)
     build(dataset, teacher, tmp_path)
@@ -329,12 +327,12 @@ def test_a_store_that_cannot_be_read_is_refused(dataset: Any, teacher: WindowTea
             WindowStore(tmp_path)
     manifest.write_text(json.dumps(content))
     store = WindowStore(tmp_path)
-    for index in (-1, PICTURES):
+    for index in (-1, IMAGES):
         with pytest.raises(IndexError, match=rf"`index` must be in \[0, 25\], got {index}"):
             store[index]
 
 
-def test_a_store_knows_its_pictures(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
+def test_store_checks_image_names(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     store = WindowStore(tmp_path)
     names = image_names(dataset)
@@ -347,7 +345,7 @@ def test_a_store_knows_its_pictures(dataset: Any, teacher: WindowTeacher, folder
         store.check_names([*names[:3], "cat/other.png", *names[4:]])
 
 
-def test_worker_processes_map_the_files_anew(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_worker_processes_map_the_files_themselves(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     store = WindowStore(tmp_path)
     expected = store[9]
@@ -360,7 +358,7 @@ def test_worker_processes_map_the_files_anew(dataset: Any, teacher: WindowTeache
     assert torch.equal(store[9][0], expected[0])
 
 
-def test_grids_up_to_255_a_side_fit_into_bytes(tmp_path: Path, teacher: WindowTeacher, dataset: Any) -> None:
+def test_grids_up_to_255_per_side_fit_bytes(tmp_path: Path, teacher: WindowTeacher, dataset: Any) -> None:
     shape = {"patch_size": 1, "embed_dim": 8, "depth": 1, "num_heads": 1, "num_classes": 0}
     wide = timm.create_model("vit_tiny_patch16_224", img_size=(1, 256), **shape)
     with pytest.raises(
@@ -401,9 +399,7 @@ def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: p
     assert resumed.exit_code == 1
 
 
-def test_the_command_says_what_it_made_again_and_what_is_left_out(
-    folder: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_command_names_rebuilt_and_skipped_files(folder: Path, weights: Path, tmp_path: Path) -> None:
     options = ["--data", str(folder), "--model", "test_vit", "--checkpoint", str(weights), "--workers", "0"]
     command = ["windows", *options, "--out", str(tmp_path / "store"), "--resume"]
     assert CliRunner().invoke(app, command).exit_code == 1

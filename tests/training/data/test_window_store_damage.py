@@ -1,4 +1,4 @@
-"""Window stores whose files are damaged or edited: named when they are read, and made again on resuming."""
+"""Damaged or edited window stores: errors that name the file, and shards rebuilt on resume."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ IMAGES = 26
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let few images fill several shards."""
+    """Make shards small, so that a few images fill several."""
     monkeypatch.setattr(build_store, "SHARD", 8)
 
 
@@ -48,7 +48,7 @@ def dataset() -> FakeData:
 
 @pytest.fixture(scope="module")
 def finished(dataset: FakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store, and one of other windows."""
+    """Build a store, and one with other windows, in a folder."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_store, "SHARD", 8)
@@ -59,7 +59,7 @@ def finished(dataset: FakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def store(finished: Path, tmp_path: Path) -> Path:
-    """A copy of a store, with one of other windows beside it."""
+    """Copy the two stores, and return the first."""
     return shutil.copytree(finished, tmp_path / "stores") / "store"
 
 
@@ -90,7 +90,7 @@ DAMAGE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_shard_is_named_and_made_again(
+def test_damaged_shard_is_named_and_rebuilt(
     damage: str, dataset: Any, teacher: WindowTeacher, store: Path
 ) -> None:
     before = contents(store)
@@ -108,7 +108,7 @@ def test_a_damaged_shard_is_named_and_made_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", None], ids=str)
-def test_a_damaged_list_of_names_is_named_and_made_again(
+def test_damaged_list_of_names_is_named_and_rebuilt(
     content: bytes | None, dataset: Any, teacher: WindowTeacher, store: Path
 ) -> None:
     before = contents(store)
@@ -120,9 +120,7 @@ def test_a_damaged_list_of_names_is_named_and_made_again(
     assert contents(store) == before
 
 
-def test_a_folder_in_the_place_of_a_shard_is_named_and_kept(
-    dataset: Any, teacher: WindowTeacher, store: Path
-) -> None:
+def test_folder_named_like_a_shard_is_named_and_kept(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
     path = store / "shard-000001.bin"
     path.unlink()
     path.mkdir()
@@ -162,7 +160,7 @@ def test_an_edited_manifest_is_named_with_its_key(
     assert str(found.value).endswith("Restore the file, or build the store again in another folder.")
 
 
-def test_an_edited_manifest_does_not_fit_its_shards(store: Path) -> None:
+def test_edited_manifest_does_not_match_its_shards(store: Path) -> None:
     path = store / "manifest.json"
     whole = path.read_text()
     for before, after in (('"alpha": 0.05', '"alpha": 0.06'), ('"images": 26', '"images": 25')):
@@ -171,9 +169,7 @@ def test_an_edited_manifest_does_not_fit_its_shards(store: Path) -> None:
             WindowStore(store)
 
 
-def test_a_teacher_that_computes_otherwise_with_its_weights_is_another(
-    dataset: Any, teacher: WindowTeacher, store: Path
-) -> None:
+def test_teacher_with_another_architecture_raises(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
     attention: Any = teacher.model.blocks[0].attn  # type: ignore[index]
     attention.num_heads, attention.head_dim = attention.num_heads * 2, attention.head_dim // 2
     with pytest.raises(ValueError, match=r"store of the same windows, got .*: architecture is"):

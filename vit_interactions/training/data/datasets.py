@@ -7,7 +7,7 @@ from typing import Any
 from timm.data import create_dataset
 
 from vit_interactions.images import read_image
-from vit_interactions.training.data.class_names import ClassNames
+from vit_interactions.loading.class_maps import ClassNames
 from vit_interactions.training.data.folders import ImageFolder, split_folder
 from vit_interactions.training.data.images import image_names
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from vit_interactions.images import read_image
 from vit_interactions.images.reading import image_extensions
-from vit_interactions.training.data.class_names import ClassNames, abbreviate
+from vit_interactions.loading.class_maps import ClassNames, abbreviate
 
 # timm's synonyms for splits.
 SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))

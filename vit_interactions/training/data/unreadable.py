@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vit_interactions.training.data.class_names import abbreviate
+from vit_interactions.loading.class_maps import abbreviate
 from vit_interactions.training.data.folders import natural_key
 from vit_interactions.training.data.images import image_name, read_sample
 

@@ -204,7 +204,7 @@ def pack(windows: Tensor, dropped: Tensor) -> Records:
 
 
 def unpack(records: Records, patches: int) -> tuple[Tensor, Tensor]:
-    """Unpack records (batch, bytes) into windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool."""
+    """Unpack records (batch, bytes) to windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool."""
     bounds = torch.from_numpy(records[:, : 4 * patches].reshape(-1, patches, 4))
     bits = np.unpackbits(records[:, 4 * patches :], axis=1, count=patches)
     return bounds, torch.from_numpy(bits.astype(bool))

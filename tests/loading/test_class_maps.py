@@ -1,4 +1,4 @@
-"""Class maps as editors write them: read right, or refused with the line."""
+"""Class maps in the formats of common editors, and errors that name the line."""
 
 import os
 import unicodedata
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_interactions.training.data.class_names import ClassNames, abbreviate, names_of_config, read_class_map
+from vit_interactions.loading.class_maps import ClassNames, abbreviate, names_of_config, read_class_map
 
 NAMES = ("ant", "bee", "cat")
 
@@ -24,7 +24,7 @@ NAMES = ("ant", "bee", "cat")
         b"ant\nbee\ncat\n\n \n",
     ],
 )
-def test_maps_that_are_read(content: bytes, tmp_path: Path) -> None:
+def test_valid_maps(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "map.txt").write_bytes(content)
     assert read_class_map(tmp_path / "map.txt", 3).names == NAMES
 
@@ -45,13 +45,13 @@ def test_maps_that_are_read(content: bytes, tmp_path: Path) -> None:
         ("cafe\u0301\ncaf\u00e9\ncat\n".encode(), "must name each class once"),
     ],
 )
-def test_maps_that_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_maps_raise(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "map.txt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_class_map(tmp_path / "map.txt", 3)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_missing_and_special_files_raise(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="`class_map` must be a file, got nothing at"):
         read_class_map(tmp_path / "gone.txt", 3)
     os.mkfifo(tmp_path / "pipe.txt")
@@ -77,6 +77,6 @@ def test_names_of_a_config() -> None:
             names_of_config(names, 2)
 
 
-def test_long_lists_are_cut() -> None:
+def test_long_lists_are_abbreviated() -> None:
     assert abbreviate(list("abcdefg")) == "a, b, c, d, e and 2 more"
     assert abbreviate(["a"]) == "a"
