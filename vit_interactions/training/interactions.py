@@ -49,4 +49,9 @@ def count_pairs(model: nn.Module, images: Tensor) -> int | None:
     if type(inner).__module__.rpartition(".")[2] not in GLOBAL:
         return None
     height, width = images.shape[-2:]
+    if isinstance(
+        inner, AdaptiveWindowViT
+    ):  # the probe would take its teacher, which needs no gradient, for a cut
+        rows, cols = inner.patch_embed.dynamic_feat_size((height, width))
+        return int(rows * cols) ** 2
     return token_layout(inner, (height, width)).patches ** 2
