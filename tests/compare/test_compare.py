@@ -63,10 +63,10 @@ def pictures(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def value(comparison: Comparison, photograph: str, method: str, metric: str) -> float:
+def value(comparison: Comparison, image: str, method: str, metric: str) -> float:
     """One value of the table."""
-    table = comparison.table().set_index(["photograph", "method", "metric"])
-    return float(table.loc[(photograph, method, metric), "value"])
+    table = comparison.table().set_index(["image", "method", "metric"])
+    return float(table.loc[(image, method, metric), "value"])
 
 
 def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, pictures: list[Path]) -> None:
@@ -78,28 +78,28 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
     assert comparison.unfinished == 0
     assert set(comparison.table()["metric"]) >= {"first", "probability", "seconds", "forwards"}
     for path in pictures:
-        photograph = prepare(read_image(path), model)
-        inputs = photograph.input[None]
+        image = prepare(read_image(path), model)
+        inputs = image.input[None]
         scores = model(inputs)[0].detach().double().softmax(-1)
-        view = comparison.view("VisionTransformer", path.stem)
-        assert view.prediction == Prediction(int(scores.argmax()), None, float(scores.max()), "softmax")
-        assert view.target == view.prediction.index
-        assert view.layout == vi.token_layout(model, (64, 64))
-        assert view.placement == photograph.placement
+        record = comparison.record("VisionTransformer", path.stem)
+        assert record.prediction == Prediction(int(scores.argmax()), None, float(scores.max()), "softmax")
+        assert record.target == record.prediction.index
+        assert record.layout == vi.token_layout(model, (64, 64))
+        assert record.placement == image.placement
         assert comparison.image(path.stem).tobytes() == Image.open(path).tobytes()
         maps = comparison.maps("VisionTransformer", path.stem)
         expected = {
             "raw_attention": vi.RawAttention(model).patch_map(inputs),
             # Smaller fields are more relevant.
             "responsive_field_size": -vi.ResponsiveFieldSize(model, alpha=0.05).patch_map(inputs),
-            "gmar": vi.GMAR(model).patch_map(inputs, view.target),
+            "gmar": vi.GMAR(model).patch_map(inputs, record.target),
             "random_map": vi.RandomMap(model).patch_map(inputs),
         }
         assert list(maps) == METHODS
         for method, values in expected.items():
             np.testing.assert_array_equal(maps[method], values[0].double().numpy())
             assert value(comparison, path.stem, method, "first") == maps[method][0, 0]
-            assert value(comparison, path.stem, method, "probability") == view.prediction.score
+            assert value(comparison, path.stem, method, "probability") == record.prediction.score
             assert value(comparison, path.stem, method, "seconds") > 0
             assert value(comparison, path.stem, method, "forwards") > 0
     curves = comparison.curves("VisionTransformer", "first")
@@ -113,11 +113,11 @@ def test_maps_and_values_are_those_of_the_methods_and_metrics(model: nn.Module, 
         row = summary.loc[(method, "first")]
         assert row["mean"] == pytest.approx(np.mean(values))
         assert min(values) <= row["low"] <= row["mean"] <= row["high"] <= max(values)
-        assert (row["photographs"], row["direction"]) == (3, "higher")
+        assert (row["images"], row["direction"]) == (3, "higher")
     assert (summary.xs("seconds", level="metric")["direction"] == "lower").all()
 
 
-def test_differences_are_paired_by_photograph(model: nn.Module, pictures: list[Path]) -> None:
+def test_differences_are_paired_by_image(model: nn.Module, pictures: list[Path]) -> None:
     comparison = vi.compare(pictures, model, METHODS, [FIRST])
     found = comparison.against("random_map")
     assert set(found["method"]) == set(METHODS[:-1])
@@ -131,12 +131,12 @@ def test_differences_are_paired_by_photograph(model: nn.Module, pictures: list[P
         assert row["mean"] == pytest.approx(np.mean(differences))
         low, high = bootstrap_intervals(np.array(differences)[:, None])
         assert (row["low"], row["high"]) == (pytest.approx(low[0]), pytest.approx(high[0]))
-        assert row["photographs"] == 3
-    with pytest.raises(ValueError, match=r"`method` must be one of raw_attention, .* but got 'gradcam'"):
+        assert row["images"] == 3
+    with pytest.raises(ValueError, match=r"`method` must be one of raw_attention, .* got 'gradcam'"):
         comparison.against("gradcam")
 
 
-def test_agreement_is_the_mean_of_the_photographs(model: nn.Module, pictures: list[Path]) -> None:
+def test_agreement_is_the_mean_of_the_images(model: nn.Module, pictures: list[Path]) -> None:
     from scipy.stats import spearmanr
 
     comparison = vi.compare(pictures, model, METHODS, [])
@@ -189,7 +189,7 @@ def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
     [
         (lambda case, patch_map: 1 / 0, "ZeroDivisionError", "division by zero"),
         (lambda case, patch_map: Score(float("nan")), "ValueError", "the metric gave nan"),
-        (lambda case, patch_map: 0.5, "TypeError", "must give a Score, but gave float"),
+        (lambda case, patch_map: 0.5, "TypeError", "must give a Score, got float"),
     ],
 )
 def test_a_metric_that_raises_loses_its_own_values_only(
@@ -252,28 +252,28 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
     comparison = vi.compare(pictures, model, ["gmar"], metrics, boxes=table, target="boxes")
     assert comparison.settings["target"] == "boxes"
     for path, box in ((pictures[1], ObjectBox(0, 20, 40, 70, 3)), (pictures[2], ObjectBox(50, 10, 60, 20, 1))):
-        assert comparison.view("VisionTransformer", path.stem).target == box.index
-        photograph = prepare(read_image(path), model)
+        assert comparison.record("VisionTransformer", path.stem).target == box.index
+        image = prepare(read_image(path), model)
         layout = vi.token_layout(model, (64, 64))
         expected = torch.zeros(4, 4, dtype=torch.bool)
         for row in range(4):
             for col in range(4):
-                x = photograph.placement.left + (16 * col + 8) * photograph.placement.scale_x
-                y = photograph.placement.top + (16 * row + 8) * photograph.placement.scale_y
+                x = image.placement.left + (16 * col + 8) * image.placement.scale_x
+                y = image.placement.top + (16 * row + 8) * image.placement.scale_y
                 expected[row, col] = box.left <= x <= box.right and box.top <= y <= box.bottom
-        assert torch.equal(inside_boxes(photograph, layout, [box]), expected)
+        assert torch.equal(inside_boxes(image, layout, [box]), expected)
         assert torch.equal(seen[box.index], expected)
-        gmar = vi.GMAR(model).patch_map(photograph.input[None], box.index)[0]
+        gmar = vi.GMAR(model).patch_map(image.input[None], box.index)[0]
         np.testing.assert_array_equal(comparison.maps("VisionTransformer", path.stem)["gmar"], gmar)
     assert 0 < seen[3].sum() < 16
-    (photo,) = [photo for photo in comparison.photographs if "error" in photo]
-    assert photo["key"] == "square"
-    assert "no box of it has a class" in photo["error"]
+    (photo,) = [photo for photo in comparison.images if photo.error is not None]
+    assert photo.key == "square"
+    assert "no box of it has a class" in photo.error
     # Boxes of another class than the explained one do not count.
     comparison = vi.compare(pictures[2:], model, ["gmar"], metrics, boxes=table, target=0)
     assert set(comparison.failures()["metric"]) == {"look", "pointing_game"}
     assert set(comparison.failures()["reason"]) == {"this image has no box of the explained class."}
-    assert comparison.view("VisionTransformer", "wide").target == 0
+    assert comparison.record("VisionTransformer", "wide").target == 0
 
 
 def test_several_models_and_images_of_pillow(model: nn.Module) -> None:
@@ -287,11 +287,11 @@ def test_several_models_and_images_of_pillow(model: nn.Module) -> None:
     sideways.getexif().update(exif)
     comparison = vi.compare(images, {"small": model, "<b>large</b>": other}, ["raw_attention"], [PROBABILITY])
     assert comparison.models == ["small", "<b>large</b>"]
-    assert [photograph["key"] for photograph in comparison.photographs] == ["picture-1", "picture-2"]
-    assert comparison.image("picture-1").size == (80, 60)
-    assert comparison.image("picture-2").size == (90, 60)
-    assert comparison.maps("small", "picture-1")["raw_attention"].shape == (4, 4)
-    assert comparison.maps("<b>large</b>", "picture-1")["raw_attention"].shape == (6, 6)
+    assert [image.key for image in comparison.images] == ["image-1", "image-2"]
+    assert comparison.image("image-1").size == (80, 60)
+    assert comparison.image("image-2").size == (90, 60)
+    assert comparison.maps("small", "image-1")["raw_attention"].shape == (4, 4)
+    assert comparison.maps("<b>large</b>", "image-1")["raw_attention"].shape == (6, 6)
     assert [module.training for module in other.modules()] == modes
     assert comparison.table().groupby("model").size().tolist() == [len(comparison.table()) // 2] * 2
     other.eval()
@@ -304,21 +304,21 @@ def test_several_models_and_images_of_pillow(model: nn.Module) -> None:
     assert "<b>" not in shown
 
 
-def test_boxes_of_photographs_of_one_name_are_told_apart_by_folders(model: nn.Module, tmp_path: Path) -> None:
+def test_boxes_of_images_of_one_name_are_told_apart_by_folders(model: nn.Module, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     paths = [tmp_path / place / "cat.png" for place in ("one/pets", "other/pets", "other/wild")]
     for path in paths:
         path.parent.mkdir(parents=True)
         Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    photographs = [*paths, Image.open(paths[2])]
+    images = [*paths, Image.open(paths[2])]
     table = tmp_path / "boxes.csv"
 
     def boxes(*names: str) -> list[list[float]]:
         rows = [f"{name},{left},0,64,64\n" for left, name in enumerate(names)]
         table.write_text("file,left,top,right,bottom\n" + "".join(rows))
-        comparison = vi.compare(photographs, model, ["random_map"], ["iou"], boxes=table)
-        assert len(comparison.failures()) == sum(not each["boxes"] for each in comparison.photographs)
-        return [[box["left"] for box in each["boxes"]] for each in comparison.photographs]
+        comparison = vi.compare(images, model, ["random_map"], ["iou"], boxes=table)
+        assert len(comparison.failures()) == sum(not each.boxes for each in comparison.images)
+        return [[box.left for box in each.boxes] for each in comparison.images]
 
     # The image of Pillow is the file that it was opened from.
     assert boxes("one/pets/cat.png", "wild/cat.png", "./other/pets/cat.png") == [[0], [2], [1], [1]]
@@ -334,9 +334,9 @@ def test_boxes_of_photographs_of_one_name_are_told_apart_by_folders(model: nn.Mo
         both = ".*".join(f"{place}/cat" for place in places)
         with pytest.raises(ValueError, match=f"`boxes` must tell images apart, but '{name}' fits .*{both}"):
             boxes(name)
-    # One photograph that is given twice is one.
+    # One image that is given twice is one.
     twice = vi.compare([paths[0], paths[0]], model, ["random_map"], [], boxes=table_of(table, "cat.png"))
-    assert [len(each["boxes"]) for each in twice.photographs] == [1, 1]
+    assert [len(each.boxes) for each in twice.images] == [1, 1]
 
 
 def table_of(path: Path, name: str) -> Path:
@@ -354,7 +354,7 @@ def test_a_model_without_classes_is_measured_by_boxes(pictures: list[Path], tmp_
         ["pointing_game", PROBABILITY],
         boxes=tmp_path / "boxes.csv",
     )
-    assert comparison.view("VisionTransformer", "wide").prediction is None
+    assert comparison.record("VisionTransformer", "wide").prediction is None
     assert value(comparison, "wide", "raw_attention", "pointing_game") in (0, 1)
     failures = comparison.failures().set_index(["method", "metric"])["reason"]
     assert "no classes" in failures["raw_attention", "probability"]
@@ -376,7 +376,7 @@ def test_a_comparison_that_raises_leaves_nothing_behind(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "work_off", interrupted)
+    monkeypatch.setattr(running, "measure_batch", interrupted)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         vi.compare(pictures, model, ["raw_attention"], [])
@@ -390,7 +390,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
         with pytest.raises(ValueError, match=match):
             vi.compare(*arguments, **options)  # type: ignore[arg-type]
 
-    refused("`photographs` must be at least one picture, but got none", [], model)
+    refused("`images` must be at least one, got none", [], model)
     (tmp_path / "empty").mkdir()
     refused("has none", [tmp_path / "empty"], model)
     refused("there is nothing at", [tmp_path / "gone.png"], model)
@@ -409,7 +409,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     refused("`batch_size` must be an int >= 1, but got 0", pictures, model, batch_size=0)
     refused("holds something that is no comparison", pictures, model, out=pictures[0].parent)
     refused("is a file", pictures, model, out=pictures[0])
-    with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* but got list"):
+    with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* got list"):
         vi.compare(pictures, [model])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`methods` must be names, but got GMAR"):
         vi.compare(pictures, model, [vi.GMAR(model)])  # type: ignore[list-item]
@@ -417,7 +417,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
         vi.compare(pictures, model, ["gmar"], [_first])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match=r"`boxes` must be a file, got nothing at .*no\.csv"):
         vi.compare(pictures, model, boxes=tmp_path / "no.csv")
-    with pytest.raises(TypeError, match="`photographs` must be paths or images of Pillow, but got int"):
+    with pytest.raises(TypeError, match="`images` must be paths or Pillow images, got int"):
         vi.compare([3], model)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"has no comparison\.json"):
         Comparison.open(pictures[0].parent)

@@ -20,7 +20,7 @@ from torch import nn
 
 import vit_interactions as vi
 from tests.helpers.command_line import run, set_field
-from vit_interactions.compare import units
+from vit_interactions.compare import records
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report.page import report
 from vit_interactions.explorer.pages import Pages
@@ -132,7 +132,7 @@ def test_a_damaged_unit_is_named_and_measured_again(
     monkeypatch.chdir(root)
     wanted = Comparison.open(root / "out")
     values, maps = quality(wanted), wanted.maps("vit", "a")
-    path = root / "out" / "units" / "vit" / f"a{ending}"
+    path = root / "out" / "records" / "vit" / f"a{ending}"
     assert damage(path.read_bytes()) != path.read_bytes()
     path.write_bytes(damage(path.read_bytes()))
     for read in (Comparison.table, Comparison.notes, lambda opened: report(opened, root / "report.html")):
@@ -152,16 +152,16 @@ def test_a_damaged_unit_is_named_and_measured_again(
 
 
 def test_objects_in_maps_are_not_loaded_even_where_the_checksum_fits(root: Path) -> None:
-    path = root / "out" / "units" / "vit" / "a.json"
-    path.with_suffix(".npz").write_bytes(objects())
+    file = root / "out" / "records" / "vit" / "a.npz"
+    record = records.Record({}, values={"raw_attention": {}})
     with pytest.raises(DamagedFileError, match=r"a\.npz is damaged \(ValueError\)\. Resume"):
-        units.read_arrays(path, "map")
+        records.load_arrays(record, file, objects())
     assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.npz"])
 def test_a_folder_in_the_place_of_a_unit_is_named_and_kept(name: str, root: Path) -> None:
-    path = root / "out" / "units" / "vit" / name
+    path = root / "out" / "records" / "vit" / name
     path.unlink()
     path.mkdir()
     (path / "mine.txt").write_text("mine")
@@ -176,11 +176,11 @@ def test_a_unit_of_another_image_or_comparison_is_measured_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = quality(Comparison.open(root / "out"))
-    folder = root / "out" / "units" / "vit"
+    folder = root / "out" / "records" / "vit"
     compare(root, alpha=0.5, out=root / "other")
     for ending in (".json", ".npz"):
         (folder / f"a{ending}").write_bytes((folder / f"b{ending}").read_bytes())
-        (folder / f"b{ending}").write_bytes((root / "other" / "units" / "vit" / f"b{ending}").read_bytes())
+        (folder / f"b{ending}").write_bytes((root / "other" / "records" / "vit" / f"b{ending}").read_bytes())
     with pytest.raises(DamagedFileError, match=r"a\.json is damaged or was edited"):
         Comparison.open(root / "out").table()
     pd.testing.assert_frame_equal(quality(compare(root, resume=True)), wanted)
@@ -210,11 +210,11 @@ def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
         ("models", {}, "`models` must have at least one, got none"),
         ("models/vit", [], "`models.vit` must be an object, got []"),
         ("models/vit/folder", "../../vit", "`models.vit.folder` must be the name of a file, got '../../vit'"),
-        ("photographs", [], "`photographs` must have at least one, got none"),
-        ("photographs/1/key", ..., "has no `photographs[1].key`"),
-        ("photographs/0/key", "/etc/x", "`photographs[0].key` must be the name of a file, got '/etc/x'"),
-        ("photographs/0/boxes", [3], "`photographs[0].boxes[0]` must be an object, got 3"),
-        ("photographs/0/mask", 3, "`photographs[0].mask` must be a string or null, got 3"),
+        ("images", [], "`images` must have at least one, got none"),
+        ("images/1/key", ..., "has no `images[1].key`"),
+        ("images/0/key", "/etc/x", "`images[0].key` must be the name of a file, got '/etc/x'"),
+        ("images/0/boxes", [3], "`images[0].boxes[0]` must be an object, got 3"),
+        ("images/0/mask", 3, "`images[0].mask` must be a string or null, got 3"),
     ],
 )
 def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: str, root: Path) -> None:
@@ -247,10 +247,10 @@ def test_a_manifest_with_another_value_does_not_fit_its_units(root: Path) -> Non
 def test_resuming_removes_what_a_kill_left_half_written(root: Path) -> None:
     stale = [
         root / "out" / ".comparison.json.partial",
-        root / "out" / "units" / "vit" / ".a.npz.partial",
-        root / "out" / "units" / "vit" / ".gone.json.partial",
+        root / "out" / "records" / "vit" / ".a.npz.partial",
+        root / "out" / "records" / "vit" / ".gone.json.partial",
     ]
-    mine = root / "out" / "units" / "vit" / "mine.partial"
+    mine = root / "out" / "records" / "vit" / "mine.partial"
     for path in (*stale, mine):
         path.write_bytes(b"half")
     compare(root, resume=True)
@@ -306,7 +306,7 @@ def fake_report(comparison: Comparison, path: Path) -> Path:
 @pytest.fixture
 def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A command line, for which no pages are made."""
-    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", lambda *_, **__: iter([Pages()]))
+    monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", lambda *_, **__: iter([Pages()]))
     monkeypatch.setattr(sys.modules[report.__module__], "report", fake_report)
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), root / "weights.safetensors")
     model = ["--model", "test_vit", "--checkpoint", root / "weights.safetensors"]
@@ -349,7 +349,7 @@ def test_lost_explorer_pages_are_an_error(
     def lost(*_: object, **__: object) -> Any:
         yield Pages(failed={"a.png": "no space left"})
 
-    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", lost)
+    monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", lost)
     assert run(*command, "--metric", "deletion") == 1
     assert "no explorer page of a.png: no space left" in capsys.readouterr().err
 
@@ -361,6 +361,6 @@ def test_a_model_without_explorer_is_a_note(
         raise vi.UnsupportedModelError("two towers")
         yield
 
-    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", refused)
+    monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", refused)
     assert run(*command, "--metric", "deletion") == 0
     assert "note: no explorer pages: two towers" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from torch import nn
 import vit_interactions as vi
 from tests.helpers.command_line import run
 from tests.helpers.compared import make_model, scores
-from vit_interactions.compare import maps, units
+from vit_interactions.compare import maps, plan, records
 from vit_interactions.compare import run as running
 from vit_interactions.compare import scoring as measure
 from vit_interactions.compare.comparison import Comparison
@@ -44,7 +44,7 @@ METRICS = ["deletion", "pointing_game"]
 
 
 def make_pictures(folder: Path) -> list[Path]:
-    """Four photographs of noise, with boxes beside them."""
+    """Four images of noise, with boxes beside them."""
     random = np.random.default_rng(0)
     (folder / "pictures").mkdir(parents=True)
     for name in "abcd":
@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Grows by one for every photograph that is measured."""
+    """Grows by one for every image that is measured."""
     calls: list[object] = []
 
     def counted(*arguments: object) -> object:
@@ -81,8 +81,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 KILLS: dict[str, tuple[Any, str, int]] = {
-    "while explaining": (maps, "turn", 3 * len(METHODS) + 2),  # once more for nothing before
-    "between a unit's maps and its numbers": (units, "write_json", 3),
+    "while explaining": (maps, "as_relevance", 3 * len(METHODS) + 2),  # once more for nothing before
+    "between a unit's maps and its numbers": (records, "write_json", 3),
 }
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table(
             *(comparison.maps("VisionTransformer", key).values() for comparison in (whole, resumed)), strict=True
         ):
             np.testing.assert_array_equal(one, other)
-    assert resumed.photographs == whole.photographs
+    assert resumed.images == whole.images
     assert len(scores(whole)) == 4 * len(METHODS) * len(METRICS)
 
 
@@ -172,14 +172,14 @@ def test_resuming_with_other_settings_is_refused_and_loses_nothing(
     ):
         with pytest.raises(ValueError, match="begun otherwise: " + re.escape(words)):
             compare(root, resume=True, **changes)
-    monkeypatch.setattr(running, "versions", lambda: {"python": "2.7"})
+    monkeypatch.setattr(plan, "versions", lambda: {"python": "2.7"})
     with pytest.raises(ValueError, match=r"versions python was .*, but is \"2.7\""):
         compare(root, resume=True)
     assert not measured
     pd.testing.assert_frame_equal(Comparison.open(root / "out").table(), before.table())
 
 
-def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: list[object]) -> None:
+def test_batches_give_what_images_give_one_by_one(root: Path, measured: list[object]) -> None:
     methods = [*METHODS, "gmar", "saliency", "gradient_shap"]
     alone = compare(root, methods=methods, out=root / "alone")
     sizes: list[int] = []
@@ -198,8 +198,8 @@ def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: lis
             for method, values in together.maps("VisionTransformer", key).items():
                 expected = alone.maps("VisionTransformer", key)[method]
                 np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-        # What is missing is explained with the photographs that it was explained with before: the same bits.
-        (root / "out" / "units" / "visiontransformer" / "b.json").unlink()
+        # What is missing is explained with the images that it was explained with before: the same bits.
+        (root / "out" / "records" / "visiontransformer" / "b.json").unlink()
         measured.clear()
         sizes.clear()
         resumed = compare(root, methods=methods, batch_size=3, resume=True)
@@ -208,7 +208,7 @@ def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: lis
     pd.testing.assert_frame_equal(scores(resumed), scores(together), rtol=0, atol=0)
 
 
-def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (70, 80), (255, 0, 0)).save(root / "pictures" / "b.png")
     (root / "pictures" / "c.png").write_bytes(b"no picture")
     explain = vi.RawAttention._explain
@@ -220,7 +220,7 @@ def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkey
 
     monkeypatch.setattr(vi.RawAttention, "_explain", picky)
     comparison = compare(root, batch_size=4)
-    failures = comparison.failures().set_index(["photograph", "method"])["reason"]
+    failures = comparison.failures().set_index(["image", "method"])["reason"]
     assert failures["b", "raw_attention"] == "RuntimeError: no red, please"
     assert "not an image" in failures["c", ""]
     assert len(failures) == 2
@@ -249,7 +249,7 @@ def test_resuming_tries_again_what_may_have_been_chance(
 
 
 def test_a_process_measures_its_share(root: Path) -> None:
-    plan = make_plan(
+    made = make_plan(
         [root / "pictures"],
         make_model(),
         METHODS,
@@ -264,8 +264,8 @@ def test_a_process_measures_its_share(root: Path) -> None:
     )
     for rank, keys in ((1, ["b", "d"]), (0, ["a", "c"])):
         out = root / f"out-{rank}"
-        running.run(plan, out, Process(torch.device("cpu"), rank, 2))
-        assert sorted(path.stem for path in (out / "units" / "visiontransformer").glob("*.json")) == keys
+        running.run(made, out, Process(torch.device("cpu"), rank, 2))
+        assert sorted(path.stem for path in (out / "records" / "visiontransformer").glob("*.json")) == keys
         assert (out / "comparison.json").exists() == (rank == 0)
 
 
@@ -352,27 +352,25 @@ def test_broken_pictures_and_hostile_names_lose_nothing_else(
     assert "[bold]\ufffdtext.jpg" in shown.err
     assert "truncated.png` is not an image that can be read" in shown.err
     comparison = Comparison.open(root / "out")
-    photographs = {photograph["name"]: photograph for photograph in comparison.photographs}
-    assert [name for name, photograph in photographs.items() if "error" in photograph] == [
+    images = {image.name: image for image in comparison.images}
+    assert [name for name, image in images.items() if image.error is not None] == [
         "[bold]\ufffdtext.jpg",
         "truncated.png",
     ]
-    assert len(comparison.table()["photograph"].unique()) == 4 + len(names)
+    assert len(comparison.table()["image"].unique()) == 4 + len(names)
     # The same pixels, the same values, whatever they are called; but they have no boxes.
-    keys = [photograph["key"] for photograph in comparison.photographs if photograph["sha256"] is not None]
+    keys = [image.key for image in comparison.images if image.sha256 is not None]
     assert len(set(keys)) == 11
     deletion = comparison.table().query("metric == 'deletion' and method == 'raw_attention'")
-    values = deletion.set_index("photograph")["value"]
+    values = deletion.set_index("image")["value"]
     assert values["img-src-x-onerror-alert-1"] == values["a"] != values["b"]
     for name in names:
         written = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")
-        key = photographs[written]["key"]
+        key = images[written].key
         assert comparison.image(key).size == (70, 80)
     failures = comparison.failures()
-    assert set(failures[failures["metric"] == "pointing_game"]["photograph"]) == {
-        photographs[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")][
-            "key"
-        ]
+    assert set(failures[failures["metric"] == "pointing_game"]["image"]) == {
+        images[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")].key
         for name in names
     }
 
@@ -413,13 +411,13 @@ def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
 def test_a_map_that_is_not_finite_is_that_methods_failure(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = maps.turn
+    original = maps.as_relevance
 
     def broken(patch_map: torch.Tensor, explainer: object) -> torch.Tensor:
         turned = original(patch_map, explainer)  # type: ignore[arg-type]
         return turned * float("nan") if isinstance(explainer, vi.RawAttention) else turned
 
-    monkeypatch.setattr(maps, "turn", broken)
+    monkeypatch.setattr(maps, "as_relevance", broken)
     comparison = compare(root)
     assert {*comparison.table()["method"]} == {*METHODS} - {"raw_attention"}
     reasons = comparison.failures().query("method == 'raw_attention'")["reason"]
@@ -434,7 +432,7 @@ def test_a_class_that_one_model_lacks_is_found_before_the_run(root: Path) -> Non
         compare(root, model={"five": make_model(), "thirty": wide}, target=20)
 
 
-def test_whatever_a_model_raises_is_one_photograph_less(root: Path) -> None:
+def test_whatever_a_model_raises_is_one_image_less(root: Path) -> None:
     model = make_model()
     calls = 0
 
@@ -452,7 +450,7 @@ def test_whatever_a_model_raises_is_one_photograph_less(root: Path) -> None:
 
 def test_damaged_results_are_made_anew(root: Path, measured: list[object]) -> None:
     compare(root)
-    [folder] = (root / "out" / "units").iterdir()
+    [folder] = (root / "out" / "records").iterdir()
     (folder / "a.json").write_text("{")
     (folder / "b.json").write_text("{}")
     (folder / "c.npz").unlink()
@@ -476,7 +474,7 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
     common: dict[str, Any] = {"model": {"<b>vit</b>": name}, "metrics": []}
     for number, (alpha, methods, notes) in enumerate(
         [
-            (0.5, METHODS, ["all pairs"]),  # of 16 patches every second pair: windows of nearly all
+            (0.5, METHODS, ["all patch pairs"]),  # of 16 patches every second pair: windows of nearly all
             (0.5, ["raw_attention"], []),
             (0.01, METHODS, ["<b>vit</b> was trained with --alpha 0.5, not 0.01"]),
         ]
@@ -494,7 +492,7 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
         vi.InteractionUncertainty(model).uncertainty(image), (4, 4), alpha=0.5, beta=0.2
     ).windows[0]
     pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
-    unit = json.loads((root / "out-0" / "units" / "b-vit-b" / "a.json").read_text())
+    unit = json.loads((root / "out-0" / "records" / "b-vit-b" / "a.json").read_text())
     assert unit["window_share"] == pairs / 16**2 > 0.9
 
 

@@ -17,10 +17,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from vit_interactions.compare.report.citations import citations
-from vit_interactions.compare.report.embedded import Picture, text_uri, themed
+from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
 from vit_interactions.compare.report.figures import agreement_of, curves_of, ranking_of
 from vit_interactions.compare.report.rendering import source, templates
-from vit_interactions.compare.report.shots import make_shot
+from vit_interactions.compare.report.shown import show_image
 from vit_interactions.compare.report.tables import (
     Best,
     Column,
@@ -37,26 +37,26 @@ from vit_interactions.utilities.files import write_text
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
 
-SHOWN = 150  # photographs whose maps are in the page, which would else grow beyond what opens quickly
+SHOWN = 150  # images whose maps are in the page, so that it opens quickly
 
 
 @dataclass(frozen=True)
 class ModelPart:
-    """What a report says of one model over all photographs."""
+    """The results of one model over all images."""
 
     name: str
     heads: list[Column]
     rows: list[Row]
     best: list[Best]
-    rankings: list[Picture]
-    curves: list[Picture]
-    agreement: Picture | None
+    rankings: list[ThemedFigure]
+    curves: list[ThemedFigure]
+    agreement: ThemedFigure | None
 
 
 def report(comparison: "Comparison", path: str | PathLike[str]) -> Path:
-    """Write a comparison as one HTML file: tables, figures, every photograph with its maps, and what to cite.
+    """Write a comparison as one HTML file: tables, figures, every image with its maps, and citations.
 
-    Of more than 150 photographs, 150 are shown, evenly spread; tables and figures are over all.
+    Of more than 150 images, 150 are shown, evenly spread; tables and figures are over all.
 
     Args:
         comparison: finished or not.
@@ -71,12 +71,12 @@ def report(comparison: "Comparison", path: str | PathLike[str]) -> Path:
 
 
 def render(comparison: "Comparison") -> str:
-    """Give the report's HTML."""
+    """Return the HTML of a report."""
     summary, failures, table = comparison.summary(), comparison.failures(), comparison.table()
-    listed = comparison.photographs
-    read = [photograph for photograph in listed if not photograph.get("error")]
+    listed = comparison.images
+    read = [image for image in listed if image.error is None]
     shown = [read[place * len(read) // SHOWN] for place in range(SHOWN)] if len(read) > SHOWN else read
-    names = {photograph["key"]: photograph["name"] for photograph in listed}
+    names = {image.key: image.name for image in listed}
     environment = templates()
     script = source(environment, "report.js")
     cited = "\n\n".join(citations([*comparison.methods, *comparison.metrics, *_libraries(comparison)]))
@@ -85,8 +85,8 @@ def render(comparison: "Comparison") -> str:
         if len(comparison.models) > 1
         else [],
         models=[_model_part(comparison, model, summary, failures, table) for model in comparison.models],
-        shots=[make_shot(comparison, photograph, table) for photograph in shown],
-        photographs=listed,
+        shown=[show_image(comparison, image, table) for image in shown],
+        images=listed,
         readable=len(read),
         failures=grouped_failures(failures, names),
         methods=comparison.settings["methods"],
@@ -129,7 +129,7 @@ def _model_part(
     for head in (head for head in heads if not head.cost):
         found = comparison.curves(model, head.name)
         if found:
-            draw = partial(curves_of, found, head.name, head.direction, comparison.score_words(model))
+            draw = partial(curves_of, found, head.name, head.direction, comparison.score_name(model))
             curves.append(themed(draw, f"Curves of {head.label} by method, {head.hint}"))
     agreement = None
     if len(comparison.methods) > 1:

@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from vit_interactions.compare.plan import CONTROL
+from vit_interactions.compare.summary import BASELINE
 from vit_interactions.utilities.text import printable
 
 
@@ -22,7 +22,7 @@ def templates() -> jinja2.Environment:
     )
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["value"] = _in_words
-    environment.tests["control"] = lambda name: name == CONTROL
+    environment.tests["baseline"] = lambda name: name == BASELINE
     return environment
 
 
