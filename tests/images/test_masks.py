@@ -311,13 +311,13 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
 
 def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    original = running.look
+    original = running.classify
 
     def counted(*arguments: Any) -> Any:
         measured.append(arguments[1].image.size)
         return original(*arguments)
 
-    monkeypatch.setattr(running, "look", counted)
+    monkeypatch.setattr(running, "classify", counted)
 
     def made() -> list[tuple[int, int]]:
         measured.clear()

@@ -103,8 +103,6 @@ def compare_command(
     resume: ResumeSame = False,
 ) -> None:
     """Compare methods on images by metrics, side by side; under torchrun with several processes."""
-    from vit_interactions.compare.report.page import report
-
     names = model or [DEFAULT_MODEL]
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
@@ -140,7 +138,7 @@ def compare_command(
             return
         stdout.print(*tables(comparison), sep="\n")
         pages, lost = explorer_pages(comparison, checkpoint, place)
-        for page in [report(comparison, out / "report.html"), *pages]:
+        for page in [comparison.report(out / "report.html"), *pages]:
             errors.print(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )

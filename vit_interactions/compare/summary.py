@@ -64,7 +64,7 @@ def summarise(
     """Average a table (model, image, method, metric, value) over images.
 
     Args:
-        table: from `Comparison.table`.
+        table: from `Results.table`.
         directions: metric -> "higher", "lower" or "none".
         confidence: of the intervals.
         seed: of the resampling.

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.results import Results
 from vit_interactions.compare.summary import BASELINE
 from vit_interactions.figures import PreparedImage, draw_image
 from vit_interactions.figures.canvas import draw_cells
@@ -22,9 +23,6 @@ from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
 from vit_interactions.utilities.text import printable
-
-if TYPE_CHECKING:
-    from vit_interactions.compare.comparison import Comparison
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
@@ -58,14 +56,14 @@ CURVE_AXES = {
 
 
 def grid_figure(
-    comparison: "Comparison", model: str, keys: Sequence[str] | None = None, methods: Sequence[str] | None = None
+    results: Results, model: str, keys: Sequence[str] | None = None, methods: Sequence[str] | None = None
 ) -> Figure:
     """Draw images x methods, every map at its place on the whole image.
 
     An image is followed by its maps, in as many rows as they need. Its title gives the prediction.
 
     Args:
-        comparison: what was compared.
+        results: what was compared.
         model: one of its models.
         keys: of the images; None for all that have maps.
         methods: names; None for all of the comparison.
@@ -74,11 +72,11 @@ def grid_figure(
         ValueError: an unknown model, key or method, no image with maps, or more images than one figure holds (207 with
             up to 7 methods, 103 with up to 15, 69 with up to 23).
     """
-    listed = [image.key for image in comparison.images]
+    listed = [image.key for image in results.images]
     _check_known("keys", keys or (), listed)
-    _check_known("methods", methods or (), comparison.methods)
-    methods = comparison.methods if methods is None else methods
-    chosen = {key: record for key, record in comparison.records(model, keys) if record.maps}
+    _check_known("methods", methods or (), results.methods)
+    methods = results.methods if methods is None else methods
+    chosen = {key: record for key, record in results.records(model, keys) if record.maps}
     if not chosen:
         raise ValueError(f"`keys` must name images that have maps of model {model!r}, but none has.")
     columns = min(COLUMNS, 1 + len(methods))
@@ -97,10 +95,10 @@ def grid_figure(
     panels: Any = figure.subplots(len(chosen) * bands, columns, squeeze=False)
     for each in panels.flat:
         each.set_axis_off()
-    names = {image.key: image.name for image in comparison.images}
+    names = {image.key: image.name for image in results.images}
     for number, (key, record) in enumerate(chosen.items()):
         _, layout, placement = record.geometry()
-        image = PreparedImage(comparison.image(key), torch.empty(0, device="cpu"), placement)
+        image = PreparedImage(results.image(key), torch.empty(0, device="cpu"), placement)
         first, *others = panels[number * bands : (number + 1) * bands].flat
         draw_image(first, image, layout)
         _title(first, f"{_short(names[key])}\n{record.prediction_text}")
@@ -113,17 +111,17 @@ def grid_figure(
     return figure
 
 
-def curves_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
+def curves_figure(results: Results, model: str, metric: str) -> Figure:
     """Draw the curves of a metric, averaged over images, one per method.
 
     Raises:
         ValueError: an unknown model, or a metric without curves.
     """
-    curves = comparison.curves(model, metric)
+    curves = results.curves(model, metric)
     if not curves:
         raise ValueError(f"`metric` must be one that has curves, got {metric!r}, which has none.")
-    direction = comparison.directions.get(metric, "none")
-    return curves_of(curves, metric, direction, comparison.score_name(model))
+    direction = results.directions.get(metric, "none")
+    return curves_of(curves, metric, direction, results.score_name(model))
 
 
 def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY) -> Figure:
@@ -133,13 +131,13 @@ def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: s
     return figure
 
 
-def ranking_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
+def ranking_figure(results: Results, model: str, metric: str) -> Figure:
     """Draw the methods' means with their confidence intervals, the best on top.
 
     Raises:
         ValueError: a model or metric without any value.
     """
-    return ranking_of(comparison.summary(), model, metric)
+    return ranking_of(results.summary(), model, metric)
 
 
 def ranking_of(summary: pd.DataFrame, model: str, metric: str) -> Figure:
@@ -156,13 +154,13 @@ def ranking_of(summary: pd.DataFrame, model: str, metric: str) -> Figure:
     return figure
 
 
-def agreement_figure(comparison: "Comparison", model: str) -> Figure:
+def agreement_figure(results: Results, model: str) -> Figure:
     """Show the mean rank correlation of every two methods' maps; methods that agree stand beside each other.
 
     Raises:
         ValueError: an unknown model.
     """
-    return agreement_of(comparison.agreement(model))
+    return agreement_of(results.agreement(model))
 
 
 def agreement_of(correlations: pd.DataFrame) -> Figure:
@@ -178,7 +176,7 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
 
     Args:
         axes: where to draw.
-        rows: of one model and one metric, with the columns of `Comparison.summary`.
+        rows: of one model and one metric, with the columns of `Results.summary`.
         metric: its name.
     """
     direction = str(rows["direction"].iloc[0])

@@ -1,7 +1,6 @@
 """The images that a report shows, each with its maps under every model."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from markupsafe import Markup
@@ -10,11 +9,9 @@ from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.records import Record
 from vit_interactions.compare.report.embedded import Tile, image_uri, map_uri, outline_uri, tile
 from vit_interactions.compare.report.tables import Column, Row, columns, value_rows
+from vit_interactions.compare.results import Results
 from vit_interactions.figures.values import is_constant
 from vit_interactions.images.masks import read_mask
-
-if TYPE_CHECKING:
-    from vit_interactions.compare.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -43,33 +40,33 @@ class ShownImage:
     records: list[ShownRecord]
 
 
-def show_image(comparison: "Comparison", image: ListedImage, table: pd.DataFrame) -> ShownImage:
+def show_image(results: Results, image: ListedImage, table: pd.DataFrame) -> ShownImage:
     """Prepare an image with its maps and values for a page.
 
     Args:
-        comparison: that it belongs to.
+        results: that it belongs to.
         image: one that has been read.
-        table: from `Comparison.table`; rows of other images are ignored.
+        table: from `Results.table`; rows of other images are ignored.
     """
     table = table[table["image"] == image.key]
     records = [
-        show_record(comparison, model, image, record, table[table["model"] == model])
-        for model in comparison.models
-        for _, record in comparison.records(model, [image.key])
+        show_record(results, model, image, record, table[table["model"] == model])
+        for model in results.models
+        for _, record in results.records(model, [image.key])
         if record.maps
     ]
-    return ShownImage(image.name, _address(comparison, image.key), _outline(image), records)
+    return ShownImage(image.name, _address(results, image.key), _outline(image), records)
 
 
 def show_record(
-    comparison: "Comparison", model: str, image: ListedImage, record: Record, table: pd.DataFrame
+    results: Results, model: str, image: ListedImage, record: Record, table: pd.DataFrame
 ) -> ShownRecord:
     """Prepare an image under one model for a page; arguments as in `show_image`, with the rows of the model."""
     size, layout, placement = record.geometry()
     height, width = layout.extent
     boxes = [(box.left, box.top, box.right, box.bottom) for box in image.boxes]
-    heads = columns(table, comparison.directions)
-    methods = comparison.methods
+    heads = columns(table, results.directions)
+    methods = results.methods
     return ShownRecord(
         model,
         record.prediction_text,
@@ -95,9 +92,9 @@ def _outline(image: ListedImage) -> Markup | None:
         return None
 
 
-def _address(comparison: "Comparison", key: str) -> Markup | None:
+def _address(results: Results, key: str) -> Markup | None:
     """The image, if its file is still there."""
     try:
-        return image_uri(comparison.image(key))
+        return image_uri(results.image(key))
     except (OSError, ValueError):
         return None

@@ -128,7 +128,7 @@ def number(value: float) -> str:
 
 
 def columns(table: pd.DataFrame, directions: Mapping[str, str]) -> list[Column]:
-    """Make the columns of the metrics in rows of `Comparison.table`."""
+    """Make the columns of the metrics in rows of `Results.table`."""
     counts = table.groupby("metric")["image"].nunique()
     return [
         Column(name, metric_label(name), directions.get(name, "none"), int(counts[name]))
@@ -142,10 +142,10 @@ def summary_rows(
     """Make the table methods x metrics of one model.
 
     Args:
-        summary: the model's rows of `Comparison.summary`.
+        summary: the model's rows of `Results.summary`.
         methods: in the table's order.
         heads: its columns.
-        failures: the model's rows of `Comparison.failures`, which say why a number is missing.
+        failures: the model's rows of `Results.failures`, which say why a number is missing.
     """
     found = {(row.method, row.metric): row for row in _rows(summary)}
     ends = {head.name: _ends(summary[summary["metric"] == head.name], head) for head in heads}
@@ -193,10 +193,10 @@ def model_tables(
     """Make of each metric the table methods x models, costs left out.
 
     Args:
-        summary: as `Comparison.summary`.
+        summary: as `Results.summary`.
         methods: in the tables' order.
-        failures: as `Comparison.failures`.
-        directions: as `Comparison.directions`.
+        failures: as `Results.failures`.
+        directions: as `Results.directions`.
 
     Returns:
         The metric, the columns named after the models, and the rows.
@@ -217,7 +217,7 @@ def model_tables(
 
 
 def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[Row]:
-    """Make the table methods x metrics of one image under one model, from its rows of `Comparison.table`."""
+    """Make the table methods x metrics of one image under one model, from its rows of `Results.table`."""
     found = {(row.method, row.metric): float(row.value) for row in _rows(table)}
     values = {method: [found.get((method, head.name)) for head in heads] for method in methods}
     return [
@@ -231,7 +231,7 @@ def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[F
     """Group failures with the same reason, over images and then over methods.
 
     Args:
-        failures: as `Comparison.failures`.
+        failures: as `Results.failures`.
         names: of the images, by key.
     """
     images: dict[tuple[str, str, str, str], list[str]] = {}
