@@ -268,7 +268,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
     assert 0 < seen[3].sum() < 16
     (photo,) = [photo for photo in comparison.images if photo.error is not None]
     assert photo.key == "square"
-    assert "no box of it has a class" in photo.error
+    assert "needs a box with a class" in photo.error
     # Boxes of another class than the explained one do not count.
     comparison = vi.compare(pictures[2:], model, ["gmar"], metrics, boxes=table, target=0)
     assert set(comparison.failures()["metric"]) == {"look", "pointing_game"}
@@ -396,24 +396,24 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     refused("there is nothing at", [tmp_path / "gone.png"], model)
     refused("Did you mean gmar", pictures, model, ["gmarr"])
     refused("`methods` must name at least one", pictures, model, [])
-    refused(r"but got 'pointing_gam'\. Did you mean pointing_game", pictures, model, None, ["pointing_gam"])
-    refused("needs `boxes`", pictures, model, None, ["pointing_game"])
+    refused(r"got 'pointing_gam'\. Did you mean pointing_game", pictures, model, None, ["pointing_gam"])
+    refused("`boxes` or `masks` must be given", pictures, model, None, ["pointing_game"])
     refused("'first' twice", pictures, model, None, [FIRST, FIRST])
     refused("`target` must be a class >= 0", pictures, model, target="label")
     refused("`target` must be a class >= 0", pictures, model, target=-1)
-    refused("`boxes` is not given", pictures, model, target="boxes")
+    refused("`boxes` must be given for `target`", pictures, model, target="boxes")
     refused("`alpha` must lie in", pictures, model, alpha=2)
     refused("`model` must be at least one", pictures, {})
     refused("pretrained_cfg", pictures, nn.Linear(1, 1))
-    refused("`out` must be a folder when", pictures, model, resume=True)
+    refused("`out` must be a folder to resume", pictures, model, resume=True)
     refused("`batch_size` must be an int >= 1, but got 0", pictures, model, batch_size=0)
-    refused("holds something that is no comparison", pictures, model, out=pictures[0].parent)
+    refused("must be an empty folder or that of a comparison", pictures, model, out=pictures[0].parent)
     refused("is a file", pictures, model, out=pictures[0])
     with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* got list"):
         vi.compare(pictures, [model])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="`methods` must be names, but got GMAR"):
+    with pytest.raises(TypeError, match="`methods` must be names, got GMAR"):
         vi.compare(pictures, model, [vi.GMAR(model)])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, but got function"):
+    with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, got function"):
         vi.compare(pictures, model, ["gmar"], [_first])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match=r"`boxes` must be a file, got nothing at .*no\.csv"):
         vi.compare(pictures, model, boxes=tmp_path / "no.csv")

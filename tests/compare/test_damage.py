@@ -229,6 +229,20 @@ def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: 
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize(("keys", "value", "found"), [("format", 3, "3"), ("format", ..., "1")])
+def test_a_manifest_of_another_format_is_named(keys: str, value: Any, found: str, root: Path) -> None:
+    path = root / "out" / "comparison.json"
+    content = edited(json.loads(path.read_text()), keys, value)
+    if value is ...:  # of the first format, which had no number
+        content["photographs"] = content.pop("images")
+    path.write_text(json.dumps(content))
+    for read in (lambda: Comparison.open(root / "out"), lambda: compare(root, resume=True)):
+        with pytest.raises(
+            DamagedFileError, match=rf"comparison\.json must have format 2, got {found} of another version"
+        ):
+            read()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 200_000], ids=str)
 def test_a_manifest_that_is_not_json_is_named(content: bytes, root: Path) -> None:
     (root / "out" / "comparison.json").write_bytes(content)
@@ -280,7 +294,7 @@ def other_interpolation(model: nn.Module) -> None:
     ("change", "word"),
     [
         (other_heads, "architecture"),
-        (other_mean, "normalisation"),
+        (other_mean, "normalization"),
         (other_crop, "preprocessing"),
         (other_interpolation, "preprocessing"),
     ],
@@ -291,7 +305,7 @@ def test_resuming_with_other_model_options_is_refused(
     compare(root, resume=True)  # the same model, made again
     model = make_model()
     change(model)
-    with pytest.raises(ValueError, match=f"begun otherwise: models vit {word} was "):
+    with pytest.raises(ValueError, match=f"started with other models: vit {word} was "):
         compare(root, model={"vit": model}, resume=True)
 
 

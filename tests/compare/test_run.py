@@ -149,7 +149,7 @@ def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measure
     assert made() == 1
     (root / "pictures" / "e.png").unlink()
     assert made() == 0
-    with pytest.raises(ValueError, match="holds a comparison: resume it"):
+    with pytest.raises(ValueError, match="which has a comparison: resume it"):
         compare(root)
 
 
@@ -161,19 +161,19 @@ def test_resuming_with_other_settings_is_refused_and_loses_nothing(
     trained.head.weight.data += 0.1  # type: ignore[union-attr, operator]
     measured.clear()
     for changes, words in (
-        ({"alpha": 0.2}, "settings alpha was 0.1, but is 0.2"),
-        ({"seed": 1}, "settings seed was 0, but is 1"),
-        ({"batch_size": 2}, "settings batch_size was 1, but is 2"),
-        ({"methods": [*METHODS, "gmar"]}, "settings methods did not have gmar, but have it now"),
-        ({"metrics": METRICS[:1]}, "settings metrics had pointing_game, but have it no more"),
-        ({"metrics": [METRICS[0], iou(0.2)]}, "settings metrics had pointing_game"),
-        ({"model": trained}, 'models VisionTransformer weights was "'),
-        ({"model": {"vit": make_model()}}, "models had VisionTransformer"),
+        ({"alpha": 0.2}, "settings: alpha was 0.1, now is 0.2"),
+        ({"seed": 1}, "settings: seed was 0, now is 1"),
+        ({"batch_size": 2}, "settings: batch_size was 1, now is 2"),
+        ({"methods": [*METHODS, "gmar"]}, "settings: methods gmar was added"),
+        ({"metrics": METRICS[:1]}, "settings: metrics pointing_game was removed"),
+        ({"metrics": [METRICS[0], iou(0.2)]}, "settings: metrics pointing_game was removed"),
+        ({"model": trained}, 'models: VisionTransformer weights was "'),
+        ({"model": {"vit": make_model()}}, "models: VisionTransformer was removed"),
     ):
-        with pytest.raises(ValueError, match="begun otherwise: " + re.escape(words)):
+        with pytest.raises(ValueError, match="started with other " + re.escape(words)):
             compare(root, resume=True, **changes)
     monkeypatch.setattr(plan, "versions", lambda: {"python": "2.7"})
-    with pytest.raises(ValueError, match=r"versions python was .*, but is \"2.7\""):
+    with pytest.raises(ValueError, match=r"versions: python was .*, now is \"2.7\""):
         compare(root, resume=True)
     assert not measured
     pd.testing.assert_frame_equal(Comparison.open(root / "out").table(), before.table())
@@ -381,7 +381,7 @@ def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.C
     assert run("compare", tmp_path / "empty", *model) == 2
     assert "has none" in capsys.readouterr().err
     assert run("compare", tmp_path / "empty", *model, "--model", "test_vit") == 2
-    assert "`--checkpoint` must come with one --model, but got 2" in capsys.readouterr().err
+    assert "`--checkpoint` must come with one --model, got 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty" / "text.jpg").write_text("no picture")
     assert run("compare", tmp_path / "empty", *model) == 1

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from vit_interactions.compare import summary
-from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarise
+from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarize
 
 
 def test_two_values_have_three_means() -> None:
@@ -51,11 +51,11 @@ def test_a_table_is_averaged_in_its_order() -> None:
         if (image, method) != ("a", "y")
     ]
     table = pd.DataFrame(rows, columns=["model", "image", "method", "metric", "value"])
-    found = summarise(table, {"q": "lower", "p": "none"})
+    found = summarize(table, {"q": "lower", "p": "none"})
     assert found[["method", "metric", "mean", "images", "direction"]].to_numpy().tolist() == [
         ["z", "q", 2.0, 2, "lower"],
         ["z", "p", 2.0, 2, "none"],
         ["y", "q", 5.0, 1, "lower"],
         ["y", "p", 5.0, 1, "none"],
     ]
-    assert list(summarise(table[:0], {}).columns) == list(found.columns)
+    assert list(summarize(table[:0], {}).columns) == list(found.columns)

@@ -386,10 +386,10 @@ def test_wrong_arguments_are_told(root: Path, tmp_path: Path) -> None:
 
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,left,top,right,bottom,index\nwide.png,0,0,9,9,1\n")
-    refused("`boxes` and `masks` say both where objects are: give one of them", boxes=boxes)
-    refused("`boxes` is not given, and masks have no class", target="boxes")
+    refused("`boxes` and `masks` must not both be given", boxes=boxes)
+    refused("`boxes` must be given for `target` 'boxes', .*; masks have no class", target="boxes")
     refused("must be a folder of PNG images", masks=root / "gone")
-    refused("'pointing_game', which needs `boxes` or `masks`, but got neither", masks=None)
+    refused("`boxes` or `masks` must be given for 'pointing_game', got neither", masks=None)
     refused("another folder than the images'", masks=root / "images")
 
 

@@ -251,7 +251,7 @@ def test_what_cannot_be_told_fails_by_metric(image: Image.Image) -> None:
 
 def test_a_comparison_is_resumed_with_the_same_output_only(image: Image.Image, tmp_path: Path) -> None:
     compared(BINARY, image, "value", out=tmp_path / "out")
-    with pytest.raises(ValueError, match='output was "value", but is "sigmoid"'):
+    with pytest.raises(ValueError, match='output was "value", now is "sigmoid"'):
         compared(BINARY, image, "sigmoid", out=tmp_path / "out", resume=True)
     assert compared(BINARY, image, "value", out=tmp_path / "out", resume=True).outputs("vit") == {"value"}
     with pytest.raises(ValueError, match="`output` must be one of"):

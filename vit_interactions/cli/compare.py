@@ -46,12 +46,12 @@ def compare_command(
     photos: Images = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
+        typer.Option(metavar="NAME", help=f"Same as in `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
     ] = None,
     out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(parser=given_path, metavar="FILE", help="Weights of the one model, as of `explain`."),
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the model, same as in `explain`."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -105,7 +105,7 @@ def compare_command(
     """Compare methods on images by metrics, side by side; under torchrun with several processes."""
     names = model or [DEFAULT_MODEL]
     if checkpoint is not None and len(names) > 1:
-        raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
+        raise ValueError(f"`--checkpoint` must come with one --model, got {len(names)}.")
     check_device("--device", device)
     with ExitStack() as held, process_group(device) as process:
         held.enter_context(locked(out, first=process.first))  # until all processes have finished
@@ -176,14 +176,14 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
 
 
 def tables(comparison: "Comparison") -> list[Table]:
-    """Lay out the means of each model that has any: metric by metric, the best method first."""
+    """Return a table of means per model: metric by metric, the best method first."""
     summary = comparison.summary()
     parts = ((model, summary[summary["model"] == model]) for model in comparison.models)
     return [model_table(model, part) for model, part in parts if not part.empty]
 
 
 def model_table(model: str, summary: "pd.DataFrame") -> Table:
-    """Lay out the means of one model."""
+    """Return the table of one model."""
     table = Table("metric", "method", "mean", "95% CI", "images", title=Text(printable(model)))
     for column in table.columns[2:]:
         column.justify = "right"
@@ -199,11 +199,11 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
     return table
 
 
-def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> None:
+def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool) -> None:
     """Report what failed, and end with exit code 1 if anything that was asked for is missing.
 
-    Missing is an image, a method or metric that failed rather than refused, a metric without any value under a model
-    if it was asked for by name, and an explorer page.
+    Counted as missing: an image, a method or metric that failed (not one that is unsupported), a metric named on the
+    command line without any value under a model, and an explorer page.
     """
     # They load pandas.
     from vit_interactions.compare.report.failures import failure_line, failures_by_reason
@@ -218,7 +218,7 @@ def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> 
         errors.print(line, markup=False, soft_wrap=True, style="red")
     if len(reasons) > SHOWN:
         errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
-    missing = valueless(comparison, asked)
+    missing = valueless(comparison, requested)
     for line in missing:
         errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
     lost = missing or lost_pages or (failures["method"] == "").any()
@@ -226,18 +226,18 @@ def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> 
         raise typer.Exit(1)
 
 
-def valueless(comparison: "Comparison", asked: Sequence[str]) -> list[str]:
-    """Word which metrics have no value at all: each one asked for by name, or all of a model.
+def valueless(comparison: "Comparison", requested: Sequence[str]) -> list[str]:
+    """Describe metrics without any value: those named on the command line, or all of a model.
 
     Args:
         comparison: finished.
-        asked: names from the command line; metrics that were not named may be refused one by one.
+        requested: names from the command line; other metrics may be unsupported.
     """
     table = comparison.table()
     lines = []
     for model in comparison.models:
         present = set(table[table["model"] == model]["metric"])
-        named = [name for name in comparison.metrics if name in asked and name not in present]
+        named = [name for name in comparison.metrics if name in requested and name not in present]
         if not present & {*comparison.metrics}:
             lines.append(f"no metric has a value under {model}")
         elif named:

@@ -38,7 +38,7 @@ class ListedImage:
         mask: file of its object's mask, or the path where it should be; None without masks.
         pillow: the image itself, if it was given instead of a file.
         size: (width, height) in pixels; None until it has been read.
-        sha256: of the file; None likewise.
+        sha256: of the file; None until then.
         error: why it has no results under any model; None if it has.
     """
 
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Read the manifest of a comparison; None if the folder has none.
 
     Raises:
-        DamagedFileError: it is damaged, has another format, or a key is missing or holds a value of another type.
+        DamagedFileError: it is damaged, has another format, or a key is missing or has a value of another type.
     """
     path = folder / MANIFEST
     content = read_json(path, ADVICE)

@@ -42,7 +42,7 @@ def explain_batch(
         >>> from vit_interactions.loading.predictions import Prediction
         >>> model = timm.create_model("test_vit", num_classes=5)
         >>> layout = TokenLayout(prefix=1, rows=10, cols=10, readout="token", extent=(160, 160))
-        >>> records = [Record({}, explained=Prediction(index, None, 0.5)) for index in (0, 3)]
+        >>> records = [Record({}, target_class=Prediction(index, None, 0.5)) for index in (0, 3)]
         >>> explain_batch(model, torch.zeros(2, 3, 160, 160), records, layout, Settings("vit", methods=("gmar",)))
         >>> records[1].maps["gmar"].shape
         (10, 10)
@@ -63,7 +63,7 @@ def warm_up(model: nn.Module, inputs: Tensor, record: Record, layout: TokenLayou
 
 
 class _Batch:
-    """What the methods share for images that are explained at once."""
+    """Images that are explained at once, with the intermediate results that methods share."""
 
     def __init__(
         self,
@@ -89,11 +89,11 @@ class _Batch:
         )
 
     def find_window_shares(self) -> None:
-        """Write the share of all pairs inside the adaptive windows into each record, unless U fails."""
+        """Write the fraction of pairs inside the adaptive windows into each record, unless U fails."""
         self._each(lambda part: part._find_window_shares(), lambda record, error: None)
 
     def _each(self, call: "Callable[[_Batch], None]", failed: Callable[[Record, Exception], None]) -> None:
-        """Call for all images at once, or if that fails for one after the other."""
+        """Call for all images at once, or one at a time if that fails."""
         try:
             return call(self)
         # Methods may come from anywhere; one image's failure must not cost the others their maps.

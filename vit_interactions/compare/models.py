@@ -33,17 +33,17 @@ class ComparedModel:
     trained: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
-    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation by which inputs are normalised, one number per channel.
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation by which inputs are normalized, one number per channel.
 
         Raises:
-            ValueError: the model does not state its preprocessing, or does not normalise as timm does.
+            ValueError: the model does not state its preprocessing, or does not normalize as timm does.
         """
         steps = preprocessing(self.model).transforms
         step = next((step for step in steps if isinstance(step, transforms.Normalize)), None)
         if step is None:
             raise ValueError(
-                "`model` must normalise its input by a mean and a standard deviation, got a preprocessing without."
+                "`model` must normalize its input by a mean and a standard deviation, got a preprocessing without."
             )
         mean, std = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (step.mean, step.std))
         return mean, std
@@ -60,7 +60,7 @@ class ComparedModel:
             "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
             "preprocessing": str(preprocessing(self.model)),
             # The preprocessing in words rounds these to four digits.
-            "normalisation": [list(values) for values in self.normalisation],
+            "normalization": [list(values) for values in self.normalization],
             "weights": checksum(self.model),
             "architecture": architecture_checksum(self.model),
             "named": self.named,
@@ -95,7 +95,7 @@ def load_models(model: str | nn.Module | Mapping[str, str | nn.Module], device: 
             models[name] = ComparedModel(loaded, named=True, trained=trained_windows(given))
         else:
             models[name] = ComparedModel(unwrap(given), named=False)
-        _ = models[name].normalisation  # raises if there is none
+        _ = models[name].normalization  # raises if there is none
         height, width = prepare(Image.new("RGB", (64, 64)), models[name].model).input.shape[-2:]
         image_layout(models[name].model, (height, width))  # raises if the model does not run
     return models

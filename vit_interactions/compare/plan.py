@@ -104,11 +104,11 @@ def make_plan(
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
     if boxes is not None and masks is not None:
-        raise ValueError("`boxes` and `masks` say both where objects are: give one of them.")
+        raise ValueError("`boxes` and `masks` must not both be given. Choose one of them.")
     check_target(target, boxes=boxes is not None)
     check_output("output", output)
     if check_index("seed", seed) < 0:
-        raise ValueError(f"`seed` must be >= 0, but got {seed}.")
+        raise ValueError(f"`seed` must be >= 0, got {seed}.")
     check_count("batch_size", batch_size)
     chosen_metrics = choose_metrics(metrics, objects=boxes is not None or masks is not None)
     listed = list_images(images)
@@ -135,7 +135,7 @@ def make_plan(
 
 
 def list_images(images: Iterable[str | PathLike[str] | Image.Image]) -> list[ListedImage]:
-    """List the images of files and folders, then the Pillow images, each with a key of its own.
+    """List the images of files and folders, then the Pillow images, each with a unique key.
 
     Raises:
         ValueError: none, or a folder without images.
@@ -164,7 +164,7 @@ def list_images(images: Iterable[str | PathLike[str] | Image.Image]) -> list[Lis
 
 
 def slugs(names: Iterable[str]) -> list[str]:
-    """Name files after anything, apart also where the names are alike: letters, digits, - and _ only.
+    """Return unique names for files, made of letters, digits, - and _ only.
 
     Example:
         >>> slugs(["cat.jpg", "<b>cat</b>.jpg", "cat.png", "ねこ.jpg"])
@@ -175,7 +175,7 @@ def slugs(names: Iterable[str]) -> list[str]:
 
 
 def choose_methods(methods: Iterable[str] | None, models: Mapping[str, ComparedModel]) -> tuple[str, ...]:
-    """Check the names of methods, or choose those of few passes that any of the models has, and the random baseline.
+    """Check the names of methods, or choose the fast ones that any of the models supports, and the random baseline.
 
     Raises:
         ValueError: an unknown method, or none.
@@ -185,19 +185,19 @@ def choose_methods(methods: Iterable[str] | None, models: Mapping[str, ComparedM
         methods = [*methods, BASELINE]
     chosen = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     if not chosen:
-        raise ValueError("`methods` must name at least one, but got none.")
+        raise ValueError("`methods` must name at least one, got none.")
     for name in chosen:
         if not isinstance(name, str):
-            raise TypeError(f"`methods` must be names, but got {type(name).__name__}.")
+            raise TypeError(f"`methods` must be names, got {type(name).__name__}.")
         find_method(name)
     return chosen
 
 
 def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> list[Metric]:
-    """Find metrics by their names, or choose the cheap ones, without those that need objects where none are given.
+    """Find metrics by name, or choose the cheap ones that the given objects allow.
 
     Raises:
-        ValueError: an unknown metric, two of one name, or one that needs objects where none are given.
+        ValueError: an unknown metric, two of one name, or one that needs objects if none are given.
     """
     if metrics is None:
         return [METRICS[name] for name in DEFAULT_METRICS if objects or "object" not in METRICS[name].needs]
@@ -205,20 +205,19 @@ def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> 
     for metric in [metrics] if isinstance(metrics, str | Metric) else metrics:
         if not isinstance(metric, str | Metric):
             raise TypeError(
-                f"`metrics` must be names or `vit_interactions.metrics.Metric`, but got {type(metric).__name__}."
+                f"`metrics` must be names or `vit_interactions.metrics.Metric`, got {type(metric).__name__}."
             )
         name = metric if isinstance(metric, str) else metric.name
         if isinstance(metric, str) and metric not in METRICS:
-            raise ValueError(
-                f"`metrics` must be of {', '.join(METRICS)}, but got {name!r}.{nearest(name, METRICS)}"
-            )
+            raise ValueError(f"`metrics` must be of {', '.join(METRICS)}, got {name!r}.{nearest(name, METRICS)}")
         if name in found or name in COSTS:
             raise ValueError(
-                f"`metrics` must have a name each, but got {name!r} twice; what makes a metric takes a `name`."
+                f"`metrics` must have a name each, got {name!r} twice. Pass a `name` to the function "
+                "that makes the metric."
             )
         found[name] = METRICS[metric] if isinstance(metric, str) else metric
         if "object" in found[name].needs and not objects:
-            raise ValueError(f"`metrics` has {name!r}, which needs `boxes` or `masks`, but got neither.")
+            raise ValueError(f"`boxes` or `masks` must be given for {name!r}, got neither.")
     return list(found.values())
 
 
@@ -226,19 +225,18 @@ def check_target(target: int | str, *, boxes: bool) -> None:
     """Raise ValueError unless the target is a class >= 0, "pred", or with boxes "boxes"."""
     if not isinstance(target, str):
         if check_index("target", target) < 0:
-            raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', but got {target}.")
+            raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', got {target}.")
     elif target not in ("pred", "boxes"):
-        raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', but got {target!r}.")
+        raise ValueError(f"`target` must be a class >= 0, 'pred' or 'boxes', got {target!r}.")
     elif target == "boxes" and not boxes:
         raise ValueError(
-            "`target` 'boxes' is the class of each image's first box, but `boxes` is not given, and masks have no "
-            "class."
+            "`boxes` must be given for `target` 'boxes', the class of each image's first box; masks have no class."
         )
 
 
 def describe_metric(metric: Metric) -> dict[str, Any]:
-    """Return what a metric says of itself, as JSON gives it back; an end of its range that is no number is None."""
-    said = {name: value for name, value in vars(metric).items() if name not in ("name", "measure")}
-    said |= {"needs": sorted(metric.needs), "range": [end if isfinite(end) else None for end in metric.range]}
-    plain: dict[str, Any] = json.loads(json.dumps(said, default=str))
+    """Return the description of a metric for the manifest; an infinite end of its range is None."""
+    facts = {name: value for name, value in vars(metric).items() if name not in ("name", "measure")}
+    facts |= {"needs": sorted(metric.needs), "range": [end if isfinite(end) else None for end in metric.range]}
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain

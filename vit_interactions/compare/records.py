@@ -1,7 +1,7 @@
-"""The record of one image under one model, and the two files that hold it: one of numbers, one of arrays.
+"""The record of one image under one model, in two files: one of numbers, one of arrays.
 
-The numbers are written last, so a record is complete or absent whenever the process is killed. They hold the checksums
-of both files, so damage and edits are found whenever a record is read.
+The numbers are written last, so a record is complete or absent whenever the process is killed. They include
+the checksums of both files, so damage and edits are found whenever a record is read.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from vit_interactions.utilities.text import printable
 RECORDS = "records"  # folder
 REPAIR = "Resume the comparison to measure it again."
 
-# Errors that a second attempt would raise again: the input is unsupported, or the value is not defined.
+# Deterministic failures: trying again cannot help.
 REFUSALS = ("ValueError", "UnsupportedModelError")
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something is missing from a record.
+    """The reason for a missing result.
 
     Attributes:
         reason: in words.
@@ -48,7 +48,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception, method: str = "", metric: str = "") -> "Failure":
-        """Describe an exception, without characters that control terminals or cannot be written to files.
+        """Describe an exception, without unprintable characters.
 
         Example:
             >>> Failure.of(KeyError("cat"), "gmar").reason
@@ -74,12 +74,12 @@ class Record:
             missing or unreadable), and "run", see `manifest.run_checksum`.
         size: (width, height) of the image in pixels; None if it could not be read.
         prediction: top class; None for a model without classes.
-        explained: class that class-specific methods explain; None likewise.
+        target_class: class that class-specific methods explain; None for a model without classes.
         layout: of the model's patches; None if nothing could be measured.
-        placement: where the pixels of the model's input lie in the image; None likewise.
+        placement: where the pixels of the model's input lie in the image; None if nothing could be measured.
         values: method -> metric -> value.
         failures: why values are missing.
-        window_share: share of all patch pairs inside the adaptive windows; None if no method uses them.
+        window_share: fraction of all patch pairs inside the adaptive windows; None if no method uses them.
         maps: method -> (rows, cols), higher is more relevant.
         curves: metric -> method -> (points, 2).
     """
@@ -87,7 +87,7 @@ class Record:
     origin: dict[str, Any]
     size: tuple[int, int] | None = None
     prediction: Prediction | None = None
-    explained: Prediction | None = None
+    target_class: Prediction | None = None
     layout: TokenLayout | None = None
     placement: Placement | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -98,8 +98,8 @@ class Record:
 
     @property
     def target(self) -> int | None:
-        """Index of the explained class; None for a model without classes."""
-        return None if self.explained is None else self.explained.index
+        """Index of the target class; None for a model without classes."""
+        return None if self.target_class is None else self.target_class.index
 
     @property
     def error(self) -> str | None:
@@ -118,23 +118,23 @@ class Record:
 
     @property
     def prediction_text(self) -> str:
-        """The predicted class in words, and the explained class if it is another."""
+        """The predicted class, and the target class if it is another."""
         if self.prediction is None:
             return "no classes"
-        if self.explained is None or self.explained.index == self.prediction.index:
+        if self.target_class is None or self.target_class.index == self.prediction.index:
             return str(self.prediction)
-        return f"{self.prediction} (explained: {self.explained})"
+        return f"{self.prediction} (target: {self.target_class})"
 
 
 def record_path(folder: Path, model_folder: str, key: str) -> Path:
-    """Return the path of a record's numbers; its arrays stand beside it in a file that ends in .npz."""
+    """Return the path of a record's numbers; its arrays are in the same folder, in a file that ends in .npz."""
     return folder / RECORDS / model_folder / f"{key}.json"
 
 
 def write_record(path: Path, record: Record) -> None:
     """Write the two files of a record, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # else old numbers would stand beside new arrays for a moment
+    path.unlink(missing_ok=True)  # old numbers never describe new arrays
     arrays: dict[str, Any] = {f"map/{method}": values for method, values in record.maps.items()}
     for metric, curves in record.curves.items():
         arrays.update({f"curve/{metric}/{method}": curve for method, curve in curves.items()})
@@ -183,7 +183,7 @@ def _from_json(content: dict[str, Any]) -> Record:
     """Restore the types that JSON does not have."""
     if layout := content["layout"]:
         layout |= {"extent": tuple(layout["extent"]), "order": layout["order"] and tuple(layout["order"])}
-    kinds = {"prediction": Prediction, "explained": Prediction, "layout": TokenLayout, "placement": Placement}
+    kinds = {"prediction": Prediction, "target_class": Prediction, "layout": TokenLayout, "placement": Placement}
     parts = {name: content[name] and kind(**content[name]) for name, kind in kinds.items()}
     size = content["size"] and tuple(content["size"])
     failures = [Failure(**failure) for failure in content["failures"]]
@@ -205,7 +205,7 @@ def load_arrays(record: Record, file: Path, content: bytes) -> None:
         content: bytes of the archive.
 
     Raises:
-        DamagedFileError: the archive is damaged, or holds pickled objects, which are never loaded.
+        DamagedFileError: the archive is damaged, or contains pickled objects, which are never loaded.
     """
     try:
         with np.load(BytesIO(content), allow_pickle=False) as arrays:

@@ -17,7 +17,7 @@ from PIL import Image
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.manifest import MANIFEST, ListedImage, read_manifest, run_checksum
 from vit_interactions.compare.records import Array, Record, read_record, record_path
-from vit_interactions.compare.summary import summarise
+from vit_interactions.compare.summary import summarize
 from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import read_image
@@ -58,15 +58,15 @@ class Results:
         versions: of Python and of the packages.
         images: as listed; with size and SHA-256, or the error, once they have been read.
         models: names.
-        model_facts: device, preprocessing with the mean and standard deviation ("normalisation"), SHA-256 of weights
+        model_facts: device, preprocessing with the mean and standard deviation ("normalization"), SHA-256 of weights
             and of the code that uses them ("architecture"), whether the classes are those of timm's own weights
             ("named"), and alpha and beta of the training if known, by model.
         methods: names.
-        metrics: names; tables hold the costs of a map beside them ("seconds", "forwards", "peak_memory").
+        metrics: names; tables also have the costs of a map ("seconds", "forwards", "peak_memory").
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Take the folder and the content of its manifest; use `open` to read it."""
+        """Create the results of a folder from the content of its manifest; use `open` to read it."""
         self.folder = folder
         self.settings: dict[str, Any] = manifest["settings"]
         self.versions: dict[str, str] = manifest["versions"]
@@ -93,7 +93,7 @@ class Results:
         """
         manifest = read_manifest(Path(folder))
         if manifest is None:
-            raise ValueError(f"`folder` must hold a comparison, but {folder} has no {MANIFEST}.")
+            raise ValueError(f"`folder` must be that of a comparison, got {folder}, which has no {MANIFEST}.")
         results = cls(Path(folder), manifest)
         if delete:
             weakref.finalize(results, shutil.rmtree, folder, ignore_errors=True)
@@ -121,8 +121,8 @@ class Results:
             alpha, beta = self.settings["alpha"], self.settings["beta"]
             if shares and (mean := sum(shares) / len(shares)) > OPEN_WINDOWS:
                 found.append(
-                    f"{model}: at alpha {alpha:g} the windows hold {mean:.0%} of all patch pairs on average, so field "
-                    "size and tendency say little; `vit-interactions curve` helps to choose alpha"
+                    f"{model}: at alpha {alpha:g} the windows cover {mean:.0%} of all patch pairs on average, so field "
+                    "size and tendency mean little; `vit-interactions curve` helps to choose alpha"
                 )
             doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
             found += [f"{model}: {OUTPUTS[output]}{doubt}" for output in sorted(self.outputs(model) - {"softmax"})]
@@ -159,13 +159,13 @@ class Results:
         Raises:
             ValueError: `confidence` outside [0, 1].
         """
-        return summarise(self._numbers.table, self.directions, confidence, self.settings["seed"])
+        return summarize(self._numbers.table, self.directions, confidence, self.settings["seed"])
 
     def against(self, method: str, confidence: float = 0.95) -> pd.DataFrame:
         """Return the mean differences from one method on the same images.
 
         Images differ more than methods do, so these intervals separate methods that the intervals of `summary` do not.
-        If an interval holds 0, its method does not differ significantly from `method`.
+        If an interval contains 0, its method does not differ significantly from `method`.
 
         Args:
             method: to compare with, such as the baseline "random_map".
@@ -183,11 +183,11 @@ class Results:
         other = table[table["method"] == method].drop(columns="method")
         paired = table[table["method"] != method].merge(other, on=["model", "image", "metric"])
         paired["value"] = paired["value_x"] - paired["value_y"]
-        return summarise(paired[TABLE], self.directions, confidence, self.settings["seed"])
+        return summarize(paired[TABLE], self.directions, confidence, self.settings["seed"])
 
     @property
     def directions(self) -> dict[str, str]:
-        """Which values are better, "higher", "lower" or "none", by metric; costs included."""
+        """The better direction of each metric and cost: "higher", "lower" or "none"."""
         own = {name: str(metric["direction"]) for name, metric in self.settings["metrics"].items()}
         return {**own, **dict.fromkeys(COSTS, "lower")}
 
@@ -294,8 +294,8 @@ class Results:
                 if record.error is not None:
                     errors.setdefault(key, record.error)
                 measured.append((key, record.error is None))
-                if record.explained is not None and record.explained.output is not None:
-                    outputs[model].add(record.explained.output)
+                if record.target_class is not None and record.target_class.output is not None:
+                    outputs[model].add(record.target_class.output)
                 if record.window_share is not None:
                     shares[model].append(record.window_share)
                 rows += [

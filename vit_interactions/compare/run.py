@@ -46,7 +46,7 @@ LOG_EVERY = 60.0  # seconds
 
 
 def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> None:
-    """Measure this process's share of the images, and write the records into a folder.
+    """Measure the images of this process, and write the records into a folder.
 
     Args:
         plan: what to compare.
@@ -140,7 +140,7 @@ def earlier_record(path: Path) -> Record | None:
     """Read the record of an earlier run; None if there is none, or a damaged one, which is reported.
 
     Raises:
-        ValueError: a folder in the place of a file, which is not removed.
+        ValueError: a folder instead of a file; it is not removed.
     """
     for file in (path, path.with_suffix(".npz")):
         refuse_folder(file)
@@ -157,7 +157,7 @@ def measure_batch(plan: Plan, model: ComparedModel, items: Sequence[WorkItem], w
     Images that are done are explained with the others, because the last digits of a map may depend on the batch.
 
     Returns:
-        True if the model has been warmed up, as `warm` says of the time before.
+        True if the model has been warmed up; `warm` is the value before.
     """
     for item in items:
         classify_item(plan, model, item)
@@ -213,13 +213,13 @@ def failures_recorded(record: Record) -> Iterator[None]:
 
 
 def temporary_folder(process: Process, *, resume: bool) -> Path:
-    """Make a folder for results that nobody wants to keep.
+    """Make a folder for temporary results.
 
     Raises:
-        ValueError: results that are resumed, or of several processes, which must have a folder that all see.
+        ValueError: a resumed comparison, or several processes, which need a shared folder.
     """
     if resume or process.world > 1:
-        raise ValueError("`out` must be a folder when a comparison is resumed or made by several processes.")
+        raise ValueError("`out` must be a folder to resume a comparison or to run several processes, got None.")
     return Path(tempfile.mkdtemp(prefix="comparison-"))
 
 
@@ -227,45 +227,51 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
     """Check that a comparison may be written to a folder.
 
     Args:
-        folder: where it shall go.
-        content: of its manifest.
-        resume: whether it may go on with what is there.
+        folder: to write to.
+        content: of the manifest.
+        resume: allow a folder with the same comparison.
 
     Raises:
-        ValueError: a folder that holds something else; a comparison that is not to be resumed, or that was begun with
-            other settings, models, devices or versions of packages: results of both would stand in one table.
+        ValueError: a folder with other content; a comparison without `resume`, or one that was started with other
+            settings, models, devices or package versions, whose results must not be mixed.
     """
     earlier = read_manifest(folder) if folder.exists() else None
     if earlier is None:
         unfinished = {LOCK, partial_path(folder / MANIFEST).name}
         if folder.exists() and not {path.name for path in folder.iterdir()} <= unfinished:
-            raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
+            raise ValueError(
+                f"`out` must be an empty folder or that of a comparison, got {folder} with other content. Choose "
+                "another folder."
+            )
         return
     if not resume:
-        raise ValueError(f"`out` {folder} holds a comparison: resume it (--resume), or choose another folder.")
+        raise ValueError(
+            f"`out` must be a new folder, got {folder}, which has a comparison: resume it (--resume), or choose "
+            "another folder."
+        )
     for part in ("settings", "models", "versions"):
         difference = first_difference(earlier.get(part), content[part])
         if difference:
             raise ValueError(
-                f"`out` {folder} holds a comparison that was begun otherwise: {part} {difference}. "
-                "Resume it with what it was begun with, or choose another folder."
+                f"`out` {folder} has a comparison that was started with other {part}: {difference}. "
+                f"Resume it with the same {part}, or choose another folder."
             )
 
 
 def first_difference(earlier: Any, now: Any) -> str:
-    """Word where two contents of JSON differ first; empty if they do not.
+    """Describe the first difference of two JSON contents; empty if they are equal.
 
     Example:
         >>> first_difference({"alpha": 0.1, "seed": 0}, {"alpha": 0.2, "seed": 0})
-        'alpha was 0.1, but is 0.2'
+        'alpha was 0.1, now is 0.2'
     """
     if not isinstance(earlier, dict) or not isinstance(now, dict):
-        return "" if earlier == now else f"was {json.dumps(earlier)}, but is {json.dumps(now)}"
+        return "" if earlier == now else f"was {json.dumps(earlier)}, now is {json.dumps(now)}"
     for name in earlier | now:
         if name not in now:
-            return f"had {name}, but have it no more"
+            return f"{name} was removed"
         if name not in earlier:
-            return f"did not have {name}, but have it now"
+            return f"{name} was added"
         difference = first_difference(earlier[name], now[name])
         if difference:
             return f"{name} {difference}"
@@ -274,7 +280,7 @@ def first_difference(earlier: Any, now: Any) -> str:
 
 @contextmanager
 def progress(total: int, process: Process) -> Iterator[Callable[[int, int], None]]:
-    """Show how far the first process is: on a terminal or in a notebook as a bar, in a log by a line a minute.
+    """Show the progress of the first process: a bar on a terminal or in a notebook, one line per minute in a log.
 
     Args:
         total: images to do.

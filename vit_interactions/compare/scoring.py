@@ -29,7 +29,7 @@ from vit_interactions.utilities.seeds import seeded
 def classify(
     model: ComparedModel, image: PreparedImage, record: Record, target: int | None, output: Output | None = None
 ) -> Case:
-    """Run a model on an image, and write its prediction, the explained class, layout and placement into the record.
+    """Run a model on an image, and write its prediction, the target class, layout and placement into the record.
 
     Args:
         model: to run.
@@ -55,14 +55,14 @@ def classify(
         classes = len(found.outputs)
         if target is not None and not 0 <= target < classes:
             raise ValueError(f"`target` must be one of the classes 0 ... {classes - 1}, got {target}.")
-        record.prediction, record.explained = (
+        record.prediction, record.target_class = (
             found.prediction(model.model, index, named=model.named)
             for index in (found.top, found.top if target is None else target)
         )
     record.layout, record.placement = layout, image.placement
-    kind_of_output = record.explained.output if record.explained else None
-    # Without classes only metrics of localisation run, which ignore the target.
-    return Case(model.model, inputs, record.target or 0, layout, *model.normalisation, output=kind_of_output)
+    kind_of_output = record.target_class.output if record.target_class else None
+    # Without classes only localization metrics run, which ignore the target.
+    return Case(model.model, inputs, record.target or 0, layout, *model.normalization, output=kind_of_output)
 
 
 def choose_target(target: int | str, boxes: Sequence[ObjectBox]) -> int | None:
@@ -85,7 +85,7 @@ def choose_target(target: int | str, boxes: Sequence[ObjectBox]) -> int | None:
         return None
     index = next((box.index for box in boxes if box.index is not None), None)
     if index is None:
-        raise ValueError("target 'boxes' is the class of the image's first box, but no box of it has a class.")
+        raise ValueError("target 'boxes' needs a box with a class, got none for this image.")
     return index
 
 
@@ -137,7 +137,7 @@ def _check_needs(metric: Metric, record: Record, without_object: ValueError | No
     if "object" in metric.needs:
         if without_object is not None:
             raise without_object.with_traceback(None)
-    elif record.explained is None:
+    elif record.target_class is None:
         raise ValueError(
             "the model has no classes (its output is neither (batch, classes) nor (batch,)), and this metric needs the "
             "score of one."
@@ -148,4 +148,4 @@ def _check_score(score: Score) -> None:
     if not isinstance(score, Score):
         raise TypeError(f"the metric must give a Score, got {type(score).__name__}.")
     if not isfinite(score.value):
-        raise ValueError(f"the metric gave {score.value}, which is no finite number.")
+        raise ValueError(f"the metric gave {score.value}, which is not finite.")

@@ -58,7 +58,7 @@ def bootstrap_intervals(values: Array, confidence: float = 0.95, seed: int = 0) 
     return low, high
 
 
-def summarise(
+def summarize(
     table: pd.DataFrame, directions: Mapping[str, str], confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Average a table (model, image, method, metric, value) over images.

@@ -101,7 +101,7 @@ def test_the_grid_says_what_was_predicted_and_how_colours_are_scaled() -> None:
     titles = [axes.get_title() for axes in figure.axes]
     assert figure.get_suptitle().replace("\n", " ") == f"vit. {POLICY}"
     assert sum("87%" in title for title in titles) == 3
-    assert sum("explained: class 7, 4%" in title.replace("\n", " ") for title in titles) == 1
+    assert sum("target: class 7, 4%" in title.replace("\n", " ") for title in titles) == 1
     assert titles.count("gmar") == 2
     assert titles.count("gmar\n(no map)") == 1
     assert not any(axes.images for axes in figure.axes[15:])
@@ -121,7 +121,7 @@ def test_the_grid_wraps_many_methods() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"keys": ["z"]}, "`keys` must be among a, b, c, but got 'z'"),
+        ({"keys": ["z"]}, "`keys` must be among a, b, c, got 'z'"),
         ({"methods": ["z"]}, "`methods` must be among gmar"),
     ],
 )
@@ -133,7 +133,7 @@ def test_the_grid_refuses_what_was_not_compared(chosen: dict[str, Any], message:
 def test_the_grid_refuses_a_comparison_without_maps() -> None:
     compared = Compared()
     compared.missing = dict.fromkeys(NAMES, tuple(METHODS))
-    with pytest.raises(ValueError, match="none has"):
+    with pytest.raises(ValueError, match="that have maps of model 'vit', got none"):
         grid_figure(compared, "vit")
 
 
@@ -183,7 +183,7 @@ def test_the_best_stands_above(metric: str) -> None:
 
 
 def test_a_ranking_without_values_is_refused() -> None:
-    with pytest.raises(ValueError, match="'road' has none"):
+    with pytest.raises(ValueError, match="got 'road', which has none"):
         ranking_figure(Compared(), "vit", "road")
 
 

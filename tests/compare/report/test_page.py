@@ -451,7 +451,7 @@ def test_a_report_is_the_same_each_time(text: str) -> None:
 
 
 def test_settings_are_written_as_people_read_them() -> None:
-    words: Any = report_templates._in_words
+    words: Any = report_templates._format_value
     assert words({"a": [1, 2], "b": {"c": None}}) == "a = [1, 2], b = c = null"
     assert words("x") == "x"
     assert words(json.loads("0.1")) == "0.1"

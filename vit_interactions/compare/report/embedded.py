@@ -20,8 +20,8 @@ from vit_interactions.images.placement import Box
 LONGEST = 400  # pixels of an image's longer side
 QUALITY = 78
 OUTLINE = 3  # pixels of a mask's outline
-GREEN = (0x3D, 0xDC, 0x84, 0xFF)  # of objects, also in report.css
-INK, NIGHT = "#22252b", "#dddad4"  # of text by day and by night
+GREEN = (0x3D, 0xDC, 0x84, 0xFF)  # of objects, as in report.css
+INK, NIGHT = "#22252b", "#dddad4"  # of text on light and dark pages
 _INKED = (
     *("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"),
     "grid.color",
@@ -47,13 +47,13 @@ class ThemedFigure:
 
 @dataclass(frozen=True)
 class Tile:
-    """Position of an image and of the patches on a canvas that holds both.
+    """Position of an image and of the patches on a canvas around both.
 
     Attributes:
         aspect: width by height of the canvas.
         image: (left, top, width, height) in percent of the canvas.
-        patches: likewise.
-        objects: likewise, boxes around the image's objects.
+        patches: in percent of the canvas.
+        objects: in percent, boxes around the image's objects.
     """
 
     aspect: float
@@ -63,12 +63,12 @@ class Tile:
 
 
 def tile(size: tuple[int, int], patches: Box, objects: Iterable[Box] = ()) -> Tile:
-    """Lay an image and its patches out; if the input was padded, the patches exceed the image.
+    """Place an image and its patches on a canvas; if the input was padded, the patches exceed the image.
 
     Args:
         size: (width, height) of the image in pixels.
         patches: (left, top, right, bottom) of the area that they cover, in pixels of the image.
-        objects: boxes around objects, likewise.
+        objects: boxes around objects, in pixels of the image.
 
     Example:
         >>> tile((200, 100), (50, 0, 150, 100))
@@ -123,11 +123,11 @@ def map_uri(values: Array) -> Markup:
 
 
 def themed(draw: Callable[[], Figure], alt: str) -> ThemedFigure:
-    """Draw a figure with dark and with light text on nothing, as SVG.
+    """Draw a figure as SVG, with dark and with light text on a transparent background.
 
     Args:
-        draw: makes the figure, in the colours of text that matplotlib's settings say.
-        alt: what it shows, in words.
+        draw: makes the figure, with the text colors of matplotlib's settings.
+        alt: description for screen readers.
     """
     settings: dict[Any, Any] = dict.fromkeys(_INKED, INK)
     # Without a salt, names inside the file would differ each time.
@@ -143,10 +143,10 @@ def themed(draw: Callable[[], Figure], alt: str) -> ThemedFigure:
 
 
 def text_uri(kind: str, text: str) -> Markup:
-    """Give a text as a file to save; characters that no file can hold become "?"."""
+    """Return a text as a file to save; characters without an encoding become "?"."""
     return _uri(f"{kind};charset=utf-8", text.encode("utf-8", "replace"))
 
 
 def _uri(kind: str, content: bytes) -> Markup:
-    """An address of base64 data, in which nothing needs escaping."""
+    """Return a base64 data URI, in which nothing needs escaping."""
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")

@@ -1,4 +1,4 @@
-"""What failed, in a line for each reason."""
+"""Failures, one line per reason."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ LONGEST = 160  # characters of a reason or a name
 
 
 def failures_by_reason(failures: Sequence[FailureGroup]) -> list[list[FailureGroup]]:
-    """Put together the metrics that failed for one reason: whole images first, then those of most metrics."""
+    """Group failures by reason: whole images first, then by number of metrics."""
     found: dict[tuple[object, ...], list[FailureGroup]] = {}
     for each in failures:
         found.setdefault((each.model, each.reason, each.methods, each.images), []).append(each)
@@ -16,7 +16,7 @@ def failures_by_reason(failures: Sequence[FailureGroup]) -> list[list[FailureGro
 
 
 def failure_line(failures: Sequence[FailureGroup], longest: int = LONGEST) -> str:
-    """Word in one line what failed for one reason, which is cut to `longest` characters.
+    """Describe in one line what failed for one reason, which is cut to `longest` characters.
 
     Example:
         >>> failure_line([FailureGroup("vit", "iou", "no box", ("gmar", "attn_lrp"), ("a.jpg",))])
@@ -32,7 +32,7 @@ def failure_line(failures: Sequence[FailureGroup], longest: int = LONGEST) -> st
 
 
 def _some(names: Sequence[str], things: str) -> str:
-    """Name the one, or say how many there are."""
+    """Return the only name, or the number of names."""
     return f"{len(names)} {things}" if len(names) > 1 else "".join(map(_short, names))
 
 

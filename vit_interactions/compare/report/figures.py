@@ -1,4 +1,4 @@
-"""The figures of a comparison: maps beside each other, curves, rankings and how far methods agree."""
+"""Figures of a comparison: maps side by side, curves, rankings and agreement."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -31,19 +31,19 @@ CURVE_COLORS = ("#1f83c9", "#e07b00", "#1a9e77", "#d1495b", "#8f6bd0", "#a6761d"
 CURVE_LINES = ("-", "--", ":", "-.")
 COLUMNS = 8
 PANEL = 1.7  # inches
-TITLE = 0.4  # inches over a panel
-HEAD = 0.6  # inches over all panels
+TITLE = 0.4  # inches above a panel
+HEAD = 0.6  # inches above all panels
 DPI = 150
-HIGHEST = 2**16 - 1  # pixels of a figure of matplotlib
-NAME_LENGTH = 27  # characters of a line over an image
-METRIC_LENGTH = 23  # characters of a line over a ranking
+HIGHEST = 2**16 - 1  # pixels, the limit of matplotlib
+NAME_LENGTH = 27  # characters per line above an image
+METRIC_LENGTH = 23  # characters per line above a ranking
 TEXT_SIZE = 8  # points
 
 
 PROBABILITY = "probability of the class"
-_SHOWN = ("share of the patches shown", "{score}")
-_REMOVED = ("share of the patches removed", "{score}")
-_BETWEEN = ("share of the patches removed", "difference in {score}")
+_SHOWN = ("fraction of the patches shown", "{score}")
+_REMOVED = ("fraction of the patches removed", "{score}")
+_BETWEEN = ("fraction of the patches removed", "difference in {score}")
 CURVE_AXES = {
     "insertion": _SHOWN,
     "token_insertion": _SHOWN,
@@ -51,7 +51,7 @@ CURVE_AXES = {
     "token_deletion": _REMOVED,
     "abpc": _BETWEEN,
     "road": _BETWEEN,
-    "randomisation": ("share of the stages drawn anew", "rank correlation"),
+    "randomisation": ("fraction of the stages redrawn", "rank correlation"),
 }
 
 
@@ -78,7 +78,7 @@ def grid_figure(
     methods = results.methods if methods is None else methods
     chosen = {key: record for key, record in results.records(model, keys) if record.maps}
     if not chosen:
-        raise ValueError(f"`keys` must name images that have maps of model {model!r}, but none has.")
+        raise ValueError(f"`keys` must name images that have maps of model {model!r}, got none.")
     columns = min(COLUMNS, 1 + len(methods))
     bands = -(-(1 + len(methods)) // columns)
     fit = int((HIGHEST / DPI - HEAD) / (bands * (PANEL + TITLE)))
@@ -125,7 +125,7 @@ def curves_figure(results: Results, model: str, metric: str) -> Figure:
 
 
 def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY) -> Figure:
-    """Draw what `curves_figure` draws from curves (points, 2) by method that are at hand."""
+    """Draw curves (points, 2) by method, as `curves_figure` does."""
     figure = ShownFigure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=DPI, layout="constrained")
     draw_curves(figure.add_subplot(), curves, metric, direction, score)
     return figure
@@ -141,21 +141,23 @@ def ranking_figure(results: Results, model: str, metric: str) -> Figure:
 
 
 def ranking_of(summary: pd.DataFrame, model: str, metric: str) -> Figure:
-    """Draw what `ranking_figure` draws from a summary that is at hand.
+    """Draw the ranking of a summary, as `ranking_figure` does.
 
     Raises:
         ValueError: a model or metric without any value.
     """
     rows = summary[(summary["model"] == model) & (summary["metric"] == metric)]
     if rows.empty:
-        raise ValueError(f"`metric` must be one that has values for model {model!r}, but {metric!r} has none.")
+        raise ValueError(
+            f"`metric` must be one that has values for model {model!r}, got {metric!r}, which has none."
+        )
     figure = ShownFigure(figsize=(3.9, 0.9 + 0.22 * len(rows)), dpi=DPI, layout="constrained")
     draw_ranking(figure.add_subplot(), rows, metric)
     return figure
 
 
 def agreement_figure(results: Results, model: str) -> Figure:
-    """Show the mean rank correlation of every two methods' maps; methods that agree stand beside each other.
+    """Draw the mean rank correlation between the maps of two methods; methods that agree are placed next to each other.
 
     Raises:
         ValueError: an unknown model.
@@ -164,7 +166,7 @@ def agreement_figure(results: Results, model: str) -> Figure:
 
 
 def agreement_of(correlations: pd.DataFrame) -> Figure:
-    """Draw what `agreement_figure` draws from correlations (methods, methods) that are at hand."""
+    """Draw correlations (methods, methods), as `agreement_figure` does."""
     side = 2.0 + 0.33 * len(correlations)
     figure = ShownFigure(figsize=(side + 0.8, side), dpi=DPI, layout="constrained")
     draw_agreement(figure.add_subplot(), correlations)
@@ -172,7 +174,7 @@ def agreement_of(correlations: pd.DataFrame) -> Figure:
 
 
 def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """Draw means with intervals, the best above, and that of the random baseline as a band.
+    """Draw means with intervals, the best on top, and the random baseline as a band.
 
     Args:
         axes: where to draw.
@@ -180,7 +182,7 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         metric: its name.
     """
     direction = str(rows["direction"].iloc[0])
-    if metric in COSTS:  # what is no explanation is no example
+    if metric in COSTS:  # the baseline does not explain, so its cost says nothing
         rows = rows[rows["method"] != BASELINE]
     rows = rows.assign(fewer=rows["images"] < rows["images"].max())
     rows = rows.sort_values(["fewer", "mean"], ascending=[False, direction != "lower"], kind="stable")
@@ -210,7 +212,7 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
 def draw_curves(
     axes: Axes, curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY
 ) -> None:
-    """Draw curves (points, 2) by method, named from the highest on the average to the lowest; `score` words theirs."""
+    """Draw curves (points, 2) by method, listed from the highest mean down; `score` names the vertical axis."""
     styles = [(color, line) for line in CURVE_LINES for color in CURVE_COLORS]
     lines = {}
     for number, (name, curve) in enumerate(curves.items()):
@@ -265,7 +267,7 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
 
 
 def alike_together(correlations: Array) -> list[int]:
-    """Order things so that those of high correlation stand beside each other (average linkage).
+    """Order things so that highly correlated ones are next to each other (average linkage).
 
     Args:
         correlations: (n, n) in [-1, 1], symmetric; NaN counts as 0.
@@ -286,7 +288,7 @@ def alike_together(correlations: Array) -> list[int]:
 
 
 def metric_label(metric: str) -> str:
-    """Name a metric or a cost as people read it.
+    """Return the display name of a metric or a cost.
 
     Example:
         >>> metric_label("pointing_game"), metric_label("seconds")
@@ -312,7 +314,7 @@ def _title(axes: Axes, text: str) -> None:
 
 
 def _metric_title(axes: Axes, metric: str, direction: str) -> None:
-    """Say what is drawn and which end is better, in lines that fit over the narrowest axes."""
+    """Set a title with the metric and its better end, in lines that fit the narrowest axes."""
     lines = [*textwrap.wrap(printable(metric_label(metric)), METRIC_LENGTH), DIRECTIONS[direction]]
     axes.set_title("\n".join(lines), fontsize=TEXT_SIZE + 1, loc="left", parse_math=False, usetex=False)
 
@@ -333,4 +335,4 @@ def _translucent(colors: Array) -> Array:
 def _check_known(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
     unknown = [each for each in chosen if each not in known]
     if unknown:
-        raise ValueError(f"`{name}` must be among {', '.join(map(str, known))}, but got {unknown[0]!r}.")
+        raise ValueError(f"`{name}` must be among {', '.join(map(str, known))}, got {unknown[0]!r}.")

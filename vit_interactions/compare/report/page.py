@@ -1,7 +1,7 @@
 """A comparison as one HTML file that needs no network and no server.
 
-What came from outside (names of files, classes and models, reasons of failures) is escaped wherever it stands, and the
-page's security policy lets no other script run than its own, which its hash names, and nothing be fetched.
+Names of files, classes and models and reasons of failures come from outside, so they are escaped. The page's security
+policy allows only its own script, by its hash, and no requests.
 """
 
 import base64

@@ -23,7 +23,7 @@ class ShownRecord:
 
     model: str
     prediction: str
-    place: Tile
+    tile: Tile
     heads: list[Column]
     maps: list[tuple[str, Markup, bool]]
     absent: list[str]
@@ -83,7 +83,7 @@ def show_record(
 
 
 def _outline(image: ListedImage) -> Markup | None:
-    """The outline of the image's mask, if there is one of its size."""
+    """Return the outline of the image's mask; None without a mask of its size."""
     if image.mask is None or image.size is None:
         return None
     try:
@@ -93,7 +93,7 @@ def _outline(image: ListedImage) -> Markup | None:
 
 
 def _address(results: Results, key: str) -> Markup | None:
-    """The image, if its file is still there."""
+    """Return the image as an address; None if its file is gone."""
     try:
         return image_uri(results.image(key))
     except (OSError, ValueError):

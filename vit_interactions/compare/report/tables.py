@@ -1,4 +1,4 @@
-"""The tables of a report: what stands in their cells, and in which order they sort."""
+"""The tables of a report: the texts of their cells, and the values by which they sort."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Column:
 
     Attributes:
         name: of the metric.
-        label: what its head says.
+        label: text of its head.
         direction: which values are better: "higher", "lower" or "none".
         images: number with a value by some method.
     """
@@ -44,7 +44,7 @@ class Column:
 
     @property
     def cost(self) -> bool:
-        """Whether it says what a map costs, for which the random baseline is no candidate."""
+        """True if it is a cost of maps, by which the random baseline is not ranked."""
         return self.name in COSTS
 
 
@@ -53,12 +53,11 @@ class Cell:
     """A number in a table.
 
     Attributes:
-        text: as people read it.
-        value: as the table sorts by it; None sorts last.
-        interval: around it, as people read it.
-        good: how far from the column's worst (0) to its best (1); None where neither end is better, or if not all
-            images have a value.
-        best: whether nothing in the column is better.
+        text: shown.
+        value: to sort by; None sorts last.
+        interval: its confidence interval, as text.
+        good: from the column's worst (0) to its best (1); None if neither end is better, or images have no value.
+        best: True if nothing in the column is better.
         note: why it is missing, or not of all images.
         fewer: number of images with a value, if not all have one.
     """
@@ -74,7 +73,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's cells, one a column."""
+    """A method's cells, one per column."""
 
     method: str
     cells: tuple[Cell, ...]
@@ -98,7 +97,7 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class Best:
-    """The best methods by a metric, and the random baseline beside them."""
+    """The best methods by a metric, and the random baseline."""
 
     column: Column
     methods: tuple[str, ...]
@@ -115,7 +114,7 @@ class Best:
 
 
 def number(value: float) -> str:
-    """Write a number with three digits that say something.
+    """Format a number with three significant digits.
 
     Example:
         >>> number(0.12345), number(-12.345), number(1234567.0), number(0.0000123), number(0.0)
@@ -145,7 +144,7 @@ def summary_rows(
         summary: the model's rows of `Results.summary`.
         methods: in the table's order.
         heads: its columns.
-        failures: the model's rows of `Results.failures`, which say why a number is missing.
+        failures: the model's rows of `Results.failures`, the reasons for missing numbers.
     """
     found = {(row.method, row.metric): row for row in _rows(summary)}
     ends = {head.name: _ends(summary[summary["metric"] == head.name], head) for head in heads}
@@ -158,11 +157,11 @@ def summary_rows(
 
 
 def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -> Cell:
-    """Write a mean with its interval; `ends` are the column's worst and best, `reason` why values are missing."""
+    """Format a mean with its interval; `ends` are the column's worst and best, `reason` that of missing values."""
     if row is None or not math.isfinite(row.mean):
         return Cell(note=reason)
     worst, best = ends
-    whole = row.images == head.images  # else the images that are left may be the easy ones
+    whole = row.images == head.images  # the remaining images may be the easy ones
     fewer = "" if whole else f"{row.images} of {head.images} images"
     judged = whole and head.direction != "none" and row.method != BASELINE
     return Cell(
@@ -177,7 +176,7 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
 
 
 def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
-    """Name the best methods by each metric that has a better end; costs are left out."""
+    """Return the best methods by each metric that has a better end; costs are skipped."""
     found = []
     for place, head in enumerate(heads):
         best = [row for row in rows if row.cells[place].best]
@@ -190,7 +189,7 @@ def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
 def model_tables(
     summary: pd.DataFrame, methods: Sequence[str], failures: pd.DataFrame, directions: Mapping[str, str]
 ) -> list[tuple[Column, list[Column], list[Row]]]:
-    """Make of each metric the table methods x models, costs left out.
+    """Make a table methods x models per metric; costs are skipped.
 
     Args:
         summary: as `Results.summary`.
@@ -245,7 +244,7 @@ def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[F
 
 
 def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
-    """The worst and the best mean of a column, among those over all its images; the baseline is no candidate."""
+    """Return the worst and the best mean of a column over all its images, without the baseline."""
     rows = rows[(rows["images"] == head.images) & (rows["method"] != BASELINE)]
     values = rows["mean"].to_numpy(np.float64)
     values = values[np.isfinite(values)]
@@ -256,7 +255,7 @@ def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
 
 
 def _rows(table: pd.DataFrame) -> list[Any]:
-    """The rows as named tuples, whose types nobody knows."""
+    """Return the rows as named tuples, which have no static types."""
     return list(table.itertuples())
 
 
