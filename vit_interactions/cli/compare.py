@@ -14,7 +14,7 @@ from rich.text import Text
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.cli.options import Alpha, Beta, Device, Images, OutputKind, ResumeSame, given_path
 from vit_interactions.compare import compare
-from vit_interactions.compare.records import REFUSALS
+from vit_interactions.compare.records import DETERMINISTIC
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_images
 from vit_interactions.images.listing import skipped_files
@@ -222,7 +222,7 @@ def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool)
     for line in missing:
         errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
     lost = missing or lost_pages or (failures["method"] == "").any()
-    if lost or not failures["error"].isin(REFUSALS).all():
+    if lost or not failures["error"].isin(DETERMINISTIC).all():
         raise typer.Exit(1)
 
 

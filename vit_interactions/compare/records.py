@@ -25,7 +25,7 @@ RECORDS = "records"  # folder
 REPAIR = "Resume the comparison to measure it again."
 
 # Deterministic failures: trying again cannot help.
-REFUSALS = ("ValueError", "UnsupportedModelError")
+DETERMINISTIC = ("ValueError", "UnsupportedModelError")
 
 Array = np.ndarray[Any, Any]
 
@@ -62,7 +62,7 @@ class Failure:
     @property
     def transient(self) -> bool:
         """True if another run may succeed: a file may come back, memory may be free."""
-        return not self.method or self.error not in REFUSALS
+        return not self.method or self.error not in DETERMINISTIC
 
 
 @dataclass
