@@ -44,7 +44,7 @@ def compare(root: Path, **options: Any) -> Comparison:
 
 
 def make_root(tmp_path: Path) -> Path:
-    """Two images, with boxes and masks beside them."""
+    """Make two images with boxes and masks."""
     random = np.random.default_rng(0)
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -58,7 +58,7 @@ def make_root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and their comparison, which no test changes."""
+    """Return a folder with images and their comparison, which no test changes."""
     root = make_root(tmp_path_factory.mktemp("finished"))
     compare(root)
     return root
@@ -66,12 +66,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(finished: Path, tmp_path: Path) -> Path:
-    """A copy of a folder with images and their comparison."""
+    """Return a copy of a folder with images and their comparison."""
     return shutil.copytree(finished, tmp_path / "root")
 
 
 def quality(comparison: Comparison) -> pd.DataFrame:
-    """The values that are the same in each run."""
+    """Return the values that are the same in each run."""
     table = comparison.table()
     return table[table["metric"].isin(METRICS)].reset_index(drop=True)
 
@@ -122,7 +122,7 @@ NUMBERS: dict[str, Callable[[bytes], bytes]] = {
     [pytest.param(".npz", change, id=f"maps {name}") for name, change in MAPS.items()]
     + [pytest.param(".json", change, id=f"numbers {name}") for name, change in NUMBERS.items()],
 )
-def test_a_damaged_unit_is_named_and_measured_again(
+def test_a_damaged_record_is_named_and_measured_again(
     ending: str,
     damage: Callable[[bytes], bytes],
     root: Path,
@@ -160,7 +160,7 @@ def test_objects_in_maps_are_not_loaded_even_where_the_checksum_fits(root: Path)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.npz"])
-def test_a_folder_in_the_place_of_a_unit_is_named_and_kept(name: str, root: Path) -> None:
+def test_a_folder_instead_of_a_record_is_named_and_kept(name: str, root: Path) -> None:
     path = root / "out" / "records" / "vit" / name
     path.unlink()
     path.mkdir()
@@ -172,7 +172,7 @@ def test_a_folder_in_the_place_of_a_unit_is_named_and_kept(name: str, root: Path
     assert (path / "mine.txt").read_text() == "mine"
 
 
-def test_a_unit_of_another_image_or_comparison_is_measured_again(
+def test_a_record_of_another_image_or_comparison_is_measured_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = quality(Comparison.open(root / "out"))
@@ -188,7 +188,7 @@ def test_a_unit_of_another_image_or_comparison_is_measured_again(
 
 
 def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
-    """The content with another value at a path of keys; without it where the value is `...`."""
+    """Return the content with another value at a path of keys; without the key if the value is `...`."""
     changed: Any = json.loads(json.dumps(content))
     set_field(changed, keys, value)
     return dict(changed)
@@ -251,7 +251,7 @@ def test_a_manifest_that_is_not_json_is_named(content: bytes, root: Path) -> Non
             read()
 
 
-def test_a_manifest_with_another_value_does_not_fit_its_units(root: Path) -> None:
+def test_a_manifest_with_another_value_does_not_fit_its_records(root: Path) -> None:
     path = root / "out" / "comparison.json"
     path.write_text(path.read_text().replace('"alpha": 0.1', '"alpha": 0.2'))
     with pytest.raises(DamagedFileError, match=r"a\.json was measured with other settings, versions or weights"):
@@ -299,7 +299,7 @@ def other_interpolation(model: nn.Module) -> None:
         (other_interpolation, "preprocessing"),
     ],
 )
-def test_resuming_with_other_model_options_is_refused(
+def test_resuming_with_other_model_options_raises(
     change: Callable[[nn.Module], None], word: str, root: Path
 ) -> None:
     compare(root, resume=True)  # the same model, made again
@@ -319,7 +319,7 @@ def fake_report(comparison: Comparison, path: Path) -> Path:
 
 @pytest.fixture
 def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """A command line, for which no pages are made."""
+    """Return a command line, for which no pages are made."""
     monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", lambda *_, **__: iter([Pages()]))
     monkeypatch.setattr(sys.modules[report.__module__], "report", fake_report)
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), root / "weights.safetensors")
@@ -337,7 +337,7 @@ def test_metrics_asked_for_without_any_value_are_an_error(
     assert "failed: no metric has a value under test_vit" in capsys.readouterr().err
     assert run(*command, *boxes, *asked, "--metric", "deletion", "--out", root / "two") == 1
     assert "failed: pointing_game without any value under test_vit" in capsys.readouterr().err
-    assert run(*command, *boxes, "--out", root / "three") == 0, "metrics that nobody named may be refused"
+    assert run(*command, *boxes, "--out", root / "three") == 0, "metrics not named may be unsupported"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "size"])

@@ -43,33 +43,33 @@ METHODS = ["raw_attention", "responsive_field_size", "random_map"]
 METRICS = ["deletion", "pointing_game"]
 
 
-def make_pictures(folder: Path) -> list[Path]:
+def make_images(folder: Path) -> list[Path]:
     """Four images of noise, with boxes beside them."""
     random = np.random.default_rng(0)
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     for name in "abcd":
         pixels = random.integers(0, 256, (80, 70, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "pictures" / f"{name}.png")
+        Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
     rows = [f"{name}.png,10,10,40,50\n" for name in "abcd"]
     (folder / "boxes.csv").write_text("file,left,top,right,bottom\n" + "".join(rows))
-    return sorted((folder / "pictures").iterdir())
+    return sorted((folder / "images").iterdir())
 
 
 def compare(root: Path, **options: Any) -> Comparison:
-    """Compare on the pictures of a folder, into it."""
+    """Compare on the images of a folder, into it."""
     common = {"boxes": root / "boxes.csv", "out": root / "out", "methods": METHODS, "metrics": METRICS}
-    return vi.compare([root / "pictures"], **{"model": make_model(), **common, **options})
+    return vi.compare([root / "images"], **{"model": make_model(), **common, **options})
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    make_pictures(tmp_path)
+    make_images(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Grows by one for every image that is measured."""
+    """Return a list that grows by one for every measured image."""
     calls: list[object] = []
 
     def counted(*arguments: object) -> object:
@@ -81,8 +81,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 KILLS: dict[str, tuple[Any, str, int]] = {
-    "while explaining": (maps, "as_relevance", 3 * len(METHODS) + 2),  # once more for nothing before
-    "between a unit's maps and its numbers": (records, "write_json", 3),
+    "while explaining": (maps, "as_relevance", 3 * len(METHODS) + 2),  # once more for the warm-up
+    "between a record's arrays and its numbers": (records, "write_json", 3),
 }
 
 
@@ -104,7 +104,7 @@ def _killed(root: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", KILLS)
-def test_a_run_that_is_killed_goes_on_to_the_same_table(
+def test_a_killed_run_resumes_to_the_same_table(
     where: str, root: Path, measured: list[object], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     whole = compare(root, out=root / "whole")
@@ -130,7 +130,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table(
     assert len(scores(whole)) == 4 * len(METHODS) * len(METRICS)
 
 
-def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measured: list[object]) -> None:
+def test_resuming_measures_changed_images_again(root: Path, measured: list[object]) -> None:
     compare(root)
 
     def made(**options: Any) -> int:
@@ -139,21 +139,21 @@ def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measure
         return len(measured)
 
     assert made() == 0
-    path = root / "pictures" / "b.png"
+    path = root / "images" / "b.png"
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     assert made() == 1
-    Image.open(path).save(root / "pictures" / "e.png")
+    Image.open(path).save(root / "images" / "e.png")
     assert made() == 1
     boxes = (root / "boxes.csv").read_text()
     (root / "boxes.csv").write_text(boxes.replace("c.png,10", "c.png,11"))
     assert made() == 1
-    (root / "pictures" / "e.png").unlink()
+    (root / "images" / "e.png").unlink()
     assert made() == 0
     with pytest.raises(ValueError, match="which has a comparison: resume it"):
         compare(root)
 
 
-def test_resuming_with_other_settings_is_refused_and_loses_nothing(
+def test_resuming_with_other_settings_raises_and_loses_nothing(
     root: Path, measured: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = compare(root)
@@ -179,7 +179,7 @@ def test_resuming_with_other_settings_is_refused_and_loses_nothing(
     pd.testing.assert_frame_equal(Comparison.open(root / "out").table(), before.table())
 
 
-def test_batches_give_what_images_give_one_by_one(root: Path, measured: list[object]) -> None:
+def test_batches_give_the_results_of_single_images(root: Path, measured: list[object]) -> None:
     methods = [*METHODS, "gmar", "saliency", "gradient_shap"]
     alone = compare(root, methods=methods, out=root / "alone")
     sizes: list[int] = []
@@ -209,8 +209,8 @@ def test_batches_give_what_images_give_one_by_one(root: Path, measured: list[obj
 
 
 def test_an_image_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (70, 80), (255, 0, 0)).save(root / "pictures" / "b.png")
-    (root / "pictures" / "c.png").write_bytes(b"no picture")
+    Image.new("RGB", (70, 80), (255, 0, 0)).save(root / "images" / "b.png")
+    (root / "images" / "c.png").write_bytes(b"no picture")
     explain = vi.RawAttention._explain
 
     def picky(self: vi.RawAttention, inputs: torch.Tensor, *rest: Any) -> Any:
@@ -230,7 +230,7 @@ def test_an_image_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("error", "again"), [(RuntimeError, 4), (ValueError, 0)])
-def test_resuming_tries_again_what_may_have_been_chance(
+def test_resuming_retries_transient_failures(
     error: type[Exception],
     again: int,
     root: Path,
@@ -250,7 +250,7 @@ def test_resuming_tries_again_what_may_have_been_chance(
 
 def test_a_process_measures_its_share(root: Path) -> None:
     made = make_plan(
-        [root / "pictures"],
+        [root / "images"],
         make_model(),
         METHODS,
         [],
@@ -280,12 +280,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def arguments(root: Path, checkpoint: Path, out: str) -> list[str]:
-    """A command line."""
+    """Return a command line."""
     chosen = [part for name in METHODS for part in ("--method", name)]
     chosen += [part for name in METRICS for part in ("--metric", name)]
     model = ["--model", "test_vit", "--checkpoint", str(checkpoint)]
     boxes = ["--boxes", str(root / "boxes.csv")]
-    return ["compare", str(root / "pictures"), *model, *chosen, *boxes, "--out", str(root / out)]
+    return ["compare", str(root / "images"), *model, *chosen, *boxes, "--out", str(root / out)]
 
 
 def test_two_processes_give_the_table_of_one(root: Path, checkpoint: Path) -> None:
@@ -336,10 +336,10 @@ def test_the_command_prints_the_best_first(
     assert (root / "out" / "comparison.json").read_text() == before
 
 
-def test_broken_pictures_and_hostile_names_lose_nothing_else(
+def test_broken_images_and_hostile_names_lose_nothing_else(
     root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = root / "pictures"
+    folder = root / "images"
     sound = (folder / "a.png").read_bytes()
     names = ["<img src=x onerror=alert(1)>.png", "[red]b.png", "c\x1b[31m.png", "\udcff.png", "x" * 250 + ".png"]
     for name in names:
@@ -375,7 +375,9 @@ def test_broken_pictures_and_hostile_names_lose_nothing_else(
     }
 
 
-def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_raises(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     model = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert run("compare", tmp_path / "empty", *model) == 2
@@ -391,7 +393,7 @@ def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.C
     assert Comparison.open(tmp_path / "out").table().empty
 
 
-def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
+def test_a_custom_metric_is_compared(root: Path) -> None:
     own = Metric(
         "own", "none", (0, 1), "here", {"path": Path("a")}, frozenset(), "none", lambda case, patch_map: Score(0.5)
     )
@@ -432,7 +434,7 @@ def test_a_class_that_one_model_lacks_is_found_before_the_run(root: Path) -> Non
         compare(root, model={"five": make_model(), "thirty": wide}, target=20)
 
 
-def test_whatever_a_model_raises_is_one_image_less(root: Path) -> None:
+def test_a_model_that_raises_loses_one_image(root: Path) -> None:
     model = make_model()
     calls = 0
 
@@ -448,7 +450,7 @@ def test_whatever_a_model_raises_is_one_image_less(root: Path) -> None:
     assert 0 < len(comparison.failures()) < 4 * 2
 
 
-def test_damaged_results_are_made_anew(root: Path, measured: list[object]) -> None:
+def test_damaged_results_are_measured_again(root: Path, measured: list[object]) -> None:
     compare(root)
     [folder] = (root / "out" / "records").iterdir()
     (folder / "a.json").write_text("{")
@@ -467,7 +469,7 @@ def test_a_run_killed_at_its_first_write_can_be_started_again(root: Path) -> Non
     assert compare(root).unfinished == 0
 
 
-def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root: Path) -> None:
+def test_notes_name_open_windows_and_other_windows_than_in_training(root: Path) -> None:
     model = make_model()
     export_model(model, root / "trained", arguments={"img_size": 64}, windows={"alpha": 0.5, "beta": 0.2})
     name = f"local-dir:{root / 'trained'}"
@@ -487,18 +489,16 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
         for html in (page, comparison._repr_html_()):
             assert html.count("Note. ") == len(notes)
             assert "<b>vit" not in html
-    image = prepare(read_image(root / "pictures" / "a.png"), model).input[None]
+    image = prepare(read_image(root / "images" / "a.png"), model).input[None]
     windows = vi.responsive_field(
         vi.InteractionUncertainty(model).uncertainty(image), (4, 4), alpha=0.5, beta=0.2
     ).windows[0]
     pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
-    unit = json.loads((root / "out-0" / "records" / "b-vit-b" / "a.json").read_text())
-    assert unit["window_share"] == pairs / 16**2 > 0.9
+    record = json.loads((root / "out-0" / "records" / "b-vit-b" / "a.json").read_text())
+    assert record["window_share"] == pairs / 16**2 > 0.9
 
 
-def test_what_a_failed_method_held_is_free_when_the_next_begins(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_of_a_failed_method_is_free_before_the_next(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
@@ -521,7 +521,7 @@ def test_what_a_failed_method_held_is_free_when_the_next_begins(
         comparison = compare(root, methods=["gmar", "attention_rollout"], metrics=[], batch_size=4)
     finally:
         gc.enable()
-    assert len(held) == 1 + 1 + 4  # for nothing; at once, then one by one
+    assert len(held) == 1 + 1 + 4  # warm-up; at once, then one at a time
     assert set(alive) == {0}
     assert set(comparison.failures()["method"]) == {"gmar"}
     assert set(comparison.table()["method"]) == {"attention_rollout"}

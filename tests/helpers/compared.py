@@ -24,7 +24,7 @@ ROWS, COLS = 4, 6
 
 SIZES = {"a": (480, 800), "b": (1000, 320), "c": (90, 90)}  # (width, height)
 
-# The input is 32 x 48 pixels of the image at scale 10, centred by hand; "c" was padded.
+# The input is 32 x 48 pixels of the image at scale 10, centered by hand; "c" was padded.
 PLACES = {
     "a": Placement(32, 48, 0, 240, 10, 10),
     "b": Placement(32, 48, 260, 0, 10, 10),
@@ -58,7 +58,7 @@ MEANS = {
 
 
 class Compared:
-    """What figures and reports read of `Comparison`."""
+    """The part of `Results` that figures and reports read."""
 
     folder = Path("compared")
     unfinished = 0
@@ -85,7 +85,7 @@ class Compared:
         self.missing: Mapping[str, tuple[str, ...]] = {}
 
     def table(self) -> pd.DataFrame:
-        """Values that lie 0.1 about their means."""
+        """Return values within 0.1 of their means."""
         rows = [
             (model, image.key, method, metric, mean + 0.1 * (number - (len(self.images) - 1) / 2))
             for model in self.models
@@ -123,7 +123,7 @@ class Compared:
         return pd.DataFrame(values[:count, :count], index=self.methods, columns=self.methods)
 
     def maps(self, model: str, key: str) -> dict[str, np.ndarray[Any, Any]]:
-        """Maps that rise from patch to patch; the rollout's has both signs, one is constant."""
+        """Return maps that rise from patch to patch; the rollout's has both signs, one is constant."""
         rising = np.arange(ROWS * COLS, dtype=np.float64).reshape(ROWS, COLS)
         maps = {
             "gmar": rising,
@@ -157,7 +157,7 @@ class Compared:
 
 
 def make_model() -> nn.Module:
-    """A ViT whose maps differ."""
+    """Make a ViT whose maps differ."""
     torch.manual_seed(0)
     vit = timm.create_model("test_vit", num_classes=5, img_size=64)
     for block in vit.blocks:
@@ -166,6 +166,6 @@ def make_model() -> nn.Module:
 
 
 def scores(comparison: Comparison) -> pd.DataFrame:
-    """The table without costs, which are never twice the same."""
+    """Return the table without costs, which vary from run to run."""
     table = comparison.table()
     return table[~table["metric"].isin(list(COSTS))].reset_index(drop=True)

@@ -300,17 +300,17 @@ def progress(total: int, process: Process) -> Iterator[Callable[[int, int], None
     logged = not seen and not console.is_jupyter
     with Progress(*columns, console=console, disable=not (process.first and seen)) as bar:
         task = bar.add_task("comparing", total=total)
-        started = said = time.monotonic()
+        started = reported = time.monotonic()
         measured = 0  # the others took no time
         whose = f" (the first of {process.world} processes)" if process.world > 1 else ""
 
-        def advance(done: int, fresh: int) -> None:
-            nonlocal said, measured
+        def advance(done: int, measured_now: int) -> None:
+            nonlocal reported, measured
             bar.advance(task, done)
-            measured += fresh
+            measured += measured_now
             now, all_done = time.monotonic(), bar.tasks[0].completed
-            if process.first and logged and measured and now - said >= LOG_EVERY:
-                said = now
+            if process.first and logged and measured and now - reported >= LOG_EVERY:
+                reported = now
                 left = timedelta(seconds=round((now - started) / measured * (total - all_done)))
                 console.print(f"compared {all_done:g} of {total}{whose}, about {left} left", soft_wrap=True)
 

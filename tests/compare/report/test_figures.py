@@ -65,7 +65,7 @@ def test_a_constant_map_has_one_colour() -> None:
 @pytest.mark.parametrize(
     ("values", "message"), [(np.ones(3), r"\(rows, cols\)"), (np.full((2, 2), np.nan), "finite")]
 )
-def test_colours_refuse_what_is_no_map(values: np.ndarray, message: str) -> None:
+def test_colors_require_a_map(values: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         map_colors(values)
 
@@ -93,7 +93,7 @@ def test_every_map_of_the_grid_lies_at_its_place_on_the_image(
     assert np.ptp(color(left + 200, top + 160)) > 30
 
 
-def test_the_grid_says_what_was_predicted_and_how_colours_are_scaled() -> None:
+def test_the_grid_has_predictions_and_the_color_scale() -> None:
     compared = Compared()
     compared.missing = {"b": ("gmar",)}
     figure = grid_figure(compared, "vit")
@@ -125,12 +125,12 @@ def test_the_grid_wraps_many_methods() -> None:
         ({"methods": ["z"]}, "`methods` must be among gmar"),
     ],
 )
-def test_the_grid_refuses_what_was_not_compared(chosen: dict[str, Any], message: str) -> None:
+def test_the_grid_requires_compared_names(chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grid_figure(Compared(), "vit", **chosen)
 
 
-def test_the_grid_refuses_a_comparison_without_maps() -> None:
+def test_the_grid_requires_maps() -> None:
     compared = Compared()
     compared.missing = dict.fromkeys(NAMES, tuple(METHODS))
     with pytest.raises(ValueError, match="that have maps of model 'vit', got none"):
@@ -164,7 +164,7 @@ def test_titles_of_rankings_lie_in_the_figure() -> None:
 
 
 @pytest.mark.parametrize("metric", MEANS)
-def test_the_best_stands_above(metric: str) -> None:
+def test_the_best_is_on_top(metric: str) -> None:
     direction, means = MEANS[metric]
     [axes] = ranking_figure(Compared(), "vit", metric).axes
     rendered(axes.figure)
@@ -182,7 +182,7 @@ def test_the_best_stands_above(metric: str) -> None:
     ] in axes.get_title("left")
 
 
-def test_a_ranking_without_values_is_refused() -> None:
+def test_a_ranking_without_values_raises() -> None:
     with pytest.raises(ValueError, match="got 'road', which has none"):
         ranking_figure(Compared(), "vit", "road")
 
@@ -204,19 +204,19 @@ def test_curves_are_drawn_as_they_are_and_named_from_the_highest_down() -> None:
     assert "lower is better" in axes.get_title("left")
 
 
-def test_many_curves_can_be_told_apart() -> None:
+def test_many_curves_have_different_styles() -> None:
     axes = Figure().add_subplot()
     draw_curves(axes, {f"m{i}": np.array([[0, 0], [1, i]]) for i in range(28)}, "insertion", "higher")
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 28
 
 
-def test_curves_of_a_metric_without_are_refused() -> None:
+def test_a_metric_without_curves_raises() -> None:
     assert len(curves_figure(Compared(), "vit", "insertion").axes[0].lines) == 4
     with pytest.raises(ValueError, match="got 'deletion', which has none"):
         curves_figure(Compared(), "vit", "deletion")
 
 
-def test_agreement_stands_in_the_cells_of_its_methods() -> None:
+def test_agreement_is_in_the_cells_of_its_methods() -> None:
     compared = Compared()
     correlations = compared.agreement("vit")
     axes = Figure().add_subplot()

@@ -1,4 +1,4 @@
-"""Results in notebooks: tables and pictures, bounded, escaped, for light and dark, and in a real kernel."""
+"""Results in notebooks: tables and figures, bounded, escaped, for light and dark, and in a real kernel."""
 
 import io
 import re
@@ -38,13 +38,13 @@ def html_of(compared: Compared) -> str:
 
 
 def write(path: Path, text: str, style: str = "") -> Path:
-    """A page that holds what a notebook shows, in its colours."""
+    """Write a page with the output of a notebook, in its colors."""
     path.write_text(f"<!doctype html><meta charset=utf-8><body style='{style}'>{text}</body>", encoding="utf-8")
     return path
 
 
 def cells(p: Page, of: str = "textContent") -> list[list[str]]:
-    """The table's body; below a number the interval starts a line of its own."""
+    """Return the table's body; the interval is on the line below its number."""
     return list(
         p.run(f"[...document.querySelector('table').tBodies[0].rows].map(row => [...row.cells].map(c => c.{of}))")
     )
@@ -82,7 +82,7 @@ def test_the_table_shows_means_intervals_directions_and_the_best(tmp_path: Path)
         assert "* marks means over fewer images" in p.run("document.body.textContent")
 
 
-def test_how_many_images_count_is_said_where_they_are_fewer() -> None:
+def test_means_over_fewer_images_show_their_number() -> None:
     compared = Compared()
     summary = compared.summary()
     assert " of 3 images" not in html_of(compared).split("</table>")[0]
@@ -190,7 +190,7 @@ def test_it_does_not_grow_with_the_images() -> None:
     assert "The first 3 of 60 images" in many
 
 
-def test_what_failed_is_said_in_one_line() -> None:
+def test_failures_are_described_in_one_line() -> None:
     compared = Compared()
     text = html_of(compared)
     assert f"Failed: deletion of responsive field size on 3 images: undefined {SCRIPT}." in (
@@ -225,10 +225,10 @@ def test_a_comparison_without_values_is_shown_too() -> None:
     [
         ("background: #111; color: #eee; --jp-layout-color0: #111", 17, 238),
         ("background: #fff; color: #222; --jp-layout-color0: #fff", 255, 34),
-        ("background: #111; color: #eee", 17, 238),  # a notebook that says nothing of its colours
+        ("background: #111; color: #eee", 17, 238),  # a notebook that does not define its colors
     ],
 )
-def test_it_is_read_on_light_and_on_dark(tmp_path: Path, style: str, ground: int, ink: int, width: int) -> None:
+def test_it_is_readable_on_light_and_dark(tmp_path: Path, style: str, ground: int, ink: int, width: int) -> None:
     with page(write(tmp_path / "n.html", html_of(Compared(keys="a")), style), width=width) as p:
         colors = p.run(
             """[...document.querySelectorAll('.vit-comparison :is(th, td, p, figcaption, .best, .interval)')].map(
@@ -273,7 +273,7 @@ FIGURES: dict[str, Show] = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_as_a_picture(name: str) -> None:
+def test_every_figure_has_a_png(name: str) -> None:
     figure = FIGURES[name]()
     assert isinstance(figure, ShownFigure)
     png, size = figure._repr_png_()
@@ -323,7 +323,7 @@ def test_a_notebook_without_widgets_is_not_flooded_with_warnings(monkeypatch: py
 
 
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own
-def test_the_guide_shows_tables_and_pictures_in_a_real_kernel(tmp_path: Path) -> None:
+def test_the_guide_shows_tables_and_figures_in_a_real_kernel(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

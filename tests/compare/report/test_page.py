@@ -51,7 +51,7 @@ def path(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def column(p: Page, number: int, table: str = "table.values") -> list[str]:
-    """The texts of a column of the first such table, without the intervals."""
+    """Return the texts of a column of the first such table, without the intervals."""
     cells = f"document.querySelector('{table}').tBodies[0].rows"
     return list(p.run(f"[...{cells}].map(row => row.cells[{number}].firstChild.textContent.trim())"))
 
@@ -71,7 +71,7 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
     cells = {row.method: row.cells for row in rows}
     assert [head.arrow for head in heads] == ["↑", "↓", ""]
     assert [row.method for row in rows if row.baseline] == ["random_map"]
-    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the control is no candidate.
+    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the baseline is not ranked.
     assert [cells[name][0].good for name in METHODS] == pytest.approx([1, 0.5, None, 0])
     assert [cells[name][1].good for name in METHODS[:3]] == pytest.approx([0, 1, None])
     assert [[cell.best for cell in cells[name]] for name in METHODS[:3]] == [
@@ -94,16 +94,14 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
 
 
 @pytest.mark.parametrize(
-    ("direction", "control", "beaten"),
+    ("direction", "baseline", "beaten"),
     [("higher", 0.8, True), ("higher", 0.6, False), ("lower", 0.6, True), ("lower", 0.8, False)],
 )
-def test_where_the_control_is_ahead_no_method_is_called_better(
-    direction: str, control: float, beaten: bool
-) -> None:
+def test_no_method_is_better_if_the_baseline_is_ahead(direction: str, baseline: float, beaten: bool) -> None:
     frame = pd.DataFrame(
         [
             ("m", name, "iou", mean, mean, mean, 3, direction)
-            for name, mean in (("gmar", 0.7), ("random_map", control))
+            for name, mean in (("gmar", 0.7), ("random_map", baseline))
         ],
         columns=list(Compared().summary()),
     )
@@ -114,7 +112,7 @@ def test_where_the_control_is_ahead_no_method_is_called_better(
     assert best.beaten == beaten
 
 
-def test_models_stand_side_by_side_metric_by_metric() -> None:
+def test_models_are_side_by_side_metric_by_metric() -> None:
     compared = Compared(("vit", SCRIPT))
     summary = compared.summary()
     summary.loc[(summary["model"] == SCRIPT) & (summary["metric"] == "insertion"), "mean"] = [0.1, 0.9, 0.2, 0.3]
@@ -151,7 +149,7 @@ def test_a_mean_over_fewer_images_is_not_ranked_with_the_others() -> None:
     assert rows["attention_rollout"].good == 1
 
 
-def test_the_control_is_no_example_of_what_a_map_costs() -> None:
+def test_the_baseline_is_not_ranked_by_cost() -> None:
     rows = [
         ("m", name, "seconds", mean, mean, mean, 3, "lower") for name, mean in zip("abr", (1, 3, 0), strict=True)
     ]
@@ -165,7 +163,7 @@ def test_the_control_is_no_example_of_what_a_map_costs() -> None:
     assert best_by_metric(made, heads) == []
 
 
-def test_failures_of_one_reason_stand_together() -> None:
+def test_failures_are_grouped_by_reason() -> None:
     rows = [
         *(("m", key, method, "iou", "x", "E") for key in "ab" for method in ("gmar", "legrad")),
         ("m", "a", "attn_lrp", "iou", "x", "E"),
@@ -346,7 +344,7 @@ def test_everything_that_can_be_pressed_or_seen_has_a_name(path: Path) -> None:
         assert targets == []
 
 
-def test_settings_versions_failures_and_citations_are_there(text: str) -> None:
+def test_the_page_has_settings_versions_failures_and_citations(text: str) -> None:
     said = re.sub(r"\s+", " ", re.sub(r"<(?:[^>\"]|\"[^\"]*\")*>", " ", text))
     assert "alpha 0.1" in said
     assert "torch 2" in said
@@ -360,7 +358,7 @@ def test_settings_versions_failures_and_citations_are_there(text: str) -> None:
     )
 
 
-def test_two_models_stand_beside_each_other() -> None:
+def test_two_models_are_side_by_side() -> None:
     text = render(Compared(("vit", SCRIPT), "a"))  # type: ignore[arg-type]
     outline = Outline(text)
     assert [tag for tag, _ in outline.tags].count("script") == 1
@@ -368,7 +366,7 @@ def test_two_models_stand_beside_each_other() -> None:
     assert len([1 for _, attributes in outline.tags if attributes.get("class") == "map"]) == 8
 
 
-def test_a_file_that_is_gone_loses_its_picture_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_loses_its_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = Compared(keys="ab")
     image = compared.image
 
@@ -462,7 +460,7 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
     pictures.mkdir()
     name = "<img src=x onerror='window.pwned = 1'>.png"
     Image.effect_noise((120, 90), 60).convert("RGB").save(pictures / name)
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+    (pictures / "broken.jpg").write_bytes(b"no image")
     model = timm.create_model("test_vit", num_classes=5).eval()
     methods = ["raw_attention", "gmar", "random_map"]
     compare([pictures], {SCRIPT: model}, methods, ["insertion"], out=tmp_path / "out")
@@ -480,9 +478,9 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
     assert len(grid_figure(comparison, SCRIPT).axes) == 4
 
 
-def test_an_image_that_failed_is_told_before_what_was_refused() -> None:
+def test_failed_images_come_before_unsupported_metrics() -> None:
     refused = [FailureGroup("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")]
-    lost = FailureGroup("vit", "", "no picture", (), ("b.jpg",))
+    lost = FailureGroup("vit", "", "no image", (), ("b.jpg",))
     assert [len(alike) for alike in failures_by_reason([*refused, lost])] == [1, 2]
-    assert failure_line([lost]) == "b.jpg: no picture"
+    assert failure_line([lost]) == "b.jpg: no image"
     assert failure_line(refused) == "2 metrics of gmar on a.jpg: no box"
