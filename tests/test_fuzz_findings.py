@@ -106,8 +106,8 @@ def full(*_: object, **__: object) -> None:
 
 
 def test_a_full_disk_ends_a_comparison_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = import_module("vit_interactions.compare.plan")
-    monkeypatch.setattr(plan, "to_rgb", lambda image: type("Full", (), {"save": full})())
+    manifest = import_module("vit_interactions.compare.manifest")
+    monkeypatch.setattr(manifest, "to_rgb", lambda image: type("Full", (), {"save": full})())
     model = timm.create_model("test_vit", num_classes=2)
     with pytest.raises(WriteError, match="No space left"):
         vi.compare([Image.new("RGB", (32, 32))], model, ["random_map"], ["deletion"], out=tmp_path / "out")

@@ -120,7 +120,7 @@ def test_compare(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: 
     shown = capsys.readouterr().err
     assert_told(shown)
     assert f"note: {SKIPPED}" in shown
-    assert Comparison.open(tmp_path / "out").table()["photograph"].unique().tolist() == ["good"]
+    assert Comparison.open(tmp_path / "out").table()["image"].unique().tolist() == ["good"]
     assert not mark.exists()
 
 

@@ -1,4 +1,4 @@
-"""What a call costs: its time, that of a forward pass beside it, and the memory it needs beyond what is held."""
+"""Cost of a call: its run time and its peak memory."""
 
 import contextlib
 import ctypes
@@ -15,23 +15,23 @@ from vit_interactions.utilities.processes import synchronize
 Result = TypeVar("Result")
 
 MEGABYTE = 1e6
-# Metric -> what it is; less is better in all.
+# Metric -> description; lower is better for all.
 COSTS = {
     "seconds": "time of the map",
     "forwards": "time of the map, divided by that of a forward pass taken just before",
-    "peak_memory": "MB at most beyond what was held before; on the CPU of the whole process, and at least, since "
-    "memory that was free already is taken first",
+    "peak_memory": "peak MB beyond what was allocated before; on the CPU that of the whole process, and "
+    "a lower bound, since free memory is used first",
 }
 
 
 @dataclass(frozen=True)
 class Measured(Generic[Result]):
-    """A result and what it cost.
+    """A result and its cost.
 
     Attributes:
         result: of the call.
-        seconds: it took.
-        peak: bytes at most beyond what was held before; None where this cannot be told.
+        seconds: run time.
+        peak: peak bytes beyond what was allocated before; None if unknown.
     """
 
     result: Result
@@ -40,9 +40,9 @@ class Measured(Generic[Result]):
 
 
 def measured(call: Callable[[], Result], device: torch.device) -> Measured[Result]:
-    """Make a call and measure it, until the device has done all of it.
+    """Make a call and measure it, including all its work on the device.
 
-    On mps the peak is None: torch says what is held there at a moment, but keeps no peak.
+    On MPS the peak is None, because torch does not record it there.
 
     Example:
         >>> measured(lambda: 1 + 1, torch.device("cpu")).result
@@ -58,14 +58,14 @@ def measured(call: Callable[[], Result], device: torch.device) -> Measured[Resul
 
 
 def _start(device: torch.device) -> int | None:
-    """Let the peak begin anew, and return the bytes that are held; None where the system does not tell."""
+    """Reset the peak, and return the allocated bytes; None if the system does not report them."""
     synchronize(device)
     if device.type == "mps":
         return None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError, AttributeError):  # memory that is free already would hide what a call needs
+    with contextlib.suppress(OSError, AttributeError):  # free memory of the process would hide what a call needs
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")

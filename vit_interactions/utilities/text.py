@@ -1,4 +1,4 @@
-"""Words for people: text from anywhere made printable, and classes."""
+"""Text from outside made printable."""
 
 from unicodedata import category
 
@@ -27,13 +27,3 @@ def printable(text: str, *, lines: bool = False) -> str:
 def _is_printable(char: str) -> bool:
     # Python calls all spaces but one unprintable; names of files in macOS and in Japanese have others.
     return char.isprintable() or category(char) == "Zs"
-
-
-def class_in_words(index: int, name: str | None) -> str:
-    """Word a class by the first of its names, or its number.
-
-    Example:
-        >>> class_in_words(281, "tabby, tabby cat"), class_in_words(3, None)
-        ('tabby', 'class 3')
-    """
-    return name.split(",")[0] if name else f"class {index}"
