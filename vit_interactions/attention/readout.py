@@ -1,12 +1,14 @@
 """Find the tokens that a model reads its output from, from the graph behind its last attention call."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vit_interactions.attention.graph import Node, noise
+from vit_interactions.attention.graph import Node, ancestors, name_of, node_of, noise
 
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative difference of the gradients of tokens read alike
 ALIKE_IN_HALF = 2e-2
@@ -22,14 +24,18 @@ class Reading:
             between the last layer and the score.
         complete: whether the score depends on the last layer by these tokens only.
         apart: whether each of them depends on the same token of the last layer only.
+        shares: each token's share, where all are read alike but for a weight that is not negative.
     """
 
     groups: list[list[int]]
     complete: bool = True
     apart: bool = True
+    shares: tuple[float, ...] | None = field(default=None, compare=False)
 
 
-def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int) -> Reading:
+def read_tokens(
+    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, earlier: Sequence[Tensor] = ()
+) -> Reading:
     """Find the tokens that a score is read from, and group them by the way they are read.
 
     The tensor of all tokens that is nearest to the score is looked at: averaged tokens have one gradient there, tokens
@@ -40,6 +46,7 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
         until: the outputs (..., tokens, width) of the last layer's attention calls, where the backward pass ends.
         nodes: those between the two.
         tokens: how many tokens there are.
+        earlier: the outputs of the other layers' attention calls.
 
     Example:
         >>> tokens = torch.ones(1, 3, 2, requires_grad=True)
@@ -47,25 +54,113 @@ def read_tokens(score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], t
         >>> score = (state[:, 1:].mean(1) * torch.tensor([1.0, -2.0])).sum()
         >>> from vit_interactions.attention.graph import ancestors
         >>> read_tokens(score, [tokens], list(ancestors([score.grad_fn], {})), 3)
-        Reading(groups=[[1, 2]], complete=True, apart=True)
+        Reading(groups=[[1, 2]], complete=True, apart=True, shares=(0.0, 0.5, 0.5))
     """
-    seen, _ = _pull(score, until, nodes, tokens, lambda rows: rows)
+    pull = partial(_pull, score, nodes, tokens)
+    seen, _ = pull(until, lambda rows: rows)
+    if seen is None:  # perhaps hidden by a classifier that starts at zero
+        pull = partial(pull, revive=True)
+        seen, _ = pull(until, lambda rows: rows)
     if seen is None:
         return Reading([])
-    _, bypass = _pull(score, until, nodes, tokens, torch.zeros_like)
+    node, gradient = seen
+    _, bypass = pull(until, torch.zeros_like)
     complete = not bypass.any()
-    came_from = _sources(score, until, nodes, tokens, until[0].dtype, bypass)
+    if complete and earlier and _reaches(score, [*until, *earlier], node):
+        complete = not pull(earlier, torch.zeros_like)[1].any()
+    came_from = _sources(partial(pull, until), tokens, until[0].dtype, bypass)
     if came_from is None:
         return Reading([], complete, apart=False)
-    groups = [
-        [place for place, source in enumerate(came_from) if source in group]
-        for group in _group(seen.to(until[0].dtype))
-    ]
-    return Reading(groups, complete)
+    rows = gradient.to(until[0].dtype)
+    groups = [[place for place, source in enumerate(came_from) if source in group] for group in _group(rows)]
+    return Reading(groups, complete, shares=_shares(rows, came_from))
+
+
+def _reaches(score: Tensor, outputs: Sequence[Tensor], past: Node) -> bool:
+    """Return whether the graph leads from a score to outputs of layers past the tensor that was looked at."""
+    marks = {**{node_of(output): 2 for output in outputs if output.requires_grad}, past: 1}
+    return bool(ancestors([node_of(score)], marks, 3)[node_of(score)] & 2)
+
+
+def reads_every_group(answer: Tensor, until: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> bool:
+    """Return whether each number of an answer is read from all of these groups of tokens, or none from one of them.
+
+    What changes with a group of tokens comes from the derivative of the backward pass (a push forward).
+
+    Args:
+        answer: what the model returned, in the graph.
+        until: the outputs (..., tokens, width) of the last layer's attention calls.
+        groups: tokens.
+
+    Example:
+        >>> tokens = torch.ones(1, 2, 3, requires_grad=True)
+        >>> halves = torch.cat((tokens[:, 0], tokens[:, 1]), 1)
+        >>> reads_every_group(halves, [tokens], [[0], [1]])
+        False
+        >>> reads_every_group(halves.cumsum(1)[:, 3:], [tokens], [[0], [1]])
+        True
+    """
+    cotangent = torch.zeros_like(answer, requires_grad=True)
+    try:
+        pulled = torch.autograd.grad(
+            answer, list(until), cotangent, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for group in groups:
+            chosen = torch.zeros(until[0].shape[-2], device=answer.device).index_fill(
+                0, torch.tensor(list(group), device=answer.device), 1
+            )
+            tangents = [noise(part) * chosen.to(part.dtype)[:, None] for part in pulled]
+            (pushed,) = torch.autograd.grad(
+                pulled, cotangent, tangents, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            if pushed.any() and not pushed.all():
+                return False
+    except (RuntimeError, NotImplementedError):  # an operation that has no second derivative
+        return False
+    return True
+
+
+def weighs_places(node: Node, tokens: int) -> bool:
+    """Return whether a node multiplies all tokens by numbers of their places, which do not come from the image.
+
+    Example:
+        >>> x = torch.ones(1, 3, 2, requires_grad=True)
+        >>> weighs_places((x * torch.tensor([[1.0], [2.0], [3.0]])).grad_fn, 3), weighs_places((x * 2).grad_fn, 3)
+        (True, False)
+    """
+    if not name_of(node).startswith("MulBackward"):
+        return False
+    for factor in (node._saved_self, node._saved_other):
+        # Broadcast: the tokens are the last axis but one.
+        if (
+            isinstance(factor, Tensor)
+            and factor.ndim > 1
+            and factor.shape[-2] == tokens
+            and not factor.requires_grad
+        ):
+            return bool((factor != factor[..., :1, :]).any())
+    return False
+
+
+def _shares(rows: Tensor, came_from: Sequence[int]) -> tuple[float, ...] | None:
+    """Weigh tokens of which all gradients (tokens, rest) have one direction; None where they have not."""
+    limit = ALIKE.get(rows.dtype, ALIKE_IN_HALF)
+    rows = rows.double().cpu()
+    largest = rows[rows.norm(dim=1).argmax()]
+    size = largest.square().sum()
+    weights = rows @ largest / size if size > 0 else torch.zeros(len(rows))
+    apart = (rows - weights[:, None] * largest).norm(dim=1) > limit * largest.norm()
+    if not weights.any() or apart.any() or (weights < -limit).any():
+        return None
+    weights = torch.where(weights.abs() <= limit, 0.0, weights)[list(came_from)]
+    return tuple((weights / weights.sum()).tolist())
 
 
 def _sources(
-    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, dtype: torch.dtype, bypass: Tensor
+    pull_changed: Callable[[Callable[[Tensor], Tensor]], tuple[Any, Tensor]],
+    tokens: int,
+    dtype: torch.dtype,
+    bypass: Tensor,
 ) -> list[int] | None:
     """Tell which token each token of the last layer becomes where they are read; None where they are mixed.
 
@@ -75,7 +170,7 @@ def _sources(
 
     def pull(digits: Tensor) -> Tensor:
         change = lambda rows: noise(rows) * digits.to(rows)[:, None]  # noqa: E731
-        return _pull(score, until, nodes, tokens, change)[1].double() - bypass.double()
+        return pull_changed(change)[1].double() - bypass.double()
 
     plain = pull(torch.ones(tokens))
     size = plain.square().sum(1)
@@ -97,31 +192,44 @@ def _sources(
 
 
 def _pull(
-    score: Tensor, until: Sequence[Tensor], nodes: Sequence[Node], tokens: int, change: Callable[[Tensor], Tensor]
-) -> tuple[Tensor | None, Tensor]:
+    score: Tensor,
+    nodes: Sequence[Node],
+    tokens: int,
+    until: Sequence[Tensor],
+    change: Callable[[Tensor], Tensor],
+    revive: bool = False,
+) -> tuple[tuple[Node, Tensor] | None, Tensor]:
     """Pull a score back, changing the gradient (tokens, rest) where all tokens are first together.
 
-    Returns:
-        That gradient before the change, None without any; and the gradient (tokens, rest) at the end, on the CPU.
-    """
-    seen: list[Tensor] = []
+    Args:
+        score: as of `read_tokens`, like the next two.
+        nodes: those between the score and the last layer.
+        tokens: how many there are.
+        until: where the backward pass ends.
+        change: of the gradient.
+        revive: whether random numbers take the place of gradients that are zero.
 
-    def look(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    Returns:
+        The node and that gradient before the change, None without any; and the gradient (tokens, rest) at the end, on
+        the CPU.
+    """
+    seen: list[tuple[Node, Tensor]] = []
+
+    def look(node: Node, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         if seen:
             return gradients
-        # A classifier that starts at zero hides what lies before it.
-        alive = [g if g is None or g.any() else noise(g) for g in gradients]
+        alive = [noise(g) if revive and g is not None and not g.any() else g for g in gradients]
         for place, gradient in enumerate(alive):
-            if gradient is None:
+            if gradient is None or not gradient.any():
                 continue
             axis = _axis(gradient, tokens, len(until[0]))
             if axis is not None:
                 rows = gradient.detach().movedim(axis, 0)
-                seen.append(rows.flatten(1))
-                alive[place] = change(seen[-1]).reshape(rows.shape).movedim(0, axis)
+                seen.append((node, rows.flatten(1)))
+                alive[place] = change(rows.flatten(1)).reshape(rows.shape).movedim(0, axis)
         return tuple(alive)
 
-    handles = [node.register_prehook(look) for node in nodes]
+    handles = [node.register_prehook(partial(look, node)) for node in nodes]
     try:
         pulled = torch.autograd.grad(
             score, list(until), retain_graph=True, allow_unused=True, materialize_grads=True
