@@ -127,7 +127,7 @@ class TokenLayout:
         """
         height, width = self.extent[0] / self.rows, self.extent[1] / self.cols
         prefix = f"{self.prefix} prefix token{'' if self.prefix == 1 else 's'}"
-        order = ", tokens not in the order prefix, then patches row by row" if self.order else ""
+        order = ", its tokens in another order (`layout.order`)" if self.order else ""
         source = READ_FROM[self.readout]
         if self.shares is not None and self.readout == "other":
             read = sum(share > 0 for share in self.shares)
