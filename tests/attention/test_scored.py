@@ -11,7 +11,7 @@ import vit_interactions as vi
 from tests.helpers.families import tiny
 from tests.helpers.twins import SIDE, Outer, images, vit
 from vit_interactions import UnsupportedModelError
-from vit_interactions.attention.scored import probe_score
+from vit_interactions.attention.probing.scored import probe_score
 from vit_interactions.explain.targets import select_target
 
 METHODS = ("attention_rollout", "generic_attention", "interaction_uncertainty", "attention_guided_cam")

@@ -30,9 +30,7 @@ _CARRIERS = frozenset(
 
 
 class SoftmaxWatch:
-    """Follows the results of softmaxes until they multiply values.
-
-    """
+    """Follows the results of softmaxes until they multiply values."""
 
     def __init__(self) -> None:
         """Start without any."""

@@ -12,6 +12,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.probe import as_arguments, token_layout
+from vit_interactions.attention.probing.scored import Score, Scored, probe_score
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (
     AttentionCall,
@@ -22,7 +23,6 @@ from vit_interactions.attention.record import (
     output_gradients,
     whole_layer,
 )
-from vit_interactions.attention.scored import Score, Scored, probe_score
 from vit_interactions.attention.unwrap import unwrap
 
 OnLayer = Callable[[AttentionCall, TokenLayout], None]

@@ -12,11 +12,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vit_interactions.attention.asked import Asked as Asked
-from vit_interactions.attention.asked import as_arguments as as_arguments
-from vit_interactions.attention.asked import ask as ask
-from vit_interactions.attention.asked import check_images as check_images
-from vit_interactions.attention.asked import remembered as remembered
 from vit_interactions.attention.declared import stated_layout
 from vit_interactions.attention.errors import (
     UnobservableModelError,
@@ -25,7 +20,12 @@ from vit_interactions.attention.errors import (
 )
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.probe_pass import probe_pass
+from vit_interactions.attention.probing.asked import Asked as Asked
+from vit_interactions.attention.probing.asked import as_arguments as as_arguments
+from vit_interactions.attention.probing.asked import ask as ask
+from vit_interactions.attention.probing.asked import check_images as check_images
+from vit_interactions.attention.probing.asked import remembered as remembered
+from vit_interactions.attention.probing.probe_pass import probe_pass
 from vit_interactions.utilities.checks import check_pair
 
 WITHOUT_ATTENTION = (

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.asked import Asked, as_arguments, ask, remembered
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.examine import Probe, tensors_of
+from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.probe import Found, attempt, found_or_raise, probe
-from vit_interactions.attention.probe_pass import on_random_image, probe_pass, run_model
+from vit_interactions.attention.probing.asked import Asked, as_arguments, ask, remembered
+from vit_interactions.attention.probing.outputs import tensors_of
+from vit_interactions.attention.probing.probe_pass import on_random_image, probe_pass, run_model
 
 Score = Callable[[Any], Tensor]
 SCORES = 256  # probes of one model's scores that are remembered

@@ -9,9 +9,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.asked import Asked, as_arguments
 from vit_interactions.attention.borrow import Unnoticed
-from vit_interactions.attention.cuts import CutWatch
 from vit_interactions.attention.declared import declared_layout, stated_layout
 from vit_interactions.attention.errors import (
     ImagesNotTakenError,
@@ -19,10 +17,13 @@ from vit_interactions.attention.errors import (
     UnsupportedModelError,
 )
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.examine import Probe, examine, main_output, tensors_of
+from vit_interactions.attention.examine import Probe, examine
 from vit_interactions.attention.folded import check_folds, folded
 from vit_interactions.attention.graph import ancestors, node_of, noise
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.probing.asked import Asked, as_arguments
+from vit_interactions.attention.probing.cuts import CutWatch
+from vit_interactions.attention.probing.outputs import main_output, tensors_of
 from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed
 
 SAME = 1e-4  # relative difference up to which an answer is the same: what a cut changes is more, rounding is less
