@@ -82,7 +82,7 @@ class ExplicitSoftmax(Attention):
 
 WINDOWS = r"attends within windows or groups, not over the whole image: .*, expected \(1, heads, .*\. Use a ViT"
 ITEMS = r"attends among \d+ items, but the first layer has \d+ tokens.*pairs of patches\. Use a ViT"
-SOFTMAX = r"its attention by a softmax in a form that cannot be read.*must multiply the values.*Use a ViT in which"
+SOFTMAX = r"computes its attention by a softmax in a form.*must multiply the values.*Use a ViT in which"
 POOLED = r"attends from \d+ of the tokens to \d+ .*Use a ViT in which all tokens attend to all"
 UNPLACED = r"the patches of \w+ cannot be placed: .*Give a Vision Transformer whose tokens are a regular"
 NO_ATTENTION = r"made no call of scaled_dot_product_attention.*Give a Vision Transformer"

@@ -192,8 +192,7 @@ class AttentionRecord:
                 f"{named(self.softmaxes.unread[0])} computes its attention by a softmax in a form that cannot be read. "
                 "The softmax itself, over its last axis and with a row for each token, must multiply the values; here "
                 "it may be scaled, mixed over heads (talking heads), transposed, windowed, pooled or over channels "
-                "(CaiT, Swin, MViT, "
-                "XCiT, ...). Use a ViT in which every patch attends to every patch, written in this way."
+                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch, written in this way."
             )
 
 

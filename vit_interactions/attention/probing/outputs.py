@@ -21,6 +21,7 @@ def main_output(output: Any) -> Tensor:
         UnsupportedModelError: nothing of the kind.
 
     Example:
+        >>> import torch
         >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
         torch.Size([1, 2])
     """
@@ -38,6 +39,7 @@ def tensors_of(output: Any) -> list[Tensor]:
     """List the floating-point tensors in an output once each, those that are called like an answer first.
 
     Example:
+        >>> import torch
         >>> [len(tensor) for tensor in tensors_of({"aux": torch.zeros(3), "logits": torch.zeros(2), "n": 1})]
         [2, 3]
     """
