@@ -45,7 +45,7 @@ def attentions(model: Any) -> list[nn.Module]:
         ({"block_type": "custom", "qk_norm": True}, "class token"),
         ({"attentional_pool": True, "attn_pooler_queries": 1}, "attention pooling"),
         # The features are those of the first of four latents, so what the others attend to does not count.
-        ({"attentional_pool": True, "attn_pooler_queries": 4}, "no fixed share of each token"),
+        ({"attentional_pool": True, "attn_pooler_queries": 4}, "the tokens, by weights that are not fixed"),
     ],
     ids=str,
 )

@@ -46,6 +46,19 @@ class OwnSoftmax(nn.Module):
         return torch.matmul(self.attend(q @ k.mT / q.shape[-1] ** 0.5), v)
 
 
+def all_heads_first(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Compute the softmaxes of all heads before any of them multiplies values."""
+    heads = range(query.shape[1])
+    chosen = [(query[:, i] @ key[:, i].mT * query.shape[-1] ** -0.5).softmax(-1) for i in heads]
+    return torch.stack([chosen[i] @ value[:, i] for i in heads], 1)
+
+
+def test_softmaxes_of_all_heads_may_come_before_their_products() -> None:
+    model = attending(all_heads_first)
+    assert len(vi.probe(model, images()).structure.layers) == 3
+    assert_twins(model, vit())
+
+
 def test_a_module_of_its_own_for_the_softmax_is_followed() -> None:
     model = vit()
     for block in model.blocks:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import vit_interactions as vi
 from tests.helpers.twins import Outer, assert_twins, vit
 from vit_interactions.attention.graph import ancestors, node_of
-from vit_interactions.attention.readout import Reading, read_tokens
+from vit_interactions.attention.probing.readout import Reading, read_tokens
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -123,7 +123,7 @@ def test_a_second_way_from_the_last_layer_to_the_output_is_no_fixed_share() -> N
     model.blocks[2].attn.register_forward_hook(lambda _, args, output: kept.append(output))
     whole = Outer(model, after=lambda scores: scores + kept.pop().mean((1, 2))[:, None])
     assert vi.probe(whole, (SIDE, SIDE)).layout.readout == "other"
-    with pytest.raises(UnsupportedModelError, match="no fixed share of its last tokens"):
+    with pytest.raises(UnsupportedModelError, match="do not have fixed shares in the output"):
         vi.AttentionRollout(whole).patch_map(images())
 
 

@@ -245,7 +245,7 @@ def test_blocks_that_share_their_weights_are_not_mixed_up() -> None:
     [
         ({"variant": "tokens"}, "`variant` must be one of 'head', 'token', but got 'tokens'"),
         ({"steps": 0}, "`steps`, the points of the path, must be an integer >= 1, but got 0"),
-        ({"start": 0}, "`start` must be >= 1, but got 0"),
+        ({"start": 0}, "`start` must be >= 1, got 0"),
     ],
 )
 def test_options_outside_their_range(options: dict[str, Any], message: str) -> None:
@@ -255,10 +255,16 @@ def test_options_outside_their_range(options: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize(("variant", "start"), [("head", 4), ("token", 6)])
 def test_defaults_and_models_of_too_few_blocks(variant: Any, start: int) -> None:
-    explainer = BeyondIntuition(vit(), variant=variant)
-    assert (explainer.steps, explainer.start) == (20, start)
-    with pytest.raises(ValueError, match=f"`start` must be <= 3, the model's blocks, but got {start}"):
-        explainer.patch_map(images(), target=0)
+    assert BeyondIntuition(vit(), variant=variant).steps == 20
+    with pytest.raises(ValueError, match=f"`start` must be <= 3, the model's blocks, got {start}"):
+        BeyondIntuition(vit(), variant=variant, start=start).patch_map(images(), target=0)
+    for depth, own in ((3, 3), (7, start)):
+        model, x = vit(depth=depth), images()
+        found, expected = (
+            BeyondIntuition(model, variant=variant, steps=2, start=given).patch_map(x, target=0)
+            for given in (None, own)
+        )
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("variant", ["head", "token"])

@@ -163,7 +163,7 @@ def test_memory_of_the_path_is_the_read_rows_alone(monkeypatch: pytest.MonkeyPat
         ({"steps": 0}, "`steps`, the points of the path, must be an integer >= 1, but got 0"),
         ({"steps": 2.5}, "`steps`, the points of the path, must be an integer >= 1, but got 2.5"),
         ({"steps": True}, "`steps`, the points of the path, must be an integer >= 1, but got True"),
-        ({"start": -1}, "`start` must be >= 0, but got -1"),
+        ({"start": -1}, "`start` must be >= 0, got -1"),
     ],
 )
 def test_options_outside_their_range(options: dict[str, object], message: str) -> None:
@@ -172,15 +172,21 @@ def test_options_outside_their_range(options: dict[str, object], message: str) -
 
 
 def test_a_model_of_too_few_blocks_is_told_so() -> None:
-    with pytest.raises(ValueError, match="`start` must be < 3, the model's blocks, but got 3"):
+    with pytest.raises(ValueError, match="`start` must be < 3, the model's blocks, got 3"):
         TransitionAttention(vit(), start=3).patch_map(images(), target=0)
-    with pytest.raises(ValueError, match="`start` must be < 3, the model's blocks, but got 4"):
-        TransitionAttention(vit()).patch_map(images(), target=0)
+
+
+@pytest.mark.parametrize(("depth", "start"), [(3, 2), (6, 4)])
+def test_the_default_start_is_the_authors_or_the_last_block(depth: int, start: int) -> None:
+    model, x = vit(depth=depth), images()
+    found = TransitionAttention(model, steps=2).patch_map(x, target=0)
+    expected = TransitionAttention(model, steps=2, start=start).patch_map(x, target=0)
+    assert torch.equal(found, expected)
 
 
 def test_defaults_and_declarations() -> None:
     explainer = TransitionAttention(vit(depth=5))
-    assert (explainer.steps, explainer.start) == (20, 4)
+    assert (explainer.steps, explainer.start) == (20, None)
     passes: list[int] = []
     explainer.model.register_forward_hook(lambda *_: passes.append(1))
     explainer.patch_map(images(1), target=CLASSES - 1)

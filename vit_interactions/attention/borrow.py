@@ -46,9 +46,9 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 class Unnoticed:
     """Runs functions for a model so that the global generators stay, and a copy runs no module of its original."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Take the model that runs, from `evaluated` or `evaluation_copy`."""
-        self._model = model
+    def __init__(self, model: nn.Module, seed: int | None = None) -> None:
+        """Take the model that runs, from `evaluated` or `evaluation_copy`, and a seed for what it draws, if any."""
+        self._model, self._seed = model, seed
         self._generators: PrivateGenerators | None = None
         self._foreign = dict.fromkeys(map(id, model.modules()), False) if originals(model) else {}
         self._foreign.update(dict.fromkeys(originals(model), True))
@@ -68,8 +68,14 @@ class Unnoticed:
                 result.register_hook(Tensor.contiguous)
             return result
         if self._generators is None:
-            self._generators = PrivateGenerators({parameter.device for parameter in self._model.parameters()})
+            devices = {parameter.device for parameter in self._model.parameters()}
+            self._generators = PrivateGenerators(devices, self._seed)
         return self._generators.run(lambda: func(*args, **kwargs))
+
+    @property
+    def drew(self) -> bool:
+        """Whether the model has drawn random numbers."""
+        return self._generators is not None
 
     def _check(self, frame: FrameType | None) -> None:
         """Raise if the innermost module that runs is one of the original model."""

@@ -91,8 +91,9 @@ def _find_vit(model: nn.Module) -> Any:
     reason = (
         f"contains {len(found)} ViTs; explain one of them"
         if found
-        else "does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`); state them with "
-        "`vi.state_layout(model, layout)`"
+        else "does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`). For methods that "
+        "need "
+        "no gradient, such as attention_rollout, state them with `vi.state_layout(model, layout)`"
     )
     raise UnsupportedModelError(f"{type(model).__name__} {reason}.")
 

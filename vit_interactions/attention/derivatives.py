@@ -39,7 +39,8 @@ def refuse_cut(model: nn.Module, what: str) -> NoReturn:
         "use its output. Let gradients through"
     )
     raise UnsupportedModelError(
-        f"{what}: {reason}, or use a method without gradients, such as AttentionRollout or InteractionUncertainty."
+        f"{what}: {reason}, or use a method without gradients: captum's occlusion, or AttentionRollout or "
+        "InteractionUncertainty if the model declares where its patches are or you state it (`vi.state_layout`)."
     )
 
 

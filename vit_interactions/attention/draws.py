@@ -65,11 +65,13 @@ class PrivateGenerators:
         (True, True)
     """
 
-    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
-        """Take the devices on which numbers may be drawn, besides the CPU."""
+    def __init__(self, devices: Iterable[torch.device] = (), seed: int | None = None) -> None:
+        """Take the devices on which numbers may be drawn, besides the CPU, and a seed to begin with instead."""
         cuda = {device.index for device in devices if device.type == "cuda"}
         self._generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)]
         self._states: list[Tensor] | None = None
+        if seed is not None:
+            self._states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
 
     def run(self, draw: Callable[[], Any]) -> Any:
         """Return what a function draws; one thread at a time, or one would restore what another has set."""

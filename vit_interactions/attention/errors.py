@@ -23,3 +23,13 @@ class UnprobedModelWarning(UserWarning):
 
 class ImagesNotTakenError(ValueError):
     """The model failed for a random image of the size, type and device of the given ones."""
+
+
+def named(module: str) -> str:
+    """Name a module in a message; the model itself has an empty name.
+
+    Example:
+        >>> named("blocks.0.attn"), named("")
+        ('`blocks.0.attn`', "the model's own `forward`")
+    """
+    return f"`{module}`" if module else "the model's own `forward`"

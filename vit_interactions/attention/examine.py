@@ -1,23 +1,27 @@
 """Read what a model does with an image from one recorded forward pass: patches, layers, and what the output reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError, named
 from vit_interactions.attention.graph import Node, ancestors, node_of, noise
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.attention.patches import PatchGrid, find_patches
-from vit_interactions.attention.readout import Reading, read_tokens
+from vit_interactions.attention.probing.readout import (
+    GROUPS,
+    Reading,
+    read_tokens,
+    reads_every_group,
+    weighs_places,
+)
 from vit_interactions.attention.record import AttentionCall, check_finite
 from vit_interactions.attention.structure import Graph, Structure, read_structure, windowed
 
-# What transformers' outputs call the tensor that their users read, in the order in which it is looked for.
-OUTPUTS = ("logits", "pooler_output", "image_embeds", "last_hidden_state")
 APART = 0.1  # share of the pixels of some tokens that one head may see and the others not
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # ends of the names of class tokens' parameters
 
@@ -45,6 +49,7 @@ class Probe:
         calls: the attention calls of a forward pass, in order; None where they could not be observed.
         structure: which calls make up which layer; None where they could not be observed.
         unobserved: why the model could not be observed, so that its layout is what it declares; "" if it was.
+        alike: whether all numbers that the model returns are read in this way; else `target` decides.
 
     Example:
         >>> layout = TokenLayout(prefix=1, rows=2, cols=2, readout="token", extent=(32, 32))
@@ -57,6 +62,7 @@ class Probe:
     calls: tuple[ObservedCall, ...] | None
     structure: Structure | None
     unobserved: str = ""
+    alike: bool = True
 
     def role(self, index: int, call: AttentionCall, batch: int) -> int | Literal["pool"] | None:
         """Tell what a call of a later pass is.
@@ -73,15 +79,21 @@ class Probe:
             UnsupportedModelError: another call than the probe saw at this place.
         """
         if self.calls is None or self.structure is None:
+            if not call.is_pooling and call.query.shape[-2] != self.layout.tokens:
+                raise UnsupportedModelError(
+                    f"{named(call.name)} attends among {call.query.shape[-2]} tokens, but the layout that is assumed "
+                    f"has {self.layout.tokens}: {self.layout}. State the right one with `vi.state_layout`."
+                )
             return "pool" if call.is_pooling else 1
         shape = tuple(call.query.shape)
         expected = self.calls[index] if index < len(self.calls) else None
         if expected is not None and index in self.structure.ignored and call.name == expected.name:
             return None
         if expected is None or (call.name, shape[1:]) != (expected.name, expected.shape) or shape[0] != batch:
-            was = f"`{expected.name}` with {expected.shape}" if expected else "none"
+            was = f"{named(expected.name)} with {expected.shape}" if expected else "none"
             raise UnsupportedModelError(
-                f"`{call.name}` attends with a query of shape {shape}, but for a random image the attention call at "
+                f"{named(call.name)} attends with a query of shape {shape}, but for a random image the attention "
+                "call at "
                 f"this place was {was} for each image: what the model does depends on the image (early exit, routing, "
                 "dropped tokens) or on the batch, so that its layers are not the same for all images."
             )
@@ -99,30 +111,42 @@ class Probe:
             10 x 10 patches of 16 x 16 px, 1 prefix token, read from: class token, 6 layers in series
         """
         if self.structure is None:
-            return f"{self.layout} (declared, not observed: {self.unobserved})"
+            return f"{self.layout} (assumed, not observed: {self.unobserved})"
         count = len(self.structure.layers)
         parts = [str(self.layout), f"{count} layer{'s in series' if count > 1 else ''}"]
         if ignored := len(self.structure.ignored):
-            parts.append(f"{ignored} attention call{'s' if ignored > 1 else ''} without part in the output")
+            parts.append(
+                f"{ignored} attention call{'s' if ignored > 1 else ''} that the output does not depend on"
+            )
         return ", ".join(parts)
 
 
-def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], output: Any) -> Probe:
+def examine(
+    model: nn.Module,
+    image: Tensor,
+    calls: Sequence[AttentionCall],
+    answer: Tensor,
+    alone: bool = True,
+    whole: Tensor | None = None,
+) -> Probe:
     """Read what a model does from a recorded forward pass.
 
     Args:
         model: the model, for its name and its class token.
         image: (batch, channels, height, width), the leaf from which the pass began.
         calls: all attention calls, in order.
-        output: what the model returned.
+        answer: of what the model returned, or computed from that, the tensor that is asked about.
+        alone: whether the model returned no other tensor that depends on the image.
+        whole: a scalar of all numbers of the tensors that `answer` is a part of, if it is one.
 
     Raises:
         UnobservableModelError: the output does not depend on the image by any gradient.
         UnsupportedModelError: attention that is not from every patch to every patch of the image.
     """
     name = type(model).__name__
-    answer = main_output(output)
     graph = Graph(name, image, calls, answer)
+    if whole is not None:
+        graph.score &= ~_unread(graph, answer, whole)
     structure = read_structure(graph)
     check_finite([call.name for call in calls], [call.output.isfinite().all() for call in calls])
     size = (image.shape[-2], image.shape[-1])
@@ -141,17 +165,50 @@ def examine(model: nn.Module, image: Tensor, calls: Sequence[AttentionCall], out
     # Prefix tokens that are read come first, whatever their place in the model.
     read_first = sorted(grid.prefix, key=lambda token: {token} not in groups)
     order = (*read_first, *grid.order)
+    readout = _readout(model, groups, grid, structure.pool is not None) if known else "other"
     layout = TokenLayout(
         prefix=len(grid.prefix),
         rows=grid.rows,
         cols=grid.cols,
-        readout=_readout(model, groups, grid, structure.pool is not None) if known else "other",
+        readout=readout,
         extent=extent,
         pool_prefix=bool(grid.prefix) and groups == [set(range(tokens))],
         order=None if order == tuple(range(tokens)) else order,
+        shares=_own_shares(readout, reading, order) if known and structure.pool is None else None,
     )
     observed = tuple(ObservedCall(call.name, tuple(call.query.shape[1:])) for call in calls)
-    return Probe(size, layout, observed, structure)
+    alike = alone and known and _is_alike(graph, answer, structure, reading)
+    return Probe(size, layout, observed, structure, alike=alike)
+
+
+def _unread(graph: Graph, answer: Tensor, whole: Tensor) -> int:
+    """Return the bits of the calls that a part of an output does not depend on, but the whole does."""
+    outputs = [call.outputs[0] for call in graph.calls if call.outputs[0].requires_grad]
+    part, all_of_it = (
+        torch.autograd.grad(score.sum(), outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for score in (answer, whole)
+    )
+    unread = [
+        node_of(o) for o, own, other in zip(outputs, part, all_of_it, strict=True) if other.any() > own.any()
+    ]
+    return sum(graph.marks[node] for node in unread)
+
+
+def _own_shares(readout: Readout, reading: Reading, order: Sequence[int]) -> tuple[float, ...] | None:
+    """Return the observed shares of tokens where a readout alone does not tell them."""
+    if reading.shares is None or readout not in ("token_avg", "other"):
+        return None
+    return tuple(reading.shares[token] for token in order)
+
+
+def _is_alike(graph: Graph, answer: Tensor, structure: Structure, reading: Reading) -> bool:
+    """Whether all numbers of an answer are read from the same tokens."""
+    if answer.ndim > 2 or structure.pool is not None or answer.numel() <= len(graph.image):
+        return answer.ndim <= 2 and (structure.pool is None or not reading.groups)
+    if len(reading.groups) == 1:
+        return True
+    outputs = [output for i in structure.layers[-1] for output in graph.calls[i].outputs]
+    return 0 < len(reading.groups) <= GROUPS and reads_every_group(answer, outputs, reading.groups)
 
 
 def check_heads(call: AttentionCall, image: Tensor) -> None:
@@ -187,9 +244,14 @@ def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[P
             raise ValueError("its heads attend among other patches each")
         return grids[0], grids[0].extent((image.shape[-2], image.shape[-1]))
     except ValueError as error:
+        (gradient,) = torch.autograd.grad(first[0].value, image, noise(first[0].value), retain_graph=True)
+        if not gradient.any():
+            raise UnobservableModelError(
+                f"the gradient of {model} at the image is zero everywhere: it rounds or thresholds the image."
+            ) from error
         raise UnsupportedModelError(
             f"the patches of {model} cannot be placed: {error}. Give a Vision Transformer whose tokens are a regular "
-            f"grid of patches, mixed by nothing before `{first[0].name}`, the first attention that was read."
+            f"grid of patches, mixed by nothing before {named(first[0].name)}, the first attention that was read."
         ) from error
 
 
@@ -217,16 +279,6 @@ def _readout(model: nn.Module, groups: list[set[int]], grid: PatchGrid, pools: b
     if not groups:  # the output is the tokens themselves, of which the class token is read where there is one
         names = (name for name, _ in model.named_parameters())
         return "token" if prefix and any(name.endswith(CLASS_TOKENS) for name in names) else "avg"
-    return name_readout(groups, prefix, patches)
-
-
-def name_readout(groups: list[set[int]], prefix: set[int], patches: set[int]) -> Readout:
-    """Name the way in which tokens are read, in groups that are read alike.
-
-    Example:
-        >>> name_readout([{0}, {1, 2}], {0}, {1, 2}), name_readout([{2}], {0}, {1, 2})
-        ('token_avg', 'other')
-    """
     single = [group for group in groups if len(group) == 1 and group <= prefix]
     read = set().union(*groups)
     if read <= prefix and len(read) <= 2:
@@ -234,40 +286,6 @@ def name_readout(groups: list[set[int]], prefix: set[int], patches: set[int]) ->
     if groups in ([patches], [patches | prefix]):
         return "avg"
     return "token_avg" if len(groups) == 2 and len(single) == 1 and patches in groups else "other"
-
-
-def main_output(output: Any) -> Tensor:
-    """Find the tensor that a model answers with.
-
-    Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
-
-    Raises:
-        UnsupportedModelError: nothing of the kind.
-
-    Example:
-        >>> main_output({"loss": None, "logits": torch.zeros(1, 2)}).shape
-        torch.Size([1, 2])
-    """
-    found = next((tensor for tensor in _tensors(output) if tensor.is_floating_point()), None)
-    if found is None:
-        raise UnsupportedModelError(
-            f"the model must return a tensor, or an object or dictionary with one of {', '.join(OUTPUTS)}, got "
-            f"{type(output).__name__}."
-        )
-    return found
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors in an output, those that are called like an answer first."""
-    if isinstance(output, Tensor):
-        yield output
-        return
-    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
-    named = [part for name in OUTPUTS if (part := fields.get(name, getattr(output, name, None))) is not None]
-    others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
-    for part in (*named, *others):
-        yield from _tensors(part)
 
 
 def check_unmixed(
@@ -298,12 +316,13 @@ def check_unmixed(
         return
     # Where patches overlap, or some are blank, the first layer tells which pixels these are.
     if any(not torch.equal(_pixels_of(first, image, half), pixels) for pixels in later):
-        raise UnsupportedModelError(_mixed(model, layers[0][0].name, f"`{layers[-1][0].name}`"))
+        raise UnsupportedModelError(_mixed(model, layers[0][0].name, named(layers[-1][0].name)))
 
 
 def _mixed(model: str, first: str, last: str) -> str:
     return (
-        f"tokens of {model} exchange information between `{first}` and {last} other than by the attention that was "
+        f"tokens of {model} exchange information between {named(first)} and {last} other than by the attention that "
+        "was "
         "read (attention in a form that cannot be read, a convolution among tokens, or tokens that change places), so "
         "that attention alone does not explain it. Use a plain ViT, or the model's scaled_dot_product_attention "
         "implementation."
@@ -328,7 +347,19 @@ def _read_by(graph: Graph, answer: Tensor, structure: Structure, tokens: int) ->
 def _read_from(graph: Graph, answer: Tensor, last: Sequence[int], tokens: int) -> Reading:
     """Find which rows of the outputs of calls the answer is read from."""
     outputs = [output for i in last for output in graph.calls[i].outputs]
-    return read_tokens((answer * noise(answer)).sum(), outputs, list(_between(graph, answer)), tokens)
+    between = _between(graph, answer)
+    # What weighs tokens by their places must lie behind the tensor that is looked at, to show in its gradient.
+    layer = sum(1 << i for i in last)
+    weighing = {
+        node: graph.image_bit << 1
+        for node, bits in between.items()
+        if bits & layer and weighs_places(node, tokens)
+    }
+    behind = ancestors([node_of(answer)], {**graph.marks, **weighing}, graph.image_bit - 1)
+    nodes = [node for node, bits in behind.items() if not bits & graph.image_bit << 1]
+    earlier = [output for i, call in enumerate(graph.calls) if i < last[0] for output in call.outputs]
+    earlier = [output for output in earlier if output.requires_grad]
+    return read_tokens((answer * noise(answer)).sum(), outputs, nodes, tokens, earlier)
 
 
 def _between(graph: Graph, answer: Tensor) -> dict[Node, int]:

@@ -30,15 +30,11 @@ _CARRIERS = frozenset(
 
 
 class SoftmaxWatch:
-    """Follows the results of softmaxes until they multiply values.
-
-    Attributes:
-        unread: modules whose softmax took part in a product of a form that cannot be read as attention.
-    """
+    """Follows the results of softmaxes until they multiply values."""
 
     def __init__(self) -> None:
         """Start without any."""
-        self.unread: list[str] = []
+        self._suspects: dict[int, str] = {}
         self._live: dict[int, tuple[Tensor, Tensor, str]] = {}
 
     def follow(self, name: str, result: Tensor) -> None:
@@ -56,6 +52,11 @@ class SoftmaxWatch:
         return None
 
     @property
+    def unread(self) -> list[str]:
+        """Modules whose softmax took part in a product of a form that cannot be read as attention."""
+        return list(self._suspects.values())
+
+    @property
     def watching(self) -> bool:
         """Whether there is anything to follow."""
         return bool(self._live)
@@ -67,10 +68,13 @@ class SoftmaxWatch:
         found = self._live.get(id(factors[0]))
         if found is not None and _inside(found[2], name) and (kind != "einsum" or _rows_by_columns(args[0])):
             self._live = {key: live for key, live in self._live.items() if live[1] is not found[1]}
+            self._suspects.pop(id(found[1]), None)
             return read_explicit(factors[0], factors[1])
-        # Gates and routers multiply too; what has heads, or is square, is attention in another form.
-        if any(_inside(owner, name) and _is_attention(source) for _, source, owner in self._live.values()):
-            self.unread.append(name)
+        # Gates and routers multiply too; what has heads, or is square, is attention in another form, unless it
+        # multiplies values later: some models compute the softmaxes of all heads first.
+        for _, source, owner in self._live.values():
+            if _inside(owner, name) and _is_attention(source):
+                self._suspects.setdefault(id(source), name)
         return None
 
 

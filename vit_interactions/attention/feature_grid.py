@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluation_copy
-from vit_interactions.attention.examine import main_output
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.probe import Asked, ask, probe, remembered
+from vit_interactions.attention.probing.outputs import main_output
 
 CELLS = 14  # rows and columns where no features lie over the image
 PREFIX = 16  # tokens beside those of the image, at most

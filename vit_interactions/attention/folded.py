@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.attention.sdpa import SDPA
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -
         heads = folded // images if folded % images == 0 else None
     if not isinstance(heads, int) or folded % heads:
         raise UnsupportedModelError(
-            f"`{name}` calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)} for "
+            f"{named(name)} calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)} for "
             f"{images} image{'' if images == 1 else 's'}; its heads cannot be told from its batch without an "
             "attribute `num_heads` on that module."
         )
@@ -70,7 +70,8 @@ def check_folds(model: str, alone: Sequence["AttentionCall"], beside: Sequence["
         one, two = alone[index].query[0], beside[index].query[0] if index < len(beside) else None
         if two is None or one.shape != two.shape or (one - two).norm() > ALIKE * one.norm():
             raise UnsupportedModelError(
-                f"`{alone[index].name}` of {model} folds its heads into the batch in an order in which the heads of "
+                f"{named(alone[index].name)} of {model} folds its heads into the batch in an order in which the "
+                "heads of "
                 "an image do not lie together, so that it cannot be told which head is of which image. Fold as "
                 "(batch · heads), or call scaled_dot_product_attention with (batch, heads, tokens, width)."
             )

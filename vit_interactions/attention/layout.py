@@ -15,7 +15,7 @@ READ_FROM: dict[Readout, str] = {
     "avg": "mean of the patches",
     "map": "attention pooling",
     "token_avg": "class token and mean of the patches",
-    "other": "no fixed share of each token",
+    "other": "the tokens, by weights that are not fixed",
 }
 
 
@@ -34,6 +34,8 @@ class TokenLayout:
             model pads it, less where the model leaves a rest at the right or bottom unseen.
         pool_prefix: whether prefix tokens take part beside the patches. Of a pooling head, its attention tells.
         order: the model's index of each token, where the model has its tokens in another order than this one.
+        shares: the share of each token in the output, where it was observed to be fixed but is not what `readout`
+            alone says: a score of one patch, or class token and mean in other parts than halves.
     """
 
     prefix: int
@@ -43,6 +45,7 @@ class TokenLayout:
     extent: tuple[int, int]
     pool_prefix: bool = False
     order: tuple[int, ...] | None = None
+    shares: tuple[float, ...] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -62,8 +65,9 @@ class TokenLayout:
     def readout_weights(self, pool_attention: Tensor | None = None) -> Tensor:
         """Give each output token's share in what the model reads its answer from.
 
-        Where the class token and the mean of the patches are read side by side, a classifier weighs each class's
-        features of both as it likes; they count half each here.
+        Where the class token and the mean of the patches are read side by side (concatenated), a classifier weighs
+        each class's features of both as it likes; they count half each here. Where they are added up, their weights
+        are observed (`shares`).
 
         Args:
             pool_attention: (batch, heads, latents, keys), the pooling head's attention; for "map" only. The keys
@@ -82,11 +86,15 @@ class TokenLayout:
         """
         if self.readout == "map":
             return self._pool_weights(pool_attention)
+        if self.shares is not None:
+            return torch.tensor([self.shares], device="cpu")
         if self.readout == "other":
             raise UnsupportedModelError(
-                "the model's output is no fixed share of its last tokens (a maximum, a learned mixture, a head that "
-                "weighs each patch), so a method that reads attention from the output's tokens does not apply. Use "
-                "a model that reads a class token or a mean, or a method that needs no readout, such as U or AttnLRP."
+                "the tokens of the last layer do not have fixed shares in the output: it may be their maximum, a head "
+                "may weigh each token's features differently, or earlier layers are read too. So there is no token "
+                "to follow attention from. "
+                "Use a model that reads a class token or a mean of tokens, a `target` of one patch, or a method that "
+                "needs no readout, such as U or AttnLRP."
             )
         weights = torch.zeros(1, self.tokens, device="cpu")
         if self.readout == "avg":
@@ -106,6 +114,10 @@ class TokenLayout:
             )
         return nn.functional.pad(pool_attention.mean((1, 2)), (self.tokens - pool_attention.shape[-1], 0))
 
+    def _token(self, token: int) -> str:
+        row, col = divmod(token - self.prefix, self.cols)
+        return f"the patch in row {row}, column {col}" if token >= self.prefix else f"prefix token {token}"
+
     def __str__(self) -> str:
         """Say it in words.
 
@@ -115,8 +127,14 @@ class TokenLayout:
         """
         height, width = self.extent[0] / self.rows, self.extent[1] / self.cols
         prefix = f"{self.prefix} prefix token{'' if self.prefix == 1 else 's'}"
-        order = ", in another order than rows of patches" if self.order else ""
+        order = ", its tokens in another order (`layout.order`)" if self.order else ""
+        source = READ_FROM[self.readout]
+        if self.shares is not None and self.readout == "other":
+            read = sum(share > 0 for share in self.shares)
+            source = (
+                self._token(self.shares.index(max(self.shares))) if read == 1 else f"{read} tokens in fixed shares"
+            )
         return (
             f"{self.rows} x {self.cols} patches of {height:g} x {width:g} px, {prefix}{order}, read from: "
-            f"{READ_FROM[self.readout]}{' and prefix tokens' if self.pool_prefix else ''}"
+            f"{source}{' and prefix tokens' if self.pool_prefix else ''}"
         )

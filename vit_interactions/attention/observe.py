@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.probe import as_arguments, probe, token_layout
+from vit_interactions.attention.probe import as_arguments, token_layout
+from vit_interactions.attention.probing.scored import Score, Scored, probe_score
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (
     AttentionCall,
@@ -23,7 +23,6 @@ from vit_interactions.attention.record import (
     output_gradients,
     whole_layer,
 )
-from vit_interactions.attention.scored import layout_of_score
 from vit_interactions.attention.unwrap import unwrap
 
 OnLayer = Callable[[AttentionCall, TokenLayout], None]
@@ -78,7 +77,11 @@ def record_attention(
 
 
 def observe(
-    model: nn.Module, inputs: Tensor, additional_forward_args: Any, on_layer: OnLayer
+    model: nn.Module,
+    inputs: Tensor,
+    additional_forward_args: Any,
+    on_layer: OnLayer,
+    score: Score | None = None,
 ) -> tuple[Tensor, TokenLayout, AttentionRecord]:
     """Run the model once without a graph, handing each layer's attention on as it happens.
 
@@ -87,6 +90,8 @@ def observe(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         on_layer: called with the attention of every layer, which is not kept.
+        score: picks (batch,) from the model's output: layers and layout are those that it is read from; None: those
+            of the main tensor of the output.
 
     Returns:
         The model's output, the layout of its tokens, and the record with the call of a pooling head.
@@ -95,9 +100,11 @@ def observe(
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
         ValueError: inputs that the model does not take; attention that is not finite.
     """
-    with torch.no_grad(), guarded(model, inputs, additional_forward_args, on_layer) as guard:
+    with torch.no_grad(), guarded(model, inputs, additional_forward_args, on_layer, score=score) as guard:
         output = guard.model(inputs, *as_arguments(additional_forward_args))
     guard.finish()
+    if score is not None:
+        guard.scored.check(output, score, additional_forward_args)
     return output, guard.layout, guard.record
 
 
@@ -108,6 +115,7 @@ def guarded(
     additional_forward_args: Any,
     on_layer: OnLayer,
     rules: contextlib.AbstractContextManager[Any] | None = None,
+    score: Score | None = None,
 ) -> Iterator["LayerGuard"]:
     """Record a borrowed model, handing on the attention of its layers as the probe has sorted its calls.
 
@@ -118,12 +126,13 @@ def guarded(
         on_layer: called with the attention of every layer.
         rules: a mode to run the model under. It stands behind the record, so that it gets what that finds inside
             `nn.MultiheadAttention`, and behind the probe, which looks at the plain model.
+        score: as of `observe`.
 
     Yields:
         The guard; `guard.model` is the module to run. Call `guard.finish()` after the pass.
     """
-    seen = probe(model, inputs, additional_forward_args)
-    guard = LayerGuard(evaluated(model), seen, inputs.shape[0], on_layer)
+    scored = probe_score(model, inputs, additional_forward_args, score)
+    guard = LayerGuard(evaluated(model), scored, inputs.shape[0], on_layer)
     with rules or contextlib.nullcontext(), intercept_unnoticed(guard.record, guard.model, guard):
         yield guard
 
@@ -157,23 +166,25 @@ def observe_gradients(
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
         with guarded(
-            model, inputs, additional_forward_args, lambda call, layout: calls.append(call), rules
+            model, inputs, additional_forward_args, lambda call, layout: calls.append(call), rules, score
         ) as guard:
             output = guard.model(leaf, *as_arguments(additional_forward_args))
         guard.finish()
+        guard.scored.check(output, score, additional_forward_args)
         scores = score(output)
         check_differentiable(model, scores.sum(), leaf)
-        layout = layout_of_score(guard.layout, output, scores.sum(), calls[-1], guard.record.pool_calls)
         gradients = output_gradients(model, scores, calls, keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
-    return output, layout, guard.record, gradients
+    return output, guard.layout, guard.record, gradients
 
 
 class LayerGuard:
     """Hands on the layers of a pass whose calls a probe has sorted, and remembers if they were finite."""
 
-    def __init__(self, model: nn.Module, seen: Probe, batch: int, on_layer: OnLayer) -> None:
+    def __init__(self, model: nn.Module, scored: Scored, batch: int, on_layer: OnLayer) -> None:
         """Take the module that will run, and what the probe saw of it."""
+        seen = scored.probe
+        self.scored = scored
         self.model, self.probe, self.layout, self.batch = model, seen, seen.layout, batch
         self.record = AttentionRecord(model, lambda *_: seen.layout)
         self.on_layer = on_layer

@@ -220,6 +220,7 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     """Read the grid from patches of which every pixel feeds one token."""
     boxes = _boxes(pixels, tokens)
     fed = (boxes[2] >= 0).nonzero().flatten()
+    found = len(fed)
     tops, row = torch.unique(boxes[0, fed], return_inverse=True)
     lefts, col = torch.unique(boxes[1, fed], return_inverse=True)
     rows, cols = len(tops), len(lefts)
@@ -229,9 +230,7 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
         fed = fed[0] - place[0] + torch.arange(rows * cols)
         place = fed - fed[0]
     if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place) or fed.max() >= tokens:
-        raise ValueError(
-            f"{len(fed)} tokens are fed by pixels of their own, but they do not form rows and columns"
-        )
+        raise ValueError(f"{found} tokens are fed by pixels of their own, but they do not form rows and columns")
     top, down = _line(tops.tolist(), int(boxes[2].max()) + 1)
     left, across = _line(lefts.tolist(), int(boxes[3].max()) + 1)
     height, width = (boxes[2:] - boxes[:2] + 1)[:, boxes[2] >= 0].amax(1).tolist()

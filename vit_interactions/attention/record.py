@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.derivatives import check_differentiable
-from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
 from vit_interactions.attention.folded import split_heads
 from vit_interactions.attention.layout import TokenLayout
@@ -189,10 +189,10 @@ class AttentionRecord:
         """
         if self.softmaxes.unread:
             raise UnsupportedModelError(
-                f"`{self.softmaxes.unread[0]}` computes its attention by a softmax that does not multiply its values "
-                "as a matrix of (tokens, tokens), so it cannot be read (talking heads, windowed, pooled or channel "
-                "attention: CaiT, Swin, MViT, XCiT, ...). Use a ViT with plain attention from every patch to every "
-                "patch."
+                f"{named(self.softmaxes.unread[0])} computes its attention by a softmax in a form that cannot be read. "
+                "The softmax itself, over its last axis and with a row for each token, must multiply the values; here "
+                "it may be scaled, mixed over heads (talking heads), transposed, windowed, pooled or over channels "
+                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch, written in this way."
             )
 
 

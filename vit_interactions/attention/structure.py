@@ -8,7 +8,7 @@ from operator import or_
 import torch
 from torch import Tensor
 
-from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError
+from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError, named
 from vit_interactions.attention.graph import Node, ancestors, name_of, node_of
 from vit_interactions.attention.record import AttentionCall
 
@@ -99,17 +99,17 @@ def read_structure(graph: Graph) -> Structure:
     ignored = tuple(i for i in every if i not in relevant)
     if not relevant:
         raise UnsupportedModelError(_nothing(graph, fed))
-    pools = [i for i in relevant if _is_pool(graph, i)]
+    pools = [i for i in relevant if _is_pool(graph, i)] or [i for i in relevant[-1:] if _reads_for_all(graph, i)]
     layers = [i for i in relevant if i not in pools]
     if len(pools) > 1 or (pools and (not layers or any(reach[i] >> pools[0] & 1 for i in layers))):
         raise UnsupportedModelError(
-            f"`{calls[pools[0]].name}` attends from {calls[pools[0]].query.shape[-2]} tokens of its own to "
+            f"{named(calls[pools[0]].name)} attends from {calls[pools[0]].query.shape[-2]} tokens of its own to "
             f"{calls[pools[0]].key.shape[-2]}, and other attention follows, so the layers do not agree in tokens. Use "
             "a ViT with global attention."
         )
     # Windows come first in some models, and global attention later: what attends among fewer is to be named.
     largest = max((calls[i] for i in layers), key=lambda call: call.query.shape[-2])
-    owner = "the first layer" if largest.name == calls[layers[0]].name else f"`{largest.name}`"
+    owner = "the first layer" if largest.name == calls[layers[0]].name else named(largest.name)
     for i in layers:
         check_tokens(calls[i], largest.query.shape[-2], len(graph.image), owner)
     for i in layers:
@@ -119,7 +119,7 @@ def read_structure(graph: Graph) -> Structure:
     again = next((i for i in ignored if i not in fed and calls[i].name in {calls[j].name for j in layers}), None)
     if again is not None:
         raise UnsupportedModelError(
-            f"`{calls[again].name}` runs on the image and on something else: {graph.model} runs several passes "
+            f"{named(calls[again].name)} runs on the image and on something else: {graph.model} runs several passes "
             "(a siamese model, an ensemble). Explain the ViT itself, once for each image."
         )
     _check_entrance(graph, groups[0])
@@ -140,12 +140,13 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
         raise UnsupportedModelError(windowed(call, f"expected ({batch}, heads, tokens, width)"))
     if call.is_pooling:
         raise UnsupportedModelError(
-            f"`{call.name}` attends from {shape[2]} of the tokens to {call.key.shape[-2]} (class attention or pooled "
-            "keys), so it says nothing about pairs of patches. Use a ViT in which all tokens attend to all."
+            f"{named(call.name)} attends from {shape[2]} of the tokens to {call.key.shape[-2]} (class attention, "
+            "pooled keys, or queries computed in chunks), so no call has the attention of all pairs of patches. Use a "
+            "ViT in which all tokens attend to all in one call."
         )
     if shape[2] != tokens:
         raise UnsupportedModelError(
-            f"`{call.name}` attends among {shape[2]} items, but {owner} has {tokens} tokens: channel, pooled or "
+            f"{named(call.name)} attends among {shape[2]} items, but {owner} has {tokens} tokens: channel, pooled or "
             "windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
             "ViT with global attention."
         )
@@ -154,8 +155,9 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
 def windowed(call: AttentionCall, wrong: str) -> str:
     """Say that a call attends within windows, and what is wrong with its query."""
     return (
-        f"`{call.name}` attends within windows or groups, not over the whole image: its query has shape "
-        f"{tuple(call.query.shape)}, {wrong}. Use a ViT with global attention."
+        f"{named(call.name)} attends within windows or groups, not over the whole image: its query has shape "
+        f"{tuple(call.query.shape)}, {wrong}. Use a ViT with global attention. If the model stacks several views of an "
+        "image in the batch (crops, flips), explain the model of one view."
     )
 
 
@@ -166,13 +168,15 @@ def _inputs(call: AttentionCall) -> list[Tensor]:
 def _nothing(graph: Graph, fed: list[int]) -> str:
     if not graph.calls:
         return (
-            f"{graph.model} made no call of scaled_dot_product_attention among its tokens from one of its modules, so "
-            "there is no attention to explain. Give a Vision Transformer that runs as plain PyTorch modules."
+            f"{graph.model} made no call of scaled_dot_product_attention among its tokens, so there is no attention to "
+            "explain. A softmax that multiplies the values (by `@`, matmul, bmm or einsum) would be read too, but not "
+            "`exp` divided by its sum, `log_softmax(...).exp()`, or a product and sum written out. Give a Vision "
+            "Transformer that attends in one of these ways, and runs as plain PyTorch modules."
         )
     if fed:
         return (
             f"the output of {graph.model} does not depend on its attention by any gradient: "
-            f"`{graph.calls[fed[-1]].name}` is followed by a detach, or its output is not used."
+            f"{named(graph.calls[fed[-1]].name)} is followed by a detach, or its output is not used."
         )
     return (
         f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."
@@ -186,7 +190,8 @@ def _check_connected(graph: Graph, call: AttentionCall) -> None:
     for part in ("query", "value") if written_out else ("query", "key", "value"):
         if not graph.found.get(node_of(getattr(call, part)), 0) & graph.image_bit:
             raise UnsupportedModelError(
-                f"the {part} of `{call.name}` does not depend on the image by any gradient: it is cut by a detach or "
+                f"the {part} of {named(call.name)} does not depend on the image by any gradient: it is cut by a "
+                "detach or "
                 f"`torch.no_grad` in the forward of {graph.model}, so that what the layer does cannot be observed. "
                 "Remove the cut."
             )
@@ -196,6 +201,13 @@ def _is_pool(graph: Graph, index: int) -> bool:
     """Whether a call asks from tokens of its own (latents), which no pixel feeds."""
     call = graph.calls[index]
     return call.is_pooling and not graph.found.get(node_of(call.query), 0)
+
+
+def _reads_for_all(graph: Graph, index: int) -> bool:
+    """Whether the last call pools the tokens by a query made of them, and all of the output comes through it."""
+    call = graph.calls[index]
+    behind = ancestors([node_of(graph.output)], graph.marks, graph.image_bit - 1).get(node_of(graph.output), 0)
+    return call.query.shape[-2] < call.key.shape[-2] and index > 0 and behind & (graph.image_bit - 1) == 1 << index
 
 
 def _groups(layers: Sequence[int], reach: Sequence[int], mask: int) -> Iterator[tuple[int, ...]]:
@@ -213,13 +225,13 @@ def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequen
     """Raise UnsupportedModelError unless each layer depends on all before it, and its calls are parts of one map."""
     before = 0
     every = reduce(or_, (1 << i for group in groups for i in group))
-    names = [graph.calls[group[0]].name for group in groups]
+    names = [named(graph.calls[group[0]].name) for group in groups]
     for group, name in zip(groups, names, strict=True):
         own = reach[group[0]] & every
         if own != before:
             missing = next(n for n, other in zip(names, groups, strict=True) if before & ~own & 1 << other[0])
             raise UnsupportedModelError(
-                f"`{name}` does not depend on `{missing}`, which ran before it: {graph.model} runs several passes over "
+                f"{name} does not depend on {missing}, which ran before it: {graph.model} runs several passes over "
                 "the image, several towers, an ensemble or parallel branches, whose attention does not follow one "
                 "another. Explain one of them."
             )
@@ -235,7 +247,7 @@ def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:
     first = joints[0]
     if all(joint is not None and joint is first for joint in joints):
         return
-    names = list(dict.fromkeys(f"`{call.name}`" for call in calls))
+    names = list(dict.fromkeys(f"{named(call.name)}" for call in calls))
     where = (
         f"{names[0]} combines" if len(names) == 1 else f"{' and '.join(names[:2])} run side by side and combine"
     )
@@ -278,7 +290,8 @@ def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
                 and not _of_tokens(parent, which, tokens)
             ):
                 raise UnsupportedModelError(
-                    f"the image enters {graph.model} again after `{call.name}`, its first attention: it runs several "
+                    f"the image enters {graph.model} again after {named(call.name)}, its first attention: it runs "
+                    "several "
                     "passes over the image, several towers or an ensemble, or attends among pooled tokens "
                     "beside a path of all. Explain one of them."
                 )

@@ -86,9 +86,13 @@ class PathExplainer(GradientExplainer):
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             point = (inputs.detach().clone() * fraction).requires_grad_()
-            with guarded(self.model, point, additional_forward_args, keep) as guard:
+
+            def score(output: Any) -> Tensor:
+                return select_target(output, target, len(inputs))
+
+            with guarded(self.model, point, additional_forward_args, keep, score=score) as guard:
                 output = guard.model(point, *as_arguments(additional_forward_args))
-            (gradient,) = output_gradients(guard.model, select_target(output, target), last, keep_graph=False)
+            (gradient,) = output_gradients(guard.model, score(output), last, keep_graph=False)
         return LayerGradient(last[0].detached(), gradient)
 
 

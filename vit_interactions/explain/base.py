@@ -146,10 +146,15 @@ class Explainer(Attribution):  # type: ignore[misc]
         on_layer: Callable[[AttentionCall, TokenLayout], None],
     ) -> Observation:
         """Run the model forward without a graph, handing on each layer's attention and keeping none."""
+
+        def score(output: Any) -> Tensor:
+            return select_target(output, target, len(inputs))
+
+        chosen = None if target is None else score
         with own_input(inputs) as image:
-            seen = Observation(*observe(self.model, image, additional_forward_args, on_layer))
-        if target is not None:
-            select_target(seen.output, target, len(inputs))
+            seen = Observation(*observe(self.model, image, additional_forward_args, on_layer, chosen))
+        if chosen:
+            chosen(seen.output)
         return seen
 
     def _attribute(

@@ -66,7 +66,7 @@ class BeyondIntuition(PathExplainer):
             steps: points m of the path from the zero image to the image, both included; 1 takes the gradient at
                 the image itself, without integration.
             start: the first block that takes part, counted from 1; None is the authors' choice, 4 for "head" and
-                6 for "token".
+                6 for "token", or the last block of a model that has fewer.
 
         Raises:
             ValueError: an option outside its range; when explaining, a model of fewer than `start` blocks.
@@ -74,9 +74,9 @@ class BeyondIntuition(PathExplainer):
         super().__init__(model, steps)
         check_choice("variant", variant, tuple(STARTS))
         if start is not None and start < 1:
-            raise ValueError(f"`start` must be >= 1, but got {start}.")
+            raise ValueError(f"`start` must be >= 1, got {start}.")
         self.variant = variant
-        self.start = STARTS[variant] if start is None else start
+        self.start = start
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         # The token-wise variant hooks modules.
@@ -88,12 +88,13 @@ class BeyondIntuition(PathExplainer):
         with module_inputs(self._watched()) as seen:
             trace = self._backtrace(inputs, target, additional_forward_args)
         blocks = len(trace.gradients)
-        if blocks < self.start:
-            raise ValueError(f"`start` must be <= {blocks}, the model's blocks, but got {self.start}.")
+        start = min(STARTS[self.variant], blocks) if self.start is None else self.start
+        if blocks < start:
+            raise ValueError(f"`start` must be <= {blocks}, the model's blocks, got {start}.")
         with torch.no_grad():
             readout = trace.readout()
             rows = read_tokens(readout)
-            relevance = relevance_rows(islice(self._fused(trace, seen), blocks - self.start + 1), rows)
+            relevance = relevance_rows(islice(self._fused(trace, seen), blocks - start + 1), rows)
         weights = self._path_gradient(trace, inputs, target, additional_forward_args, rows)
         shares = readout[:, rows].to(weights.dtype).unsqueeze(2)
         return (shares * weights * relevance).sum(1)[:, trace.layout.prefix :], trace.layout

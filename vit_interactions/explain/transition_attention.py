@@ -15,6 +15,8 @@ from vit_interactions.explain.attention_path import PathExplainer, read_tokens
 from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.transition_attention import transition_state
 
+START = 4  # the authors' first block, counted from 0
+
 
 class TransitionAttention(PathExplainer):
     """Where a chain of attention from the readout arrives, times how much the last attention there raises the score.
@@ -38,31 +40,33 @@ class TransitionAttention(PathExplainer):
     quantity = "transition × integrated gradient"
     source = "Yuan et al., Explaining Information Flow Inside Vision Transformers, XAI4Debugging 2021"
 
-    def __init__(self, model: nn.Module, steps: int = 20, start: int = 4) -> None:
+    def __init__(self, model: nn.Module, steps: int = 20, start: int | None = None) -> None:
         """Take the model and the options of the method.
 
         Args:
             model: any ViT.
             steps: points m of the path from the zero image to the image, both included; 1 takes the gradient at
                 the image itself, without integration.
-            start: the first block of the chain, counted from 0; 4 is the authors' method, 0 their evaluation.
+            start: the first block of the chain, counted from 0; 4 is the authors' method, 0 their evaluation. None is
+                4, or the last block of a model that has fewer than five.
 
         Raises:
             ValueError: an option outside its range; when explaining, a model of no more than `start` blocks.
         """
         super().__init__(model, steps)
-        if start < 0:
-            raise ValueError(f"`start` must be >= 0, but got {start}.")
+        if start is not None and start < 0:
+            raise ValueError(f"`start` must be >= 0, got {start}.")
         self.start = start
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         trace = self._backtrace(inputs, target, additional_forward_args)
         blocks = len(trace.gradients)
-        if blocks <= self.start:
-            raise ValueError(f"`start` must be < {blocks}, the model's blocks, but got {self.start}.")
+        start = min(START, blocks - 1) if self.start is None else self.start
+        if blocks <= start:
+            raise ValueError(f"`start` must be < {blocks}, the model's blocks, got {start}.")
         with torch.no_grad():
             readout = trace.readout()
-            used = islice(trace.layers_from_the_top(), blocks - self.start)
+            used = islice(trace.layers_from_the_top(), blocks - start)
             state = transition_state((layer.attention().mean(1) for layer in used), readout)
             rows = read_tokens(readout)
         weights = self._path_gradient(trace, inputs, target, additional_forward_args, rows)

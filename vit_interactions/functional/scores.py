@@ -39,6 +39,11 @@ def class_outputs(output: Any, batch: int | None = None) -> Tensor:
     outputs: Any = getattr(output, "logits", output)
     if isinstance(outputs, Tensor) and outputs.ndim in (1, 2) and batch in (None, len(outputs)):
         return outputs if outputs.ndim == 2 else outputs.unsqueeze(1)
+    if isinstance(outputs, Tensor) and outputs.ndim == 0:
+        raise ValueError(
+            "the model must return scores of each image, (batch, classes) or (batch,), got one number for the whole "
+            "batch. Return it before it is averaged over the batch."
+        )
     came, example = _describe(outputs, batch)
     images = "" if batch is None else f" for {batch} image{'s' * (batch != 1)}"
     raise ValueError(

@@ -1,0 +1,182 @@
+"""Check what a model is to be run on, and remember what was seen of it then."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vit_interactions.attention.declared import stated_layout
+from vit_interactions.attention.evaluation_copy import originals
+from vit_interactions.attention.own_input import check_runnable
+from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.utilities.checks import check_pair
+
+REMEMBERED = 8  # images and arguments of one model
+GUESSED = "Its {channels} channels were guessed; pass a tensor of images in the place of their size."
+_SIMPLE = frozenset({bool, int, float, str, type(None)})
+_SETTINGS = _SIMPLE | {FunctionType}
+_HOLDERS = frozenset({tuple, list, dict})
+_OWN = frozenset(vars(nn.Module()))  # the mode is no setting: what is explained is the evaluation mode
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A model and the images to run it on.
+
+    Attributes:
+        model: unwrapped.
+        root: the module that `model` is, or is a copy of; what was observed is remembered with it.
+        shape: (channels, height, width) of the images.
+        dtype: their type.
+        device: where they are.
+        arguments: further arguments of the model, of one image.
+        batch: how many images were given.
+        key: differs where what is observed may differ.
+        guessed: what to do where the number of channels was guessed and is wrong.
+    """
+
+    model: nn.Module
+    root: nn.Module
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+    arguments: tuple[Any, ...]
+    batch: int
+    key: Any
+    guessed: str = ""
+
+    @cached_property
+    def image(self) -> Tensor:
+        """A random image (1, channels, height, width), by a generator of its own."""
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        return torch.rand((1, *self.shape), generator=generator, device="cpu").to(self.device, self.dtype)
+
+
+def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any) -> Asked:
+    """Check the arguments of `probe`, and say what to run the model on."""
+    model = unwrap(model)
+    is_size = isinstance(inputs_or_size, tuple | list) and not any(isinstance(i, Tensor) for i in inputs_or_size)
+    if not is_size:
+        check_images(model, inputs_or_size)
+    root = next(iter(originals(model).values()), model)
+    shape, dtype, device = _kind_of_images(model, inputs_or_size)
+    batch = inputs_or_size.shape[0] if isinstance(inputs_or_size, Tensor) else 1
+    arguments = tuple(_of_one(argument, batch) for argument in as_arguments(additional_forward_args))
+    key = shape, dtype, device, *map(_kind, arguments), stated_layout(root), _signature(root)
+    guessed = GUESSED.format(channels=shape[0]) if is_size else ""
+    return Asked(model, root, shape, dtype, device, arguments, batch, key, guessed)
+
+
+def remembered(
+    memory: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Found]],
+    asked: Asked,
+    look: Callable[[], _Found],
+    limit: int = REMEMBERED,
+) -> _Found:
+    """Return what was seen of a model before, or look, and remember the last few."""
+    known = memory.setdefault(asked.root, {})
+    if asked.key not in known:
+        check_runnable(asked.model)
+        known[asked.key] = look()
+        for old in list(known)[:-limit]:
+            del known[old]
+    return known[asked.key]
+
+
+def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:
+    """Spread captum's `additional_forward_args`: None, one argument, or a tuple of them."""
+    if additional_forward_args is None:
+        return ()
+    if isinstance(additional_forward_args, tuple):
+        return additional_forward_args
+    return (additional_forward_args,)
+
+
+def check_images(model: nn.Module, inputs: Any) -> None:
+    """Raise unless inputs are a batch of images of the model's type and device.
+
+    Raises:
+        TypeError: no tensor, or not the floating-point type of the model's weights.
+        ValueError: not four axes, an empty batch, or another device.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"`inputs` must be a tensor, got {type(inputs).__name__}.")
+    if inputs.ndim != 4 or 0 in inputs.shape:
+        raise ValueError(f"`inputs` must have shape (batch, channels, height, width), got {tuple(inputs.shape)}.")
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return
+    if inputs.device != weight.device:
+        check_runnable(model)
+        raise ValueError(f"`inputs` must be on the model's device {weight.device}, got {inputs.device}.")
+    if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
+        raise TypeError(f"`inputs` must be {weight.dtype} like the model, got {inputs.dtype}.")
+
+
+def _kind_of_images(
+    model: nn.Module, inputs_or_size: Tensor | tuple[int, int]
+) -> tuple[tuple[int, int, int], torch.dtype, torch.device]:
+    """Return (channels, height, width), type and device of the images that a model is given."""
+    if isinstance(inputs_or_size, Tensor):
+        channels, height, width = inputs_or_size.shape[1:]
+        return (channels, height, width), inputs_or_size.dtype, inputs_or_size.device
+    size = check_pair("inputs_or_size", inputs_or_size)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    return (_channels(model), *size), weight.dtype, weight.device
+
+
+def _channels(model: nn.Module) -> int:
+    """Guess the channels of the images that a model takes: of a convolution that can only be the stem, or 3."""
+    weighted = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    leaves = [module for module in weighted if next(module.children(), None) is None]
+    convolutions = [module for module in leaves if isinstance(module, nn.Conv2d)]
+    cuts = [module for module in convolutions if module.stride == module.kernel_size != (1, 1)]
+    stems = [module for module in leaves[:1] if module in convolutions] + cuts
+    return int(getattr(model, "in_chans", stems[0].in_channels if stems else 3))
+
+
+def _of_one(argument: Any, batch: int) -> Any:
+    """Take the part of an argument that belongs to the first of the images."""
+    rows = isinstance(argument, Tensor) and argument.ndim > 0 and argument.shape[0] == batch
+    return argument[:1] if rows else argument
+
+
+def _kind(argument: Any) -> Any:
+    """Say what kind of argument it is, and the value of a simple one, as a key."""
+    if isinstance(argument, Tensor):
+        return tuple(argument.shape), argument.dtype
+    return argument if type(argument) in _SIMPLE else type(argument)
+
+
+def _is_setting(value: Any) -> bool:
+    return type(value) in _SETTINGS
+
+
+def _signature(model: nn.Module) -> tuple[Any, ...]:
+    """List the modules of a model, their hooks and plain settings, so that a change of any shows."""
+    parts: list[Any] = []
+    stack = [model]
+    # Once per explanation: written for speed.
+    while stack:
+        module = stack.pop()
+        own = vars(module)
+        parts.append(id(module))
+        for value in [value for name, value in own.items() if name not in _OWN]:
+            if type(value) in _SETTINGS:
+                parts.append(value)
+            elif type(value) in _HOLDERS:
+                parts += filter(_is_setting, value.values() if type(value) is dict else value)
+        parts += own.get("_modules", ())
+        parts += own.get("_forward_hooks", ())
+        parts += own.get("_forward_pre_hooks", ())
+        parts.append(id(own.get("forward")))
+        # Scripted modules keep their parts elsewhere.
+        children = own["_modules"].values() if "_modules" in own else module.children()
+        stack += [child for child in children if child is not None]
+    return tuple(parts)  # not its hash, which is the same for -1 and -2
