@@ -326,7 +326,7 @@ class Interception(TorchFunctionMode):
         elif func is window_free_attention:
             self._attention(result.output, read_window_free(result, *args, **kwargs))
         elif func in SOFTMAXES and (caller := self.running()):
-            softmaxes.follow(caller[0], result)
+            softmaxes.follow(caller[0], args, kwargs, result)
         elif softmaxes.watching and (caller := self.running()):
             given = softmaxes.read(caller[0], func, args, result)
             if given is not None:
