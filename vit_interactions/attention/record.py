@@ -235,6 +235,26 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
     )
 
 
+def ordered_keys(call: AttentionCall, layout: TokenLayout) -> AttentionCall:
+    """Put the tokens that a pooling head's latents attend to into the order of the layout.
+
+    Args:
+        call: its keys are all tokens, or the patches only.
+        layout: of the model's tokens.
+    """
+    count = call.key.shape[-2]
+    if layout.order is None or count not in (layout.tokens, layout.patches):
+        return call
+    places = layout.places(count).to(call.key.device)
+    mask = call.mask
+    return replace(
+        call,
+        key=call.key.index_select(-2, places),
+        value=call.value.index_select(-2, places),
+        mask=mask if mask is None or mask.shape[-1] == 1 else mask.index_select(-1, places),
+    )
+
+
 def output_gradients(
     model: nn.Module, score: Tensor, calls: Sequence[AttentionCall], *, keep_graph: bool = True
 ) -> tuple[Tensor, ...]:
