@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vit_interactions import TokenLayout, UnsupportedModelError
