@@ -5,7 +5,7 @@ mirrored, upright or turned.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isqrt
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from vit_interactions.attention.orientation import (
     agreement,
     centers,
     covered,
+    disordered,
     orientation,
     uprightness,
 )
@@ -66,8 +67,12 @@ class FeatureGrid:
     @property
     def layout(self) -> TokenLayout:
         """The cells of the image that features belong to."""
-        rows, cols = reversed(self.shape) if self.orientation.transposed else self.shape
-        return cells(self.covers, rows, cols)
+        return cells(self.covers, *self.counts)
+
+    @property
+    def counts(self) -> Size:
+        """Rows and columns of features over the image."""
+        return self.shape[::-1] if self.orientation.transposed else self.shape
 
     def read(self, output: Tensor) -> Tensor:
         """Bring the module's output to (batch, channels, rows, cols), in the order of the image."""
@@ -167,24 +172,29 @@ def cells(image_size: tuple[int, int], rows: int, cols: int) -> TokenLayout:
 
 def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
     """Look from the last module for one whose output lies over the image, or say why there is none."""
+    # A linear layer by itself makes queries, keys or values of features.
+    parts = (n for n, part in asked.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
     with torch.inference_mode(False), torch.enable_grad():
         own = evaluation_copy(asked.model)
         leaf = asked.image.clone().requires_grad_()
-        outputs, answer = _outputs(own, leaf.clone(), asked.arguments, layer)
+        outputs, answer = _outputs(own, leaf.clone(), asked.arguments, set(parts))
         if layer and layer not in outputs:
             return f"`{layer}` gives no tensor, or does not run exactly once"
         covers = _read_part(answer, leaf)
         if isinstance(covers, str):
             return covers
-        forms = {name: list(_forms(name, output, covers)) for name, output in outputs.items()}
-        if layer and not forms[layer]:
+        forms = {name: grids for name, output in outputs.items() if (grids := list(_forms(name, output, covers)))}
+        if layer and layer not in forms:
             height, width = asked.shape[1:]
             shape = tuple(outputs[layer].shape)
             return f"`{layer}` gives {shape}, which is no grid of several cells over {height} x {width} pixels"
-        names = [layer] if layer else [name for name in reversed(outputs) if forms[name]][:TRIED]
+        names = [layer] if layer else list(reversed(forms))[:TRIED]
         gradients = _gradients(answer, [outputs[name] for name in names])
-    forms = {name: grids for name, grids in forms.items() if grids}
-    placed = _placed(forms, _centers(own, asked, forms, outputs, layer))
+    # How features lie is told by those before them, too: the last of each size, and the first convolution's.
+    last = {(grid.form, grid.shape, grid.start): name for name, grids in forms.items() for grid in grids}
+    first = [name for name in forms if isinstance(own.get_submodule(name), nn.Conv2d)][:1]
+    measured = {name: forms[name] for name in forms if name in (*names, *last.values(), *first)}
+    placed = _placed(measured, _centers(own, asked, measured, outputs), first)
     reasons = []
     for name, gradient in zip(names, gradients, strict=True):
         found = placed[name]
@@ -197,9 +207,9 @@ def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
 
 
 def _outputs(
-    model: nn.Module, image: Tensor, arguments: tuple[Any, ...], layer: str | None = None
+    model: nn.Module, image: Tensor, arguments: tuple[Any, ...], names: Collection[str]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Run a copy of a model; return the outputs of modules that ran once, in order, and its own."""
+    """Run a copy of a model; return the outputs of those of some modules that ran once, in order, and its own."""
     outputs: dict[str, Tensor] = {}
     again: set[str] = set()
 
@@ -212,9 +222,7 @@ def _outputs(
 
         return hook
 
-    # A linear layer by itself makes queries, keys or values of features.
-    parts = [(n, part) for n, part in model.named_modules() if n == layer or not isinstance(part, nn.Linear)]
-    handles = [part.register_forward_hook(keep(name)) for name, part in parts]
+    handles = [part.register_forward_hook(keep(n)) for n, part in model.named_modules() if n in names]
     try:
         with borrowed(model):
             answer = main_output(model(image, *arguments))
@@ -281,11 +289,9 @@ def _forms(name: str, output: Tensor, covers: Size) -> Iterator[FeatureGrid]:
 
 
 def _fits(grid: FeatureGrid) -> bool:
-    """Whether cells of whole pixels, several and nearly square, are as many as the features."""
-    rows, cols = grid.layout.grid
-    (height, width), features = grid.covers, grid.shape[0] * grid.shape[1]
-    ratio = height / rows / width * cols
-    return rows * cols == features > 1 and max(ratio, 1 / ratio) <= STRETCH
+    """Whether features are several, of nearly square parts of the image."""
+    height, width = (side / count for side, count in zip(grid.covers, grid.counts, strict=True))
+    return grid.shape[0] * grid.shape[1] > 1 and max(height / width, width / height) <= STRETCH
 
 
 def _sides(tokens: int, image_size: Size) -> Size | None:
@@ -309,28 +315,27 @@ def _centers(
     asked: Asked,
     forms: dict[str, list[FeatureGrid]],
     before: dict[str, Tensor],
-    layer: str | None,
 ) -> dict[FeatureGrid, Tensor]:
     """Find the center of the pixels that change each feature, (2, rows, cols); see `centers`."""
     grids = [grid for some in forms.values() for grid in some]
     changes: dict[FeatureGrid, tuple[list[Tensor], list[Tensor]]] = {grid: ([], []) for grid in grids}
     image = asked.image
     other = torch.rand(image.shape, generator=torch.Generator().manual_seed(1)).to(image)
-    for axis in (0, 1):
-        length = grids[0].covers[axis] if grids else 1
+    for axis in (0, 1) if grids else ():
+        length = grids[0].covers[axis]
         bands = torch.arange(image.shape[axis + 2], device=image.device) * BANDS // length
         bands = bands.unsqueeze(1) if axis == 0 else bands
-        for band in range(BANDS if grids else 0):
-            after, _ = _outputs(model, torch.where(bands == band, other, image), asked.arguments, layer)
+        for band in range(BANDS):
+            after, _ = _outputs(model, torch.where(bands == band, other, image), asked.arguments, forms)
             for grid in grids:
                 base = before[grid.name].detach()
                 change = grid.read(after.get(grid.name, base)) - grid.read(base)
-                changes[grid][axis].append(change[0].double().abs().sum(0))
+                changes[grid][axis].append(change[0].abs().sum(0, dtype=torch.float32).cpu().double())
     return {grid: centers((torch.stack(rows), torch.stack(cols))) for grid, (rows, cols) in changes.items()}
 
 
 def _placed(
-    forms: dict[str, list[FeatureGrid]], center: dict[FeatureGrid, Tensor]
+    forms: dict[str, list[FeatureGrid]], center: dict[FeatureGrid, Tensor], first: Collection[str]
 ) -> dict[str, FeatureGrid | str]:
     """Place the features of each module over the image, or say why they cannot be placed.
 
@@ -339,28 +344,37 @@ def _placed(
     """
     placed: dict[str, FeatureGrid | str] = {}
     known = None  # how the last features lie that tell
-    beyond = ""
+    astray = ""
     for name, grids in forms.items():
         clear = [replace(g, orientation=found) for g in grids if (found := orientation(center[g])) is not None]
         clear = [grid for grid in clear if _fits(grid)]
         if clear:
             best = max(clear, key=lambda grid: agreement(_of(center, grid), grid.orientation))
             known = best.orientation
-            beyond = beyond or _beyond(best, covered(_of(center, best), known))
+            astray = astray or _beyond(best, covered(_of(center, best), known))
+        elif name in first and any(grid.form == "channels first" and disordered(center[grid]) for grid in grids):
+            astray = astray or _out_of_order(name)
         options = clear or [replace(grid, orientation=known) for grid in grids if known is not None]
         options = [grid for grid in options if _fits(grid) and _lies_over(grid, _of(center, grid))]
+        whole = [grid for grid in options if grid.layout.grid == grid.counts]
         if not options:
-            placed[name] = f"the cells of `{name}` lie in no order of rows and columns of the image"
-        elif beyond:
-            placed[name] = beyond
+            placed[name] = _out_of_order(name)
+        elif astray:
+            placed[name] = astray
+        elif not whole:
+            placed[name] = f"the cells of `{name}`, {options[0].counts} over the image, are no whole pixels"
         else:
-            placed[name] = max(options, key=lambda grid: agreement(_of(center, grid), grid.orientation))
+            placed[name] = max(whole, key=lambda grid: agreement(_of(center, grid), grid.orientation))
     return placed
+
+
+def _out_of_order(name: str) -> str:
+    return f"the cells of `{name}` lie in no order of rows and columns of the image"
 
 
 def _beyond(grid: FeatureGrid, parts: Sequence[tuple[float, float]] | None) -> str:
     """Say that features cover another part of the image than all of it, if they do, by more than half a cell."""
-    for side, (first, last), count in zip(("height", "width"), parts or (), grid.layout.grid, strict=False):
+    for side, (first, last), count in zip(("height", "width"), parts or (), grid.counts, strict=False):
         if max(abs(first), abs(last - 1)) > EDGE + 0.5 / count:
             return (
                 f"`{grid.name}` covers {first:.0%} to {last:.0%} of the image's {side}, because the model pads, crops "

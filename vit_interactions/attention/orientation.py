@@ -12,6 +12,7 @@ from torch import Tensor
 BANDS = 6  # of rows, or columns, of pixels that change together
 CLEAR = 0.15  # least slope of the pixels' place along the features' that tells the orientation
 STRAIGHT = 0.9  # least correlation of the two
+APART = 0.5  # least spread of the pixels' places, by that of the features', that is no chance
 # Bands make steps of a straight line, and so its slope smaller.
 STEPS = 1 - 1 / BANDS**2
 SHARP = 0.93  # least slope, but for the steps, of features that tell which part of the image they cover
@@ -84,7 +85,7 @@ def slopes(center: Tensor) -> tuple[Tensor, Tensor]:
     slope, straight = torch.full((2, 2, 2), torch.nan, dtype=torch.float64)
     for pixels in (0, 1):
         for axis in (0, 1):
-            line = center[pixels].nanmean(1 - axis).double().cpu()
+            line = center[pixels].nanmean(1 - axis)
             seen = line.isfinite()
             if seen.sum() < 2:
                 continue
@@ -115,6 +116,19 @@ def orientation(center: Tensor) -> Orientation | None:
             return None
     flips = tuple(bool(place < 0) for place in _along(slope, found.transposed))
     return Orientation(found.transposed, (flips[0], flips[1]))
+
+
+def disordered(center: Tensor) -> bool:
+    """Whether features see other places each, but in no order of rows and columns, as of an image that wraps around.
+
+    Example:
+        >>> place = torch.linspace(0, 1, 6).expand(6, 6)
+        >>> [disordered(torch.stack((place.T, columns))) for columns in (place, place.roll(2, 1))]
+        [False, True]
+    """
+    slope, straight = slopes(center)
+    spread = (slope / straight).abs()  # of their pixels' places, by that of their own
+    return bool(((spread >= APART) & (straight.abs() < STRAIGHT)).any())
 
 
 def uprightness(center: Tensor, placed: Orientation) -> tuple[list[float], list[float]]:
