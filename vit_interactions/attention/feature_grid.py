@@ -129,21 +129,24 @@ def image_layout(
 
 
 def feature_grid(
-    model: nn.Module, inputs: Tensor, additional_forward_args: Any = None, layer: str | None = None
+    model: nn.Module,
+    inputs_or_size: Tensor | tuple[int, int],
+    additional_forward_args: Any = None,
+    layer: str | None = None,
 ) -> FeatureGrid:
     """Find the last features of a model that lie over the image, and that its output depends on.
 
     Args:
         model: any model.
-        inputs: (batch, channels, height, width).
-        additional_forward_args: further positional arguments of the model; a tuple is spread.
+        inputs_or_size: as of `probe`.
+        additional_forward_args: as of `probe`.
         layer: name of the module whose output is meant.
 
     Raises:
         ValueError: no such layer.
         UnsupportedModelError: none, or a layer whose output does not lie over the image.
     """
-    asked = ask(model, inputs, additional_forward_args)
+    asked = ask(model, inputs_or_size, additional_forward_args)
     if layer is not None and layer not in dict(asked.model.named_modules()):
         raise ValueError(f"`layer` must name a module of {type(asked.model).__name__}, got {layer!r}.")
     best = remembered(_grids, asked, lambda: _find(asked))
