@@ -130,7 +130,7 @@ def grid_at(
         ) from None
     as_grid = reshape_transform(layout)
 
-    def lead_through(tokens: Any) -> Tensor:
+    def lead_through(tokens: Any) -> Any:
         if not _is_tokens(tokens, layout):
             came = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise UnsupportedModelError(

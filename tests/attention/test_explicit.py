@@ -176,14 +176,17 @@ def assert_twins_rollout(model: nn.Module, twin: nn.Module) -> None:
 def watched(name: str = "attn") -> tuple[SoftmaxWatch, Tensor, Tensor]:
     """A watch that follows a softmax of a module, the probabilities and values."""
     watch = SoftmaxWatch()
-    attention = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    watch.follow(name, attention)
+    scores = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    attention = scores.softmax(-1)
+    watch.follow(name, (scores, -1), {}, attention)
     return watch, attention, torch.ones(1, 2, 3, 4)
 
 
 def test_a_product_of_the_same_module_is_read_once() -> None:
     watch, attention, value = watched()
-    assert watch.read("attn", torch.matmul, (attention, value), attention @ value) is not None
+    found = watch.read("attn", torch.matmul, (attention, value), attention @ value)
+    assert found is not None
+    torch.testing.assert_close(found.scores().softmax(-1), attention)
     assert (watch.watching, watch.unread) == (False, [])
 
 
@@ -204,7 +207,8 @@ def test_an_einsum_of_another_form_is_named(equation: str) -> None:
 
 def test_gates_are_not_named() -> None:
     watch = SoftmaxWatch()
-    gates = torch.rand(1, 5, 3).softmax(-1)
-    watch.follow("moe", gates)
+    scores = torch.rand(1, 5, 3)
+    gates = scores.softmax(-1)
+    watch.follow("moe", (scores,), {"dim": -1}, gates)
     assert watch.read("moe", torch.matmul, (torch.rand(1, 4, 5), gates), None) is None
     assert watch.unread == []

@@ -18,6 +18,7 @@ from tests.helpers.families import Family
 from tests.helpers.twins import Outer
 from tests.helpers.vision_models import vision_model
 from vit_interactions.attention.feature_grid import FeatureGrid, cells, feature_grid, image_layout
+from vit_interactions.attention.orientation import Orientation
 from vit_interactions.attention.probe import WITHOUT_ATTENTION
 from vit_interactions.explain.registry import all_methods, default_methods
 from vit_interactions.metrics.randomisation import attention_blocks, stages
@@ -306,9 +307,14 @@ def test_a_comparison_of_a_model_without_attention(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("form", "shape"), [("channels first", (2, 5, 3, 4)), ("channels last", (2, 3, 4, 5)), ("tokens", (2, 14, 5))]
 )
-def test_what_is_read_is_written_back_beside_the_prefix(form: Any, shape: tuple[int, ...]) -> None:
-    grid, output = FeatureGrid("layer", form, 3, 4), torch.randn(shape)
-    assert grid.read(output).shape == (2, 5, 3, 4)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
+def test_what_is_read_is_written_back_beside_the_prefix(
+    form: Any, shape: tuple[int, ...], transposed: bool, flips: tuple[bool, bool]
+) -> None:
+    turned = Orientation(transposed, flips)
+    grid, output = FeatureGrid("layer", form, (3, 4), (48, 64), 2, turned), torch.randn(shape)
+    assert grid.read(output).shape == (2, 5, *grid.layout.grid) == (2, 5, *((4, 3) if transposed else (3, 4)))
     assert torch.equal(grid.write(grid.read(output), output), output)
     changed = grid.write(grid.read(output) + 1, output)
     assert (changed != output).sum() == 2 * 5 * 12

@@ -77,7 +77,7 @@ class FeatureGrid:
     def read(self, output: Tensor) -> Tensor:
         """Bring the module's output to (batch, channels, rows, cols), in the order of the image."""
         if self.form == "tokens":
-            features = output[:, self._tokens].transpose(1, 2).unflatten(2, self.shape)
+            features = output[:, self._tokens].transpose(1, 2).reshape(len(output), -1, *self.shape)
         else:
             features = output.permute(0, 3, 1, 2) if self.form == "channels last" else output
         return self.orientation.place(features)

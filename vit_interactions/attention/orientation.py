@@ -85,7 +85,7 @@ def slopes(center: Tensor) -> tuple[Tensor, Tensor]:
     slope, straight = torch.full((2, 2, 2), torch.nan, dtype=torch.float64)
     for pixels in (0, 1):
         for axis in (0, 1):
-            line = center[pixels].nanmean(1 - axis)
+            line = center[pixels].double().nanmean(1 - axis)
             seen = line.isfinite()
             if seen.sum() < 2:
                 continue

@@ -130,7 +130,7 @@ def bilinear_relevance(
         (tensor(3.), tensor(3.))
     """
     relevance, a, b = map(at_least_float32, (relevance, a, b))
-    product, pull_back = torch.func.vjp(multiply, a, b)
+    product, pull_back, *_ = torch.func.vjp(multiply, a, b)
     of_a, of_b = pull_back(divide(relevance, product))
     return a * of_a / 2, b * of_b / 2
 
