@@ -8,11 +8,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vit_interactions import TokenLayout, UnsupportedModelError
-from vit_interactions.attention.feature_grid import FeatureGrid, cells, feature_grid
+from vit_interactions.attention.feature_grid import FeatureGrid, feature_grid
 from vit_interactions.attention.observe import observe
 
 
@@ -37,13 +36,15 @@ def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
                 f"tokens must have shape (batch, {layout.tokens} tokens or {layout.patches} patches, channels) for "
                 f"{layout.rows} x {layout.cols} patches, but got {tuple(tokens.shape)}."
             )
-        whole = (
-            tokens if layout.order is None or tokens.shape[1] == layout.patches else tokens[:, list(layout.order)]
-        )
-        patches = whole[:, -layout.patches :].transpose(1, 2)
+        patches = tokens[:, patch_places(layout, tokens)].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], layout.rows, layout.cols)
 
     return as_grid
+
+
+def patch_places(layout: TokenLayout, tokens: Tensor) -> Tensor:
+    """Return where the patches are among tokens (batch, tokens, channels) in the model's order, row by row."""
+    return layout.places(tokens.shape[1])[-layout.patches :].to(tokens.device)
 
 
 def layout_and_place(
@@ -58,11 +59,23 @@ def layout_and_place(
         UnsupportedModelError: neither.
     """
     names: list[str] = []
+    before: list[int] = []  # how many layers had attended when the layer was done
+    named = dict(model.named_modules()).get(layer or "", nn.Identity())
+    handle = named.register_forward_hook(lambda *_: before.append(len(names)))
     try:
         _, layout, _ = observe(model, inputs, additional_forward_args, lambda call, _: names.append(call.name))
     except UnsupportedModelError:
         found = feature_grid(model, inputs, additional_forward_args, layer)
-        return cells((inputs.shape[-2], inputs.shape[-1]), found.rows, found.cols), found
+        return found.layout, found
+    finally:
+        handle.remove()
+    patches = layout.places(layout.tokens)[layout.prefix :]
+    if layer and before and not before[-1] and (patches.diff() < 0).any():
+        raise UnsupportedModelError(
+            f"`{layer}` runs before the first attention of {type(model).__name__}, which has its patches in another "
+            "order than rows of them, so where it has them cannot be told. Name a later `layer`, such as "
+            f"{names[-1]!r}."
+        )
     return layout, names[-1]
 
 
@@ -117,7 +130,7 @@ def grid_at(
         ) from None
     as_grid = reshape_transform(layout)
 
-    def lead_through(tokens: Any) -> Tensor:
+    def lead_through(tokens: Any) -> Any:
         if not _is_tokens(tokens, layout):
             came = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise UnsupportedModelError(
@@ -125,7 +138,7 @@ def grid_at(
                 f"`layer`, such as {attention!r}, or leave it out."
             )
         patches = grid(as_grid(tokens)).flatten(2).transpose(1, 2)
-        return torch.cat((tokens[:, : -layout.patches], patches), 1)
+        return tokens.index_copy(1, patch_places(layout, tokens), patches)
 
     def on_entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         entering = (*args, *kwargs.values())[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from tests.helpers.twins import Attends, Outer, assert_twins, attending, images, vit
+from tests.helpers.twins import Attends, Outer, assert_twins, attending, fused, images, vit
 from vit_interactions import UnsupportedModelError
 from vit_interactions.attention.explicit import SoftmaxWatch
 
@@ -33,6 +33,72 @@ def einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @pytest.mark.parametrize("attend", [matmul, operator, in_float32_with_dropout, einsum])
 def test_an_explicit_softmax_is_read_like_the_fused_call(attend: Any) -> None:
     assert_twins(attending(attend), vit())
+
+
+def scaled_before(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.bmm(((q * q.shape[-1] ** -0.5) @ k.mT).flatten(0, 1).softmax(2), v.flatten(0, 1)).view_as(v)
+
+
+def biased(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    bias, mask = masks(q)
+    return (q @ k.mT / q.shape[-1] ** 0.5 + bias).masked_fill(~mask, -torch.inf).softmax(-1) @ v
+
+
+def fused_and_biased(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    bias, mask = masks(q)
+    return fused(q, k, v, bias.expand(mask.shape).masked_fill(~mask, -torch.inf))
+
+
+def masks(q: Tensor) -> tuple[Tensor, Tensor]:
+    tokens = q.shape[-2]
+    far = torch.arange(tokens)[:, None] - torch.arange(tokens) > 12
+    return torch.linspace(-2, 2, tokens).to(q), ~far
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "beyond_intuition": [{"start": 1, "variant": "head"}],
+    "transition_attention": [{"start": 1}],
+    "attn_lrp": [{"variant": "attn"}, {"variant": "cp"}],
+    "transformer_attribution": [{}, {"start_layer": 1}],
+}
+
+
+@pytest.mark.parametrize("name", vi.EXPLAINERS)
+def test_no_method_depends_on_how_the_softmax_is_written(name: str) -> None:
+    pairs = [(attend, fused) for attend in (matmul, in_float32_with_dropout, einsum, scaled_before)]
+    for attend, twin in [*pairs, (biased, fused_and_biased)]:
+        for options in OPTIONS.get(name, [{}]):
+            explainer, other = (vi.EXPLAINERS[name](attending(way), **options) for way in (attend, twin))
+            found, wanted = explainer.patch_map(images(), 1), other.patch_map(images(), 1)
+            assert wanted.any()
+            assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max(), attend.__name__
+
+
+def test_attention_guided_cam_of_an_explicit_softmax_is_its_equation() -> None:
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keeping(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        kept.append((scores, scores.softmax(-1)))
+        return kept[-1][1] @ v
+
+    model = attending(keeping)
+    score = model(images())[:, 1].sum()
+    gradients = torch.autograd.grad(score, [attention for _, attention in kept])
+    expected = sum(
+        (gradient.clamp(min=0) * scores.sigmoid()).sum(1)[:, 0, 1:]
+        for (scores, _), gradient in zip(kept, gradients, strict=True)
+    )
+    found = vi.AttentionGuidedCAM(model).patch_map(images(), 1)
+    torch.testing.assert_close(found.flatten(1), expected.detach())
+
+
+def test_a_softmax_over_the_queries_is_no_attention_of_theirs() -> None:
+    def over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2) @ v
+
+    with pytest.raises(UnsupportedModelError, match=r"`blocks.0.attn` computes its attention by a softmax"):
+        vi.AttentionRollout(attending(over_queries)).patch_map(images())
 
 
 class OwnSoftmax(nn.Module):
@@ -123,14 +189,17 @@ def assert_twins_rollout(model: nn.Module, twin: nn.Module) -> None:
 def watched(name: str = "attn") -> tuple[SoftmaxWatch, Tensor, Tensor]:
     """A watch that follows a softmax of a module, the probabilities and values."""
     watch = SoftmaxWatch()
-    attention = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    watch.follow(name, attention)
+    scores = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    attention = scores.softmax(-1)
+    watch.follow(name, (scores, -1), {}, attention)
     return watch, attention, torch.ones(1, 2, 3, 4)
 
 
 def test_a_product_of_the_same_module_is_read_once() -> None:
     watch, attention, value = watched()
-    assert watch.read("attn", torch.matmul, (attention, value), attention @ value) is not None
+    found = watch.read("attn", torch.matmul, (attention, value), attention @ value)
+    assert found is not None
+    torch.testing.assert_close(found.scores().softmax(-1), attention)
     assert (watch.watching, watch.unread) == (False, [])
 
 
@@ -151,7 +220,8 @@ def test_an_einsum_of_another_form_is_named(equation: str) -> None:
 
 def test_gates_are_not_named() -> None:
     watch = SoftmaxWatch()
-    gates = torch.rand(1, 5, 3).softmax(-1)
-    watch.follow("moe", gates)
+    scores = torch.rand(1, 5, 3)
+    gates = scores.softmax(-1)
+    watch.follow("moe", (scores,), {"dim": -1}, gates)
     assert watch.read("moe", torch.matmul, (torch.rand(1, 4, 5), gates), None) is None
     assert watch.unread == []

@@ -1,5 +1,6 @@
 """The grid over the image of models without attention among patches, and the methods that use it."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,12 @@ from vit_interactions_adapters.captum_methods import CaptumLayerGradCam, CaptumO
 from vit_interactions_adapters.gradcam_methods import Gradcam, Hirescam
 
 import vit_interactions as vi
+from tests.helpers.explaining import assert_near
 from tests.helpers.families import Family
+from tests.helpers.twins import Outer
 from tests.helpers.vision_models import vision_model
 from vit_interactions.attention.feature_grid import FeatureGrid, cells, feature_grid, image_layout
+from vit_interactions.attention.orientation import Orientation
 from vit_interactions.attention.probe import WITHOUT_ATTENTION
 from vit_interactions.explain.registry import all_methods, default_methods
 from vit_interactions.metrics.randomisation import attention_blocks, stages
@@ -69,6 +73,7 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "channels last": (lambda x: x.permute(0, 2, 3, 1), (1, 2)),
     "tokens": (tokens, (1,)),
     "tokens behind others": (lambda x: F.pad(tokens(x), (0, 0, 2, 0)), (1,)),
+    "tokens before others": (lambda x: F.pad(tokens(x), (0, 0, 0, 1)), (1,)),
 }
 
 
@@ -77,32 +82,121 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
 def test_every_form_of_features_is_found_and_gives_the_same_map(form: str, size: tuple[int, int]) -> None:
     model, plain = Features(*FORMS[form]).eval(), Features(*FORMS["channels first"]).eval()
     found = feature_grid(model, images(size=size))
-    assert (found.name, found.rows, found.cols) == ("form", size[0] // 16, size[1] // 16)
+    assert (found.name, found.layout.grid) == ("form", (size[0] // 16, size[1] // 16))
     assert image_layout(model, size).extent == size
     for method in (Gradcam, Hirescam):
         result = method(model).patch_map(images(size=size), target=1)
         expected = method(plain).patch_map(images(size=size), target=1)
         assert expected.any()
-        if form != "tokens behind others":
+        if "others" in form:  # which take part in the mean that makes the scores
+            count = size[0] * size[1] // 256
+            expected = expected * (count / (count + 1 + (form == "tokens behind others")))
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
+
+
+REARRANGED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flipped": lambda x: tokens(x.flip(2)),
+    "transposed": lambda x: tokens(x.transpose(2, 3)),
+    "mirrored": lambda x: x.flip(3),
+    "turned": lambda x: x.flip(2).transpose(2, 3),
+    "turned, channels last": lambda x: x.rot90(1, (2, 3)).permute(0, 2, 3, 1),
+}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (64, 64)])
+@pytest.mark.parametrize("form", REARRANGED)
+def test_features_that_the_model_turns_are_placed_where_their_pixels_are(form: str, size: tuple[int, int]) -> None:
+    order = REARRANGED[form]
+    axes = (1,) if order(torch.zeros(1, 2, 4, 4)).ndim == 3 else (1, 2) if "last" in form else (2, 3)
+    model, plain = Features(order, axes).eval(), Features(*FORMS["channels first"]).eval()
+    assert feature_grid(model, images(size=size)).name == "form"
+    for method in (Gradcam, Hirescam):
+        for layer in (None, "form"):
+            expected = method(plain).patch_map(images(size=size), target=1)
+            result = method(model, layer=layer).patch_map(images(size=size), target=1)
             torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "order",
+    ("order", "why"),
     [
-        lambda x: tokens(x.flip(2)),
-        lambda x: tokens(x.transpose(2, 3)),
-        lambda x: tokens(x)[:, ::3],
-        lambda x: x.flip(3),
+        (lambda x: tokens(x)[:, ::3], r"the cells of `form` lie in no order of rows"),
+        (lambda x: tokens(x)[:, torch.arange(16) * 7 % 16], r"the cells of `form` lie in no order of rows"),
+        (lambda x: x.roll(2, 3), r"the cells of `form` lie in no order of rows and columns of the image"),
     ],
-    ids=["flipped", "transposed", "some", "mirrored"],
+    ids=["some", "shuffled", "rolled"],
 )
-def test_features_in_another_order_are_no_place(order: Callable[[Tensor], Tensor]) -> None:
-    axes = (1,) if order(torch.zeros(1, 2, 4, 4)).ndim == 3 else (2, 3)
-    model = Features(order, axes).eval()
+def test_features_in_another_order_are_no_place(order: Callable[[Tensor], Tensor], why: str) -> None:
+    model = Features(order, (1,) if order(torch.zeros(1, 6, 4, 4)).ndim == 3 else (2, 3)).eval()
     assert feature_grid(model, images()).name == "embed"
-    with pytest.raises(vi.UnsupportedModelError, match="`form` gives no features of Features that lie over the"):
+    with pytest.raises(
+        vi.UnsupportedModelError, match="`form` gives no features of Features that lie over the"
+    ) as no:
         Gradcam(model, layer="form").patch_map(images(), target=0)
+    assert re.search(why, str(no.value))
+    assert str(no.value).endswith(". Leave `layer` out for `embed`, or use occlusion.")
+    with pytest.raises(
+        vi.UnsupportedModelError, match=r"`head` gives \(1, 3\), which is no grid of several cells over"
+    ):
+        Gradcam(model, layer="head").patch_map(images(), target=0)
+
+
+TURNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip": lambda x: x.flip(-1),
+    "transpose": lambda x: x.mT,
+    "rot180": lambda x: x.flip(-1, -2),
+    "rot90": lambda x: x.rot90(1, (-2, -1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")
+@pytest.mark.parametrize("kind", ["ResNet", "ConvNeXt", "Swin", "Hiera", "XCiT"])
+def test_a_model_behind_a_turn_gives_the_turned_map(kind: str) -> None:
+    plain, size = vision_model(kind), (64, 96) if kind in ("ResNet", "ConvNeXt") else (64, 64)
+    inputs, methods = images(size=size), (Gradcam, CaptumLayerGradCam, CaptumSaliency)
+    own, expected = feature_grid(plain, inputs), [method(plain).patch_map(inputs, 2) for method in methods]
+    for turn, there in TURNS.items():
+        back = (lambda x: x.rot90(-1, (-2, -1))) if turn == "rot90" else there
+        model = Outer(plain, there).eval()
+        found = feature_grid(model, back(inputs))
+        assert found.name == f"vit.{own.name}"
+        explainers = [Gradcam(model, layer=found.name), *(method(model) for method in methods[1:])]
+        for explainer, wanted in zip(explainers, expected, strict=True):
+            assert_near(explainer.patch_map(back(inputs), 2), back(wanted), 1e-4)
+
+
+def test_a_bright_patch_is_found_where_it_is() -> None:
+    # Every feature is brightness and the score its square mean, so that the map is brightness too.
+    net = nn.Sequential(*[nn.Conv2d(3 if i == 0 else 4, 4, 2, 2, bias=False) for i in range(4)])
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.1)
+    bright = torch.zeros(1, 3, 64, 96)
+    bright[..., 16:32, 64:80] = 1
+    for turn in (lambda x: x, *TURNS.values()):
+        model = Outer(net, turn, after=lambda x: x.square().mean((2, 3))).eval()
+        found = Gradcam(model).patch_map(bright, 1)[0]
+        assert found.nonzero().tolist() == [[1, 4]]
+
+
+def test_a_crop_of_the_right_is_placed_and_others_are_refused() -> None:
+    plain, inputs = vision_model("ResNet"), images(size=(64, 96))
+    model = Outer(plain, lambda x: x[..., :64]).eval()
+    assert image_layout(model, (64, 96)).extent == (64, 64)
+    expected = CaptumLayerGradCam(plain).patch_map(inputs[..., :64], 1)
+    assert_near(CaptumLayerGradCam(model).patch_map(inputs, 1), expected, 1e-5)
+    refused: dict[str, Callable[[Tensor], Tensor]] = {
+        "crops the image itself, to pixels 32 to 96 of 96": lambda x: x[..., 32:],
+        "because the model pads, crops or shifts": lambda x: F.pad(x, (0, 32, 0, 0)),
+        "of the image's height, because the model pads": lambda x: F.pad(x, (32, 32, 32, 32)),
+        "lie in no order of rows and columns": lambda x: x.roll(32, -1),
+    }
+    for why, before in refused.items():
+        with pytest.raises(vi.UnsupportedModelError, match=why):
+            Gradcam(Outer(plain, before).eval()).patch_map(inputs, 1)
+    # What takes pixels is right on any grid.
+    assert CaptumSaliency(Outer(plain, refused["lie in no order of rows and columns"]).eval()).patch_map(
+        inputs, 1
+    ).shape[1:] == (13, 14)
 
 
 def test_gradcam_is_its_equation_on_the_last_features() -> None:
@@ -213,9 +307,14 @@ def test_a_comparison_of_a_model_without_attention(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("form", "shape"), [("channels first", (2, 5, 3, 4)), ("channels last", (2, 3, 4, 5)), ("tokens", (2, 14, 5))]
 )
-def test_what_is_read_is_written_back_beside_the_prefix(form: Any, shape: tuple[int, ...]) -> None:
-    grid, output = FeatureGrid("layer", form, 3, 4), torch.randn(shape)
-    assert grid.read(output).shape == (2, 5, 3, 4)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
+def test_what_is_read_is_written_back_beside_the_prefix(
+    form: Any, shape: tuple[int, ...], transposed: bool, flips: tuple[bool, bool]
+) -> None:
+    turned = Orientation(transposed, flips)
+    grid, output = FeatureGrid("layer", form, (3, 4), (48, 64), 2, turned), torch.randn(shape)
+    assert grid.read(output).shape == (2, 5, *grid.layout.grid) == (2, 5, *((4, 3) if transposed else (3, 4)))
     assert torch.equal(grid.write(grid.read(output), output), output)
     changed = grid.write(grid.read(output) + 1, output)
     assert (changed != output).sum() == 2 * 5 * 12

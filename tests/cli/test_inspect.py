@@ -11,8 +11,9 @@ from torch import nn
 import vit_interactions as vi
 from tests.helpers.command_line import run
 from tests.helpers.families import tiny
-from tests.helpers.twins import SIDE, attending, one_by_one, vit
-from vit_interactions.cli.inspect import lines_of
+from tests.helpers.twins import SIDE, Outer, attending, one_by_one, vit
+from vit_interactions.attention.probe import WITHOUT_ATTENTION
+from vit_interactions.cli.inspect import lines_about, lines_of
 
 
 def test_the_command_prints_patches_readout_and_layers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +51,27 @@ def test_a_checkpoint_of_other_classes_is_inspected(
 def test_a_size_of_no_pixels_names_the_option(size: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", "--model", "vit_mini_patch8_112", "--img-size", *size) != 0
     assert "`--img-size` must be a pair of ints > 0" in capsys.readouterr().err
+
+
+def test_a_model_without_attention_is_told_what_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(timm.create_model("test_convnext").state_dict(), tmp_path / "weights.safetensors")
+    options = ("--checkpoint", tmp_path / "weights.safetensors", "--img-size", 64, 96)
+    assert run("inspect", "--model", "test_convnext", *options) == 0
+    image, refusal, cams, methods = capsys.readouterr().out.splitlines()
+    assert image == "image: 64 x 96 px"
+    assert refusal.startswith("methods that read attention do not work: ConvNeXt made no call")
+    assert WITHOUT_ATTENTION not in refusal
+    assert cams == "CAMs read `norm_pre`: 2 x 3 cells of 32 x 32 px"
+    assert {"attn_lrp", "gradcam", "saliency"} <= set(methods.removeprefix("methods that work: ").split(", "))
+
+
+def test_cams_without_a_place_are_not_offered() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.Flatten(), nn.Linear(64, 5))
+    model[0].weight.requires_grad_(False).fill_(0.1)
+    *_, cams, methods = lines_about(Outer(model, lambda x: x.roll(32, -1)).eval(), (64, 64))
+    assert cams.startswith("CAMs do not work: no module gives features of Outer")
+    assert "gradcam" not in methods
+    assert "occlusion" in methods
 
 
 def test_split_layers_pooling_heads_and_ignored_calls_are_named() -> None:

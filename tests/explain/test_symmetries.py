@@ -23,6 +23,7 @@ from tests.helpers.planted import PATCH, SHARE, SHARPNESS, looking_model, painte
 from tests.helpers.rearranged import attentions, moved_images, moved_patches, placed, reordered_heads
 from tests.helpers.torchvision_models import vit as torchvision_vit
 from tests.helpers.transformers_models import IMAGE, seeded
+from tests.helpers.twins import Outer
 
 # A model of random weights may speak against a class at every patch, and uniform attention does not vary.
 pytestmark = pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")
@@ -427,3 +428,19 @@ def test_where_attention_is_uniform_every_value_is_known() -> None:
         expected[0][PATCH] = there
         patch_map = explainer.patch_map(image, 1 if explainer.class_specific else None)
         torch.testing.assert_close(patch_map, expected, rtol=1e-4, atol=1e-7, msg=lambda m, n=method: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("name", ["siglip", "test_vit3", "vit", "distilled"])
+@every_method
+def test_a_model_behind_a_flip_gives_the_flipped_map(method: str, name: str) -> None:
+    family = FAMILIES[name]
+    twin, inputs = placed(family.build()).double(), family.images().double()
+    model = Outer(twin, lambda image: image.flip(-1))
+    explain = {**METHODS, **VARIANTS}[method]
+    if method == "random_map":
+        return
+    try:
+        expected = explain(twin).patch_map(inputs, 1)
+    except vi.UnsupportedModelError:
+        return
+    assert_near(explain(model).patch_map(inputs.flip(-1), 1).flip(-1), expected, 1e-6)

@@ -419,3 +419,15 @@ def test_a_name_of_its_own_creates_it_with_its_teacher(
         getattr(timm.models._registry, "_clear_model_entries", lambda name: None)("my_awd_vit")
         timm.models._registry._model_entrypoints.pop("my_awd_vit")
         sys.modules.pop("my_awd")
+
+
+def test_a_teacher_that_no_pass_has_run_yet_is_no_cut_gradient() -> None:
+    # The first pass of the student probes the teacher, later ones remember: what is run twice is not the same.
+    images = torch.randn(1, 3, 64, 64)
+    student: Any = timm.create_model("awd_vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5).eval()
+    teacher = WindowTeacher(timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3), alpha=0.05)
+    student.set_teacher(teacher)
+    by_teacher = vi.AttentionRollout(student).patch_map(images)
+    student.set_teacher(None)
+    by_field = vi.AttentionRollout(student).patch_map(images, additional_forward_args=teacher(images))
+    torch.testing.assert_close(by_teacher, by_field)

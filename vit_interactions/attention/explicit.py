@@ -1,5 +1,6 @@
 """Read attention that a model computes itself: softmax(...) and then a product with values of the same module."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_interactions.attention.sdpa import SDPA
+from vit_interactions.functional.attention import at_least_float32
 
 SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "einsum"})
@@ -34,19 +36,21 @@ class SoftmaxWatch:
 
     def __init__(self) -> None:
         """Start without any."""
-        self._suspects: dict[int, str] = {}
-        self._live: dict[int, tuple[Tensor, Tensor, str]] = {}
+        self._suspects: dict[_Softmax, str] = {}
+        self._live: dict[int, tuple[Tensor, _Softmax]] = {}
 
-    def follow(self, name: str, result: Tensor) -> None:
+    def follow(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
         """Follow the result of a softmax that a module computed; those of classifiers and of outputs never multiply."""
         if result.ndim > 2:
-            self._live[id(result)] = (result, result, name)
+            scores = args[0] if args else kwargs["input"]
+            axis = args[1] if len(args) > 1 else kwargs.get("dim")
+            self._live[id(result)] = (result, _Softmax(name, scores, axis in (-1, result.ndim - 1)))
 
     def read(self, name: str, func: Any, args: tuple[Any, ...], result: Any) -> SDPA | None:
         """Look at a function that a module called: return the attention if it multiplies probabilities and values."""
         kind = getattr(func, "__name__", "")
         if kind in _CARRIERS and args and id(args[0]) in self._live and isinstance(result, Tensor):
-            self._live[id(result)] = (result, *self._live[id(args[0])][1:])
+            self._live[id(result)] = (result, self._live[id(args[0])][1])
         elif kind in _PRODUCTS:
             return self._product(name, kind, args)
         return None
@@ -65,34 +69,51 @@ class SoftmaxWatch:
         factors = [arg for arg in args if isinstance(arg, Tensor) and not isinstance(arg, nn.Parameter)]
         if len(factors) != 2:
             return None
-        found = self._live.get(id(factors[0]))
-        if found is not None and _inside(found[2], name) and (kind != "einsum" or _rows_by_columns(args[0])):
-            self._live = {key: live for key, live in self._live.items() if live[1] is not found[1]}
-            self._suspects.pop(id(found[1]), None)
-            return read_explicit(factors[0], factors[1])
+        _, found = self._live.get(id(factors[0]), (None, None))
+        readable = found is not None and found.in_rows and (kind != "einsum" or _rows_by_columns(args[0]))
+        if found is not None and readable and _inside(found.owner, name):
+            self._live = {key: live for key, live in self._live.items() if live[1] is not found}
+            self._suspects.pop(found, None)
+            # Out of sight of the modes that the model runs under: this is no operation of its own.
+            with torch._C.DisableTorchFunction():
+                return read_explicit(found.scores.reshape(factors[0].shape), factors[1])
         # Gates and routers multiply too; what has heads, or is square, is attention in another form, unless it
         # multiplies values later: some models compute the softmaxes of all heads first.
-        for _, source, owner in self._live.values():
-            if _inside(owner, name) and _is_attention(source):
-                self._suspects.setdefault(id(source), name)
+        for _, live in self._live.values():
+            if _inside(live.owner, name) and _is_attention(live.scores):
+                self._suspects.setdefault(live, name)
         return None
 
 
-def read_explicit(attention: Tensor, value: Tensor) -> SDPA:
-    """Write probabilities as scaled dot-product attention that has them: softmax(log(A) 1ᵀ) = A.
+@dataclass(frozen=True, eq=False)
+class _Softmax:
+    """A softmax that a module computed.
+
+    Attributes:
+        owner: name of the module.
+        scores: what the softmax was taken of.
+        in_rows: whether it was taken over the last axis, as attention is.
+    """
+
+    owner: str
+    scores: Tensor
+    in_rows: bool
+
+
+def read_explicit(scores: Tensor, value: Tensor) -> SDPA:
+    """Write softmax(scores) value as scaled dot-product attention: the scores are the queries of keys 1.
 
     Args:
-        attention: (..., queries, keys), rows that sum to 1.
+        scores: (..., queries, keys), -inf where a key takes no part.
         value: (..., keys, width).
 
     Example:
-        >>> attention = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
-        >>> read_explicit(attention, torch.ones(1, 1, 2, 3)).attention()
-        tensor([[[[0.2500, 0.7500],
+        >>> read_explicit(torch.tensor([[[[0.0, -torch.inf], [0.0, 0.0]]]]), torch.ones(1, 1, 2, 3)).attention()
+        tensor([[[[1.0000, 0.0000],
                   [0.5000, 0.5000]]]])
     """
-    probabilities = attention.to(torch.promote_types(attention.dtype, torch.float32))
-    query = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+    query = at_least_float32(scores)
+    query = query.clamp_min(torch.finfo(query.dtype).min / 2)  # -inf times the zeros of the keys would be NaN
     key = torch.eye(query.shape[-1], device=query.device, dtype=query.dtype).expand(*query.shape[:-2], -1, -1)
     return SDPA(query, key, value, mask=None, dropout=0.0, is_causal=False, scale=1.0, window=None)
 
@@ -102,8 +123,8 @@ def _inside(owner: str, name: str) -> bool:
     return owner == name or owner.startswith(f"{name}." if name else "")
 
 
-def _is_attention(probabilities: Tensor) -> bool:
-    return probabilities.ndim > 3 or probabilities.shape[-1] == probabilities.shape[-2]
+def _is_attention(scores: Tensor) -> bool:
+    return scores.ndim > 3 or scores.shape[-1] == scores.shape[-2]
 
 
 def _rows_by_columns(equation: Any) -> bool:

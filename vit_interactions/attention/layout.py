@@ -62,6 +62,20 @@ class TokenLayout:
         """The number of tokens, prefix included."""
         return self.prefix + self.patches
 
+    def places(self, count: int) -> Tensor:
+        """Return where the tokens of this order are in a sequence of the model's, (count,) int64.
+
+        Args:
+            count: the length of the sequence: all tokens, or the patches only, in the model's order of them.
+
+        Example:
+            >>> layout = TokenLayout(1, 1, 3, "token", (16, 48), order=(3, 2, 1, 0))  # the class token behind
+            >>> layout.places(4), layout.places(3)
+            (tensor([3, 2, 1, 0]), tensor([2, 1, 0]))
+        """
+        order = torch.tensor(self.order or range(self.tokens), device="cpu")
+        return order if count == self.tokens else order[self.prefix :].argsort().argsort()
+
     def readout_weights(self, pool_attention: Tensor | None = None) -> Tensor:
         """Give each output token's share in what the model reads its answer from.
 

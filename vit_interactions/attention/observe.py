@@ -20,6 +20,7 @@ from vit_interactions.attention.record import (
     check_finite,
     intercept,
     intercept_unnoticed,
+    ordered_keys,
     output_gradients,
     whole_layer,
 )
@@ -199,7 +200,7 @@ class LayerGuard:
         role = self.probe.role(self._made, call, self.batch)
         self._made += 1
         if role == "pool":
-            self.record.pool_calls.append(call)
+            self.record.pool_calls.append(ordered_keys(call, self.layout))
         elif role is not None:
             self._parts.append(call)
             if len(self._parts) == role:

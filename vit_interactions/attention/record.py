@@ -192,7 +192,8 @@ class AttentionRecord:
                 f"{named(self.softmaxes.unread[0])} computes its attention by a softmax in a form that cannot be read. "
                 "The softmax itself, over its last axis and with a row for each token, must multiply the values; here "
                 "it may be scaled, mixed over heads (talking heads), transposed, windowed, pooled or over channels "
-                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch, written in this way."
+                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch, written "
+                "in this way."
             )
 
 
@@ -232,6 +233,26 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
         window=join_pairs([call.window for call in calls]),
         outputs=tuple(output for call in calls for output in call.outputs),
         order=order,
+    )
+
+
+def ordered_keys(call: AttentionCall, layout: TokenLayout) -> AttentionCall:
+    """Put the tokens that a pooling head's latents attend to into the order of the layout.
+
+    Args:
+        call: its keys are all tokens, or the patches only.
+        layout: of the model's tokens.
+    """
+    count = call.key.shape[-2]
+    if layout.order is None or count not in (layout.tokens, layout.patches):
+        return call
+    places = layout.places(count).to(call.key.device)
+    mask = call.mask
+    return replace(
+        call,
+        key=call.key.index_select(-2, places),
+        value=call.value.index_select(-2, places),
+        mask=mask if mask is None or mask.shape[-1] == 1 else mask.index_select(-1, places),
     )
 
 
@@ -326,7 +347,7 @@ class Interception(TorchFunctionMode):
         elif func is window_free_attention:
             self._attention(result.output, read_window_free(result, *args, **kwargs))
         elif func in SOFTMAXES and (caller := self.running()):
-            softmaxes.follow(caller[0], result)
+            softmaxes.follow(caller[0], args, kwargs, result)
         elif softmaxes.watching and (caller := self.running()):
             given = softmaxes.read(caller[0], func, args, result)
             if given is not None:

@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 from timm.data.config import resolve_model_data_config
+from torch import nn
 
+from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.examine import Probe
-from vit_interactions.attention.probe import probe
+from vit_interactions.attention.feature_grid import feature_grid
+from vit_interactions.attention.probe import WITHOUT_ATTENTION, probe
 from vit_interactions.cli.options import Checkpoint, Device, Model
+from vit_interactions.explain.registry import all_methods
 from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_pair
@@ -24,14 +28,48 @@ def inspect_command(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Print where a model has its patches, what its output is read from, and its attention layers."""
+    """Print where a model has its patches, what its output is read from, and its attention layers.
+
+    Of a model without attention from every patch to every patch: where its features are, and which methods work.
+    """
     check_device("--device", device)
     if img_size:
         check_pair("--img-size", img_size)
-    vit = load_model(model, checkpoint, device).eval()
+    vit = load_model(model, checkpoint, device, needs_attention=False)
     size = img_size or resolve_model_data_config(vit)["input_size"][1:]  # type: ignore[no-untyped-call]
-    for line in lines_of(probe(vit, tuple(size))):
+    for line in lines_about(vit, (size[0], size[1])):
         row(line)
+
+
+def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
+    """Word what was observed of any model, line by line.
+
+    Example:
+        >>> import timm
+        >>> *_, cams, methods = lines_about(timm.create_model("test_resnet"), (160, 160))
+        >>> cams, methods[:42]
+        ('CAMs read `layer4`: 5 x 5 cells of 32 x 32 px', 'methods that work: attn_lrp, random_map, s')
+    """
+    try:
+        found = probe(model, size)
+    except UnsupportedModelError as error:
+        reason = str(error).removesuffix(f" {WITHOUT_ATTENTION}")
+    else:
+        yield from lines_of(found)
+        return
+    yield f"image: {size[0]} x {size[1]} px"
+    yield f"methods that read attention do not work: {reason}"
+    try:
+        features = feature_grid(model, size)
+        layout = features.layout
+        height, width = layout.extent[0] // layout.rows, layout.extent[1] // layout.cols
+        yield f"CAMs read `{features.name}`: {layout.rows} x {layout.cols} cells of {height} x {width} px"
+    except UnsupportedModelError as error:
+        yield f"CAMs do not work: {error}"
+        features = None
+    work = {name: method for name, method in all_methods().items() if not method.needs_attention}
+    cams = {name for name, method in work.items() if "cam" in name or method.library == "pytorch-grad-cam"}
+    yield f"methods that work: {', '.join(name for name in work if features or name not in cams)}"
 
 
 def lines_of(found: Probe) -> Iterator[str]:

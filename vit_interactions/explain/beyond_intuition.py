@@ -123,7 +123,11 @@ class BeyondIntuition(PathExplainer):
         joined = call.output.reshape(*call.query.shape[:-1], -1).transpose(1, 2).flatten(2)
         for linear in _projections(self.model.get_submodule(call.name)):
             given = _only_tensor(seen[linear])
-            if given is not None and given.shape == joined.shape and torch.equal(given, joined):
+            if (
+                given is not None
+                and given.shape == joined.shape
+                and torch.equal(_in_order_of(call, given), joined)
+            ):
                 return linear.weight
         raise UnsupportedModelError(
             f"`{call.name}` does not give its attention's output straight to a linear layer named "
@@ -143,7 +147,12 @@ class BeyondIntuition(PathExplainer):
                 "input with `norm1`, so the input that the token-wise variant needs cannot be told. Use "
                 '`variant="head"`.'
             )
-        return given
+        return _in_order_of(call, given)
+
+
+def _in_order_of(call: AttentionCall, tokens: Tensor) -> Tensor:
+    """Put the model's tokens (batch, tokens, channels) into the order of a call's."""
+    return tokens if call.order is None else tokens[:, call.order]
 
 
 def _projections(module: nn.Module) -> Iterator[nn.Linear]:

@@ -17,7 +17,13 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
 from vit_interactions.attention.probe import as_arguments, probe
-from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed, output_gradients
+from vit_interactions.attention.record import (
+    AttentionCall,
+    AttentionRecord,
+    intercept_unnoticed,
+    ordered_keys,
+    output_gradients,
+)
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
@@ -107,7 +113,8 @@ class LeGrad(GradientExplainer):
                 with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 score = self._finite(select_target(output, target).sum())
-                gradient = _gradient(self.model, score, record.pool_calls[-1] if pooling else call)
+                used_call = ordered_keys(record.pool_calls[-1], seen.layout) if pooling else call
+                gradient = _gradient(self.model, score, used_call)
                 # Of a pooling head's latents the first is the one that is read.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.

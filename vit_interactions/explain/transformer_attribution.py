@@ -20,11 +20,20 @@ from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.generic_attention import GenericAttention
 from vit_interactions.explain.gradients import Backtrace
-from vit_interactions.explain.relevance_mode import Rules, depends, mapped, operation_name, ruled, scaled_gradient
+from vit_interactions.explain.relevance_mode import (
+    REARRANGEMENTS,
+    Rules,
+    depends,
+    mapped,
+    operation_name,
+    ruled,
+    scaled_gradient,
+)
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.relevance import (
     attention_relevance,
+    bilinear_relevance,
     linear_relevance,
     mean_relevance,
     product_relevance,
@@ -92,6 +101,7 @@ class RelevanceRules(Rules):
     """
 
     method = "TransformerAttribution"
+    kept = REARRANGEMENTS | {"masked_fill"}
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float64) -> None:
         """Wait for the first attention."""
@@ -121,7 +131,7 @@ class RelevanceRules(Rules):
 
     def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an operation, with its rule where relevance comes by."""
-        self.following |= name in ("scaled_dot_product_attention", "window_free_attention")
+        self.following |= name in ("scaled_dot_product_attention", "window_free_attention", "softmax")
         return super().compute(name, func, args, kwargs) if self.following else func(*args, **kwargs)
 
     def activation(self, value: Any, x: Tensor) -> Tensor:
@@ -143,6 +153,28 @@ class RelevanceRules(Rules):
             return attention_relevance(relevance, query, key, value, attention)
 
         return ruled(attend, rule, given.query, given.key, given.value)
+
+    def on_softmax(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Pass relevance unchanged, as attention in one call does."""
+        return ruled(lambda scores: func(scores, *args[1:], **kwargs), _unchanged, args[0])
+
+    def on_matmul(self, func: Any, a: Tensor, b: Tensor) -> Any:
+        """Share relevance between the factors of an attention that is written out: q kᵀ and A v."""
+        return self._product(func, a, b)
+
+    on_bmm = on_matmul
+
+    def on_einsum(self, func: Any, equation: Any, *operands: Any) -> Any:
+        """Do likewise."""
+        factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
+        if len(factors) != 2:
+            self.refuse(f"multiplies {len(factors)} tensors by `einsum`")
+        return self._product(lambda a, b: func(equation, a, b), *factors)
+
+    def _product(self, multiply: Any, a: Tensor, b: Tensor) -> Any:
+        if not (depends(a) and depends(b)):
+            self.refuse("multiplies by a matrix that is not computed from the image")
+        return ruled(multiply, lambda relevance, a, b: bilinear_relevance(relevance, a, b, multiply), a, b)
 
     def on_linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         """Share relevance among the inputs that raised the output."""

@@ -6,6 +6,8 @@ Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Vis
 with sums rescaled for each image by itself.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -109,9 +111,28 @@ def product_relevance(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, 
         (tensor([[0.1250, 0.3750]]), tensor([[0.1250],
                 [0.3750]]))
     """
+    return bilinear_relevance(relevance, a, b, torch.matmul)
+
+
+def bilinear_relevance(
+    relevance: Tensor, a: Tensor, b: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Do likewise for any product: the derivatives of Σ t · multiply(a, b), times a / 2 and b / 2.
+
+    Args:
+        relevance: of the product.
+        a: the first factor.
+        b: the second factor.
+        multiply: linear in either factor.
+
+    Example:
+        >>> bilinear_relevance(torch.tensor(6.0), torch.tensor(3.0), torch.tensor(2.0), torch.mul)
+        (tensor(3.), tensor(3.))
+    """
     relevance, a, b = map(at_least_float32, (relevance, a, b))
-    share = divide(relevance, a @ b)
-    return a * (share @ b.mT) / 2, b * (a.mT @ share) / 2
+    product, pull_back, *_ = torch.func.vjp(multiply, a, b)
+    of_a, of_b = pull_back(divide(relevance, product))
+    return a * of_a / 2, b * of_b / 2
 
 
 def attention_relevance(

@@ -133,11 +133,7 @@ def _probe(
                 raise
             return _Pass(_assumed(asked, f"{str(error).splitlines()[0]}."), drew)
         _check_cuts(
-            own,
-            leaf,
-            answer,
-            watch,
-            lambda *given: answer_of(_record(own, leaf.clone(), arguments, seed, *given)[1]),
+            own, leaf, answer, watch, lambda *how: _pass_again(own, leaf, arguments, seed, answer_of, *how)
         )
     if folded(calls) and len(image) == 1:
         _check_folds(own, image, arguments, calls)
@@ -211,12 +207,25 @@ def _check_folds(
     check_folds(type(model).__name__, calls, beside)
 
 
+def _pass_again(
+    model: nn.Module,
+    leaf: Tensor,
+    arguments: tuple[Any, ...],
+    seed: int | None,
+    answer_of: Callable[[Any], Tensor],
+    *how: Any,
+) -> tuple[Tensor, CutWatch]:
+    """Run the model once more, disturbed as `_record` takes it; return the answer and what watched the pass."""
+    _, output, watch, _ = _record(model, leaf.clone(), arguments, seed, *how)
+    return answer_of(output), watch
+
+
 def _check_cuts(
     model: nn.Module,
     leaf: Tensor,
     answer: Tensor,
     watch: CutWatch,
-    disturb: Callable[[CutWatch, Collection[int]], Tensor],
+    run: Callable[..., tuple[Tensor, CutWatch]],
 ) -> None:
     """Raise UnsupportedModelError if the answer depends on the image by a way that the gradient does not take.
 
@@ -225,21 +234,29 @@ def _check_cuts(
         leaf: the image.
         answer: of the pass.
         watch: what watched it.
-        disturb: computes the answer again with some of what was found disturbed.
+        run: runs the model again, with a watch and which of its findings to disturb, if any.
     """
-    reached = ancestors([node for _, node in watch.found], {node_of(leaf): 1})
-    of_image = [index for index, (_, node) in enumerate(watch.found) if reached[node]]
-
-    def matter(some: Collection[int]) -> bool:
-        return not (disturb(watch, some) - answer).norm() <= SAME * answer.norm()
-
-    if of_image and matter(of_image):
-        name = watch.found[next((index for index in of_image if matter([index])), of_image[0])][0]
+    name = _cut(leaf, answer, watch, run)
+    # A first pass may compute what later ones remember (a teacher probes itself): only the second is repeated exactly.
+    if name is not None and (name := _cut(leaf, answer, run()[1], run)) is not None:
         raise UnsupportedModelError(
             f"the output of {type(model).__name__} depends on the image by a way on which the gradient is cut, by a "
             f"detach or `torch.no_grad` in the forward of {f'`{name}`' if name else 'the model'}, so that what the "
             "model does cannot be observed. Remove the cut."
         )
+
+
+def _cut(leaf: Tensor, answer: Tensor, watch: CutWatch, run: Callable[..., tuple[Tensor, CutWatch]]) -> str | None:
+    """Name the module of a cut that changes the answer; None where there is none."""
+    reached = ancestors([node for _, node in watch.found], {node_of(leaf): 1})
+    of_image = [index for index, (_, node) in enumerate(watch.found) if reached[node]]
+
+    def matter(some: Collection[int]) -> bool:
+        return not (run(watch, some)[0] - answer).norm() <= SAME * answer.norm()
+
+    if not of_image or not matter(of_image):
+        return None
+    return watch.found[next((index for index in of_image if matter([index])), of_image[0])][0]
 
 
 def run_model(model: nn.Module, image: Tensor, arguments: tuple[Any, ...]) -> Any:
