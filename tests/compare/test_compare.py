@@ -272,7 +272,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, pictures: list[Pa
     # Boxes of another class than the explained one do not count.
     comparison = vi.compare(pictures[2:], model, ["gmar"], metrics, boxes=table, target=0)
     assert set(comparison.failures()["metric"]) == {"look", "pointing_game"}
-    assert set(comparison.failures()["reason"]) == {"this image has no box of the explained class."}
+    assert set(comparison.failures()["reason"]) == {"this image has no box of the target class."}
     assert comparison.view("VisionTransformer", "wide").target == 0
 
 
@@ -332,7 +332,9 @@ def test_boxes_of_photographs_of_one_name_are_told_apart_by_folders(model: nn.Mo
         "pets/cat.png": ("one/pets", "other/pets"),
     }.items():
         both = ".*".join(f"{place}/cat" for place in places)
-        with pytest.raises(ValueError, match=f"`boxes` must tell images apart, but '{name}' fits .*{both}"):
+        with pytest.raises(
+            ValueError, match=f"`boxes` must identify each image, got '{name}', which matches .*{both}"
+        ):
             boxes(name)
     # One photograph that is given twice is one.
     twice = vi.compare([paths[0], paths[0]], model, ["random_map"], [], boxes=table_of(table, "cat.png"))
@@ -423,7 +425,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
         Comparison.open(pictures[0].parent)
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,left,top,right,bottom\nother.png,0,0,1,1\n")
-    refused("but has e.g. 'other.png'", pictures, model, boxes=boxes)
+    refused("got e.g. 'other.png'", pictures, model, boxes=boxes)
     assert sorted(path.name for path in pictures[0].parent.iterdir()) == ["square.png", "tall.png", "wide.png"]
 
 
@@ -444,7 +446,7 @@ def test_boxes_are_read() -> None:
 def test_boxes_need_their_columns(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("file,left,top\n")
     with pytest.raises(
-        ValueError, match=r"`boxes` must have a column right and bottom, but .* has file, left, top"
+        ValueError, match=r"`boxes` must have a column right and bottom, got .* with file, left, top"
     ):
         read_boxes(tmp_path / "boxes.csv")
 

@@ -37,3 +37,23 @@ def class_in_words(index: int, name: str | None) -> str:
         ('tabby', 'class 3')
     """
     return name.split(",")[0] if name else f"class {index}"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the message of an exception, or its type if it has none.
+
+    Example:
+        >>> describe_error(ValueError("no image")), describe_error(MemoryError())
+        ('no image', 'MemoryError')
+    """
+    return str(error) or type(error).__name__
+
+
+def plural(number: int, noun: str) -> str:
+    """Format a number with its noun.
+
+    Example:
+        >>> plural(1, "image"), plural(0, "image")
+        ('1 image', '0 images')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

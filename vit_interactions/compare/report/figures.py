@@ -108,7 +108,7 @@ def grid_figure(
         _title(first, f"{_short(names[key])}\n{prediction_text(view)}")
         for method, axes in zip(methods, others, strict=False):
             _title(axes, method.replace("_", " ") + ("" if method in maps else "\n(no map)"))
-            draw_image(axes, photograph, view.layout, grey=True)
+            draw_image(axes, photograph, view.layout, gray=True)
             if method in maps:
                 draw_cells(axes, photograph, view.layout, _translucent(map_colors(maps[method])))
     return figure
