@@ -94,7 +94,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_workers_of_windows_command_print_no_traceback(data: Path, tmp_path: Path) -> None:
-    # Slowed down, so that the signal finds the workers at their work; sent to all of them, as a terminal does.
+    # Slow the workers down so that they are busy when the signal arrives; send it to all, like a terminal.
     code = (
         "import sys, time, vit_interactions.training.data.build_store as b\n"
         "pack = b.pack\n"

@@ -152,7 +152,7 @@ def test_explore_writes_a_page_for_each_image_that_can_be_read(
     other = tmp_path / "other" / "tall.png"
     other.parent.mkdir()
     images[1].rename(other)
-    assert run("explore", other, images[0], *options) == 0  # its own page is replaced, that of a namesake is not
+    assert run("explore", other, images[0], *options) == 0  # replaces its own page, not that of the other image
     assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall-2.html", "tall.html", "wide.html"]
     for name, source in (("tall.html", images[0]), ("tall-2.html", other)):
         assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()

@@ -37,7 +37,7 @@ from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.functional.windows import relevant_pairs
 from vit_interactions.loading.predictions import Prediction
 
-ROWS, COLS = 6, 10  # not square, so that mistaken axes show
+ROWS, COLS = 6, 10  # not square, to detect swapped axes
 HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>&\"'"
 
 
@@ -196,7 +196,7 @@ def test_pages_at_224_pixels_are_smaller_than_3_mb(trained_vit: nn.Module) -> No
     found = page_data(trained_vit, prepare(Image.fromarray(chelsea()), trained_vit), named=False)
     assert (found.attention.form, found.attention.levels) == ("heads", 256)
     assert len(render(found, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
-    # A ViT-B's twelve heads of twelve layers: the three heads four times, too far apart for deflate to see it.
+    # Simulate 12 heads per layer by repeating the three heads, too far apart for deflate to exploit.
     repeated = {name: np.tile(getattr(found.attention, name), (1, 4, 1)) for name in ("peaks", "inside")}
     values = np.tile(np.round(found.attention.values / 17).astype(np.uint8), (1, 4, 1, 1))
     assert quantize.FINE_VALUES < values.size <= quantize.EACH_HEAD
@@ -330,7 +330,7 @@ def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: PageD
             opened.key(key)
         check_against_python(opened, found)
     assert now(opened)["alpha"] == 1.0
-    assert opened.run("!document.getElementById('open').hidden")  # the note on windows that hold everything
+    assert opened.run("!document.getElementById('open').hidden")  # the note about windows that cover everything
     opened.key("PageDown")
     opened.run("document.getElementById('beta').focus()")
     for key in ("ArrowRight", "End", "Home", "PageUp"):

@@ -85,7 +85,7 @@ def test_color_bar_shows_raw_values_with_label():
         lambda axes: draw(axes, prepared((480, 320)), values, LAYOUT, label="a", more_is_relevant=False)
     )
     [bar] = axes.child_axes
-    assert bar.get_ylim() == (7.0, 2.0)  # bright, at the top: the smallest
+    assert bar.get_ylim() == (7.0, 2.0)  # the minimum is bright and at the top
     assert bar.get_ylabel() == "a\n(lower is more relevant)"
     axes, _ = drawn(
         lambda axes: draw(axes, prepared((480, 320)), 10.0 ** (5 * values), LAYOUT, label="U", log=True)
@@ -117,7 +117,7 @@ def test_signed_maps_get_symmetric_diverging_colors(more_is_relevant):
     assert np.ptp(zero) < 6  # neutral
     assert most[0] - most[2] > half[0] - half[2] > 40  # red
     assert opposite[2] - opposite[0] > 40  # blue
-    assert abs(np.abs(half - zero).sum() - np.abs(opposite - zero).sum()) < 60  # as far from zero
+    assert abs(np.abs(half - zero).sum() - np.abs(opposite - zero).sum()) < 60  # equally far from zero
     assert axes.child_axes[0].get_ylim() == ((-4, 4) if more_is_relevant else (4, -4))
 
 
@@ -157,7 +157,7 @@ def test_field_sizes_share_one_integer_scale():
         assert bar.get_ylabel() == "patches in the field\n(lower is more relevant,\nas in the paper)"
         seen.append([color(*center) for center in centers(0, 0).values()])
     assert (seen[0][0] == seen[1][0]).all()
-    assert np.abs(seen[0][0] - seen[0][1]).max() < 20  # one patch more is hardly another color
+    assert np.abs(seen[0][0] - seen[0][1]).max() < 20  # sizes that differ by one have similar colors
 
 
 def test_long_labels_fit_next_to_the_map():
@@ -227,7 +227,7 @@ def test_window_boundary_candidates_and_dropped_patches_are_drawn():
     assert sorted(map(tuple, dots.get_offsets().tolist())) == [(200, 40), (280, 200)]
     inside = {(r, c) for r, c in product(range(3), range(1, 4))} - {(1, 2)}
     for patch, (x, y) in centers(0, 0).items():
-        light = (color(x + 25, y + 25) == 128).all()  # beside dots and names
+        light = (color(x + 25, y + 25) == 128).all()  # next to dots and names
         assert light == (patch in inside), patch
 
 
@@ -250,7 +250,7 @@ def test_dropped_patches_are_visible_on_a_black_image():
     _, color = drawn(lambda axes: figures.draw_dropped(axes, prepared((480, 320), gray=0), dropped, LAYOUT))
     for x in (80, 160, 240):  # three light edges for two patches
         assert max(color(x + dx, 120).min() for dx in (-1, 0, 1)) > 60, x
-    for x, y in ((400, 40), (480, 40), (440, 0), (440, 80)):  # also where the model's view ends
+    for x, y in ((400, 40), (480, 40), (440, 0), (440, 80)):  # including the edge of the model input
         near = [color(x + d, y + e) for d, e in product((-2, -1, 0, 1, 2), repeat=2)]
         assert max(pixel.min() for pixel in near) > 60, (x, y)
     for x in (40, 120, 200, 280, 320):
@@ -381,7 +381,7 @@ def test_labels_of_close_alphas_do_not_overlap_and_both_ends_are_labeled(alphas,
     assert (labels[0].get_text(), labels[-1].get_text()) == (f"{alphas[0]:g}", f"{alphas[-1]:g}")
     assert figure.axes[0].get_xticks().tolist() == list(alphas)
     if width == 12 and len(alphas) < 10 and alphas[0] > 0:
-        assert len(labels) == len(alphas)  # where there is room, all are named
+        assert len(labels) == len(alphas)  # all labels fit
 
 
 def test_chosen_patches_are_distinct_far_apart_and_deterministic():
@@ -452,7 +452,7 @@ def test_figures_contain_each_part():
 
 def test_rows_of_u_share_one_color_scale():
     u = torch.full((N, N), 1e-7)
-    u[0, 5], u[N - 1, 5], u[7, 7] = 1e-2, 1e-4, 1e3  # the last is no panel's
+    u[0, 5], u[N - 1, 5], u[7, 7] = 1e-2, 1e-4, 1e3  # the last one is not in any panel
     field = vi.responsive_field(u[None], LAYOUT.grid)
     figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, [(0, 0), (3, 5)])
     first, second = (axes for axes in figure.axes if axes.get_title().startswith("Patch"))
@@ -539,7 +539,7 @@ def test_errors_name_argument_expected_and_got():
         figures.indiscriminative_figure(ready, u, LAYOUT, (7,))
 
 
-@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may be zero everywhere
 def test_figures_from_model_and_image():
     model = timm.create_model("test_vit").eval()
     ready = figures.prepare(Image.effect_noise((300, 200), 80), model)

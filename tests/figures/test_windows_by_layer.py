@@ -48,7 +48,7 @@ def test_sum_over_layers_is_first_then_each_layer_with_its_sizes() -> None:
         assert heading.endswith(f": {int(window[p].sum())} of {N} patches")
         pairs = sum(bool(window[i, j]) for i in range(N) for j in range(N))
         assert share == f"$E_O$ {pairs} ({round(100 * pairs / N**2)}%)"
-    # More layers are brighter, on one scale from none to all of them.
+    # More layers are brighter, on a scale from none to all layers.
     [bar] = panels[0].child_axes
     assert bar.get_ylim() == (0, 3)
     votes = windows[:, p].sum(0).reshape(ROWS, COLS)

@@ -168,7 +168,7 @@ def test_hostile_names_neither_remove_nor_hide_results(name: str, tmp_path: Path
 
 def test_images_with_the_same_name_keep_their_folders_across_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    a, b, c = (image(tmp_path / folder / "cat.jpg", 7) for folder in "abc")  # the same content, too
+    a, b, c = (image(tmp_path / folder / "cat.jpg", 7) for folder in "abc")  # with the same content
     assert explain([a], out).done == {str(a): "cat"}
     assert explain([b], out).done == {str(b): "cat-2"}
     assert explain([c, b, a], out).done == {str(c): "cat-3", str(b): "cat-2", str(a): "cat"}
@@ -218,7 +218,7 @@ def test_kill_at_any_step_of_a_replacement_is_repaired(tmp_path: Path) -> None:
             nonlocal steps
             steps += 1
             if steps > death:
-                raise Killed(name)  # also from all clean-up, which a killed process does not do
+                raise Killed(name)  # during cleanup too, which a killed process never runs
 
         with pytest.MonkeyPatch.context() as patch:
             calls(patch, die)
@@ -226,7 +226,7 @@ def test_kill_at_any_step_of_a_replacement_is_repaired(tmp_path: Path) -> None:
                 explain([cat], out, alpha=0.5)
         kept = [folder for folder in out.iterdir() if folder.is_dir() and is_complete(folder)]
         assert kept, "neither the old results nor the new ones are whole"
-        assert explain([image(tmp_path / "dog.jpg")], out).failed == {}  # another image: repaired all the same
+        assert explain([image(tmp_path / "dog.jpg")], out).failed == {}  # repaired even by a run of another image
         assert hidden(out) == []
         assert value(out / "cat") in (1.25, 1.5)
         assert (out / "cat" / "mine.txt").read_text() == "the user's own"
@@ -294,7 +294,7 @@ def test_resume_replaces_damaged_results(harm: str, name: str, tmp_path: Path) -
     if harm == "folder":
         file.mkdir()
     report = explain([cat], out, resume=True)
-    if harm in ("folder", "manifest"):  # the one is not the run's, the other does not say whose it is
+    if harm in ("folder", "manifest"):  # not written by the run, or without its image
         assert report.failed or report.done == {str(cat): "cat-2"}
     else:
         assert report.done == {str(cat): "cat"}

@@ -56,7 +56,7 @@ def drawn(
     return axes, probe(axes)
 
 
-# The crop of 32 x 48 at scale 10, by hand: centered in a portrait of 480 x 800 and a landscape of 1000 x 320.
+# The crop of 32 x 48 at scale 10, computed by hand: centered in a portrait of 480 x 800 and a landscape of 1000 x 320.
 PLACES = [((480, 800), 0, 240), ((1000, 320), 260, 0)]
 
 

@@ -21,13 +21,7 @@ from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.images import read_image
-from vit_interactions.images.masks import (
-    covered,
-    inside_mask,
-    masks_by_image,
-    object_pixels,
-    read_mask,
-)
+from vit_interactions.images.masks import covered, inside_mask, masks_by_image, object_pixels, read_mask
 from vit_interactions.images.placement import Placement
 from vit_interactions.metrics import METRICS, Case, Metric, Score
 from vit_interactions.metrics.average_precision import average_precision
@@ -55,7 +49,7 @@ def prepared_of(size: tuple[int, int], placement: Placement) -> PreparedImage:
     return PreparedImage(Image.new("RGB", size), torch.zeros(3, 64, 64), placement)
 
 
-# Which patches
+# Patches on the object
 
 
 @pytest.mark.parametrize(
@@ -107,14 +101,14 @@ def test_half_covered_patches_count() -> None:
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 0] = True
     assert torch.equal(inside_mask(prepared_of((64, 64), Placement(64, 64)), LAYOUT, mask), expected)
-    # A third of a pixel to one of the input: the same, though no number is exact.
+    # Three input pixels per pixel: the same result, although no number is exact.
     third = Placement(64, 64, scale_x=1 / 3, scale_y=1 / 3)
     mask = np.zeros((22, 22), bool)
     mask[:, :8] = True  # 8 pixels = one and a half patches
     assert inside_mask(prepared_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
 
 
-# Which pixels
+# Object pixels
 
 
 def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:
@@ -142,7 +136,7 @@ def test_pixels_of_every_mode() -> None:
         "colors": Image.fromarray(np.array([[[0, 0, 0], [0, 3, 0]]], np.uint8)),
         "opaque": Image.fromarray(np.array([[[0, 0, 0, 255], [0, 3, 0, 255]]], np.uint8)),
         "transparent": Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 1]]], np.uint8)),
-        "grey and alpha": Image.fromarray(np.array([[[0, 255], [255, 255]]], np.uint8), "LA"),
+        "gray and alpha": Image.fromarray(np.array([[[0, 255], [255, 255]]], np.uint8), "LA"),
     }
     for name, image in found.items():
         assert object_pixels(image).tolist() == [[False, True]], name
@@ -151,13 +145,13 @@ def test_pixels_of_every_mode() -> None:
 def test_masks_round_trip_through_files(tmp_path: Path) -> None:
     mask = disc((30, 20), (0.5, 0.5), 0.3)
     for name, values in {
-        "grey": mask.astype(np.uint8) * 255,
+        "gray": mask.astype(np.uint8) * 255,
         "one bit": mask,
         "16 bits": mask.astype(np.uint16) * 4000,
         "colors": np.stack([mask * 0, mask * 200, mask * 0], -1).astype(np.uint8),
     }.items():
         np.testing.assert_array_equal(read_mask(png(tmp_path / f"{name}.png", values), (30, 20)), mask)
-    # The way up that it is shown, as the image.
+    # Upright by EXIF, like the image.
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = png(tmp_path / "lying.png", np.rot90(mask), exif=exif)
@@ -182,13 +176,13 @@ def test_unusable_masks_are_reported(tmp_path: Path) -> None:
     whole = png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:200])
     refused(r"the mask cannot be read: .*cut\.png` .* truncated", "cut.png")
-    Image.new("L", (30, 20), 200).save(tmp_path / "photo.png", "JPEG")  # whose 0 is no 0
+    Image.new("L", (30, 20), 200).save(tmp_path / "photo.png", "JPEG")  # JPEG does not preserve 0
     refused("is JPEG, which is not a supported image format. Convert it to PNG.", "photo.png")
     (tmp_path / "folder.png").mkdir()
     refused("must be a file, got a folder at", "folder.png")
 
 
-# Which file
+# Mask files
 
 
 def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:
@@ -201,7 +195,7 @@ def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:
         one: masks / "cats/1.png",
         other: masks / "dogs/1.PNG",
         alone: masks / "2.tar.png",
-        Path("/data/4.jpg"): masks / "4.png",  # where it should be
+        Path("/data/4.jpg"): masks / "4.png",  # the expected path
     }
     png(masks / "1.png", np.ones((1, 1), np.uint8))
     with pytest.raises(
@@ -221,7 +215,7 @@ def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:
         masks_by_image(masks, [masks / "3.png"])
 
 
-# In a comparison
+# Masks in a comparison
 
 
 @pytest.fixture
@@ -258,7 +252,7 @@ def test_localization_metrics_use_covered_patches(root: Path) -> None:
         patches = torch.zeros(4, 4, dtype=torch.bool)
         for row, col in itertools.product(range(4), range(4)):
             left, top, right, bottom = prepared.patch_box(row, col, LAYOUT)
-            # 1,600 points of the patch, and whether the pixels that they are in are object.
+            # Sample 1,600 points of the patch and look up their pixels.
             points = [
                 (int(top + (bottom - top) * (y + 0.5) / 40), int(left + (right - left) * (x + 0.5) / 40))
                 for y, x in itertools.product(range(40), range(40))
@@ -331,12 +325,12 @@ def test_resume_measures_images_with_a_changed_mask_again(root: Path, monkeypatc
     assert made() == []
     png(root / "masks" / "square.png", np.eye(64, dtype=np.uint8))
     assert made() == [(64, 64)]
-    png(root / "masks" / "wide.png", np.ones((70, 120), np.uint8))  # one that was missing
+    png(root / "masks" / "wide.png", np.ones((70, 120), np.uint8))  # was missing before
     assert made() == [(120, 70)]
     (root / "masks" / "wide.png").unlink()
     assert made() == [(120, 70)]
     comparison = compare(root, out=root / "out", resume=True)
-    assert set(comparison.failures()["photograph"]) == {"wide", "square"}  # no patch is half on a line
+    assert set(comparison.failures()["photograph"]) == {"wide", "square"}  # a line covers half of no patch
 
 
 def test_masks_apply_to_every_class(root: Path) -> None:

@@ -59,7 +59,7 @@ def test_placement_agrees_with_ramps_sent_through_timms_transforms(size, input_s
         [transforms.Resize([64]), transforms.CenterCrop([41])],
         [transforms.Resize((50, 90))],
         [transforms.Resize(64, max_size=100), transforms.CenterCrop(120)],
-        [transforms.CenterCrop((211, 333))],  # padded where the image is smaller, by odd numbers
+        [transforms.CenterCrop((211, 333))],  # pads smaller images by odd numbers
         [transforms.Compose([ResizeKeepRatio((70, 90), longest=0.3)]), transforms.CenterCrop(60)],
         [],
     ],

@@ -136,7 +136,7 @@ def test_transparent_pixels_are_white_and_not_object(name: str, tmp_path: Path) 
 
 
 def test_transparent_16_bit_color_raises(tmp_path: Path) -> None:
-    # Pillow keeps 8 bits of each channel, so that other colors would look transparent, too.
+    # Pillow keeps 8 bits per channel, so other colors would become transparent too.
     (tmp_path / "deep.png").write_bytes(png((2, 1), 16, COLOR, [words(1, 2, 3, 1, 2, 4)], tRNS=words(1, 2, 3)))
     for read in (read_image, lambda path: read_mask(path, (2, 1))):
         with pytest.raises(ValueError, match=r"deep\.png.*must have 8 bits per channel .*Convert it to RGBA"):
@@ -181,7 +181,7 @@ def test_16_bits_are_scaled_not_clipped(ending: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_32_bit_images_raise(kind: type, tmp_path: Path) -> None:
-    # 255 may be white, or nearly black of 65535.
+    # 255 may be white, or almost black out of 65535.
     image = Image.fromarray(np.array([[0, 255]], dtype=kind))
     image.save(tmp_path / "deep.tiff")
     reason = (
@@ -195,7 +195,7 @@ def test_32_bit_images_raise(kind: type, tmp_path: Path) -> None:
 
 # Orientation
 
-# EXIF's orientation -> where its first row and first column are shown, as the standard says.
+# EXIF orientation -> displayed position of the first row and column, from the standard.
 SHOWN = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -239,7 +239,7 @@ def test_exif_orientation_is_applied_once(orientation: int, kind: str, tmp_path:
         }
         white = [name for name, place in corners.items() if image.getpixel(place)[0] > 200]  # type: ignore[index]
         assert [set(name) for name in white] == [{first_row, first_column}]
-    assert loaded.size in ((32, 16), (16, 32))  # the caller's image is left as it was, or as Pillow loads it
+    assert loaded.size in ((32, 16), (16, 32))  # the caller's image is unchanged, or as Pillow loads it
 
 
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(read_image(tmp_path / "image.png")), np.asarray(image))
 
 
-# What is no image
+# Files that are not images
 
 
 def assert_refused(path: Path) -> str:
@@ -388,7 +388,7 @@ def test_postscript_is_never_run(fake_gs: Path, tmp_path: Path) -> None:
     failures = vi.compare([Image.open(io.BytesIO(EPS)), path], model, ["raw_attention"], ["deletion"]).failures()
     assert failures["reason"].str.contains("EPS").tolist() == [True, True]
     assert not fake_gs.exists()
-    # Pillow by itself does run it, so the mark means something.
+    # Check that Pillow alone would run it.
     subprocess.run(
         [sys.executable, "-c", f"from PIL import Image; Image.open({str(path)!r}).load()"], capture_output=True
     )
@@ -401,7 +401,7 @@ def test_pil_images_of_other_formats_raise() -> None:
         to_rgb(Image.open(psd))
 
 
-# What is no file
+# Paths that are not regular files
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "folder.png").mkdir()
     bound = socket.socket(socket.AF_UNIX)
     before = Path.cwd()
-    os.chdir(tmp_path)  # the address of a socket is short
+    os.chdir(tmp_path)  # socket addresses must be short
     bound.bind("socket.png")
     os.chdir(before)
     bound.close()
@@ -446,7 +446,7 @@ def test_non_regular_files_raise_before_they_are_opened(
             tmp_path / "photos" / "class" / name
         )
     for dataset in create_dataset("", root=str(tmp_path / "photos")), ImageFolder(str(tmp_path / "photos")):
-        if len(dataset) == 2:  # timm and torchvision list no folder as a file
+        if len(dataset) == 2:  # timm and torchvision do not list folders as files
             with pytest.raises(ValueError, match=f"must be a file, got {kind}"):
                 read_sample(dataset, 0)
         assert read_sample(dataset, len(dataset) - 1)[0].size == (2, 2)

@@ -19,7 +19,7 @@ from vit_interactions.images.listing import find_images, skipped_files
 from vit_interactions.training.data.window_store import WindowStore
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-# file -> what is said of it
+# file -> its error
 REFUSED = {
     "holiday.jpg": "is EPS/PostScript, which is not a supported image format. Convert it to PNG or JPEG.",
     "line.png": "`image` must be at most 200 times as long as it is wide, got 1 x 1000000 pixels. Crop it.",
@@ -98,7 +98,7 @@ def assert_told(shown: str, *, begins: str = "failed: ") -> None:
 def test_folders_list_files_with_image_extensions(photos: Path) -> None:
     assert [path.name for path in find_images([photos])] == ["good.png", *REFUSED]
     assert skipped_files([photos]) == SKIPPED
-    assert skipped_files([photos / "notes.txt"]) == ""  # it was asked for by name, so that it fails
+    assert skipped_files([photos / "notes.txt"]) == ""  # given by name, so it fails instead
     (photos / "other").mkdir()
     (photos / "other" / "\x1b[31m.txt").touch()
     assert skipped_files([photos / "other"]) == "skipped 1 file that is not an image: \ufffd[31m.txt"

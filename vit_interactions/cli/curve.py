@@ -11,13 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vit_interactions.cli.common import chosen_images, end_with_failures
-from vit_interactions.cli.options import (
-    Checkpoint,
-    Device,
-    Images,
-    Model,
-    given_path,
-)
+from vit_interactions.cli.options import Checkpoint, Device, Images, Model, given_path
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.images.bundled import DEFAULT_MODEL

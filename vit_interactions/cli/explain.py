@@ -23,12 +23,7 @@ from vit_interactions.cli.options import (
     parse_target,
 )
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explain.registry import (
-    attention_refusal,
-    check_class,
-    default_methods,
-    find_method,
-)
+from vit_interactions.explain.registry import attention_refusal, check_class, default_methods, find_method
 from vit_interactions.explain.settings import Settings
 from vit_interactions.gallery.run import ExplainResult, explain_images
 from vit_interactions.images.bundled import DEFAULT_MODEL

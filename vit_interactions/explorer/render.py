@@ -133,7 +133,7 @@ def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
         "patches": found.layout.patches,
         "form": facts["form"],
         "column_names": range(layers) if heads > 1 else [],
-        "line_names": range(heads) if heads > 1 else _spans(layers, facts["columns"]) if layers else [],
+        "line_names": range(heads) if heads > 1 else _line_names(layers, facts["columns"]) if layers else [],
         "all_heads": found.attention.all_heads,
         "levels": facts["levels"],
     }
@@ -178,11 +178,11 @@ def _plots(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     return {place: json_item(plot) for place, plot in plots.items()}
 
 
-def _spans(layers: int, columns: int) -> list[str]:
+def _line_names(layers: int, columns: int) -> list[str]:
     """Return the names of the lines of tiles, by the layers in them.
 
     Example:
-        >>> _spans(5, 2)
+        >>> _line_names(5, 2)
         ['0-1', '2-3', '4']
     """
     lines = [range(start, min(start + columns, layers)) for start in range(0, layers, columns)]

@@ -32,10 +32,9 @@ def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) ->
     index = index or 0
     if not 0 <= index < batch:
         raise ValueError(f"`index` must lie in [0, {batch - 1}], the images of `field`, got {index}.")
-    parts: list[Any] = [field.candidates, field.windows, field.dropped, field.mask]
-    return ResponsiveField(
-        layout.grid, *(None if x is None else x[index : index + 1].detach().cpu() for x in parts)
-    )
+    tensors = field.candidates, field.windows, field.dropped, field.mask
+    parts: list[Any] = [None if each is None else each[index : index + 1].detach().cpu() for each in tensors]
+    return ResponsiveField(layout.grid, *parts)
 
 
 def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ If a method fails, the maps of the others are kept.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from vit_interactions.figures import (
     windows_figure,
 )
 from vit_interactions.functional.accumulated_attention import display_frames
-from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
+from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
 from vit_interactions.utilities.text import class_in_words, describe_error
@@ -79,11 +79,9 @@ class Explanation:
     readouts: dict[str, Readout] = field(default_factory=dict)
 
     def include(self, part: "Explanation") -> None:
-        """Add everything but the facts of another explanation of the same image."""
-        self.arrays.update(part.arrays)
-        self.figures.update(part.figures)
-        self.animations.update(part.animations)
-        self.readouts.update(part.readouts)
+        """Add everything in another explanation of the same image."""
+        for each in fields(self):
+            getattr(self, each.name).update(getattr(part, each.name))
 
 
 class _Task(NamedTuple):
@@ -135,10 +133,9 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
     interactions = [name for name in settings.methods if issubclass(find_method(name), InteractionExplainer)]
     if interactions:
         with _collected(interactions, unsupported, failed):
-            uncertainty = InteractionUncertainty(model).uncertainty(
-                inputs
-            )  # expensive, and shared by these methods
-            explanation.include(_interactions(task, uncertainty, explanation.facts))
+            # U is expensive, and shared by these methods.
+            uncertainty = InteractionUncertainty(model).uncertainty(inputs)
+            explanation.include(_interactions(task, uncertainty))
     open_windows = OPEN_NOTE if explanation.facts.get("window_share", 0.0) > OPEN_WINDOWS else ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # the titles report it
@@ -202,47 +199,42 @@ def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) 
     return part
 
 
-def _interactions(task: _Task, uncertainty: Tensor, facts: dict[str, Any]) -> Explanation:
-    """Draw U, windows and fields together, as in the paper; their sizes are added to the facts."""
+def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
+    """Draw U, windows and fields together, as in the paper."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
-    fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
-    shares = pair_shares(fields)
-    facts.update(shares)
+    field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
+    shares = pair_shares(field)
     title = (
         f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {shares['window_share']:.0%} of all pairs, "
         f"fields {shares['field_share']:.0%}{OPEN_NOTE if shares['window_share'] > OPEN_WINDOWS else ''}"
     )
     patches = list(settings.patches) or None
     figures = {
-        "patch_interactions": interaction_figure(prepared, uncertainty[0], fields, layout, patches, title=title),
+        "patch_interactions": interaction_figure(prepared, uncertainty[0], field, layout, patches, title=title),
         "dropped_patches": indiscriminative_figure(prepared, uncertainty[0], layout, chosen=settings.beta),
-        "responsive_fields": field_figure(prepared, fields, layout, title=title),
+        "responsive_fields": field_figure(prepared, field, layout, title=title),
     }
-    found = Explanation(field_arrays(uncertainty, fields), figures)
+    tensors = {
+        "uncertainty": uncertainty,
+        "windows": field.windows,
+        "dropped": field.dropped,
+        "field_mask": field.mask,
+        "tendency": field.tendency,
+    }
+    arrays = {name: tensor[0].cpu().numpy() for name, tensor in tensors.items()}
+    found = Explanation(arrays, figures, dict(shares))
     if any(isinstance(module, WindowFreeAttention) for module in task.model.modules()):
-        found.include(_own_windows(task, uncertainty, facts))
+        found.include(_own_windows(task, uncertainty))
     return found
 
 
-def _own_windows(task: _Task, uncertainty: Tensor, facts: dict[str, Any]) -> Explanation:
-    """Draw the windows that the model itself predicts for one patch; their sizes are added to the facts."""
+def _own_windows(task: _Task, uncertainty: Tensor) -> Explanation:
+    """Draw the windows that the model itself predicts for one patch."""
     with torch.no_grad(), record_windows(task.model) as record:
         task.model(task.inputs)
     masks = torch.stack(record.masks)[:, 0]
-    facts["own_window_share_by_layer"] = masks.float().mean((1, 2)).tolist()
+    facts = {"own_window_share_by_layer": masks.float().mean((1, 2)).tolist()}
     patch = next(iter(task.settings.patches or choose_patches(uncertainty[0], task.layout)))
     title = f"Windows of patch {patch}, as predicted by the model"
     figure = windows_figure(task.prepared, masks, task.layout, patch, title=title)
-    return Explanation({"own_windows": masks.cpu().numpy()}, {"own_windows": figure})
-
-
-def field_arrays(uncertainty: Tensor, fields: ResponsiveField) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the raw tensors of one image's patch interactions by name."""
-    tensors = {
-        "uncertainty": uncertainty,
-        "windows": fields.windows,
-        "dropped": fields.dropped,
-        "field_mask": fields.mask,
-        "tendency": fields.tendency,
-    }
-    return {name: tensor[0].cpu().numpy() for name, tensor in tensors.items()}
+    return Explanation({"own_windows": masks.cpu().numpy()}, {"own_windows": figure}, facts)
