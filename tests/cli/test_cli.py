@@ -89,8 +89,8 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
         with Image.open(folder / "dynamic_accumulated_attention.gif") as animation:
             assert animation.n_frames == 6
         for figure in folder.glob("*.png"):
-            with Image.open(figure) as image:
-                assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
+            with Image.open(figure) as drawing:
+                assert drawing.convert("L").getextrema()[0] < 128 < drawing.convert("L").getextrema()[1]
         arrays = np.load(folder / "maps.npz")
         model = load_model("test_vit", checkpoint)
         inputs = prepare(read_image(image), model).input[None]
@@ -352,7 +352,7 @@ def test_images_are_found_by_name_and_in_folders(images: list[Path], tmp_path: P
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"folders that contain some, got .*empty, which contains none"):
         find_images([tmp_path / "empty"])
-    with pytest.raises(ValueError, match="there is nothing at gone"):
+    with pytest.raises(ValueError, match="got gone, which does not exist"):
         find_images([Path("gone")])
 
 

@@ -72,7 +72,7 @@ def test_placement_agrees_with_ramps_sent_through_other_transforms(size, steps):
 def test_unknown_steps_raise_with_their_name():
     with pytest.raises(ValueError, match=r"`transform` must consist of Resize, .*got a step RandomHorizontalFlip"):
         place(transforms.Compose([transforms.Resize(8), transforms.RandomHorizontalFlip()]), (10, 10))
-    with pytest.raises(ValueError, match="ResizeKeepRatio draws at random"):
+    with pytest.raises(ValueError, match="must be deterministic, got a ResizeKeepRatio"):
         place(ResizeKeepRatio(8, random_scale_prob=0.5), (10, 10))
 
 

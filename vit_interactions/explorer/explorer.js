@@ -311,7 +311,7 @@
     const alpha = facts.alphas[state.alpha], beta = facts.betas[state.beta], drops = facts.drop_counts[state.beta];
     say("alpha-read", `${alpha}`); say("beta-read", `${beta}`);
     byId("alpha").setAttribute("aria-valuetext", `${alpha}`); byId("beta").setAttribute("aria-valuetext", `${beta}`);
-    say("alpha-says", `the ${share(alpha)} of all pairs with the largest U count as relevant`);
+    say("alpha-says", `the ${share(alpha)} of pairs with the largest U are relevant`);
     say("beta-says", `${drops} of ${N} patches are dropped as indiscriminative (their column of U varies least)`);
     say("all-read", `All windows together cover ${share(left / (N * N))} of all patch pairs, all fields ${share(kept / (N * N))}.`);
     byId("open").hidden = left <= facts.open * N * N;
