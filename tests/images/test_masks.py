@@ -207,7 +207,7 @@ def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"named like the images, e\.g\. '5\.png', got e\.g\. '1\.png' in"):
         masks_by_image(masks, [Path("/data/5.jpg")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="got no PNG file in .*empty"):
+    with pytest.raises(ValueError, match=r"got no PNG file in .*empty"):
         masks_by_image(tmp_path / "empty", [one])
     with pytest.raises(ValueError, match="must be a folder of PNG files, got"):
         masks_by_image(masks / "1.png", [one])
