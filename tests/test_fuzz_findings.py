@@ -97,7 +97,7 @@ def test_masks_that_fit_no_image_are_counted(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         Image.new("L", (8, 8), 1).save(tmp_path / f"{name}.png")
     used = masks_by_image(tmp_path, [Path("/images/cat.jpg")]).values()
-    assert unused_masks(tmp_path, used) == ["1 of 2 `masks` fit no image and are not used, e.g. 'dog.png'"]
+    assert unused_masks(tmp_path, used) == ["1 of 2 `masks` match no image and are not used, e.g. 'dog.png'"]
     assert unused_masks(tmp_path, tmp_path.glob("*.png")) == []
 
 

@@ -1,4 +1,4 @@
-"""However a command ends, it says why in one line, and its exit code says how."""
+"""However a command ends, it prints one line with the reason and returns an exit code."""
 
 import os
 import signal
@@ -28,13 +28,13 @@ def ending(raised: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[i
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError, ImportError, UnsupportedModelError])
-def test_what_users_can_mend_is_one_line_and_code_2(
+def test_user_errors_are_one_line_with_exit_code_2(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ending(kind("`out` must be\n  a folder"), capsys) == (2, "error: `out` must be a folder\n")
 
 
-def test_bugs_are_one_line_and_code_70_and_the_traceback_is_one_variable_away(
+def test_bugs_are_one_line_with_exit_code_70_and_optional_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(TRACEBACK, raising=False)
@@ -56,7 +56,7 @@ def test_a_long_message_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "more"), [("explain", "; run the same command with --resume to continue"), ("curve", "")]
 )
-def test_signals_are_one_line_and_their_own_code(
+def test_signals_are_one_line_with_their_exit_code(
     number: signal.Signals,
     code: int,
     command: str,
@@ -93,8 +93,8 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_workers_of_windows_leave_no_traceback(data: Path, tmp_path: Path) -> None:
-    # Slowed down, so that the signal finds the workers at their work; sent to all of them, as a terminal does.
+def test_workers_of_windows_command_print_no_traceback(data: Path, tmp_path: Path) -> None:
+    # Slow the workers down so that they are busy when the signal arrives; send it to all, like a terminal.
     code = (
         "import sys, time, vit_interactions.training.data.build_store as b\n"
         "pack = b.pack\n"
@@ -211,7 +211,7 @@ def test_wrong_arguments_are_one_line(
     assert message in err
 
 
-def test_a_convolutional_teacher_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convolutional_teacher_raises_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("cat", "dog"):
         (tmp_path / "train" / kind).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "train" / kind / "a.png")
@@ -223,7 +223,7 @@ def test_a_convolutional_teacher_is_refused_by_name(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("command", ["explain", "compare"])
-def test_a_class_out_of_range_is_found_before_the_run(
+def test_class_out_of_range_fails_before_the_run(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")

@@ -1,4 +1,4 @@
-"""The command line as a user types it, on a small model with random weights and images made here."""
+"""The command line, on a small model with random weights and generated images."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from vit_interactions_adapters.methods import METHODS as OTHERS
 import vit_interactions as vi
 from tests.helpers.command_line import run
 from tests.helpers.locking import held
-from vit_interactions.cli import main as cli
+from vit_interactions.cli import explain as explain_module
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
@@ -71,7 +71,9 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
     for image in images:
         folder = out / image.stem
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["settings"]["methods"] == cli.default_methods(load_model("test_vit", checkpoint))
+        assert manifest["settings"]["methods"] == explain_module.default_methods(
+            load_model("test_vit", checkpoint)
+        )
         assert {"attention_rollout", "gmar", "dynamic_accumulated_attention"} <= set(
             manifest["settings"]["methods"]
         )
@@ -82,13 +84,13 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
         drawn = {path.name for path in folder.iterdir()} - {"manifest.json", "maps.npz"}
         assert set(manifest["figures"]) == drawn
         assert (
-            len(drawn) == len(manifest["settings"]["methods"]) - len(manifest["refused"]) + 3 + 2
+            len(drawn) == len(manifest["settings"]["methods"]) - len(manifest["unsupported"]) + 3 + 2
         )  # DAAM's frames
         with Image.open(folder / "dynamic_accumulated_attention.gif") as animation:
             assert animation.n_frames == 6
         for figure in folder.glob("*.png"):
-            with Image.open(figure) as image:
-                assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
+            with Image.open(figure) as drawing:
+                assert drawing.convert("L").getextrema()[0] < 128 < drawing.convert("L").getextrema()[1]
         arrays = np.load(folder / "maps.npz")
         model = load_model("test_vit", checkpoint)
         inputs = prepare(read_image(image), model).input[None]
@@ -150,7 +152,7 @@ def test_explore_writes_a_page_for_each_image_that_can_be_read(
     other = tmp_path / "other" / "tall.png"
     other.parent.mkdir()
     images[1].rename(other)
-    assert run("explore", other, images[0], *options) == 0  # its own page is replaced, that of a namesake is not
+    assert run("explore", other, images[0], *options) == 0  # replaces its own page, not that of the other image
     assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall-2.html", "tall.html", "wide.html"]
     for name, source in (("tall.html", images[0]), ("tall-2.html", other)):
         assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()
@@ -161,7 +163,7 @@ def test_explore_writes_a_page_for_each_image_that_can_be_read(
     assert "`--out` must be a folder" in capsys.readouterr().err
 
 
-def test_resume_keeps_what_the_same_settings_made(
+def test_resume_keeps_results_of_the_same_settings(
     checkpoint: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -185,7 +187,7 @@ def test_resume_keeps_what_the_same_settings_made(
     assert len(explained) == 7  # without --resume: all
 
 
-def test_a_killed_run_leaves_whole_folders_and_resumes(
+def test_killed_run_leaves_complete_folders_and_resumes(
     checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
     script = (
@@ -233,7 +235,7 @@ def test_a_killed_run_leaves_whole_folders_and_resumes(
         (["--device", "gpu"], "`--device` must be auto or a device of this machine"),
     ],
 )
-def test_wrong_options_end_in_one_line(
+def test_wrong_options_print_one_line(
     arguments: list[str],
     message: str,
     checkpoint: Path,
@@ -250,14 +252,14 @@ def test_wrong_options_end_in_one_line(
 
 @pytest.mark.parametrize("option", ["--alpha", "--beta"])
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "nan"])
-def test_shares_outside_their_range(
+def test_fractions_out_of_range(
     option: str, value: str, checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
     assert explain(*images, option, value, checkpoint=checkpoint, out=tmp_path / "out") != 0
     assert not (tmp_path / "out" / "wide").exists()
 
 
-def test_a_model_without_patch_attention_is_explained_by_what_needs_none(
+def test_model_without_attention_is_explained_by_other_methods(
     images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = timm.create_model("test_resnet")
@@ -282,14 +284,14 @@ def test_weights_with_nan_are_reported(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
-def test_open_windows_are_pointed_out(
+def test_open_windows_are_noted(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = ["--method", "responsive_field_size"]
     assert explain(images[0], *method, "--alpha", "0.9", checkpoint=checkpoint, out=tmp_path / "out") == 0
-    assert "hold nearly all pairs" in " ".join(capsys.readouterr().err.split())
+    assert "cover almost all pairs" in " ".join(capsys.readouterr().err.split())
     assert explain(images[0], *method, "--alpha", "0.0", checkpoint=checkpoint, out=tmp_path / "out") == 0
-    assert "hold nearly all pairs" not in " ".join(capsys.readouterr().err.split())
+    assert "cover almost all pairs" not in " ".join(capsys.readouterr().err.split())
 
 
 def test_curve_writes_a_figure_and_a_table(
@@ -306,7 +308,7 @@ def test_curve_writes_a_figure_and_a_table(
     assert "broken.png" in capsys.readouterr().err
 
 
-def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_and_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "test_vit*") == 0
     assert "test_vit\t160x160" in capsys.readouterr().out.splitlines()
     assert run("models", "vit_tiny_patch61") == 2
@@ -321,9 +323,7 @@ def test_models_and_methods_list_what_is_there(capsys: pytest.CaptureFixture[str
         assert source == f"    {method.source}"
 
 
-def test_methods_of_other_libraries_stand_beside_ours(
-    checkpoint: Path, images: list[Path], tmp_path: Path
-) -> None:
+def test_methods_of_other_libraries_next_to_ours(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     names = ["gradcam", "gmar", "saliency", "eigencam"]
     options = [option for name in names for option in ("--method", name)]
     assert explain(*images, *options, checkpoint=checkpoint, out=tmp_path / "out") == 0
@@ -350,21 +350,21 @@ def test_methods_of_other_libraries_stand_beside_ours(
 def test_images_are_found_by_name_and_in_folders(images: list[Path], tmp_path: Path) -> None:
     assert find_images([images[1], images[0].parent]) == [images[1], *images]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"folders with images directly in them, but .*empty has none"):
+    with pytest.raises(ValueError, match=r"folders that contain some, got .*empty, which contains none"):
         find_images([tmp_path / "empty"])
-    with pytest.raises(ValueError, match="there is nothing at gone"):
+    with pytest.raises(ValueError, match="got gone, which does not exist"):
         find_images([Path("gone")])
 
 
-def test_a_patch_needs_a_method_that_draws_it(
+def test_patch_option_needs_an_interaction_method(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--method", "attention_rollout", "--patch", "1,1"]
     assert explain(*images, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
-    assert "`--patch` must come with a method of patch interactions" in capsys.readouterr().err
+    assert "`--patch` must come with a patch-interaction method" in capsys.readouterr().err
 
 
-def test_places_that_cannot_be_written_are_refused_first(
+def test_unusable_output_paths_fail_first(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert explain(*images, *METHODS, checkpoint=checkpoint, out=checkpoint) == 2
@@ -382,14 +382,14 @@ def test_a_second_run_into_the_same_folder_keeps_the_first_listed(
     assert json.loads((out / "manifest.json").read_text())["done"] == {str(p): p.stem for p in images}
 
 
-def test_an_unsupported_model_is_refused_before_its_weights_are_loaded(
+def test_unsupported_model_fails_before_its_weights_are_loaded(
     images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("curve", *images, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
     assert "error: ResNet" in capsys.readouterr().err
 
 
-def test_a_curve_of_no_readable_image_reports_them(
+def test_curve_without_readable_images_reports_them(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.png").write_text("no image")
@@ -398,7 +398,7 @@ def test_a_curve_of_no_readable_image_reports_them(
     assert "failed: " in capsys.readouterr().err
 
 
-def test_a_folder_of_the_users_is_never_replaced(
+def test_user_folders_are_never_replaced(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = tmp_path / "out" / "tall"
@@ -406,7 +406,7 @@ def test_a_folder_of_the_users_is_never_replaced(
     (theirs / "data.txt").write_text("precious")
     assert explain(*images, *METHODS, checkpoint=checkpoint, out=tmp_path / "out") == 1
     assert (theirs / "data.txt").read_text() == "precious"
-    assert "exists and is no folder of explanations" in capsys.readouterr().err
+    assert "exists and is not a folder of explanations" in capsys.readouterr().err
     assert (tmp_path / "out" / "wide" / "maps.npz").exists()
 
 
@@ -416,7 +416,7 @@ def test_an_image_named_like_the_manifest(checkpoint: Path, images: list[Path], 
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["done"] == {str(odd): "manifest.json-2"}
 
 
-def test_a_method_that_was_asked_for_and_does_not_apply_is_missing(
+def test_requested_method_that_is_unsupported_fails(
     checkpoint: Path,
     images: list[Path],
     tmp_path: Path,
@@ -432,13 +432,13 @@ def test_a_method_that_was_asked_for_and_does_not_apply_is_missing(
     assert explain(images[0], *asked, checkpoint=checkpoint, out=tmp_path / "asked") == 1
     assert "failed: attention_rollout: this model has no such thing" in capsys.readouterr().err
     assert np.load(tmp_path / "asked" / "tall" / "maps.npz").files == ["raw_attention"]
-    monkeypatch.setattr(cli, "default_methods", lambda model: names)
+    monkeypatch.setattr(explain_module, "default_methods", lambda model: names)
     assert explain(images[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
-    assert "note: without attention_rollout: this model has no such thing" in capsys.readouterr().err
+    assert "note: attention_rollout skipped: this model has no such thing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare", "windows", "train"])
-def test_a_second_run_into_one_place_is_refused(
+def test_second_run_with_the_same_output_fails(
     command: str, checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
@@ -459,7 +459,7 @@ def test_a_second_run_into_one_place_is_refused(
 
 
 @pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare"])
-def test_a_full_disk_ends_in_one_line(
+def test_full_disk_prints_one_line(
     command: str,
     checkpoint: Path,
     images: list[Path],
@@ -481,7 +481,7 @@ def test_a_full_disk_ends_in_one_line(
     assert not out.exists()
 
 
-def test_a_checkpoint_of_a_thousand_classes_gets_no_names_of_imagenet() -> None:
+def test_checkpoint_with_1000_classes_gets_no_imagenet_names() -> None:
     model = timm.create_model("test_vit")
     images = torch.zeros(1, 3, 160, 160)
     nameless, named = (predict(model, images, named=named) for named in (False, True))
@@ -491,7 +491,7 @@ def test_a_checkpoint_of_a_thousand_classes_gets_no_names_of_imagenet() -> None:
     assert isinstance(named.name, str)
 
 
-def test_one_forward_pass_serves_all_interaction_maps(images: list[Path]) -> None:
+def test_interaction_maps_share_one_forward_pass(images: list[Path]) -> None:
     model = timm.create_model("test_vit", num_classes=0).eval()
     passes: list[int] = []
     model.register_forward_hook(lambda *_: passes.append(1))
@@ -507,7 +507,7 @@ def test_one_forward_pass_serves_all_interaction_maps(images: list[Path]) -> Non
         )
 
 
-def test_a_target_names_the_class_that_is_explained(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+def test_titles_name_the_target_class(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     methods = ["--method", "gmar", "--method", "generic_attention"]
     for target in ("pred", "3"):
         out = tmp_path / target

@@ -1,4 +1,4 @@
-"""The command that prints what the probe saw."""
+"""The command that prints what the probe found."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_the_command_prints_patches_readout_and_layers(capsys: pytest.CaptureFix
     assert lines[2].startswith("layer 0: blocks.0.attn, ")
 
 
-def test_a_size_that_the_model_does_not_take_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsupported_size_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", "--model", "vit_mini_patch8_112", "--img-size", 100, 64) != 0
     assert "must be images that VisionTransformer takes, got 3 x 100 x 64" in capsys.readouterr().err
 

@@ -277,7 +277,7 @@ def test_boxes_choose_patches_and_the_target(model: nn.Module, image_files: list
     # Boxes of another class than the explained one do not count.
     comparison = vi.compare(image_files[2:], model, ["gmar"], metrics, boxes=table, target=0)
     assert set(comparison.failures()["metric"]) == {"look", "pointing_game"}
-    assert set(comparison.failures()["reason"]) == {"this image has no box of the explained class."}
+    assert set(comparison.failures()["reason"]) == {"this image has no box of the target class."}
     assert comparison.record("VisionTransformer", "wide").target == 0
 
 
@@ -337,7 +337,9 @@ def test_folders_distinguish_the_boxes_of_images_with_one_name(model: nn.Module,
         "pets/cat.png": ("one/pets", "other/pets"),
     }.items():
         both = ".*".join(f"{place}/cat" for place in places)
-        with pytest.raises(ValueError, match=f"`boxes` must tell images apart, but '{name}' fits .*{both}"):
+        with pytest.raises(
+            ValueError, match=f"`boxes` must identify each image, got '{name}', which matches .*{both}"
+        ):
             boxes(name)
     # One image that is given twice is one.
     twice = vi.compare([paths[0], paths[0]], model, ["random_map"], [], boxes=table_of(table, "cat.png"))
@@ -428,7 +430,7 @@ def test_wrong_arguments_raise_before_anything_is_computed(
         Comparison.open(image_files[0].parent)
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,left,top,right,bottom\nother.png,0,0,1,1\n")
-    refused("but has e.g. 'other.png'", image_files, model, boxes=boxes)
+    refused("got e.g. 'other.png'", image_files, model, boxes=boxes)
     assert sorted(path.name for path in image_files[0].parent.iterdir()) == ["square.png", "tall.png", "wide.png"]
 
 
@@ -449,7 +451,7 @@ def test_boxes_are_read() -> None:
 def test_boxes_need_their_columns(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("file,left,top\n")
     with pytest.raises(
-        ValueError, match=r"`boxes` must have a column right and bottom, but .* has file, left, top"
+        ValueError, match=r"`boxes` must have a column right and bottom, got .* with file, left, top"
     ):
         read_boxes(tmp_path / "boxes.csv")
 

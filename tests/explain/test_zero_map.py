@@ -141,8 +141,8 @@ def test_the_command_line_says_which_maps_are_zero(
     options = ["--model", "test_vit", "--checkpoint", blind, "--out", tmp_path / "out", *methods]
     assert run("explain", tmp_path / "a.png", tmp_path / "b.png", *options) == 0
     shown = " ".join(capsys.readouterr().err.split())
-    assert "note: generic_attention found nothing in 2 images: the map is zero everywhere" in shown
-    assert "raw_attention found nothing" not in shown
+    assert "note: the map of generic_attention is zero everywhere for 2 images" in shown
+    assert "map of raw_attention" not in shown
     assert json.loads((tmp_path / "out" / "a" / "manifest.json").read_text())["zero_maps"] == ["generic_attention"]
     assert list(json.loads((tmp_path / "out" / "manifest.json").read_text())["zero_maps"]) == ["generic_attention"]
 

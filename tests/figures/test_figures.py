@@ -1,4 +1,4 @@
-"""The figures show what they say: every map at its place on the original image, in its own values."""
+"""Figures: maps are placed correctly on the original image, with their raw values."""
 
 from functools import partial
 from itertools import combinations, pairwise, product
@@ -35,7 +35,7 @@ def uncertainty(seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("size", "left", "top"), PLACES, ids=["portrait", "landscape"])
 @pytest.mark.parametrize("more_is_relevant", [True, False])
 @pytest.mark.parametrize("hot", [(0, 0), (1, 4), (3, 5)])
-def test_the_relevant_patch_is_brightest_at_its_place_on_the_image(size, left, top, more_is_relevant, hot):
+def test_relevant_patch_is_brightest_at_its_position(size, left, top, more_is_relevant, hot):
     values = torch.zeros(ROWS, COLS)
     values[hot] = 1.0 if more_is_relevant else -1.0
     _, color = drawn(
@@ -49,7 +49,7 @@ def test_the_relevant_patch_is_brightest_at_its_place_on_the_image(size, left, t
 
 
 @pytest.mark.parametrize(("size", "left", "top"), PLACES, ids=["portrait", "landscape"])
-def test_the_whole_image_is_drawn_and_its_unseen_margin_is_pale(size, left, top):
+def test_image_outside_the_model_input_is_pale(size, left, top):
     axes, color = drawn(lambda axes: figures.draw_image(axes, prepared(size), LAYOUT))
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, size[0]), (size[1], 0))
     assert (color(*centers(left, top)[1, 1]) == 128).all()
@@ -57,7 +57,7 @@ def test_the_whole_image_is_drawn_and_its_unseen_margin_is_pale(size, left, top)
         assert (color(*corner) > 200).all()
 
 
-def test_patches_beyond_a_padded_image_are_in_the_image():
+def test_padding_patches_are_inside_the_axes():
     steps = transforms.Compose([transforms.CenterCrop((32, 48)), transforms.ToTensor()])
     small = figures.prepare(Image.new("RGB", (48, 16)), torch.nn.Identity(), steps)
     axes, color = drawn(lambda axes: figures.draw_image(axes, small, LAYOUT))
@@ -69,7 +69,7 @@ def test_patches_beyond_a_padded_image_are_in_the_image():
 
 @pytest.mark.parametrize("noise", [0.0, 1e-9])
 @pytest.mark.parametrize("value", [0.0, 0.3, -5.0])
-def test_a_constant_map_shows_no_structure(noise, value):
+def test_constant_maps_show_no_structure(noise, value):
     values = torch.full((ROWS, COLS), value, dtype=torch.float64)
     values[::2] *= 1 + noise
     axes, color = drawn(lambda axes: figures.draw_map(axes, prepared((480, 320)), values, LAYOUT, label="a"))
@@ -78,15 +78,15 @@ def test_a_constant_map_shows_no_structure(noise, value):
     np.testing.assert_allclose(bar.get_yticks(), [value], atol=1e-6)
 
 
-def test_the_color_bar_gives_raw_values_and_says_what_they_are():
+def test_color_bar_shows_raw_values_with_label():
     values = torch.linspace(2.0, 7.0, N).reshape(ROWS, COLS)
     draw = figures.draw_map
     axes, _ = drawn(
         lambda axes: draw(axes, prepared((480, 320)), values, LAYOUT, label="a", more_is_relevant=False)
     )
     [bar] = axes.child_axes
-    assert bar.get_ylim() == (7.0, 2.0)  # bright, at the top: the smallest
-    assert bar.get_ylabel() == "a\n(less = more relevant)"
+    assert bar.get_ylim() == (7.0, 2.0)  # the minimum is bright and at the top
+    assert bar.get_ylabel() == "a\n(lower is more relevant)"
     axes, _ = drawn(
         lambda axes: draw(axes, prepared((480, 320)), 10.0 ** (5 * values), LAYOUT, label="U", log=True)
     )
@@ -104,7 +104,7 @@ def test_scales():
 
 
 @pytest.mark.parametrize("more_is_relevant", [True, False])
-def test_signed_maps_diverge_from_zero_alike_to_both_sides(more_is_relevant):
+def test_signed_maps_get_symmetric_diverging_colors(more_is_relevant):
     values = torch.zeros(ROWS, COLS)
     values[0, 0], values[1, 1], values[3, 5] = 4.0, 2.0, -2.0
     values *= 1 if more_is_relevant else -1
@@ -117,17 +117,17 @@ def test_signed_maps_diverge_from_zero_alike_to_both_sides(more_is_relevant):
     assert np.ptp(zero) < 6  # neutral
     assert most[0] - most[2] > half[0] - half[2] > 40  # red
     assert opposite[2] - opposite[0] > 40  # blue
-    assert abs(np.abs(half - zero).sum() - np.abs(opposite - zero).sum()) < 60  # as far from zero
+    assert abs(np.abs(half - zero).sum() - np.abs(opposite - zero).sum()) < 60  # equally far from zero
     assert axes.child_axes[0].get_ylim() == ((-4, 4) if more_is_relevant else (4, -4))
 
 
-def test_maps_on_one_side_of_zero_but_for_rounding_do_not_diverge():
+def test_rounding_errors_below_zero_do_not_give_diverging_colors():
     for values in ([0.0, 1.0], [-1e-9, 1.0], [-1.0, 0.0], [-1.0, 1e-9], [0.3, 0.3], [0.0, 0.0]):
         assert not is_symmetric(linear_scale(np.array(values))), values
     assert is_symmetric(linear_scale(np.array([-1e-3, 1.0])))
 
 
-def test_a_given_scale_is_kept_and_says_where_values_exceed_it():
+def test_given_norm_is_kept_and_extends_at_exceeded_ends():
     scale = Normalize(0, 10)
     same = []
     for values in (torch.full((ROWS, COLS), 5.0), torch.linspace(-5, 15, N).reshape(ROWS, COLS)):
@@ -144,7 +144,7 @@ def test_a_given_scale_is_kept_and_says_where_values_exceed_it():
     assert bar._colorbar.extend == "both"
 
 
-def test_field_sizes_have_one_scale_in_whole_numbers_and_the_paper_is_named():
+def test_field_sizes_share_one_integer_scale():
     seen = []
     for others in (N, N - 1):
         size = torch.full((ROWS, COLS), others)
@@ -154,13 +154,13 @@ def test_field_sizes_have_one_scale_in_whole_numbers_and_the_paper_is_named():
         [bar] = axes.child_axes
         assert bar.get_ylim() == (N, 1)
         assert all(tick == round(tick) for tick in bar.get_yticks())
-        assert bar.get_ylabel() == "patches in the field\n(fewer = more relevant,\nafter the paper)"
+        assert bar.get_ylabel() == "patches in the field\n(lower is more relevant,\nas in the paper)"
         seen.append([color(*center) for center in centers(0, 0).values()])
     assert (seen[0][0] == seen[1][0]).all()
-    assert np.abs(seen[0][0] - seen[0][1]).max() < 20  # one patch more is hardly another colour
+    assert np.abs(seen[0][0] - seen[0][1]).max() < 20  # sizes that differ by one have similar colors
 
 
-def test_a_long_label_is_no_higher_than_its_map():
+def test_long_labels_fit_next_to_the_map():
     label = "convergence of the tendency (> 0: neighbours' fields point here)"
     values = torch.linspace(-1, 1, N).reshape(ROWS, COLS)
     figure = figures.map_figure(prepared((480, 320)), values, LAYOUT, label=label)
@@ -171,7 +171,7 @@ def test_a_long_label_is_no_higher_than_its_map():
     assert panel.y0 <= text.y0 < text.y1 <= panel.y1
 
 
-def test_maps_of_whole_numbers_get_whole_ticks():
+def test_integer_maps_get_integer_ticks():
     counts = torch.arange(N).reshape(ROWS, COLS) % 3
     axes, _ = drawn(lambda axes: figures.draw_map(axes, prepared((480, 320)), counts, LAYOUT))
     assert {tick for tick in axes.child_axes[0].get_yticks() if 0 <= tick <= 2} == {0, 1, 2}
@@ -189,7 +189,7 @@ def test_a_row_of_u_is_drawn_for_its_patch():
 
 
 def hand_made_field() -> vi.ResponsiveField:
-    """Patch (1, 1) with a window from (0, 1) to (2, 3), of which (1, 2) is dropped, as is the last patch."""
+    """Build a field: patch (1, 1) has a window from (0, 1) to (2, 3); (1, 2) and the last patch are dropped."""
     p = 1 * COLS + 1
     u = torch.zeros(1, N, N)
     u[0, p, 0 * COLS + 2] = u[0, p, 2 * COLS + 3] = 1.0
@@ -227,11 +227,11 @@ def test_window_boundary_candidates_and_dropped_patches_are_drawn():
     assert sorted(map(tuple, dots.get_offsets().tolist())) == [(200, 40), (280, 200)]
     inside = {(r, c) for r, c in product(range(3), range(1, 4))} - {(1, 2)}
     for patch, (x, y) in centers(0, 0).items():
-        light = (color(x + 25, y + 25) == 128).all()  # beside dots and names
+        light = (color(x + 25, y + 25) == 128).all()  # next to dots and names
         assert light == (patch in inside), patch
 
 
-def test_a_field_of_candidates_only_is_outlined_patch_by_patch():
+def test_field_of_candidates_only_is_outlined_per_patch():
     u = torch.zeros(1, N, N)
     u[0, 0, 2 * COLS + 3] = 1.0
     field = vi.responsive_field(u, LAYOUT.grid, alpha=1 / N**2, beta=0.0, field="candidates")
@@ -244,13 +244,13 @@ def test_a_field_of_candidates_only_is_outlined_patch_by_patch():
     assert middles == around
 
 
-def test_dropped_patches_can_be_counted_on_a_black_image():
+def test_dropped_patches_are_visible_on_a_black_image():
     dropped = torch.zeros(ROWS, COLS, dtype=torch.bool)
     dropped[1, 1:3] = dropped[0, 5] = True
-    _, color = drawn(lambda axes: figures.draw_dropped(axes, prepared((480, 320), grey=0), dropped, LAYOUT))
+    _, color = drawn(lambda axes: figures.draw_dropped(axes, prepared((480, 320), gray=0), dropped, LAYOUT))
     for x in (80, 160, 240):  # three light edges for two patches
         assert max(color(x + dx, 120).min() for dx in (-1, 0, 1)) > 60, x
-    for x, y in ((400, 40), (480, 40), (440, 0), (440, 80)):  # also where the model's view ends
+    for x, y in ((400, 40), (480, 40), (440, 0), (440, 80)):  # including the edge of the model input
         near = [color(x + d, y + e) for d, e in product((-2, -1, 0, 1, 2), repeat=2)]
         assert max(pixel.min() for pixel in near) > 60, (x, y)
     for x in (40, 120, 200, 280, 320):
@@ -282,7 +282,7 @@ def test_pairs_and_column_variances():
 
 
 @pytest.mark.parametrize("vector", [(1, 0), (-1, 0), (0, 1), (0, -1)], ids=["right", "left", "down", "up"])
-def test_arrows_point_where_they_should_on_the_image(vector):
+def test_arrow_directions_on_the_image(vector):
     one = TokenLayout(prefix=1, rows=1, cols=1, readout="token", extent=(32, 32))
     ready = figures.PreparedImage(
         Image.new("RGB", (100, 100)), torch.zeros(3, 32, 32), figures.Placement(32, 32, 0, 0, 3, 3)
@@ -315,7 +315,7 @@ def test_patches_without_a_direction_get_a_dot():
     assert arrows.get_offsets().tolist() == [[40, 40]]
 
 
-def test_flow_colors_are_torchvisions_and_the_wheel_explains_them():
+def test_flow_colors_match_torchvision_and_the_wheel():
     angles = torch.linspace(0, 6, N).reshape(ROWS, COLS)
     tendency = torch.stack((angles.cos(), angles.sin()), -1)
     tendency[2, 3] = 0.0
@@ -354,7 +354,7 @@ def test_curve():
     from_zero = vi.InteractionCurve((0.0, 1.0), operations[:1, :2], 100)
     axes, _ = drawn(lambda axes: figures.draw_curve(axes, from_zero, scale="log"))
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
-    with pytest.raises(ValueError, match='`scale` must be "linear" or "log", but got \'sqrt\''):
+    with pytest.raises(ValueError, match='`scale` must be "linear" or "log", got \'sqrt\''):
         figures.curve_figure(curve, scale="sqrt")  # type: ignore[arg-type]
 
 
@@ -369,7 +369,7 @@ def test_curve():
     ],
     ids=len,
 )
-def test_labels_of_close_alphas_do_not_touch_and_both_ends_are_labelled(alphas, width):
+def test_labels_of_close_alphas_do_not_overlap_and_both_ends_are_labeled(alphas, width):
     curve = vi.InteractionCurve(alphas, torch.full((2, len(alphas)), 5), 9)
     figure = figures.curve_figure(curve)
     figure.set_size_inches(width, 3.8)
@@ -381,10 +381,10 @@ def test_labels_of_close_alphas_do_not_touch_and_both_ends_are_labelled(alphas, 
     assert (labels[0].get_text(), labels[-1].get_text()) == (f"{alphas[0]:g}", f"{alphas[-1]:g}")
     assert figure.axes[0].get_xticks().tolist() == list(alphas)
     if width == 12 and len(alphas) < 10 and alphas[0] > 0:
-        assert len(labels) == len(alphas)  # where there is room, all are named
+        assert len(labels) == len(alphas)  # all labels fit
 
 
-def test_chosen_patches_are_distinct_apart_and_always_the_same():
+def test_chosen_patches_are_distinct_far_apart_and_deterministic():
     for seed in range(5):
         u = uncertainty(seed)
         patches = figures.choose_patches(u, LAYOUT)
@@ -412,7 +412,7 @@ def whole_figures(size: tuple[int, int], title: str = "") -> dict[str, Figure]:
 
 
 @pytest.mark.parametrize("size", [(480, 800), (1000, 320)], ids=["portrait", "landscape"])
-def test_nothing_is_cut_off_and_titles_are_taken_literally(size):
+def test_nothing_is_cut_off_and_titles_are_literal(size):
     title = "bill_$100_$\\frac{" + "x" * 300 + "\n\udce9.jpg"
     for name, figure in whole_figures(size, title).items():
         figure.set_dpi(50)
@@ -429,7 +429,7 @@ def test_nothing_is_cut_off_and_titles_are_taken_literally(size):
     assert matplotlib._pylab_helpers.Gcf.figs == {}
 
 
-def test_whole_figures_show_each_part():
+def test_figures_contain_each_part():
     made = whole_figures((480, 320))
     interaction = made["interaction"].axes
     patches = figures.choose_patches(uncertainty(), LAYOUT)
@@ -450,9 +450,9 @@ def test_whole_figures_show_each_part():
     ]
 
 
-def test_the_rows_of_u_in_one_figure_share_their_colors():
+def test_rows_of_u_share_one_color_scale():
     u = torch.full((N, N), 1e-7)
-    u[0, 5], u[N - 1, 5], u[7, 7] = 1e-2, 1e-4, 1e3  # the last is no panel's
+    u[0, 5], u[N - 1, 5], u[7, 7] = 1e-2, 1e-4, 1e3  # the last one is not in any panel
     field = vi.responsive_field(u[None], LAYOUT.grid)
     figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, [(0, 0), (3, 5)])
     first, second = (axes for axes in figure.axes if axes.get_title().startswith("Patch"))
@@ -462,22 +462,22 @@ def test_the_rows_of_u_in_one_figure_share_their_colors():
     assert probe(first)(*at).sum() > probe(second)(*at).sum() + 100
 
 
-def test_the_figure_says_how_patches_were_chosen_where_it_chose_them():
+def test_default_choice_of_patches_is_stated():
     u = uncertainty()
     field = vi.responsive_field(u[None], LAYOUT.grid)
     for patches, said in ((None, 1), ([(0, 0)], 0)):
         figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, patches)
-        captions = [text for text in figure.axes[0].texts if "the most informative" in text.get_text()]
+        captions = [text for text in figure.axes[0].texts if "most informative ones" in text.get_text()]
         assert len(captions) == said
     figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT)
     FigureCanvasAgg(figure).draw()
-    [caption] = [text for text in figure.axes[0].texts if "the least informative (last)" in text.get_text()]
+    [caption] = [text for text in figure.axes[0].texts if "last, the least informative one" in text.get_text()]
     box = caption.get_window_extent()
     assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
 @pytest.mark.parametrize("chosen", [0.1, 0.2, 0.0])
-def test_the_chosen_beta_has_a_panel_that_says_so(chosen):
+def test_chosen_beta_is_marked_in_its_panel(chosen):
     ready, u = prepared((480, 320)), uncertainty()
     figure = figures.indiscriminative_figure(ready, u, LAYOUT, chosen=chosen)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title().startswith("β")]
@@ -489,7 +489,7 @@ def test_the_chosen_beta_has_a_panel_that_says_so(chosen):
         figures.indiscriminative_figure(ready, u, LAYOUT, chosen=7)
 
 
-def test_a_figure_of_many_patches_has_a_panel_for_each():
+def test_many_patches_get_one_panel_each():
     u = uncertainty()
     field = vi.responsive_field(u[None], LAYOUT.grid, alpha=0.05)
     patches = [(row, 2) for row in range(4)] + [(0, 0)]
@@ -498,7 +498,7 @@ def test_a_figure_of_many_patches_has_a_panel_for_each():
     assert titles == [f"Patch {i}, row {r}, col {c}" for i, (r, c) in enumerate(patches, 1)]
 
 
-def test_tensors_of_any_dtype_that_need_a_gradient_are_taken_as_they_are():
+def test_tensors_of_any_dtype_with_gradients_are_accepted():
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         u = uncertainty().to(dtype).requires_grad_()
         field = vi.responsive_field(u.detach()[None].float(), LAYOUT.grid)
@@ -512,35 +512,35 @@ def test_one_image_of_a_batch():
     fields = vi.responsive_field(u, LAYOUT.grid)
     second = one_image(fields, LAYOUT, 1)
     assert torch.equal(second.mask[0], vi.responsive_field(u[1:], LAYOUT.grid).mask[0])
-    with pytest.raises(ValueError, match="`index` must say which of the 2 images of `field` is meant"):
+    with pytest.raises(ValueError, match="`index` must select one of the 2 images of `field`, got None"):
         figures.field_figure(prepared((480, 320)), fields, LAYOUT)
-    with pytest.raises(ValueError, match=r"`index` must lie in \[0, 1\], the images of `field`, but got 2"):
+    with pytest.raises(ValueError, match=r"`index` must lie in \[0, 1\], the images of `field`, got 2"):
         figures.field_figure(prepared((480, 320)), fields, LAYOUT, index=2)
 
 
-def test_errors_name_the_argument_what_was_expected_and_what_came():
+def test_errors_name_argument_expected_and_got():
     ready, u = prepared((480, 320)), uncertainty()
     field = vi.responsive_field(u[None], LAYOUT.grid)
-    with pytest.raises(ValueError, match=r"`patch_map` must have shape \(4, 6\), but got \(1, 4, 6\)"):
+    with pytest.raises(ValueError, match=r"`patch_map` must have shape \(4, 6\), got \(1, 4, 6\)"):
         figures.map_figure(ready, torch.zeros(1, ROWS, COLS), LAYOUT)
-    with pytest.raises(ValueError, match="`patch_map` must be finite, but got 1 NaN or infinite values"):
+    with pytest.raises(ValueError, match="`patch_map` must be finite, got 1 NaN or infinite values"):
         figures.map_figure(
             ready, torch.zeros(ROWS, COLS).index_put((torch.tensor(0),) * 2, torch.tensor(torch.nan)), LAYOUT
         )
-    with pytest.raises(ValueError, match=r"`uncertainty` must have shape \(24, 24\), but got \(1, 24, 24\)"):
+    with pytest.raises(ValueError, match=r"`uncertainty` must have shape \(24, 24\), got \(1, 24, 24\)"):
         figures.interaction_figure(ready, u[None], field, LAYOUT, [(0, 0)])
     with pytest.raises(ValueError, match=r"row in \[0, 3\], col in \[0, 5\], but got \(4, 0\)"):
         figures.interaction_figure(ready, u, field, LAYOUT, [(4, 0)])
-    with pytest.raises(ValueError, match="`patches` must hold at least one"):
+    with pytest.raises(ValueError, match="`patches` must contain at least one"):
         figures.interaction_figure(ready, u, field, LAYOUT, [])
-    with pytest.raises(ValueError, match=r"`field` must have the grid \(4, 6\) of `layout`, but got \(6, 4\)"):
+    with pytest.raises(ValueError, match=r"`field` must have the grid \(4, 6\) of `layout`, got \(6, 4\)"):
         figures.field_figure(ready, vi.responsive_field(u[None], (6, 4)), LAYOUT)
     with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], but got 7"):
         figures.indiscriminative_figure(ready, u, LAYOUT, (7,))
 
 
-@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
-def test_from_a_model_and_an_image_to_figures():
+@pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may be zero everywhere
+def test_figures_from_model_and_image():
     model = timm.create_model("test_vit").eval()
     ready = figures.prepare(Image.effect_noise((300, 200), 80), model)
     inputs = ready.input.unsqueeze(0)

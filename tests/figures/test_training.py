@@ -14,5 +14,5 @@ def test_the_curves_are_the_rows() -> None:
     points = [line.get_xydata().tolist() for line in panels["Loss"].get_lines()]
     assert points == [[[1.0, 3.0], [2.0, 2.0]], [[2.0, 1.5]]]
     figure.canvas.draw()
-    with pytest.raises(ValueError, match="must hold numbers of a training, but are empty"):
+    with pytest.raises(ValueError, match="must contain logged values, got none"):
         training_figure([], [])

@@ -1,4 +1,4 @@
-"""The figure of a WinfT's windows shows them where they are, with numbers that can be counted by hand."""
+"""The figure of WinfT's windows: positions and hand-counted sizes."""
 
 import matplotlib
 import pytest
@@ -22,9 +22,7 @@ def masks(layers: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("size", "left", "top"), PLACES)
-def test_what_is_in_the_window_is_as_it_was_and_all_else_dark(
-    size: tuple[int, int], left: float, top: float
-) -> None:
+def test_patches_outside_the_window_are_dark(size: tuple[int, int], left: float, top: float) -> None:
     mask = masks()[0]
     _, color = drawn(lambda axes: figures.draw_window(axes, prepared(size), mask, LAYOUT, PATCH))
     row = mask[PATCH[0] * COLS + PATCH[1]].reshape(ROWS, COLS)
@@ -33,7 +31,7 @@ def test_what_is_in_the_window_is_as_it_was_and_all_else_dark(
         assert (color(*place) == (128 if row[cell] else 64)).all(), cell
 
 
-def test_the_sum_over_layers_comes_first_then_each_layer_with_its_numbers() -> None:
+def test_sum_over_layers_is_first_then_each_layer_with_its_sizes() -> None:
     windows = masks()
     figure = figures.windows_figure(prepared((480, 320)), windows, LAYOUT, PATCH, title="50 $ a 50 $")
     FigureCanvasAgg(figure).draw()
@@ -50,7 +48,7 @@ def test_the_sum_over_layers_comes_first_then_each_layer_with_its_numbers() -> N
         assert heading.endswith(f": {int(window[p].sum())} of {N} patches")
         pairs = sum(bool(window[i, j]) for i in range(N) for j in range(N))
         assert share == f"$E_O$ {pairs} ({round(100 * pairs / N**2)}%)"
-    # More layers are brighter, on one scale from none to all of them.
+    # More layers are brighter, on a scale from none to all layers.
     [bar] = panels[0].child_axes
     assert bar.get_ylim() == (0, 3)
     votes = windows[:, p].sum(0).reshape(ROWS, COLS)
@@ -59,7 +57,7 @@ def test_the_sum_over_layers_comes_first_then_each_layer_with_its_numbers() -> N
     assert (panels[0].images[-1].get_array()[..., :3] == expected).all()
 
 
-def test_it_takes_what_a_record_gives() -> None:
+def test_figure_from_a_record() -> None:
     model = tiny("winft_tiny_patch16_224", img_size=(48, 80))
     with torch.no_grad(), vi.record_windows(model) as record:
         model(torch.randn(2, 3, 48, 80))
@@ -69,7 +67,7 @@ def test_it_takes_what_a_record_gives() -> None:
     assert sum(map(int, operations)) / 2 == record.operations[1]
 
 
-def test_explain_draws_the_windows_of_a_model_that_finds_its_own() -> None:
+def test_explain_draws_the_windows_that_the_model_predicts() -> None:
     model = tiny("winft_tiny_patch16_224", img_size=(48, 80))
     image = figures.prepare(Image.effect_noise((320, 192), 80).convert("RGB"), model)
     settings = Settings("winft", methods=("interaction_uncertainty",), patches=((2, 4),))
@@ -82,8 +80,8 @@ def test_explain_draws_the_windows_of_a_model_that_finds_its_own() -> None:
     assert sum(shares) / len(shares) == pytest.approx(float(record.operations[0]) / 15**2)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=rf"`masks` must have shape \(2, {N}, {N}\), but got \(2, 5, 5\)"):
+def test_mismatched_shapes_raise() -> None:
+    with pytest.raises(ValueError, match=rf"`masks` must have shape \(2, {N}, {N}\), got \(2, 5, 5\)"):
         figures.windows_figure(prepared((480, 320)), torch.ones(2, 5, 5, dtype=torch.bool), LAYOUT, PATCH)
     with pytest.raises(ValueError, match="`patch`"):
         figures.windows_figure(prepared((480, 320)), masks(), LAYOUT, (ROWS, 0))

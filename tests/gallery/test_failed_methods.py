@@ -1,4 +1,4 @@
-"""One method that fails loses its own map only; and the readout that a method used is said."""
+"""Failed methods lose only their own maps; titles state the readout that a method used."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.helpers.transformers_models import TABLE
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
 from vit_interactions.gallery.explanation import Explanation, explain_image
-from vit_interactions.gallery.run import Report, explain_images
+from vit_interactions.gallery.run import ExplainResult, explain_images
 from vit_interactions.images import read_image
 from vit_interactions.loading.models import load_model
 
@@ -31,7 +31,7 @@ def explained(image: Path, model: torch.nn.Module, *methods: str) -> Explanation
     return explain_image(model, prepare(read_image(image), model), Settings("test_vit", "own", methods))
 
 
-def test_a_tower_without_classes_keeps_the_maps_that_need_none(
+def test_class_specific_methods_fail_alone_without_classes(
     image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TABLE["siglip"].build().save_pretrained(tmp_path / "model")
@@ -53,20 +53,20 @@ def test_a_tower_without_classes_keeps_the_maps_that_need_none(
     assert torch.equal(torch.from_numpy(maps["raw_attention"]), vi.RawAttention(model).patch_map(inputs)[0])
     manifest = json.loads((out / "noise" / "manifest.json").read_text())
     assert list(manifest["failed"]) == ["legrad"]
-    assert manifest["refused"] == {}
+    assert manifest["unsupported"] == {}
     report = json.loads((out / "manifest.json").read_text())
     assert report["failed"] == {}
     assert report["failed_methods"] == {str(image): manifest["failed"]}
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, IndexError])
-def test_resume_tries_again_what_failed(
+def test_resume_retries_failed_methods(
     error: type[Exception], image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = timm.create_model("test_vit", num_classes=5).eval()
     settings = Settings("test_vit", "own", ("raw_attention", "attention_rollout"))
 
-    def reports() -> Report:
+    def reports() -> ExplainResult:
         (report,) = explain_images(model, [image], settings, tmp_path / "out", resume=True)
         return report
 
@@ -86,9 +86,7 @@ def test_resume_tries_again_what_failed(
     assert (tmp_path / "out" / "noise" / "maps.npz").stat().st_mtime_ns == made
 
 
-def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_uncertainty_fails_interaction_methods_only(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no memory")
 
@@ -112,7 +110,7 @@ def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
     ],
     ids=["token", "avg", "map"],
 )
-def test_what_daam_read_is_said(
+def test_title_states_the_readout_of_daam(
     options: dict[str, object], readout: str, words: str, image: Path, tmp_path: Path
 ) -> None:
     model = timm.create_model("test_vit", num_classes=5, **options).eval()

@@ -1,4 +1,4 @@
-"""Each image gets a folder of its own: nothing is lost to a name, a kill, a full disk or a second run."""
+"""Each image gets its own folder: names, kills, full disks and second runs lose nothing."""
 
 import errno
 import json
@@ -23,18 +23,18 @@ from vit_interactions.explorer import pages
 from vit_interactions.gallery import replace
 from vit_interactions.gallery import run as gallery_run
 from vit_interactions.gallery.explanation import Explanation
-from vit_interactions.gallery.folder import foreign, is_of, is_ours, is_whole
-from vit_interactions.gallery.run import Report, describe_model, explain_images
+from vit_interactions.gallery.folder import belongs_to, is_complete, is_results, other_files
+from vit_interactions.gallery.run import ExplainResult, describe_model, explain_images
 from vit_interactions.utilities.names import fold
 from vit_interactions.utilities.writing import WriteError
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 class Figure:
-    """Writes a number instead of drawing."""
+    """A figure that writes a number instead of drawing."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -44,15 +44,15 @@ class Figure:
 
 
 def explained(model: object, image: Path, settings: Settings) -> Explanation:
-    """Stands for an explanation, which shows alpha and the image's content."""
+    """Return a fake explanation that shows alpha and the content of the image."""
     value = settings.alpha + len(image.read_bytes())
     figures: Any = {"raw_attention": Figure(value), "field": Figure(-value)}
-    return Explanation({"raw_attention": np.full((2, 2), value)}, figures, {"failed": {}, "refused": {}})
+    return Explanation({"raw_attention": np.full((2, 2), value)}, figures, {"failed": {}, "unsupported": {}})
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out models and figures, which are not what is tested here."""
+    """Replace models and figures by fakes."""
     monkeypatch.setattr(gallery_run, "explain_image", explained)
     monkeypatch.setattr(gallery_run, "read_image", lambda path: path)
     monkeypatch.setattr(gallery_run, "prepare", lambda image, model: image)
@@ -61,8 +61,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
-def explain(images: list[Path], out: Path, *, alpha: float = 0.25, resume: bool = False) -> Report:
-    report = Report()
+def explain(images: list[Path], out: Path, *, alpha: float = 0.25, resume: bool = False) -> ExplainResult:
+    report = ExplainResult()
     settings = Settings("model", methods=("raw_attention",), alpha=alpha)
     for report in explain_images(nn.Identity(), images, settings, out, resume=resume):  # noqa: B007
         pass
@@ -76,8 +76,8 @@ def image(path: Path, size: int = 1) -> Path:
 
 
 def value(folder: Path) -> float:
-    """The number in a folder, which is the same in all files of it."""
-    assert is_whole(folder)
+    """Return the number in a folder, which is the same in all its files."""
+    assert is_complete(folder)
     with np.load(folder / "maps.npz") as arrays:
         found = float(arrays["raw_attention"].mean())
     assert (folder / "raw_attention.png").read_bytes() == f"{found} 120".encode()
@@ -90,7 +90,7 @@ def hidden(out: Path) -> list[Path]:
 
 
 def file_names(count: int) -> list[str]:
-    """Names that a file system takes, all of them nasty."""
+    """Return hostile file names that the file system accepts."""
     draw = random.Random(1)
     pieces = [piece for piece in PIECES if "/" not in piece] + [
         "..jpg",
@@ -106,7 +106,7 @@ def file_names(count: int) -> list[str]:
 
 @pytest.fixture
 def precious(tmp_path: Path) -> Iterator[Path]:
-    """A folder of results among files of the user's, which must all be there in the end."""
+    """Create an output folder among user files, and check at the end that they are unchanged."""
     out = tmp_path / "home" / "out"
     theirs = {
         out.parent / "thesis.txt": "a",
@@ -123,7 +123,7 @@ def precious(tmp_path: Path) -> Iterator[Path]:
     assert [path.name for path in out.parent.iterdir() if path.name not in ("out", "thesis.txt")] == []
 
 
-def check_all_there(out: Path, images: list[Path], report: Report) -> None:
+def check_all_there(out: Path, images: list[Path], report: ExplainResult) -> None:
     assert report.failed == {}
     names = list(report.done.values())
     assert list(report.done) == list(map(str, images))
@@ -134,7 +134,7 @@ def check_all_there(out: Path, images: list[Path], report: Report) -> None:
         assert value(out / name) == 0.25 + Path(path).stat().st_size
 
 
-def test_images_of_any_names_get_folders_of_their_own(tmp_path: Path, precious: Path) -> None:
+def test_images_with_any_names_get_separate_folders(tmp_path: Path, precious: Path) -> None:
     for number, name in enumerate(file_names(60)):
         other = file_names(120)[-1 - number]
         images = [
@@ -145,7 +145,7 @@ def test_images_of_any_names_get_folders_of_their_own(tmp_path: Path, precious: 
         together = precious / f"together{number}"
         check_all_there(together, images, explain(images, together))
         one_by_one = precious / f"single{number}"
-        single = Report()
+        single = ExplainResult()
         for path in images:
             single.done |= explain([path], one_by_one).done
         check_all_there(one_by_one, images, single)
@@ -160,15 +160,15 @@ def test_images_of_any_names_get_folders_of_their_own(tmp_path: Path, precious: 
 
 
 @pytest.mark.parametrize("name", ["...jpg", "..jpg", "manifest.json.jpg", ".hidden.jpg", "x" * 251 + ".jpg"])
-def test_a_name_neither_removes_nor_hides_results(name: str, tmp_path: Path, precious: Path) -> None:
+def test_hostile_names_neither_remove_nor_hide_results(name: str, tmp_path: Path, precious: Path) -> None:
     images = [image(tmp_path / "cat.jpg", 2), image(tmp_path / name, 3)]
     for _ in range(2):
         check_all_there(precious, images, explain(images, precious))
 
 
-def test_images_of_one_name_keep_their_folders_over_runs(tmp_path: Path) -> None:
+def test_images_with_the_same_name_keep_their_folders_across_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    a, b, c = (image(tmp_path / folder / "cat.jpg", 7) for folder in "abc")  # the same content, too
+    a, b, c = (image(tmp_path / folder / "cat.jpg", 7) for folder in "abc")  # with the same content
     assert explain([a], out).done == {str(a): "cat"}
     assert explain([b], out).done == {str(b): "cat-2"}
     assert explain([c, b, a], out).done == {str(c): "cat-3", str(b): "cat-2", str(a): "cat"}
@@ -180,7 +180,7 @@ def test_images_of_one_name_keep_their_folders_over_runs(tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == ["cat", "cat-2", "cat-3", "manifest.json"]
 
 
-def test_an_image_that_fails_leaves_its_name_to_others(tmp_path: Path) -> None:
+def test_failed_image_does_not_reserve_its_name(tmp_path: Path) -> None:
     out, gone, there = tmp_path / "out", tmp_path / "a" / "cat.jpg", image(tmp_path / "b" / "cat.jpg")
     report = explain([gone, there], out)
     assert (list(report.failed), report.done) == ([str(gone)], {str(there): "cat"})
@@ -188,7 +188,7 @@ def test_an_image_that_fails_leaves_its_name_to_others(tmp_path: Path) -> None:
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], None]) -> None:
-    """Have all calls that change files announce themselves."""
+    """Call a function before every call that changes files."""
 
     def announced(owner: Any, name: str) -> None:
         original = getattr(owner, name)
@@ -205,7 +205,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], None]) -> Non
     announced(np, "savez_compressed")
 
 
-def test_a_kill_at_any_moment_of_a_replacement_is_repaired(tmp_path: Path) -> None:
+def test_kill_at_any_step_of_a_replacement_is_repaired(tmp_path: Path) -> None:
     cat = image(tmp_path / "cat.jpg")
     steps = 0
     for death in range(1000):
@@ -218,15 +218,15 @@ def test_a_kill_at_any_moment_of_a_replacement_is_repaired(tmp_path: Path) -> No
             nonlocal steps
             steps += 1
             if steps > death:
-                raise Killed(name)  # also from all clean-up, which a killed process does not do
+                raise Killed(name)  # during cleanup too, which a killed process never runs
 
         with pytest.MonkeyPatch.context() as patch:
             calls(patch, die)
             with suppress(Killed):
                 explain([cat], out, alpha=0.5)
-        kept = [folder for folder in out.iterdir() if folder.is_dir() and is_whole(folder)]
+        kept = [folder for folder in out.iterdir() if folder.is_dir() and is_complete(folder)]
         assert kept, "neither the old results nor the new ones are whole"
-        assert explain([image(tmp_path / "dog.jpg")], out).failed == {}  # another image: repaired all the same
+        assert explain([image(tmp_path / "dog.jpg")], out).failed == {}  # repaired even by a run of another image
         assert hidden(out) == []
         assert value(out / "cat") in (1.25, 1.5)
         assert (out / "cat" / "mine.txt").read_text() == "the user's own"
@@ -238,44 +238,44 @@ def test_a_kill_at_any_moment_of_a_replacement_is_repaired(tmp_path: Path) -> No
     assert 20 < steps < 1000
 
 
-def test_what_the_run_did_not_write_is_never_removed(tmp_path: Path) -> None:
+def test_files_of_the_user_are_never_removed(tmp_path: Path) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
     explain([cat], out)
     (out / "cat" / "notes.txt").write_text("mine")
     (out / "cat" / "folder").mkdir()
     (out / "cat" / "folder" / "more.txt").write_text("mine too")
-    assert {path.name for path in foreign(out / "cat")} == {"notes.txt", "folder"}
+    assert {path.name for path in other_files(out / "cat")} == {"notes.txt", "folder"}
     assert explain([cat], out, alpha=0.5).failed == {}
     assert value(out / "cat") == 1.5
     assert (out / "cat" / "notes.txt").read_text() == "mine"
     assert (out / "cat" / "folder" / "more.txt").read_text() == "mine too"
 
 
-def test_a_users_file_is_not_replaced_by_a_result_of_its_name(tmp_path: Path) -> None:
+def test_user_file_with_the_name_of_a_result_is_kept(tmp_path: Path) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
     explain([cat], out)
     manifest = json.loads((out / "cat" / "manifest.json").read_text())
     (out / "cat" / "manifest.json").write_text(json.dumps({**manifest, "figures": ["raw_attention.png"]}))
     report = explain([cat], out, alpha=0.5)
-    assert "field.png is in the way of a result of the same name; move it" in report.failed[str(cat)]
+    assert "field.png has the name of a result. Move it" in report.failed[str(cat)]
     assert hidden(out) == []
     assert (out / "cat" / "field.png").exists()
 
 
 @pytest.mark.parametrize("ending", [".partial", ".replaced"])
-def test_a_hidden_folder_of_the_users_is_in_the_way_of_one_image(ending: str, tmp_path: Path) -> None:
+def test_hidden_user_folder_fails_one_image_only(ending: str, tmp_path: Path) -> None:
     out, cat, dog = tmp_path / "out", image(tmp_path / "cat.jpg"), image(tmp_path / "dog.jpg")
     explain([cat], out)
     theirs = image(out / f".cat{ending}" / "data.csv")
     report = explain([cat, dog], out, alpha=0.5)
-    assert "is in the way of the run's own files; move it" in report.failed[str(cat)]
+    assert "has the name of a temporary folder of this run. Move it" in report.failed[str(cat)]
     assert theirs.exists()
     assert (value(out / "cat"), value(out / "dog")) == (1.25, 1.5)
 
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "changed", "folder", "manifest"])
 @pytest.mark.parametrize("name", ["maps.npz", "field.png"])
-def test_resume_makes_damaged_results_anew(harm: str, name: str, tmp_path: Path) -> None:
+def test_resume_replaces_damaged_results(harm: str, name: str, tmp_path: Path) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
     explain([cat], out)
     file = out / "cat" / name
@@ -294,14 +294,14 @@ def test_resume_makes_damaged_results_anew(harm: str, name: str, tmp_path: Path)
     if harm == "folder":
         file.mkdir()
     report = explain([cat], out, resume=True)
-    if harm in ("folder", "manifest"):  # the one is not the run's, the other does not say whose it is
+    if harm in ("folder", "manifest"):  # not written by the run, or without its image
         assert report.failed or report.done == {str(cat): "cat-2"}
     else:
         assert report.done == {str(cat): "cat"}
         assert value(out / "cat") == 1.25
 
 
-def test_resume_asks_for_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_requires_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
     explain([cat], out)
     for facts in ({"weights": "1"}, {"weights": "1", "preprocessing": "other"}):
@@ -312,7 +312,7 @@ def test_resume_asks_for_the_same_model(tmp_path: Path, monkeypatch: pytest.Monk
         assert json.loads((out / "cat" / "manifest.json").read_text())["model"] == facts
 
 
-def test_models_of_the_same_weights_are_told_apart() -> None:
+def test_models_with_the_same_weights_and_other_options_differ() -> None:
     model = timm.create_model("test_vit")
     facts = describe_model(model)
     twin = timm.create_model("test_vit")
@@ -326,7 +326,7 @@ def test_models_of_the_same_weights_are_told_apart() -> None:
     assert {key for key in facts if other[key] != facts[key]} == {"options", "preprocessing"}
 
 
-def test_hostile_manifests_reach_nothing_outside(tmp_path: Path) -> None:
+def test_hostile_manifests_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg")
     target = image(tmp_path / "target")
     explain([cat], out)
@@ -335,7 +335,7 @@ def test_hostile_manifests_reach_nothing_outside(tmp_path: Path) -> None:
     for figures in (["../../target"], 3, None, [["x"]]):
         content = {**manifest, "figures": figures, "files": files}
         (out / "cat" / "manifest.json").write_text(json.dumps(content))
-        assert not is_whole(out / "cat")
+        assert not is_complete(out / "cat")
         explain([cat], out, resume=True)
         assert target.exists()
     shutil.rmtree(out)
@@ -346,18 +346,18 @@ def test_hostile_manifests_reach_nothing_outside(tmp_path: Path) -> None:
     assert target.exists()
 
 
-def test_links_are_nobodys_results(tmp_path: Path) -> None:
+def test_links_are_not_results(tmp_path: Path) -> None:
     explain([image(tmp_path / "cat.jpg")], tmp_path / "real")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cat").symlink_to(tmp_path / "real" / "cat")
-    assert not is_ours(tmp_path / "out" / "cat")
+    assert not is_results(tmp_path / "out" / "cat")
     report = explain([tmp_path / "cat.jpg"], tmp_path / "out", alpha=0.5)
-    assert "is no folder of explanations" in report.failed[str(tmp_path / "cat.jpg")]
+    assert "is not a folder of explanations" in report.failed[str(tmp_path / "cat.jpg")]
     assert value(tmp_path / "real" / "cat") == 1.25
-    assert is_of(tmp_path / "real" / "cat", tmp_path / "cat.jpg", "")
+    assert belongs_to(tmp_path / "real" / "cat", tmp_path / "cat.jpg", "")
 
 
-def test_repair_leaves_an_old_folder_that_nothing_replaced(tmp_path: Path) -> None:
+def test_repair_keeps_an_old_folder_without_replacement(tmp_path: Path) -> None:
     out = tmp_path / "out"
     explain([image(tmp_path / "cat.jpg")], out)
     (out / "cat").rename(out / ".cat.replaced")
@@ -367,7 +367,7 @@ def test_repair_leaves_an_old_folder_that_nothing_replaced(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_full_disk_ends_the_run_and_leaves_what_is_whole(
+def test_full_disk_ends_the_run_and_keeps_complete_folders(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -402,7 +402,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_disk_that_is_full_is_told(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [image(tmp_path / f"{name}.jpg") for name in ("cat", "dog")]
     assert len(explain(images[:1], small_disk / "out").done) == 1
     large = {"x": np.random.default_rng(0).random(20_000)}
@@ -418,7 +418,9 @@ def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     head = '<meta name="generator" content="vit_interactions 1"><meta name="image" content="{}">{}'
     monkeypatch.setattr(pages, "read_image", lambda path: path)
     monkeypatch.setattr(pages, "prepare", lambda image, model: image)
-    monkeypatch.setattr(pages, "study", lambda model, image, **_: SimpleNamespace(size=len(image.read_bytes())))
+    monkeypatch.setattr(
+        pages, "page_data", lambda model, image, **_: SimpleNamespace(size=len(image.read_bytes()))
+    )
     monkeypatch.setattr(pages, "render", lambda found, source, **_: head.format(source, found.size))
 
 
@@ -428,7 +430,7 @@ def write(images: list[Path], out: Path) -> pages.Pages:
 
 
 @pytest.mark.usefixtures("quick_pages")
-def test_images_of_any_names_get_pages_of_their_own(tmp_path: Path, precious: Path) -> None:
+def test_images_with_any_names_get_separate_pages(tmp_path: Path, precious: Path) -> None:
     for number, name in enumerate(file_names(80)):
         images = [image(tmp_path / folder / name, size) for folder, size in (("a", 3), ("b", 4))]
         for runs in ([images], [images[:1], images[1:]], [images[1:], images]):
@@ -453,12 +455,12 @@ def test_a_page_replaces_its_own_image_only(tmp_path: Path) -> None:
         assert write([b], out).done == {str(b): out / "cat-2.html"}
     (out / "dog.html").write_text("mine")
     failed = write([image(tmp_path / "dog.jpg"), b], out).failed
-    assert "dog.html exists and is no page of the explorer; move it" in failed[str(tmp_path / "dog.jpg")]
+    assert "dog.html exists and is not an explorer page. Move it" in failed[str(tmp_path / "dog.jpg")]
     assert (out / "dog.html").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("quick_pages")
-def test_a_page_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_partial_page_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     out, cat = tmp_path / "out", image(tmp_path / "cat.jpg", 1)
     out.mkdir()
     for name in (".dog.html.partial", ".mine.partial"):
@@ -467,7 +469,7 @@ def test_a_page_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == [".mine.partial", "cat.html"]
 
 
-def test_an_image_that_cannot_be_opened_is_called_an_image(tmp_path: Path) -> None:
+def test_error_of_an_unreadable_image_mentions_the_image(tmp_path: Path) -> None:
     broken = tmp_path / "cat.jpg"
     broken.symlink_to(tmp_path / "gone.jpg")
     run = explain([broken, image(tmp_path / "dog.jpg")], tmp_path / "out")

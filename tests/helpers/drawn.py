@@ -1,4 +1,4 @@
-"""A drawn figure, and the places of patches in it."""
+"""Draw a figure and read its colors at the positions of patches."""
 
 from collections.abc import Callable
 from itertools import product
@@ -23,14 +23,14 @@ LAYOUT = TokenLayout(prefix=1, rows=ROWS, cols=COLS, readout="token", extent=(32
 N = LAYOUT.patches
 
 
-def prepared(size: tuple[int, int], grey: int = 128) -> figures.PreparedImage:
-    """A plain image (width, height), resized to cover 32 x 48 pixels and cropped to them."""
+def prepared(size: tuple[int, int], gray: int = 128) -> figures.PreparedImage:
+    """Prepare a plain image (width, height), resized to cover 32 x 48 pixels and center-cropped."""
     steps = [
         timm.data.transforms.ResizeKeepRatio((32, 48)),
         transforms.CenterCrop((32, 48)),
         transforms.ToTensor(),
     ]
-    return figures.prepare(Image.new("RGB", size, (grey,) * 3), torch.nn.Identity(), transforms.Compose(steps))
+    return figures.prepare(Image.new("RGB", size, (gray,) * 3), torch.nn.Identity(), transforms.Compose(steps))
 
 
 def probe(axes: Axes) -> Callable[..., np.ndarray]:
@@ -49,14 +49,14 @@ def probe(axes: Axes) -> Callable[..., np.ndarray]:
 def drawn(
     draw: Callable[[Axes], Any], size: tuple[float, float] = (5, 5)
 ) -> tuple[Axes, Callable[..., np.ndarray]]:
-    """Draw on axes and give a probe: the RGB colour at a place in the image's pixels."""
+    """Draw on axes and return a function that reads the RGB color at (x, y) in pixels of the image."""
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.add_subplot()
     draw(axes)
     return axes, probe(axes)
 
 
-# The crop of 32 x 48 at scale 10, by hand: centred in a portrait of 480 x 800 and a landscape of 1000 x 320.
+# The crop of 32 x 48 at scale 10, computed by hand: centered in a portrait of 480 x 800 and a landscape of 1000 x 320.
 PLACES = [((480, 800), 0, 240), ((1000, 320), 260, 0)]
 
 

@@ -1,4 +1,4 @@
-"""Boxes: files in any usual encoding, names however they are written, and rows that fit nothing."""
+"""Boxes: file encodings, Unicode normalization of names, and rows that match no image."""
 
 from pathlib import Path
 from unicodedata import normalize
@@ -14,7 +14,7 @@ ROW = "file,left,top,right,bottom\ncat.png,1,1,20,20\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_boxes_are_read_in_utf8_and_in_utf16_with_its_mark(encoding: str, tmp_path: Path) -> None:
+def test_boxes_are_read_in_utf8_and_in_utf16_with_bom(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_bytes(ROW.encode(encoding))
     assert read_boxes(tmp_path / "boxes.csv") == {"cat.png": [ObjectBox(1, 1, 20, 20)]}
 
@@ -32,7 +32,7 @@ def test_boxes_are_read_in_utf8_and_in_utf16_with_its_mark(encoding: str, tmp_pa
     ],
     ids=["latin-1", "quote", "long", "half a character"],
 )
-def test_boxes_that_cannot_be_read_name_file_and_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_errors_of_unreadable_boxes_name_file_and_line(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         read_boxes(tmp_path / "boxes.csv")
@@ -40,31 +40,31 @@ def test_boxes_that_cannot_be_read_name_file_and_line(content: bytes, message: s
 
 
 @pytest.mark.parametrize(("written", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_names_fit_however_their_accents_are_written(written: str, listed: str) -> None:
+def test_names_match_in_any_unicode_normalization(written: str, listed: str) -> None:
     name, path = (normalize(form, "Zoë/café.png") for form in (written, listed))
     boxes = {name: [ObjectBox(0, 0, 1, 1)]}
     assert boxes_by_image(boxes, [Path(path)]) == {Path(path): [ObjectBox(0, 0, 1, 1)]}
     assert unused_boxes(boxes, [Path(path)]) == []
 
 
-def test_two_files_whose_names_look_alike_are_told_apart() -> None:
+def test_files_whose_names_differ_in_normalization_only() -> None:
     paths = [Path(normalize(form, "café.png")) for form in ("NFC", "NFD")]
     for path in paths:
         found = boxes_by_image({path.name: [ObjectBox(0, 0, 1, 1)]}, paths)
         assert [len(found[each]) for each in paths] == [int(each == path) for each in paths]
 
 
-def test_rows_of_boxes_that_fit_no_image_are_reported(tmp_path: Path) -> None:
+def test_boxes_that_match_no_image_are_reported(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
     (tmp_path / "boxes.csv").write_text(ROW + "dog.png,1,1,2,2\ndog.png,1,1,3,3\n")
     model = timm.create_model("test_vit", num_classes=5)
     comparison = vi.compare(
         [tmp_path / "cat.png"], model, ["random_map"], ["pointing_game"], boxes=tmp_path / "boxes.csv", target=0
     )
-    assert comparison.notes()[0] == "2 of 3 rows of `boxes` fit no image and are not used, e.g. of 'dog.png'"
+    assert comparison.notes()[0] == "2 of 3 rows of `boxes` match no image and are not used, e.g. 'dog.png'"
 
 
-def test_a_class_that_a_model_lacks_is_found_before_anything_is_measured(tmp_path: Path) -> None:
+def test_missing_class_fails_before_the_run(tmp_path: Path) -> None:
     model = timm.create_model("test_vit", num_classes=5)
     for target in (5, -1):
         with pytest.raises(ValueError, match=r"`target` must"):

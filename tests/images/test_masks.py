@@ -1,4 +1,4 @@
-"""Masks of objects count the patches that they cover, wherever a model's preprocessing puts these."""
+"""Object masks select the patches they cover, for any preprocessing."""
 
 import itertools
 from pathlib import Path
@@ -21,13 +21,7 @@ from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.images import read_image
-from vit_interactions.images.masks import (
-    covered,
-    inside_mask,
-    masks_by_image,
-    object_pixels,
-    read_mask,
-)
+from vit_interactions.images.masks import covered, inside_mask, masks_by_image, object_pixels, read_mask
 from vit_interactions.images.placement import Placement
 from vit_interactions.metrics import METRICS, Case, Metric, Score
 from vit_interactions.metrics.average_precision import average_precision
@@ -41,7 +35,7 @@ LAYOUT = vi.TokenLayout(prefix=1, rows=4, cols=4, readout="token", extent=(64, 6
 
 
 def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray[Any, Any]:
-    """(height, width) bool; size, centre and radius as shares of the shorter side, (x, y)."""
+    """Draw a disk: (height, width) bool; center (x, y) and radius as fractions of the shorter side."""
     width, height = size
     short = min(size)
     y, x = np.mgrid[:height, :width]
@@ -55,7 +49,7 @@ def prepared_of(size: tuple[int, int], placement: Placement) -> PreparedImage:
     return PreparedImage(Image.new("RGB", size), torch.zeros(3, 64, 64), placement)
 
 
-# Which patches
+# Patches on the object
 
 
 @pytest.mark.parametrize(
@@ -66,7 +60,7 @@ def prepared_of(size: tuple[int, int], placement: Placement) -> PreparedImage:
         Placement(64, 64, 10, -20, 0.31, 2.6),  # padded above and below
     ],
 )
-def test_the_share_of_a_patch_is_the_sum_over_pixels(placement: Placement) -> None:
+def test_covered_fraction_is_the_sum_over_pixels(placement: Placement) -> None:
     mask = np.random.default_rng(0).random((90, 70)) < 0.4
     found = covered(prepared_of((70, 90), placement), LAYOUT, mask)
     for row, col in itertools.product(range(4), range(4)):
@@ -87,8 +81,8 @@ STEPS = {
 
 @pytest.mark.parametrize("size", [(200, 200), (300, 180), (120, 400)])
 @pytest.mark.parametrize("kind", STEPS)
-def test_masks_lie_where_the_model_sees_them(kind: str, size: tuple[int, int]) -> None:
-    """What the model's own preprocessing makes of an image of the mask, patch by patch."""
+def test_masks_are_placed_like_the_model_input(kind: str, size: tuple[int, int]) -> None:
+    """Compare with the model's preprocessing of an image of the mask, patch by patch."""
     mask = disc(size, (0.4, 0.55), 0.31)
     image = Image.fromarray(mask).convert("RGB")
     prepared = prepare(image, make_model(), transforms.Compose([*STEPS[kind], transforms.ToTensor()]))
@@ -99,7 +93,7 @@ def test_masks_lie_where_the_model_sees_them(kind: str, size: tuple[int, int]) -
     assert 0 < int(inside_mask(prepared, LAYOUT, mask).sum()) < 16
 
 
-def test_half_a_patch_is_enough_and_less_is_not() -> None:
+def test_half_covered_patches_count() -> None:
     mask = np.zeros((64, 64), bool)
     mask[:16, :8] = True  # half of the first patch
     mask[16:32, :8] = True
@@ -107,14 +101,14 @@ def test_half_a_patch_is_enough_and_less_is_not() -> None:
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 0] = True
     assert torch.equal(inside_mask(prepared_of((64, 64), Placement(64, 64)), LAYOUT, mask), expected)
-    # A third of a pixel to one of the input: the same, though no number is exact.
+    # Three input pixels per pixel: the same result, although no number is exact.
     third = Placement(64, 64, scale_x=1 / 3, scale_y=1 / 3)
     mask = np.zeros((22, 22), bool)
     mask[:, :8] = True  # 8 pixels = one and a half patches
     assert inside_mask(prepared_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
 
 
-# Which pixels
+# Object pixels
 
 
 def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:
@@ -125,7 +119,7 @@ def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Pat
 
 
 def classes(values: list[int]) -> Image.Image:
-    """One row of an image with a palette, as VOC's."""
+    """Create a one-row palette image, as in VOC."""
     image = Image.fromarray(np.array([values], np.uint8))
     image.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
     return image
@@ -139,59 +133,59 @@ def test_pixels_of_every_mode() -> None:
         "16 bits": Image.fromarray(np.array([[0, 256]], np.uint16)),
         "classes": classes([0, 15]),
         "void": classes([255, 3]),
-        "colours": Image.fromarray(np.array([[[0, 0, 0], [0, 3, 0]]], np.uint8)),
+        "colors": Image.fromarray(np.array([[[0, 0, 0], [0, 3, 0]]], np.uint8)),
         "opaque": Image.fromarray(np.array([[[0, 0, 0, 255], [0, 3, 0, 255]]], np.uint8)),
         "transparent": Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 1]]], np.uint8)),
-        "grey and alpha": Image.fromarray(np.array([[[0, 255], [255, 255]]], np.uint8), "LA"),
+        "gray and alpha": Image.fromarray(np.array([[[0, 255], [255, 255]]], np.uint8), "LA"),
     }
     for name, image in found.items():
         assert object_pixels(image).tolist() == [[False, True]], name
 
 
-def test_files_give_what_was_written(tmp_path: Path) -> None:
+def test_masks_round_trip_through_files(tmp_path: Path) -> None:
     mask = disc((30, 20), (0.5, 0.5), 0.3)
     for name, values in {
-        "grey": mask.astype(np.uint8) * 255,
+        "gray": mask.astype(np.uint8) * 255,
         "one bit": mask,
         "16 bits": mask.astype(np.uint16) * 4000,
-        "colours": np.stack([mask * 0, mask * 200, mask * 0], -1).astype(np.uint8),
+        "colors": np.stack([mask * 0, mask * 200, mask * 0], -1).astype(np.uint8),
     }.items():
         np.testing.assert_array_equal(read_mask(png(tmp_path / f"{name}.png", values), (30, 20)), mask)
-    # The way up that it is shown, as the image.
+    # Upright by EXIF, like the image.
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = png(tmp_path / "lying.png", np.rot90(mask), exif=exif)
     np.testing.assert_array_equal(read_mask(lying, (30, 20)), mask)
 
 
-def test_masks_that_are_none_are_told(tmp_path: Path) -> None:
+def test_unusable_masks_are_reported(tmp_path: Path) -> None:
     def refused(match: str, name: str) -> None:
         with pytest.raises(ValueError, match=match):
             read_mask(tmp_path / name, (30, 20))
 
-    refused(r"there is no mask at .*gone\.png", "gone.png")
+    refused(r"the mask .*gone\.png does not exist", "gone.png")
     png(tmp_path / "turned.png", np.ones((30, 20), np.uint8))
-    refused("has 20 x 30 pixels where its image has 30 x 20", "turned.png")
+    refused("must have the image's size 30 x 20, got 20 x 30", "turned.png")
     png(tmp_path / "empty.png", np.zeros((20, 30), np.uint8))
-    refused("has no pixel other than 0", "empty.png")
+    refused("contains no object", "empty.png")
     png(tmp_path / "void.png", classes([0, 255]))
-    with pytest.raises(ValueError, match="with a palette: other than 0 and 255"):
+    with pytest.raises(ValueError, match="in a palette image: 0 or 255"):
         read_mask(tmp_path / "void.png", (2, 1))
     (tmp_path / "text.png").write_text("no image")
     refused(r"the mask cannot be read: .*text\.png` .* cannot identify its format", "text.png")
     whole = png(tmp_path / "noise.png", np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:200])
     refused(r"the mask cannot be read: .*cut\.png` .* truncated", "cut.png")
-    Image.new("L", (30, 20), 200).save(tmp_path / "photo.png", "JPEG")  # whose 0 is no 0
+    Image.new("L", (30, 20), 200).save(tmp_path / "photo.png", "JPEG")  # JPEG does not preserve 0
     refused("is JPEG, which is not a supported image format. Convert it to PNG.", "photo.png")
     (tmp_path / "folder.png").mkdir()
     refused("must be a file, got a folder at", "folder.png")
 
 
-# Which file
+# Mask files
 
 
-def test_masks_are_found_by_the_end_of_the_paths_of_images(tmp_path: Path) -> None:
+def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:
     one, other = Path("/data/cats/1.jpg"), Path("/data/dogs/1.JPEG")
     alone = Path("/data/dogs/2.tar.png")
     masks = tmp_path / "masks"
@@ -201,30 +195,32 @@ def test_masks_are_found_by_the_end_of_the_paths_of_images(tmp_path: Path) -> No
         one: masks / "cats/1.png",
         other: masks / "dogs/1.PNG",
         alone: masks / "2.tar.png",
-        Path("/data/4.jpg"): masks / "4.png",  # where it should be
+        Path("/data/4.jpg"): masks / "4.png",  # the expected path
     }
     png(masks / "1.png", np.ones((1, 1), np.uint8))
-    with pytest.raises(ValueError, match=r"'1' fits 2, e\.g\. '/data/cats/1\.jpg' and '/data/dogs/1\.JPEG'"):
+    with pytest.raises(
+        ValueError, match=r"got '1', which matches 2, e\.g\. '/data/cats/1\.jpg' and '/data/dogs/1\.JPEG'"
+    ):
         masks_by_image(masks, [one, other])
-    with pytest.raises(ValueError, match=r"must have one mask per image, but .*1\.png and .*1\.png fit"):
+    with pytest.raises(ValueError, match=r"must have one mask per image, got .*1\.png and .*1\.png for"):
         masks_by_image(masks, [one])
-    with pytest.raises(ValueError, match=r"named as the images, e\.g\. '5\.png', but .* only others"):
+    with pytest.raises(ValueError, match=r"named like the images, e\.g\. '5\.png', got e\.g\. '1\.png' in"):
         masks_by_image(masks, [Path("/data/5.jpg")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty has none"):
+    with pytest.raises(ValueError, match=r"got no PNG file in .*empty"):
         masks_by_image(tmp_path / "empty", [one])
-    with pytest.raises(ValueError, match="must be a folder of PNG images, but there is none at"):
+    with pytest.raises(ValueError, match="must be a folder of PNG files, got"):
         masks_by_image(masks / "1.png", [one])
-    with pytest.raises(ValueError, match="another folder than the images'"):
+    with pytest.raises(ValueError, match="must not be the folder of the images"):
         masks_by_image(masks, [masks / "3.png"])
 
 
-# In a comparison
+# Masks in a comparison
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Four images and their masks: wide, tall, square, and one that lies on its side until it is turned."""
+    """Write four images and their masks: wide, tall, square, and one rotated by EXIF."""
     random = np.random.default_rng(0)
     for name, size in {"wide": (120, 70), "tall": (70, 150), "square": (64, 64), "turned": (100, 60)}.items():
         pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -243,7 +239,7 @@ def compare(root: Path, model: nn.Module | None = None, **options: Any) -> Compa
     return vi.compare([root / "images"], model or make_model(), **given)
 
 
-def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
+def test_localization_metrics_use_covered_patches(root: Path) -> None:
     model = make_model()
     comparison = compare(root, model)
     assert comparison.failures().empty
@@ -256,7 +252,7 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
         patches = torch.zeros(4, 4, dtype=torch.bool)
         for row, col in itertools.product(range(4), range(4)):
             left, top, right, bottom = prepared.patch_box(row, col, LAYOUT)
-            # 1,600 points of the patch, and whether the pixels that they are in are object.
+            # Sample 1,600 points of the patch and look up their pixels.
             points = [
                 (int(top + (bottom - top) * (y + 0.5) / 40), int(left + (right - left) * (x + 0.5) / 40))
                 for y, x in itertools.product(range(40), range(40))
@@ -278,7 +274,7 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
     assert wide.boxes == ()
 
 
-def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path) -> None:
+def test_unusable_masks_fail_localization_metrics_only(root: Path) -> None:
     whole = compare(root)
     (root / "masks" / "wide.png").unlink()
     png(root / "masks" / "tall.png", np.ones((70, 150), np.uint8))
@@ -289,9 +285,9 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
     damaged = ["UnusableMaskError"]
     assert errors == {"wide": ["ValueError"], "tall": damaged, "square": damaged}
     for name, reason in {
-        "wide": f"there is no mask at {root / 'masks' / 'wide.png'}.",
-        "tall": f"the mask {root / 'masks' / 'tall.png'} has 150 x 70 pixels where its image has 70 x 150 "
-        "(width x height).",
+        "wide": f"the mask {root / 'masks' / 'wide.png'} does not exist.",
+        "tall": f"the mask {root / 'masks' / 'tall.png'} must have the image's size 70 x 150, "
+        "got 150 x 70 (width x height).",
         "square": f"the mask cannot be read: `{root / 'masks' / 'square.png'}` is not an image that can be read: "
         "cannot identify its format",
     }.items():
@@ -309,7 +305,7 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
     pd.testing.assert_frame_equal(rest(comparison), rest(whole))
 
 
-def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_measures_images_with_a_changed_mask_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
     original = running.classify
 
@@ -329,15 +325,15 @@ def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: p
     assert made() == []
     png(root / "masks" / "square.png", np.eye(64, dtype=np.uint8))
     assert made() == [(64, 64)]
-    png(root / "masks" / "wide.png", np.ones((70, 120), np.uint8))  # one that was missing
+    png(root / "masks" / "wide.png", np.ones((70, 120), np.uint8))  # was missing before
     assert made() == [(120, 70)]
     (root / "masks" / "wide.png").unlink()
     assert made() == [(120, 70)]
     comparison = compare(root, out=root / "out", resume=True)
-    assert set(comparison.failures()["image"]) == {"wide", "square"}  # no patch is half on a line
+    assert set(comparison.failures()["image"]) == {"wide", "square"}  # a line covers half of no patch
 
 
-def test_masks_are_of_every_class(root: Path) -> None:
+def test_masks_apply_to_every_class(root: Path) -> None:
     seen: list[Tensor] = []
 
     def look(case: Case, patch_map: Tensor) -> Score:
@@ -352,14 +348,14 @@ def test_masks_are_of_every_class(root: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(seen[:4], seen[4:], strict=True))
 
 
-def test_masks_of_a_model_without_classes(root: Path) -> None:
+def test_masks_with_a_model_without_classes(root: Path) -> None:
     features = timm.create_model("test_vit", num_classes=0, img_size=64)
     comparison = compare(root, features, methods=["raw_attention"], metrics=["iou"])
     assert comparison.failures().empty
     assert (comparison.table()["metric"] == "iou").sum() == 4
 
 
-def test_metrics_that_need_no_object_are_not_given_one(root: Path) -> None:
+def test_metrics_without_objects_do_not_load_masks(root: Path) -> None:
     def look(case: Case, patch_map: Tensor) -> Score:
         return Score(float(case.inside is None))
 
@@ -369,7 +365,7 @@ def test_metrics_that_need_no_object_are_not_given_one(root: Path) -> None:
     assert comparison.failures().empty
 
 
-def test_an_image_of_pillow_has_the_mask_of_its_file(root: Path) -> None:
+def test_pil_image_uses_the_mask_of_its_file(root: Path) -> None:
     image = Image.open(root / "images" / "wide.png")
     comparison = vi.compare([image], make_model(), ["random_map"], ["iou"], masks=root / "masks")
     assert comparison.failures().empty
@@ -379,7 +375,7 @@ def test_an_image_of_pillow_has_the_mask_of_its_file(root: Path) -> None:
     assert table[table["metric"] == "iou"]["value"].tolist() == pytest.approx(expected["value"].tolist())
 
 
-def test_wrong_arguments_are_told(root: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_raise(root: Path, tmp_path: Path) -> None:
     def refused(match: str, **options: Any) -> None:
         with pytest.raises(ValueError, match=match):
             compare(root, **options)
@@ -388,12 +384,12 @@ def test_wrong_arguments_are_told(root: Path, tmp_path: Path) -> None:
     boxes.write_text("file,left,top,right,bottom,index\nwide.png,0,0,9,9,1\n")
     refused("`boxes` and `masks` must not both be given", boxes=boxes)
     refused("`boxes` must be given for `target` 'boxes', .*; masks have no class", target="boxes")
-    refused("must be a folder of PNG images", masks=root / "gone")
+    refused("must be a folder of PNG files", masks=root / "gone")
     refused("`boxes` or `masks` must be given for 'pointing_game', got neither", masks=None)
-    refused("another folder than the images'", masks=root / "images")
+    refused("must not be the folder of the images", masks=root / "images")
 
 
-def test_without_metrics_named_localisation_is_among_them(root: Path) -> None:
+def test_default_metrics_with_masks_include_localization(root: Path) -> None:
     found = compare(root, metrics=None, methods=["random_map"]).metrics
     assert set(LOCALISATION) < set(found)
     assert not set(LOCALISATION) & set(compare(root, metrics=None, methods=["random_map"], masks=None).metrics)
@@ -411,4 +407,4 @@ def test_the_command_takes_masks(root: Path, capsys: pytest.CaptureFixture[str])
     assert comparison.failures().empty
     assert comparison.metrics == ["iou"]
     assert run(*common, "--masks", root / "gone", "--out", root / "other") == 2
-    assert "must be a folder of PNG images" in capsys.readouterr().err
+    assert "must be a folder of PNG files" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""An image is read as it was taken, and the model's view of it is placed where it lies."""
+"""Preprocessing, and the position of the model input on the original image."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ SIZES = [(300, 200), (200, 300), (97, 401), (401, 97), (40, 31), (256, 256), (22
 
 
 def seen_coordinates(transform: transforms.Compose, size: tuple[int, int]) -> np.ndarray:
-    """Which (y, x) of the image each pixel of the input shows: ramps through the transform itself."""
+    """Return the (y, x) of the original that each input pixel shows, by transforming ramps."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([transform(Image.fromarray(ramp))[0].numpy() for ramp in (y, x)])
@@ -59,7 +59,7 @@ def test_placement_agrees_with_ramps_sent_through_timms_transforms(size, input_s
         [transforms.Resize([64]), transforms.CenterCrop([41])],
         [transforms.Resize((50, 90))],
         [transforms.Resize(64, max_size=100), transforms.CenterCrop(120)],
-        [transforms.CenterCrop((211, 333))],  # padded where the image is smaller, by odd numbers
+        [transforms.CenterCrop((211, 333))],  # pads smaller images by odd numbers
         [transforms.Compose([ResizeKeepRatio((70, 90), longest=0.3)]), transforms.CenterCrop(60)],
         [],
     ],
@@ -69,14 +69,14 @@ def test_placement_agrees_with_ramps_sent_through_other_transforms(size, steps):
     assert_placed(transforms.Compose([*steps, transforms.ToTensor()]), size)
 
 
-def test_unknown_steps_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"`transform` must consist of Resize, .*has a step RandomHorizontalFlip"):
+def test_unknown_steps_raise_with_their_name():
+    with pytest.raises(ValueError, match=r"`transform` must consist of Resize, .*got a step RandomHorizontalFlip"):
         place(transforms.Compose([transforms.Resize(8), transforms.RandomHorizontalFlip()]), (10, 10))
-    with pytest.raises(ValueError, match="ResizeKeepRatio draws at random"):
+    with pytest.raises(ValueError, match="must be deterministic, got a ResizeKeepRatio"):
         place(ResizeKeepRatio(8, random_scale_prob=0.5), (10, 10))
 
 
-def test_boxes_of_a_grid_and_its_patches_in_the_image():
+def test_boxes_of_grid_and_patches():
     model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96), depth=1)
     transform = transforms.Compose([transforms.Resize((64, 96)), transforms.ToTensor()])
     prepared = prepare(Image.new("RGB", (480, 640)), model, transform)
@@ -86,7 +86,7 @@ def test_boxes_of_a_grid_and_its_patches_in_the_image():
     assert prepared.patch_box(1, 4, layout) == (320.0, 160.0, 400.0, 320.0)
 
 
-def test_preparation_is_timms_own():
+def test_prepare_matches_timm():
     model = timm.create_model("test_vit")
     image = Image.effect_noise((230, 170), 60).convert("RGB")
     config = timm.data.resolve_model_data_config(model)
@@ -96,14 +96,14 @@ def test_preparation_is_timms_own():
     assert torch.equal(prepare(image, nn.Sequential(model)).input, expected)
 
 
-def test_preparation_follows_the_size_that_the_model_was_built_for():
+def test_prepare_uses_the_img_size_of_the_model():
     model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 160), depth=1)
     assert prepare(Image.new("RGB", (300, 200)), model).input.shape == (3, 64, 160)
 
 
-def test_a_model_that_does_not_state_its_preprocessing_needs_a_transform():
+def test_model_without_preprocessing_needs_a_transform():
     with pytest.raises(
-        ValueError, match=r"`model` must have timm's `pretrained_cfg`.*Linear has none.*`transform`"
+        ValueError, match=r"`model` must have timm's `pretrained_cfg`.*got Linear without one.*`transform`"
     ):
         preprocessing(nn.Linear(1, 1))
     given = transforms.Compose([transforms.Resize((4, 6)), transforms.ToTensor()])

@@ -1,4 +1,4 @@
-"""Images are read as a viewer shows them, and nothing but images is read."""
+"""Images are read as a viewer shows them; other files raise errors."""
 
 import io
 import os
@@ -37,7 +37,7 @@ def _no_hang() -> Iterator[None]:
 
 
 def png(size: tuple[int, int], depth: int, kind: int, rows: list[bytes], **chunks: bytes) -> bytes:
-    """Put a PNG together, also of the depths that Pillow does not write."""
+    """Build a PNG, including bit depths that Pillow cannot write."""
 
     def chunk(name: str, content: bytes) -> bytes:
         body = name.encode() + content
@@ -121,7 +121,7 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("name", TRANSPARENT)
-def test_transparent_pixels_are_white_and_no_object_of_a_mask(name: str, tmp_path: Path) -> None:
+def test_transparent_pixels_are_white_and_not_object(name: str, tmp_path: Path) -> None:
     content, expected, inside = TRANSPARENT[name]
     path = tmp_path / "image.png"
     path.write_bytes(content)
@@ -131,12 +131,12 @@ def test_transparent_pixels_are_white_and_no_object_of_a_mask(name: str, tmp_pat
     if any(inside):
         assert read_mask(path, (len(inside), 1)).tolist() == [inside]
     else:
-        with pytest.raises(ValueError, match="no pixel other than 0"):
+        with pytest.raises(ValueError, match="contains no object"):
             read_mask(path, (len(inside), 1))
 
 
-def test_a_transparent_color_of_16_bits_is_refused(tmp_path: Path) -> None:
-    # Pillow keeps 8 bits of each channel, so that other colors would look transparent, too.
+def test_transparent_16_bit_color_raises(tmp_path: Path) -> None:
+    # Pillow keeps 8 bits per channel, so other colors would become transparent too.
     (tmp_path / "deep.png").write_bytes(png((2, 1), 16, COLOR, [words(1, 2, 3, 1, 2, 4)], tRNS=words(1, 2, 3)))
     for read in (read_image, lambda path: read_mask(path, (2, 1))):
         with pytest.raises(ValueError, match=r"deep\.png.*must have 8 bits per channel .*Convert it to RGBA"):
@@ -180,8 +180,8 @@ def test_16_bits_are_scaled_not_clipped(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_32_bits_are_refused(kind: type, tmp_path: Path) -> None:
-    # 255 may be white, or nearly black of 65535.
+def test_32_bit_images_raise(kind: type, tmp_path: Path) -> None:
+    # 255 may be white, or almost black out of 65535.
     image = Image.fromarray(np.array([[0, 255]], dtype=kind))
     image.save(tmp_path / "deep.tiff")
     reason = (
@@ -195,7 +195,7 @@ def test_32_bits_are_refused(kind: type, tmp_path: Path) -> None:
 
 # Orientation
 
-# EXIF's orientation -> where its first row and first column are shown, as the standard says.
+# EXIF orientation -> displayed position of the first row and column, from the standard.
 SHOWN = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -210,7 +210,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", SHOWN)
-def test_images_are_turned_once_by_exif(orientation: int, kind: str, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied_once(orientation: int, kind: str, tmp_path: Path) -> None:
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :16] = 255  # a white corner where the first row and the first column meet
     exif = Image.Exif()
@@ -239,21 +239,21 @@ def test_images_are_turned_once_by_exif(orientation: int, kind: str, tmp_path: P
         }
         white = [name for name, place in corners.items() if image.getpixel(place)[0] > 200]  # type: ignore[index]
         assert [set(name) for name in white] == [{first_row, first_column}]
-    assert loaded.size in ((32, 16), (16, 32))  # the caller's image is left as it was, or as Pillow loads it
+    assert loaded.size in ((32, 16), (16, 32))  # the caller's image is unchanged, or as Pillow loads it
 
 
-def test_damaged_exif_is_ignored_as_viewers_do(tmp_path: Path) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     image = Image.new("RGB", (20, 10), (1, 2, 3))
     for content in (b"Exif\0\0XX\0*\0\0\0\x08", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"):
         image.save(tmp_path / "image.png", exif=content)
         assert np.array_equal(np.asarray(read_image(tmp_path / "image.png")), np.asarray(image))
 
 
-# What is no image
+# Files that are not images
 
 
 def assert_refused(path: Path) -> str:
-    """The reason, which follows the file's name and does not repeat it."""
+    """Return the reason after the file name, and check that it does not repeat the name."""
     with pytest.raises(ValueError, match="is not an image that can be read") as caught:
         read_image(path)
     start, reason = f"`{path}` is not an image that can be read: ", str(caught.value)
@@ -264,7 +264,7 @@ def assert_refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
-def test_truncated_files_are_refused_with_their_path(tmp_path: Path, kind: str) -> None:
+def test_truncated_files_raise_with_their_path(tmp_path: Path, kind: str) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 50).convert("RGB").save(buffer, kind)
     path = tmp_path / f"half.{kind.lower()}"
@@ -273,12 +273,12 @@ def test_truncated_files_are_refused_with_their_path(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_files_that_are_no_images_are_refused_with_their_path(tmp_path: Path, content: bytes) -> None:
+def test_other_files_raise_with_their_path(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "notes.jpg").write_bytes(content)
     assert_refused(tmp_path / "notes.jpg")
 
 
-def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (100, 100)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"bomb\.png` is too large an image: .*10000 pixels"):
@@ -286,7 +286,7 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("size", [(1, 1_000_000), (1_000_000, 1), (2, 401)])
-def test_images_that_resizing_would_blow_up_are_refused_before_they_are_decoded(
+def test_extreme_aspect_ratios_raise_before_decoding(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, model = io.BytesIO(), timm.create_model("test_vit")
@@ -312,7 +312,7 @@ def test_long_images_are_read() -> None:
     assert prepare(read_image(line), model).input.shape == (3, 160, 160)
 
 
-def test_running_out_of_memory_is_the_images_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_error_fails_one_image_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "image.png")
 
     def fail(*_: object) -> None:
@@ -336,7 +336,7 @@ DISGUISED = {
 
 
 @pytest.mark.parametrize("name", DISGUISED)
-def test_other_formats_are_refused_by_name_whatever_the_file_is_called(name: str, tmp_path: Path) -> None:
+def test_other_formats_raise_whatever_the_extension(name: str, tmp_path: Path) -> None:
     path = tmp_path / "holiday.jpg"
     path.write_bytes(DISGUISED[name])
     expected = f"`{path}` is {name}, which is not a supported image format. Convert it to PNG or JPEG."
@@ -348,7 +348,7 @@ def test_other_formats_are_refused_by_name_whatever_the_file_is_called(name: str
     assert str(caught.value) == expected
 
 
-def test_the_supported_formats_start_no_program_and_are_no_stubs() -> None:
+def test_supported_formats_are_decoded_by_pillow_itself() -> None:
     assert not {"EPS", "WMF", "PDF", "FPX", "MIC", "IPTC", "BUFR", "GRIB", "HDF5"} & {*FORMATS}
     assert not {".eps", ".ps", ".wmf", ".emf", ".pdf"} & image_extensions()
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= image_extensions()
@@ -356,7 +356,7 @@ def test_the_supported_formats_start_no_program_and_are_no_stubs() -> None:
 
 @pytest.fixture
 def fake_gs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Ghostscript that comes first on the path and leaves a mark when it is run; the file of the mark."""
+    """Put a fake Ghostscript first on the PATH that creates a file when it runs; return the file."""
     program = tmp_path / "bin" / "gs"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/mark"\n')
@@ -388,30 +388,30 @@ def test_postscript_is_never_run(fake_gs: Path, tmp_path: Path) -> None:
     failures = vi.compare([Image.open(io.BytesIO(EPS)), path], model, ["raw_attention"], ["deletion"]).failures()
     assert failures["reason"].str.contains("EPS").tolist() == [True, True]
     assert not fake_gs.exists()
-    # Pillow by itself does run it, so the mark means something.
+    # Check that Pillow alone would run it.
     subprocess.run(
         [sys.executable, "-c", f"from PIL import Image; Image.open({str(path)!r}).load()"], capture_output=True
     )
     assert fake_gs.exists()
 
 
-def test_other_images_of_pillow_are_refused_too() -> None:
+def test_pil_images_of_other_formats_raise() -> None:
     psd = io.BytesIO(b"8BPS\0\x01" + bytes(6) + b"\0\x03\0\0\0\x01\0\0\0\x01\0\x08\0\x03" + bytes(30))
     with pytest.raises(ValueError, match=r"must be one of AVIF, .*, got PSD\. Convert it to PNG or JPEG"):
         to_rgb(Image.open(psd))
 
 
-# What is no file
+# Paths that are not regular files
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, Path]:
-    """A path of each kind that cannot be read as a file, with what it is called."""
+    """Yield a path of each kind that is not a regular file, with the name of the kind."""
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     bound = socket.socket(socket.AF_UNIX)
     before = Path.cwd()
-    os.chdir(tmp_path)  # the address of a socket is short
+    os.chdir(tmp_path)  # socket addresses must be short
     bound.bind("socket.png")
     os.chdir(before)
     bound.close()
@@ -425,7 +425,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a folder", "a socket", "a device"])
-def test_what_is_no_regular_file_is_refused_before_it_is_opened(
+def test_non_regular_files_raise_before_they_are_opened(
     kind: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
     path = places[kind]
@@ -446,13 +446,13 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(
             tmp_path / "photos" / "class" / name
         )
     for dataset in create_dataset("", root=str(tmp_path / "photos")), ImageFolder(str(tmp_path / "photos")):
-        if len(dataset) == 2:  # timm and torchvision list no folder as a file
+        if len(dataset) == 2:  # timm and torchvision do not list folders as files
             with pytest.raises(ValueError, match=f"must be a file, got {kind}"):
                 read_sample(dataset, 0)
         assert read_sample(dataset, len(dataset) - 1)[0].size == (2, 2)
 
 
-def test_missing_files_and_broken_links_are_told_apart(tmp_path: Path) -> None:
+def test_missing_files_and_broken_links_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"`image` must be a file, got nothing at .*gone\.png"):
         read_image(tmp_path / "gone.png")
     (tmp_path / "link.png").symlink_to("elsewhere.png")

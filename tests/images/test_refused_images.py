@@ -1,4 +1,4 @@
-"""Every command keeps the good images of a folder, and says of each other file why it is left out."""
+"""Every command processes the valid images of a folder and reports why each other file is skipped."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from vit_interactions.images.listing import find_images, skipped_files
 from vit_interactions.training.data.window_store import WindowStore
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-# file -> what is said of it
+# file -> its error
 REFUSED = {
     "holiday.jpg": "is EPS/PostScript, which is not a supported image format. Convert it to PNG or JPEG.",
     "line.png": "`image` must be at most 200 times as long as it is wide, got 1 x 1000000 pixels. Crop it.",
@@ -38,7 +38,7 @@ def _no_hang() -> Iterator[None]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with one image, and with everything that is none."""
+    """Create a folder with one image and many kinds of other files."""
     folder = tmp_path / "photos" / "train" / "class"
     (folder / "folder.png").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
@@ -55,7 +55,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that a Ghostscript leaves, which comes first on the path."""
+    """Put a fake Ghostscript first on the PATH; return the file that it creates when it runs."""
     program = tmp_path / "bin" / "gs"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/mark"\n')
@@ -95,10 +95,10 @@ def assert_told(shown: str, *, begins: str = "failed: ") -> None:
         assert sum(name in line and reason in line for line in lines) == 1, (name, lines)
 
 
-def test_folders_list_what_may_be_an_image(photos: Path) -> None:
+def test_folders_list_files_with_image_extensions(photos: Path) -> None:
     assert [path.name for path in find_images([photos])] == ["good.png", *REFUSED]
     assert skipped_files([photos]) == SKIPPED
-    assert skipped_files([photos / "notes.txt"]) == ""  # it was asked for by name, so that it fails
+    assert skipped_files([photos / "notes.txt"]) == ""  # given by name, so it fails instead
     (photos / "other").mkdir()
     (photos / "other" / "\x1b[31m.txt").touch()
     assert skipped_files([photos / "other"]) == "skipped 1 file that is not an image: \ufffd[31m.txt"
@@ -153,7 +153,7 @@ def test_windows(
     assert not mark.exists()
 
 
-def test_boxes_masks_and_checkpoints_that_are_pipes(
+def test_pipes_as_boxes_masks_and_checkpoints_raise(
     photos: Path, model: tuple[object, ...], tmp_path: Path, capsys
 ) -> None:
     os.mkfifo(tmp_path / "pipe")

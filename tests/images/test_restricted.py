@@ -1,4 +1,4 @@
-"""Libraries that open images by Pillow themselves open no formats that start another program, inside our loaders."""
+"""Inside our loaders, other libraries cannot open formats for which Pillow starts another program."""
 
 import io
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def png() -> bytes:
 
 
 class Stream(IterableDataset[Any]):
-    """Decodes as timm's readers of streams do."""
+    """A dataset that decodes like timm's stream readers."""
 
     transform: Any = None
 
@@ -55,7 +55,7 @@ class Stream(IterableDataset[Any]):
 
 
 class Own(Dataset[Any]):
-    """Opens images by itself, as some of torchvision's datasets do."""
+    """A dataset that opens images itself, as some torchvision datasets do."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return Image.open(io.BytesIO(EPS)), 0
@@ -63,7 +63,7 @@ class Own(Dataset[Any]):
 
 @pytest.fixture
 def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that a false Ghostscript leaves when it is run."""
+    """Put a fake Ghostscript on the PATH; return the file that it creates when it runs."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -71,7 +71,7 @@ def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ran"
 
 
-def test_formats_come_back_after_an_error() -> None:
+def test_formats_are_restored_after_an_error() -> None:
     Image.init()
     before = list(Image.ID)
     with pytest.raises(KeyError), only_supported_formats():  # noqa: PT012
@@ -88,7 +88,7 @@ def test_without_the_restriction_ghostscript_would_run(ghostscript: Path) -> Non
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_streams_hand_nothing_to_ghostscript(workers: int, ghostscript: Path) -> None:
+def test_streams_never_run_ghostscript(workers: int, ghostscript: Path) -> None:
     alone = Process(torch.device("cpu"))
     good = EvaluationLoader(Stream(png(), png()), CONFIG, alone, batch_size=2, workers=workers)
     assert [len(images) for images, _ in good] == [2]
@@ -105,7 +105,7 @@ def test_streams_hand_nothing_to_ghostscript(workers: int, ghostscript: Path) ->
     assert "EPS" in Image.ID
 
 
-def test_datasets_that_open_files_themselves_hand_nothing_to_ghostscript(ghostscript: Path) -> None:
+def test_datasets_that_open_files_themselves_never_run_ghostscript(ghostscript: Path) -> None:
     with pytest.raises(UnidentifiedImageError):
         read_sample(Own(), 0)
     assert not ghostscript.exists()

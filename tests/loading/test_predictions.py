@@ -298,7 +298,7 @@ def test_titles_and_manifests_say_the_probability_or_the_value() -> None:
     assert explained(head(0.0, 2.0, 2.1), "sigmoid")[0] == "predicted: class 2, 89%"
 
 
-def test_an_image_of_a_model_with_another_output_keeps_the_methods_that_need_none() -> None:
+def test_other_outputs_keep_methods_that_need_no_score() -> None:
     model = After(head(1.0, 2.0), lambda x: {"scores": x})
     settings = Settings("model", "hash", ("raw_attention", "gmar"))
     found = explain_image(model, prepare(NOISE, model), settings)

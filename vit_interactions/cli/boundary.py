@@ -1,4 +1,4 @@
-"""The boundary of every command: however it ends, the user gets one line and an exit code that says how."""
+"""Run a command so that every error becomes one line and an exit code."""
 
 import os
 import signal
@@ -15,28 +15,28 @@ from rich.text import Text
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.utilities.console import errors, make_warnings_printable
 
-# What users can mend: a wrong argument, file, model or installation. Everything else is a bug.
+# Errors that users can fix: a wrong argument, file, model or installation. All others are bugs.
 USER_ERRORS = (UnsupportedModelError, ValueError, OSError, ImportError)
-# Typer names no other of the errors in what was typed, which are all of this kind.
+# Base class of Typer's usage errors, which Typer does not export.
 TYPED_WRONG: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 TRACEBACK = "VIT_INTERACTIONS_TRACEBACK"
-LONGEST = 1000  # characters of a message
-USER_ERROR, BUG = 2, 70  # as click, and as sysexits' EX_SOFTWARE
+LONGEST = 1000  # characters per message
+USER_ERROR, BUG = 2, 70  # as in click, and EX_SOFTWARE of sysexits
 
 
 class Interrupted(BaseException):
-    """A signal that ends the command; its number is the first argument."""
+    """Raised for a signal that ends the command; its number is the first argument."""
 
 
 def run_command(app: Callable[..., int | None], resumable: Callable[[str], bool]) -> int:
-    """Run the command that was typed, and say in one line why it ended where it did not reach its end.
+    """Run the command in `sys.argv`; if it fails, print one line that states why.
 
     Args:
-        app: the application, which takes typer's `standalone_mode`.
-        resumable: whether the command of a name has --resume.
+        app: Typer application.
+        resumable: returns whether the command of a name has `--resume`.
 
     Returns:
-        The exit code: 2 for what the user can mend, 70 for bugs, 128 and the signal's number for signals.
+        Exit code: 2 for errors that the user can fix, 70 for bugs, 128 + the signal number for signals.
     """
     make_warnings_printable()
     try:
@@ -46,22 +46,24 @@ def run_command(app: Callable[..., int | None], resumable: Callable[[str], bool]
         number = stop.args[0] if stop.args else signal.SIGINT
         typed = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         more = "; run the same command with --resume to continue" if resumable(typed) else ""
-        return _say(f"interrupted{more}", 128 + number)
+        return _print_error(f"interrupted{more}", 128 + number)
     except TYPED_WRONG as error:
         if len(sys.argv) == 1:  # typer's help
             error.show()  # type: ignore[attr-defined]
             return USER_ERROR
-        return _say(f"error: {error.format_message()}", USER_ERROR)  # type: ignore[attr-defined]
+        return _print_error(f"error: {error.format_message()}", USER_ERROR)  # type: ignore[attr-defined]
     except USER_ERRORS as error:
-        return _say(f"error: {error}", USER_ERROR, error)
+        return _print_error(f"error: {error}", USER_ERROR, error)
     except MemoryError as error:
-        return _say(f"error: out of memory: {error or 'no more could be had'}", BUG, error)
+        return _print_error(f"error: out of memory: {error or 'allocation failed'}", BUG, error)
     except Exception as error:
         hint = "" if os.environ.get(TRACEBACK) else f" Set {TRACEBACK}=1 to see where."
-        return _say(f"error: unexpected {type(error).__name__}: {str(error)[: LONGEST // 2]}.{hint}", BUG, error)
+        return _print_error(
+            f"error: unexpected {type(error).__name__}: {str(error)[: LONGEST // 2]}.{hint}", BUG, error
+        )
 
 
-def _say(line: str, code: int, error: Exception | None = None) -> int:
+def _print_error(line: str, code: int, error: Exception | None = None) -> int:
     if error is not None and os.environ.get(TRACEBACK):
         errors.print(Text("".join(traceback.format_exception(error))), soft_wrap=True)
     errors.print(line if len(line) <= LONGEST else f"{line[:LONGEST]} ...", soft_wrap=True, style="red")
@@ -70,16 +72,16 @@ def _say(line: str, code: int, error: Exception | None = None) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Raise `Interrupted` for SIGINT and SIGTERM inside; `train` has a clean stop of its own."""
+    """Raise `Interrupted` for SIGINT and SIGTERM inside the block; `train` handles them itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     own = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own:  # a loader's worker, which ends with this process
+        if os.getpid() != own:  # a forked worker, which ends with this process
             return
-        # A second signal must not cut short the cleaning up after the first.
+        # A second signal must not interrupt the cleanup after the first.
         signal.signal(number, signal.SIG_IGN)
         raise Interrupted(number)
 

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Helpers for several commands."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import typer
 from vit_interactions.images.bundled import bundled_images
 from vit_interactions.images.listing import find_images, skipped_files
 from vit_interactions.utilities.console import errors
-from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.text import plural, printable
 
 
 def chosen_images(paths: list[Path] | None) -> list[Path]:
-    """List the images to explain, bundled ones by default, and report which files of their folders are skipped."""
+    """Return the image files to explain, by default the bundled ones; report files in folders that are skipped."""
     found = find_images(paths or bundled_images())
     skipped = skipped_files(paths or ())
     if skipped:
@@ -19,24 +19,14 @@ def chosen_images(paths: list[Path] | None) -> list[Path]:
     return found
 
 
-def plural(number: int, noun: str) -> str:
-    """Word a number of things.
-
-    Example:
-        >>> plural(1, "image"), plural(0, "image")
-        ('1 image', '0 images')
-    """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def report_written(kind: str, written: int, images: int, out: Path) -> None:
-    """Report how many results were written to a folder, and how many images failed."""
-    failed = f"; {images - written} of {images} images failed" if written < images else ""
-    errors.print(f"Wrote {plural(written, kind)} to {printable(str(out))}/{failed}", markup=False, soft_wrap=True)
+def report_results(kind: str, count: int, images: int, out: Path) -> None:
+    """Print how many results were written to a folder and how many images failed."""
+    failed = f"; {images - count} of {images} images failed" if count < images else ""
+    errors.print(f"Wrote {plural(count, kind)} to {printable(str(out))}/{failed}", markup=False, soft_wrap=True)
 
 
 def end_with_failures(failed: dict[str, str]) -> None:
-    """Report each image that failed, as a whole or in a method; end with exit code 1 if any did."""
+    """Print each failure; exit with code 1 if there is one."""
     for path, reason in failed.items():
         errors.print(
             f"failed: {reason if path in reason else f'{path}: {reason}'}",

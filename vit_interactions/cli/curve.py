@@ -1,4 +1,4 @@
-"""`vit-interactions curve`: how many patch interactions are left against alpha."""
+"""`vit-interactions curve`: the number of patch interactions as a function of alpha."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -11,13 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vit_interactions.cli.common import chosen_images, end_with_failures
-from vit_interactions.cli.options import (
-    Checkpoint,
-    Device,
-    Images,
-    Model,
-    given_path,
-)
+from vit_interactions.cli.options import Checkpoint, Device, Images, Model, given_path
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.images.bundled import DEFAULT_MODEL
@@ -27,8 +21,9 @@ from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors, output
 from vit_interactions.utilities.files import write_whole
 from vit_interactions.utilities.locks import locked_file
+from vit_interactions.utilities.text import describe_error
 
-# The paper's, and some between where many models turn from closed to open windows.
+# The paper's, and some in between, where the windows of many models open.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
 
 
@@ -36,43 +31,45 @@ def curve(
     *,
     images: Images = None,
     model: Model = DEFAULT_MODEL,
-    out: Annotated[
-        Path, typer.Option(parser=given_path, metavar="FILE", help="The figure to write, a PNG, PDF or SVG file.")
-    ],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="FILE", help="Output figure (PNG, PDF or SVG).")],
     checkpoint: Checkpoint = None,
     alpha: Annotated[
         list[float] | None,
-        typer.Option(help=f"In [0, 1]; repeat for more. Default: {', '.join(f'{a:g}' for a in CURVE_ALPHAS)}."),
+        typer.Option(help=f"Value in [0, 1]; repeatable. Default: {', '.join(f'{a:g}' for a in CURVE_ALPHAS)}."),
     ] = None,
     beta: Annotated[
-        float, typer.Option(help="As of `explain`, where it is 0.2; 0 counts the windows, above it the fields.")
+        float,
+        typer.Option(
+            help="Fraction of patches dropped as indiscriminative. 0 counts the pairs inside windows, > 0 those inside "
+            "responsive fields."
+        ),
     ] = 0.0,
     device: Device = "auto",
 ) -> None:
-    """Show how many patch interactions are left (E_O) against alpha, to choose alpha for a model."""
+    """Plot the number of patch interactions (E_O) against alpha, to choose alpha for a model."""
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"`--out` must end in .png, .pdf or .svg, but got {out}.")
+        raise ValueError(f"`--out` must end in .png, .pdf or .svg, got {out}.")
     for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
     paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
-    failed: dict[Path, str] = {}
+    failed: dict[str, str] = {}
 
     def batches() -> Generator[Tensor, None, None]:
         for path in track(paths, "reading attention", console=errors):
             try:
                 yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)
             except (OSError, ValueError, MemoryError) as error:
-                failed[path] = str(error) or type(error).__name__
+                failed[str(path)] = describe_error(error)
 
-    # Closed before an error is shown, which would otherwise stand above the bar's last line.
+    # Close the progress bar before an error is printed.
     with locked_file(out), closing(batches()) as inputs:
         try:
             result = interaction_curve(vit, inputs, sorted(alpha or CURVE_ALPHAS), beta)
         except ValueError:
             if len(failed) == len(paths):
-                end_with_failures({str(path): reason for path, reason in failed.items()})
+                end_with_failures(failed)
             raise
         table = Table("alpha", "E_O", "of all pairs")
         for share, operations in zip(result.alphas, result.expected.tolist(), strict=True):
@@ -80,4 +77,4 @@ def curve(
         output.print(table)
         figure, kind = curve_figure(result), out.suffix[1:].lower()
         write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
-    end_with_failures({str(path): reason for path, reason in failed.items()})
+    end_with_failures(failed)

@@ -8,7 +8,7 @@ from rich.progress import track
 from timm.data.config import resolve_model_data_config
 
 from vit_interactions.attention.feature_grid import image_layout
-from vit_interactions.cli.common import chosen_images, end_with_failures, plural, report_written
+from vit_interactions.cli.common import chosen_images, end_with_failures, report_results
 from vit_interactions.cli.options import (
     Alpha,
     Beta,
@@ -23,20 +23,16 @@ from vit_interactions.cli.options import (
     parse_target,
 )
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explain.registry import (
-    attention_refusal,
-    check_class,
-    default_methods,
-    find_method,
-)
+from vit_interactions.explain.registry import attention_refusal, check_class, default_methods, find_method
 from vit_interactions.explain.settings import Settings
-from vit_interactions.gallery.run import Report, explain_images
+from vit_interactions.gallery.run import ExplainResult, explain_images
 from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model, weights_file
 from vit_interactions.models.trained_windows import other_windows, trained_windows
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.files import sha256
+from vit_interactions.utilities.text import plural
 
 
 def explain(
@@ -45,32 +41,31 @@ def explain(
     model: Model = DEFAULT_MODEL,
     out: Annotated[
         Path,
-        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each image gets a folder in it."),
+        typer.Option(parser=given_path, metavar="FOLDER", help="Output folder, with one subfolder per image."),
     ],
     checkpoint: Checkpoint = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them; repeat for more. "
-            "Default: those of this library of few passes. Those of patch interactions come with three figures of U, "
-            "windows and fields. Exit code 1 if one that is named here gives no map for an image; by default, methods "
-            "that the model does not support are only noted.",
+            help="A method from `vit-interactions methods`; repeatable. Default: the fast methods of this library. "
+            "Patch-interaction methods also draw U, windows and fields. Exit code 1 if a method given here fails for "
+            "an image; by default, unsupported methods are only noted.",
         ),
     ] = None,
     patch: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ROW,COL",
-            help="A patch to draw in patch_interactions.png; repeat for more. Default: the most informative, some far "
-            "apart from it, the least informative.",
+            help="A patch to draw in patch_interactions.png; repeatable. Default: informative patches far apart from "
+            "each other, and the least informative one.",
         ),
     ] = None,
     target: Annotated[
         str,
         typer.Option(
             metavar="CLASS",
-            help="Class that class-specific methods explain, counted from 0, or pred: of the highest score.",
+            help="Target class for class-specific methods: an index from 0, or pred, the predicted class.",
         ),
     ] = "pred",
     output: OutputKind = None,
@@ -79,13 +74,13 @@ def explain(
     device: Device = "auto",
     resume: ResumeSame = False,
 ) -> None:
-    """Draw the explanations of images, and write the raw maps and a manifest beside them."""
+    """Explain images: write figures, raw maps and a manifest for each."""
     chosen_methods = [find_method(name) for name in method or ()]
     patches = tuple(parse_patch(text) for text in patch or ())
     if patches and method and not any(issubclass(kind, InteractionExplainer) for kind in chosen_methods):
         raise ValueError(
-            f"`--patch` must come with a method of patch interactions, but {', '.join(method)} has nothing to draw "
-            "for one patch. Add e.g. --method interaction_uncertainty."
+            f"`--patch` must come with a patch-interaction method, got {', '.join(method)}. "
+            "Add e.g. --method interaction_uncertainty."
         )
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
@@ -106,37 +101,37 @@ def explain(
         model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
-    report = Report()
-    for report in track(steps, "explaining", total=len(paths), console=errors):  # noqa: B007
+    result = ExplainResult()
+    for result in track(steps, "explaining", total=len(paths), console=errors):  # noqa: B007
         pass
-    report_written("explanation", len(report.done), len(paths), out)
-    if report.open_windows:
+    report_results("explanation", len(result.done), len(paths), out)
+    if result.open_windows:
         errors.print(
-            f"note: at alpha {alpha:g} the windows of {plural(len(report.open_windows), 'image')} hold nearly all "
-            "pairs of patches, so that field size and tendency tell little; `vit-interactions curve` shows which alpha "
-            "suits this model",
+            f"note: at alpha {alpha:g} the windows of {plural(len(result.open_windows), 'image')} cover almost all "
+            "pairs of patches, so field size and tendency are uninformative; `vit-interactions curve` helps to choose "
+            "alpha for this model",
             markup=False,
             soft_wrap=True,
         )
-    refused = {name: f"{name}: {reason}" for name, reason in report.refused.items()}
-    for name, reason in report.refused.items() if not method else ():
-        errors.print(f"note: without {name}: {reason}", markup=False, soft_wrap=True)
+    unsupported = {name: f"{name}: {reason}" for name, reason in result.unsupported.items()}
+    for name, reason in result.unsupported.items() if not method else ():
+        errors.print(f"note: {name} skipped: {reason}", markup=False, soft_wrap=True)
     for difference in other_windows(model, trained_windows(model), alpha, beta):
         errors.print(f"note: {difference}", markup=False, soft_wrap=True)
-    for name, zero in report.zero_maps.items():
+    for name, zero in result.zero_maps.items():
         errors.print(
-            f"note: {name} found nothing in {plural(len(zero), 'image')}: the map is zero everywhere",
+            f"note: the map of {name} is zero everywhere for {plural(len(zero), 'image')}",
             soft_wrap=True,
         )
     lacking = {
         path: "; ".join(f"{name}: {reason}" for name, reason in methods_failed.items())
-        for path, methods_failed in report.failed_methods.items()
+        for path, methods_failed in result.failed_methods.items()
     }
-    end_with_failures(report.failed | lacking | (refused if method else {}))
+    end_with_failures(result.failed | lacking | (unsupported if method else {}))
 
 
 def parse_patch(text: str) -> tuple[int, int]:
-    """Read "ROW,COL".
+    """Parse "ROW,COL".
 
     Example:
         >>> parse_patch("5,7")
@@ -144,5 +139,5 @@ def parse_patch(text: str) -> tuple[int, int]:
     """
     parts = text.split(",")
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"`--patch` must be ROW,COL, two whole numbers >= 0, but got {text!r}.")
+        raise ValueError(f"`--patch` must be ROW,COL, two integers >= 0, got {text!r}.")
     return int(parts[0]), int(parts[1])

@@ -1,4 +1,4 @@
-"""`vit-interactions explore`: the patch explorer's pages."""
+"""`vit-interactions explore`: interactive pages of patch interactions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from vit_interactions.cli.common import chosen_images, end_with_failures, report_written
+from vit_interactions.cli.common import chosen_images, end_with_failures, report_results
 from vit_interactions.cli.options import (
     Alpha,
     Beta,
@@ -31,7 +31,7 @@ def explore(
     model: Model = DEFAULT_MODEL,
     out: Annotated[
         Path,
-        typer.Option(parser=given_path, metavar="FOLDER", help="Where to write; each image gets a page in it."),
+        typer.Option(parser=given_path, metavar="FOLDER", help="Output folder, with one page per image."),
     ],
     checkpoint: Checkpoint = None,
     output: OutputKind = None,
@@ -39,7 +39,7 @@ def explore(
     beta: Beta = 0.20,
     device: Device = "auto",
 ) -> None:
-    """Make pages to explore: point at a patch, and its U, window, field, tendency and attention light up."""
+    """Write interactive pages: point at a patch to see its U, window, field, tendency and attention."""
     from vit_interactions.explorer.pages import Pages, write_pages
 
     check_fraction("--alpha", alpha)
@@ -53,7 +53,7 @@ def explore(
     pages = Pages()
     for pages in track(steps, "exploring", total=len(paths), console=errors):  # noqa: B007
         pass
-    report_written("page", len(pages.done), len(paths), out)
+    report_results("page", len(pages.done), len(paths), out)
     for page in pages.done.values():
         size = page.stat().st_size / 1e6
         errors.print(f"{printable(str(page))} ({size:.1f} MB)", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`vit-interactions inspect`: what a model does with an image, as the probe sees it."""
+"""`vit-interactions inspect`: the patches, readout and layers of a model, found by the probe."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -17,6 +17,7 @@ from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_pair
 from vit_interactions.utilities.console import row
+from vit_interactions.utilities.text import plural
 
 
 def inspect_command(
@@ -24,13 +25,13 @@ def inspect_command(
     checkpoint: Checkpoint = None,
     img_size: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Size of the image in pixels. Default: the model's own."),
+        typer.Option(metavar="H W", help="Image size in pixels. Default: the model's."),
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Print where a model has its patches, what its output is read from, and its attention layers.
+    """Print the patches, the readout and the attention layers of a model.
 
-    Of a model without attention from every patch to every patch: where its features are, and which methods work.
+    For a model without attention among all patches, print its feature grid and the methods that work.
     """
     check_device("--device", device)
     if img_size:
@@ -73,7 +74,7 @@ def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
 
 
 def lines_of(found: Probe) -> Iterator[str]:
-    r"""Word what was observed, line by line.
+    r"""Yield the lines that describe a probed model.
 
     Example:
         >>> import timm
@@ -89,8 +90,8 @@ def lines_of(found: Probe) -> Iterator[str]:
     for number, layer in enumerate(found.structure.layers):
         heads = sum(found.calls[i].shape[0] for i in layer)
         split = f" in {len(layer)} calls" if len(layer) > 1 else ""
-        yield f"layer {number}: {found.calls[layer[0]].name}, {heads} head{'' if heads == 1 else 's'}{split}"
+        yield f"layer {number}: {found.calls[layer[0]].name}, {plural(heads, 'head')}{split}"
     if found.structure.pool is not None:
         yield f"pooling head: {found.calls[found.structure.pool].name}"
     for i in found.structure.ignored:
-        yield f"ignored: {found.calls[i].name}, which is no part of the way from the image to the output"
+        yield f"ignored: {found.calls[i].name}, which is not on the path from the image to the output"

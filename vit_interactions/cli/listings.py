@@ -1,4 +1,4 @@
-"""`vit-interactions models` and `methods`: what there is."""
+"""`vit-interactions models` and `methods`: list supported models and methods."""
 
 from typing import Annotated
 
@@ -6,20 +6,16 @@ import timm
 import typer
 
 from vit_interactions.explain import Explainer
-from vit_interactions.explain.registry import (
-    all_methods,
-)
+from vit_interactions.explain.registry import all_methods
 from vit_interactions.loading.models import DIFFERENTIAL_ATTENTION, FAMILIES, nearest
 from vit_interactions.utilities.console import row
 
 
 def models(
     name: Annotated[str, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = "*",
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Only those that timm has weights for.")
-    ] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only models with pretrained weights.")] = False,
 ) -> None:
-    """List the models of timm that can be explained, with the size of their input."""
+    """List the supported timm models with their input size."""
     pattern = name if set(name) & set("*?[") else f"*{name}*"
     found = [
         m
@@ -30,24 +26,20 @@ def models(
     ]
     if not found:
         names = [m for family in FAMILIES for m in timm.list_models(module=family)]
-        refused = (
-            " Others of timm have no attention from every patch to every patch."
-            if timm.list_models(pattern)
-            else ""
-        )
-        raise ValueError(f"no model that can be explained is named like {name!r}.{refused}{nearest(name, names)}")
+        refused = " Other timm models have no global attention among patches." if timm.list_models(pattern) else ""
+        raise ValueError(f"no supported model has a name like {name!r}.{refused}{nearest(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
         row(model, *([f"{known.input_size[-2]}x{known.input_size[-1]}"] if known else []))
 
 
 def methods() -> None:
-    """List the methods, with what they cost and where they come from; those of captum and pytorch-grad-cam last."""
+    """List the methods with their cost and source; captum's and pytorch-grad-cam's come last."""
     for name, explainer in all_methods().items():
         library = "" if explainer.library == Explainer.library else f" ({explainer.library})"
         kind = "class-specific" if explainer.class_specific else "not class-specific"
         passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
-        order = "more" if explainer.more_is_relevant else "less"
+        order = "higher" if explainer.more_is_relevant else "lower"
         row(f"{name}{library}")
-        row(f"    {explainer.quantity}; {order} = more relevant; {kind}; passes: {passes}")
+        row(f"    {explainer.quantity}; {order} is more relevant; {kind}; passes: {passes}")
         row(f"    {explainer.source}")

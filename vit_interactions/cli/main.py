@@ -1,4 +1,4 @@
-"""The command line: `vit-interactions explain`, `compare`, `explore`, `curve`, `models`, `methods`, and of training."""
+"""The `vit-interactions` command line."""
 
 import inspect
 import sys
@@ -31,16 +31,16 @@ app.command("inspect")(inspect_command)
 
 @app.callback()
 def root() -> None:
-    """Explain how the patches of a Vision Transformer interact."""
+    """Show how the patches of a Vision Transformer interact."""
 
 
 def main() -> None:
-    """Run the command line; however a command ends, in one line and an exit code."""
+    """Run the command line; errors are printed in one line."""
     sys.exit(run_command(app, is_resumable))
 
 
 def is_resumable(command: str) -> bool:
-    """Whether a command has --resume.
+    """Return whether a command has `--resume`.
 
     Example:
         >>> is_resumable("explain"), is_resumable("curve"), is_resumable("")

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from vit_interactions.functional.scores import Output
 
 
 def given_path(text: str) -> Path:
-    """Read a path; an empty one, as of a shell's variable that is not set, would mean the current folder.
+    """Parse a path; reject "", e.g. from an unset shell variable, which would mean the current folder.
 
     Example:
         >>> given_path("maps").name
@@ -25,7 +25,7 @@ Images = Annotated[
     typer.Argument(
         metavar="IMAGE...",
         parser=given_path,
-        help="Images, or folders with images directly in them. Default: four images of scikit-image.",
+        help="Image files, or folders of images (without subfolders). Default: four sample images of scikit-image.",
         show_default=False,
     ),
 ]
@@ -34,9 +34,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="A model of timm, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16; "
-        "open_clip:ViT-B-32/TAG. The default "
-        "is small, knows Imagenette's ten classes, and comes with the package.",
+        help="A timm model, e.g. vit_base_patch16_224; hf:FOLDER or hf:NAME; torchvision:vit_b_16; "
+        "open_clip:ViT-B-32/TAG. The default is a small model bundled with the package, trained on Imagenette.",
     ),
 ]
 Checkpoint = Annotated[
@@ -44,35 +43,32 @@ Checkpoint = Annotated[
     typer.Option(
         metavar="FILE",
         parser=given_path,
-        help="Weights: a safetensors file, or a pickle of weights only. Else those that timm knows.",
+        help="Weights: a safetensors file or a weights-only pickle. Default: the pretrained weights.",
     ),
 ]
-Device = Annotated[
-    str, typer.Option(help="Where to compute: auto (CUDA, then MPS, then the CPU), cpu, cuda, cuda:1, mps, ...")
-]
-Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
-Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
+Device = Annotated[str, typer.Option(help="Device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps, ...")]
+Alpha = Annotated[float, typer.Option(help="Fraction of all patch pairs that count as relevant, in [0, 1].")]
+Beta = Annotated[float, typer.Option(help="Fraction of patches dropped as indiscriminative, in [0, 1].")]
 OutputKind = Annotated[
     Output | None,
     typer.Option(
         "--output",
         metavar="KIND",
-        help="What the model gives: softmax (logits of classes of which an image has one), sigmoid (logits of classes "
-        "each of which an image may have, or of one class), probabilities, or value (regression). Default: read from "
-        "the model's configuration and its output.",
+        help="Model output: softmax (logits, one class per image), sigmoid (logits, several classes per image or one "
+        "logit), probabilities, or value (regression). Default: detected from the configuration and the output.",
     ),
 ]
-ResumeSame = Annotated[bool, typer.Option("--resume", help="Keep what the same settings have already made.")]
+ResumeSame = Annotated[bool, typer.Option("--resume", help="Keep results of the same settings.")]
 
 
 def check_folder_option(out: Path) -> None:
-    """Raise ValueError where `--out` is a file."""
+    """Raise ValueError if `--out` is a file."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a folder, but {out} is a file.")
+        raise ValueError(f"`--out` must be a folder, got {out}, which is a file.")
 
 
 def parse_target(text: str) -> int | str:
-    """Read a class, counted from 0, or "pred".
+    """Parse a class index or "pred".
 
     Example:
         >>> parse_target("281"), parse_target("pred")

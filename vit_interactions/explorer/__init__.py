@@ -1,4 +1,4 @@
-"""The patch explorer: a page on which a photograph's patches are pointed at, and what they interact with lights up."""
+"""The patch explorer: an HTML page that shows the interactions of the patch under the pointer."""
 
 from vit_interactions.explorer.explorer import ExplorerPage as ExplorerPage
 from vit_interactions.explorer.explorer import explorer as explorer

@@ -1,4 +1,4 @@
-"""What one image's page shows: its patch interactions and attention, from one forward pass."""
+"""Compute what the explorer page of one image shows, in one forward pass of the model."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.explorer.quantise import QuantisedAttention, quantise_attention
+from vit_interactions.explorer.quantize import QuantizedAttention, quantize_attention
 from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
 from vit_interactions.functional.uncertainty import RunningUncertainty
@@ -17,48 +17,48 @@ from vit_interactions.loading.predictions import Prediction, predict
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """What a model does with one image.
+class PageData:
+    """Patch interactions and attention of one image.
 
     Attributes:
-        prepared: the image and the model's view of it.
-        layout: where its patches are.
-        uncertainty: U (patches, patches), on the host.
-        attention: of every layer among patches.
-        prediction: the top class; None for a model without classes.
+        prepared: the image and the model input made from it.
+        layout: token layout of the model.
+        uncertainty: (patches, patches), U on the CPU.
+        attention: attention among patches, per layer.
+        prediction: predicted class; None if the model is not a classifier.
     """
 
     prepared: PreparedImage
     layout: TokenLayout
     uncertainty: Tensor
-    attention: QuantisedAttention
+    attention: QuantizedAttention
     prediction: Prediction | None
 
 
-def study(model: nn.Module, prepared: PreparedImage, *, named: bool, output: Output | None = None) -> Study:
-    """Run a model on an image and keep what the page shows.
+def page_data(model: nn.Module, prepared: PreparedImage, *, named: bool, output: Output | None = None) -> PageData:
+    """Run a model on an image and return the data of its page.
 
     Args:
-        model: any ViT, borrowed; on its device.
-        prepared: from `figures.prepare`.
-        named: whether the model's classes are those of timm's own weights; see `predictions.class_name`.
-        output: what the model's output is; None: see `predictions.find_output`.
+        model: any ViT; it is not modified.
+        prepared: the image, from `figures.prepare`.
+        named: whether the class names are those of the model's pretrained weights, as in `class_name`.
+        output: kind of model output, as in `find_output`; None to detect it.
 
     Raises:
-        UnsupportedModelError: attention that is not from every patch to every patch.
+        UnsupportedModelError: the model has no global attention among patches.
     """
     model = unwrap(model)
     weight = next(model.parameters())
     inputs = prepared.input.unsqueeze(0).to(weight.device, weight.dtype)
     running, calls = RunningUncertainty(), list[AttentionCall]()
 
-    def take_in(call: AttentionCall, layout: TokenLayout) -> None:
+    def on_layer(call: AttentionCall, layout: TokenLayout) -> None:
         shape = (1, call.query.shape[1], layout.patches, layout.patches)
         running.update(call.blocks(layout.prefix), shape, call.name)
         calls.append(call)
 
-    _, layout, _ = observe(model, inputs, None, take_in)
-    attention = quantise_attention(calls, layout)
+    outputs, layout, _ = observe(model, inputs, None, on_layer)
+    attention = quantize_attention(calls, layout)
     with borrowed(model) as own:
-        prediction = predict(own, inputs, named=named, output=output)
-    return Study(prepared, layout, running.result()[0].cpu(), attention, prediction)
+        prediction = predict(own, inputs, named=named, output=output, outputs=outputs)
+    return PageData(prepared, layout, running.result()[0].cpu(), attention, prediction)

@@ -1,5 +1,5 @@
-// The patch explorer. Everything that the picture shows follows from what Python put into the page, by the same
-// definitions as vit_interactions.functional: windows (Eq. 4), fields (Eq. 6) and tendency (Eq. 7) of arXiv 2203.05922.
+// The patch explorer. Everything on the page is computed from the data that Python embedded, with the same definitions
+// as vit_interactions.functional: windows (Eq. 4), fields (Eq. 6) and tendency (Eq. 7) of arXiv 2203.05922.
 "use strict";
 
 (async () => {
@@ -17,10 +17,10 @@
     return new Uint8Array(await new Response(stream).arrayBuffer());
   };
 
-  // ---------------------------------------------------------------- the mathematics
+  // ---------------------------------------------------------------- windows and fields
 
   const mathematics = (pairs, order) => {
-    // pairs[p * N + q]: the first step of alpha at which q is relevant to p; order[q]: place of q's column variance.
+    // pairs[p * N + q]: first step of alpha at which q is relevant to p; order[q]: rank of q by column variance.
     const windows = (step) => {
       const found = new Int16Array(4 * N);
       for (let p = 0; p < N; p++) {
@@ -42,7 +42,7 @@
 
     const dropped = (count) => Uint8Array.from(order, (place) => (place < count ? 1 : 0));
 
-    // |S_p|, and where its field reaches farther, of every patch.
+    // Field size |S_p| and tendency of every patch.
     const fields = (window, drop) => {
       const size = new Int32Array(N), tendency = new Float64Array(2 * N);
       for (let p = 0; p < N; p++) {
@@ -79,7 +79,7 @@
 
   // ---------------------------------------------------------------- loading
 
-  if (typeof DecompressionStream === "undefined") throw new Error("this browser cannot unpack the page's data");
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser does not support DecompressionStream");
   const bokehCode = document.createElement("script");
   bokehCode.textContent = new TextDecoder().decode(await unpack("bokeh"));
   document.head.append(bokehCode);
@@ -97,7 +97,7 @@
     byId(place).textContent = "";
     const manager = await Bokeh.embed.embed_item(item, place);
     views[place] = [...manager][0];
-    // The plot's own element takes the keyboard, which has a name and says what the keys do.
+    // The plot's own element, which has an accessible name, takes the keyboard focus.
     views[place].canvas_view.events_el.removeAttribute("tabindex");
     for (const model of views[place].model.document._all_models.values())
       if (model.type === "ColumnDataSource" && model.name) sources[model.name] = model;
@@ -107,7 +107,7 @@
 
   const rgba = Uint32Array.from(facts.palette, (color) => (255 << 24 | (color & 255) << 16 | (color & 0xff00) | color >> 16) >>> 0);
   const withAlpha = (color, alpha) => ((color & 0xffffff) | (Math.round(255 * alpha) << 24)) >>> 0;
-  const over = (shade) => withAlpha(rgba[shade], 0.45 + 0.4 * shade / 255); // the photograph shows through where little is
+  const over = (shade) => withAlpha(rgba[shade], 0.45 + 0.4 * shade / 255); // low values are more transparent
   const UNSEEN = 90;
   const [x0, y0, x1, y1] = facts.extent;
   const dx = (x1 - x0) / cols, dy = (y1 - y0) / rows;
@@ -127,8 +127,8 @@
     return { left: boxes.map((b) => b[0]), top: boxes.map((b) => b[1]), right: boxes.map((b) => b[2]), bottom: boxes.map((b) => b[3]) };
   };
 
-  const drawPhotograph = async () => {
-    const image = byId("photograph");
+  const drawImage = async () => {
+    const image = byId("image");
     await image.decode();
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
@@ -136,18 +136,18 @@
     context.drawImage(image, 0, 0);
     const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
     const [width, height] = facts.size;
-    const colour = new Uint32Array(data.buffer), grey = new Uint32Array(colour.length);
-    for (let i = 0; i < colour.length; i++) {
+    const color = new Uint32Array(data.buffer), gray = new Uint32Array(color.length);
+    for (let i = 0; i < color.length; i++) {
       const light = 0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2];
       const pale = Math.round(0.75 * light + 50);
-      // What no patch covers is half there.
+      // Pixels outside all patches are faded.
       const x = ((i % canvas.width) + 0.5) * width / canvas.width, y = (Math.floor(i / canvas.width) + 0.5) * height / canvas.height;
       const opacity = x > x0 && x < x1 && y > y0 && y < y1 ? 255 : UNSEEN;
-      grey[i] = (opacity << 24 | pale << 16 | pale << 8 | pale) >>> 0;
-      colour[i] = ((colour[i] & 0xffffff) | opacity << 24) >>> 0;
+      gray[i] = (opacity << 24 | pale << 16 | pale << 8 | pale) >>> 0;
+      color[i] = ((color[i] & 0xffffff) | opacity << 24) >>> 0;
     }
-    for (const name of facts.photographs) {
-      setImage(`${name}_photograph`, name === "field" ? colour : grey, canvas.height, canvas.width, 0, 0, width, height);
+    for (const name of facts.panels) {
+      setImage(`${name}_image`, name === "field" ? color : gray, canvas.height, canvas.width, 0, 0, width, height);
     }
   };
 
@@ -156,13 +156,13 @@
     windows: null, dropped: null, fields: null,
   };
 
-  const share = (part) => `${part < 0.01 ? (100 * part).toPrecision(2) : part < 0.1 ? (100 * part).toFixed(1) : Math.round(100 * part)}\u00a0%`;
+  const share = (part) => `${part < 0.01 ? (100 * part).toPrecision(2) : part < 0.1 ? (100 * part).toFixed(1) : Math.round(100 * part)}%`;
   const shown = (value) => (value === 0 ? "0" : value >= 0.001 ? value.toPrecision(2) : value.toExponential(1));
   const placeName = (p) => `row ${Math.floor(p / cols)}, column ${p % cols}`;
   const say = (id, text) => { byId(id).textContent = text; };
 
-  // As figures.values.log_scale: logarithmic, so many decades below the largest U; a constant is in the middle. The
-  // patch itself is left out of the scale, for it would drown the others.
+  // Same scale as figures.values.log_scale: logarithmic, `decades` below the maximum; constants get the middle color. The
+  // patch itself is excluded from the scale, because it would dominate it.
   const drawInteractions = () => {
     const p = state.patch, colors = new Uint32Array(N), row = pairs.subarray(p * N, (p + 1) * N);
     let first = 255, last = 0, best = -1;
@@ -177,9 +177,9 @@
     const shades = facts.values.map((u) => (flat ? 128 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
     for (let q = 0; q < N; q++) colors[q] = over(shades[row[q]]);
     setCells("interactions_cells", colors);
-    say("u-low", flat ? "U is the same everywhere" : `U ≤ ${shown(low)}`);
+    say("u-low", flat ? "U is constant" : `U ≤ ${shown(low)}`);
     say("u-high", flat ? "" : `${shown(high)} (log scale)`);
-    say("interactions-read", best === p ? "" : `Matters most to it: the patch in ${placeName(best)}, U = ${shown(facts.values[row[best]])}.`);
+    say("interactions-read", best === p ? "" : `Strongest interaction: patch in ${placeName(best)}, U = ${shown(facts.values[row[best]])}.`);
   };
 
   const boundary = (inside) => {
@@ -216,8 +216,8 @@
     sources.field_relevant.data = relevant;
     sources.field_window.data = quad(x0 + (left - 0.2) * dx, y0 + (top - 0.2) * dy, x0 + (right + 1.2) * dx, y0 + (bottom + 1.2) * dy);
     const wide = right - left + 1, high = bottom - top + 1;
-    say("field-read", `Window ${wide} wide × ${high} high = ${wide * high} patches, ${hatched.length} of them dropped: ` +
-      `a field of ${state.fields.size[p]} of ${N} patches (${share(state.fields.size[p] / N)}).`);
+    say("field-read", `Window: ${wide} × ${high} = ${wide * high} patches, ${hatched.length} of them dropped. ` +
+      `Field: ${state.fields.size[p]} of ${N} patches (${share(state.fields.size[p] / N)}).`);
   };
 
   const many = N > facts.many;
@@ -251,7 +251,7 @@
     const words = ["right", "lower right", "down", "lower left", "left", "upper left", "up", "upper right"];
     const angle = Math.atan2(state.fields.tendency[2 * p + 1], state.fields.tendency[2 * p]);
     const word = words[(Math.round(angle / (Math.PI / 4)) + 8) % 8];
-    say("tendency-read", moves(p) ? `Its field reaches farther ${/ /.test(word) ? `to the ${word}` : word === "up" || word === "down" ? word : `to the ${word}`}.` : "Its field reaches as far to either side.");
+    say("tendency-read", moves(p) ? `The field extends farther ${word === "up" || word === "down" ? word : `to the ${word}`}.` : "The field is symmetric.");
   };
 
   const heads = facts.heads, layers = facts.layers, columns = facts.columns, lines = facts.lines;
@@ -286,14 +286,14 @@
     say("head-title", name);
     const peak = peaks[row] / 65535, rest = 1 - insides[row] / 65535;
     say("head-read", `The patch gives ${share(peak)} of its attention to the brightest patch` +
-      (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "token that stands for no patch" : `${facts.prefix} tokens that stand for no patch`}.` : "."));
+      (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "prefix token" : `${facts.prefix} prefix tokens`}.` : "."));
   };
 
   const drawPatch = () => {
     const [left, top, right, bottom] = box(state.patch);
-    for (const name of facts.photographs) sources[`${name}_patch`].data = quad(left, top, right, bottom);
+    for (const name of facts.panels) sources[`${name}_patch`].data = quad(left, top, right, bottom);
     say("where", `Patch in ${placeName(state.patch)}`);
-    say("pinned", state.pinned ? "held: click it again, or Esc, to let go" : "click to hold it");
+    say("pinned", state.pinned ? "pinned: click it again or press Esc to unpin" : "click to pin");
     byId("bar").classList.toggle("is-held", state.pinned);
     drawInteractions(); drawField(); drawTendency(); drawMosaic(); drawHead();
   };
@@ -311,14 +311,14 @@
     const alpha = facts.alphas[state.alpha], beta = facts.betas[state.beta], drops = facts.drop_counts[state.beta];
     say("alpha-read", `${alpha}`); say("beta-read", `${beta}`);
     byId("alpha").setAttribute("aria-valuetext", `${alpha}`); byId("beta").setAttribute("aria-valuetext", `${beta}`);
-    say("alpha-says", `the ${share(alpha)} of all pairs with the largest U count as relevant`);
-    say("beta-says", `${drops} of ${N} patches, which say the same to all others, are dropped`);
-    say("all-read", `All windows together hold ${share(left / (N * N))} of all pairs of patches, all fields ${share(kept / (N * N))}.`);
+    say("alpha-says", `the ${share(alpha)} of pairs with the largest U are relevant`);
+    say("beta-says", `${drops} of ${N} patches are dropped as indiscriminative (their column of U varies least)`);
+    say("all-read", `All windows together cover ${share(left / (N * N))} of all patch pairs, all fields ${share(kept / (N * N))}.`);
     byId("open").hidden = left <= facts.open * N * N;
     drawArrows();
   };
 
-  // ---------------------------------------------------------------- what people do
+  // ---------------------------------------------------------------- interaction
 
   let waiting = false;
   const todo = new Set();
@@ -343,7 +343,7 @@
   const step = (value, by, count) => Math.min(Math.max(value + by, 0), count - 1);
   const arrowKeys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-  // Where the pointer is, in the coordinates of a plot.
+  // Convert the pointer position to plot coordinates.
   const locate = (place, event) => {
     const view = views[place];
     const outer = view.el.getBoundingClientRect();
@@ -354,7 +354,7 @@
     return col >= 0 && col < cols && row >= 0 && row < rows ? row * cols + col : -1;
   };
 
-  for (const name of facts.photographs) {
+  for (const name of facts.panels) {
     const place = byId(`plot-${name}`);
     place.addEventListener("pointermove", (event) => {
       const patch = event.pointerType === "touch" || state.pinned ? -1 : patchAt(place.id, event);
@@ -406,17 +406,17 @@
     slider.addEventListener("input", () => { state[name] = Number(slider.value); later(computeFields); });
   }
 
-  // ---------------------------------------------------------------- the beginning
+  // ---------------------------------------------------------------- start
 
   const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `#${facts.palette[i].toString(16).padStart(6, "0")}`).join(", ")})`;
   for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp;
 
-  await drawPhotograph();
+  await drawImage();
   setCells("tendency_cells", new Uint32Array(N).fill(withAlpha(0, 0.5))); // arrows are bright
   computeFields();
   drawPatch();
 
-  // For tests and the console: what is drawn now.
+  // The current state, for tests and the console.
   window.explorer = {
     now: () => ({
       patch: [Math.floor(state.patch / cols), state.patch % cols], held: state.pinned, layer: state.layer, head: state.head,
@@ -435,5 +435,5 @@
 })().catch((error) => {
   const failed = document.getElementById("failed");
   failed.hidden = false;
-  failed.textContent = `The page could not be drawn: ${error.message}. It needs a browser of 2023 or later, with JavaScript.`;
+  failed.textContent = `The page could not be drawn: ${error.message}. It needs a browser from 2023 or later.`;
 });

@@ -1,4 +1,4 @@
-"""`vi.explorer`: the page of one image, in a notebook or as a file."""
+"""Create the explorer page of one image, to save or to show in a notebook."""
 
 from dataclasses import dataclass
 from html import escape
@@ -18,10 +18,10 @@ NOTEBOOK_HEIGHT = 900  # pixels
 
 @dataclass(frozen=True, eq=False)
 class ExplorerPage:
-    """A page of its own, which shows itself in a notebook.
+    """A self-contained HTML page that displays itself in notebooks.
 
     Attributes:
-        html: the whole page; it fetches nothing.
+        html: the page; it loads no other files.
 
     Example:
         >>> page = ExplorerPage("<!DOCTYPE html>")
@@ -34,7 +34,7 @@ class ExplorerPage:
     html: str
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the page to a file, whole or not at all, and return the file's path."""
+        """Write the page to a file atomically and return its path."""
         file = Path(path)
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,28 +60,27 @@ def explorer(
     title: str | None = None,
     output: Output | None = None,
 ) -> ExplorerPage:
-    """Make a page to explore how the patches of an image interact.
+    """Create an interactive page that shows how the patches of an image interact.
 
-    Pointing at a patch shows its row of U, its window and responsive field, its tendency and its attention in every
-    layer and head; sliders for α and β act at once, by the definitions of `responsive_field`. One file with
-    everything in it: about 2 MB for a ViT-Ti/16 at 224 pixels. The attention of grids too large for every head is
-    the mean of each layer's heads, and the page says so.
+    Point at a patch to see its row of U, its window and responsive field, its tendency, and its attention in every
+    layer and head. Sliders change α and β. The page is one self-contained file, about 2 MB for a ViT-Ti/16 at 224
+    pixels. For large grids, the page shows the attention averaged over the heads of each layer.
 
     Args:
-        model: a timm model with its preprocessing, borrowed; or a name that `vit-interactions --model` takes.
-        image: an image file, or an image of Pillow.
-        alpha: where its slider begins: the share of all patch pairs that count as relevant, in [0, 1].
-        beta: likewise: the share of the patches that are dropped as indiscriminative, in [0, 1].
-        title: over the page; None: the file's name.
-        output: what the model's output is, as in `compare`.
+        model: a timm model, which is not modified, or a name as in `vit-interactions --model`.
+        image: image file or PIL image.
+        alpha: initial α, the fraction of patch pairs that count as relevant, in [0, 1].
+        beta: initial β, the fraction of patches dropped as indiscriminative, in [0, 1].
+        title: page title; None for the file name.
+        output: kind of model output, as in `compare`.
 
     Returns:
-        The page; `save` writes it, a notebook shows it.
+        The page; call `save` to write it.
 
     Raises:
-        UnsupportedModelError: a model without attention from every patch to every patch.
-        ValueError: `alpha` or `beta` outside [0, 1], a file that is not an image, an unknown model.
-        FileNotFoundError: no such file.
+        UnsupportedModelError: the model has no global attention among patches.
+        ValueError: `alpha` or `beta` is outside [0, 1], the file is not an image, or the model is unknown.
+        FileNotFoundError: the file does not exist.
 
     Example:
         >>> import timm
@@ -90,9 +89,9 @@ def explorer(
         >>> page.html[:15], len(page.html) < 1_500_000
         ('<!DOCTYPE html>', True)
     """
-    # What draws is loaded only where something is drawn.
-    from vit_interactions.explorer.data import study
-    from vit_interactions.explorer.page import render
+    # Imported here so that `import vit_interactions` does not load the drawing libraries.
+    from vit_interactions.explorer.data import page_data
+    from vit_interactions.explorer.render import render
     from vit_interactions.figures import prepare
     from vit_interactions.images.reading import read_image
     from vit_interactions.loading.models import load_model
@@ -105,12 +104,12 @@ def explorer(
     else:
         opened, file = read_image(image), Path(image).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
-    found = study(vit, prepare(opened, vit), named=isinstance(model, str), output=output)
+    found = page_data(vit, prepare(opened, vit), named=isinstance(model, str), output=output)
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
 
 
 def name_of(model: nn.Module) -> str:
-    """Name a model by timm's name for its architecture, or its class.
+    """Return timm's architecture name of a model, or the name of its class.
 
     Example:
         >>> name_of(nn.Linear(1, 1))

@@ -1,4 +1,4 @@
-"""A page for each of many images; one that cannot be read or explained is reported and skipped."""
+"""Write one explorer page per image; images that fail are reported and skipped."""
 
 import hashlib
 import os
@@ -10,27 +10,28 @@ from pathlib import Path
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.explorer.data import study
+from vit_interactions.explorer.data import page_data
 from vit_interactions.explorer.explorer import ExplorerPage
-from vit_interactions.explorer.page import render
+from vit_interactions.explorer.render import render
 from vit_interactions.figures import prepare
 from vit_interactions.functional.scores import Output
-from vit_interactions.images.reading import read_image
+from vit_interactions.images.reading import IMAGE_ERRORS, read_image
 from vit_interactions.utilities.files import remove_partials
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.names import Names, numbered, safe_name
+from vit_interactions.utilities.text import describe_error
 from vit_interactions.utilities.writing import WriteError
 
-HEAD = 4096  # bytes of a page that hold what it says of itself
+HEAD = 4096  # bytes of a page that contain its <meta> elements
 
 
 @dataclass
 class Pages:
-    """What became of each image.
+    """The images that have a page and those that failed.
 
     Attributes:
         done: image -> its page.
-        failed: image -> the reason why it has none.
+        failed: image -> reason.
     """
 
     done: dict[str, Path] = field(default_factory=dict)
@@ -48,26 +49,26 @@ def write_pages(
     beta: float,
     output: Output | None = None,
 ) -> Iterator[Pages]:
-    """Write a page for each image, named after its file, into one folder.
+    """Write one page per image, named after its file, to a folder.
 
     Args:
-        model: with timm's preprocessing, on its device.
+        model: a timm model with its preprocessing, on its device.
         images: image files.
-        out: folder to write to; made if missing.
-        name: what the pages call the model.
-        named: whether its classes are those of timm's own weights; see `predictions.class_name`.
-        alpha: where its slider begins.
-        beta: likewise.
-        output: as of `study`.
+        out: output folder; created if missing.
+        name: model name shown on the pages.
+        named: whether the class names are those of the model's pretrained weights, as in `class_name`.
+        alpha: initial α.
+        beta: initial β.
+        output: kind of model output, as in `page_data`.
 
     Yields:
-        What became of the images so far, after each. A page of another image of the same name is kept; the
-        new one gets a number.
+        The state after each image. If another image of the same name has a page, it is kept, and the new page gets a
+        number.
 
     Raises:
         BlockingIOError: another run is writing to `out`.
-        WriteError: the disk is full, or `out` cannot be written to.
-        UnsupportedModelError: the model cannot be explained.
+        WriteError: the disk is full, or `out` is not writable.
+        UnsupportedModelError: the model is not supported.
     """
     pages = Pages()
     with locked(out):
@@ -77,20 +78,19 @@ def write_pages(
             source = image_id(path)
             try:
                 file = names.choose(numbered(safe_name(path.stem), ".html"), partial(_is_own, out, source))
-                found = study(model, prepare(read_image(path), model), named=named, output=output)
+                found = page_data(model, prepare(read_image(path), model), named=named, output=output)
                 html = render(found, title=path.name, model=name, alpha=alpha, beta=beta, source=source)
                 pages.done[str(path)] = ExplorerPage(html).save(out / file)
                 names.use(file)
             except (UnsupportedModelError, WriteError):
                 raise
-            # An image that cannot be read or explained is one image less, not the end.
-            except (OSError, ValueError, IndexError, RuntimeError, MemoryError) as error:
-                pages.failed[str(path)] = str(error) or type(error).__name__
+            except IMAGE_ERRORS as error:
+                pages.failed[str(path)] = describe_error(error)
             yield pages
 
 
 def image_id(path: Path) -> str:
-    """Return the SHA-256 of where an image is: it tells apart images of one name, and does not tell the folder.
+    """Return the SHA-256 of an image's path: distinguishes images of one name without revealing their folders.
 
     Example:
         >>> image_id(Path("a/cat.jpg")) == image_id(Path("b/cat.jpg"))
@@ -103,12 +103,12 @@ def _is_own(out: Path, source: str, name: str) -> bool:
     """Return whether a file in `out` is the page of this image.
 
     Raises:
-        ValueError: it is no page of the explorer.
+        ValueError: it is not an explorer page.
     """
     head = b""
     if (out / name).is_file():
         with (out / name).open("rb") as file:
             head = file.read(HEAD)
     if b'<meta name="generator" content="vit_interactions ' not in head:
-        raise ValueError(f"{out / name} exists and is no page of the explorer; move it, or choose another `out`.")
+        raise ValueError(f"{out / name} exists and is not an explorer page. Move it, or choose another `out`.")
     return f'<meta name="image" content="{source}">'.encode() in head

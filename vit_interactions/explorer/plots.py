@@ -1,4 +1,4 @@
-"""The page's drawings as Bokeh figures: what there is to draw on, empty; the browser fills in the data."""
+"""Create the page's Bokeh figures, without data: the browser fills it in."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,22 +10,22 @@ from bokeh.plotting import figure as bokeh_figure
 from vit_interactions.figures.canvas import PATCH_COLOR
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.tendency import ARROW_COLOR
-from vit_interactions.images.placement import Box
+from vit_interactions.images.placement import Bounds
 
 PALE = "#ffffff"
 DARK = "#000000"
 SIDES = "left", "right", "top", "bottom"
 
 
-def image_plot(name: str, limits: Box, description: str, cell: float, *, fine: bool) -> Any:
-    """Make a figure that shows a photograph with patches on it.
+def image_plot(name: str, limits: Bounds, description: str, cell: float, *, fine: bool) -> Any:
+    """Create a figure of the image with patches on it.
 
     Args:
-        name: the beginning of the names of its data sources.
-        limits: (left, top, right, bottom) of what is shown, in pixels of the photograph.
-        description: in words, what is drawn.
-        cell: the shorter side of a patch, in pixels of the photograph.
-        fine: whether patches are so many that lines must be thin.
+        name: prefix of the names of its data sources.
+        limits: (left, top, right, bottom) of the visible area, in pixels of the original image.
+        description: what the figure shows.
+        cell: shorter side of a patch, in pixels of the original image.
+        fine: whether to draw thin lines, for many patches.
     """
     left, top, right, bottom = limits
     plot = _bare(
@@ -34,7 +34,7 @@ def image_plot(name: str, limits: Box, description: str, cell: float, *, fine: b
         (right - left) / (bottom - top),
         description,
     )
-    for layer in ("photograph", "cells"):
+    for layer in ("image", "cells"):
         _image(plot, f"{name}_{layer}")
     if name == "field":
         _add_field(plot, cell, fine)
@@ -45,12 +45,12 @@ def image_plot(name: str, limits: Box, description: str, cell: float, *, fine: b
 
 
 def mosaic_plot(columns: int, lines: int, aspect: float) -> Any:
-    """Make the figure of all attention maps side by side.
+    """Create the figure of all attention maps side by side.
 
     Args:
-        columns: tiles in a line.
-        lines: of tiles.
-        aspect: width over height of one tile.
+        columns: tiles per line.
+        lines: lines of tiles.
+        aspect: width / height of a tile.
     """
     plot = _bare(
         Range1d(start=0, end=columns),
@@ -64,7 +64,7 @@ def mosaic_plot(columns: int, lines: int, aspect: float) -> Any:
 
 
 def _bare(x_range: Range1d, y_range: Range1d, ratio: float, description: str) -> Any:
-    """A figure without tools or margins that is as wide as its place and keeps its shape."""
+    """Create a figure without tools or margins that fills the available width and keeps its aspect ratio."""
     plot = bokeh_figure(
         x_range=x_range,
         y_range=y_range,
@@ -86,26 +86,19 @@ def _bare(x_range: Range1d, y_range: Range1d, ratio: float, description: str) ->
 
 
 def _image(plot: Any, name: str) -> None:
-    """Add a picture of one transparent pixel; the browser puts another in its place."""
-    nothing: dict[str, Any] = {
+    """Add an image of one transparent pixel, which the browser replaces."""
+    data: dict[str, Any] = {
         "image": [np.zeros((1, 1), np.uint32)],
-        "x": [0.0],
-        "y": [0.0],
-        "dw": [0.0],
-        "dh": [0.0],
+        **{side: [0.0] for side in ("x", "y", "dw", "dh")},
     }
-    plot.image_rgba("image", "x", "y", "dw", "dh", source=ColumnDataSource(nothing, name=name))
+    plot.image_rgba("image", "x", "y", "dw", "dh", source=ColumnDataSource(data, name=name))
 
 
 def _add_frame(plot: Any, name: str) -> None:
-    """Add the outline of what is chosen."""
-    source = _quads(name)
+    """Add the outline of the selection."""
+    source = _source(name, SIDES)
     for color, width in ((PALE, 4.0), (PATCH_COLOR, 2.0)):
         plot.quad(*SIDES, source=source, fill_color=None, line_color=color, line_width=width)
-
-
-def _quads(name: str) -> ColumnDataSource:
-    return _source(name, SIDES)
 
 
 def _source(name: str, columns: Sequence[str]) -> ColumnDataSource:
@@ -113,7 +106,7 @@ def _source(name: str, columns: Sequence[str]) -> ColumnDataSource:
 
 
 def _add_field(plot: Any, cell: float, fine: bool) -> None:
-    """Add what `figures.draw_field` draws, in its colours."""
+    """Add what `figures.draw_field` draws, in the same colors."""
     hatch = {
         "hatch_pattern": "/",
         "hatch_color": "#bbbbbb",
@@ -121,11 +114,13 @@ def _add_field(plot: Any, cell: float, fine: bool) -> None:
         "hatch_scale": 7,
         "hatch_weight": 1,
     }
-    plot.quad(*SIDES, source=_quads("field_dropped"), fill_color=DARK, fill_alpha=0.6, line_color=None, **hatch)
+    plot.quad(
+        *SIDES, source=_source("field_dropped", SIDES), fill_color=DARK, fill_alpha=0.6, line_color=None, **hatch
+    )
     boundary = _source("field_boundary", ("x0", "y0", "x1", "y1"))
     for color, width in ((DARK, 0.0 if fine else 3.4), (FIELD_COLOR, 1.0 if fine else 2.0)):
         plot.segment("x0", "y0", "x1", "y1", source=boundary, line_color=color, line_width=width, line_cap="round")
-    window = _quads("field_window")
+    window = _source("field_window", SIDES)
     plot.quad(*SIDES, source=window, fill_color=None, line_color=DARK, line_width=4)
     plot.quad(*SIDES, source=window, fill_color=None, line_color=WINDOW_COLOR, line_width=2.4, line_dash=[7, 5])
     dots = _source("field_relevant", ("x", "y"))
@@ -133,7 +128,7 @@ def _add_field(plot: Any, cell: float, fine: bool) -> None:
 
 
 def _add_arrows(plot: Any, cell: float, fine: bool) -> None:
-    """Add an arrow a patch, and the chosen patch's own in its colour above them."""
+    """Add one arrow per patch, and that of the selected patch in its color on top."""
     for name, color, line in (("tendency_arrows", ARROW_COLOR, DARK), ("tendency_chosen", PATCH_COLOR, PALE)):
         arrows = _source(name, ("xs", "ys"))
         plot.patches("xs", "ys", source=arrows, fill_color=color, line_color=line, line_width=0.0 if fine else 0.5)

@@ -1,7 +1,7 @@
-"""Which pairs of patches are relevant at every α of a slider, in one byte a pair.
+"""Compute which pairs of patches are relevant at every α of a slider, in one byte per pair.
 
-Pairs enter the relevant ones in a fixed order as α grows, so that the first step of the slider at which a pair is
-relevant says all: the page needs no values of U to find windows exactly as `functional.windows` does.
+As α grows, pairs become relevant in a fixed order, so the page only stores the first slider step at which each pair is
+relevant. From that it computes windows exactly as `functional.windows` does, without U.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ STEPS = 250  # of α
 
 
 @dataclass(frozen=True, eq=False)
-class Ladder:
-    """The steps of both sliders, and what is relevant from each α on.
+class SliderSteps:
+    """The steps of both sliders, and the pairs that become relevant at each α.
 
     Attributes:
-        alphas: of the slider, ascending from 0 to 1.
-        betas: likewise.
-        steps: (patches, patches), from `first_relevant`.
-        values: (alphas,), from `step_values`.
+        alphas: values of the α slider, ascending from 0 to 1.
+        betas: values of the β slider, ascending from 0 to 1.
+        steps: (patches, patches), from `first_relevant_step`.
+        values: (alphas,), from `step_means`.
     """
 
     alphas: list[float]
@@ -31,28 +31,28 @@ class Ladder:
     values: NDArray[np.float64]
 
 
-def climb(uncertainty: Tensor, alpha: float, beta: float) -> Ladder:
-    """Find for U (patches, patches) of one image what is relevant at every step of sliders with α and β among them.
+def slider_steps(uncertainty: Tensor, alpha: float, beta: float) -> SliderSteps:
+    """Compute the slider steps for U (patches, patches) of one image, with α and β among them.
 
     Example:
-        >>> ladder = climb(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), 0.25, 0.2)
-        >>> int(ladder.steps[0, 0]), ladder.alphas[1]
+        >>> sliders = slider_steps(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), 0.25, 0.2)
+        >>> int(sliders.steps[0, 0]), sliders.alphas[1]
         (1, 0.25)
     """
     alphas = alpha_steps(alpha, uncertainty.numel())
-    steps = first_relevant(uncertainty, alphas)
-    return Ladder(alphas, beta_steps(beta), steps, step_values(uncertainty, steps, len(alphas)))
+    steps = first_relevant_step(uncertainty, alphas)
+    return SliderSteps(alphas, beta_steps(beta), steps, step_means(uncertainty, steps, len(alphas)))
 
 
 def alpha_steps(alpha: float, pairs: int) -> list[float]:
-    """List the α of a slider: 0, then in even ratios from one pair to all, and the wanted one among them.
+    """Return the values of the α slider: 0, a geometric sequence from one pair to all, and the initial α.
 
     Args:
-        alpha: in [0, 1].
-        pairs: how many pairs of patches there are.
+        alpha: initial α, in [0, 1].
+        pairs: number of pairs of patches.
 
     Returns:
-        At most 256, ascending from 0 to 1.
+        At most 256 values, ascending from 0 to 1.
 
     Example:
         >>> steps = alpha_steps(0.123456, 38_416)
@@ -64,7 +64,7 @@ def alpha_steps(alpha: float, pairs: int) -> list[float]:
 
 
 def beta_steps(beta: float) -> list[float]:
-    """List the β of a slider: every hundredth, and the wanted one among them.
+    """Return the values of the β slider: every hundredth, and the initial β.
 
     Example:
         >>> beta_steps(0.205)[19:23]
@@ -73,18 +73,18 @@ def beta_steps(beta: float) -> list[float]:
     return sorted({*(step / 100 for step in range(101)), float(beta)})
 
 
-def first_relevant(uncertainty: Tensor, alphas: list[float]) -> NDArray[np.uint8]:
-    """Find for every pair the first of the α at which it is among the relevant ones.
+def first_relevant_step(uncertainty: Tensor, alphas: list[float]) -> NDArray[np.uint8]:
+    """Compute the first slider step at which each pair is relevant.
 
     Args:
-        uncertainty: U (patches, patches) of one image.
+        uncertainty: (patches, patches), U of one image.
         alphas: at most 256, ascending from 0 to 1.
 
     Returns:
-        (patches, patches): `relevant_pairs(U, alphas[k])` are the pairs whose value is at most k.
+        (patches, patches); `relevant_pairs(U, alphas[k])` are the pairs with values <= k.
 
     Example:
-        >>> first_relevant(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), [0.0, 0.25, 0.75, 1.0])
+        >>> first_relevant_step(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), [0.0, 0.25, 0.75, 1.0])
         array([[1, 2],
                [3, 2]], dtype=uint8)
     """
@@ -97,19 +97,19 @@ def first_relevant(uncertainty: Tensor, alphas: list[float]) -> NDArray[np.uint8
     return steps.reshape(tuple(uncertainty.shape))
 
 
-def step_values(uncertainty: Tensor, steps: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
-    """Compute the mean U of the pairs of each step, by which the page shows U; nan where a step has no pair.
+def step_means(uncertainty: Tensor, steps: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
+    """Compute the mean U of the pairs of each step, which the page shows; NaN for steps without pairs.
 
     Args:
-        uncertainty: U (patches, patches) of one image.
-        steps: from `first_relevant`.
-        count: how many α there are.
+        uncertainty: (patches, patches), U of one image.
+        steps: from `first_relevant_step`.
+        count: number of steps.
 
     Returns:
-        (count,), falling.
+        (count,), decreasing.
 
     Example:
-        >>> step_values(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), np.array([[1, 2], [2, 2]], np.uint8), 3)
+        >>> step_means(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), np.array([[1, 2], [2, 2]], np.uint8), 3)
         array([       nan, 3.        , 1.33333333])
     """
     values = uncertainty.detach().cpu().double().numpy().ravel()
@@ -120,8 +120,8 @@ def step_values(uncertainty: Tensor, steps: NDArray[np.uint8], count: int) -> ND
     return means
 
 
-def worst_error(uncertainty: Tensor, steps: NDArray[np.uint8], values: NDArray[np.float64]) -> float:
-    """Compute how far the shown U of any pair is from its own, as a share of the largest U."""
+def largest_error(uncertainty: Tensor, steps: NDArray[np.uint8], values: NDArray[np.float64]) -> float:
+    """Compute the largest error of the shown U, relative to the maximum of U."""
     exact = uncertainty.detach().cpu().double().numpy()
     largest = float(exact.max())
     return float(np.abs(values[steps] - exact).max() / largest) if largest > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The paper's pictures, for any image: drawn on the original photograph, as matplotlib figures or on your axes."""
+"""The figures of the patch-interaction paper for any image: as matplotlib figures, or drawn on your own axes."""
 
 from vit_interactions.figures.canvas import draw_image as draw_image
 from vit_interactions.figures.canvas import mark_patch as mark_patch
@@ -29,4 +29,4 @@ from vit_interactions.images.placement import place as place
 from vit_interactions.images.prepared import PreparedImage as PreparedImage
 from vit_interactions.images.prepared import prepare as prepare
 from vit_interactions.images.prepared import preprocessing as preprocessing
-from vit_interactions.images.reading import read_image as load_photograph  # noqa: F401  # its name before
+from vit_interactions.images.reading import read_image as load_photograph  # noqa: F401  # its former name

@@ -1,4 +1,4 @@
-"""The photograph that everything else is drawn on, in its own pixels: x to the right, y down."""
+"""Draw the original image, on which everything else is drawn in its pixel coordinates: x to the right, y down."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,28 +11,28 @@ from PIL import Image, ImageOps
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.values import Array
-from vit_interactions.images.placement import Box
+from vit_interactions.images.placement import Bounds
 from vit_interactions.images.prepared import PreparedImage
 
-LONGEST = 1600  # pixels of a side that are drawn; a camera's photograph would only slow matplotlib down
+LONGEST = 1600  # pixels of the longer side as drawn; more would only slow matplotlib down
 PATCH_COLOR = "#ff2d2d"
 HALO = withStroke(linewidth=3.0, foreground="white")
 
 
-def draw_image(axes: Axes, prepared: PreparedImage, layout: TokenLayout, *, grey: bool = False) -> None:
-    """Draw a whole photograph; what no patch of the model covers is washed out and fenced off.
+def draw_image(axes: Axes, prepared: PreparedImage, layout: TokenLayout, *, gray: bool = False) -> None:
+    """Draw the whole image, with the part that no patch covers faded and a frame around the patches.
 
     Args:
-        axes: where to draw; its limits become those of the photograph and the patches together.
-        prepared: from `prepare`.
-        layout: the model's, from `token_layout`.
-        grey: draw it in grey and pale, as a ground for colours.
+        axes: axes to draw on; its limits are set to contain the image and all patches.
+        prepared: the image, from `prepare`.
+        layout: token layout of the model, from `token_layout`.
+        gray: draw in pale gray, as a background for colors.
     """
     width, height = prepared.image.size
     left, top, right, bottom = prepared.box_of_extent(layout.extent)
-    # Where the input was padded, patches lie beyond the photograph.
+    # If the input was padded, patches extend beyond the image.
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor="0.85", zorder=0.5))
-    axes.imshow(_displayed(prepared.image, grey), extent=(0, width, height, 0), origin="upper", zorder=1)
+    axes.imshow(_displayed(prepared.image, gray), extent=(0, width, height, 0), origin="upper", zorder=1)
     seen = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
     axes.add_patch(_frame((0, 0, width, height), seen))
     axes.add_patch(
@@ -45,12 +45,12 @@ def draw_image(axes: Axes, prepared: PreparedImage, layout: TokenLayout, *, grey
 
 
 def draw_cells(axes: Axes, prepared: PreparedImage, layout: TokenLayout, colors: Array) -> AxesImage:
-    """Draw one colour a patch over the area that the patches cover.
+    """Draw one color per patch.
 
     Args:
-        axes: with the photograph already on it.
-        prepared: from `prepare`.
-        layout: the model's.
+        axes: axes with the image drawn on it.
+        prepared: the image, from `prepare`.
+        layout: token layout of the model.
         colors: (rows, cols, 3 or 4): RGB or RGBA, uint8 or in [0, 1].
     """
     left, top, right, bottom = prepared.box_of_extent(layout.extent)
@@ -60,13 +60,13 @@ def draw_cells(axes: Axes, prepared: PreparedImage, layout: TokenLayout, colors:
 
 
 def patch_edges(prepared: PreparedImage, layout: TokenLayout) -> tuple[Array, Array]:
-    """Give the photograph's x of the cols + 1 edges between columns of patches, and y of the rows + 1."""
+    """Return x of the cols + 1 patch edges and y of the rows + 1, in pixels of the original image."""
     left, top, right, bottom = prepared.box_of_extent(layout.extent)
     return np.linspace(left, right, layout.cols + 1), np.linspace(top, bottom, layout.rows + 1)
 
 
 def cell_squares(prepared: PreparedImage, layout: TokenLayout, cells: Array) -> list[list[tuple[float, float]]]:
-    """Give the corners, in the photograph's pixels, of each marked cell of (rows, cols)."""
+    """Return the corners of each True cell of (rows, cols), in pixels of the original image."""
     xs, ys = patch_edges(prepared, layout)
     return [
         [(xs[col], ys[row]), (xs[col + 1], ys[row]), (xs[col + 1], ys[row + 1]), (xs[col], ys[row + 1])]
@@ -77,10 +77,10 @@ def cell_squares(prepared: PreparedImage, layout: TokenLayout, cells: Array) -> 
 def mark_patch(
     axes: Axes, prepared: PreparedImage, layout: TokenLayout, patch: tuple[int, int], name: str = ""
 ) -> None:
-    """Outline a patch, and write a name beside it.
+    """Outline a patch and optionally write a name next to it.
 
     Raises:
-        ValueError: `patch` outside the grid.
+        ValueError: `patch` is outside the grid.
     """
     patch_index(patch, layout)
     left, top, right, bottom = prepared.patch_box(*patch, layout)
@@ -91,7 +91,7 @@ def mark_patch(
     axes.add_patch(outline)
     if not name:
         return
-    # Beside the patch, on the side where there is room.
+    # On the right of the patch, except in the last column.
     at_left = patch[1] < layout.cols - 1
     text = axes.text(
         right if at_left else left,
@@ -107,16 +107,16 @@ def mark_patch(
     text.set_path_effects([HALO])
 
 
-def _displayed(image: Image.Image, grey: bool) -> Array:
+def _displayed(image: Image.Image, gray: bool) -> Array:
     image = image.copy()
     image.thumbnail((LONGEST, LONGEST))
-    if not grey:
+    if not gray:
         return np.asarray(image)
     return np.asarray(ImageOps.grayscale(image).point(lambda value: 0.75 * value + 50).convert("RGB"))
 
 
-def _frame(outer: Box, inner: Box) -> PathPatch:
-    """A pale frame between two rectangles; the inner one runs the other way round and so stays open."""
+def _frame(outer: Bounds, inner: Bounds) -> PathPatch:
+    """Create a pale frame between two rectangles; the inner path runs in reverse, which leaves it open."""
     left, top, right, bottom = outer
     corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
     left, top, right, bottom = inner

@@ -1,4 +1,4 @@
-"""What one patch interacts with: its row of U, its adaptive window and its responsive field.
+"""Draw the interactions of one patch: its row of U, its adaptive window and its responsive field.
 
 Source: Ma et al., arXiv 2203.05922, Figs. 1, 3b and 4.
 """
@@ -26,7 +26,7 @@ from vit_interactions.figures.canvas import (
 )
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.selection import one_image
-from vit_interactions.figures.values import Array, to_array
+from vit_interactions.figures.values import Array, pairs_array
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.windows import window_masks
 from vit_interactions.images.prepared import PreparedImage
@@ -34,7 +34,7 @@ from vit_interactions.images.prepared import PreparedImage
 WINDOW_COLOR = "#00e5ff"
 FIELD_COLOR = "#ffd400"
 OUTSIDE = (0.0, 0.0, 0.0, 0.5)
-WINDOW_MARGIN = 0.2  # of a patch: the window is drawn around the field's line, not on it
+WINDOW_MARGIN = 0.2  # patches between the window's line and the field's
 WINDOW_LINE: dict[str, Any] = {"edgecolor": WINDOW_COLOR, "linestyle": "--", "linewidth": 1.8, "fill": False}
 DROPPED: dict[str, Any] = {
     "facecolor": (0.0, 0.0, 0.0, 0.7),
@@ -54,21 +54,21 @@ def draw_interactions(
     name: str = "",
     norm: Normalize | None = None,
 ) -> AxesImage:
-    """Draw how much every patch matters to one: its row of U, logarithmic, for U is heavy-tailed (Fig. 3b).
+    """Draw one patch's row of U on a log scale: how strongly it interacts with every patch (Fig. 3b).
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
-        uncertainty: U (patches, patches) of this image.
-        layout: the model's, from `token_layout`.
-        patch: (row, col) of the one patch.
-        name: written beside it.
-        norm: the scale of the colours, to share it among patches; None: made from this patch's row.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
+        uncertainty: (patches, patches), U of the image.
+        layout: token layout of the model, from `token_layout`.
+        patch: (row, col) of the query patch.
+        name: label next to the patch.
+        norm: color scale, to share it among patches; None to fit this patch's row.
 
     Raises:
-        ValueError: shapes that disagree, or `patch` outside the grid.
+        ValueError: shapes do not match, or `patch` is outside the grid.
     """
-    to_array("uncertainty", uncertainty, (layout.patches, layout.patches))
+    pairs_array(uncertainty, layout)
     row = uncertainty[patch_index(patch, layout)].reshape(layout.grid)
     image = draw_map(axes, prepared, row, layout, label="U", log=True, norm=norm)
     mark_patch(axes, prepared, layout, patch, name)
@@ -85,21 +85,21 @@ def draw_field(
     index: int | None = None,
     name: str = "",
 ) -> None:
-    """Draw a patch's window, the patches it was drawn around, and the responsive field's boundary (Figs. 1, 4).
+    """Draw a patch's relevant patches, its window and the boundary of its responsive field (Figs. 1, 4).
 
-    Where the field is the whole window but for dropped patches, its boundary encloses these, and they are hatched.
+    If the field is the window without dropped patches, its boundary encloses these, and they are hatched.
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
-        field: the responsive fields; of a batch, `index` says which image's.
-        layout: the model's, from `token_layout`.
-        patch: (row, col) of the patch.
-        index: the image in the batch; not needed where it is the only one.
-        name: written beside the patch.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
+        field: the responsive fields of one or several images.
+        layout: token layout of the model, from `token_layout`.
+        patch: (row, col) of the query patch.
+        index: index of the image in `field`; may be None if there is only one.
+        name: label next to the patch.
 
     Raises:
-        ValueError: shapes that disagree, `patch` outside the grid, or a batch without `index`.
+        ValueError: shapes do not match, `patch` is outside the grid, or several images without `index`.
     """
     p, field = patch_index(patch, layout), one_image(field, layout, index)
     inside = field.mask[0, p].reshape(layout.grid).numpy()
@@ -123,7 +123,7 @@ def draw_field(
 
 
 def draw_field_legend(axes: Axes) -> None:
-    """Say, on axes of its own, what `draw_field` draws."""
+    """Draw the legend of `draw_field` on separate axes."""
     patch = Line2D([], [], marker="s", linestyle="", markersize=9, color=PATCH_COLOR, fillstyle="none")
     dots = Line2D([], [], marker="o", linestyle="", markersize=4, color=FIELD_COLOR, markeredgecolor="black")
     entries = {
@@ -138,7 +138,7 @@ def draw_field_legend(axes: Axes) -> None:
 
 
 def _around(window: list[int], xs: Array, ys: Array) -> Rectangle:
-    """The window's outline, a little outside it; at the photograph's edge it may lie beyond the axes."""
+    """Outline a window, slightly outside it; at the edge of the image it may lie outside the axes."""
     left, top, right, bottom = window
     x, y = WINDOW_MARGIN * (xs[1] - xs[0]), WINDOW_MARGIN * (ys[1] - ys[0])
     corner, end = (xs[left] - x, ys[top] - y), (xs[right + 1] + x, ys[bottom + 1] + y)
@@ -146,7 +146,7 @@ def _around(window: list[int], xs: Array, ys: Array) -> Rectangle:
 
 
 def _boundary(cells: Array, xs: Array, ys: Array) -> list[list[tuple[float, float]]]:
-    """The edges between marked cells and all others, holes included."""
+    """Return the edges between True cells and all others, holes included."""
     padded = np.pad(cells, 1)
     flat = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
     upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])

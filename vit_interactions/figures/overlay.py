@@ -1,4 +1,4 @@
-"""A map over patches, of any method, as colours over the photograph."""
+"""Draw the patch map of any method as colors on the image."""
 
 import textwrap
 from typing import Any
@@ -26,12 +26,12 @@ from vit_interactions.figures.values import (
 from vit_interactions.images.prepared import PreparedImage
 
 COLORS = "inferno"
-DIVERGING = "coolwarm"  # Moreland's, even steps to either side of a neutral zero
-LESS_IS_RELEVANT = "(less = more relevant)"
+DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
+LESS_IS_RELEVANT = "(lower is more relevant)"
 OPACITY = 0.65
-DIVERGING_OPACITY = 0.8  # light and dark of the photograph would drown these pale colours
-LABEL_LENGTH = 36  # characters of a line beside a colour bar
-DECADES = 4  # below the largest value; enough to show which patches stand out
+DIVERGING_OPACITY = 0.8  # these pale colors need a fainter background
+LABEL_LENGTH = 36  # characters per line of a color bar label
+DECADES = 4  # below the maximum; enough to show which patches matter
 
 
 def draw_map(
@@ -45,23 +45,23 @@ def draw_map(
     log: bool = False,
     norm: Normalize | None = None,
 ) -> AxesImage:
-    """Draw a map over patches on the whole photograph, with a colour bar of the raw values.
+    """Draw a patch map on the whole image, with a color bar of the raw values.
 
-    Bright means relevant, always: where less is more relevant, the colours and the bar are turned round. Values on
-    both sides of zero get diverging colours instead, neutral at zero and red where relevant.
+    Bright always means relevant: if lower values are more relevant, colors and color bar are reversed. Maps with both
+    signs get diverging colors instead, neutral at zero and red where relevant.
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
-        patch_map: (rows, cols), finite; an explainer's `patch_map` of one image.
-        layout: the model's, from `token_layout`.
-        label: what the values are, for the colour bar.
-        more_is_relevant: as the explainer says of itself.
-        log: scale the colours logarithmically, over at most four decades below the largest value.
-        norm: the scale of the colours, to share it among maps or to fix its range; None: made from the values.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
+        patch_map: (rows, cols), finite; from an explainer's `patch_map`.
+        layout: token layout of the model, from `token_layout`.
+        label: color bar label.
+        more_is_relevant: the explainer's attribute of that name.
+        log: use a log scale, over at most four decades below the maximum.
+        norm: color scale, to share it among maps or to fix its range; None to fit the values.
 
     Raises:
-        ValueError: a map of another shape than the layout's, or not finite.
+        ValueError: the map does not have the shape of the layout, or is not finite.
     """
     values = to_array("patch_map", patch_map, layout.grid)
     scale = norm or (log_scale(values, DECADES) if log else linear_scale(values))
@@ -80,10 +80,10 @@ def draw_scaled(
     label: str,
     more_is_relevant: bool,
 ) -> AxesImage:
-    """Draw values (rows, cols) by a scale, with a colour bar that is labelled as given."""
+    """Draw values (rows, cols) with a given color scale and color bar label."""
     colors, opacity = (DIVERGING, DIVERGING_OPACITY) if is_symmetric(scale) else (COLORS, OPACITY)
     mappable = ScalarMappable(scale, colors if more_is_relevant else f"{colors}_r")
-    draw_image(axes, prepared, layout, grey=True)
+    draw_image(axes, prepared, layout, gray=True)
     image = draw_cells(axes, prepared, layout, mappable.to_rgba(values, alpha=opacity, bytes=True))
     bar = draw_color_bar(axes, mappable, values, _wrapped(label.strip()))
     if not more_is_relevant:
@@ -92,10 +92,10 @@ def draw_scaled(
 
 
 def draw_color_bar(axes: Axes, mappable: ScalarMappable, values: Array, label: str) -> Colorbar:
-    """Put a colour bar as high as the axes to their right, with the values that its colours stand for."""
+    """Draw a color bar on the right of the axes, as high as they are."""
     figure = axes.get_figure(root=True)
     if figure is None:
-        raise ValueError("`axes` must belong to a figure, but belongs to none.")
+        raise ValueError("`axes` must belong to a figure, got axes without one.")
     scale: Any = mappable.norm
     place = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
     bar = figure.colorbar(mappable, cax=place, extend=_extend(scale, values))
@@ -107,7 +107,7 @@ def draw_color_bar(axes: Axes, mappable: ScalarMappable, values: Array, label: s
 
 
 def _wrapped(label: str) -> str:
-    """Break long lines of a label, but not within what matplotlib would set as mathematics.
+    """Wrap long lines of a label, unless it contains math text.
 
     Example:
         >>> _wrapped("convergence of the tendency (> 0: fields point here)").splitlines()
@@ -119,16 +119,14 @@ def _wrapped(label: str) -> str:
 
 
 def _extend(scale: Normalize, values: Array) -> str:
-    """Say at which ends the values exceed the scale."""
+    """Return at which ends the values exceed the scale, as matplotlib's `extend`."""
     below = scale.vmin is not None and bool(values.min() < scale.vmin)
     above = scale.vmax is not None and bool(values.max() > scale.vmax)
-    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
-        below, above
-    ]
+    return ("both" if above else "min") if below else ("max" if above else "neither")
 
 
 def _set_ticks(bar: Colorbar, scale: Normalize, values: Array) -> None:
-    """Name the one value of a constant map, and only whole numbers where all values are."""
+    """Label the single value of a constant map, and only integers if all values are."""
     if isinstance(scale, ConstantScale):
         bar.set_ticks([float(values.flat[0])])
     elif not isinstance(scale, LogNorm) and (values == np.round(values)).all():

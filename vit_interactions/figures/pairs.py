@@ -1,4 +1,4 @@
-"""All pairs of patches: the map of U, how its columns vary, and the patches that fall out for varying least.
+"""Draw all pairs of patches: U, the variances of its columns, and the patches dropped for varying least.
 
 Source: Ma et al., arXiv 2203.05922, Figs. 5 and 6.
 """
@@ -20,29 +20,29 @@ from vit_interactions.figures.values import is_constant, log_scale, scale_name, 
 from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.checks import check_fraction
 
-DECADES = 8  # the columns of indiscriminative patches stand out far below the largest values
+DECADES = 8  # the columns of indiscriminative patches lie far below the maximum
 DROPPED_EDGE: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.75", "linewidth": 0.6}
 CUT_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 def draw_pairs(axes: Axes, uncertainty: Tensor) -> AxesImage:
-    """Draw U as an image (Fig. 5a): row p shows what matters to patch p; columns are what the paper compares.
+    """Draw U as an image (Fig. 5a), one row per query patch and one column per key patch.
 
-    The colours are logarithmic, over at most eight decades below the largest value, for U is heavy-tailed.
+    U is heavy-tailed, so the color scale is logarithmic, over at most eight decades below the maximum.
 
     Args:
-        axes: where to draw.
-        uncertainty: U (patches, patches) of one image.
+        axes: axes to draw on.
+        uncertainty: (patches, patches), U of one image.
 
     Raises:
-        ValueError: `uncertainty` is not square or not finite.
+        ValueError: `uncertainty` is not square or is not finite.
     """
     patches = uncertainty.shape[0]
     values = to_array("uncertainty", uncertainty, (patches, patches))
     scale = log_scale(values, DECADES)
     image = axes.imshow(values, cmap=COLORS, norm=scale, origin="upper", interpolation="nearest")
-    axes.set_xlabel("patch that matters", fontsize=9)
-    axes.set_ylabel("patch that it matters to", fontsize=9)
+    axes.set_xlabel("key patch", fontsize=9)
+    axes.set_ylabel("query patch", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -51,15 +51,15 @@ def draw_pairs(axes: Axes, uncertainty: Tensor) -> AxesImage:
 
 
 def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float] = ()) -> None:
-    """Draw the variances of U's columns, sorted, and where shares β of the patches would be cut off (Fig. 5b).
+    """Draw the sorted variances of the columns of U and the cut for each β (Fig. 5b).
 
     Args:
-        axes: where to draw.
-        uncertainty: U (patches, patches) of one image.
-        betas: shares of the patches to be dropped, each in [0, 1].
+        axes: axes to draw on.
+        uncertainty: (patches, patches), U of one image.
+        betas: fractions of patches to drop, each in [0, 1].
 
     Raises:
-        ValueError: `uncertainty` is not square or not finite, or a β outside [0, 1].
+        ValueError: `uncertainty` is not square or is not finite, or a β is outside [0, 1].
     """
     patches = uncertainty.shape[0]
     variances = np.sort(to_array("uncertainty", uncertainty, (patches, patches)).var(0))
@@ -84,16 +84,16 @@ def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float
 
 
 def draw_dropped(axes: Axes, prepared: PreparedImage, dropped: Tensor, layout: TokenLayout) -> AxesImage:
-    """Black out patches of the photograph (Figs. 5c, 6), each with a light edge to tell it from a dark photograph.
+    """Black out patches of the image (Figs. 5c, 6), with light edges so that they can be seen on a dark image.
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
         dropped: (rows, cols) bool.
-        layout: the model's, from `token_layout`.
+        layout: token layout of the model, from `token_layout`.
 
     Raises:
-        ValueError: `dropped` of another shape than the layout's grid.
+        ValueError: `dropped` does not have the shape of the layout's grid.
     """
     black = to_array("dropped", dropped, layout.grid) != 0
     draw_image(axes, prepared, layout)

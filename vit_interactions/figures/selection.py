@@ -1,59 +1,59 @@
-"""Which image of a batch is drawn, and which of its patches where none were chosen."""
+"""Select the image of a batch and the patches to draw."""
+
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.values import Array, to_array
+from vit_interactions.figures.values import Array, pairs_array
 from vit_interactions.functional.responsive_field import ResponsiveField
 
 
 def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) -> ResponsiveField:
-    """Take one image's responsive fields out of a batch, on the host.
+    """Return the responsive fields of one image of a batch, on the CPU.
 
     Args:
-        field: the fields of a batch of images.
-        layout: the model's, which `field` must agree with.
-        index: the image in the batch; None: the only one.
+        field: the responsive fields of a batch.
+        layout: token layout of the model, which `field` must match.
+        index: index of the image; None for the only one.
 
     Returns:
         A batch of one.
 
     Raises:
-        ValueError: another grid than the layout's, several images and no `index`, or one outside the batch.
+        ValueError: the grid is not that of the layout, several images without `index`, or `index` out of range.
     """
     if tuple(field.grid) != layout.grid:
-        raise ValueError(f"`field` must have the grid {layout.grid} of `layout`, but got {tuple(field.grid)}.")
+        raise ValueError(f"`field` must have the grid {layout.grid} of `layout`, got {tuple(field.grid)}.")
     batch = field.mask.shape[0]
     if index is None and batch != 1:
-        raise ValueError(f"`index` must say which of the {batch} images of `field` is meant, but got None.")
+        raise ValueError(f"`index` must select one of the {batch} images of `field`, got None.")
     index = index or 0
     if not 0 <= index < batch:
-        raise ValueError(f"`index` must lie in [0, {batch - 1}], the images of `field`, but got {index}.")
-    windows, dropped, mask = (
-        part[index : index + 1].detach().cpu() for part in (field.windows, field.dropped, field.mask)
-    )
-    candidates = None if field.candidates is None else field.candidates[index : index + 1].detach().cpu()
-    return ResponsiveField(layout.grid, candidates, windows, dropped, mask)
+        raise ValueError(f"`index` must lie in [0, {batch - 1}], the images of `field`, got {index}.")
+    tensors = field.candidates, field.windows, field.dropped, field.mask
+    parts: list[Any] = [None if each is None else each[index : index + 1].detach().cpu() for each in tensors]
+    return ResponsiveField(layout.grid, *parts)
 
 
 def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> list[tuple[int, int]]:
-    """Choose patches worth looking at: informative ones that lie apart, and the least informative one.
+    """Choose patches to show: the most informative ones, far apart from each other, and the least informative one.
 
-    A patch is informative if its column of U varies much (Sec. 4.2 of the paper). The most informative is taken
-    first, then the next that lies at least a quarter of the grid's longer side from all taken; the last is the
-    least informative that lies so far from them, for contrast. The same U always gives the same patches.
+    A patch is informative if its column of U varies strongly (Sec. 4.2 of the paper). Patches are chosen greedily, at
+    least a quarter of the grid's longer side apart. The last one is the least informative, for contrast. The choice is
+    deterministic.
 
     Args:
-        uncertainty: U (patches, patches) of one image.
-        layout: the model's.
-        count: how many; fewer where the grid has no more room.
+        uncertainty: (patches, patches), U of one image.
+        layout: token layout of the model.
+        count: number of patches; fewer if the grid is too small.
 
     Returns:
-        (row, col) of each.
+        (row, col) per patch.
 
     Raises:
-        ValueError: `uncertainty` of another shape or not finite, or `count` below 1.
+        ValueError: `uncertainty` does not match the layout or is not finite, or `count` < 1.
 
     Example:
         >>> import torch
@@ -62,8 +62,8 @@ def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> 
         [(0, 7), (0, 5), (0, 0)]
     """
     if count < 1:
-        raise ValueError(f"`count` must be at least 1, but got {count}.")
-    variance = to_array("uncertainty", uncertainty, (layout.patches, layout.patches)).var(0)
+        raise ValueError(f"`count` must be >= 1, got {count}.")
+    variance = pairs_array(uncertainty, layout).var(0)
     cells = np.stack(np.divmod(np.arange(layout.patches), layout.cols), axis=1)
     order = np.argsort(-variance, kind="stable")
     chosen = [order[0]]

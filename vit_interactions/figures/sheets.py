@@ -1,4 +1,4 @@
-"""Whole figures of one image, ready to be saved."""
+"""Complete figures of one image, ready to save."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,8 +7,6 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
@@ -22,18 +20,18 @@ from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, 
 from vit_interactions.figures.selection import choose_patches, one_image
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
-from vit_interactions.figures.values import log_scale, pairs_array, set_title
+from vit_interactions.figures.values import log_scale, pairs_array, set_title, text_width
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.text import printable
 
 PANEL = 2.8  # inches
-BAR = 0.7  # inches that a colour bar takes
+BAR = 0.7  # inches for a color bar
 COLUMNS = 4
 TITLE_SIZE = 11  # points
-SEEN = "Framed: what the model sees"
-CHOICE = "Patches: the most informative, others\nfar apart, the least informative (last)"
+SEEN = "Framed: model input"
+CHOICE = "Patches: the most informative ones, far\napart; last, the least informative one"
 PAPER_BETAS = (0.07, 0.20, 0.50)
 
 
@@ -47,26 +45,27 @@ def interaction_figure(
     index: int | None = None,
     title: str = "",
 ) -> Figure:
-    """Show what chosen patches interact with: their rows of U, windows and responsive fields (Figs. 1, 3b, 4).
+    """Show the interactions of several patches: rows of U, windows and responsive fields (Figs. 1, 3b, 4).
 
-    The rows of U share one scale of colours, so that patches can be compared.
+    All rows of U share one color scale, so that patches can be compared.
 
     Args:
-        prepared: from `prepare`.
-        uncertainty: U (patches, patches) of this image.
-        field: the responsive fields; of a batch, `index` says which image's.
-        layout: the model's, from `token_layout`.
-        patches: (row, col) of each; None: those of `choose_patches`.
-        index: the image in the batch of `field`; not needed where it is the only one.
-        title: above the figure, taken literally.
+        prepared: the image, from `prepare`.
+        uncertainty: (patches, patches), U of the image.
+        field: the responsive fields of one or several images.
+        layout: token layout of the model, from `token_layout`.
+        patches: (row, col) per patch; None for those of `choose_patches`.
+        index: index of the image in `field`; may be None if there is only one.
+        title: figure title, not parsed as math text.
 
     Raises:
-        ValueError: shapes that disagree, a patch outside the grid, no patch, or a batch without `index`.
+        ValueError: shapes do not match, a patch is outside the grid, `patches` is empty, or several images
+            without `index`.
     """
     field = one_image(field, layout, index)
     chosen = choose_patches(uncertainty, layout) if patches is None else list(patches)
     if not chosen:
-        raise ValueError("`patches` must hold at least one (row, col), but got none.")
+        raise ValueError("`patches` must contain at least one (row, col), got none.")
     norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]], DECADES)
     columns = min(len(chosen), 2 if _is_wide(prepared, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
@@ -97,17 +96,17 @@ def field_figure(
     index: int | None = None,
     title: str = "",
 ) -> Figure:
-    """Show the responsive fields' size and tendency, as arrows and as flow colours (Figs. 7, 11, 12).
+    """Show the sizes and tendencies of the responsive fields, as arrows and as flow colors (Figs. 7, 11, 12).
 
     Args:
-        prepared: from `prepare`.
-        field: the responsive fields; of a batch, `index` says which image's.
-        layout: the model's, from `token_layout`.
-        index: the image in the batch of `field`; not needed where it is the only one.
-        title: above the figure, taken literally.
+        prepared: the image, from `prepare`.
+        field: the responsive fields of one or several images.
+        layout: token layout of the model, from `token_layout`.
+        index: index of the image in `field`; may be None if there is only one.
+        title: figure title, not parsed as math text.
 
     Raises:
-        ValueError: shapes that disagree, or a batch without `index`.
+        ValueError: shapes do not match, or several images without `index`.
     """
     field = one_image(field, layout, index)
     tendency = field.tendency[0].reshape(*layout.grid, 2)
@@ -132,18 +131,18 @@ def indiscriminative_figure(
     chosen: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Show U, how its columns vary, and the patches dropped for several β (Figs. 5, 6).
+    """Show U, the variances of its columns and the patches dropped for several β (Figs. 5, 6).
 
     Args:
-        prepared: from `prepare`.
-        uncertainty: U (patches, patches) of this image.
-        layout: the model's, from `token_layout`.
-        betas: shares of the patches to drop, each in [0, 1].
-        chosen: one more such share, marked as the one in use; it may be among `betas`.
-        title: above the figure, taken literally.
+        prepared: the image, from `prepare`.
+        uncertainty: (patches, patches), U of the image.
+        layout: token layout of the model, from `token_layout`.
+        betas: fractions of patches to drop, each in [0, 1].
+        chosen: the β in use, marked in the figure; added to `betas` if missing.
+        title: figure title, not parsed as math text.
 
     Raises:
-        ValueError: shapes that disagree, or a β outside [0, 1].
+        ValueError: shapes do not match, or a β is outside [0, 1].
     """
     if chosen is not None and chosen not in betas:
         betas = sorted([*betas, chosen])
@@ -154,9 +153,9 @@ def indiscriminative_figure(
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(PANEL + 0.5, height))[:, 0]
     pairs, variances = above.subplots(1, 2, width_ratios=(PANEL + 1.4, width - PANEL - 1.4))
     draw_pairs(pairs, uncertainty)
-    set_title(pairs, "Interactions of all pairs of patches")
+    set_title(pairs, "U of all pairs of patches")
     draw_column_variances(variances, uncertainty, betas)
-    set_title(variances, "How informative the patches are")
+    set_title(variances, "Informativeness of the patches")
     images = below.subplots(1, columns, squeeze=False)[0]
     draw_image(images[0], prepared, layout)
     set_title(images[0], SEEN)
@@ -178,19 +177,19 @@ def map_figure(
     more_is_relevant: bool = True,
     norm: Normalize | None = None,
 ) -> Figure:
-    """Show one method's map over patches beside the photograph.
+    """Show the patch map of one method next to the image.
 
     Args:
-        prepared: from `prepare`.
-        patch_map: (rows, cols); an explainer's `patch_map` of one image.
-        layout: the model's, from `token_layout`.
-        title: above the figure, taken literally.
-        label: what the values are, for the colour bar.
-        more_is_relevant: as the explainer says of itself.
-        norm: the scale of the colours, to fix its range; None: made from the values.
+        prepared: the image, from `prepare`.
+        patch_map: (rows, cols); from an explainer's `patch_map`.
+        layout: token layout of the model, from `token_layout`.
+        title: figure title, not parsed as math text.
+        label: color bar label.
+        more_is_relevant: the explainer's attribute of that name.
+        norm: color scale, to fix its range; None to fit the values.
 
     Raises:
-        ValueError: a map of another shape than the layout's, or not finite.
+        ValueError: the map does not have the shape of the layout, or is not finite.
     """
     figure, [axes] = image_grid(prepared, layout, 1, 2, title)
     draw_image(axes[0], prepared, layout)
@@ -205,11 +204,11 @@ def curve_figure(
 
     Args:
         curve: from `interaction_curve`.
-        scale: of the vertical axis.
-        title: above the figure, taken literally.
+        scale: scale of the vertical axis.
+        title: figure title, not parsed as math text.
 
     Raises:
-        ValueError: a curve without images, or an unknown `scale`.
+        ValueError: the curve contains no image, or `scale` is unknown.
     """
     figure = _figure(5.5, 3.8, title)
     draw_curve(figure.add_subplot(), curve, scale=scale)
@@ -217,7 +216,7 @@ def curve_figure(
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
-    """A figure of its own, of no global state (inches); room for the title, wrapped, is added to the height."""
+    """Create a figure (inches), higher by the lines of its wrapped title."""
     lines = _wrapped(printable(title), 0.9 * width)
     figure = ShownFigure(figsize=(width, height + 0.25 * len(lines)), dpi=150, layout="constrained")
     if lines:
@@ -226,13 +225,13 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _wrapped(text: str, width: float) -> list[str]:
-    """Break text into lines of at most about `width` inches."""
-    length = text_to_path.get_text_width_height_descent(text, FontProperties(size=TITLE_SIZE), False)[0] / 72
+    """Wrap text to lines of at most about `width` inches."""
+    length = text_width(text, TITLE_SIZE) / 72
     return textwrap.wrap(text, max(1, int(len(text) * width / length))) if length else []
 
 
 def _aspect(prepared: PreparedImage, layout: TokenLayout) -> float:
-    """Width by height of what is drawn: the photograph and the patches, which exceed it where it was padded."""
+    """Return width / height of the image and all patches, which exceed it if it was padded."""
     width, height = prepared.image.size
     left, top, right, bottom = prepared.box_of_extent(layout.extent)
     return (max(width, right) - min(0.0, left)) / (max(height, bottom) - min(0.0, top))
@@ -243,7 +242,7 @@ def _is_wide(prepared: PreparedImage, layout: TokenLayout) -> bool:
 
 
 def _panel(prepared: PreparedImage, layout: TokenLayout) -> tuple[float, float]:
-    """Width and height in inches for a photograph with its colour bar and title; all of about one area."""
+    """Return width and height in inches of a panel with color bar and title; all have about the same area."""
     root: float = min(max(_aspect(prepared, layout), 0.25), 4.0) ** 0.5
     return PANEL * root + BAR, PANEL / root + 0.3
 
@@ -251,7 +250,7 @@ def _panel(prepared: PreparedImage, layout: TokenLayout) -> tuple[float, float]:
 def image_grid(
     prepared: PreparedImage, layout: TokenLayout, rows: int, columns: int, title: str
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with rows of panels, all blank until drawn on."""
+    """Create a figure with a grid of blank panels."""
     width, height = _panel(prepared, layout)
     figure = _figure(columns * width, rows * height, title)
     axes: Any = figure.subplots(rows, columns, squeeze=False)

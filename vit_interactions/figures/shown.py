@@ -1,17 +1,17 @@
-"""A figure that notebooks show by themselves."""
+"""A matplotlib figure that displays itself in notebooks."""
 
 from io import BytesIO
 
 from matplotlib.figure import Figure
 
-CSS_PIXELS = 96  # an inch
+CSS_PIXELS = 96  # per inch
 
 
 class ShownFigure(Figure):
-    """A figure of no global state, which a notebook shows as a picture.
+    """A figure independent of pyplot that notebooks show as a PNG.
 
-    IPython shows figures of matplotlib only once pyplot draws in the notebook (`%matplotlib inline`); this one needs
-    neither, and is shown once where both are there.
+    IPython shows matplotlib figures only after `%matplotlib inline`. This one does not need it, and is still shown only
+    once with it.
 
     Example:
         >>> png, size = ShownFigure(figsize=(2, 1), dpi=150)._repr_png_()
@@ -20,7 +20,7 @@ class ShownFigure(Figure):
     """
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """Give the picture in its own resolution, and the width in CSS pixels that it is meant for."""
+        """Return a PNG in the figure's resolution and its display width in CSS pixels."""
         file = BytesIO()
         self.savefig(file, format="png", dpi=self.dpi)
         return file.getvalue(), {"width": round(CSS_PIXELS * self.get_figwidth())}

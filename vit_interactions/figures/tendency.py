@@ -1,4 +1,4 @@
-"""Responsive fields at a glance: how large each is, and to where it reaches farther.
+"""Draw the responsive fields of all patches at once: their sizes and tendencies.
 
 Source: Ma et al., arXiv 2203.05922, Figs. 7, 11 and 12.
 """
@@ -19,46 +19,46 @@ from vit_interactions.figures.values import Array, to_array
 from vit_interactions.images.prepared import PreparedImage
 
 ARROW_COLOR = "#ffd400"
-ARROW_LENGTH = 0.8  # of a patch
-SIZE_LABEL = "patches in the field\n(fewer = more relevant,\nafter the paper)"
+ARROW_LENGTH = 0.8  # patches
+SIZE_LABEL = "patches in the field\n(lower is more relevant,\nas in the paper)"
 
 
 def draw_field_size(axes: Axes, prepared: PreparedImage, size: Tensor, layout: TokenLayout) -> AxesImage:
-    """Draw the number of patches that each patch responds to (Figs. 7c, 12); few is bright, as in all maps here.
+    """Draw the size of each patch's responsive field (Figs. 7c, 12); small fields are bright.
 
-    The colours range from 1 to the number of patches, in every image, so that fields of nearly one size look alike.
+    The color scale always ranges from 1 to the number of patches, so that similar sizes look alike in every image.
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
         size: (rows, cols), `ResponsiveField.size` of one image.
-        layout: the model's, from `token_layout`.
+        layout: token layout of the model, from `token_layout`.
 
     Raises:
-        ValueError: `size` of another shape than the layout's grid.
+        ValueError: `size` does not have the shape of the layout's grid.
     """
     values, scale = to_array("size", size, layout.grid), Normalize(1, max(layout.patches, 2))
     return draw_scaled(axes, prepared, values, layout, scale, SIZE_LABEL, more_is_relevant=False)
 
 
 def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, layout: TokenLayout) -> Quiver:
-    """Draw one arrow a patch to where its field reaches farther, and a dot where no direction prevails (Fig. 11).
+    """Draw one arrow per patch in the direction of its tendency, or a dot if it has none (Fig. 11).
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
         tendency: (rows, cols, 2), x to the right and y down; `ResponsiveField.tendency` of one image.
-        layout: the model's, from `token_layout`.
+        layout: token layout of the model, from `token_layout`.
 
     Raises:
-        ValueError: `tendency` of another shape than the layout's grid, or not finite.
+        ValueError: `tendency` does not have the shape of the layout's grid, or is not finite.
     """
     vectors = to_array("tendency", tendency, (*layout.grid, 2))
-    draw_image(axes, prepared, layout, grey=True)
+    draw_image(axes, prepared, layout, gray=True)
     draw_cells(axes, prepared, layout, np.broadcast_to((0.0, 0.0, 0.0, 0.55), (*layout.grid, 4)))
     xs, ys = patch_edges(prepared, layout)
     x, y = np.meshgrid((xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2)
-    # On a photograph that the model saw squashed, a step of one patch is not as long in x as in y.
+    # If the aspect ratio was not kept, patches are not square on the original image.
     lengths = ARROW_LENGTH * vectors * (xs[1] - xs[0], ys[1] - ys[0])
     still = (vectors == 0).all(-1)
     axes.scatter(x[still], y[still], s=3, color=ARROW_COLOR, linewidth=0, zorder=3)
@@ -82,16 +82,16 @@ def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, 
 
 
 def draw_tendency_flow(axes: Axes, prepared: PreparedImage, tendency: Tensor, layout: TokenLayout) -> AxesImage:
-    """Draw the directions as the colours of optical flow, one pixel a patch (Figs. 7, 11), with their wheel.
+    """Draw the tendencies as optical-flow colors, one per patch (Figs. 7, 11), with a color wheel.
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
-        tendency: as in `draw_tendency_arrows`.
-        layout: the model's, from `token_layout`.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
+        tendency: same as in `draw_tendency_arrows`.
+        layout: token layout of the model, from `token_layout`.
 
     Raises:
-        ValueError: `tendency` of another shape than the layout's grid, or not finite.
+        ValueError: `tendency` does not have the shape of the layout's grid, or is not finite.
     """
     vectors = to_array("tendency", tendency, (*layout.grid, 2))
     draw_image(axes, prepared, layout)
@@ -100,7 +100,7 @@ def draw_tendency_flow(axes: Axes, prepared: PreparedImage, tendency: Tensor, la
 
 
 def draw_color_wheel(axes: Axes) -> AxesImage:
-    """Draw the legend of the flow colours: each colour where the vector that it stands for points."""
+    """Draw the legend of the flow colors: each direction in its color."""
     steps = np.linspace(-1, 1, 201)
     vectors = np.stack(np.meshgrid(steps, steps), axis=-1)
     inside = np.linalg.norm(vectors, axis=-1) <= 1
@@ -120,7 +120,7 @@ def draw_color_wheel(axes: Axes) -> AxesImage:
 
 
 def flow_colors(vectors: Array) -> Array:
-    """Colour vectors (rows, cols, 2) as torchvision's `flow_to_image` does: (rows, cols, 3) uint8."""
+    """Map vectors (rows, cols, 2) to the colors of torchvision's `flow_to_image`: (rows, cols, 3) uint8."""
     flow = torch.from_numpy(vectors).float().permute(2, 0, 1)
     colors: Array = flow_to_image(flow).permute(1, 2, 0).numpy()
     return colors

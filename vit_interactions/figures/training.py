@@ -1,4 +1,4 @@
-"""How a training went: its losses, accuracy and patch interactions against its steps."""
+"""Plot the losses, accuracy and patch interactions of a run against its training steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,35 +11,35 @@ from vit_interactions.figures.shown import ShownFigure
 Rows = Sequence[Mapping[str, float | None]]
 Line = tuple[str, Rows, str]  # name, rows, column
 
-WIDTH, HEIGHT = 4.2, 3.0  # inches of a panel
-LOG, EPOCHS = "training, mean since the last point", "evaluation"
+WIDTH, HEIGHT = 4.2, 3.0  # inches per panel
+LOG, EPOCHS = "training (mean since the last point)", "evaluation"
 
 
 def training_figure(steps: Rows, epochs: Rows, title: str = "") -> Figure:
-    """Draw the numbers of a training in panels of their own, those that there are.
+    """Plot the logged values of a run, one panel per metric; metrics without values are omitted.
 
     Args:
         steps: rows of log.csv.
         epochs: rows of summary.csv.
-        title: above the figure, taken literally.
+        title: figure title, not parsed as math text.
 
     Raises:
-        ValueError: no rows.
+        ValueError: there are no values.
 
     Example:
         >>> figure = training_figure([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], [])
         >>> [axes.get_title() for axes in figure.axes]
         ['Loss']
     """
-    # The loss of an evaluation is that of the classes, so it stands beside that of the training.
+    # The evaluation loss contains the classification loss only.
     has_parts = any(row.get("window_loss") is not None for row in steps)
     loss: dict[str, list[Line]] = {"Loss": [(LOG, steps, "loss"), (EPOCHS, epochs, "eval_loss")]}
     if has_parts:
         loss = {
             "Loss": [(LOG, steps, "loss")],
             "Parts of the loss": [
-                ("classes", steps, "classification_loss"),
-                ("classes, evaluation", epochs, "eval_loss"),
+                ("classification", steps, "classification_loss"),
+                ("classification, evaluation", epochs, "eval_loss"),
                 ("windows", steps, "window_loss"),
             ],
         }
@@ -55,7 +55,7 @@ def training_figure(steps: Rows, epochs: Rows, title: str = "") -> Figure:
     }
     there = {name: lines for name, lines in there.items() if lines}
     if not there:
-        raise ValueError("`steps` and `epochs` must hold numbers of a training, but are empty.")
+        raise ValueError("`steps` and `epochs` must contain logged values, got none.")
     figure = ShownFigure((WIDTH * len(there), HEIGHT), layout="constrained")
     for axes, (name, lines) in zip(figure.subplots(1, len(there), squeeze=False)[0], there.items(), strict=True):
         _draw(axes, name, lines)

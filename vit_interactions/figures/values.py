@@ -1,4 +1,4 @@
-"""From tensors to what matplotlib draws: checked arrays, colour scales that show no structure in noise, text."""
+"""Convert tensors to arrays and choose color scales that do not turn rounding errors into structure."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,37 +15,37 @@ from vit_interactions.attention import TokenLayout
 from vit_interactions.utilities.text import printable
 
 Array = NDArray[Any]
-NOISE = 1e-6  # relative differences up to this are float32's, not the model's
+NOISE = 1e-6  # relative differences up to this are float32 rounding
 
 
 def to_array(name: str, values: Tensor, shape: tuple[int, ...]) -> Array:
-    """Bring a tensor from any device and dtype to float64, or bool, on the host.
+    """Convert a tensor of any device and dtype to a float64 or bool array.
 
     Raises:
-        ValueError: another shape, or values that are not finite.
+        ValueError: the shape is different, or values are not finite.
 
     Example:
         >>> to_array("patch_map", torch.tensor([1, 2], dtype=torch.bfloat16), (2,))
         array([1., 2.])
     """
     if tuple(values.shape) != shape:
-        raise ValueError(f"`{name}` must have shape {shape}, but got {tuple(values.shape)}.")
+        raise ValueError(f"`{name}` must have shape {shape}, got {tuple(values.shape)}.")
     values = values.detach().cpu()
     array: Array = (values if values.dtype == torch.bool else values.double()).numpy()
     if not np.isfinite(array).all():
         raise ValueError(
-            f"`{name}` must be finite, but got {int((~np.isfinite(array)).sum())} NaN or infinite values."
+            f"`{name}` must be finite, got {int((~np.isfinite(array)).sum())} NaN or infinite values."
         )
     return array
 
 
 def pairs_array(uncertainty: Tensor, layout: TokenLayout) -> Array:
-    """Bring one image's U (patches, patches) to the host."""
+    """Convert U (patches, patches) of one image to an array."""
     return to_array("uncertainty", uncertainty, (layout.patches, layout.patches))
 
 
 def is_constant(values: Array) -> bool:
-    """Tell whether values differ by no more than rounding does.
+    """Return whether values differ by rounding errors only.
 
     Example:
         >>> is_constant(np.array([0.1, 0.1 + 1e-9])), is_constant(np.array([0.0, 1e-9]))
@@ -53,13 +55,13 @@ def is_constant(values: Array) -> bool:
 
 
 class ConstantScale(Normalize):
-    """The scale of a map that has one value only, which gets the middle colour."""
+    """The color scale of a constant map, which gets the middle color."""
 
 
 def linear_scale(values: Array) -> Normalize:
-    """Scale colours from the smallest to the largest value; a constant gets the middle colour.
+    """Create a linear color scale from the minimum to the maximum; constant values get the middle color.
 
-    Values on both sides of zero, by more than rounding, get a range that is symmetric about it.
+    If values have both signs, by more than rounding, the range is symmetric about zero.
 
     Example:
         >>> scale = linear_scale(np.array([-0.5, 0.0, 2.0]))
@@ -68,7 +70,7 @@ def linear_scale(values: Array) -> Normalize:
     """
     low, high = float(values.min()), float(values.max())
     if is_constant(values):
-        # Not quite symmetric, for the middle lies between two colours and rounding would show.
+        # Not quite symmetric: the exact middle lies between two colors, where rounding would show.
         return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2.02)
     if min(-low, high) > NOISE * max(-low, high):
         low, high = -max(-low, high), max(-low, high)
@@ -76,9 +78,9 @@ def linear_scale(values: Array) -> Normalize:
 
 
 def log_scale(values: Array, decades: int) -> Normalize:
-    """Scale colours logarithmically, down to so many decades below the largest value at most.
+    """Create a log color scale, down to at most `decades` below the maximum.
 
-    Values that are constant or negative get a linear scale.
+    Constant or negative values get a linear scale.
 
     Example:
         >>> scale = log_scale(np.array([0.0, 1e-9, 1.0]), decades=4)
@@ -93,15 +95,21 @@ def log_scale(values: Array, decades: int) -> Normalize:
 
 
 def is_symmetric(scale: Normalize) -> bool:
-    """Tell whether a scale is centred at zero, and so calls for colours that diverge from there."""
+    """Return whether a scale is symmetric about zero, so that it needs diverging colors."""
     return scale.vmin is not None and scale.vmin < 0 and scale.vmin == -(scale.vmax or 0.0)
 
 
 def scale_name(scale: Normalize) -> str:
-    """Say in a label what kind of scale it is: nothing for a linear one."""
+    """Return the label suffix of a color scale; "" for a linear one."""
     return " (log scale)" if isinstance(scale, LogNorm) else ""
 
 
 def set_title(axes: Axes, title: str) -> None:
-    """Set a title in which "$" is a dollar."""
+    """Set a title without parsing "$" as math text."""
     axes.set_title(printable(title), fontsize=10, parse_math=False, usetex=False)
+
+
+def text_width(text: str, size: float) -> float:
+    """Return the width of a text in points for a font size in points."""
+    width: float = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
+    return width

@@ -1,4 +1,4 @@
-"""The windows that a window-free transformer finds for one patch, layer by layer.
+"""Draw the windows that WinfT predicts for one patch, layer by layer.
 
 Source: Ma et al., arXiv 2203.05922, Fig. 13, which shows their sum over the layers.
 """
@@ -24,17 +24,17 @@ COLUMNS = 5
 def draw_window(
     axes: Axes, prepared: PreparedImage, mask: Tensor, layout: TokenLayout, patch: tuple[int, int]
 ) -> None:
-    """Draw the patches in one patch's window as they are, and darken all others.
+    """Darken the patches outside one patch's window.
 
     Args:
-        axes: where to draw.
-        prepared: from `prepare`.
-        mask: (patches, patches) bool, one layer's windows of one image.
-        layout: the model's, from `token_layout`.
-        patch: (row, col) of the patch.
+        axes: axes to draw on.
+        prepared: the image, from `prepare`.
+        mask: (patches, patches) bool, the windows of one layer and image.
+        layout: token layout of the model, from `token_layout`.
+        patch: (row, col) of the query patch.
 
     Raises:
-        ValueError: `mask` of another shape than the layout's, or `patch` outside the grid.
+        ValueError: `mask` does not match the layout, or `patch` is outside the grid.
     """
     inside = to_array("mask", mask, (layout.patches, layout.patches))[patch_index(patch, layout)]
     draw_image(axes, prepared, layout)
@@ -45,19 +45,19 @@ def draw_window(
 def windows_figure(
     prepared: PreparedImage, masks: Tensor, layout: TokenLayout, patch: tuple[int, int], *, title: str = ""
 ) -> Figure:
-    """Show in how many layers each patch is in one patch's window (Fig. 13), then the window of every layer.
+    """Show one patch's window in every layer, and in how many layers each patch is inside it (Fig. 13).
 
-    Over each layer stand the size of this patch's window and E_O, that of the windows of all patches together.
+    The title of each layer gives the size of this window and E_O, the total size of the windows of all patches.
 
     Args:
-        prepared: from `prepare`.
-        masks: (layers, patches, patches) bool, the windows of one image: `torch.stack(record.masks)[:, 0]`.
-        layout: the model's, from `token_layout`.
-        patch: (row, col) of the patch.
-        title: above the figure, taken literally.
+        prepared: the image, from `prepare`.
+        masks: (layers, patches, patches) bool, windows of one image, e.g. `torch.stack(record.masks)[:, 0]`.
+        layout: token layout of the model, from `token_layout`.
+        patch: (row, col) of the query patch.
+        title: figure title, not parsed as math text.
 
     Raises:
-        ValueError: `masks` of another shape than the layout's, or `patch` outside the grid.
+        ValueError: `masks` do not match the layout, or `patch` is outside the grid.
     """
     layers, pairs = len(masks), layout.patches**2
     to_array("masks", masks, (layers, layout.patches, layout.patches))
@@ -66,7 +66,7 @@ def windows_figure(
     figure, axes = image_grid(prepared, layout, -(-(layers + 1) // columns), columns, title)
     panels = [panel for line in axes for panel in line]
     votes = row.sum(0).reshape(layout.grid)
-    label = "blocks that have it in the window"
+    label = "blocks whose window contains it"
     draw_map(panels[0], prepared, votes, layout, label=label, norm=Normalize(0, layers))
     mark_patch(panels[0], prepared, layout, patch)
     set_title(panels[0], f"Sum over {layers} blocks")

@@ -1,1 +1,1 @@
-"""What `vit-interactions explain` writes: a folder of results per image."""
+"""Write the results of `vit-interactions explain`: one folder per image."""

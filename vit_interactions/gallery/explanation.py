@@ -1,12 +1,12 @@
-"""Explain one photograph: the raw maps of the chosen methods, and the figures that show them.
+"""Compute the maps of the chosen methods for one image, and draw them.
 
-What goes wrong in one method is that method's alone: the others' maps are kept.
+If a method fails, the maps of the others are kept.
 """
 
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +41,16 @@ from vit_interactions.figures import (
     windows_figure,
 )
 from vit_interactions.functional.accumulated_attention import display_frames
-from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
+from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
+from vit_interactions.utilities.text import describe_error
 
-ZERO_NOTE = ". Zero everywhere: the method found nothing"
-OPEN_NOTE = ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
+ZERO_NOTE = ". The map is zero everywhere"
+OPEN_NOTE = (
+    ". Windows cover almost the whole image, so field sizes and tendencies reflect patch position, not content. "
+    "Choose a smaller α"
+)
 READ_FROM: dict[Readout, str] = {
     "distilled": "class and distillation token",
     "avg": "mean of the tokens",
@@ -57,15 +61,15 @@ READ_FROM: dict[Readout, str] = {
 
 @dataclass
 class Explanation:
-    """What was found about one photograph.
+    """The maps and figures of one image.
 
     Attributes:
-        arrays: the raw maps by method, and the tensors of the patch interactions by their names in the library.
-        figures: by the name of their file.
-        facts: what a manifest says beside them: prediction, layout, the area that the model saw, shares of pairs,
-            and the reasons of the methods that do not apply to the model ("refused") or went wrong ("failed").
-        animations: functions that write an animation to a file, by the file's name.
-        readouts: what the model's answer was read from, of the methods that are published for a class token only.
+        arrays: raw maps by method name, and the tensors of the patch interactions by name.
+        figures: figures by file name without extension.
+        facts: further entries of the manifest: prediction, layout, model input on the image, window sizes, and the
+            reasons of methods that the model does not support ("unsupported") or that failed ("failed").
+        animations: functions that write an animation to a file, by file name.
+        readouts: readout of the model, for methods that are published for a class token only.
     """
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
@@ -75,15 +79,13 @@ class Explanation:
     readouts: dict[str, Readout] = field(default_factory=dict)
 
     def include(self, part: "Explanation") -> None:
-        """Add what another explanation of the photograph holds beside its facts."""
-        self.arrays.update(part.arrays)
-        self.figures.update(part.figures)
-        self.animations.update(part.animations)
-        self.readouts.update(part.readouts)
+        """Add everything in another explanation of the same image."""
+        for each in fields(self):
+            getattr(self, each.name).update(getattr(part, each.name))
 
 
 class _Task(NamedTuple):
-    """What the methods of one photograph share."""
+    """Arguments that are the same for all methods of one image."""
 
     model: nn.Module
     prepared: PreparedImage
@@ -95,18 +97,18 @@ class _Task(NamedTuple):
 
 
 def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings) -> Explanation:
-    """Explain one photograph by all methods of the settings.
+    """Explain one image with all methods in the settings.
 
     Args:
         model: the model, in evaluation mode on its device.
-        prepared: from `figures.prepare`.
-        settings: what to explain it by.
+        prepared: the image, from `figures.prepare`.
+        settings: methods and their options.
 
     Raises:
-        UnsupportedModelError: the model's attention cannot be read, or no method of the settings applies to it. What
-            only some methods refuse stands in `facts["refused"]`.
-        ValueError: a patch outside the grid, or no method that succeeded. What goes wrong in some methods only stands
-            in `facts["failed"]`.
+        UnsupportedModelError: the model's attention cannot be read, or no method supports the model. Methods that do
+            not, while others do, are listed in `facts["unsupported"]`.
+        ValueError: a patch is outside the grid, or all methods failed. If only some failed, they are listed in
+            `facts["failed"]`.
     """
     inputs = prepared.input.unsqueeze(0).to(next(model.parameters()).device)
     layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
@@ -125,55 +127,44 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
             "layout": asdict(layout),
         }
     )
-    refused: dict[str, str] = {}
+    unsupported: dict[str, str] = {}
     failed: dict[str, str] = {}
-    # The methods of patch interactions share one U: the most expensive part is done once.
     uncertainty = inputs.new_empty(0)
-    open_windows = ""
     interactions = [name for name in settings.methods if issubclass(find_method(name), InteractionExplainer)]
     if interactions:
-        with _collected(interactions, refused, failed):
+        with _collected(interactions, unsupported, failed):
+            # U is expensive, and shared by these methods.
             uncertainty = InteractionUncertainty(model).uncertainty(inputs)
-            fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
-            shares = pair_shares(fields)
-            open_windows = OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
-            title = (
-                f"α = {settings.alpha:g}, β = {settings.beta:g}: the windows hold {shares['window_share']:.0%} "
-                f"of all pairs, the fields {shares['field_share']:.0%}{open_windows}"
-            )
-            figures = _interaction_figures(prepared, uncertainty[0], fields, layout, settings, title)
-            explanation.facts.update(shares)
-            explanation.include(Explanation(field_arrays(uncertainty, fields), figures))
-            if any(isinstance(module, WindowFreeAttention) for module in model.modules()):
-                explanation.include(_own_windows(task, uncertainty, explanation.facts))
+            explanation.include(_interactions(task, uncertainty))
+    open_windows = OPEN_NOTE if explanation.facts.get("window_share", 0.0) > OPEN_WINDOWS else ""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZeroMapWarning)  # the figures say it
+        warnings.simplefilter("ignore", ZeroMapWarning)  # the titles report it
         for name in settings.methods:
-            if name not in refused and name not in failed:
-                with _collected([name], refused, failed):
+            if name not in unsupported and name not in failed:
+                with _collected([name], unsupported, failed):
                     explanation.include(_explain_by(name, task, uncertainty, open_windows))
-    explained = [name for name in settings.methods if name not in refused and name not in failed]
+    explained = [name for name in settings.methods if name not in unsupported and name not in failed]
     if not explained:
-        reasons = "; ".join(dict.fromkeys([*refused.values(), *failed.values()]))
+        reasons = "; ".join(dict.fromkeys([*unsupported.values(), *failed.values()]))
         raise ValueError(reasons) if failed else UnsupportedModelError(reasons)
     zero_maps = [name for name in explained if not explanation.arrays[name].any()]
-    explanation.facts.update(refused=refused, failed=failed, zero_maps=zero_maps)
+    explanation.facts.update(unsupported=unsupported, failed=failed, zero_maps=zero_maps)
     return explanation
 
 
 @contextlib.contextmanager
-def _collected(names: Sequence[str], refused: dict[str, str], failed: dict[str, str]) -> Iterator[None]:
-    """Write down why the methods of these names give no map, instead of raising it."""
+def _collected(names: Sequence[str], unsupported: dict[str, str], failed: dict[str, str]) -> Iterator[None]:
+    """Record an error of the named methods instead of raising it."""
     try:
         yield
     except UnsupportedModelError as error:
-        refused.update(dict.fromkeys(names, str(error)))
+        unsupported.update(dict.fromkeys(names, str(error)))
     except (ValueError, RuntimeError, IndexError) as error:
-        failed.update(dict.fromkeys(names, str(error) or type(error).__name__))
+        failed.update(dict.fromkeys(names, describe_error(error)))
 
 
 def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) -> Explanation:
-    """Explain by one method: its map, its figure and what else it shows."""
+    """Compute and draw the map of one method."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
     explainer = make_explainer(name, task.model, settings)
     patch_map = (
@@ -208,42 +199,42 @@ def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) 
     return part
 
 
-def _interaction_figures(
-    prepared: PreparedImage,
-    uncertainty: Tensor,
-    fields: ResponsiveField,
-    layout: TokenLayout,
-    settings: Settings,
-    title: str,
-) -> dict[str, Figure]:
-    """Draw the paper's figures, which show U, windows and fields of one image together."""
+def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
+    """Draw U, windows and fields together, as in the paper."""
+    prepared, settings, layout = task.prepared, task.settings, task.layout
+    field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
+    shares = pair_shares(field)
+    title = (
+        f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {shares['window_share']:.0%} of all pairs, "
+        f"fields {shares['field_share']:.0%}{OPEN_NOTE if shares['window_share'] > OPEN_WINDOWS else ''}"
+    )
     patches = list(settings.patches) or None
-    return {
-        "patch_interactions": interaction_figure(prepared, uncertainty, fields, layout, patches, title=title),
-        "dropped_patches": indiscriminative_figure(prepared, uncertainty, layout, chosen=settings.beta),
-        "responsive_fields": field_figure(prepared, fields, layout, title=title),
+    figures = {
+        "patch_interactions": interaction_figure(prepared, uncertainty[0], field, layout, patches, title=title),
+        "dropped_patches": indiscriminative_figure(prepared, uncertainty[0], layout, chosen=settings.beta),
+        "responsive_fields": field_figure(prepared, field, layout, title=title),
     }
+    tensors = {
+        "uncertainty": uncertainty,
+        "windows": field.windows,
+        "dropped": field.dropped,
+        "field_mask": field.mask,
+        "tendency": field.tendency,
+    }
+    arrays = {name: tensor[0].cpu().numpy() for name, tensor in tensors.items()}
+    found = Explanation(arrays, figures, dict(shares))
+    if any(isinstance(module, WindowFreeAttention) for module in task.model.modules()):
+        found.include(_own_windows(task, uncertainty))
+    return found
 
 
-def _own_windows(task: _Task, uncertainty: Tensor, facts: dict[str, Any]) -> Explanation:
-    """Show the windows that the model found itself, for the first chosen patch; their sizes go to the facts."""
+def _own_windows(task: _Task, uncertainty: Tensor) -> Explanation:
+    """Draw the windows that the model itself predicts for one patch."""
     with torch.no_grad(), record_windows(task.model) as record:
         task.model(task.inputs)
     masks = torch.stack(record.masks)[:, 0]
-    facts["own_window_share_by_layer"] = masks.float().mean((1, 2)).tolist()
+    facts = {"own_window_share_by_layer": masks.float().mean((1, 2)).tolist()}
     patch = next(iter(task.settings.patches or choose_patches(uncertainty[0], task.layout)))
-    title = f"The windows of patch {patch} that the model finds itself"
+    title = f"Windows of patch {patch}, as predicted by the model"
     figure = windows_figure(task.prepared, masks, task.layout, patch, title=title)
-    return Explanation({"own_windows": masks.cpu().numpy()}, {"own_windows": figure})
-
-
-def field_arrays(uncertainty: Tensor, fields: ResponsiveField) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the raw tensors of one image's interactions, under the names they have in the library."""
-    tensors = {
-        "uncertainty": uncertainty,
-        "windows": fields.windows,
-        "dropped": fields.dropped,
-        "field_mask": fields.mask,
-        "tendency": fields.tendency,
-    }
-    return {name: tensor[0].cpu().numpy() for name, tensor in tensors.items()}
+    return Explanation({"own_windows": masks.cpu().numpy()}, {"own_windows": figure}, facts)

@@ -1,4 +1,4 @@
-"""The folder of one image's results: which image it belongs to, which files are the run's, whether they are whole."""
+"""Inspect the results folder of one image: its image, its files, and whether they are complete."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,15 @@ MANIFEST, MAPS = "manifest.json", "maps.npz"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest in a folder; empty if there is none that can be read."""
+    """Return the manifest in a folder; empty if it is missing or unreadable."""
     try:
         return read_json(folder / MANIFEST, advice="") or {}
     except (OSError, DamagedFileError):
         return {}
 
 
-def is_ours(folder: Path) -> bool:
-    """Return whether a folder may be replaced: it is empty, or holds the results of an image."""
+def is_results(folder: Path) -> bool:
+    """Return whether a folder is empty or contains the results of an image, so that it may be replaced."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
@@ -28,20 +28,20 @@ def is_ours(folder: Path) -> bool:
     )
 
 
-def foreign(folder: Path) -> list[Path]:
-    """List what a folder of results holds beside the run's own files, such as a user's notes."""
+def other_files(folder: Path) -> list[Path]:
+    """Return the files in a results folder that the run did not write, such as a user's notes."""
     figures = read_manifest(folder).get("figures")
     own = [MANIFEST, MAPS, partial_path(folder / MANIFEST).name, *(figures if isinstance(figures, list) else ())]
     return [path for path in folder.iterdir() if path.name not in own or (path.is_dir() and not path.is_symlink())]
 
 
-def is_of(folder: Path, image: Path, digest: str) -> bool:
-    """Return whether a folder of results belongs to an image, rather than to another image of the same name.
+def belongs_to(folder: Path, image: Path, digest: str) -> bool:
+    """Return whether a results folder belongs to an image, not to another image of the same name.
 
     Args:
-        folder: of results; an empty one belongs to any image.
-        image: the image's file. One that was moved since is recognized by its content.
-        digest: SHA-256 of the file.
+        folder: results folder; an empty one belongs to any image.
+        image: image file; if it was moved, it is recognized by its content.
+        digest: SHA-256 of the image file.
     """
     manifest = read_manifest(folder)
     if not manifest:
@@ -53,7 +53,7 @@ def is_of(folder: Path, image: Path, digest: str) -> bool:
         return manifest.get("sha256") == digest
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether all files that a folder's manifest lists are there, with the content that was written."""
+def is_complete(folder: Path) -> bool:
+    """Return whether all files in a folder's manifest exist and are unchanged."""
     recorded = read_manifest(folder).get("files")
     return isinstance(recorded, dict) and MAPS in recorded and checksums(folder, recorded) == recorded

@@ -1,31 +1,31 @@
-"""Replace a folder of results so that a run that is killed at any moment leaves the old one or the new one.
+"""Replace a results folder atomically: a run killed at any time leaves either the old folder or the new one.
 
-The new folder is filled as `.NAME.partial`. When it is complete, the old one is renamed to `.NAME.replaced`, the new
-one takes its place, and the old one is removed. `repair` finishes or undoes what a killed run left between these steps.
+The new folder is written as `.NAME.partial`. Once complete, the old one is renamed to `.NAME.replaced`, the new one is
+renamed to NAME, and the old one is removed. `repair` completes or reverts a replacement that a killed run left behind.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vit_interactions.gallery.folder import MANIFEST, foreign, is_ours, is_whole
+from vit_interactions.gallery.folder import MANIFEST, is_complete, is_results, other_files
 from vit_interactions.utilities.files import PARTIAL, partial_path, sync_folder
 from vit_interactions.utilities.writing import writing
 
-REPLACED = ".replaced"  # ends the names of folders that are being removed
+REPLACED = ".replaced"  # suffix of folders that are being removed
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder to fill, which takes the place of the wanted one at the end of the block.
+    """Yield a new folder, which replaces the given one at the end of the `with` block.
 
     Raises:
-        ValueError: something that the run did not write is in the way.
-        WriteError: the disk is full, or cannot be written to. The old folder is still there.
+        ValueError: a file that the run did not write is in the way.
+        WriteError: the disk is full or not writable; the old folder is unchanged.
     """
     partial = partial_path(folder)
     with writing(folder):
-        make_way(partial)
+        clear(partial)
         partial.mkdir()
         try:
             yield partial
@@ -36,14 +36,14 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Replace a folder by a complete one; files that the run did not write move along."""
+    """Replace a folder by a complete one; files that the run did not write are moved to the new folder."""
     old = folder.with_name(f".{folder.name}{REPLACED}")
     if folder.exists():
-        others = foreign(folder)
+        others = other_files(folder)
         for path in others:
             if (partial / path.name).exists():
-                raise ValueError(f"{path} is in the way of a result of the same name; move it.")
-        make_way(old)
+                raise ValueError(f"{path} has the name of a result. Move it, or choose another `out`.")
+        clear(old)
         for path in others:
             path.rename(partial / path.name)
         folder.rename(old)
@@ -52,47 +52,49 @@ def put_in_place(partial: Path, folder: Path) -> None:
     discard(old)
 
 
-def make_way(folder: Path) -> None:
-    """Remove what an earlier run left at the place of a hidden folder.
+def clear(folder: Path) -> None:
+    """Remove a hidden folder that an earlier run left behind.
 
     Raises:
-        ValueError: something else is there.
+        ValueError: it contains files that no run wrote.
     """
     discard(folder)
     if folder.exists():
-        raise ValueError(f"{folder} is in the way of the run's own files; move it.")
+        raise ValueError(
+            f"{folder} has the name of a temporary folder of this run. Move it, or choose another `out`."
+        )
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of results, the manifest last, so that an interrupted removal can be gone on with.
+    """Remove a results folder, the manifest last so that an interrupted removal can be resumed.
 
-    A folder that is not the run's, or holds anything else, is left as it is.
+    Folders that are not results, or contain other files, are not touched.
     """
-    if is_ours(folder) and not foreign(folder):
+    if is_results(folder) and not other_files(folder):
         for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
             path.unlink()
         folder.rmdir()
 
 
 def repair(out: Path) -> None:
-    """Finish or undo what a killed run left half done in the folder of a run."""
+    """Complete or revert the replacements that a killed run left behind in its output folder."""
     with writing(out):
-        for partial, folder in _beside(out, PARTIAL):
-            if is_whole(partial) and (is_ours(folder) or not folder.exists()):
+        for partial, folder in _hidden(out, PARTIAL):
+            if is_complete(partial) and (is_results(folder) or not folder.exists()):
                 put_in_place(partial, folder)
             else:
                 discard(partial)
-        for old, folder in _beside(out, REPLACED):
+        for old, folder in _hidden(out, REPLACED):
             if folder.exists():
                 discard(old)
             else:
                 old.rename(folder)
 
 
-def _beside(out: Path, ending: str) -> list[tuple[Path, Path]]:
-    """List the run's hidden folders of an ending, and the folders that they stand for."""
+def _hidden(out: Path, ending: str) -> list[tuple[Path, Path]]:
+    """Return the hidden results folders with a suffix, and the folders that they belong to."""
     return [
         (path, path.with_name(path.name[1 : -len(ending)]))
         for path in sorted(out.glob(f".[!.]*{ending}"))
-        if is_ours(path)
+        if is_results(path)
     ]

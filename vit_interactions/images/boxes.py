@@ -1,4 +1,4 @@
-"""The boxes around the objects of images: from a CSV file to the patches inside them."""
+"""Object boxes: read them from a CSV file, assign them to images, and find the patches inside them."""
 
 import csv
 import io
@@ -22,14 +22,14 @@ SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class ObjectBox:
-    """A rectangle around an object, in pixels of the image.
+    """A rectangle around an object, in pixels of the original image.
 
     Attributes:
         left: x of its left edge.
         top: y of its upper edge.
         right: x of its right edge.
         bottom: y of its lower edge.
-        index: the model's number of the object's class; None where it is not given.
+        index: class index of the object; None if not given.
     """
 
     left: float
@@ -40,19 +40,19 @@ class ObjectBox:
 
 
 def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
-    """Read a CSV file with the columns file, left, top, right, bottom, and index where classes are known.
+    """Read a CSV file with columns file, left, top, right, bottom and, optionally, index.
 
     Args:
-        path: of the file. "file" is an image's name, with folders before it where several have that name; other
-            columns are left alone.
+        path: the CSV file. Column "file" is the name of an image, preceded by folders if several images share the
+            name; "index" is the class index. Other columns are ignored.
 
     Returns:
-        The boxes of each file, in the order of the rows.
+        The boxes per file, in row order.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a regular file; a missing column; a row without four numbers, left < right and top < bottom, or
-            with an index that is no whole number >= 0.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a regular file, a column is missing, or a row lacks four numbers with left < right and
+            top < bottom or has an index that is not an integer >= 0.
         OSError: the file cannot be read.
     """
     check_regular_file("boxes", path)
@@ -62,8 +62,8 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
         missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]
         if missing:
             raise ValueError(
-                f"`boxes` must have a column {' and '.join(missing)}, but {path} has "
-                f"{', '.join(map(str, rows.fieldnames or ())) or 'none'}."
+                f"`boxes` must have a column {' and '.join(missing)}, got {path} with "
+                f"{', '.join(map(str, rows.fieldnames or ())) or 'no columns'}."
             )
         for row in rows:
             boxes.setdefault(row["file"], []).append(_read_box(row, rows.line_num, path))
@@ -78,14 +78,14 @@ def _read_box(row: Mapping[str, Any], line: int, path: Path) -> ObjectBox:
     try:
         left, top, right, bottom = (float(row[side]) for side in SIDES)
         index = int(row["index"]) if row.get("index") else None
-    except (ValueError, TypeError):  # no number; a row that is too short
+    except (ValueError, TypeError):  # not a number, or the row is too short
         left = top = right = bottom = float("nan")
         index = None
     if not (left < right and top < bottom and isfinite(right - left + bottom - top) and (index or 0) >= 0):
         shown = ", ".join(f"{name}={str(row[name])[:20]}" for name in (*SIDES, "index") if name in row)
         raise ValueError(
-            "`boxes` must have numbers left < right and top < bottom, and a class >= 0 as index, but line "
-            f"{line} of {path} has {shown}."
+            "`boxes` must have numbers left < right and top < bottom, and an index >= 0, got "
+            f"{shown} in line {line} of {path}."
         )
     return ObjectBox(left, top, right, bottom, index)
 
@@ -93,17 +93,17 @@ def _read_box(row: Mapping[str, Any], line: int, path: Path) -> ObjectBox:
 def boxes_by_image(
     boxes: Mapping[str, Sequence[ObjectBox]], images: Sequence[Path]
 ) -> dict[Path, list[ObjectBox]]:
-    """Find the boxes of each image, by the end of its path.
+    """Assign boxes to images whose paths end in the names of the boxes.
 
     Args:
-        boxes: as of `read_boxes`.
-        images: their paths, at least one.
+        boxes: from `read_boxes`.
+        images: image paths, at least one.
 
     Returns:
-        The boxes of every image, in the order of the names; none where no name fits.
+        The boxes per image, in the order of the names; an empty list if no name matches.
 
     Raises:
-        ValueError: a name that fits several images, or names of which none fits any.
+        ValueError: a name matches several images, or no name matches any image.
 
     Example:
         >>> cats = [Path("a/cat.png"), Path("b/cat.png")]
@@ -113,7 +113,7 @@ def boxes_by_image(
     found = match("boxes", map(PurePath, boxes), images)
     if boxes and not found:
         name, other = images[0].name, next(iter(boxes))
-        raise ValueError(f"`boxes` must name images in its column file, e.g. {name!r}, but has e.g. {other!r}.")
+        raise ValueError(f"`boxes` must name the images in column file, e.g. {name!r}, got e.g. {other!r}.")
     own: dict[Path, list[ObjectBox]] = {path: [] for path in images}
     for name, of_name in boxes.items():
         if PurePath(name) in found:
@@ -122,22 +122,22 @@ def boxes_by_image(
 
 
 def unused_boxes(boxes: Mapping[str, Sequence[ObjectBox]], images: Sequence[Path]) -> list[str]:
-    """Say in a line how many rows name no image; no line if all do.
+    """Report how many rows name no image: one line, or none if all rows match.
 
     Example:
         >>> unused_boxes({"cat.png": [ObjectBox(0, 0, 1, 1)], "dog.png": [ObjectBox(0, 0, 1, 1)]}, [Path("cat.png")])
-        ["1 of 2 rows of `boxes` fit no image and are not used, e.g. of 'dog.png'"]
+        ["1 of 2 rows of `boxes` match no image and are not used, e.g. 'dog.png'"]
     """
     found = match("boxes", map(PurePath, boxes), images)
     unused = {name: len(rows) for name, rows in boxes.items() if PurePath(name) not in found}
     if not unused:
         return []
     counts = f"{sum(unused.values())} of {sum(map(len, boxes.values()))}"
-    return [f"{counts} rows of `boxes` fit no image and are not used, e.g. of {next(iter(unused))!r}"]
+    return [f"{counts} rows of `boxes` match no image and are not used, e.g. {next(iter(unused))!r}"]
 
 
 def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[ObjectBox]:
-    """Choose the boxes of a class; those without a class are of every class.
+    """Return the boxes of a class, and those without a class, which match any.
 
     Example:
         >>> boxes_of_class([ObjectBox(0, 0, 1, 1, index=3), ObjectBox(0, 0, 2, 2)], 7)
@@ -147,7 +147,7 @@ def boxes_of_class(boxes: Iterable[ObjectBox], target: int | None) -> list[Objec
 
 
 def inside_boxes(prepared: PreparedImage, layout: TokenLayout, boxes: Sequence[ObjectBox]) -> Tensor:
-    """Mark the patches whose centre lies in one of the boxes: (rows, cols) bool."""
+    """Return the patches whose center lies in a box: (rows, cols) bool."""
     inside = torch.zeros(layout.grid, dtype=torch.bool, device="cpu")
     for row in range(layout.rows):
         for col in range(layout.cols):

@@ -1,4 +1,4 @@
-"""The default model and images, which come with the package and with scikit-image."""
+"""The default model, which comes with the package, and default images, which come with scikit-image."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -8,7 +8,7 @@ IMAGES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def bundled_images() -> list[Path]:
-    """List images that come with scikit-image.
+    """Return the paths of four sample images of scikit-image.
 
     Example:
         >>> [path.name for path in bundled_images()]

@@ -1,4 +1,4 @@
-"""Images in files and folders."""
+"""Find image files in folders."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 from vit_interactions.images.reading import image_extensions
 from vit_interactions.utilities.text import printable
 
-NAMED = 3  # skipped files of a folder that are named
+NAMED = 3  # skipped files that are listed by name
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """List the given files, and in the place of a folder the images directly in it, by name.
+    """Return the given files, with each folder replaced by the images directly in it, sorted by name.
 
-    A file that cannot be read, such as a broken link, is left for the run to report, unless all are missing.
+    Unreadable files, such as broken links, are returned too: the run reports them.
 
     Raises:
-        ValueError: a folder without images, or nothing there at all.
+        ValueError: a folder contains no image, or none of the files exists.
     """
     extensions = image_extensions()
     found: list[Path] = []
@@ -24,18 +24,18 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
             inside = [file for file in _files_in(path) if file.suffix.lower() in extensions]
             if not inside:
                 raise ValueError(
-                    f"`images` must be images or folders with images directly in them, but {path} has none."
+                    f"`images` must be image files or folders that contain some, got {path}, which contains none."
                 )
             found += inside
         else:
             found.append(path)
     if not any(path.exists() for path in found):
-        raise ValueError(f"`images` must be images or folders, but there is nothing at {found[0]}.")
+        raise ValueError(f"`images` must be image files or folders, got {found[0]}, which does not exist.")
     return found
 
 
 def skipped_files(paths: Iterable[Path]) -> str:
-    """Word which files of folders `find_images` skips because they are not images; empty if none.
+    """Report which files in folders `find_images` skips because they are not images; "" if none.
 
     Hidden files are not mentioned.
 
@@ -55,13 +55,11 @@ def skipped_files(paths: Iterable[Path]) -> str:
         for file in _files_in(folder)
         if file.suffix.lower() not in extensions and not file.name.startswith(".")
     ]
-    if not names:
-        return ""
-    number = "1 file that is not an image" if len(names) == 1 else f"{len(names)} files that are not images"
+    kind = "file that is not an image" if len(names) == 1 else "files that are not images"
     more = ", ..." if len(names) > NAMED else ""
-    return printable(f"skipped {number}: {', '.join(names[:NAMED])}{more}")
+    return printable(f"skipped {len(names)} {kind}: {', '.join(names[:NAMED])}{more}") if names else ""
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """List what is directly in a folder by name, without its folders; broken links are files."""
+    """Return the files directly in a folder, sorted by name; broken links count as files."""
     return sorted(path for path in folder.iterdir() if not path.is_dir())

@@ -1,4 +1,4 @@
-"""Which image is meant where boxes and masks name one."""
+"""Match the names of boxes and masks to images."""
 
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
@@ -15,19 +15,19 @@ def match(
     images: Iterable[Named],
     called: Callable[[PurePath], PurePath] = lambda path: path,
 ) -> dict[PurePath, Named]:
-    """Find for each name the image whose path ends with it, folder by folder.
+    """Find the image whose path ends in each name.
 
     Args:
-        argument: that the names were given by, for errors.
-        names: of files, with as many folders before them as tell images apart.
-        images: their paths.
-        called: what is compared with names in the place of an image's path.
+        argument: name of the argument that lists the names, for error messages.
+        names: file names, preceded by as many folders as needed to identify an image.
+        images: image paths.
+        called: returns, for the path of an image, the path to compare with the names.
 
     Returns:
-        The images of the names that fit one; others are left out.
+        The image per name; names that match none are omitted.
 
     Raises:
-        ValueError: a name that fits several images.
+        ValueError: a name matches several images.
 
     Example:
         >>> from pathlib import PurePosixPath as P
@@ -41,13 +41,13 @@ def match(
     for name in names:
         parts = _parts(name)
         fitting = [path for path in alike.get(parts[-1], ()) if _parts(called(path))[-len(parts) :] == parts]
-        # Two files whose names look alike are told apart by their very characters.
+        # Names that differ only in Unicode normalization are compared exactly.
         exact = [path for path in fitting if called(path).parts[-len(parts) :] == name.parts]
         fitting = exact or fitting
         if len(fitting) > 1:
             raise ValueError(
-                f"`{argument}` must tell images apart, but {str(name)!r} fits {len(fitting)}, e.g. "
-                f"{str(fitting[0])!r} and {str(fitting[1])!r}: put folders before the name that only one of them has."
+                f"`{argument}` must identify each image, got {str(name)!r}, which matches {len(fitting)}, e.g. "
+                f"{str(fitting[0])!r} and {str(fitting[1])!r}. Put folders before the name that only one of them has."
             )
         if fitting:
             found[name] = fitting[0]

@@ -1,4 +1,4 @@
-"""Where the object of an image is, by its boxes or by its mask."""
+"""Locate the object of an image by its boxes or its mask."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,24 +18,24 @@ def inside_object(
     mask: Path | None,
     target: int | None,
 ) -> Tensor:
-    """Mark the patches on the object: with their centre in a box of the class, or half covered by the mask.
+    """Return the patches on the object: center in a box of the class, or at least half covered by the mask.
 
     Args:
-        prepared: from `figures.prepare`.
-        layout: where the patches are in the model's input.
-        boxes: of any class.
-        mask: its file, which is of every class; None where boxes count.
-        target: the class that is explained.
+        prepared: the image, from `figures.prepare`.
+        layout: token layout of the model.
+        boxes: boxes of all classes; not used with a mask.
+        mask: mask file, valid for every class; None to use the boxes.
+        target: target class index.
 
     Returns:
         (rows, cols) bool.
 
     Raises:
-        ValueError: a mask that cannot be used, or no box of the class.
+        ValueError: the mask cannot be used, or no box has the class.
     """
     if mask is not None:
         return inside_mask(prepared, layout, read_mask(mask, prepared.image.size))
     chosen = boxes_of_class(boxes, target)
     if not chosen:
-        raise ValueError("this image has no box of the explained class.")
+        raise ValueError("this image has no box of the target class.")
     return inside_boxes(prepared, layout, chosen)

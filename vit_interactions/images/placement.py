@@ -1,8 +1,8 @@
-"""Where the pixels of a model's input come from in the original image.
+"""Map pixels of a model's input back to the original image.
 
-A model sees a image resized and cropped. Each step that does so shifts and scales both axes, so the whole
-of it is four numbers, and a map over patches can be drawn on the image itself instead of on the crop.
-Coordinates are those of pixel edges: 0 is the left or upper edge of the first pixel.
+A model sees an image resized and cropped. Each step scales and shifts both axes, so the whole transform is four
+numbers, and a patch map can be drawn on the original image instead of on the crop. Coordinates are pixel edges: 0 is
+the left or upper edge of the first pixel.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,21 +12,22 @@ from typing import Any
 from timm.data.transforms import CenterCropOrPad, MaybePILToTensor, MaybeToTensor, ResizeKeepRatio
 from torchvision import transforms
 
-Box = tuple[float, float, float, float]
+Bounds = tuple[float, float, float, float]  # left, top, right, bottom
+# Transforms that do not move pixels.
 PIXELWISE = (transforms.ToTensor, transforms.Normalize, MaybeToTensor, MaybePILToTensor)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """An image as a rectangle of the image it was made from.
+    """The position of a transformed image on its original.
 
     Attributes:
-        height: rows of pixels of the image.
-        width: columns of pixels of the image.
-        left: the image's x at the image's left edge; negative where the image was padded.
-        top: the image's y at the image's upper edge.
-        scale_x: the image's pixels to one column of the image.
-        scale_y: the image's pixels to one row of the image.
+        height: height of the transformed image in pixels.
+        width: width of the transformed image in pixels.
+        left: x of its left edge in pixels of the original; negative if the image was padded.
+        top: y of its upper edge in pixels of the original.
+        scale_x: pixels of the original per column of the transformed image.
+        scale_y: pixels of the original per row of the transformed image.
     """
 
     height: int
@@ -36,8 +37,8 @@ class Placement:
     scale_x: float = 1.0
     scale_y: float = 1.0
 
-    def box(self, left: float, top: float, right: float, bottom: float) -> Box:
-        """Carry a rectangle from the image to the image: (left, top, right, bottom).
+    def box(self, left: float, top: float, right: float, bottom: float) -> Bounds:
+        """Map a rectangle from the transformed image to the original: (left, top, right, bottom).
 
         Example:
             >>> Placement(224, 224, left=10.0, scale_x=2.0).box(0, 0, 16, 16)
@@ -51,30 +52,27 @@ class Placement:
         )
 
     def resized(self, height: int, width: int) -> "Placement":
-        """Follow a resize to (height, width) pixels."""
+        """Return the placement after a resize to (height, width) pixels."""
         scale_x, scale_y = self.scale_x * self.width / width, self.scale_y * self.height / height
         return replace(self, height=height, width=width, scale_x=scale_x, scale_y=scale_y)
 
     def center_cropped(self, height: int, width: int) -> "Placement":
-        """Follow a crop of the centre, padded first where the image is smaller; torchvision's rounding."""
+        """Return the placement after a center crop; smaller images are padded first, rounded as in torchvision."""
         left = self.left + self.scale_x * _crop_start(self.width, width)
         top = self.top + self.scale_y * _crop_start(self.height, height)
         return replace(self, height=height, width=width, left=left, top=top)
 
 
 def place(transform: Any, size: tuple[int, int]) -> Placement:
-    """Follow a image through the steps of a transform.
+    """Compute where the output of a transform lies on the original image.
 
     Args:
-        transform: torchvision's `Compose`, `Resize` and `CenterCrop`, timm's `ResizeKeepRatio` and
-            `CenterCropOrPad`, and steps that leave every pixel in its place; what timm builds for evaluation.
-        size: (height, width) of the image.
-
-    Returns:
-        Where the transformed image lies in the image.
+        transform: what timm builds for evaluation: torchvision's `Compose`, `Resize` and `CenterCrop`, timm's
+            `ResizeKeepRatio` and `CenterCropOrPad`, and the steps in `PIXELWISE`, which do not move pixels.
+        size: (height, width) of the original in pixels.
 
     Raises:
-        ValueError: a step that is none of these, or that places at random.
+        ValueError: a step is none of these, or moves pixels at random.
 
     Example:
         >>> place(transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224)]), (448, 648))
@@ -88,8 +86,8 @@ def place(transform: Any, size: tuple[int, int]) -> Placement:
         if follow is None:
             known = ", ".join(kind.__name__ for kind in (*STEPS, *PIXELWISE))
             raise ValueError(
-                f"`transform` must consist of {known}, so that the map can be placed on the image, "
-                f"but has a step {type(step).__name__}."
+                f"`transform` must consist of {known}, so that maps can be placed on the original image, "
+                f"got a step {type(step).__name__}."
             )
         placement = follow(placement, step)
     return placement
@@ -105,7 +103,7 @@ def flatten(transform: Any) -> Iterator[Any]:
 
 
 def _crop_start(length: int, wanted: int) -> int:
-    """Where a centre crop begins; negative by the padding before the image where that is smaller."""
+    """Return where a center crop starts; if the image is smaller, minus the padding before it."""
     if wanted > length:
         return -((wanted - length) // 2)
     return round((length - wanted) / 2)
@@ -118,7 +116,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _resize(image: Placement, step: Any) -> Placement:
-    """Follow torchvision's Resize: (height, width), or one int for the shorter side."""
+    """Apply torchvision's Resize: to (height, width), or the shorter side to one int."""
     if not isinstance(step.size, int) and len(step.size) == 2:
         return image.resized(*step.size)
     short, _ = _pair(step.size)
@@ -129,9 +127,11 @@ def _resize(image: Placement, step: Any) -> Placement:
 
 
 def _resize_keep_ratio(image: Placement, step: Any) -> Placement:
-    """Follow timm's ResizeKeepRatio, which mixes the ratios of the two sides by `longest`."""
+    """Apply timm's ResizeKeepRatio, which mixes the ratios of the two sides by `longest`."""
     if step.random_scale_prob or step.random_aspect_prob:
-        raise ValueError("`transform` must place every image alike, but its ResizeKeepRatio draws at random.")
+        raise ValueError(
+            "`transform` must be deterministic, got a ResizeKeepRatio with random scale or aspect ratio."
+        )
     ratios = image.height / step.size[0], image.width / step.size[1]
     ratio = max(ratios) * step.longest + min(ratios) * (1.0 - step.longest)
     return image.resized(round(image.height / ratio), round(image.width / ratio))

@@ -1,4 +1,4 @@
-"""An image as a person sees it, as the model sees it, and how the two lie on each other."""
+"""Preprocess an image for a model and remember where the input lies on the original."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,56 +9,53 @@ from torch import Tensor, nn
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.images.placement import Box, Placement, place
+from vit_interactions.images.placement import Bounds, Placement, place
 from vit_interactions.images.reading import to_rgb
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image and the model's view of it.
+    """An image and the model input made from it.
 
     Attributes:
-        image: the original, RGB.
-        input: (3, height, width), what the model gets.
-        placement: where the input's pixels lie in the original.
+        image: the original, upright and RGB.
+        input: (3, height, width), the model input.
+        placement: position of the input on the original.
     """
 
     image: Image.Image
     input: Tensor
     placement: Placement
 
-    def box_of_extent(self, extent: tuple[int, int]) -> Box:
-        """Find the area that a grid of patches covers.
+    def box_of_extent(self, extent: tuple[int, int]) -> Bounds:
+        """Return the area that the patch grid covers.
 
         Args:
             extent: (height, width) in pixels of the input; `TokenLayout.extent`.
 
         Returns:
-            (left, top, right, bottom) in pixels of the original, which a padded input exceeds.
+            (left, top, right, bottom) in pixels of the original; exceeds it if the input was padded.
         """
         height, width = extent
         return self.placement.box(0, 0, width, height)
 
-    def patch_box(self, row: int, col: int, layout: TokenLayout) -> Box:
-        """Find the area of one patch: (left, top, right, bottom) in pixels of the original."""
+    def patch_box(self, row: int, col: int, layout: TokenLayout) -> Bounds:
+        """Return the area of one patch: (left, top, right, bottom) in pixels of the original."""
         height, width = layout.extent[0] / layout.rows, layout.extent[1] / layout.cols
         return self.placement.box(col * width, row * height, (col + 1) * width, (row + 1) * height)
 
 
 def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> PreparedImage:
-    """Make a model's input from an image, and remember how.
+    """Preprocess an image for a model.
 
     Args:
-        image: the image, as `read_image` returns it; others are turned upright and converted to RGB as files are.
+        image: PIL image; it is turned upright and converted to RGB.
         model: a timm model.
-        transform: the preprocessing, where it is not the model's own; see `placement.place` for its steps.
-
-    Returns:
-        The image, its input tensor, and where the one lies on the other.
+        transform: preprocessing to use instead of the model's; see `place` for supported steps.
 
     Raises:
-        ValueError: steps whose geometry is not known, a model that does not state its preprocessing, or an image that
-            `to_rgb` refuses.
+        ValueError: a step is not supported, the model does not state its preprocessing, or `to_rgb` does not support
+            the image.
 
     Example:
         >>> model = timm.create_model("test_vit")
@@ -72,13 +69,12 @@ def prepare(image: Image.Image, model: nn.Module, transform: Any = None) -> Prep
 
 
 def preprocessing(model: nn.Module) -> Any:
-    """Build the transform that timm evaluates a model with.
+    """Create timm's evaluation transform for a model.
 
-    The input's size is the one the model was built for: timm's configuration keeps the size of the pretrained
-    weights where `img_size` says otherwise.
+    The input has the size that the model was created with (`img_size`), which timm's configuration does not reflect.
 
     Args:
-        model: a timm model; wrappers such as torch.compile's are looked into.
+        model: a timm model, optionally compiled or wrapped.
 
     Raises:
         ValueError: the model does not state its preprocessing.
@@ -91,8 +87,8 @@ def preprocessing(model: nn.Module) -> Any:
     vit: Any = next((module for module in model.modules() if getattr(module, "pretrained_cfg", None)), None)
     if vit is None:
         raise ValueError(
-            f"`model` must have timm's `pretrained_cfg`, which states its preprocessing, but "
-            f"{type(model).__name__} has none. Give `prepare` the `transform` of its evaluation."
+            f"`model` must have timm's `pretrained_cfg`, which states its preprocessing, got "
+            f"{type(model).__name__} without one. Pass its evaluation transform to `prepare` as `transform`."
         )
     data: Any = timm.data  # its functions are untyped
     config = data.resolve_model_data_config(vit)

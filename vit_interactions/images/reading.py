@@ -1,7 +1,7 @@
-"""Read images as a viewer shows them: upright, in RGB, and only formats that Pillow decodes by itself.
+"""Read images as a viewer shows them: upright, in RGB, and only formats that Pillow itself decodes.
 
-Pillow hands some formats to other programs: it runs EPS files in Ghostscript, whatever their names. Every image of
-this package is opened here, by a list of safe formats.
+Pillow passes some formats to other programs: it runs EPS files in Ghostscript, whatever their extension. All images
+in this package are opened here, with an allowlist of safe formats.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from vit_interactions.utilities.files import check_regular_file
 
 File = str | PathLike[str] | IO[bytes]
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-# A model's transform enlarges the shorter side to the model's size, and the longer side with it: a PNG of 1 x 1,000,000
-# pixels takes 2 kB on the disk and gigabytes once it is resized.
+# Transforms scale the shorter side to the model's size, and the longer side with it: a PNG of 1 x 1,000,000 pixels
+# takes 2 kB on disk and gigabytes once resized.
 LONGEST = 200  # times the shorter side
-# Within a file's first 16 bytes -> its format, to say why it is refused.
+# Bytes among a file's first 16 -> its format, for error messages.
 SIGNATURES = {
     b"%!PS": "EPS/PostScript",
     b"\xc5\xd0\xd3\xc6": "EPS/PostScript",
@@ -37,7 +37,7 @@ SIGNATURES = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
 }
-# Pillow scales these gray values to 8 bits, but not the one that tRNS declares transparent.
+# Pillow scales these gray values to 8 bits, but not the transparent one given by tRNS.
 GRAY_STEPS = {"L;2": 85, "L;4": 17}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,22 +49,24 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# What reading or explaining one image may raise without ending a run over many.
+IMAGE_ERRORS = (OSError, ValueError, IndexError, RuntimeError, MemoryError)
+
 
 def read_image(file: File) -> Image.Image:
     """Read an image as a viewer shows it: upright by its EXIF orientation, in RGB, transparent parts white.
 
-    16-bit values are scaled to 8 bits; of an animation or a multi-page file, the first frame is read.
+    16-bit values are scaled to 8 bits. Only the first frame of animations and multi-page files is read.
 
     Args:
-        file: path, or an open binary file.
+        file: path or open binary file.
 
     Returns:
         The image, loaded into memory.
 
     Raises:
-        FileNotFoundError: no such file, or a broken link.
-        ValueError: not a regular file, not one of the supported formats, damaged, or of a shape or depth that is
-            refused; the text says which.
+        FileNotFoundError: the file does not exist, or is a broken link.
+        ValueError: not a regular file, damaged, or of an unsupported format, shape or bit depth.
 
     Example:
         >>> from io import BytesIO
@@ -83,16 +85,16 @@ def read_image(file: File) -> Image.Image:
 def decode(
     file: File, convert: Callable[[Image.Image], Image.Image], formats: Sequence[str] = FORMATS
 ) -> Image.Image:
-    """Open an image file, by a list of formats, and convert it; what `read_image` and `read_mask` share.
+    """Open an image file of one of several formats and convert it; shared by `read_image` and `read_mask`.
 
     Args:
-        file: path, or an open binary file.
-        convert: loads the opened image and makes one of it that is independent of the file.
-        formats: Pillow's names of those that are supported here.
+        file: path or open binary file.
+        convert: loads the opened image and returns one that is independent of the file.
+        formats: allowed formats, by Pillow's names.
 
     Raises:
-        FileNotFoundError: no such file, or a broken link.
-        ValueError: as of `read_image`.
+        FileNotFoundError: the file does not exist, or is a broken link.
+        ValueError: same as in `read_image`.
     """
     name = file
     if not isinstance(file, str | PathLike):
@@ -101,7 +103,7 @@ def decode(
         check_regular_file("image", file)
     Image.init()
     try:
-        # An older Pillow may lack one of the formats.
+        # Older versions of Pillow lack some formats.
         with Image.open(file, formats=[known for known in formats if known in Image.OPEN]) as image:
             return convert(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -114,7 +116,9 @@ def decode(
         raise ValueError(
             f"`{name}` is {found}, which is not a supported image format. Convert it to {wanted}."
         ) from error
-    except Exception as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
+    except (
+        Exception
+    ) as error:  # Decoders raise almost any exception for broken files: SyntaxError, struct.error, ...
         raise ValueError(f"`{name}` is not an image that can be read: {_reason(error)}") from error
 
 
@@ -122,10 +126,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB, upright by its EXIF orientation, transparent parts white.
 
     Args:
-        image: Pillow's; it is not changed. One that was converted before comes out the same.
+        image: PIL image; it is not modified. Converting twice gives the same result.
 
     Raises:
-        ValueError: as of `upright`, or values of more than 16 bits, whose range is not known.
+        ValueError: same as in `upright`, or more than 16 bits per channel, with an unknown range of values.
 
     Example:
         >>> to_rgb(Image.new("I;16", (1, 1), 32768)).getpixel((0, 0))
@@ -146,21 +150,21 @@ def upright(image: Image.Image) -> Image.Image:
     """Return a loaded copy of an image in its own mode, turned by its EXIF orientation.
 
     Args:
-        image: Pillow's; it is not changed.
+        image: PIL image; it is not modified.
 
     Returns:
-        The copy. What is transparent in its `info` is on the scale of its pixels, unlike in Pillow's own.
+        The copy. Unlike in Pillow, the transparent value in `info` has the same scale as the pixels.
 
     Raises:
-        ValueError: opened from a file of an unsupported format, far longer than wide, or with 16-bit colors of which
-            one is transparent, which Pillow cannot tell from its neighbors.
+        ValueError: the file format is not supported, the image is far longer than wide, or one 16-bit color is
+            transparent, which Pillow does not represent exactly.
     """
     _check_shown(image)
     transparent = _transparent_color(image)
     image.load()
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Damaged EXIF raises nearly anything, and viewers ignore it.
+    except Exception:  # Damaged EXIF raises almost any exception, and viewers ignore it.
         turn = None
     turned = image.copy() if turn is None else image.transpose(turn)
     if transparent is not None:
@@ -169,10 +173,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def opaque_pixels(image: Image.Image) -> np.ndarray[Any, Any]:
-    """Tell which pixels are not wholly transparent: (height, width) bool.
+    """Return the pixels that are not fully transparent: (height, width) bool.
 
     Args:
-        image: as `upright` returns it.
+        image: from `upright`.
     """
     opaque = np.ones((image.height, image.width), bool)
     if "transparency" in image.info and image.mode[0] == "I":
@@ -183,7 +187,7 @@ def opaque_pixels(image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def image_extensions() -> set[str]:
-    """Return the extensions of supported formats, in lower case with their dot.
+    """Return the file extensions of supported formats, lowercase with the dot.
 
     Example:
         >>> {".jpg", ".png"} <= image_extensions(), {".eps", ".pdf"} & image_extensions()
@@ -193,7 +197,7 @@ def image_extensions() -> set[str]:
 
 
 def _check_shown(image: Image.Image) -> None:
-    """Raise ValueError for an image that must not be loaded: by its format or its shape."""
+    """Raise ValueError if the format or the shape of an image is not supported."""
     if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
         known = ", ".join(FORMATS)
         raise ValueError(f"`image` must be one of {known}, got {image.format}. Convert it to PNG or JPEG.")
@@ -205,7 +209,7 @@ def _check_shown(image: Image.Image) -> None:
 
 
 def _transparent_color(image: Image.Image) -> Any:
-    """Return the color or gray value that is transparent, on the scale of the loaded pixels; None: none."""
+    """Return the transparent color or gray value on the scale of the loaded pixels; None if none is."""
     key = image.info.get("transparency")
     raw = {tile[3] for tile in getattr(image, "tile", ()) if isinstance(tile[3], str)}
     if (key is not None and "RGB;16B" in raw) or (isinstance(key, tuple) and max(key) > 255):
@@ -220,12 +224,12 @@ def _transparent_color(image: Image.Image) -> Any:
 
 
 def _to_8_bits(image: Image.Image, *, sixteen: bool) -> Image.Image:
-    """Scale 16-bit gray values to 8 bits, with alpha where one of them is transparent."""
+    """Scale 16-bit gray values to 8 bits, with an alpha channel for transparent ones."""
     values: np.ndarray[Any, Any] = np.asarray(image)
     if not sixteen:
         raise ValueError(
             f"`image` must have 8 or 16 bits per channel, got {values.dtype} values from {values.min()} to "
-            f"{values.max()}, whose range is not known. Convert it to 8 bits."
+            f"{values.max()}, whose range is unknown. Convert it to 8 bits."
         )
     gray = Image.fromarray(np.round(values / 257).astype(np.uint8))
     gray.putalpha(Image.fromarray(np.uint8(255) * opaque_pixels(image)))
@@ -233,7 +237,7 @@ def _to_8_bits(image: Image.Image, *, sixteen: bool) -> Image.Image:
 
 
 def _found_format(file: File, formats: Sequence[str]) -> str:
-    """Name the unsupported format of a file by its first bytes, without decoding it; empty if they are not known."""
+    """Return the unsupported format of a file, identified by its first bytes; "" if unknown."""
     if isinstance(file, str | PathLike):
         with open(file, "rb") as opened:
             start = opened.read(16)
@@ -244,5 +248,5 @@ def _found_format(file: File, formats: Sequence[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Say what went wrong without the file's name, which Pillow and the system repeat."""
+    """Describe an error without the file name, which Pillow and the OS repeat."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Keep other libraries, which open images by Pillow themselves, to the formats that are safe."""
+"""Restrict other libraries that open images with Pillow to the safe formats."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from vit_interactions.images.reading import FORMATS
 
 @contextmanager
 def only_supported_formats() -> Iterator[None]:
-    """Let Pillow open supported formats only, in all threads, for a block.
+    """Restrict Pillow to the supported formats inside the `with` block, in all threads.
 
     Example:
         >>> from io import BytesIO
@@ -32,6 +32,6 @@ def only_supported_formats() -> Iterator[None]:
 
 
 def restrict_formats() -> None:
-    """Let Pillow open supported formats only, in the rest of this process: for workers that load images."""
+    """Restrict Pillow to the supported formats for the rest of this process, such as a data-loading worker."""
     Image.init()
     Image.ID[:] = [name for name in Image.ID if name in FORMATS]

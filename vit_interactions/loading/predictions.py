@@ -97,7 +97,9 @@ class Answer:
         return Prediction(index, class_name(model, index, named=named), float(self.scores[index]), self.output)
 
 
-def predict(model: nn.Module, inputs: Tensor, *, named: bool, output: Output | None = None) -> Prediction | None:
+def predict(
+    model: nn.Module, inputs: Tensor, *, named: bool, output: Output | None = None, outputs: Any = None
+) -> Prediction | None:
     """Return the top class of one image; None for a model without classes.
 
     Args:
@@ -105,26 +107,28 @@ def predict(model: nn.Module, inputs: Tensor, *, named: bool, output: Output | N
         inputs: (1, channels, height, width).
         named: as in `class_name`.
         output: as in `answer`.
+        outputs: as in `answer`.
     """
-    found = answer(model, inputs, output)
+    found = answer(model, inputs, output, outputs)
     return None if found is None else found.prediction(model, found.top, named=named)
 
 
 @torch.no_grad()
-def answer(model: nn.Module, inputs: Tensor, output: Output | None = None) -> Answer | None:
+def answer(model: nn.Module, inputs: Tensor, output: Output | None = None, outputs: Any = None) -> Answer | None:
     """Ask a model for the scores of one image; None for features, and for outputs that are not (1, classes) or (1,).
 
     Args:
         model: in evaluation mode.
         inputs: (1, channels, height, width).
         output: what the model's output is; None: see `find_output`.
+        outputs: the model's output for `inputs`, if it has already run.
 
     Raises:
         ValueError: an output that `output` does not fit, or scores that are not finite.
     """
     if not has_classes(model):
         return None
-    given = model(inputs)
+    given = model(inputs) if outputs is None else outputs
     try:
         outputs = class_outputs(given, len(inputs))
     except ValueError:  # methods that need a class say so

@@ -27,3 +27,23 @@ def printable(text: str, *, lines: bool = False) -> str:
 def _is_printable(char: str) -> bool:
     # Python calls all spaces but one unprintable; names of files in macOS and in Japanese have others.
     return char.isprintable() or category(char) == "Zs"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the message of an exception, or its type if it has none.
+
+    Example:
+        >>> describe_error(ValueError("no image")), describe_error(MemoryError())
+        ('no image', 'MemoryError')
+    """
+    return str(error) or type(error).__name__
+
+
+def plural(number: int, noun: str) -> str:
+    """Format a number with its noun.
+
+    Example:
+        >>> plural(1, "image"), plural(0, "image")
+        ('1 image', '0 images')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

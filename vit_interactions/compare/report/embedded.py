@@ -15,7 +15,7 @@ from scipy.ndimage import binary_erosion
 
 from vit_interactions.figures.colors import map_colors
 from vit_interactions.figures.values import Array
-from vit_interactions.images.placement import Box
+from vit_interactions.images.placement import Bounds
 
 LONGEST = 400  # pixels of an image's longer side
 QUALITY = 78
@@ -57,12 +57,12 @@ class Tile:
     """
 
     aspect: float
-    image: Box
-    patches: Box
-    objects: tuple[Box, ...] = ()
+    image: Bounds
+    patches: Bounds
+    objects: tuple[Bounds, ...] = ()
 
 
-def tile(size: tuple[int, int], patches: Box, objects: Iterable[Box] = ()) -> Tile:
+def tile(size: tuple[int, int], patches: Bounds, objects: Iterable[Bounds] = ()) -> Tile:
     """Place an image and its patches on a canvas; if the input was padded, the patches exceed the image.
 
     Args:
@@ -78,7 +78,7 @@ def tile(size: tuple[int, int], patches: Box, objects: Iterable[Box] = ()) -> Ti
     left, top = min(patches[0], 0.0), min(patches[1], 0.0)
     width, height = max(patches[2], across) - left, max(patches[3], down) - top
 
-    def in_percent(box: Box) -> Box:
+    def in_percent(box: Bounds) -> Bounds:
         x, y, right, bottom = box
         places = (x - left) / width, (y - top) / height, (right - x) / width, (bottom - y) / height
         return tuple(round(100 * place, 3) for place in places)  # type: ignore[return-value]

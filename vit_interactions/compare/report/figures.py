@@ -105,7 +105,7 @@ def grid_figure(
         for method, axes in zip(methods, others, strict=False):
             found = record.maps.get(method)
             _title(axes, method.replace("_", " ") + ("\n(no map)" if found is None else ""))
-            draw_image(axes, image, layout, grey=True)
+            draw_image(axes, image, layout, gray=True)
             if found is not None:
                 draw_cells(axes, image, layout, _translucent(map_colors(found)))
     return figure

@@ -1,4 +1,4 @@
-"""The patch explorer: what the page holds against the library's own tensors, and what it shows in a browser."""
+"""The patch explorer: the data of the page compared with the library, and its behavior in a browser."""
 
 import base64
 import html
@@ -22,22 +22,22 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import vit_interactions as vi
 from tests.helpers.browser import Page, page
-from vit_interactions.explorer import quantise
-from vit_interactions.explorer.data import Study, study
-from vit_interactions.explorer.page import render
-from vit_interactions.explorer.quantise import QuantisedAttention, quantise_rows
+from vit_interactions.explorer import quantize
+from vit_interactions.explorer.data import PageData, page_data
+from vit_interactions.explorer.quantize import QuantizedAttention, quantize_rows
+from vit_interactions.explorer.render import render
 from vit_interactions.explorer.thresholds import (
     alpha_steps,
     beta_steps,
-    first_relevant,
-    step_values,
-    worst_error,
+    first_relevant_step,
+    largest_error,
+    step_means,
 )
 from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.functional.windows import relevant_pairs
 from vit_interactions.loading.predictions import Prediction
 
-ROWS, COLS = 6, 10  # not square, so that mistaken axes show
+ROWS, COLS = 6, 10  # not square, to detect swapped axes
 HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>&\"'"
 
 
@@ -54,18 +54,18 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def prepared(model: nn.Module) -> PreparedImage:
     pixels = np.random.default_rng(0).integers(0, 256, (130, 170, 3), dtype=np.uint8)
-    # Squashed, so that patches are not square in the image.
-    squash = Compose([Resize((16 * ROWS, 16 * COLS)), ToTensor(), Normalize(0.5, 0.5)])
-    return prepare(Image.fromarray(pixels), model, squash)
+    # The aspect ratio is not kept, so that patches are not square on the image.
+    resize = Compose([Resize((16 * ROWS, 16 * COLS)), ToTensor(), Normalize(0.5, 0.5)])
+    return prepare(Image.fromarray(pixels), model, resize)
 
 
 @pytest.fixture(scope="module")
-def found(model: nn.Module, prepared: PreparedImage) -> Study:
-    return study(model, prepared, named=False)
+def found(model: nn.Module, prepared: PreparedImage) -> PageData:
+    return page_data(model, prepared, named=False)
 
 
 @pytest.fixture(scope="module")
-def file(found: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(found: PageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = vi.ExplorerPage(render(found, title="noise", model="test_vit", alpha=0.013, beta=0.2))
     return page.save(tmp_path_factory.mktemp("explorer") / "page.html")
 
@@ -76,24 +76,24 @@ def blocks(text: str) -> dict[str, bytes]:
     return {name: zlib.decompress(base64.b64decode(data)) for name, data in packed}
 
 
-# ---------------------------------------------------------------- what the page holds
+# ---------------------------------------------------------------- data of the page
 
 
 @pytest.mark.parametrize("levels", [None, 3])
-def test_every_step_of_alpha_gives_exactly_the_relevant_pairs(levels: int | None) -> None:
+def test_alpha_steps_match_relevant_pairs_exactly(levels: int | None) -> None:
     values = torch.rand(1, 12, 12, dtype=torch.float64)
     values = values if levels is None else (values * levels).floor()  # ties: the lowest flat index first
     alphas = alpha_steps(0.0537, 144)
     assert alphas == sorted(set(alphas))
     assert (alphas[0], alphas[-1]) == (0.0, 1.0)
     assert len(alphas) <= 256
-    steps = torch.from_numpy(first_relevant(values[0], alphas))
+    steps = torch.from_numpy(first_relevant_step(values[0], alphas))
     for step, alpha in enumerate(alphas):
         assert torch.equal(steps <= step, relevant_pairs(values, alpha)[0])
 
 
 @pytest.mark.parametrize("pairs", [1, 4, 38_416, 37**4, 64**4])
-def test_steps_fit_into_a_byte_and_begin_with_a_single_pair(pairs: int) -> None:
+def test_steps_fit_into_a_byte_and_start_with_one_pair(pairs: int) -> None:
     alphas = alpha_steps(0.1, pairs)
     assert len(alphas) <= 256
     assert 0.1 in alphas
@@ -101,29 +101,29 @@ def test_steps_fit_into_a_byte_and_begin_with_a_single_pair(pairs: int) -> None:
     assert (beta_steps(0.2)[0], beta_steps(0.2)[-1], len(beta_steps(0.2))) == (0.0, 1.0, 101)
 
 
-def test_the_shown_u_is_the_mean_of_its_step_and_its_error_is_stated() -> None:
+def test_shown_u_is_the_mean_of_its_step_with_a_known_error() -> None:
     values = torch.rand(9, 9, dtype=torch.float64) ** 6
-    steps = first_relevant(values, [0.0, 0.01, 0.3, 1.0])
-    shown = step_values(values, steps, 4)
+    steps = first_relevant_step(values, [0.0, 0.01, 0.3, 1.0])
+    shown = step_means(values, steps, 4)
     assert np.isnan(shown[0])
     worst = 0.0
     for step in (1, 2, 3):
         members = [values[p, q].item() for p in range(9) for q in range(9) if steps[p, q] == step]
         assert shown[step] == pytest.approx(sum(members) / len(members))
         worst = max(worst, *(abs(shown[step] - member) for member in members))
-    assert worst_error(values, steps, shown) == pytest.approx(worst / values.max().item())
-    assert worst_error(torch.zeros(2, 2), np.ones((2, 2), np.uint8), np.zeros(2)) == 0.0
+    assert largest_error(values, steps, shown) == pytest.approx(worst / values.max().item())
+    assert largest_error(torch.zeros(2, 2), np.ones((2, 2), np.uint8), np.zeros(2)) == 0.0
 
 
 @pytest.mark.parametrize("levels", [16, 256])
-def test_attention_comes_back_to_half_a_step(levels: int) -> None:
+def test_quantization_error_is_at_most_half_a_level(levels: int) -> None:
     attention = (torch.randn(2, 5, 5, dtype=torch.float64) * 3).softmax(-1)
     attention[0, 1] = 0.0
-    quantised = quantise_rows(attention, levels)
+    quantized = quantize_rows(attention, levels)
     peak = attention.amax(-1, keepdim=True)
-    roots = quantised.double() / (levels - 1) * peak.sqrt()
+    roots = quantized.double() / (levels - 1) * peak.sqrt()
     assert ((roots - attention.sqrt()).abs() <= 0.5001 / (levels - 1) * peak.sqrt()).all()
-    assert (quantised[0, 1] == 0).all()
+    assert (quantized[0, 1] == 0).all()
 
 
 def own_attention(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -133,59 +133,57 @@ def own_attention(model: nn.Module, inputs: Tensor) -> Tensor:
     return torch.stack([record.attention(layer)[0, :, prefix:, prefix:] for layer in range(len(record.calls))])
 
 
-def test_one_forward_pass_gives_what_the_library_gives(
-    model: nn.Module, prepared: PreparedImage, found: Study
-) -> None:
+def test_page_data_matches_the_library(model: nn.Module, prepared: PreparedImage, found: PageData) -> None:
     inputs = prepared.input[None]
     assert torch.equal(found.uncertainty, vi.InteractionUncertainty(model).uncertainty(inputs)[0])
     attention, kept = own_attention(model, inputs), found.attention
     assert (kept.form, kept.levels) == ("heads", 256)
-    assert torch.equal(torch.from_numpy(kept.values), quantise_rows(attention, 256))
+    assert torch.equal(torch.from_numpy(kept.values), quantize_rows(attention, 256))
     assert np.allclose(kept.peaks / 65535, attention.amax(-1), atol=1e-5)
     assert np.allclose(kept.inside / 65535, attention.sum(-1), atol=1e-5)
     assert found.prediction is not None
     assert found.prediction.index == int(model(inputs).argmax())
 
 
-def test_the_model_is_given_back_as_it_was(model: nn.Module, prepared: PreparedImage) -> None:
+def test_the_model_is_restored(model: nn.Module, prepared: PreparedImage) -> None:
     model.train()
     try:
         state = torch.random.get_rng_state()
-        found = study(model, prepared, named=False)
+        found = page_data(model, prepared, named=False)
         assert model.training
         assert torch.equal(state, torch.random.get_rng_state())
     finally:
         model.eval()
-    assert torch.equal(found.uncertainty, study(model, prepared, named=False).uncertainty)
+    assert torch.equal(found.uncertainty, page_data(model, prepared, named=False).uncertainty)
 
 
-def test_large_grids_keep_the_mean_of_heads_or_nothing(
+def test_large_grids_keep_the_mean_over_heads_or_nothing(
     model: nn.Module, prepared: PreparedImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention = own_attention(model, prepared.input[None])
     layers, heads, patches, _ = attention.shape
-    monkeypatch.setattr(quantise, "EACH_HEAD", layers * heads * patches**2 - 1)
-    monkeypatch.setattr(quantise, "FINE_VALUES", layers * patches**2 - 1)
-    found = study(model, prepared, named=False)
+    monkeypatch.setattr(quantize, "EACH_HEAD", layers * heads * patches**2 - 1)
+    monkeypatch.setattr(quantize, "FINE_VALUES", layers * patches**2 - 1)
+    found = page_data(model, prepared, named=False)
     assert (found.attention.form, found.attention.levels, found.attention.all_heads) == ("means", 16, heads)
-    assert torch.equal(torch.from_numpy(found.attention.values), quantise_rows(attention.mean(1, True), 16))
+    assert torch.equal(torch.from_numpy(found.attention.values), quantize_rows(attention.mean(1, True), 16))
     packed = found.attention.packed()
     assert packed.size == -(-found.attention.values.size // 2)
     assert np.array_equal(np.stack([packed & 15, packed >> 4], 1).ravel(), found.attention.values.ravel())
     text = render(found, title="t", model="m", alpha=0.1, beta=0.2)
     assert f"the mean of its {heads} heads (with {patches} patches" in text
 
-    monkeypatch.setattr(quantise, "LAYER_MEANS", 1)
-    nothing = study(model, prepared, named=False)
+    monkeypatch.setattr(quantize, "LAYER_MEANS", 1)
+    nothing = page_data(model, prepared, named=False)
     assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
-    assert "Left out" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
+    assert "Not shown" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
 
 
-def test_the_page_holds_the_same_bytes(file: Path, found: Study) -> None:
+def test_page_contains_the_same_bytes(file: Path, found: PageData) -> None:
     text = file.read_text()
     data = blocks(text)
     steps = np.frombuffer(data["pairs"], np.uint8).reshape(ROWS * COLS, -1)
-    assert np.array_equal(steps, first_relevant(found.uncertainty, alpha_steps(0.013, (ROWS * COLS) ** 2)))
+    assert np.array_equal(steps, first_relevant_step(found.uncertainty, alpha_steps(0.013, (ROWS * COLS) ** 2)))
     assert np.array_equal(np.frombuffer(data["attention"], np.uint8), found.attention.values.ravel())
     assert "Bokeh" in data["bokeh"].decode()
     assert f"This page: {len(text.encode()) / 1e6:.1f} MB" in text
@@ -194,28 +192,28 @@ def test_the_page_holds_the_same_bytes(file: Path, found: Study) -> None:
     assert not re.search(r'(src|href|action)="(?!data:)', text)
 
 
-def test_pages_of_224_pixels_stay_below_3_mb(trained_vit: nn.Module) -> None:
-    found = study(trained_vit, prepare(Image.fromarray(chelsea()), trained_vit), named=False)
+def test_pages_at_224_pixels_are_smaller_than_3_mb(trained_vit: nn.Module) -> None:
+    found = page_data(trained_vit, prepare(Image.fromarray(chelsea()), trained_vit), named=False)
     assert (found.attention.form, found.attention.levels) == ("heads", 256)
     assert len(render(found, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
-    # A ViT-B's twelve heads of twelve layers: the three heads four times, too far apart for deflate to see it.
+    # Simulate 12 heads per layer by repeating the three heads, too far apart for deflate to exploit.
     repeated = {name: np.tile(getattr(found.attention, name), (1, 4, 1)) for name in ("peaks", "inside")}
     values = np.tile(np.round(found.attention.values / 17).astype(np.uint8), (1, 4, 1, 1))
-    assert quantise.FINE_VALUES < values.size <= quantise.EACH_HEAD
-    large = replace(found, attention=QuantisedAttention("heads", 16, 12, values, **repeated))
+    assert quantize.FINE_VALUES < values.size <= quantize.EACH_HEAD
+    large = replace(found, attention=QuantizedAttention("heads", 16, 12, values, **repeated))
     assert 2e6 < len(render(large, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
 
 
 def test_arguments_are_checked(model: nn.Module, tmp_path: Path) -> None:
-    picture = Image.new("RGB", (50, 50))
+    image = Image.new("RGB", (50, 50))
     with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], but got 1.5"):
-        vi.explorer(model, picture, alpha=1.5)
+        vi.explorer(model, image, alpha=1.5)
     with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], but got -1"):
-        vi.explorer(model, picture, beta=-1)
+        vi.explorer(model, image, beta=-1)
     with pytest.raises(FileNotFoundError):
         vi.explorer(model, tmp_path / "gone.png")
     with pytest.raises(ValueError, match="must be a model of timm"):
-        vi.explorer("no_such_vit", picture)
+        vi.explorer("no_such_vit", image)
 
 
 def test_a_notebook_shows_the_page_in_a_frame(file: Path) -> None:
@@ -226,7 +224,7 @@ def test_a_notebook_shows_the_page_in_a_frame(file: Path) -> None:
     assert html.unescape(frame[1]) == text
 
 
-# ---------------------------------------------------------------- what the page shows
+# ---------------------------------------------------------------- behavior in a browser
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +245,14 @@ def wait(shown: Page) -> None:
 
 
 def now(shown: Page) -> dict[str, Any]:
-    """Read what is shown, after the frame in which it is drawn."""
+    """Return the state of the page after the next frame is drawn."""
     return dict(
         shown.run("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(explorer.now()))))")
     )
 
 
-def place_of(shown: Page, found: Study, plot: str, patch: tuple[int, int]) -> tuple[float, float]:
-    """Find where the middle of a patch is in the window, by Python's own geometry."""
+def place_of(shown: Page, found: PageData, plot: str, patch: tuple[int, int]) -> tuple[float, float]:
+    """Compute the window coordinates of the center of a patch in Python."""
     script = f"""(() => {{
         const plot = document.getElementById({json.dumps(plot)});
         plot.scrollIntoView({{block: "center", behavior: "instant"}});
@@ -273,8 +271,8 @@ def place_of(shown: Page, found: Study, plot: str, patch: tuple[int, int]) -> tu
     )
 
 
-def check_against_python(shown: Page, found: Study) -> None:
-    """Compare all that the browser computed with the library, for all patches and for the chosen one."""
+def check_against_python(shown: Page, found: PageData) -> None:
+    """Compare everything the browser computed with the library, for all patches and for the selected one."""
     state, everything = now(shown), shown.run("explorer.all()")
     grid = found.layout.grid
     fields = vi.responsive_field(found.uncertainty[None], grid, state["alpha"], state["beta"])
@@ -294,7 +292,7 @@ def check_against_python(shown: Page, found: Study) -> None:
     assert np.allclose(state["attention"], exact, rtol=1e-9)
 
 
-def test_pointing_and_clicking_choose_the_patch_under_the_pointer(opened: Page, found: Study) -> None:
+def test_pointing_and_clicking_select_the_patch_under_the_pointer(opened: Page, found: PageData) -> None:
     for plot in ("plot-interactions", "plot-field", "plot-tendency", "plot-head"):
         opened.hover(place_of(opened, found, plot, (5, 0)))
         assert now(opened)["patch"] == [5, 0]
@@ -313,7 +311,7 @@ def test_pointing_and_clicking_choose_the_patch_under_the_pointer(opened: Page, 
     assert now(opened)["patch"] == [0, 0]
 
 
-def test_arrow_keys_move_the_patch_and_stop_at_the_edge(opened: Page, found: Study) -> None:
+def test_arrow_keys_move_the_patch_and_stop_at_the_edge(opened: Page, found: PageData) -> None:
     opened.click(place_of(opened, found, "plot-tendency", (0, 8)))
     for key in ("ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowDown"):
         opened.key(key)
@@ -324,7 +322,7 @@ def test_arrow_keys_move_the_patch_and_stop_at_the_edge(opened: Page, found: Stu
     check_against_python(opened, found)
 
 
-def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: Study) -> None:
+def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: PageData) -> None:
     assert (now(opened)["alpha"], now(opened)["beta"]) == (0.013, 0.2)
     opened.run("document.getElementById('alpha').focus()")
     for keys in (["ArrowRight"], ["PageUp"] * 4, ["PageDown"] * 9, ["Home"], ["ArrowRight"] * 3, ["End"]):
@@ -332,7 +330,7 @@ def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: Study
             opened.key(key)
         check_against_python(opened, found)
     assert now(opened)["alpha"] == 1.0
-    assert opened.run("!document.getElementById('open').hidden")  # the note on windows that hold everything
+    assert opened.run("!document.getElementById('open').hidden")  # the note about windows that cover everything
     opened.key("PageDown")
     opened.run("document.getElementById('beta').focus()")
     for key in ("ArrowRight", "End", "Home", "PageUp"):
@@ -342,10 +340,10 @@ def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: Study
     state = now(opened)
     fields = vi.responsive_field(found.uncertainty[None], found.layout.grid, state["alpha"], state["beta"])
     share = 100 * int(fields.operations) / found.layout.patches**2
-    assert f"all fields {share:.0f}\N{NO-BREAK SPACE}%" in said
+    assert f"all fields {share:.0f}%" in said
 
 
-def test_a_tile_of_the_mosaic_chooses_layer_and_head(opened: Page, found: Study) -> None:
+def test_clicking_a_tile_selects_layer_and_head(opened: Page, found: PageData) -> None:
     layers, heads = found.attention.values.shape[:2]
     opened.run("document.getElementById('plot-mosaic').scrollIntoView({block: 'center', behavior: 'instant'})")
     box = opened.run("document.getElementById('plot-mosaic').getBoundingClientRect().toJSON()")
@@ -361,12 +359,12 @@ def test_a_tile_of_the_mosaic_chooses_layer_and_head(opened: Page, found: Study)
     assert (now(opened)["layer"], now(opened)["head"]) == (0, max(heads - 2, 0))
 
 
-def test_the_page_asks_for_nothing_and_breaks_no_rule_of_its_own(opened: Page, file: Path) -> None:
+def test_page_makes_no_requests_and_respects_its_policy(opened: Page, file: Path) -> None:
     assert opened.requests == [file.resolve().as_uri()]
     assert opened.errors == []
 
 
-def test_a_phone_in_the_dark_needs_no_sideways_scrolling(file: Path, found: Study) -> None:
+def test_phone_in_dark_mode_needs_no_horizontal_scrolling(file: Path, found: PageData) -> None:
     with page(file, width=390, height=844, dark=True) as phone:
         wait(phone)
         assert phone.run("document.documentElement.scrollWidth") <= 390
@@ -380,7 +378,7 @@ def test_a_phone_in_the_dark_needs_no_sideways_scrolling(file: Path, found: Stud
         assert phone.errors == []
 
 
-def test_hostile_names_stay_text(found: Study, tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(found: PageData, tmp_path: Path) -> None:
     prediction = Prediction(0, HOSTILE, 0.5)
     hostile = replace(found, prediction=prediction)
     text = render(hostile, title=HOSTILE, model=HOSTILE, alpha=0.1, beta=0.2)

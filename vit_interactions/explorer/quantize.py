@@ -1,4 +1,4 @@
-"""Attention as few bits a value as a page can carry: each row by its own largest, on a square-root scale."""
+"""Quantize attention to a few bits per value, normalized per row, on a square-root scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 
-FINE, COARSE = 256, 16  # steps of a value: a byte, half a byte
-FINE_VALUES = 2**21  # up to so many values are stored finely
-EACH_HEAD = 2**23  # up to so many every head is kept: 12 x 12 heads of 14 x 14 patches
-LAYER_MEANS = 2**25  # up to so many the mean of every layer's heads
+FINE, COARSE = 256, 16  # levels per value: one byte, half a byte
+FINE_VALUES = 2**21  # most values that are stored with fine levels
+EACH_HEAD = 2**23  # most values for which every head is kept: 12 x 12 heads of 14 x 14 patches
+LAYER_MEANS = 2**25  # most values for which the mean over each layer's heads is kept
 
 
 @dataclass(frozen=True, eq=False)
-class QuantisedAttention:
-    """One image's attention among patches.
+class QuantizedAttention:
+    """Quantized attention among the patches of one image.
 
     Attributes:
-        form: whether every head is kept, the mean of every layer's heads, or nothing, for the page's size.
-        levels: steps of a value.
-        all_heads: how many heads a layer has.
+        form: whether every head is kept, the mean over each layer's heads, or nothing, to limit the page size.
+        levels: levels per value.
+        all_heads: heads per layer.
         values: (layers, heads or 1, patches, patches) in [0, levels - 1]: (levels - 1) · sqrt(attention / peak).
         peaks: (layers, heads or 1, patches), the largest attention of each row times 65,535.
-        inside: (layers, heads or 1, patches), the sum of each row times 65,535: what does not go to prefix tokens.
+        inside: (layers, heads or 1, patches), the sum of each row times 65,535, i.e. without prefix tokens.
     """
 
     form: Literal["heads", "means", "none"]
@@ -39,7 +39,7 @@ class QuantisedAttention:
     inside: NDArray[np.uint16]
 
     def packed(self) -> NDArray[np.uint8]:
-        """Put two values into a byte where they have sixteen steps, the first in the low half."""
+        """Return the values, with 16 levels packed two per byte, the first in the low half."""
         flat = self.values.ravel()
         if self.levels > COARSE:
             return flat
@@ -47,12 +47,12 @@ class QuantisedAttention:
         return (even[0::2] | even[1::2] << 4).astype(np.uint8)
 
 
-def quantise_attention(calls: Sequence[AttentionCall], layout: TokenLayout) -> QuantisedAttention:
-    """Quantise the attention of all layers of one image, in the form that its amount allows.
+def quantize_attention(calls: Sequence[AttentionCall], layout: TokenLayout) -> QuantizedAttention:
+    """Quantize the attention of all layers of one image, in a form that fits its size.
 
     Args:
-        calls: the layers' calls, of a batch of one image.
-        layout: the model's.
+        calls: attention calls of the layers, for a batch of one image.
+        layout: token layout of the model.
     """
     heads, pairs = calls[0].query.shape[1], layout.patches**2
     form: Literal["heads", "means", "none"] = "none"
@@ -71,22 +71,22 @@ def quantise_attention(calls: Sequence[AttentionCall], layout: TokenLayout) -> Q
         if form == "means":
             attention = attention.mean(0, keepdim=True)
         peaks[layer], inside[layer] = _to_16_bits(attention.amax(-1)), _to_16_bits(attention.sum(-1))
-        values[layer] = quantise_rows(attention, levels).cpu().numpy()
-    return QuantisedAttention(form, levels, heads, values, peaks, inside)
+        values[layer] = quantize_rows(attention, levels).cpu().numpy()
+    return QuantizedAttention(form, levels, heads, values, peaks, inside)
 
 
-def quantise_rows(attention: Tensor, levels: int) -> Tensor:
-    """Round (levels - 1) · sqrt(attention / largest of the row); a row of zeros stays so.
+def quantize_rows(attention: Tensor, levels: int) -> Tensor:
+    """Compute (levels - 1) · sqrt(attention / row maximum), rounded; rows of zeros stay zero.
 
     Args:
         attention: (..., patches) ≥ 0.
         levels: at most 256.
 
     Returns:
-        Of the same shape, uint8.
+        uint8, of the same shape.
 
     Example:
-        >>> quantise_rows(torch.tensor([[0.0, 0.04, 0.16], [0.0, 0.0, 0.0]]), 256)
+        >>> quantize_rows(torch.tensor([[0.0, 0.04, 0.16], [0.0, 0.0, 0.0]]), 256)
         tensor([[  0, 128, 255],
                 [  0,   0,   0]], dtype=torch.uint8)
     """

@@ -1,4 +1,4 @@
-"""One HTML file of a photograph: everything in it, nothing fetched, and no script allowed but its own."""
+"""Render the explorer page: one self-contained HTML file whose policy allows only its own scripts."""
 
 import base64
 import hashlib
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_interactions.explain.settings import OPEN_WINDOWS
-from vit_interactions.explorer.data import Study
+from vit_interactions.explorer.data import PageData
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
-from vit_interactions.explorer.thresholds import Ladder, climb, worst_error
+from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.overlay import COLORS, DECADES
@@ -30,10 +30,10 @@ from vit_interactions.figures.values import NOISE
 from vit_interactions.functional.indiscriminative import column_variance
 from vit_interactions.utilities.text import printable
 
-LONGEST = 800  # pixels of a side of the photograph in the page
+LONGEST = 800  # pixels of the longer side of the image on the page
 JPEG_QUALITY = 85
-MANY = 400  # patches above which lines are thin
-WRAPPED = 6  # layers in a line where only their means are shown
+MANY = 400  # patches; lines are thinner above
+WRAPPED = 6  # layers per line if only their means are shown
 PANELS = {
     "interactions": "row of U of the chosen patch",
     "field": "window and responsive field of the chosen patch",
@@ -42,19 +42,19 @@ PANELS = {
 }
 
 
-def render(found: Study, *, title: str, model: str, alpha: float, beta: float, source: str = "") -> str:
-    """Write the page of one photograph.
+def render(found: PageData, *, title: str, model: str, alpha: float, beta: float, source: str = "") -> str:
+    """Render the HTML page of one image.
 
     Args:
-        found: from `study`.
-        title: of the page, any text.
-        model: what the model is called, any text.
-        alpha: where its slider begins.
-        beta: likewise.
-        source: identifies the image among those of the same name; "" for none.
+        found: from `page_data`.
+        title: page title, any text.
+        model: model name, any text.
+        alpha: initial α.
+        beta: initial β.
+        source: identifies the image among others of the same name; "" for none.
     """
-    ladder = climb(found.uncertainty, alpha, beta)
-    facts = page_facts(found, ladder, alpha, beta)
+    sliders = slider_steps(found.uncertainty, alpha, beta)
+    facts = page_facts(found, sliders, alpha, beta)
     bokeh, script = _bokeh(), _read("explorer.js")
     page = dict(
         title=printable(title),
@@ -62,12 +62,12 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float, s
         source=source,
         prediction="" if found.prediction is None else printable(str(found.prediction)),
         **_tiles(found, facts),
-        precision=f"{100 * max(worst_error(found.uncertainty, ladder.steps, ladder.values), 1e-4):.1g} %",
+        precision=f"{100 * max(largest_error(found.uncertainty, sliders.steps, sliders.values), 1e-4):.1g}%",
         colors={"patch": PATCH_COLOR, "window": WINDOW_COLOR, "field": FIELD_COLOR, "arrow": ARROW_COLOR},
         policy=_policy(script, bokeh),
-        picture=_picture(found.prepared.image),
+        image=_data_uri(found.prepared.image),
         facts=facts,
-        blocks={name: pack(data) for name, data in {"bokeh": bokeh.encode(), **_arrays(found, ladder)}.items()},
+        blocks={name: pack(data) for name, data in {"bokeh": bokeh.encode(), **_arrays(found, sliders)}.items()},
         style=Markup(_read("explorer.css")),
         script=Markup(script),
         version=version("vit_interactions"),
@@ -77,16 +77,17 @@ def render(found: Study, *, title: str, model: str, alpha: float, beta: float, s
     return template.render(**page, megabytes=len(template.render(**page, megabytes=0.0).encode()) / 1e6)
 
 
-def page_facts(found: Study, ladder: Ladder, alpha: float, beta: float) -> dict[str, Any]:
-    """List what the page's script needs to know: numbers and names, no arrays."""
-    facts = {**_place(found), **_sliders(found, ladder, alpha, beta), **_looks(), **_shown_attention(found)}
-    facts["photographs"] = [name for name in PANELS if name != "head" or facts["layers"]]
+def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -> dict[str, Any]:
+    """Return the numbers and names that the page's script needs, without arrays."""
+    facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
+    facts |= {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
+    facts["panels"] = [name for name in PANELS if name != "head" or facts["layers"]]
     facts["plots"] = _plots(found, facts)
     return facts
 
 
-def _place(found: Study) -> dict[str, Any]:
-    """Say where the patches are, and which is chosen at first: the one of the largest U to others."""
+def _place(found: PageData) -> dict[str, Any]:
+    """Return where the patches are, and the initially selected one: the largest sum of U to others."""
     return {
         "grid": found.layout.grid,
         "size": found.prepared.image.size,
@@ -96,25 +97,20 @@ def _place(found: Study) -> dict[str, Any]:
     }
 
 
-def _sliders(found: Study, ladder: Ladder, alpha: float, beta: float) -> dict[str, Any]:
-    """List the steps of the sliders, where they begin, and what is relevant or dropped from each on."""
+def _sliders(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -> dict[str, Any]:
+    """Return the steps of the sliders, their initial positions, and what is relevant or dropped at each step."""
     return {
-        "alphas": ladder.alphas,
-        "alpha_step": ladder.alphas.index(float(alpha)),
-        "betas": ladder.betas,
-        "beta_step": ladder.betas.index(float(beta)),
-        "drop_counts": [round(share * found.layout.patches) for share in ladder.betas],
-        "values": [None if np.isnan(value) else float(value) for value in ladder.values],
+        "alphas": sliders.alphas,
+        "alpha_step": sliders.alphas.index(float(alpha)),
+        "betas": sliders.betas,
+        "beta_step": sliders.betas.index(float(beta)),
+        "drop_counts": [round(share * found.layout.patches) for share in sliders.betas],
+        "values": [None if np.isnan(value) else float(value) for value in sliders.values],
     }
 
 
-def _looks() -> dict[str, Any]:
-    """List what the figures of the library draw by."""
-    return {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
-
-
-def _shown_attention(found: Study) -> dict[str, Any]:
-    """Say how the tiles of attention stand: heads below layers, or the means of the layers in lines."""
+def _shown_attention(found: PageData) -> dict[str, Any]:
+    """Return the arrangement of the attention tiles: one column per layer with its heads, or lines of layer means."""
     layers, heads = found.attention.values.shape[:2]
     columns = layers if heads > 1 else min(layers, WRAPPED)
     return {
@@ -128,8 +124,8 @@ def _shown_attention(found: Study) -> dict[str, Any]:
     }
 
 
-def _tiles(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
-    """Say in the page what its figures hold: how many patches, and the names of the lines and columns of tiles."""
+def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers in the page's text: the grid, and the names of the lines and columns of tiles."""
     layers, heads = facts["layers"], facts["heads"]
     return {
         "rows": found.layout.rows,
@@ -137,17 +133,17 @@ def _tiles(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
         "patches": found.layout.patches,
         "form": facts["form"],
         "column_names": range(layers) if heads > 1 else [],
-        "line_names": range(heads) if heads > 1 else _spans(layers, facts["columns"]) if layers else [],
+        "line_names": range(heads) if heads > 1 else _line_names(layers, facts["columns"]) if layers else [],
         "all_heads": found.attention.all_heads,
         "levels": facts["levels"],
     }
 
 
-def _arrays(found: Study, ladder: Ladder) -> dict[str, bytes]:
-    """Collect the arrays that the page's script reads, by the element that holds them."""
+def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
+    """Return the arrays that the page's script reads, by element id."""
     order = column_variance(found.uncertainty[None])[0].argsort(stable=True).argsort()
     arrays: dict[str, NDArray[Any]] = {
-        "pairs": ladder.steps,
+        "pairs": sliders.steps,
         "order": order.cpu().numpy().astype(np.uint16),
         "attention": found.attention.packed(),
         "peaks": found.attention.peaks,
@@ -157,7 +153,7 @@ def _arrays(found: Study, ladder: Ladder) -> dict[str, bytes]:
 
 
 def pack(data: bytes) -> str:
-    """Compress bytes into text that a browser can unpack.
+    """Compress bytes to text that a browser can unpack.
 
     Example:
         >>> zlib.decompress(base64.b64decode(pack(b"patches")))
@@ -166,15 +162,15 @@ def pack(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data, 9)).decode()
 
 
-def _plots(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
-    """Make the page's figures, as the JSON from which Bokeh draws them, by the element they go to."""
+def _plots(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
+    """Create the page's figures as Bokeh JSON, by element id."""
     (width, height), (left, top, right, bottom) = facts["size"], facts["extent"]
     limits = min(left, 0.0), min(top, 0.0), max(right, float(width)), max(bottom, float(height))
     layout = found.layout
     cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
     plots = {
         f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
-        for name in facts["photographs"]
+        for name in facts["panels"]
     }
     if facts["layers"]:
         aspect = (right - left) / (bottom - top)
@@ -182,11 +178,11 @@ def _plots(found: Study, facts: dict[str, Any]) -> dict[str, Any]:
     return {place: json_item(plot) for place, plot in plots.items()}
 
 
-def _spans(layers: int, columns: int) -> list[str]:
-    """Name lines of tiles by the layers in them.
+def _line_names(layers: int, columns: int) -> list[str]:
+    """Return the names of the lines of tiles, by the layers in them.
 
     Example:
-        >>> _spans(5, 2)
+        >>> _line_names(5, 2)
         ['0-1', '2-3', '4']
     """
     lines = [range(start, min(start + columns, layers)) for start in range(0, layers, columns)]
@@ -194,12 +190,12 @@ def _spans(layers: int, columns: int) -> list[str]:
 
 
 def _palette() -> list[int]:
-    """List the 256 colours of all maps, as 0xRRGGBB."""
+    """Return the 256 colors of the maps as 0xRRGGBB."""
     return [int(color[1:], 16) for color in all_palettes[COLORS.capitalize()][256]]
 
 
-def _picture(image: Image.Image) -> str:
-    """Put the photograph, made smaller, into a data URI."""
+def _data_uri(image: Image.Image) -> str:
+    """Encode the image, resized, as a data URI."""
     small, file = image.copy(), io.BytesIO()
     small.thumbnail((LONGEST, LONGEST))
     small.save(file, "JPEG", quality=JPEG_QUALITY)
@@ -207,7 +203,7 @@ def _picture(image: Image.Image) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Allow the page its own scripts, styles and pictures, and nothing else: no connection, no other code."""
+    """Return a content security policy that allows the page's own scripts, styles and images, and no connections."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -217,7 +213,7 @@ def _policy(*scripts: str) -> str:
 
 
 def _bokeh() -> str:
-    """Read Bokeh's own script, the part that draws."""
+    """Return the source of BokehJS, without its optional components."""
     return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
 
 
@@ -229,6 +225,6 @@ def _read(name: str) -> str:
 def _environment() -> Environment:
     loader = PackageLoader("vit_interactions.explorer", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    # Bokeh defines a part where it is first met, so the order of keys matters.
+    # Bokeh defines an object at its first reference, so the order of keys matters.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment
