@@ -26,8 +26,7 @@ def test_the_clock_is_read_when_the_device_has_done_its_work(
         return 10.0 * seen.count("clock")
 
     monkeypatch.setattr(time, "perf_counter", clock)
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: seen.append("wait mps"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: seen.append(f"wait {device.type}"))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append(f"wait {device.type}"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 350)

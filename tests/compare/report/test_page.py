@@ -479,8 +479,10 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
 
 
 def test_failed_images_come_before_unsupported_metrics() -> None:
-    refused = [FailureGroup("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")]
+    unsupported = [
+        FailureGroup("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")
+    ]
     lost = FailureGroup("vit", "", "no image", (), ("b.jpg",))
-    assert [len(alike) for alike in failures_by_reason([*refused, lost])] == [1, 2]
+    assert [len(alike) for alike in failures_by_reason([*unsupported, lost])] == [1, 2]
     assert failure_line([lost]) == "b.jpg: no image"
-    assert failure_line(refused) == "2 metrics of gmar on a.jpg: no box"
+    assert failure_line(unsupported) == "2 metrics of gmar on a.jpg: no box"
