@@ -399,8 +399,8 @@ def test_wrong_arguments_raise_before_anything_is_computed(
 
     refused("`images` must be at least one, got none", [], model)
     (tmp_path / "empty").mkdir()
-    refused("has none", [tmp_path / "empty"], model)
-    refused("there is nothing at", [tmp_path / "gone.png"], model)
+    refused("which contains none", [tmp_path / "empty"], model)
+    refused("which does not exist", [tmp_path / "gone.png"], model)
     refused("Did you mean gmar", image_files, model, ["gmarr"])
     refused("`methods` must name at least one", image_files, model, [])
     refused(r"got 'pointing_gam'\. Did you mean pointing_game", image_files, model, None, ["pointing_gam"])
@@ -440,7 +440,7 @@ def test_wrong_arguments_raise_before_anything_is_computed(
 def test_invalid_boxes_raise(row: str, tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text(f"file,left,top,right,bottom,index\na,0,0,1,1,2\n{row}\n")
-    with pytest.raises(ValueError, match=r"`boxes` must have numbers .* but line 3 of"):
+    with pytest.raises(ValueError, match=r"`boxes` must have numbers .*, got .* in line 3 of"):
         read_boxes(path)
 
 

@@ -381,7 +381,7 @@ def test_a_folder_without_images_raises(
     (tmp_path / "empty").mkdir()
     model = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert run("compare", tmp_path / "empty", *model) == 2
-    assert "has none" in capsys.readouterr().err
+    assert "which contains none" in capsys.readouterr().err
     assert run("compare", tmp_path / "empty", *model, "--model", "test_vit") == 2
     assert "`--checkpoint` must come with one --model, got 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
