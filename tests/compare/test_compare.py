@@ -411,7 +411,7 @@ def test_wrong_arguments_are_told_before_anything_is_computed(
     refused("is a file", pictures, model, out=pictures[0])
     with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* but got list"):
         vi.compare(pictures, [model])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="`methods` must be names, but got GMAR"):
+    with pytest.raises(TypeError, match=r"`methods` must be names, or a mapping .* got GMAR in a list\."):
         vi.compare(pictures, model, [vi.GMAR(model)])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, but got function"):
         vi.compare(pictures, model, ["gmar"], [_first])  # type: ignore[list-item]

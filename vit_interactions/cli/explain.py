@@ -10,6 +10,7 @@ from timm.data.config import resolve_model_data_config
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.cli.common import chosen_images, end_with_failures, plural, report_written
 from vit_interactions.cli.options import (
+    METHOD,
     Alpha,
     Beta,
     Checkpoint,
@@ -22,13 +23,9 @@ from vit_interactions.cli.options import (
     given_path,
     parse_target,
 )
+from vit_interactions.explain.configured import configure
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explain.registry import (
-    attention_refusal,
-    check_class,
-    default_methods,
-    find_method,
-)
+from vit_interactions.explain.registry import attention_refusal, check_class, default_methods
 from vit_interactions.explain.settings import Settings
 from vit_interactions.gallery.run import Report, explain_images
 from vit_interactions.images.bundled import DEFAULT_MODEL
@@ -51,11 +48,12 @@ def explain(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them; repeat for more. "
-            "Default: those of this library of few passes. Those of patch interactions come with three figures of U, "
-            "windows and fields. Exit code 1 if one that is named here gives no map for an image; by default, methods "
-            "that the model does not support are only noted.",
+            metavar=METHOD,
+            help="A method of `vit-interactions methods`, captum's and pytorch-grad-cam's among them, with options if "
+            "wanted, as in attention_rollout:fusion=max,discard=0.9; repeat for more. Default: those of this library "
+            "of few passes. Those of patch interactions come with three figures of U, windows and fields. Exit code 1 "
+            "if one that is named here gives no map for an image; by default, methods that the model does not support "
+            "are only noted.",
         ),
     ] = None,
     patch: Annotated[
@@ -80,9 +78,9 @@ def explain(
     resume: ResumeSame = False,
 ) -> None:
     """Draw the explanations of images, and write the raw maps and a manifest beside them."""
-    chosen_methods = [find_method(name) for name in method or ()]
+    methods = configure(method or ())
     patches = tuple(parse_patch(text) for text in patch or ())
-    if patches and method and not any(issubclass(kind, InteractionExplainer) for kind in chosen_methods):
+    if patches and method and not any(issubclass(each.kind, InteractionExplainer) for each in methods):
         raise ValueError(
             f"`--patch` must come with a method of patch interactions, but {', '.join(method)} has nothing to draw "
             "for one patch. Add e.g. --method interaction_uncertainty."
@@ -96,7 +94,7 @@ def explain(
     if isinstance(chosen_class, int):
         check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
-    methods = tuple(method or default_methods(vit))
+    methods = configure(methods or default_methods(vit), vit)
     if not method and (reason := attention_refusal(vit)):
         errors.print(f"note: {reason}", markup=False, soft_wrap=True)
     for chosen in patches:
@@ -126,6 +124,7 @@ def explain(
     for name, zero in report.zero_maps.items():
         errors.print(
             f"note: {name} found nothing in {plural(len(zero), 'image')}: the map is zero everywhere",
+            markup=False,
             soft_wrap=True,
         )
     lacking = {

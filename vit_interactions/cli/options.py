@@ -50,6 +50,7 @@ Checkpoint = Annotated[
 Device = Annotated[
     str, typer.Option(help="Where to compute: auto (CUDA, then MPS, then the CPU), cpu, cuda, cuda:1, mps, ...")
 ]
+METHOD = "NAME[:OPTION=VALUE,...]"
 Alpha = Annotated[float, typer.Option(help="Share of all patch pairs that count as relevant, in [0, 1].")]
 Beta = Annotated[float, typer.Option(help="Share of patches dropped as indiscriminative, in [0, 1].")]
 OutputKind = Annotated[

@@ -14,6 +14,7 @@ from vit_interactions.images.bundled import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.explain.configured import Methods
     from vit_interactions.functional.scores import Output
     from vit_interactions.metrics import Metric
 
@@ -23,7 +24,7 @@ Photographs = Iterable[str | PathLike[str] | Image.Image]
 def compare(
     photographs: Photographs,
     model: str | nn.Module | Mapping[str, str | nn.Module] = DEFAULT_MODEL,
-    methods: Iterable[str] | None = None,
+    methods: "Methods | None" = None,
     metrics: "Iterable[str | Metric] | None" = None,
     *,
     boxes: str | PathLike[str] | None = None,
@@ -49,7 +50,9 @@ def compare(
         photographs: pictures: files, folders with pictures directly in them, or images of Pillow; files come first.
         model: a name, as `loading.load_model` takes it; a model, which is used where it is and given back as it was;
             or several of them by the names that tables shall call them.
-        methods: names that `vit-interactions methods` lists; by default those of few passes, and the random control.
+        methods: names that `vit-interactions methods` lists, also with options ("gmar:norm=l1"); or a mapping from
+            names of your own to such names, explainer classes, partials of classes (`partial(vi.GMAR, norm="l1")`), or
+            functions from a model to its explainer. By default those of few passes, and the random control.
         metrics: names of `compare.metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
         boxes: a CSV file of boxes around objects: file (a photograph's name, with as many folders before it as tell it
             from others), left, top, right, bottom in its pixels, and index, the model's number of the class, where it

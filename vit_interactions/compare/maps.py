@@ -13,10 +13,10 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.cost import Measured, measured
 from vit_interactions.compare.units import Failure
 from vit_interactions.explain import Explainer, ZeroMapWarning
+from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
-from vit_interactions.explain.registry import find_method
 from vit_interactions.explain.responsive_field_size import FieldExplainer
-from vit_interactions.explain.settings import Settings, make_explainer
+from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.windows import adaptive_windows, window_operations
 from vit_interactions.utilities.seeds import seeded
 
@@ -81,10 +81,14 @@ def explain_batch(
     maps = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics say it where it matters
-        for name in settings.methods:
+        for method in settings.methods:
             with seeded(0):  # whatever the others drew
-                maps[name] = batch.explain(name)
-        fields = any(issubclass(find_method(name), FieldExplainer) for name in settings.methods)
+                maps[method.name] = batch.explain(method)
+        # Methods with an alpha of their own have other windows, of which nothing is said.
+        fields = any(
+            issubclass(each.kind, FieldExplainer) and each.options.get("alpha") == settings.alpha
+            for each in settings.methods
+        )
         shares = batch.window_shares() if fields else [None] * len(inputs)
     return [
         Maps({name: found[number] for name, found in maps.items()}, share) for number, share in enumerate(shares)
@@ -112,9 +116,9 @@ class _Batch:
         self.model, self.inputs, self.layout, self.settings = model, inputs, layout, settings
         self.targets = list(targets)
 
-    def explain(self, method: str) -> list[FoundMap | Failure]:
+    def explain(self, method: ConfiguredMethod) -> list[FoundMap | Failure]:
         """Explain each photograph, or say why it has no map."""
-        return self._each(lambda part: part._explain(method), lambda error: Failure.of(error, method))
+        return self._each(lambda part: part._explain(method), lambda error: Failure.of(error, method.name))
 
     def window_shares(self) -> list[float | None]:
         """Compute the share of all pairs that the adaptive windows of each photograph hold; None where U fails."""
@@ -137,15 +141,15 @@ class _Batch:
         parts = zip(self.inputs, self.targets, strict=True)
         return [_Batch(self.model, image[None], [target], self.layout, self.settings) for image, target in parts]
 
-    def _explain(self, method: str) -> list[FoundMap | Failure]:
-        explainer = make_explainer(method, self.model, self.settings)
+    def _explain(self, method: ConfiguredMethod) -> list[FoundMap | Failure]:
+        explainer = method.create(self.model)
         forward, found = self._cost_and_maps(explainer)
         maps = turn(found.result, explainer).detach().to("cpu", torch.float64)
         seconds = found.seconds / len(maps)
         return [
             FoundMap(each, seconds, found.seconds / forward, found.peak)
             if each.isfinite().all()
-            else Failure.of(_not_finite(each), method)
+            else Failure.of(_not_finite(each), method.name)
             for each in maps
         ]
 

@@ -18,12 +18,11 @@ from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.scoring import Subject
 from vit_interactions.compare.units import PICTURES
+from vit_interactions.explain.configured import ConfiguredMethod, Methods, configure
 from vit_interactions.explain.registry import (
     attention_refusal,
     check_class,
     default_methods,
-    describe,
-    find_method,
 )
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.scores import Output, check_output
@@ -124,7 +123,7 @@ class Plan:
             **chosen,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "methods": {name: describe(find_method(name)) for name in self.settings.methods},
+            "methods": {method.name: method.describe() for method in self.settings.methods},
             "metrics": {metric.name: describe_metric(metric) for metric in self.metrics},
         }
 
@@ -150,7 +149,7 @@ class Plan:
 def make_plan(
     photographs: Iterable[str | PathLike[str] | Image.Image],
     model: str | nn.Module | Mapping[str, str | nn.Module],
-    methods: Iterable[str] | None,
+    methods: Methods | None,
     metrics: Iterable[str | Metric] | None,
     *,
     boxes: str | PathLike[str] | None,
@@ -192,8 +191,8 @@ def make_plan(
     if methods is None:
         reasons = {name: attention_refusal(subject.model) for name, subject in subjects.items()}
         notes = [*notes, *(f"{name}: {reason}" for name, reason in reasons.items() if reason)]
-    names = choose_methods(methods, subjects)
-    settings = Settings(", ".join(subjects), methods=names, alpha=alpha, beta=beta, target=target, output=output)
+    chosen = choose_methods(methods, subjects)
+    settings = Settings(", ".join(subjects), methods=chosen, alpha=alpha, beta=beta, target=target, output=output)
     return Plan(pictures, subjects, settings, chosen_metrics, seed, batch_size, notes)
 
 
@@ -272,22 +271,18 @@ def find_subjects(model: str | nn.Module | Mapping[str, str | nn.Module], device
     return subjects
 
 
-def choose_methods(methods: Iterable[str] | None, subjects: Mapping[str, Subject]) -> tuple[str, ...]:
-    """Check the names of methods, or choose those of few passes that any of the models has, and the random control.
+def choose_methods(methods: Methods | None, subjects: Mapping[str, Subject]) -> tuple[ConfiguredMethod, ...]:
+    """Configure methods, or choose those of few passes that any of the models has, and the random control.
 
     Raises:
-        ValueError: an unknown method, or none.
+        ValueError: no method, or as of `configure`.
     """
     if methods is None:
         methods = [name for subject in subjects.values() for name in default_methods(subject.model)]
         methods = [*methods, CONTROL]
-    chosen = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    chosen = configure(methods, next(iter(subjects.values())).model)
     if not chosen:
-        raise ValueError("`methods` must name at least one, but got none.")
-    for name in chosen:
-        if not isinstance(name, str):
-            raise TypeError(f"`methods` must be names, but got {type(name).__name__}.")
-        find_method(name)
+        raise ValueError("`methods` must name at least one, got none.")
     return chosen
 
 

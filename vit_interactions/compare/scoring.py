@@ -21,7 +21,7 @@ from vit_interactions.compare.maps import FoundMap, Maps, turn
 from vit_interactions.compare.units import Array, Failure
 from vit_interactions.compare.view import View
 from vit_interactions.explain import ZeroMapWarning
-from vit_interactions.explain.settings import Settings, make_explainer
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.boxes import ObjectBox
@@ -157,7 +157,8 @@ class _Measurement:
     def __init__(
         self, subject: Subject, seen: Seen, settings: Settings, metrics: Sequence[Metric], seed: int
     ) -> None:
-        self.subject, self.seen, self.settings = subject, seen, settings
+        self.subject, self.seen = subject, seen
+        self.methods = {method.name: method for method in settings.methods}
         self.metrics, self.seed = metrics, seed
         self.scores: dict[tuple[str, bytes], float] = {}
         self.found = Findings()
@@ -213,7 +214,7 @@ class _Measurement:
             target = 0  # metrics of localisation look at none
 
         def explain(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
-            explainer = make_explainer(name, model, self.settings)
+            explainer = self.methods[name].create(model)
             return turn(explainer.patch_map(inputs, target if explainer.class_specific else None), explainer)
 
         mean, std = self.subject.normalisation

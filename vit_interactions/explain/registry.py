@@ -43,7 +43,7 @@ def find_method(name: str) -> type[Explainer]:
     if name not in methods:
         hint = _others().refusal(name) or nearest(name.lower().replace("+", "_plus"), methods).strip()
         raise ValueError(
-            f"`method` must be a name that `vit-interactions methods` lists, but got {name!r}. {hint}".rstrip()
+            f"`method` must be a name that `vit-interactions methods` lists, got {name!r}. {hint}".rstrip()
         )
     return methods[name]
 
@@ -117,16 +117,3 @@ def check_class(argument: str, index: int, model: nn.Module, name: str) -> None:
 
 def _others() -> Any:
     return importlib.import_module(METHODS)
-
-
-def describe(method: type[Explainer]) -> dict[str, Any]:
-    """Return what a method says of itself."""
-    return {
-        "class": method.__name__,
-        "class_specific": method.class_specific,
-        "forwards": method.forwards,
-        "backwards": method.backwards,
-        "more_is_relevant": method.more_is_relevant,
-        "source": method.source,
-        "library": method.library,
-    }

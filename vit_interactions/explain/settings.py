@@ -1,13 +1,11 @@
-"""What explainers are configured with, and explainers made from it."""
+"""The settings of a run: what its maps depend on beside the image and the model."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
-from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer
-from vit_interactions.explain.registry import find_method
+from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention
+from vit_interactions.explain.configured import ConfiguredMethod, configure
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.scores import Output
@@ -18,12 +16,13 @@ OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fie
 
 @dataclass(frozen=True)
 class Settings:
-    """What an explanation depends on beside the photograph.
+    """What a map depends on beside the image and the model.
 
     Attributes:
         model: the model's name.
         checkpoint: SHA-256 of the checkpoint's bytes; None for the weights that timm knows.
-        methods: names that `methods.find_method` knows.
+        methods: anything that `configure` takes; kept as configured methods, whose unset options follow the run:
+            `alpha` and `beta` of methods that use responsive fields, and the model's own readout for DAAM.
         patches: (row, col) of the patches whose interactions are drawn; empty for a choice by the figure.
         alpha: share of all patch pairs that count as relevant.
         beta: share of the patches that are dropped as indiscriminative.
@@ -33,16 +32,28 @@ class Settings:
 
     model: str
     checkpoint: str | None = None
-    methods: tuple[str, ...] = tuple(EXPLAINERS)
+    methods: tuple[ConfiguredMethod, ...] = field(default_factory=lambda: configure(EXPLAINERS))
     patches: tuple[tuple[int, int], ...] = ()
     alpha: float = 0.10
     beta: float = 0.20
     target: int | str = "pred"
     output: Output | None = None
 
+    def __post_init__(self) -> None:
+        methods = tuple(self._with_defaults(method) for method in configure(self.methods))
+        object.__setattr__(self, "methods", methods)
+
+    def _with_defaults(self, method: ConfiguredMethod) -> ConfiguredMethod:
+        if issubclass(method.kind, FieldExplainer):
+            return method.with_defaults(alpha=self.alpha, beta=self.beta)
+        if issubclass(method.kind, DynamicAccumulatedAttention):
+            return method.with_defaults(readout="model")  # the class token where it is read, else what is
+        return method
+
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Return the settings as JSON gives them back, the methods described by their names."""
+        described = {method.name: method.describe() for method in self.methods}
+        plain: dict[str, Any] = json.loads(json.dumps({**vars(self), "methods": described}))
         return plain
 
 
@@ -53,13 +64,3 @@ def pair_shares(fields: ResponsiveField) -> dict[str, float]:
         "window_share": int(window_operations(fields.windows)[0]) / pairs,
         "field_share": int(fields.operations[0]) / pairs,
     }
-
-
-def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer:
-    """Create a method for a model with the settings that it has."""
-    method = find_method(name)
-    if issubclass(method, FieldExplainer):
-        return method(model, alpha=settings.alpha, beta=settings.beta)
-    if issubclass(method, DynamicAccumulatedAttention):
-        return method(model, readout="model")  # the class token where it is read, else what is
-    return method(model)

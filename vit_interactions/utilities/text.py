@@ -29,6 +29,17 @@ def _is_printable(char: str) -> bool:
     return char.isprintable() or category(char) == "Zs"
 
 
+def method_in_words(name: str) -> str:
+    """Word the name of a method; its options stay as they were typed.
+
+    Example:
+        >>> method_in_words("attention_rollout"), method_in_words("legrad:pool=mean_all")
+        ('attention rollout', 'legrad:pool=mean_all')
+    """
+    method, colon, options = name.partition(":")
+    return method.replace("_", " ") + colon + options
+
+
 def class_in_words(index: int, name: str | None) -> str:
     """Word a class by the first of its names, or its number.
 

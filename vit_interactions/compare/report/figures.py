@@ -21,7 +21,7 @@ from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
-from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.text import method_in_words, printable
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -39,6 +39,7 @@ HEAD = 0.6  # inches over all panels
 DPI = 150
 HIGHEST = 2**16 - 1  # pixels of a picture of matplotlib
 NAME_LENGTH = 27  # characters of a line over a photograph
+METHOD_LENGTH = 40  # characters of a line of a label
 METRIC_LENGTH = 23  # characters of a line over a ranking
 TEXT_SIZE = 8  # points
 
@@ -107,7 +108,7 @@ def grid_figure(
         draw_image(first, photograph, view.layout)
         _title(first, f"{_short(names[key])}\n{prediction_text(view)}")
         for method, axes in zip(methods, others, strict=False):
-            _title(axes, method.replace("_", " ") + ("" if method in maps else "\n(no map)"))
+            _title(axes, method_in_words(method) + ("" if method in maps else "\n(no map)"))
             draw_image(axes, photograph, view.layout, grey=True)
             if method in maps:
                 draw_cells(axes, photograph, view.layout, _translucent(map_colors(maps[method])))
@@ -258,7 +259,7 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
             fontsize=TEXT_SIZE - 2,
             color="white" if abs(value) > 0.6 else "black",
         )
-    labels = [names[i].replace("_", " ") for i in order]
+    labels = [_in_lines(names[i]) for i in order]
     axes.set_xticks(range(len(names)), labels, rotation=50, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), labels)
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
@@ -335,7 +336,12 @@ def _metric_title(axes: Axes, metric: str, direction: str) -> None:
 
 
 def _label(method: str) -> str:
-    return method.replace("_", " ") + (" (control)" if method == CONTROL else "")
+    return _in_lines(method) + (" (control)" if method == CONTROL else "")
+
+
+def _in_lines(method: str) -> str:
+    """Break the name of a method into lines; a "$" stays a dollar."""
+    return "\n".join(textwrap.wrap(method_in_words(method), METHOD_LENGTH)).replace("$", r"\$")
 
 
 def _area(curve: Array) -> float:

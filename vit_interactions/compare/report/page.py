@@ -79,7 +79,7 @@ def render(comparison: "Comparison") -> str:
     names = {photograph["key"]: photograph["name"] for photograph in listed}
     environment = templates()
     script = source(environment, "report.js")
-    cited = "\n\n".join(citations([*comparison.methods, *comparison.metrics, *_libraries(comparison)]))
+    cited = "\n\n".join(citations([*comparison.methods, *_methods_and_libraries(comparison), *comparison.metrics]))
     return environment.get_template("report.html.jinja").render(
         side_by_side=model_tables(summary, comparison.methods, failures, comparison.directions)
         if len(comparison.models) > 1
@@ -138,5 +138,6 @@ def _model_part(
     return ModelPart(model, heads, rows, best_by_metric(rows, heads), rankings, curves, agreement)
 
 
-def _libraries(comparison: "Comparison") -> list[str]:
-    return [str(method.get("library")) for method in comparison.settings["methods"].values()]
+def _methods_and_libraries(comparison: "Comparison") -> list[str]:
+    described = comparison.settings["methods"].values()
+    return [str(method.get(key)) for method in described for key in ("method", "library")]
