@@ -37,7 +37,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def explain_again(case: Case, patch_map: Tensor) -> Score:
-    """The largest difference between the map and that of the case's `explain`."""
+    """Return the largest difference between the map and that of the case's `explain`."""
     assert case.explain is not None
     again = case.explain(case.model, case.inputs, case.target)[0].double()
     return Score(float((again - patch_map).abs().max()))
@@ -103,14 +103,14 @@ def test_window_shares_are_those_of_methods_that_follow_the_run(model: nn.Module
     assert "the windows hold" not in notes(OPEN_FIELD)
 
 
-def test_resuming_with_other_options_is_refused(model: nn.Module, image: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_options_raises_an_error(model: nn.Module, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def compare(methods: Any, **options: Any) -> Comparison:
         return vi.compare([image], model, methods, [AGAIN], out=out, resume=out.exists(), **options)
 
     compare({"own": partial(vi.GMAR, norm="l1")})
-    assert compare({"own": "gmar:norm=l1"}).failures().empty  # another way to say the same
+    assert compare({"own": "gmar:norm=l1"}).failures().empty  # the same method
     for other, words in (
         (partial(vi.GMAR, norm="l2"), 'norm was "l1", but is "l2"'),
         (vi.AttentionRollout, 'method was "gmar", but is "attention_rollout"'),
@@ -119,7 +119,7 @@ def test_resuming_with_other_options_is_refused(model: nn.Module, image: Path, t
             compare({"own": other})
 
 
-def test_wrong_methods_are_refused_before_anything_is_written(
+def test_wrong_methods_raise_errors_before_anything_is_written(
     model: nn.Module, image: Path, tmp_path: Path
 ) -> None:
     for methods, message in (

@@ -1,4 +1,4 @@
-"""Methods with options: the same explainer from text and from Python, what is recorded of it, and what is refused."""
+"""Methods with options: the same explainer from text and from Python, its description, and errors."""
 
 import json
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def test_explainers_keep_their_options_as_attributes(name: str, model: nn.Module
         ("gradcam:layer=\x1b[31m", "must have printable names"),
     ],
 )
-def test_wrong_text_is_refused_with_what_is_possible(text: str, message: str) -> None:
+def test_wrong_text_raises_an_error_that_lists_what_is_possible(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_method(text)
 
@@ -190,12 +190,12 @@ class Forgetful(vi.RawAttention):
         ),
     ],
 )
-def test_wrong_methods_are_refused(methods: Any, error: type[Exception], message: str, model: nn.Module) -> None:
+def test_wrong_methods_raise_errors(methods: Any, error: type[Exception], message: str, model: nn.Module) -> None:
     with pytest.raises(error, match=message):
         configure(methods, model)
 
 
-def test_an_explainer_of_one_model_is_refused(model: nn.Module) -> None:
+def test_an_explainer_of_one_model_raises_an_error(model: nn.Module) -> None:
     with pytest.raises(TypeError, match=r"got GMAR\. Give its class, or a partial of it\.$"):
         configure({"x": vi.GMAR(model)}, model)
 
@@ -251,7 +251,7 @@ def test_a_run_sets_options_that_are_not_given() -> None:
         (vi.RawAttention, vi.GMAR),
     ],
 )
-def test_what_is_recorded_differs_where_the_options_do(one: Any, other: Any, model: nn.Module) -> None:
+def test_descriptions_differ_if_the_options_do(one: Any, other: Any, model: nn.Module) -> None:
     def recorded(given: Any) -> dict[str, Any]:
         described = configure({"x": given}, model)[0].describe()
         assert described == json.loads(json.dumps(described))

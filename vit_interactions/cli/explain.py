@@ -143,5 +143,5 @@ def parse_patch(text: str) -> tuple[int, int]:
     """
     parts = text.split(",")
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"`--patch` must be ROW,COL, two whole numbers >= 0, but got {text!r}.")
+        raise ValueError(f"`--patch` must be ROW,COL, two whole numbers >= 0, got {text!r}.")
     return int(parts[0]), int(parts[1])

@@ -1,4 +1,4 @@
-"""`vit-interactions models` and `methods`: what there is."""
+"""`vit-interactions models` and `vit-interactions methods`."""
 
 from typing import Annotated
 

@@ -28,7 +28,7 @@ class ConfiguredMethod:
     Attributes:
         name: what tables, figures and files call it.
         kind: its class.
-        options: arguments of its constructor beside the model; those left out have their defaults.
+        options: keyword arguments of its constructor; omitted ones have their defaults.
         factory: a function of the model that creates the explainer instead; `options` records what it chose.
 
     Example:
@@ -77,7 +77,7 @@ class ConfiguredMethod:
         return replace(self, options={**known, **self.options})
 
     def describe(self) -> dict[str, Any]:
-        """Return what manifests and reports show of the method: options, cost and source, as JSON gives them back.
+        """Return what manifests and reports show of the method, as JSON: options, cost and source.
 
         Raises:
             TypeError: an option that cannot be recorded.
@@ -102,16 +102,16 @@ Methods: TypeAlias = Iterable[str | ConfiguredMethod] | Mapping[str, MethodLike]
 
 
 def configure(methods: Methods, model: nn.Module | None = None) -> tuple[ConfiguredMethod, ...]:
-    """Make a list of configured methods, whose names differ.
+    """Configure methods, each under a different name.
 
     Args:
-        methods: names with or without options, as `parse_method` takes them; or a mapping from names of your own to
-            such names, explainer classes, partials of classes, or functions from a model to its explainer.
-        model: checks the ranges of options, and is what functions are called with to learn what they create.
+        methods: names, with options if any, as in `parse_method`. Or a mapping from custom names to such names,
+            explainer classes, partials of classes, or functions from a model to its explainer.
+        model: used to check the ranges of options, and to call functions, which shows what they create.
 
     Raises:
         ValueError: an unknown method or option, a value outside its range, or two methods of one name.
-        TypeError: something that is no method.
+        TypeError: anything else.
 
     Example:
         >>> from vit_interactions import GMAR
@@ -137,7 +137,7 @@ def parse_method(text: str) -> ConfiguredMethod:
     """Read NAME or NAME:OPTION=VALUE,OPTION=VALUE,...
 
     Raises:
-        ValueError: another form, or an unknown method, option or value; the error names those there are.
+        ValueError: another form, or an unknown method, option or value; the error lists the known ones.
 
     Example:
         >>> parse_method("attention_rollout:fusion=max,discard=0.9").options
@@ -220,7 +220,7 @@ def _from_function(
 
 
 def _recorded(name: str, value: Any) -> Any:
-    """Return the value of an option as JSON gives it back."""
+    """Return the value of an option as JSON, or the text that stands for it."""
 
     def in_words(value: Any) -> str:
         if isinstance(value, Tensor):

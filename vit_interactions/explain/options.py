@@ -1,4 +1,4 @@
-"""The options of a method, arguments of its constructor: what they are called, and how text sets them."""
+"""The options of a method: arguments of its constructor, with defaults and allowed values, and their parsing."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -38,17 +38,19 @@ class Option(NamedTuple):
         for each in self.allowed:
             with suppress(ValueError, KeyError):
                 return READERS[each](text) if each in READERS else {str(each): each}[text]
-        *others, last = map(_in_words, self.allowed)
+        *others, last = map(_typed, self.allowed)
         expected = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(f"`{self.name}` of {method} must be {expected}, got {text!r}.")
 
     def __str__(self) -> str:
         others = (each for each in self.allowed if each not in (self.default, type(self.default)))
-        return f"{self.name}={'|'.join(map(_in_words, (self.default, *others)))}"
+        return f"{self.name}={'|'.join(map(_typed, (self.default, *others)))}"
 
 
 def options_of(kind: type[Explainer]) -> dict[str, Option]:
-    """List the options of a method that text can set, by the annotations of its constructor, or else the defaults.
+    """List the options of a method that text can set.
+
+    The annotations of the constructor decide which values are allowed; without one, the type of the default.
 
     Example:
         >>> from vit_interactions.explain import AttentionRollout
@@ -100,8 +102,8 @@ READERS: dict[Any, Callable[[str], Any]] = {
 WORDS = {NoneType: "none", bool: "true or false", int: "int", float: "number", str: "text"}
 
 
-def _in_words(value: Any) -> str:
-    """Word a type or a value, a value as it is typed."""
+def _typed(value: Any) -> str:
+    """Describe a type, or write a value as it is typed."""
     if isinstance(value, type):
         return WORDS[value]
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

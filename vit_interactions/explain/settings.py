@@ -1,4 +1,4 @@
-"""The settings of a run: what its maps depend on beside the image and the model."""
+"""The settings of a run."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.scores import Output
 from vit_interactions.functional.windows import window_operations
 
-OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
+OPEN_WINDOWS = 0.9  # fraction of all pairs above which field sizes and tendencies no longer distinguish patches
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a map depends on beside the image and the model.
+    """Everything a map depends on, except the image and the model.
 
     Attributes:
         model: the model's name.
-        checkpoint: SHA-256 of the checkpoint's bytes; None for the weights that timm knows.
-        methods: anything that `configure` takes; kept as configured methods, whose unset options follow the run:
-            `alpha` and `beta` of methods that use responsive fields, and the model's own readout for DAAM.
-        patches: (row, col) of the patches whose interactions are drawn; empty for a choice by the figure.
-        alpha: share of all patch pairs that count as relevant.
-        beta: share of the patches that are dropped as indiscriminative.
-        target: the class that class-specific methods explain, or "pred" for that of the highest score.
-        output: what the model's output is; None: see `predictions.find_output`.
+        checkpoint: SHA-256 of the checkpoint's bytes; None for timm's pretrained weights.
+        methods: anything that `configure` takes, stored as configured methods. Unset options follow the run: `alpha`
+            and `beta` of methods that use responsive fields, and DAAM reads what the model reads.
+        patches: (row, col) of the patches whose interactions are drawn; empty: the figure chooses.
+        alpha: fraction of all patch pairs that count as relevant.
+        beta: fraction of the patches that are dropped as indiscriminative.
+        target: target class of class-specific methods, or "pred" for the predicted class.
+        output: kind of the model's output; None: see `predictions.find_output`.
     """
 
     model: str
@@ -47,18 +47,18 @@ class Settings:
         if issubclass(method.kind, FieldExplainer):
             return method.with_defaults(alpha=self.alpha, beta=self.beta)
         if issubclass(method.kind, DynamicAccumulatedAttention):
-            return method.with_defaults(readout="model")  # the class token where it is read, else what is
+            return method.with_defaults(readout="model")  # the default supports class tokens only
         return method
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back, the methods described by their names."""
+        """Return the settings as JSON, with a description of each method by its name."""
         described = {method.name: method.describe() for method in self.methods}
         plain: dict[str, Any] = json.loads(json.dumps({**vars(self), "methods": described}))
         return plain
 
 
 def pair_shares(fields: ResponsiveField) -> dict[str, float]:
-    """Return the shares of all patch pairs of one image that its windows and its fields hold."""
+    """Return the fractions of all patch pairs of one image that lie in its windows and in its fields."""
     pairs = fields.mask[0].numel()
     return {
         "window_share": int(window_operations(fields.windows)[0]) / pairs,

@@ -30,7 +30,7 @@ def _is_printable(char: str) -> bool:
 
 
 def method_in_words(name: str) -> str:
-    """Word the name of a method; its options stay as they were typed.
+    """Return the name of a method for people; its options stay as typed.
 
     Example:
         >>> method_in_words("attention_rollout"), method_in_words("legrad:pool=mean_all")

@@ -341,7 +341,7 @@ def _label(method: str) -> str:
 
 def _in_lines(method: str) -> str:
     """Break the name of a method into lines; a "$" stays a dollar."""
-    return "\n".join(textwrap.wrap(method_in_words(method), METHOD_LENGTH)).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(method_in_words(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
 
 
 def _area(curve: Array) -> float:
