@@ -87,8 +87,8 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
         with Image.open(folder / "dynamic_accumulated_attention.gif") as animation:
             assert animation.n_frames == 6
         for figure in folder.glob("*.png"):
-            with Image.open(figure) as image:
-                assert image.convert("L").getextrema()[0] < 128 < image.convert("L").getextrema()[1]
+            with Image.open(figure) as drawing:
+                assert drawing.convert("L").getextrema()[0] < 128 < drawing.convert("L").getextrema()[1]
         arrays = np.load(folder / "maps.npz")
         model = load_model("test_vit", checkpoint)
         inputs = prepare(read_image(image), model).input[None]
