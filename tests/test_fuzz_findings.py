@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 import vit_interactions as vi
 from tests.helpers.fuzzed import run
 from vit_interactions.images.masks import masks_by_image, unused_masks
+from vit_interactions.loading.classifiers import create_classifier, load_classifier
 from vit_interactions.loading.predictions import answer, predict
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.student import create_student, create_trained
-from vit_interactions.utilities.processes import start_process
+from vit_interactions.utilities.processes import process_group
 from vit_interactions.utilities.writing import WriteError
 
 
@@ -39,26 +39,26 @@ def test_a_classifier_of_another_shape_is_refused(shape: tuple[int, ...], tmp_pa
         if state[key].shape != shape:
             save_file(state | {key: torch.zeros(shape)}, tmp_path / "a.safetensors")
             with pytest.raises(ValueError, match=f"is not one of test_vit: it has `{key}` of shape"):
-                create_student("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
+                create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
 def test_a_classifier_of_two_numbers_of_classes_is_refused(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=2).state_dict()
     save_file(state | {"head.weight": torch.zeros(7, 64)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=r"is not one of test_vit: it has `head.weight` of shape \(7, 64\)"):
-        create_student("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
+        create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
-def test_a_classifier_of_another_number_of_classes_or_none_starts_anew(tmp_path: Path) -> None:
+def test_a_classifier_of_another_number_of_classes_or_none_is_reinitialized(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=7).state_dict()
     save_file(state, tmp_path / "seven.safetensors")
     bare = {key: value for key, value in state.items() if not key.startswith("head.")}
     save_file(bare, tmp_path / "bare.safetensors")
     for name in ("seven", "bare"):
-        model, notes = create_student("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
+        model, notes = create_classifier("test_vit", 2, checkpoint=tmp_path / f"{name}.safetensors")
         assert model.state_dict()["head.weight"].shape == (2, 64)
         assert len(notes) == 1
-        assert "starts anew" in notes[0]
+        assert "re-initialized" in notes[0]
         assert all(torch.equal(model.state_dict()[key], value) for key, value in bare.items())
 
 
@@ -66,8 +66,8 @@ def test_a_trained_model_has_its_whole_classifier(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=2).state_dict()
     del state["head.bias"]
     save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="`checkpoint` must hold the whole classifier of test_vit"):
-        create_trained("test_vit", tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="`checkpoint` must contain the whole classifier of test_vit"):
+        load_classifier("test_vit", tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -89,8 +89,8 @@ def test_a_score_of_minus_infinity_is_a_class_that_is_left_out() -> None:
 def test_workers_have_a_limit_and_devices_a_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`workers`"):
         EvaluationSettings(data=tmp_path, model="test_vit", workers=10**30)
-    with pytest.raises(ValueError, match="`device` must be"):
-        start_process("--")
+    with pytest.raises(ValueError, match="`device` must be"), process_group("--"):
+        pass
 
 
 def test_masks_that_fit_no_image_are_counted(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def full(*_: object, **__: object) -> None:
 
 
 def test_a_full_disk_ends_a_comparison_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = import_module("vit_interactions.compare.plan")
-    monkeypatch.setattr(plan, "to_rgb", lambda image: type("Full", (), {"save": full})())
+    manifest = import_module("vit_interactions.compare.manifest")
+    monkeypatch.setattr(manifest, "to_rgb", lambda image: type("Full", (), {"save": full})())
     model = timm.create_model("test_vit", num_classes=2)
     with pytest.raises(WriteError, match="No space left"):
         vi.compare([Image.new("RGB", (32, 32))], model, ["random_map"], ["deletion"], out=tmp_path / "out")

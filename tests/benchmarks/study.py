@@ -6,7 +6,7 @@
 Trains plain ViT, AWD-ViT, AWD-ViT with DIP and WinfT as `vit-interactions train` does, and writes runs.csv, a row a
 run as each ends; started again it goes on. Prints a Markdown table of means and standard deviations over the seeds, and
 draws them as study.png.
-The trained ViT is start and teacher of all. On a graphics card: `--img-size 224 --per-class 0 --epochs 15
+The trained ViT is start and teacher of all. On a GPU: `--img-size 224 --per-class 0 --epochs 15
 --batch-size 128 --device cuda --workers 12 --alpha-low 0.028`.
 """
 
@@ -49,15 +49,15 @@ def models(alpha_low: float) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"WinfT {fill}, λ2 1, α {alpha:g}", online
 
 
-def subset(data: Path, folder: Path, train_pictures: int, val_pictures: int) -> Path:
-    """Link to the first pictures of each class, in the order of their names; 0: all of them."""
-    for split, count in (("train", train_pictures), ("val", val_pictures)):
+def subset(data: Path, folder: Path, train_images: int, val_images: int) -> Path:
+    """Link to the first images of each class, in the order of their names; 0: all of them."""
+    for split, count in (("train", train_images), ("val", val_images)):
         for kind in sorted((data / split).iterdir()):
             (folder / split / kind.name).mkdir(parents=True, exist_ok=True)
-            for picture in sorted(kind.iterdir())[: count or None]:
-                link = folder / split / kind.name / picture.name
+            for image in sorted(kind.iterdir())[: count or None]:
+                link = folder / split / kind.name / image.name
                 if not link.is_symlink():
-                    link.symlink_to(picture.resolve())
+                    link.symlink_to(image.resolve())
     return folder
 
 
@@ -93,7 +93,7 @@ def run(name: str, options: dict[str, Any], seed: int, args: argparse.Namespace,
         "loss": round(result.loss, 4),
         "E_O": round(result.operations, 1),
         "pairs": result.pairs,
-        "pictures": result.pictures,
+        "images": result.images,
         "seconds": round(time.perf_counter() - start),
         "folder": folder.name,
     }
@@ -159,8 +159,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="of the trained vit_tiny_patch16_224")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--img-size", type=int, default=112)
-    parser.add_argument("--per-class", type=int, default=100, help="pictures to train on; 0: all")
-    parser.add_argument("--val-per-class", type=int, default=0, help="pictures to evaluate on; 0: all")
+    parser.add_argument("--per-class", type=int, default=100, help="images to train on; 0: all")
+    parser.add_argument("--val-per-class", type=int, default=0, help="images to evaluate on; 0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)

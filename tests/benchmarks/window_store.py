@@ -21,7 +21,7 @@ from PIL import Image
 from timm.data import create_dataset
 from torch import nn
 
-from vit_interactions.training.data.build_store import build_window_store, whole_view
+from vit_interactions.training.data.build_store import build_window_store, transform_options
 from vit_interactions.training.data.window_store import read_manifest
 from vit_interactions.training.teacher import WindowTeacher
 
@@ -40,7 +40,7 @@ def make_images(folder: Path, count: int) -> None:
 def ways(model: nn.Module, dataset: object, out: Path, batch: int, device: str) -> dict[str, Callable[[], object]]:
     """The ways to go through all images."""
     teacher = WindowTeacher(model).to(device)
-    transform = timm.data.create_transform(**whole_view(teacher))
+    transform = timm.data.create_transform(**transform_options(teacher))
     images = torch.stack([transform(dataset[i][0]) for i in range(len(dataset))]).to(device)  # type: ignore
     plain = torch.no_grad()(teacher.model)
 

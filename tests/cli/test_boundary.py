@@ -170,7 +170,7 @@ def test_a_broken_local_folder_is_named(
     [
         (
             ["train", "{}", "--out", "{}/o", "--model", "test_vit", "--img-size", "1000000"],
-            "`img_size` must lie in [1, 8192]",
+            "`img_size` must be in [1, 8192]",
         ),
         (
             ["windows", "--data", "{}", "--out", "{}/o", "--model", "test_vit", "--img-size", "1000000"],
@@ -178,7 +178,7 @@ def test_a_broken_local_folder_is_named(
         ),
         (
             ["train", "{}", "--out", "{}/o", "--model", "test_vit", "--opt", "sdg"],
-            "`opt` must be an optimizer of timm, got 'sdg'.",
+            "`opt` must be a timm optimizer, got 'sdg'.",
         ),
         (["train", "{}", "--out", "{}/o", "--model", "test_vit", "--lr", "1e300"], "`lr` must be finite"),
         (["train", "{}", "--out", "{}/o", "--model", "xx:y"], "`model` must be a model of timm, local-dir:"),
@@ -219,7 +219,7 @@ def test_a_convolutional_teacher_is_refused_by_name(tmp_path: Path, capsys: pyte
     options = ["--val-split", "", "--batch-size", "2", "--workers", "0", "--window-targets", "online"]
     options += ["--teacher", "resnet18", "--teacher-checkpoint", str(tmp_path / "teacher.pt")]
     assert run("train", tmp_path, "--out", tmp_path / "o", "--model", "test_winft", *options) == 2
-    assert "error: `teacher` must be a plain ViT of timm, got resnet18: " in capsys.readouterr().err
+    assert "error: `teacher` must be a plain timm ViT, got resnet18: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["explain", "compare"])

@@ -99,8 +99,8 @@ def test_window_shares_are_those_of_methods_that_follow_the_run(model: nn.Module
     def notes(*methods: str) -> str:
         return " ".join(vi.compare([image], model, methods, [AGAIN], alpha=1.0).notes())
 
-    assert "the windows hold" in notes(FIELD, OPEN_FIELD)
-    assert "the windows hold" not in notes(OPEN_FIELD)
+    assert "the windows cover" in notes(FIELD, OPEN_FIELD)
+    assert "the windows cover" not in notes(OPEN_FIELD)
 
 
 def test_resuming_with_other_options_raises_an_error(model: nn.Module, image: Path, tmp_path: Path) -> None:
@@ -112,10 +112,10 @@ def test_resuming_with_other_options_raises_an_error(model: nn.Module, image: Pa
     compare({"own": partial(vi.GMAR, norm="l1")})
     assert compare({"own": "gmar:norm=l1"}).failures().empty  # the same method
     for other, words in (
-        (partial(vi.GMAR, norm="l2"), 'norm was "l1", but is "l2"'),
-        (vi.AttentionRollout, 'method was "gmar", but is "attention_rollout"'),
+        (partial(vi.GMAR, norm="l2"), 'norm was "l1", now is "l2"'),
+        (vi.AttentionRollout, 'method was "gmar", now is "attention_rollout"'),
     ):
-        with pytest.raises(ValueError, match=f"settings methods own (options )?{words}"):
+        with pytest.raises(ValueError, match=f"other settings: methods own (options )?{words}"):
             compare({"own": other})
 
 
@@ -151,4 +151,4 @@ def test_options_on_the_command_line(image: Path, tmp_path: Path, capsys: pytest
         assert run(*arguments, "--resume", "--method", wrong) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert run(*arguments, "--resume", *methods[2:], "--method", "gmar:norm=l2") == 2
-    assert "settings methods had gmar:norm=l1" in " ".join(capsys.readouterr().err.split())
+    assert "other settings: methods gmar:norm=l1 was removed" in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""What a call costs, on devices that work on after the call has returned."""
+"""Cost of a call, on devices that keep working after the call has returned."""
 
 import time
 

@@ -20,7 +20,7 @@ from torch import nn
 
 import vit_interactions as vi
 from tests.helpers.command_line import run, set_field
-from vit_interactions.compare import units
+from vit_interactions.compare import records
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report.page import report
 from vit_interactions.explorer.pages import Pages
@@ -44,7 +44,7 @@ def compare(root: Path, **options: Any) -> Comparison:
 
 
 def make_root(tmp_path: Path) -> Path:
-    """Two images, with boxes and masks beside them."""
+    """Make two images with boxes and masks."""
     random = np.random.default_rng(0)
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -58,7 +58,7 @@ def make_root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and their comparison, which no test changes."""
+    """Return a folder with images and their comparison, which no test changes."""
     root = make_root(tmp_path_factory.mktemp("finished"))
     compare(root)
     return root
@@ -66,12 +66,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(finished: Path, tmp_path: Path) -> Path:
-    """A copy of a folder with images and their comparison."""
+    """Return a copy of a folder with images and their comparison."""
     return shutil.copytree(finished, tmp_path / "root")
 
 
 def quality(comparison: Comparison) -> pd.DataFrame:
-    """The values that are the same in each run."""
+    """Return the values that are the same in each run."""
     table = comparison.table()
     return table[table["metric"].isin(METRICS)].reset_index(drop=True)
 
@@ -122,7 +122,7 @@ NUMBERS: dict[str, Callable[[bytes], bytes]] = {
     [pytest.param(".npz", change, id=f"maps {name}") for name, change in MAPS.items()]
     + [pytest.param(".json", change, id=f"numbers {name}") for name, change in NUMBERS.items()],
 )
-def test_a_damaged_unit_is_named_and_measured_again(
+def test_a_damaged_record_is_named_and_measured_again(
     ending: str,
     damage: Callable[[bytes], bytes],
     root: Path,
@@ -132,7 +132,7 @@ def test_a_damaged_unit_is_named_and_measured_again(
     monkeypatch.chdir(root)
     wanted = Comparison.open(root / "out")
     values, maps = quality(wanted), wanted.maps("vit", "a")
-    path = root / "out" / "units" / "vit" / f"a{ending}"
+    path = root / "out" / "records" / "vit" / f"a{ending}"
     assert damage(path.read_bytes()) != path.read_bytes()
     path.write_bytes(damage(path.read_bytes()))
     for read in (Comparison.table, Comparison.notes, lambda opened: report(opened, root / "report.html")):
@@ -152,16 +152,16 @@ def test_a_damaged_unit_is_named_and_measured_again(
 
 
 def test_objects_in_maps_are_not_loaded_even_where_the_checksum_fits(root: Path) -> None:
-    path = root / "out" / "units" / "vit" / "a.json"
-    path.with_suffix(".npz").write_bytes(objects())
+    file = root / "out" / "records" / "vit" / "a.npz"
+    record = records.Record({}, values={"raw_attention": {}})
     with pytest.raises(DamagedFileError, match=r"a\.npz is damaged \(ValueError\)\. Resume"):
-        units.read_arrays(path, "map")
+        records.load_arrays(record, file, objects())
     assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.npz"])
-def test_a_folder_in_the_place_of_a_unit_is_named_and_kept(name: str, root: Path) -> None:
-    path = root / "out" / "units" / "vit" / name
+def test_a_folder_instead_of_a_record_is_named_and_kept(name: str, root: Path) -> None:
+    path = root / "out" / "records" / "vit" / name
     path.unlink()
     path.mkdir()
     (path / "mine.txt").write_text("mine")
@@ -172,15 +172,15 @@ def test_a_folder_in_the_place_of_a_unit_is_named_and_kept(name: str, root: Path
     assert (path / "mine.txt").read_text() == "mine"
 
 
-def test_a_unit_of_another_image_or_comparison_is_measured_again(
+def test_a_record_of_another_image_or_comparison_is_measured_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = quality(Comparison.open(root / "out"))
-    folder = root / "out" / "units" / "vit"
+    folder = root / "out" / "records" / "vit"
     compare(root, alpha=0.5, out=root / "other")
     for ending in (".json", ".npz"):
         (folder / f"a{ending}").write_bytes((folder / f"b{ending}").read_bytes())
-        (folder / f"b{ending}").write_bytes((root / "other" / "units" / "vit" / f"b{ending}").read_bytes())
+        (folder / f"b{ending}").write_bytes((root / "other" / "records" / "vit" / f"b{ending}").read_bytes())
     with pytest.raises(DamagedFileError, match=r"a\.json is damaged or was edited"):
         Comparison.open(root / "out").table()
     pd.testing.assert_frame_equal(quality(compare(root, resume=True)), wanted)
@@ -188,7 +188,7 @@ def test_a_unit_of_another_image_or_comparison_is_measured_again(
 
 
 def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
-    """The content with another value at a path of keys; without it where the value is `...`."""
+    """Return the content with another value at a path of keys; without the key if the value is `...`."""
     changed: Any = json.loads(json.dumps(content))
     set_field(changed, keys, value)
     return dict(changed)
@@ -210,11 +210,11 @@ def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
         ("models", {}, "`models` must have at least one, got none"),
         ("models/vit", [], "`models.vit` must be an object, got []"),
         ("models/vit/folder", "../../vit", "`models.vit.folder` must be the name of a file, got '../../vit'"),
-        ("photographs", [], "`photographs` must have at least one, got none"),
-        ("photographs/1/key", ..., "has no `photographs[1].key`"),
-        ("photographs/0/key", "/etc/x", "`photographs[0].key` must be the name of a file, got '/etc/x'"),
-        ("photographs/0/boxes", [3], "`photographs[0].boxes[0]` must be an object, got 3"),
-        ("photographs/0/mask", 3, "`photographs[0].mask` must be a string or null, got 3"),
+        ("images", [], "`images` must have at least one, got none"),
+        ("images/1/key", ..., "has no `images[1].key`"),
+        ("images/0/key", "/etc/x", "`images[0].key` must be the name of a file, got '/etc/x'"),
+        ("images/0/boxes", [3], "`images[0].boxes[0]` must be an object, got 3"),
+        ("images/0/mask", 3, "`images[0].mask` must be a string or null, got 3"),
     ],
 )
 def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: str, root: Path) -> None:
@@ -229,6 +229,20 @@ def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: 
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize(("keys", "value", "found"), [("format", 3, "3"), ("format", ..., "1")])
+def test_a_manifest_of_another_format_is_named(keys: str, value: Any, found: str, root: Path) -> None:
+    path = root / "out" / "comparison.json"
+    content = edited(json.loads(path.read_text()), keys, value)
+    if value is ...:  # of the first format, which had no number
+        content["photographs"] = content.pop("images")
+    path.write_text(json.dumps(content))
+    for read in (lambda: Comparison.open(root / "out"), lambda: compare(root, resume=True)):
+        with pytest.raises(
+            DamagedFileError, match=rf"comparison\.json must have format 2, got {found} of another version"
+        ):
+            read()
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 200_000], ids=str)
 def test_a_manifest_that_is_not_json_is_named(content: bytes, root: Path) -> None:
     (root / "out" / "comparison.json").write_bytes(content)
@@ -237,7 +251,7 @@ def test_a_manifest_that_is_not_json_is_named(content: bytes, root: Path) -> Non
             read()
 
 
-def test_a_manifest_with_another_value_does_not_fit_its_units(root: Path) -> None:
+def test_a_manifest_with_another_value_does_not_fit_its_records(root: Path) -> None:
     path = root / "out" / "comparison.json"
     path.write_text(path.read_text().replace('"alpha": 0.1', '"alpha": 0.2'))
     with pytest.raises(DamagedFileError, match=r"a\.json was measured with other settings, versions or weights"):
@@ -247,10 +261,10 @@ def test_a_manifest_with_another_value_does_not_fit_its_units(root: Path) -> Non
 def test_resuming_removes_what_a_kill_left_half_written(root: Path) -> None:
     stale = [
         root / "out" / ".comparison.json.partial",
-        root / "out" / "units" / "vit" / ".a.npz.partial",
-        root / "out" / "units" / "vit" / ".gone.json.partial",
+        root / "out" / "records" / "vit" / ".a.npz.partial",
+        root / "out" / "records" / "vit" / ".gone.json.partial",
     ]
-    mine = root / "out" / "units" / "vit" / "mine.partial"
+    mine = root / "out" / "records" / "vit" / "mine.partial"
     for path in (*stale, mine):
         path.write_bytes(b"half")
     compare(root, resume=True)
@@ -280,18 +294,18 @@ def other_interpolation(model: nn.Module) -> None:
     ("change", "word"),
     [
         (other_heads, "architecture"),
-        (other_mean, "normalisation"),
+        (other_mean, "normalization"),
         (other_crop, "preprocessing"),
         (other_interpolation, "preprocessing"),
     ],
 )
-def test_resuming_with_other_model_options_is_refused(
+def test_resuming_with_other_model_options_raises(
     change: Callable[[nn.Module], None], word: str, root: Path
 ) -> None:
     compare(root, resume=True)  # the same model, made again
     model = make_model()
     change(model)
-    with pytest.raises(ValueError, match=f"begun otherwise: models vit {word} was "):
+    with pytest.raises(ValueError, match=f"started with other models: vit {word} was "):
         compare(root, model={"vit": model}, resume=True)
 
 
@@ -305,8 +319,8 @@ def fake_report(comparison: Comparison, path: Path) -> Path:
 
 @pytest.fixture
 def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """A command line, for which no pages are made."""
-    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", lambda *_, **__: iter([Pages()]))
+    """Return a command line, for which no pages are made."""
+    monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", lambda *_, **__: iter([Pages()]))
     monkeypatch.setattr(sys.modules[report.__module__], "report", fake_report)
     save_file(timm.create_model("test_vit", num_classes=5).state_dict(), root / "weights.safetensors")
     model = ["--model", "test_vit", "--checkpoint", root / "weights.safetensors"]
@@ -323,7 +337,7 @@ def test_metrics_asked_for_without_any_value_are_an_error(
     assert "failed: no metric has a value under test_vit" in capsys.readouterr().err
     assert run(*command, *boxes, *asked, "--metric", "deletion", "--out", root / "two") == 1
     assert "failed: pointing_game without any value under test_vit" in capsys.readouterr().err
-    assert run(*command, *boxes, "--out", root / "three") == 0, "metrics that nobody named may be refused"
+    assert run(*command, *boxes, "--out", root / "three") == 0, "metrics not named may be unsupported"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "size"])
@@ -349,7 +363,7 @@ def test_lost_explorer_pages_are_an_error(
     def lost(*_: object, **__: object) -> Any:
         yield Pages(failed={"a.png": "no space left"})
 
-    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", lost)
+    monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", lost)
     assert run(*command, "--metric", "deletion") == 1
     assert "no explorer page of a.png: no space left" in capsys.readouterr().err
 
@@ -361,6 +375,6 @@ def test_a_model_without_explorer_is_a_note(
         raise vi.UnsupportedModelError("two towers")
         yield
 
-    monkeypatch.setattr("vit_interactions.explorer.pages.write_pages", refused)
+    monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", refused)
     assert run(*command, "--metric", "deletion") == 0
     assert "note: no explorer pages: two towers" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from torch import nn
 import vit_interactions as vi
 from tests.helpers.command_line import run
 from tests.helpers.compared import make_model, scores
-from vit_interactions.compare import maps, units
+from vit_interactions.compare import maps, plan, records
 from vit_interactions.compare import run as running
 from vit_interactions.compare import scoring as measure
 from vit_interactions.compare.comparison import Comparison
@@ -43,33 +43,33 @@ METHODS = ["raw_attention", "responsive_field_size", "random_map"]
 METRICS = ["deletion", "pointing_game"]
 
 
-def make_pictures(folder: Path) -> list[Path]:
-    """Four photographs of noise, with boxes beside them."""
+def make_images(folder: Path) -> list[Path]:
+    """Four images of noise, with boxes beside them."""
     random = np.random.default_rng(0)
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     for name in "abcd":
         pixels = random.integers(0, 256, (80, 70, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "pictures" / f"{name}.png")
+        Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
     rows = [f"{name}.png,10,10,40,50\n" for name in "abcd"]
     (folder / "boxes.csv").write_text("file,left,top,right,bottom\n" + "".join(rows))
-    return sorted((folder / "pictures").iterdir())
+    return sorted((folder / "images").iterdir())
 
 
 def compare(root: Path, **options: Any) -> Comparison:
-    """Compare on the pictures of a folder, into it."""
+    """Compare on the images of a folder, into it."""
     common = {"boxes": root / "boxes.csv", "out": root / "out", "methods": METHODS, "metrics": METRICS}
-    return vi.compare([root / "pictures"], **{"model": make_model(), **common, **options})
+    return vi.compare([root / "images"], **{"model": make_model(), **common, **options})
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    make_pictures(tmp_path)
+    make_images(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Grows by one for every photograph that is measured."""
+    """Return a list that grows by one for every measured image."""
     calls: list[object] = []
 
     def counted(*arguments: object) -> object:
@@ -81,8 +81,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 KILLS: dict[str, tuple[Any, str, int]] = {
-    "while explaining": (maps, "turn", 3 * len(METHODS) + 2),  # once more for nothing before
-    "between a unit's maps and its numbers": (units, "write_json", 3),
+    "while explaining": (maps, "as_relevance", 3 * len(METHODS) + 2),  # once more for the warm-up
+    "between a record's arrays and its numbers": (records, "write_json", 3),
 }
 
 
@@ -104,7 +104,7 @@ def _killed(root: Path, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", KILLS)
-def test_a_run_that_is_killed_goes_on_to_the_same_table(
+def test_a_killed_run_resumes_to_the_same_table(
     where: str, root: Path, measured: list[object], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     whole = compare(root, out=root / "whole")
@@ -126,11 +126,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table(
             *(comparison.maps("VisionTransformer", key).values() for comparison in (whole, resumed)), strict=True
         ):
             np.testing.assert_array_equal(one, other)
-    assert resumed.photographs == whole.photographs
+    assert resumed.images == whole.images
     assert len(scores(whole)) == 4 * len(METHODS) * len(METRICS)
 
 
-def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measured: list[object]) -> None:
+def test_resuming_measures_changed_images_again(root: Path, measured: list[object]) -> None:
     compare(root)
 
     def made(**options: Any) -> int:
@@ -139,21 +139,21 @@ def test_resuming_makes_anew_what_was_made_of_something_else(root: Path, measure
         return len(measured)
 
     assert made() == 0
-    path = root / "pictures" / "b.png"
+    path = root / "images" / "b.png"
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     assert made() == 1
-    Image.open(path).save(root / "pictures" / "e.png")
+    Image.open(path).save(root / "images" / "e.png")
     assert made() == 1
     boxes = (root / "boxes.csv").read_text()
     (root / "boxes.csv").write_text(boxes.replace("c.png,10", "c.png,11"))
     assert made() == 1
-    (root / "pictures" / "e.png").unlink()
+    (root / "images" / "e.png").unlink()
     assert made() == 0
-    with pytest.raises(ValueError, match="holds a comparison: resume it"):
+    with pytest.raises(ValueError, match="which has a comparison: resume it"):
         compare(root)
 
 
-def test_resuming_with_other_settings_is_refused_and_loses_nothing(
+def test_resuming_with_other_settings_raises_and_loses_nothing(
     root: Path, measured: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = compare(root)
@@ -161,25 +161,25 @@ def test_resuming_with_other_settings_is_refused_and_loses_nothing(
     trained.head.weight.data += 0.1  # type: ignore[union-attr, operator]
     measured.clear()
     for changes, words in (
-        ({"alpha": 0.2}, "settings alpha was 0.1, but is 0.2"),
-        ({"seed": 1}, "settings seed was 0, but is 1"),
-        ({"batch_size": 2}, "settings batch_size was 1, but is 2"),
-        ({"methods": [*METHODS, "gmar"]}, "settings methods did not have gmar, but have it now"),
-        ({"metrics": METRICS[:1]}, "settings metrics had pointing_game, but have it no more"),
-        ({"metrics": [METRICS[0], iou(0.2)]}, "settings metrics had pointing_game"),
-        ({"model": trained}, 'models VisionTransformer weights was "'),
-        ({"model": {"vit": make_model()}}, "models had VisionTransformer"),
+        ({"alpha": 0.2}, "settings: alpha was 0.1, now is 0.2"),
+        ({"seed": 1}, "settings: seed was 0, now is 1"),
+        ({"batch_size": 2}, "settings: batch_size was 1, now is 2"),
+        ({"methods": [*METHODS, "gmar"]}, "settings: methods gmar was added"),
+        ({"metrics": METRICS[:1]}, "settings: metrics pointing_game was removed"),
+        ({"metrics": [METRICS[0], iou(0.2)]}, "settings: metrics pointing_game was removed"),
+        ({"model": trained}, 'models: VisionTransformer weights was "'),
+        ({"model": {"vit": make_model()}}, "models: VisionTransformer was removed"),
     ):
-        with pytest.raises(ValueError, match="begun otherwise: " + re.escape(words)):
+        with pytest.raises(ValueError, match="started with other " + re.escape(words)):
             compare(root, resume=True, **changes)
-    monkeypatch.setattr(running, "versions", lambda: {"python": "2.7"})
-    with pytest.raises(ValueError, match=r"versions python was .*, but is \"2.7\""):
+    monkeypatch.setattr(plan, "versions", lambda: {"python": "2.7"})
+    with pytest.raises(ValueError, match=r"versions: python was .*, now is \"2.7\""):
         compare(root, resume=True)
     assert not measured
     pd.testing.assert_frame_equal(Comparison.open(root / "out").table(), before.table())
 
 
-def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: list[object]) -> None:
+def test_batches_give_the_results_of_single_images(root: Path, measured: list[object]) -> None:
     methods = [*METHODS, "gmar", "saliency", "gradient_shap"]
     alone = compare(root, methods=methods, out=root / "alone")
     sizes: list[int] = []
@@ -198,8 +198,8 @@ def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: lis
             for method, values in together.maps("VisionTransformer", key).items():
                 expected = alone.maps("VisionTransformer", key)[method]
                 np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-        # What is missing is explained with the photographs that it was explained with before: the same bits.
-        (root / "out" / "units" / "visiontransformer" / "b.json").unlink()
+        # What is missing is explained with the images that it was explained with before: the same bits.
+        (root / "out" / "records" / "visiontransformer" / "b.json").unlink()
         measured.clear()
         sizes.clear()
         resumed = compare(root, methods=methods, batch_size=3, resume=True)
@@ -208,9 +208,9 @@ def test_batches_give_what_photographs_give_one_by_one(root: Path, measured: lis
     pd.testing.assert_frame_equal(scores(resumed), scores(together), rtol=0, atol=0)
 
 
-def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (70, 80), (255, 0, 0)).save(root / "pictures" / "b.png")
-    (root / "pictures" / "c.png").write_bytes(b"no picture")
+def test_an_image_that_breaks_its_batch_costs_only_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (70, 80), (255, 0, 0)).save(root / "images" / "b.png")
+    (root / "images" / "c.png").write_bytes(b"no picture")
     explain = vi.RawAttention._explain
 
     def picky(self: vi.RawAttention, inputs: torch.Tensor, *rest: Any) -> Any:
@@ -220,7 +220,7 @@ def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkey
 
     monkeypatch.setattr(vi.RawAttention, "_explain", picky)
     comparison = compare(root, batch_size=4)
-    failures = comparison.failures().set_index(["photograph", "method"])["reason"]
+    failures = comparison.failures().set_index(["image", "method"])["reason"]
     assert failures["b", "raw_attention"] == "RuntimeError: no red, please"
     assert "not an image" in failures["c", ""]
     assert len(failures) == 2
@@ -230,7 +230,7 @@ def test_a_photograph_that_breaks_its_batch_costs_only_itself(root: Path, monkey
 
 
 @pytest.mark.parametrize(("error", "again"), [(RuntimeError, 4), (ValueError, 0)])
-def test_resuming_tries_again_what_may_have_been_chance(
+def test_resuming_retries_transient_failures(
     error: type[Exception],
     again: int,
     root: Path,
@@ -249,8 +249,8 @@ def test_resuming_tries_again_what_may_have_been_chance(
 
 
 def test_a_process_measures_its_share(root: Path) -> None:
-    plan = make_plan(
-        [root / "pictures"],
+    made = make_plan(
+        [root / "images"],
         make_model(),
         METHODS,
         [],
@@ -264,8 +264,8 @@ def test_a_process_measures_its_share(root: Path) -> None:
     )
     for rank, keys in ((1, ["b", "d"]), (0, ["a", "c"])):
         out = root / f"out-{rank}"
-        running.run(plan, out, Process(torch.device("cpu"), rank, 2))
-        assert sorted(path.stem for path in (out / "units" / "visiontransformer").glob("*.json")) == keys
+        running.run(made, out, Process(torch.device("cpu"), rank, 2))
+        assert sorted(path.stem for path in (out / "records" / "visiontransformer").glob("*.json")) == keys
         assert (out / "comparison.json").exists() == (rank == 0)
 
 
@@ -280,12 +280,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def arguments(root: Path, checkpoint: Path, out: str) -> list[str]:
-    """A command line."""
+    """Return a command line."""
     chosen = [part for name in METHODS for part in ("--method", name)]
     chosen += [part for name in METRICS for part in ("--metric", name)]
     model = ["--model", "test_vit", "--checkpoint", str(checkpoint)]
     boxes = ["--boxes", str(root / "boxes.csv")]
-    return ["compare", str(root / "pictures"), *model, *chosen, *boxes, "--out", str(root / out)]
+    return ["compare", str(root / "images"), *model, *chosen, *boxes, "--out", str(root / out)]
 
 
 def test_two_processes_give_the_table_of_one(root: Path, checkpoint: Path) -> None:
@@ -336,10 +336,10 @@ def test_the_command_prints_the_best_first(
     assert (root / "out" / "comparison.json").read_text() == before
 
 
-def test_broken_pictures_and_hostile_names_lose_nothing_else(
+def test_broken_images_and_hostile_names_lose_nothing_else(
     root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = root / "pictures"
+    folder = root / "images"
     sound = (folder / "a.png").read_bytes()
     names = ["<img src=x onerror=alert(1)>.png", "[red]b.png", "c\x1b[31m.png", "\udcff.png", "x" * 250 + ".png"]
     for name in names:
@@ -352,38 +352,38 @@ def test_broken_pictures_and_hostile_names_lose_nothing_else(
     assert "[bold]\ufffdtext.jpg" in shown.err
     assert "truncated.png` is not an image that can be read" in shown.err
     comparison = Comparison.open(root / "out")
-    photographs = {photograph["name"]: photograph for photograph in comparison.photographs}
-    assert [name for name, photograph in photographs.items() if "error" in photograph] == [
+    images = {image.name: image for image in comparison.images}
+    assert [name for name, image in images.items() if image.error is not None] == [
         "[bold]\ufffdtext.jpg",
         "truncated.png",
     ]
-    assert len(comparison.table()["photograph"].unique()) == 4 + len(names)
+    assert len(comparison.table()["image"].unique()) == 4 + len(names)
     # The same pixels, the same values, whatever they are called; but they have no boxes.
-    keys = [photograph["key"] for photograph in comparison.photographs if photograph["sha256"] is not None]
+    keys = [image.key for image in comparison.images if image.sha256 is not None]
     assert len(set(keys)) == 11
     deletion = comparison.table().query("metric == 'deletion' and method == 'raw_attention'")
-    values = deletion.set_index("photograph")["value"]
+    values = deletion.set_index("image")["value"]
     assert values["img-src-x-onerror-alert-1"] == values["a"] != values["b"]
     for name in names:
         written = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")
-        key = photographs[written]["key"]
+        key = images[written].key
         assert comparison.image(key).size == (70, 80)
     failures = comparison.failures()
-    assert set(failures[failures["metric"] == "pointing_game"]["photograph"]) == {
-        photographs[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")][
-            "key"
-        ]
+    assert set(failures[failures["metric"] == "pointing_game"]["image"]) == {
+        images[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")].key
         for name in names
     }
 
 
-def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_raises(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     model = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert run("compare", tmp_path / "empty", *model) == 2
     assert "has none" in capsys.readouterr().err
     assert run("compare", tmp_path / "empty", *model, "--model", "test_vit") == 2
-    assert "`--checkpoint` must come with one --model, but got 2" in capsys.readouterr().err
+    assert "`--checkpoint` must come with one --model, got 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty" / "text.jpg").write_text("no picture")
     assert run("compare", tmp_path / "empty", *model) == 1
@@ -393,7 +393,7 @@ def test_no_pictures_are_told(tmp_path: Path, checkpoint: Path, capsys: pytest.C
     assert Comparison.open(tmp_path / "out").table().empty
 
 
-def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
+def test_a_custom_metric_is_compared(root: Path) -> None:
     own = Metric(
         "own", "none", (0, 1), "here", {"path": Path("a")}, frozenset(), "none", lambda case, patch_map: Score(0.5)
     )
@@ -413,13 +413,13 @@ def test_a_metric_of_ones_own_takes_part(root: Path) -> None:
 def test_a_map_that_is_not_finite_is_that_methods_failure(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = maps.turn
+    original = maps.as_relevance
 
     def broken(patch_map: torch.Tensor, explainer: object) -> torch.Tensor:
         turned = original(patch_map, explainer)  # type: ignore[arg-type]
         return turned * float("nan") if isinstance(explainer, vi.RawAttention) else turned
 
-    monkeypatch.setattr(maps, "turn", broken)
+    monkeypatch.setattr(maps, "as_relevance", broken)
     comparison = compare(root)
     assert {*comparison.table()["method"]} == {*METHODS} - {"raw_attention"}
     reasons = comparison.failures().query("method == 'raw_attention'")["reason"]
@@ -434,7 +434,7 @@ def test_a_class_that_one_model_lacks_is_found_before_the_run(root: Path) -> Non
         compare(root, model={"five": make_model(), "thirty": wide}, target=20)
 
 
-def test_whatever_a_model_raises_is_one_photograph_less(root: Path) -> None:
+def test_a_model_that_raises_loses_one_image(root: Path) -> None:
     model = make_model()
     calls = 0
 
@@ -450,9 +450,9 @@ def test_whatever_a_model_raises_is_one_photograph_less(root: Path) -> None:
     assert 0 < len(comparison.failures()) < 4 * 2
 
 
-def test_damaged_results_are_made_anew(root: Path, measured: list[object]) -> None:
+def test_damaged_results_are_measured_again(root: Path, measured: list[object]) -> None:
     compare(root)
-    [folder] = (root / "out" / "units").iterdir()
+    [folder] = (root / "out" / "records").iterdir()
     (folder / "a.json").write_text("{")
     (folder / "b.json").write_text("{}")
     (folder / "c.npz").unlink()
@@ -469,14 +469,14 @@ def test_a_run_killed_at_its_first_write_can_be_started_again(root: Path) -> Non
     assert compare(root).unfinished == 0
 
 
-def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root: Path) -> None:
+def test_notes_name_open_windows_and_other_windows_than_in_training(root: Path) -> None:
     model = make_model()
     export_model(model, root / "trained", arguments={"img_size": 64}, windows={"alpha": 0.5, "beta": 0.2})
     name = f"local-dir:{root / 'trained'}"
     common: dict[str, Any] = {"model": {"<b>vit</b>": name}, "metrics": []}
     for number, (alpha, methods, notes) in enumerate(
         [
-            (0.5, METHODS, ["all pairs"]),  # of 16 patches every second pair: windows of nearly all
+            (0.5, METHODS, ["all patch pairs"]),  # of 16 patches every second pair: windows of nearly all
             (0.5, ["raw_attention"], []),
             (0.01, METHODS, ["<b>vit</b> was trained with --alpha 0.5, not 0.01"]),
         ]
@@ -489,18 +489,16 @@ def test_notes_tell_of_windows_that_are_open_or_other_than_in_the_training(root:
         for html in (page, comparison._repr_html_()):
             assert html.count("Note. ") == len(notes)
             assert "<b>vit" not in html
-    image = prepare(read_image(root / "pictures" / "a.png"), model).input[None]
+    image = prepare(read_image(root / "images" / "a.png"), model).input[None]
     windows = vi.responsive_field(
         vi.InteractionUncertainty(model).uncertainty(image), (4, 4), alpha=0.5, beta=0.2
     ).windows[0]
     pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
-    unit = json.loads((root / "out-0" / "units" / "b-vit-b" / "a.json").read_text())
-    assert unit["window_share"] == pairs / 16**2 > 0.9
+    record = json.loads((root / "out-0" / "records" / "b-vit-b" / "a.json").read_text())
+    assert record["window_share"] == pairs / 16**2 > 0.9
 
 
-def test_what_a_failed_method_held_is_free_when_the_next_begins(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_of_a_failed_method_is_free_before_the_next(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
@@ -523,7 +521,7 @@ def test_what_a_failed_method_held_is_free_when_the_next_begins(
         comparison = compare(root, methods=["gmar", "attention_rollout"], metrics=[], batch_size=4)
     finally:
         gc.enable()
-    assert len(held) == 1 + 1 + 4  # for nothing; at once, then one by one
+    assert len(held) == 1 + 1 + 4  # warm-up; at once, then one at a time
     assert set(alive) == {0}
     assert set(comparison.failures()["method"]) == {"gmar"}
     assert set(comparison.table()["method"]) == {"attention_rollout"}

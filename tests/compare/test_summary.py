@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from vit_interactions.compare import summary
-from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarise
+from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarize
 
 
 def test_two_values_have_three_means() -> None:
@@ -44,18 +44,18 @@ def test_draws_are_those_of_a_slow_loop_and_bounded_in_memory(monkeypatch: pytes
 
 def test_a_table_is_averaged_in_its_order() -> None:
     rows = [
-        ("m", photograph, method, metric, value)
-        for photograph, first in (("b", 1.0), ("a", 3.0))
+        ("m", image, method, metric, value)
+        for image, first in (("b", 1.0), ("a", 3.0))
         for method, value in (("z", first), ("y", 5.0))
         for metric in ("q", "p")
-        if (photograph, method) != ("a", "y")
+        if (image, method) != ("a", "y")
     ]
-    table = pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "value"])
-    found = summarise(table, {"q": "lower", "p": "none"})
-    assert found[["method", "metric", "mean", "photographs", "direction"]].to_numpy().tolist() == [
+    table = pd.DataFrame(rows, columns=["model", "image", "method", "metric", "value"])
+    found = summarize(table, {"q": "lower", "p": "none"})
+    assert found[["method", "metric", "mean", "images", "direction"]].to_numpy().tolist() == [
         ["z", "q", 2.0, 2, "lower"],
         ["z", "p", 2.0, 2, "none"],
         ["y", "q", 5.0, 1, "lower"],
         ["y", "p", 5.0, 1, "none"],
     ]
-    assert list(summarise(table[:0], {}).columns) == list(found.columns)
+    assert list(summarize(table[:0], {}).columns) == list(found.columns)

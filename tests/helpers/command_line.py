@@ -26,6 +26,14 @@ def run(*arguments: object) -> int:
     return 0
 
 
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command line that must fail with one error line, and return that line."""
+    assert run(*arguments) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    return " ".join(shown.split())
+
+
 @contextmanager
 def no_hang(seconds: int) -> Iterator[None]:
     """Fail a block that waits for a pipe or a device, instead of waiting with it."""

@@ -1,8 +1,7 @@
 """A comparison made up for the tests of figures and reports: its numbers are known, and its names are hostile."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,17 @@ from torch import nn
 from vit_interactions.attention import TokenLayout
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.cost import COSTS
+from vit_interactions.compare.manifest import ListedImage
+from vit_interactions.compare.records import Record
 from vit_interactions.figures import Placement
+from vit_interactions.images.boxes import ObjectBox
 from vit_interactions.loading.predictions import Prediction
 
 ROWS, COLS = 4, 6
 
 SIZES = {"a": (480, 800), "b": (1000, 320), "c": (90, 90)}  # (width, height)
 
-# The input is 32 x 48 pixels of the photograph at scale 10, centred by hand; "c" was padded.
+# The input is 32 x 48 pixels of the image at scale 10, centered by hand; "c" was padded.
 PLACES = {
     "a": Placement(32, 48, 0, 240, 10, 10),
     "b": Placement(32, 48, 260, 0, 10, 10),
@@ -31,11 +33,7 @@ PLACES = {
 
 LAYOUT = TokenLayout(prefix=1, rows=ROWS, cols=COLS, readout="token", extent=(32, 48))
 
-BOXES: dict[str, list[dict[str, Any]]] = {
-    "a": [{"left": 120.0, "top": 200.0, "right": 360.0, "bottom": 600.0, "index": 3}],
-    "b": [],
-    "c": [],
-}
+BOXES: dict[str, tuple[ObjectBox, ...]] = {"a": (ObjectBox(120.0, 200.0, 360.0, 600.0, 3),), "b": (), "c": ()}
 
 SCRIPT = "<script>window.pwned = 1</script>"
 
@@ -60,7 +58,7 @@ MEANS = {
 
 
 class Compared:
-    """What figures and reports read of `Comparison`."""
+    """The part of `Results` that figures and reports read."""
 
     folder = Path("compared")
     unfinished = 0
@@ -71,15 +69,8 @@ class Compared:
         self.models = list(models)
         self.methods = methods
         self.metrics = list(MEANS)
-        self.photographs: list[dict[str, Any]] = [
-            {
-                "key": key,
-                "path": f"{key}.jpg",
-                "name": NAMES[key],
-                "boxes": BOXES[key],
-                "size": SIZES[key],
-                "sha256": "0" * 64,
-            }
+        self.images = [
+            ListedImage(key, NAMES[key], Path(f"{key}.jpg"), BOXES[key], size=SIZES[key], sha256="0" * 64)
             for key in keys
         ]
         self.directions = {name: direction for name, (direction, _) in MEANS.items()} | {"seconds": "lower"}
@@ -94,35 +85,33 @@ class Compared:
         self.missing: Mapping[str, tuple[str, ...]] = {}
 
     def table(self) -> pd.DataFrame:
-        """Values that lie 0.1 about their means."""
+        """Return values within 0.1 of their means."""
         rows = [
-            (model, photograph["key"], method, metric, mean + 0.1 * (number - (len(self.photographs) - 1) / 2))
+            (model, image.key, method, metric, mean + 0.1 * (number - (len(self.images) - 1) / 2))
             for model in self.models
-            for number, photograph in enumerate(self.photographs)
+            for number, image in enumerate(self.images)
             for metric, (_, means) in MEANS.items()
             for method, mean in means.items()
             if method in self.methods
         ]
-        return pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "value"]).astype(
-            {"value": float}
-        )
+        return pd.DataFrame(rows, columns=["model", "image", "method", "metric", "value"]).astype({"value": float})
 
     def failures(self) -> pd.DataFrame:
         rows = [
             (self.models[0], key, "responsive_field_size", "deletion", f"undefined {SCRIPT}", "ValueError")
             for key in NAMES
         ]
-        return pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "reason", "error"])
+        return pd.DataFrame(rows, columns=["model", "image", "method", "metric", "reason", "error"])
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         rows = [
-            (model, method, metric, mean, mean - 0.1, mean + 0.1, len(self.photographs), direction)
+            (model, method, metric, mean, mean - 0.1, mean + 0.1, len(self.images), direction)
             for model in self.models
             for metric, (direction, means) in MEANS.items()
             for method, mean in means.items()
             if method in self.methods
         ]
-        columns = ["model", "method", "metric", "mean", "low", "high", "photographs", "direction"]
+        columns = ["model", "method", "metric", "mean", "low", "high", "images", "direction"]
         return pd.DataFrame(rows, columns=columns)
 
     def notes(self) -> list[str]:
@@ -134,7 +123,7 @@ class Compared:
         return pd.DataFrame(values[:count, :count], index=self.methods, columns=self.methods)
 
     def maps(self, model: str, key: str) -> dict[str, np.ndarray[Any, Any]]:
-        """Maps that rise from patch to patch; the rollout's has both signs, one is constant."""
+        """Return maps that rise from patch to patch; the rollout's has both signs, one is constant."""
         rising = np.arange(ROWS * COLS, dtype=np.float64).reshape(ROWS, COLS)
         maps = {
             "gmar": rising,
@@ -150,12 +139,17 @@ class Compared:
         at = np.linspace(0, 1, 11)
         return {name: np.stack([at, at ** (1 + number)], 1) for number, name in enumerate(self.methods)}
 
-    def view(self, model: str, key: str) -> Any:
-        predicted = Prediction(3, f"{SCRIPT}, cat", 0.87)
-        explained = Prediction(7, None, 0.04) if key == "b" else predicted
-        return SimpleNamespace(prediction=predicted, explained=explained, layout=LAYOUT, placement=PLACES[key])
+    def records(self, model: str, keys: Iterable[str] | None = None) -> Iterator[tuple[str, Record]]:
+        for key in [image.key for image in self.images] if keys is None else keys:
+            predicted = Prediction(3, f"{SCRIPT}, cat", 0.87)
+            explained = Prediction(7, None, 0.04) if key == "b" else predicted
+            place = key if key in PLACES else "a"
+            yield (
+                key,
+                Record({}, SIZES[place], predicted, explained, LAYOUT, PLACES[place], maps=self.maps(model, key)),
+            )
 
-    def score_words(self, model: str) -> str:
+    def score_name(self, model: str) -> str:
         return "probability of the class"
 
     def image(self, key: str) -> Image.Image:
@@ -163,7 +157,7 @@ class Compared:
 
 
 def make_model() -> nn.Module:
-    """A ViT whose maps differ."""
+    """Make a ViT whose maps differ."""
     torch.manual_seed(0)
     vit = timm.create_model("test_vit", num_classes=5, img_size=64)
     for block in vit.blocks:
@@ -172,6 +166,6 @@ def make_model() -> nn.Module:
 
 
 def scores(comparison: Comparison) -> pd.DataFrame:
-    """The table without costs, which are never twice the same."""
+    """Return the table without costs, which vary from run to run."""
     table = comparison.table()
     return table[~table["metric"].isin(list(COSTS))].reset_index(drop=True)

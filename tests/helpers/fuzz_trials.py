@@ -102,10 +102,10 @@ def wrong_images(
     if command == "evaluate":
         failed = json.dumps(json.loads(out.read_text()).get("unreadable_images", {}))
     elif command == "compare":
-        failed = json.dumps([json.loads(p.read_text()) for p in out.glob("units/*/*.json") if _has_failed(p)])
+        failed = json.dumps([json.loads(p.read_text()) for p in out.glob("records/*/*.json") if _has_failed(p)])
         comparison = json.loads((out / "comparison.json").read_text())
-        failed += json.dumps([photo for photo in comparison["photographs"] if f'"{photo["key"]}"' in failed])
-        failed = " ".join(p.stem for p in out.glob("units/*/*.json") if _has_failed(p))
+        failed += json.dumps([photo for photo in comparison["images"] if f'"{photo["key"]}"' in failed])
+        failed = " ".join(p.stem for p in out.glob("records/*/*.json") if _has_failed(p))
         paths = [path.with_suffix("") for path in paths]
     found = []
     for path, hostile in zip(paths, chosen, strict=True):
@@ -145,7 +145,7 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
     )
     trial.out = out
     try_out(sandbox, trial)
-    made = {"explain": "*/maps.npz", "explore": "*.html", "compare": "units/*/*.npz"}.get(command)
+    made = {"explain": "*/maps.npz", "explore": "*.html", "compare": "records/*/*.npz"}.get(command)
     if made is not None and len(list(out.glob(made))) != wanted + 1:
         trial.problems.append(f"{len(list(out.glob(made)))} results of {wanted + 1} images")
     yield trial

@@ -276,4 +276,4 @@ def injected(page: str) -> list[str]:
 
 def failed_files(text: str) -> str:
     """Return the lines of a command's text that name images that could not be used."""
-    return "\n".join(line for line in text.splitlines() if re.match(r"failed: |left out: ", line))
+    return "\n".join(line for line in text.splitlines() if re.match(r"failed: |skipped: ", line))

@@ -2,17 +2,7 @@
 
 from html.parser import HTMLParser
 
-import pytest
-
-from tests.helpers.compared import Compared
-from vit_interactions.compare.report.page import render
-
 VOID = {"meta", "link", "img", "input", "source", "br"}
-
-
-@pytest.fixture(scope="module")
-def text() -> str:
-    return render(Compared())  # type: ignore[arg-type]
 
 
 class Outline(HTMLParser):

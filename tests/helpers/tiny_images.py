@@ -1,4 +1,4 @@
-"""A folder of small images that a small model learns in a few steps, and the settings to train on it."""
+"""A folder of small images that a small model learns in a few steps, and settings for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +32,8 @@ def make_images(root: Path) -> Path:
     return root
 
 
-def make_teacher_weights(path: Path) -> Path:
-    """Write the weights of a ViT that stands for a trained one."""
+def save_teacher_weights(path: Path) -> Path:
+    """Write the weights of a ViT that plays the role of a trained one."""
     torch.manual_seed(1)
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=5)
     # Sharper than at the start of training, so that its windows differ.
@@ -44,7 +44,7 @@ def make_teacher_weights(path: Path) -> Path:
 
 
 def tiny_settings(data: Path, **changes: Any) -> TrainingSettings:
-    """Return settings of a training of a few steps."""
+    """Return settings of a training run of a few steps."""
     common: dict[str, Any] = {
         "model": "test_winft",
         "img_size": SIZE,

@@ -1,4 +1,4 @@
-"""What tests of training share."""
+"""Helpers for tests of training runs."""
 
 import contextlib
 import os
@@ -13,8 +13,9 @@ import torch
 import torch.multiprocessing
 from safetensors.torch import load_file
 
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.log import read_rows
+from vit_interactions.training.reporter import Reporter
+from vit_interactions.training.trainer import Trainer
 
 
 def free_ports(count: int) -> list[int]:
@@ -25,7 +26,17 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-TIMES = ("pictures_per_second", "eval_throughput")
+class NoteKeeper(Reporter):
+    """A reporter that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+TIMES = ("images_per_second", "eval_throughput")
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -33,7 +44,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def same_run(out: Path, other: Path) -> bool:
-    """Whether two runs ended in the same bits, and wrote the same numbers but for times."""
+    """Return True if two runs ended in the same bits and logged the same numbers, except for times."""
     ours, theirs = weights(out), weights(other)
     for name in ("log.csv", "summary.csv"):
         rows = [
@@ -45,11 +56,11 @@ def same_run(out: Path, other: Path) -> bool:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    learn = Learner.learn
+    train_step = Trainer.train_step
 
-    def stopping(self: Learner, batches: Iterator[Any]) -> None:
-        learn(self, batches)
+    def stopping(self: Trainer, batches: Iterator[Any]) -> None:
+        train_step(self, batches)
         if self.step == step:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Learner, "learn", stopping)
+    monkeypatch.setattr(Trainer, "train_step", stopping)

@@ -247,7 +247,7 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
     model = make_model()
     comparison = compare(root, model)
     assert comparison.failures().empty
-    values = comparison.table().set_index(["photograph", "method", "metric"])["value"]
+    values = comparison.table().set_index(["image", "method", "metric"])["value"]
     for name in ("wide", "tall", "square", "turned"):
         image = read_image(root / "images" / f"{name}.png")
         prepared = prepare(image, model)
@@ -273,9 +273,9 @@ def test_metrics_are_those_of_the_patches_that_are_covered(root: Path) -> None:
             }
             for metric, value in expected.items():
                 assert values[name, method, metric] == pytest.approx(value), (name, method, metric)
-    [wide] = [each for each in comparison.images if each["key"] == "wide"]
-    assert wide["mask"] == str(root / "masks" / "wide.png")
-    assert wide["boxes"] == []
+    [wide] = [each for each in comparison.images if each.key == "wide"]
+    assert wide.mask == root / "masks" / "wide.png"
+    assert wide.boxes == ()
 
 
 def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path) -> None:
@@ -285,7 +285,7 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
     (root / "masks" / "square.png").write_bytes(b"no image")
     comparison = compare(root)
     failures = comparison.failures()
-    errors = failures.groupby("photograph")["error"].unique().map(list).to_dict()
+    errors = failures.groupby("image")["error"].unique().map(list).to_dict()
     damaged = ["UnusableMaskError"]
     assert errors == {"wide": ["ValueError"], "tall": damaged, "square": damaged}
     for name, reason in {
@@ -295,29 +295,29 @@ def test_what_is_wrong_with_a_mask_is_the_loss_of_localisation_alone(root: Path)
         "square": f"the mask cannot be read: `{root / 'masks' / 'square.png'}` is not an image that can be read: "
         "cannot identify its format",
     }.items():
-        rows = failures[failures["photograph"] == name]
+        rows = failures[failures["image"] == name]
         assert set(rows["reason"]) == {reason}
         lost = list(itertools.product(METHODS, LOCALISATION))
         assert list(zip(rows["method"], rows["metric"], strict=True)) == lost
     assert len(failures) == 3 * len(METHODS) * len(LOCALISATION)
-    assert not any(each.get("error") for each in comparison.images)
+    assert not any(each.error for each in comparison.images)
 
     def rest(comparison: Comparison) -> pd.DataFrame:
         table = scores(comparison)
-        return table[(table["metric"] == "deletion") | (table["photograph"] == "turned")].reset_index(drop=True)
+        return table[(table["metric"] == "deletion") | (table["image"] == "turned")].reset_index(drop=True)
 
     pd.testing.assert_frame_equal(rest(comparison), rest(whole))
 
 
 def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    original = running.look
+    original = running.classify
 
     def counted(*arguments: Any) -> Any:
         measured.append(arguments[1].image.size)
         return original(*arguments)
 
-    monkeypatch.setattr(running, "look", counted)
+    monkeypatch.setattr(running, "classify", counted)
 
     def made() -> list[tuple[int, int]]:
         measured.clear()
@@ -334,7 +334,7 @@ def test_resuming_measures_anew_what_has_another_mask(root: Path, monkeypatch: p
     (root / "masks" / "wide.png").unlink()
     assert made() == [(120, 70)]
     comparison = compare(root, out=root / "out", resume=True)
-    assert set(comparison.failures()["photograph"]) == {"wide", "square"}  # no patch is half on a line
+    assert set(comparison.failures()["image"]) == {"wide", "square"}  # no patch is half on a line
 
 
 def test_masks_are_of_every_class(root: Path) -> None:
@@ -374,7 +374,7 @@ def test_an_image_of_pillow_has_the_mask_of_its_file(root: Path) -> None:
     comparison = vi.compare([image], make_model(), ["random_map"], ["iou"], masks=root / "masks")
     assert comparison.failures().empty
     expected = compare(root, methods=["random_map"], metrics=["iou"]).table()
-    expected = expected[(expected["photograph"] == "wide") & (expected["metric"] == "iou")]
+    expected = expected[(expected["image"] == "wide") & (expected["metric"] == "iou")]
     table = comparison.table()
     assert table[table["metric"] == "iou"]["value"].tolist() == pytest.approx(expected["value"].tolist())
 
@@ -386,10 +386,10 @@ def test_wrong_arguments_are_told(root: Path, tmp_path: Path) -> None:
 
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,left,top,right,bottom,index\nwide.png,0,0,9,9,1\n")
-    refused("`boxes` and `masks` say both where objects are: give one of them", boxes=boxes)
-    refused("`boxes` is not given, and masks have no class", target="boxes")
+    refused("`boxes` and `masks` must not both be given", boxes=boxes)
+    refused("`boxes` must be given for `target` 'boxes', .*; masks have no class", target="boxes")
     refused("must be a folder of PNG images", masks=root / "gone")
-    refused("'pointing_game', which needs `boxes` or `masks`, but got neither", masks=None)
+    refused("`boxes` or `masks` must be given for 'pointing_game', got neither", masks=None)
     refused("another folder than the images'", masks=root / "images")
 
 

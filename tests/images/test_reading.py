@@ -23,7 +23,7 @@ from vit_interactions.figures import prepare
 from vit_interactions.images.masks import read_mask
 from vit_interactions.images.reading import FORMATS, image_extensions, read_image, to_rgb
 from vit_interactions.loading.models import read_checkpoint
-from vit_interactions.training.data.images import read_picture
+from vit_interactions.training.data.images import read_sample
 from vit_interactions.utilities.files import sha256
 
 WHITE = (255, 255, 255)
@@ -379,8 +379,8 @@ def test_postscript_is_never_run(fake_gs: Path, tmp_path: Path) -> None:
         lambda: to_rgb(Image.open(io.BytesIO(EPS))),
         lambda: vi.explorer(model, path),
         lambda: vi.explorer(model, Image.open(io.BytesIO(EPS))),
-        lambda: read_picture(datasets[0], 0),
-        lambda: read_picture(datasets[1], 0),
+        lambda: read_sample(datasets[0], 0),
+        lambda: read_sample(datasets[1], 0),
         lambda: read_mask(tmp_path / "holiday.png", (10, 10)),
     ):
         with pytest.raises(ValueError, match=r"EPS.*Convert it to PNG"):
@@ -448,8 +448,8 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(
     for dataset in create_dataset("", root=str(tmp_path / "photos")), ImageFolder(str(tmp_path / "photos")):
         if len(dataset) == 2:  # timm and torchvision list no folder as a file
             with pytest.raises(ValueError, match=f"must be a file, got {kind}"):
-                read_picture(dataset, 0)
-        assert read_picture(dataset, len(dataset) - 1)[0].size == (2, 2)
+                read_sample(dataset, 0)
+        assert read_sample(dataset, len(dataset) - 1)[0].size == (2, 2)
 
 
 def test_missing_files_and_broken_links_are_told_apart(tmp_path: Path) -> None:

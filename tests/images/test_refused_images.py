@@ -120,7 +120,7 @@ def test_compare(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: 
     shown = capsys.readouterr().err
     assert_told(shown)
     assert f"note: {SKIPPED}" in shown
-    assert Comparison.open(tmp_path / "out").table()["photograph"].unique().tolist() == ["good"]
+    assert Comparison.open(tmp_path / "out").table()["image"].unique().tolist() == ["good"]
     assert not mark.exists()
 
 
@@ -147,7 +147,7 @@ def test_windows(
     photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, workers: int, capsys
 ) -> None:
     run("windows", "--data", photos.parents[1], *model, "--out", tmp_path / "out", "--workers", workers)
-    assert_told(capsys.readouterr().err, begins="left out: ")
+    assert_told(capsys.readouterr().err, begins="skipped: ")
     store = WindowStore(tmp_path / "out")
     assert [store.is_readable(index) for index in range(len(store))] == [True] + [False] * len(REFUSED)
     assert not mark.exists()

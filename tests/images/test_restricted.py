@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from tests.helpers.tiny_images import tiny_settings
 from vit_interactions.images.restricted import only_supported_formats
-from vit_interactions.training.data.images import read_picture
+from vit_interactions.training.data.images import read_sample
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader
 from vit_interactions.utilities.processes import Process
 
@@ -107,5 +107,5 @@ def test_streams_hand_nothing_to_ghostscript(workers: int, ghostscript: Path) ->
 
 def test_datasets_that_open_files_themselves_hand_nothing_to_ghostscript(ghostscript: Path) -> None:
     with pytest.raises(UnidentifiedImageError):
-        read_picture(Own(), 0)
+        read_sample(Own(), 0)
     assert not ghostscript.exists()

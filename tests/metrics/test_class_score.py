@@ -14,7 +14,7 @@ import vit_interactions as vi
 from tests.helpers.planted import PATCH, SIZE, planted_image, planted_map, planted_model
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.comparison import Comparison
-from vit_interactions.compare.report.figures import curves_figure, prediction_text
+from vit_interactions.compare.report.figures import curves_figure
 from vit_interactions.compare.report.page import report
 from vit_interactions.functional.scores import Output
 from vit_interactions.metrics import METRICS, Case, deletion, insertion
@@ -195,11 +195,11 @@ def test_a_comparison_says_what_scores_are(image: Image.Image, tmp_path: Path) -
         ("value", BINARY, "value"),
     ):
         comparison = compared(model, image, stated)  # type: ignore[arg-type]
-        view = comparison.view("vit", "picture-1")
-        assert view.prediction is not None
-        assert view.prediction.output == output
-        assert prediction_text(view).startswith(words[output].split("9")[0])
-        assert ("%" in prediction_text(view)) == (output != "value")
+        record = comparison.record("vit", "image-1")
+        assert record.prediction is not None
+        assert record.prediction.output == output
+        assert record.prediction_text.startswith(words[output].split("9")[0])
+        assert ("%" in record.prediction_text) == (output != "value")
         assert comparison.outputs("vit") == {output}
         assert comparison.settings["output"] == stated
         figure = curves_figure(comparison, "vit", "insertion")
@@ -235,7 +235,7 @@ def test_a_module_around_a_vit_is_scored(image: Image.Image) -> None:
 
 def test_a_model_with_another_output_keeps_what_needs_no_score(image: Image.Image) -> None:
     comparison = compared(After(LABELS, lambda x: (x, None)), image)
-    assert set(comparison.maps("vit", "picture-1")) == {"random_map"}
+    assert set(comparison.maps("vit", "image-1")) == {"random_map"}
     reasons = comparison.failures().set_index(["method", "metric"])["reason"]
     assert "its output is neither (batch, classes) nor (batch,)" in reasons["random_map", "insertion"]
 
@@ -243,15 +243,15 @@ def test_a_model_with_another_output_keeps_what_needs_no_score(image: Image.Imag
 def test_what_cannot_be_told_fails_by_metric(image: Image.Image) -> None:
     hard = After(LABELS, lambda x: (x / 12 + 0.5).clamp(0, 1))
     comparison = compared(hard, image)
-    assert set(comparison.maps("vit", "picture-1")) == {"random_map", "input_x_gradient"}
+    assert set(comparison.maps("vit", "image-1")) == {"random_map", "input_x_gradient"}
     assert comparison.failures()["reason"].str.startswith("`output` must be given").all()
-    assert prediction_text(comparison.view("vit", "picture-1")).startswith("class 1, output ")
+    assert comparison.record("vit", "image-1").prediction_text.startswith("class 1, output ")
     assert compared(hard, image, "probabilities").failures().empty
 
 
 def test_a_comparison_is_resumed_with_the_same_output_only(image: Image.Image, tmp_path: Path) -> None:
     compared(BINARY, image, "value", out=tmp_path / "out")
-    with pytest.raises(ValueError, match='output was "value", but is "sigmoid"'):
+    with pytest.raises(ValueError, match='output was "value", now is "sigmoid"'):
         compared(BINARY, image, "sigmoid", out=tmp_path / "out", resume=True)
     assert compared(BINARY, image, "value", out=tmp_path / "out", resume=True).outputs("vit") == {"value"}
     with pytest.raises(ValueError, match="`output` must be one of"):

@@ -1,4 +1,4 @@
-"""Training runs whose files are damaged or edited, or that would go on with something else."""
+"""Resuming runs whose files are damaged or edited, or with other data or another model."""
 
 import hashlib
 import json
@@ -12,47 +12,36 @@ import timm
 import torch
 
 from tests.helpers.command_line import set_field
-from tests.helpers.tiny_images import make_images, one_thread, tiny_settings
+from tests.helpers.tiny_images import tiny_settings
 from vit_interactions.training.checkpoint import save_checkpoint
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.settings import TrainingSettings
 from vit_interactions.training.train import train
+from vit_interactions.training.trainer import Trainer
 from vit_interactions.utilities.json_files import DamagedFileError
 
-# timm's datasets leave it to the interpreter to close the files they have read.
+# timm's datasets leave files open until they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 ADVICE = "Restore the file, or train again into another folder."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("images") / "data")
-
-
-@pytest.fixture(scope="module")
-def settings(images: Path) -> TrainingSettings:
-    return tiny_settings(images, model="test_vit", ema=0.9, checkpoint_every=2, val_split="")
+def settings(image_folder: Path) -> TrainingSettings:
+    return tiny_settings(image_folder, model="test_vit", ema=0.9, checkpoint_every=2, val_split="")
 
 
 @pytest.fixture(scope="module")
 def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that ended in the middle of its second epoch, whose checkpoint is of step 4."""
+    """Return a run that ended in the middle of its second epoch, with a checkpoint of step 4."""
     out = tmp_path_factory.mktemp("stopped") / "run"
-    learn = Learner.learn
+    train_step = Trainer.train_step
 
-    def failing(self: Learner, batches: Iterator[Any]) -> None:
-        learn(self, batches)
+    def failing(self: Trainer, batches: Iterator[Any]) -> None:
+        train_step(self, batches)
         if self.step == 5:
             raise MemoryError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "learn", failing)
+        patch.setattr(Trainer, "train_step", failing)
         with pytest.raises(MemoryError):
             train(settings, out)
     return out
@@ -60,7 +49,7 @@ def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def out(stopped: Path, tmp_path: Path) -> Path:
-    """A copy of the stopped run."""
+    """Copy the stopped run."""
     return shutil.copytree(stopped, tmp_path / "run")
 
 
@@ -69,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def refused(settings: TrainingSettings, out: Path) -> str:
-    """The one line that resuming ends in, which changes no file."""
+    """Resume, which must fail with one line and change no file, and return that line."""
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=r"\w") as found:
         train(settings, out, resume=True)
@@ -79,7 +68,7 @@ def refused(settings: TrainingSettings, out: Path) -> str:
 
 
 def put(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Change one field, "a/b" being b in a; `...` deletes it."""
+    """Return a function that changes one field, such as "a/b" for b in a; `...` deletes it."""
 
     def change(state: dict[str, Any]) -> None:
         set_field(state, field, value)
@@ -108,16 +97,16 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("meter/counts/epoch", ..., "has no `meter.counts.epoch`"),
     ("meter/sums/epoch/loss", NAN, "`meter.sums.epoch.loss` must be a number, got nan"),
     (f"state_dict/{WEIGHT}", ..., f"has no `state_dict.{WEIGHT}`"),
-    ("state_dict/more", torch.zeros(1), "`state_dict` has `more`, which the model has not"),
+    ("state_dict/more", torch.zeros(1), "`state_dict` must have the model's weights only, got `more`"),
     (
         f"state_dict/{WEIGHT}",
         torch.zeros(3),
         f"`state_dict.{WEIGHT}` must be float32 of shape (64,), got float32 of shape (3,)",
     ),
     (f"state_dict_ema/{WEIGHT}", torch.full((64,), NAN), f"`state_dict_ema.{WEIGHT}` must be finite, got NaN"),
-    ("optimizer/param_groups", [], "`optimizer.param_groups` must be 1, got 0"),
+    ("optimizer/param_groups", [], "`optimizer.param_groups` must have length 1, got 0"),
     ("optimizer/param_groups/0/momentum", ..., "has no `optimizer.param_groups[0].momentum`"),
-    ("optimizer/param_groups/0/params/0", ..., "`optimizer.param_groups[0].params` must be"),
+    ("optimizer/param_groups/0/params/0", ..., "`optimizer.param_groups[0].params` must have length"),
     ("optimizer/state/999", {}, "`optimizer.state` has an unknown entry 999"),
     ("optimizer/state/3/momentum_buffer", torch.zeros(3), "`optimizer.state[3].momentum_buffer` must have shape"),
     (
@@ -151,9 +140,11 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(place: float, settings: Training
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
-def test_a_checkpoint_that_is_none_is_named(content: bytes, settings: TrainingSettings, out: Path) -> None:
+def test_file_that_is_not_a_checkpoint_is_named(content: bytes, settings: TrainingSettings, out: Path) -> None:
     (out / "checkpoint.pt").write_bytes(content)
-    assert f"{out / 'checkpoint.pt'} could not be read as one (BadZipFile). {ADVICE}" in refused(settings, out)
+    assert f"{out / 'checkpoint.pt'}, which could not be read as one (BadZipFile). {ADVICE}" in refused(
+        settings, out
+    )
 
 
 def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> None:
@@ -163,15 +154,15 @@ def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> No
         ("", "is damaged: it is not JSON"),
         ("[" * 200_000, "is damaged: its JSON is nested too deeply"),
         ("[]", "must hold a JSON object, got a list"),
-        (json.dumps({k: v for k, v in content.items() if k != "lr"}), "but now `lr` is 0.05 instead of missing."),
-        (json.dumps({**content, "lr": "x"}), "but now `lr` is 0.05 instead of 'x'."),
+        (json.dumps({k: v for k, v in content.items() if k != "lr"}), "got `lr` 0.05, not missing."),
+        (json.dumps({**content, "lr": "x"}), "got `lr` 0.05, not 'x'."),
     ):
         path.write_text(text)
         line = refused(settings, out)
         assert str(path) in line
         assert words in line
     path.unlink()
-    assert refused(settings, out) == f"{path} is missing beside checkpoint.pt. {ADVICE}"
+    assert refused(settings, out) == f"{path} is missing next to checkpoint.pt. {ADVICE}"
 
 
 @pytest.mark.parametrize("name", ["log.csv", "summary.csv"])
@@ -194,14 +185,14 @@ def test_a_damaged_log_is_named_before_training(
     assert train(settings, out, resume=True).step == 6
 
 
-def test_images_of_other_names_are_not_those_of_the_run(
-    settings: TrainingSettings, images: Path, out: Path, tmp_path: Path
+def test_resume_with_other_image_names_raises(
+    settings: TrainingSettings, image_folder: Path, out: Path, tmp_path: Path
 ) -> None:
-    moved = shutil.copytree(images, tmp_path / "moved")
+    moved = shutil.copytree(image_folder, tmp_path / "moved")
     image = next((moved / "train" / "class0").iterdir())
     image.rename(image.with_name("other.png"))
     other = tiny_settings(moved, **{k: v for k, v in vars(settings).items() if k != "data"})
-    assert "`data` must hold the images of the run's start, but their names differ" in refused(other, out)
+    assert "`data` must be the images that the run started with, got other names" in refused(other, out)
     image.with_name("other.png").rename(image)
     assert train(other, out, resume=True).step == 6
 
@@ -209,12 +200,20 @@ def test_images_of_other_names_are_not_those_of_the_run(
 @pytest.mark.parametrize(
     ("attribute", "value", "words"),
     [
-        ("pretrained_cfg", {"mean": (0.4, 0.5, 0.5)}, "needs the model's input size, mean, std, crop and"),
-        ("pretrained_cfg", {"interpolation": "nearest"}, "needs the model's input size, mean, std, crop and"),
-        ("depth", 7, "needs the model of the run's start, but got one of other arguments or other code"),
+        (
+            "pretrained_cfg",
+            {"mean": (0.4, 0.5, 0.5)},
+            "must come with the model's input size, mean, std, crop and",
+        ),
+        (
+            "pretrained_cfg",
+            {"interpolation": "nearest"},
+            "must come with the model's input size, mean, std, crop and",
+        ),
+        ("depth", 7, "must come with the model that the run started with, got other arguments or other code"),
     ],
 )
-def test_a_model_of_other_options_is_not_that_of_the_run(
+def test_resume_with_other_model_options_raises(
     attribute: str, value: Any, words: str, settings: TrainingSettings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = timm.create_model
@@ -237,7 +236,7 @@ def test_a_new_run_removes_nothing(settings: TrainingSettings, tmp_path: Path) -
     assert (mine / "data").read_text() == "mine"
 
 
-def test_resuming_removes_what_a_kill_left_half_written(settings: TrainingSettings, out: Path) -> None:
+def test_resume_removes_partial_files(settings: TrainingSettings, out: Path) -> None:
     stale = [out / ".checkpoint.pt.partial", out / "last" / ".model.safetensors.partial"]
     for path in stale:
         path.write_bytes(b"half")
@@ -249,9 +248,9 @@ def test_resuming_removes_what_a_kill_left_half_written(settings: TrainingSettin
 
 
 @pytest.fixture(scope="module")
-def done(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSettings, Path]:
-    """A run that came to its end, with evaluations."""
-    settings = tiny_settings(images, model="test_vit", epochs=2)
+def done(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSettings, Path]:
+    """Train a run to its end, with evaluations."""
+    settings = tiny_settings(image_folder, model="test_vit", epochs=2)
     out = tmp_path_factory.mktemp("done") / "run"
     train(settings, out)
     return settings, out
@@ -273,7 +272,7 @@ def test_a_damaged_best_model_of_a_finished_run_is_named(
     settings, whole = done
     out = shutil.copytree(whole, tmp_path / "run")
     state = read(out / "checkpoint.pt")
-    # A best model that is not the last one: its files are known by their checksums only.
+    # If the best model is not the last one, only the checksums of its files are known.
     (out / "best" / name).write_bytes(b"another model")
     state["best_files"][name] = hashlib.sha256(b"another model").hexdigest()
     save_checkpoint(out / "checkpoint.pt", state)
@@ -285,7 +284,7 @@ def test_a_damaged_best_model_of_a_finished_run_is_named(
     assert str(found.value) == f"{out / 'best' / name} is missing or damaged: its checksum differs. {ADVICE}"
 
 
-def test_a_damaged_best_model_that_is_the_last_one_is_written_again(
+def test_damaged_best_model_is_restored_from_the_last_one(
     done: tuple[TrainingSettings, Path], tmp_path: Path
 ) -> None:
     settings, whole = done
@@ -301,7 +300,7 @@ def test_a_damaged_best_model_that_is_the_last_one_is_written_again(
         assert {path.name: path.read_bytes() for path in (out / folder).iterdir()} == last
 
 
-def test_a_checkpoint_knows_the_files_of_the_best_model(done: tuple[TrainingSettings, Path]) -> None:
+def test_checkpoint_has_the_checksums_of_the_best_model(done: tuple[TrainingSettings, Path]) -> None:
     _, out = done
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "best").iterdir()}
     assert len(files) == 2

@@ -1,4 +1,4 @@
-"""The task: its loss against a slow reference, and what it inherits from timm's."""
+"""The task: its loss against a slow reference, and the behavior it inherits from timm's."""
 
 import copy
 import functools
@@ -97,7 +97,7 @@ def test_loss_and_gradients_equal_a_slow_reference(weights: tuple[float, float])
     torch.testing.assert_close(result["loss"].detach(), parts)
 
 
-def test_targets_that_come_with_the_batch_stand_for_the_teachers() -> None:
+def test_windows_of_the_batch_replace_those_of_the_teacher() -> None:
     x, y = batch()
     teacher = WindowTeacher(vit(), alpha=0.05)
     online = WindowSupervisionTask(winft(), nn.CrossEntropyLoss(), teacher=teacher)(x, y)
@@ -110,7 +110,7 @@ def test_targets_that_come_with_the_batch_stand_for_the_teachers() -> None:
         given(x, y, windows=torch.ones(3, 9, 9))
 
 
-def test_the_teacher_sees_the_very_batch_and_stays_as_it_is() -> None:
+def test_teacher_sees_the_batch_and_stays_unchanged() -> None:
     seen: list[Tensor] = []
     teacher = WindowTeacher(vit().train(), alpha=0.05)
     before = copy.deepcopy(teacher.state_dict())
@@ -165,7 +165,7 @@ def test_mixed_precision_keeps_the_window_loss_exact() -> None:
     assert all(g.isfinite().all() for g in gradients(task.trainable_module).values())
 
 
-def test_checkpoints_of_timm_hold_the_student_only(tmp_path: Path) -> None:
+def test_timm_checkpoints_contain_only_the_student(tmp_path: Path) -> None:
     def make() -> WindowSupervisionTask:
         task = WindowSupervisionTask(winft(), nn.CrossEntropyLoss(), teacher=WindowTeacher(vit()))
         task.setup_ema(decay=0.5)
@@ -189,7 +189,7 @@ def test_checkpoints_of_timm_hold_the_student_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])  # of train.py's --model-dtype
-def test_it_is_made_as_timms_train_script_makes_its_tasks(dtype: torch.dtype | None) -> None:
+def test_task_is_created_as_in_timms_train_script(dtype: torch.dtype | None) -> None:
     # train.py calls `ClassificationTask` with these arguments; see docs/guides/train.md.
     make: Callable[..., ClassificationTask] = functools.partial(
         WindowSupervisionTask, teacher=WindowTeacher(vit())
@@ -209,7 +209,7 @@ def test_it_is_made_as_timms_train_script_makes_its_tasks(dtype: torch.dtype | N
     assert not [name for name, p in task.get_trainable_module().named_parameters() if not p.requires_grad]
 
 
-def test_what_cannot_be_supervised_is_refused() -> None:
+def test_invalid_task_arguments_raise() -> None:
     with pytest.raises(ValueError, match="must have layers of WindowFreeAttention"):
         WindowSupervisionTask(vit(), nn.CrossEntropyLoss(), teacher=WindowTeacher(vit()))
     for name in ("lambda1", "lambda2"):

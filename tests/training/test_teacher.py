@@ -1,4 +1,4 @@
-"""The teacher: fields by the equations, frozen, wherever and however it is run."""
+"""Tests of the teacher: fields equal to the equations, and a frozen model in all settings."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ GRID = (3, 4)
 
 
 def small_vit(**options: object) -> nn.Module:
-    """A ViT of 3 x 4 patches whose attention is far from uniform."""
+    """Return a ViT of 3 x 4 patches whose attention is far from uniform."""
     torch.manual_seed(1)
     shape = {"img_size": (48, 64), "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 3}
     model = timm.create_model("vit_tiny_patch16_224", **{**shape, **options})
@@ -61,7 +61,7 @@ def test_fields_are_those_of_the_equations(teacher: WindowTeacher, images: Tenso
         assert sets(field.dropped[b : b + 1])[0] == references.dropped(u[b].tolist(), BETA)
 
 
-def test_the_images_are_seen_as_they_are_and_one_by_one(teacher: WindowTeacher, images: Tensor) -> None:
+def test_teacher_sees_unchanged_images_independently(teacher: WindowTeacher, images: Tensor) -> None:
     field = teacher(images)
     alone = [teacher(image[None]) for image in images]
     assert same(field, field_from_windows(*(torch.cat([getattr(f, p) for f in alone]) for p in PARTS), GRID))
@@ -79,7 +79,7 @@ def test_the_teacher_is_frozen() -> None:
     assert not any(part.requires_grad for part in (field.windows, field.dropped, field.mask))
 
 
-def test_a_call_leaves_no_trace(teacher: WindowTeacher, images: Tensor) -> None:
+def test_call_leaves_the_model_unchanged(teacher: WindowTeacher, images: Tensor) -> None:
     before, weights = torch.get_rng_state(), checksum(teacher.model)
     teacher(images)
     assert torch.equal(before, torch.get_rng_state())
@@ -110,7 +110,7 @@ def test_a_half_precision_teacher(teacher: WindowTeacher, images: Tensor) -> Non
     assert teacher(images.bfloat16()).mask.shape == (2, 12, 12)
 
 
-def test_a_copy_has_a_model_of_its_own(teacher: WindowTeacher, images: Tensor) -> None:
+def test_copy_has_its_own_model(teacher: WindowTeacher, images: Tensor) -> None:
     field = teacher(images)
     for other in (copy.deepcopy(teacher), pickle.loads(pickle.dumps(teacher))):
         assert same(other(images), field)
@@ -121,14 +121,14 @@ def test_a_copy_has_a_model_of_its_own(teacher: WindowTeacher, images: Tensor) -
     assert same(teacher(images), field)
 
 
-def test_wrappers_are_looked_into(images: Tensor) -> None:
+def test_wrappers_are_unwrapped(images: Tensor) -> None:
     model = small_vit()
     wrapped = WindowTeacher(nn.DataParallel(model), ALPHA, BETA)
     assert wrapped.model is model
     assert same(wrapped(images), WindowTeacher(model, ALPHA, BETA)(images))
 
 
-def test_the_grid_and_refusals(teacher: WindowTeacher) -> None:
+def test_grid_and_invalid_arguments(teacher: WindowTeacher) -> None:
     assert teacher.grid((48, 64)) == GRID
     with pytest.raises(ValueError, match=r"got 3 x 64 x 64 .*match model"):
         teacher(torch.zeros(1, 3, 64, 64))
@@ -143,7 +143,7 @@ def test_the_grid_and_refusals(teacher: WindowTeacher) -> None:
         WindowTeacher(swin)(torch.zeros(1, 3, 56, 56))
 
 
-def test_the_checksum_is_of_names_types_shapes_and_values() -> None:
+def test_checksum_covers_names_types_shapes_and_values() -> None:
     def checksums(*models: nn.Module) -> set[str]:
         return {checksum(model) for model in models}
 
@@ -159,7 +159,7 @@ def test_the_checksum_is_of_names_types_shapes_and_values() -> None:
     assert len(checksums(model, other_value, other_type, other_shape, other_name)) == 5
 
 
-def test_fields_from_windows_refuse_what_does_not_fit() -> None:
+def test_fields_from_windows_with_wrong_shapes_raise() -> None:
     windows, dropped = torch.zeros(2, 12, 4, dtype=torch.uint8), torch.zeros(2, 12, dtype=torch.bool)
     assert field_from_windows(windows, dropped, GRID).mask.sum() == 2 * (12 + 11)  # patch 0 and each itself
     with pytest.raises(ValueError, match=r"`windows` must be integers of shape .* but got torch.float32"):
@@ -176,7 +176,7 @@ def test_fields_from_windows_refuse_what_does_not_fit() -> None:
         field_from_windows(windows, dropped.long(), GRID)
 
 
-def test_fields_from_windows_are_those_they_came_from(teacher: WindowTeacher, images: Tensor) -> None:
+def test_fields_survive_a_round_trip_through_windows(teacher: WindowTeacher, images: Tensor) -> None:
     field = teacher(images)
     again = field_from_windows(field.windows, field.dropped, field.grid)
     assert same(field, again)

@@ -1,4 +1,4 @@
-"""Whole trainings of a few steps: killed, stopped and resumed exactly; what they write; the command line."""
+"""Training runs of a few steps: killed, stopped and resumed exactly, with their files and the command line."""
 
 import csv
 import json
@@ -26,47 +26,35 @@ from tests.helpers.tiny_images import (
     VAL,
     everything,
     make_images,
-    make_teacher_weights,
-    one_thread,
+    save_teacher_weights,
     tiny_settings,
 )
-from tests.helpers.trained import same_run, stop_at, weights
+from tests.helpers.trained import NoteKeeper, same_run, stop_at, weights
 from vit_interactions.training.checkpoint import load_checkpoint
 from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.sources import open_part
-from vit_interactions.training.evaluate import evaluate_model
-from vit_interactions.training.learner import Learner, make_schedule
+from vit_interactions.training.data.datasets import open_split
+from vit_interactions.training.evaluate import run_evaluation
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.train import train
+from vit_interactions.training.trainer import Trainer, create_schedule
 
-# timm's datasets leave it to the interpreter to close the files they have read.
+# timm's datasets leave files open until they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("pictures") / "data")
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher_weights(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
+    return save_teacher_weights(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
 @pytest.fixture(scope="module")
-def whole(pictures: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training with everything in it, that nobody interrupted."""
+def whole(image_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run that uses every feature."""
     out: Path = tmp_path_factory.mktemp("whole") / "run"
-    train(tiny_settings(pictures, **everything(teacher)), out)
+    train(tiny_settings(image_folder, **everything(teacher)), out)
     return out
 
 
@@ -74,37 +62,46 @@ def as_options(settings: dict[str, Any]) -> list[str]:
     return [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def test_the_reference_run_does_use_what_it_is_to_use(whole: Path) -> None:
+def test_reference_run_uses_every_feature(whole: Path) -> None:
     rows = read_rows(whole / "log.csv")
-    assert [row["step"] for row in rows] == [2, 4, 6, 8, 9]  # 27 pictures make 3 steps of 8
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 9]  # 27 images make 3 steps of 8
     assert {"loss", "classification_loss", "window_loss", "operations", "lr"} <= rows[0].keys()
     assert rows[0]["lr"] < rows[1]["lr"] > rows[-1]["lr"]
     state = load_checkpoint(whole / "checkpoint.pt")
     assert not all(torch.equal(state["state_dict"][k], v) for k, v in state["state_dict_ema"].items())
     assert not [key for key in state["state_dict"] if "teacher" in key]
-    # The model is the average.
+    # The exported model is the average.
     assert all(torch.equal(state["state_dict_ema"][k], v) for k, v in weights(whole).items())
 
 
-def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
-    whole: Path, pictures: Path, teacher: Path, tmp_path: Path
+def test_killed_run_resumes_to_the_same_bits(
+    whole: Path, image_folder: Path, teacher: Path, tmp_path: Path
 ) -> None:
     script = (
         "import os, signal\n"
-        "from vit_interactions.training.learner import Learner\n"
-        "learn = Learner.learn\n"
+        "from vit_interactions.training.trainer import Trainer\n"
+        "train_step = Trainer.train_step\n"
         "def killing(self, batches):\n"
         "    if self.step == 5:\n"
         "        step = self._optimizer.step\n"
         "        self._optimizer.step = lambda: (step(), os.kill(os.getpid(), signal.SIGKILL))\n"
-        "    learn(self, batches)\n"
-        "Learner.learn = killing\n"
+        "    train_step(self, batches)\n"
+        "Trainer.train_step = killing\n"
         "from vit_interactions.cli.main import main\n"
         "main()\n"
     )
-    settings = tiny_settings(pictures, **everything(teacher))
+    settings = tiny_settings(image_folder, **everything(teacher))
     options = {k: v for k, v in settings.as_json().items() if k != "data" and v not in (None, False, "")}
-    command = [sys.executable, "-c", script, "train", str(pictures), "--out", str(tmp_path), *as_options(options)]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "train",
+        str(image_folder),
+        "--out",
+        str(tmp_path),
+        *as_options(options),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "MPLBACKEND": "Agg"}
     killed = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -112,24 +109,24 @@ def test_killed_in_the_middle_and_resumed_it_ends_in_the_same_bits(
     with (tmp_path / "log.csv").open("a") as file:
         file.write("6,1,0.123")  # a row that the kill cut short
     # With another number of worker processes.
-    assert train(tiny_settings(pictures, **everything(teacher), workers=1), tmp_path, resume=True).step == 9
+    assert train(tiny_settings(image_folder, **everything(teacher), workers=1), tmp_path, resume=True).step == 9
     assert same_run(whole, tmp_path)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 8])
-def test_what_was_lost_since_the_last_checkpoint_is_done_again(
-    step: int, whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_steps_since_the_last_checkpoint_are_repeated(
+    step: int, whole: Path, image_folder: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = Learner.learn
+    train_step = Trainer.train_step
 
-    def failing(self: Learner, batches: Iterator[Any]) -> None:
-        learn(self, batches)
+    def failing(self: Trainer, batches: Iterator[Any]) -> None:
+        train_step(self, batches)
         if self.step == step:
             raise MemoryError
 
-    settings = tiny_settings(pictures, **everything(teacher))
+    settings = tiny_settings(image_folder, **everything(teacher))
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "learn", failing)
+        patched.setattr(Trainer, "train_step", failing)
         with pytest.raises(MemoryError):
             train(settings, tmp_path)
     train(settings, tmp_path, resume=True)
@@ -137,10 +134,10 @@ def test_what_was_lost_since_the_last_checkpoint_is_done_again(
 
 
 @pytest.mark.parametrize("step", [3, 5])  # at the end of an epoch, and in the middle of one
-def test_asked_to_stop_it_finishes_the_step_and_resumes_exactly(
-    step: int, whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stop_signal_ends_after_the_step_and_run_resumes_exactly(
+    step: int, whole: Path, image_folder: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tiny_settings(pictures, **everything(teacher))
+    settings = tiny_settings(image_folder, **everything(teacher))
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
         stop_at(patched, step)
@@ -152,10 +149,10 @@ def test_asked_to_stop_it_finishes_the_step_and_resumes_exactly(
     assert same_run(whole, tmp_path)
 
 
-def test_asked_to_stop_while_it_evaluates(
-    whole: Path, pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stop_signal_during_evaluation(
+    whole: Path, image_folder: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vit_interactions.training import classification as evaluation
+    from vit_interactions.training import evaluate as evaluation
 
     classify = evaluation.classify_and_count
 
@@ -165,93 +162,105 @@ def test_asked_to_stop_while_it_evaluates(
 
     with monkeypatch.context() as patched:
         patched.setattr(evaluation, "classify_and_count", stopping)
-        assert train(tiny_settings(pictures, **everything(teacher)), tmp_path).step == 3
+        assert train(tiny_settings(image_folder, **everything(teacher)), tmp_path).step == 3
     assert not (tmp_path / "summary.csv").exists()
-    train(tiny_settings(pictures, **everything(teacher)), tmp_path, resume=True)
+    train(tiny_settings(image_folder, **everything(teacher)), tmp_path, resume=True)
     assert same_run(whole, tmp_path)
 
 
-def test_other_pictures_are_not_the_run_that_was_stopped(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_resume_with_other_images_raises(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         stop_at(patched, 1)
-        train(tiny_settings(pictures), tmp_path / "run")
+        train(tiny_settings(image_folder), tmp_path / "run")
     other = make_images(tmp_path / "other")
     for number in range(CLASSES):
-        for picture in range(3):
-            (other / "train" / f"class{number}" / f"{picture}.png").unlink()
+        for image in range(3):
+            (other / "train" / f"class{number}" / f"{image}.png").unlink()
     with pytest.raises(
-        ValueError, match="`data` must be the pictures of the run's start, 3 steps an epoch, but gives 2"
+        ValueError, match="`data` must be the images that the run started with, 3 steps per epoch, got 2"
     ):
         train(tiny_settings(other), tmp_path / "run", resume=True)
 
 
-def test_another_teacher_is_not_the_run_that_was_stopped(
-    pictures: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_resume_with_another_teacher_raises(
+    image_folder: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         stop_at(patched, 1)
-        train(tiny_settings(pictures, **everything(teacher)), tmp_path / "run")
+        train(tiny_settings(image_folder, **everything(teacher)), tmp_path / "run")
     other = load_file(teacher)
     other["norm.bias"] += 1.0
     save_file(other, tmp_path / "other.safetensors")
-    settings = tiny_settings(pictures, **everything(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match="`resume` needs the windows of the run's start"):
+    settings = tiny_settings(image_folder, **everything(tmp_path / "other.safetensors"))
+    with pytest.raises(
+        ValueError, match="`resume` must come with the teacher or window store that the run started with"
+    ):
         train(settings, tmp_path / "run", resume=True)
 
 
-def test_evaluation_says_where_windows_are_not_those_of_the_training(
-    pictures: Path, teacher: Path, tmp_path: Path
+def test_evaluation_notes_windows_that_differ_from_training(
+    image_folder: Path, teacher: Path, tmp_path: Path
 ) -> None:
     awd = {"model": "test_awd_vit", "teacher": "test_vit", "teacher_checkpoint": teacher}
-    train(tiny_settings(pictures, **awd, alpha=0.05, beta=0.0, epochs=1), tmp_path / "run")
-    common = {**awd, "data": pictures, "model": f"local-dir:{tmp_path}/run/last", "workers": 0, "img_size": SIZE}
-    notes: list[str] = []
-    evaluate_model(EvaluationSettings(**common, alpha=0.05, beta=0.0), note=notes.append)
-    assert notes == []
-    evaluate_model(EvaluationSettings(**common, alpha=0.05), note=notes.append)
-    assert notes == [f"local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
+    train(tiny_settings(image_folder, **awd, alpha=0.05, beta=0.0, epochs=1), tmp_path / "run")
+    common = {
+        **awd,
+        "data": image_folder,
+        "model": f"local-dir:{tmp_path}/run/last",
+        "workers": 0,
+        "img_size": SIZE,
+    }
+    reporter = NoteKeeper()
+    run_evaluation(EvaluationSettings(**common, alpha=0.05, beta=0.0), reporter=reporter)
+    assert reporter.notes == []
+    run_evaluation(EvaluationSettings(**common, alpha=0.05), reporter=reporter)
+    assert reporter.notes == [f"note: local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
 
 
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        ({"auto_augment": "foo"}, "`auto_augment` must be a policy of timm"),
-        ({"img_size": 100}, "`img_size` must be a multiple of the model's patches of 16 x 16 pixels, but got 100"),
-        ({"smoothing": 1.0}, r"`smoothing` must lie in \[0, 1\), but got 1.0"),
+        ({"auto_augment": "foo"}, "`auto_augment` must be a timm policy"),
+        ({"img_size": 100}, "`img_size` must be a multiple of the model's patches of 16 x 16 pixels, got 100"),
+        ({"smoothing": 1.0}, r"`smoothing` must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_what_timm_would_only_assert(wrong: dict[str, Any], expected: str, pictures: Path, tmp_path: Path) -> None:
+def test_invalid_options_raise_value_errors_instead_of_timms_assertions(
+    wrong: dict[str, Any], expected: str, image_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=expected):
-        train(tiny_settings(pictures, **{"model": "test_vit", **wrong}), tmp_path)
+        train(tiny_settings(image_folder, **{"model": "test_vit", **wrong}), tmp_path)
 
 
-def test_each_part_of_each_step_draws_numbers_of_its_own(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_part_of_each_step_has_its_own_seed(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    monkeypatch.setattr("vit_interactions.training.learner.seed_everything", seeds.append)
-    train(tiny_settings(pictures, accumulate=2), tmp_path)
+    monkeypatch.setattr("vit_interactions.training.trainer.seed_everything", seeds.append)
+    train(tiny_settings(image_folder, accumulate=2), tmp_path)
     assert len(seeds) == len(set(seeds)) == 2 * 6
 
 
 @pytest.mark.parametrize("clip_grad", [None, 0.5])
-def test_a_step_in_parts_is_the_whole_step(clip_grad: float | None, pictures: Path, tmp_path: Path) -> None:
+def test_accumulated_step_equals_the_whole_step(
+    clip_grad: float | None, image_folder: Path, tmp_path: Path
+) -> None:
     for parts in (1, 4):
-        train(tiny_settings(pictures, accumulate=parts, clip_grad=clip_grad), tmp_path / str(parts))
+        train(tiny_settings(image_folder, accumulate=parts, clip_grad=clip_grad), tmp_path / str(parts))
     whole, parted = weights(tmp_path / "1"), weights(tmp_path / "4")
     for name, value in whole.items():
         torch.testing.assert_close(parted[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_another_seed_is_another_run(whole: Path, pictures: Path, teacher: Path, tmp_path: Path) -> None:
-    train(tiny_settings(pictures, **everything(teacher), seed=1), tmp_path)
+def test_another_seed_gives_another_run(whole: Path, image_folder: Path, teacher: Path, tmp_path: Path) -> None:
+    train(tiny_settings(image_folder, **everything(teacher), seed=1), tmp_path)
     assert not same_run(whole, tmp_path)
 
 
-def test_the_command_trains_stops_and_evaluates(
-    pictures: Path,
+def test_command_trains_stops_resumes_and_evaluates(
+    image_folder: Path,
     teacher: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -265,16 +274,16 @@ def test_the_command_trains_stops_and_evaluates(
         "teacher_checkpoint": teacher,
         "log_every": 2,
     }
-    command = ["train", pictures, "--out", out, *as_options(settings | supervision)]
+    command = ["train", image_folder, "--out", out, *as_options(settings | supervision)]
     with monkeypatch.context() as patched:
         stop_at(patched, 4)
         assert run(*command) == 128 + signal.SIGTERM
     shown = capsys.readouterr().err
-    assert "stopped by SIGTERM after step 4 of 5; the same command with --resume goes on" in shown
+    assert "stopped by SIGTERM after step 4 of 5; resume with --resume" in shown
     assert run(*command) == 2
-    assert "holds a run already; give --resume" in capsys.readouterr().err
+    assert "with a run in it. Resume it with --resume" in capsys.readouterr().err
     assert run(*command, "--lr", 0.1, "--resume") == 2
-    assert "`lr` is 0.1 instead of 0.05" in capsys.readouterr().err
+    assert "`lr` 0.1, not 0.05" in capsys.readouterr().err
     assert run(*command, "--resume") == 0
     shown = capsys.readouterr().err
     assert "resumed at step 4 of 5" in shown
@@ -287,14 +296,14 @@ def test_the_command_trains_stops_and_evaluates(
 
     for name in ("result.json", "result.csv"):
         model = f"local-dir:{out / 'last'}"
-        assert run("evaluate", pictures, "--model", model, "--workers", 0, "--out", tmp_path / name) == 0
+        assert run("evaluate", image_folder, "--model", model, "--workers", 0, "--out", tmp_path / name) == 0
         assert "15" in capsys.readouterr().out
     result = json.loads((tmp_path / "result.json").read_text())
     with (tmp_path / "result.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert result["top5"] is last["eval_top5"] is None  # three classes have no five
     assert row["top5"] == ""
-    for name in ("pictures", "loss", "top1", "operations", "pairs", "unreadable"):
+    for name in ("images", "loss", "top1", "operations", "pairs", "unreadable"):
         assert result[name] == pytest.approx(last[f"eval_{name}"], rel=1e-6)
         assert float(row[name]) == pytest.approx(result[name], rel=1e-6)
     assert result["pairs"] == 256
@@ -302,7 +311,7 @@ def test_the_command_trains_stops_and_evaluates(
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_awd_vit", "test_winft"])
-def test_every_kind_of_model_learns(name: str, pictures: Path, teacher: Path, tmp_path: Path) -> None:
+def test_every_kind_of_model_learns(name: str, image_folder: Path, teacher: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "model": name,
         "epochs": 4,
@@ -315,9 +324,9 @@ def test_every_kind_of_model_learns(name: str, pictures: Path, teacher: Path, tm
         changes |= {"teacher": "test_vit", "teacher_checkpoint": teacher, "alpha": 0.05, "beta": 0.25}
     if name == "test_winft":
         changes |= {"window_targets": "online"}
-    evaluation = train(tiny_settings(pictures, **changes), tmp_path).evaluation
+    evaluation = train(tiny_settings(image_folder, **changes), tmp_path).evaluation
     assert evaluation is not None
-    assert evaluation.pictures == CLASSES * VAL
+    assert evaluation.images == CLASSES * VAL
     assert evaluation.top1 > 80
     assert evaluation.pairs == 256
     assert (evaluation.operations == 256) == (name == "test_vit")
@@ -326,12 +335,12 @@ def test_every_kind_of_model_learns(name: str, pictures: Path, teacher: Path, tm
     assert evaluation.top1 == max(row["eval_top1"] or 0 for row in read_rows(tmp_path / "summary.csv"))
 
 
-def test_stored_windows_are_what_is_learned(pictures: Path, teacher: Path, tmp_path: Path) -> None:
+def test_stored_windows_are_the_targets(image_folder: Path, teacher: Path, tmp_path: Path) -> None:
     vit = timm.create_model("test_vit", num_classes=5, img_size=SIZE)
     vit.load_state_dict(load_file(teacher))
     list(
         build_window_store(
-            open_part(pictures, "train"), WindowTeacher(vit, 0.05, 0.2), tmp_path / "store", workers=0
+            open_split(image_folder, "train"), WindowTeacher(vit, 0.05, 0.2), tmp_path / "store", workers=0
         )
     )
     seen: list[torch.Tensor] = []
@@ -343,58 +352,58 @@ def test_stored_windows_are_what_is_learned(pictures: Path, teacher: Path, tmp_p
 
     plain = {"window_targets": "cached", "window_store": tmp_path / "store", "alpha": 0.05}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vit_interactions.training.learner.WindowSupervisionTask", Watching)
-        train(tiny_settings(pictures, **plain, epochs=1), tmp_path / "run")
+        patched.setattr("vit_interactions.training.trainer.WindowSupervisionTask", Watching)
+        train(tiny_settings(image_folder, **plain, epochs=1), tmp_path / "run")
     assert [mask.shape for mask in seen] == [torch.Size([8, 16, 16])] * 3
     assert all(mask.dtype == torch.bool and mask.diagonal(dim1=1, dim2=2).all() for mask in seen)
     assert len({mask.sum().item() for mask in seen}) > 1
-    with pytest.raises(ValueError, match=r"`alpha` and `beta` must be those of the store, 0.05 and 0.2"):
-        train(tiny_settings(pictures, **{**plain, "alpha": 0.1}), tmp_path / "other")
-    with pytest.raises(ValueError, match=r"grid of 2 x 2 patches, but .* is of 4 x 4"):
-        train(tiny_settings(pictures, **{**plain, "img_size": 32}), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`alpha` and `beta` must be those of the window store, 0.05 and 0.2"):
+        train(tiny_settings(image_folder, **{**plain, "alpha": 0.1}), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"grid of 2 x 2 patches, got 4 x 4 in"):
+        train(tiny_settings(image_folder, **{**plain, "img_size": 32}), tmp_path / "other")
 
 
-def test_weights_to_start_from(
-    whole: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_initial_weights(
+    whole: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = whole / "last" / "model.safetensors"
-    common = ["train", pictures, "--model", "test_winft", "--batch-size", 8, "--steps", 1, "--workers", 0]
-    # The same classes: as it is, at another size of the input too.
+    common = ["train", image_folder, "--model", "test_winft", "--batch-size", 8, "--steps", 1, "--workers", 0]
+    # The same classes: the head is kept, even at another input size.
     frozen = [*common, "--initial-checkpoint", start, "--lr", 1e-9, "--img-size", 32]
     assert run(*frozen, "--out", tmp_path / "same") == 0
-    assert "classifier" not in capsys.readouterr().err
+    assert "head" not in capsys.readouterr().err
     torch.testing.assert_close(weights(tmp_path / "same")["head.weight"], weights(whole)["head.weight"])
     assert weights(tmp_path / "same")["pos_embed"].shape == (1, 5, 64)
-    # Other classes: the rest.
+    # Other classes: everything but the head is kept.
     other = timm.create_model("test_vit", num_classes=7, img_size=SIZE)
     save_file(other.state_dict(), tmp_path / "seven.safetensors")
     frozen = [*common, "--initial-checkpoint", tmp_path / "seven.safetensors", "--lr", 1e-9, "--img-size", SIZE]
     assert run(*frozen, "--out", tmp_path / "seven") == 0
-    assert "classify into 7 classes, the data has 3: the classifier starts anew" in capsys.readouterr().err
+    assert "have 7 classes, the data 3: the head is re-initialized" in capsys.readouterr().err
     found = weights(tmp_path / "seven")
     assert found["head.weight"].shape == (3, 64)
     for name, value in other.state_dict().items():
         if not name.startswith("head."):
             torch.testing.assert_close(found[name], value)
-    # Another model's.
+    # Weights of another model.
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert run(*common, "--out", tmp_path / "no", "--initial-checkpoint", tmp_path / "other.safetensors") == 2
     assert "is not one of test_winft: it has no `cls_token`" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "no").exists()
 
 
-def test_numbers_that_are_not_finite_end_the_run_before_they_are_saved(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"numbers must be finite, but got loss nan.* try a lower `lr`"):
-        train(tiny_settings(pictures, lr=1e30, checkpoint_every=1, log_every=1), tmp_path)
+def test_numbers_that_are_not_finite_end_the_run_before_a_checkpoint(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"numbers of a step must be finite, got loss nan.* Try a lower `lr`"):
+        train(tiny_settings(image_folder, lr=1e30, checkpoint_every=1, log_every=1), tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state["step"] >= 1
     assert all(value.isfinite().all() for value in state["state_dict"].values())
 
 
-def test_the_course_of_the_learning_rate(pictures: Path) -> None:
+def test_learning_rate_schedule(image_folder: Path) -> None:
     def rates(**changes: Any) -> list[float]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-        schedule = make_schedule(optimizer, tiny_settings(pictures, lr=0.1, **changes), 100)
+        schedule = create_schedule(optimizer, tiny_settings(image_folder, lr=0.1, **changes), 100)
         found = []
         for step in range(100):
             found.append(optimizer.param_groups[0]["lr"])
@@ -409,15 +418,17 @@ def test_the_course_of_the_learning_rate(pictures: Path) -> None:
         assert cosine[step] == pytest.approx(0.01 + 0.09 * (1 + math.cos(math.pi * share)) / 2)
     assert rates(sched="linear")[25] == pytest.approx(0.075)
     assert rates(sched="constant") == [0.1] * 100
-    with pytest.raises(ValueError, match="`warmup_steps` must be less than the 100 steps, but got 100"):
+    with pytest.raises(ValueError, match="`warmup_steps` must be less than the total of 100 steps, got 100"):
         rates(warmup_steps=100)
 
 
-def test_a_stream_resumes_in_the_middle(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_resumes_in_the_middle(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from timm.data.dataset import IterableImageDataset
 
     class Stream:
-        """A reader as those of WebDataset and TFDS: an order of its own for each epoch."""
+        """A reader like those of WebDataset and TFDS, with another order in each epoch."""
 
         def __init__(self) -> None:
             self.class_to_idx = {f"class{number}": number for number in range(CLASSES)}
@@ -432,17 +443,17 @@ def test_a_stream_resumes_in_the_middle(pictures: Path, tmp_path: Path, monkeypa
         def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.epoch)).tolist()
             for index in order:
-                path = pictures / "train" / f"class{index // TRAIN}" / f"{index % TRAIN}.png"
+                path = image_folder / "train" / f"class{index // TRAIN}" / f"{index % TRAIN}.png"
                 with Image.open(path) as image:
                     yield image.convert("RGB"), index // TRAIN
 
-    from vit_interactions.training.data import sources
+    from vit_interactions.training.data import datasets
 
     def opened(data: Path, split: str, **options: Any) -> Any:
-        return IterableImageDataset("", reader=Stream()) if split == "train" else open_part(data, split)
+        return IterableImageDataset("", reader=Stream()) if split == "train" else open_split(data, split)
 
-    monkeypatch.setattr(sources, "open_part", opened)
-    settings = tiny_settings(pictures, auto_augment="rand-m9-mstd0.5")
+    monkeypatch.setattr(datasets, "open_split", opened)
+    settings = tiny_settings(image_folder, auto_augment="rand-m9-mstd0.5")
     train(settings, tmp_path / "whole")
     with monkeypatch.context() as patched:
         stop_at(patched, 5)

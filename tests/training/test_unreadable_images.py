@@ -1,10 +1,9 @@
-"""Images that cannot be read are counted apart, and no other image takes their place: evaluated, trained on, by two."""
+"""Unreadable images are counted separately and not replaced, in evaluation, training and two processes."""
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +16,26 @@ from timm.data import Mixup
 from torch import nn
 
 from tests.helpers.command_line import run
-from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, one_thread, tiny_settings
-from tests.helpers.trained import free_ports, same_run, stop_at
-from vit_interactions.training.classification import Evaluation, evaluate
+from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, tiny_settings
+from tests.helpers.trained import NoteKeeper, free_ports, same_run, stop_at
+from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
-from vit_interactions.training.data.readable import TransformedImages
-from vit_interactions.training.data.sampling import EpochBatches
-from vit_interactions.training.data.sources import open_part
-from vit_interactions.training.evaluate import evaluate_model
-from vit_interactions.training.learner import _mix
+from vit_interactions.training.data.sampling import TrainingBatchSampler
+from vit_interactions.training.data.unreadable import TransformedImages
+from vit_interactions.training.evaluate import Evaluation, evaluate, run_evaluation
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.training.train import describe, train
+from vit_interactions.training.train import train
+from vit_interactions.training.trainer import _mix
 from vit_interactions.utilities.processes import Process
 
 CPU = Process(torch.device("cpu"))
 CONFIG = {"input_size": (3, SIZE, SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 CONFIG |= {"interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
-# Of the images to evaluate on, by class: all of a batch of three of each of two processes, and some beside.
+# Unreadable evaluation images by class: all of one batch of three in each of two processes, and some others.
 BROKEN = {"class0": (0, 1, 2, 3, 4), "class1": (0, 2), "class2": (1,)}
 NAMES = [f"{name}/{number}.png" for name, numbers in BROKEN.items() for number in numbers]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-class Told:
-    """A report that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, step: int, total: int, text: str) -> None:
-        pass
 
 
 def spoil(data: Path, names: list[str]) -> None:
@@ -68,7 +47,7 @@ def spoil(data: Path, names: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of which some cannot be read, the same without those, and a model."""
+    """Write images of which some are unreadable, the readable ones alone, and a model."""
     folder: Path = tmp_path_factory.mktemp("unreadable")
     for name in ("data", "rest"):
         make_images(folder / name)
@@ -91,11 +70,11 @@ def evaluated(root: Path, name: str, **changes: Any) -> Evaluation | None:
         "batch_size": 3,
         "workers": 0,
     }
-    return evaluate_model(EvaluationSettings(data=root / name, **{**common, **changes}))
+    return run_evaluation(EvaluationSettings(data=root / name, **{**common, **changes}))
 
 
 def same_numbers(one: Evaluation, other: Evaluation) -> bool:
-    names = ("pictures", "top1", "top5", "operations", "pairs")
+    names = ("images", "top1", "top5", "operations", "pairs")
     alike = all(getattr(one, name) == getattr(other, name) for name in names)
     return alike and one.loss == pytest.approx(other.loss, rel=1e-6)
 
@@ -104,21 +83,21 @@ def same_numbers(one: Evaluation, other: Evaluation) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_numbers_are_those_of_the_readable_images(workers: int, root: Path) -> None:
+def test_numbers_cover_the_readable_images(workers: int, root: Path) -> None:
     result, rest = evaluated(root, "data", workers=workers), evaluated(root, "rest", workers=workers)
     assert result is not None
     assert rest is not None
-    assert rest.pictures == CLASSES * VAL - len(NAMES) == 7
+    assert rest.images == CLASSES * VAL - len(NAMES) == 7
     assert same_numbers(result, rest)
     assert list(result.unreadable) == NAMES
     assert "class0/1.png` is not an image that can be read" in result.unreadable["class0/1.png"]
     assert "is EPS/PostScript" in result.unreadable["class0/2.png"]
     assert rest.unreadable == {}
     assert result.as_row()["unreadable"] == 8
-    assert describe(result).endswith(f", 7 images, 8 could not be read: {', '.join(NAMES)}")
+    assert str(result).endswith(f", 7 images, 8 could not be read: {', '.join(NAMES)}")
 
 
-def test_the_command_says_so_and_ends_with_1(
+def test_command_names_unreadable_images_and_exits_with_1(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--model", "test_vit", "--checkpoint", root / "model.safetensors", "--img-size", SIZE]
@@ -128,7 +107,7 @@ def test_the_command_says_so_and_ends_with_1(
     assert f"7 images (8 could not be read: {', '.join(NAMES)})" in shown.err
     assert "Traceback" not in shown.err
     written = json.loads((tmp_path / "result.json").read_text())
-    assert (written["pictures"], written["unreadable"], written["top5"]) == (7, 8, None)
+    assert (written["images"], written["unreadable"], written["top5"]) == (7, 8, None)
     assert list(written["unreadable_images"]) == NAMES
     assert run("evaluate", root / "rest", *common, "--out", tmp_path / "rest.json") == 0
     rest = json.loads((tmp_path / "rest.json").read_text())
@@ -146,7 +125,7 @@ def test_no_readable_image_is_an_error(root: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_an_error(
+def test_weights_that_are_not_finite_raise(
     value: float, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(root / "model.safetensors")
@@ -156,12 +135,12 @@ def test_weights_that_are_not_finite_are_an_error(
     command += ["--img-size", SIZE, "--workers", 0, "--class-map", root / "classes.txt"]
     assert run(*command, "--out", tmp_path / "out.json") == 2
     shown = " ".join(capsys.readouterr().err.split())
-    assert "`model` must give finite outputs, but for 7 of 7 images they are NaN or infinite" in shown
+    assert "`model` must give finite outputs, got NaN or infinite ones for 7 of 7 images" in shown
     assert not (tmp_path / "out.json").exists()
 
 
 class Fixed(nn.Module):
-    """A classifier that reads its scores off the image."""
+    """A classifier that returns the first pixels as scores."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -176,17 +155,17 @@ def test_top_5_needs_five_classes(classes: int, top5: float | None) -> None:
     images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
     result = evaluate(Fixed(classes), [(images, torch.tensor([0, classes - 1]))])
     assert (result.top1, result.top5) == (50.0, top5)
-    assert ("top-5" in describe(result)) == (top5 is not None)
+    assert ("top-5" in str(result)) == (top5 is not None)
 
 
 @pytest.mark.parametrize("number", [-1, 4])
-def test_class_numbers_of_another_model_are_an_error(number: int) -> None:
+def test_class_numbers_of_another_model_raise(number: int) -> None:
     images = torch.arange(6.0).expand(2, 6).view(2, 1, 2, 3)
-    with pytest.raises(ValueError, match="but 1 of 2 images have class numbers that it does not have"):
+    with pytest.raises(ValueError, match="got class numbers that it does not have for 1 of 2 images"):
         evaluate(Fixed(4), [(images, torch.tensor([0, number]))])
 
 
-def test_a_model_of_one_class_classifies_nothing(root: Path, tmp_path: Path) -> None:
+def test_model_with_one_class_raises(root: Path, tmp_path: Path) -> None:
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=1)
     save_file(model.state_dict(), tmp_path / "one.safetensors")
     with pytest.raises(ValueError, match="`model` must classify into at least two classes, got 1"):
@@ -194,7 +173,7 @@ def test_a_model_of_one_class_classifies_nothing(root: Path, tmp_path: Path) -> 
 
 
 def test_each_image_is_in_one_batch_of_one_process(root: Path) -> None:
-    images = open_part(root / "data", "val")
+    images = open_split(root / "data", "val")
     found, counts = [], []
     for rank in range(2):
         loader = EvaluationLoader(images, CONFIG, Process(CPU.device, rank, 2), batch_size=3, workers=0)
@@ -221,17 +200,17 @@ def training_data(folder: Path) -> Path:
 
 def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
     settings = tiny_settings(data, auto_augment="rand-m9-mstd0.5", **{"batch_size": 2, **changes})
-    samples = TransformedImages(open_part(data, "train"), training_transform(settings, CONFIG))
+    samples = TransformedImages(open_split(data, "train"), training_transform(settings, CONFIG))
     loader = TrainingLoader(samples, settings, CONFIG, CPU)
     return loader, list(loader.batches(1, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_other_images_of_a_batch_stay_what_they_are(workers: int, tmp_path: Path) -> None:
+def test_other_images_of_a_batch_stay_unchanged(workers: int, tmp_path: Path) -> None:
     _, whole = batches_of(make_images(tmp_path / "whole"))
     loader, rest = batches_of(training_data(tmp_path), workers=workers)
-    names = open_part(tmp_path / "data", "train").filenames()
-    order = EpochBatches(CLASSES * TRAIN, 2)
+    names = open_split(tmp_path / "data", "train").filenames()
+    order = TrainingBatchSampler(CLASSES * TRAIN, 2)
     order.epoch = 1
     lost = 0
     for batch, (images, classes, _), (found, numbers, weight) in zip(order, whole, rest, strict=True):
@@ -254,8 +233,8 @@ def test_a_batch_without_images_has_no_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mixed", [{}, {"mixup": 0.5, "smoothing": 0.1}])
-def test_a_step_in_parts_is_the_whole_step(mixed: dict[str, Any], tmp_path: Path) -> None:
-    """Where images are mixed, within the parts; so only what is written is compared there."""
+def test_accumulated_step_equals_the_whole_step(mixed: dict[str, Any], tmp_path: Path) -> None:
+    """Images are mixed within a part, so mixed runs only need finite weights."""
     data = training_data(tmp_path)
     for parts in (1, 4):
         settings = tiny_settings(data, model="test_vit", accumulate=parts, epochs=1, **mixed)
@@ -271,16 +250,16 @@ def test_a_step_in_parts_is_the_whole_step(mixed: dict[str, Any], tmp_path: Path
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_resumed_it_is_the_same_run_and_says_the_same(
+def test_resumed_run_is_the_same_and_notes_the_same(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_settings(training_data(tmp_path), mixup=0.2, accumulate=2)
-    whole, first, second = Told(), Told(), Told()
-    train(settings, tmp_path / "whole", report=whole)
+    whole, first, second = NoteKeeper(), NoteKeeper(), NoteKeeper()
+    train(settings, tmp_path / "whole", reporter=whole)
     with monkeypatch.context() as patched:
         stop_at(patched, step)
-        train(settings, tmp_path / "stopped", report=first)
-    assert train(settings, tmp_path / "stopped", resume=True, report=second).step == 6
+        train(settings, tmp_path / "stopped", reporter=first)
+    assert train(settings, tmp_path / "stopped", resume=True, reporter=second).step == 6
     assert same_run(tmp_path / "whole", tmp_path / "stopped")
     said = [[text for text in told.notes if "could not be read" in text] for told in (whole, first, second)]
     assert said[0] == said[1] + said[2]
@@ -292,13 +271,11 @@ def test_resumed_it_is_the_same_run_and_says_the_same(
 def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:
     data = make_images(tmp_path / "data")
     spoil(data / "train", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(TRAIN)])
-    with pytest.raises(
-        ValueError, match=r"must have training images that can be read, but in epoch 0 .* none could"
-    ):
+    with pytest.raises(ValueError, match=r"must have training images that can be read, got none in epoch 0: "):
         train(tiny_settings(data, model="test_vit"), tmp_path / "run")
 
 
-def test_an_image_left_alone_is_not_mixed() -> None:
+def test_image_without_partner_is_not_mixed() -> None:
     mixup = Mixup(1.0, num_classes=4, label_smoothing=0.1)
     images, classes = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 3])
     mixed, shares = _mix(mixup, images.clone(), classes)
@@ -311,7 +288,7 @@ def test_an_image_left_alone_is_not_mixed() -> None:
     torch.testing.assert_close(share[0], torch.tensor([0.925, 0.025, 0.025, 0.025]))
 
 
-def test_means_count_images_that_were_read() -> None:
+def test_means_count_readable_images() -> None:
     meter = Meter()
     meter.add({"loss": torch.tensor(1.0)}, 0.5)
     meter.add({"loss": torch.tensor(4.0)})
@@ -335,8 +312,8 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
     meet()
     result = evaluated(root, "data")
     meet()
-    told = Told()
-    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), root / "two", report=told)
+    told = NoteKeeper()
+    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), root / "two", reporter=told)
     if rank == 0:
         assert result is not None
         numbers = {name: value for name, value in result.as_row().items() if name != "throughput"}
@@ -344,17 +321,17 @@ def _process(rank: int, root: Path, ports: list[int]) -> None:
         (root / "two.json").write_text(json.dumps(written))
 
 
-def test_two_processes_count_and_learn_what_one_does(root: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(root: Path, tmp_path: Path) -> None:
     shutil.copytree(training_data(tmp_path), root / "train")
     torch.multiprocessing.spawn(_process, args=(root, free_ports(2)), nprocs=2)
     together = json.loads((root / "two.json").read_text())
     alone = evaluated(root, "rest")
     assert alone is not None
-    for name in ("pictures", "loss", "top1", "operations", "pairs"):
+    for name in ("images", "loss", "top1", "operations", "pairs"):
         assert together["evaluation"][name] == pytest.approx(getattr(alone, name), rel=1e-6), name
     assert list(together["unreadable"]) == NAMES
-    told = Told()
-    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), tmp_path / "one", report=told)
+    told = NoteKeeper()
+    train(tiny_settings(root / "train", model="test_vit", batch_size=4, epochs=1), tmp_path / "one", reporter=told)
     one, two = (load_file(folder / "last" / "model.safetensors") for folder in (tmp_path / "one", root / "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""`vit-interactions compare`: methods side by side, in numbers."""
+"""`vit-interactions compare`: compare methods side by side."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from rich.text import Text
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.cli.options import METHOD, Alpha, Beta, Device, Images, OutputKind, ResumeSame, given_path
 from vit_interactions.compare import compare
-from vit_interactions.compare.units import REFUSALS
+from vit_interactions.compare.records import DETERMINISTIC
 from vit_interactions.explain.configured import configure
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_images
@@ -25,7 +25,7 @@ from vit_interactions.utilities.checks import check_device
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.console import output as stdout
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.processes import joined
+from vit_interactions.utilities.processes import process_group
 from vit_interactions.utilities.text import printable
 
 # pandas takes a second to load.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ALL = "all"
 SHOWN = 20  # reasons of failures
 REASON = 1000  # characters of each
-EXPLORED = 4  # photographs that get a page to explore
+EXPLORED = 4  # images that get an explorer page
 BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
 UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
@@ -47,19 +47,19 @@ def compare_command(
     photos: Images = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"As of `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
+        typer.Option(metavar="NAME", help=f"Same as in `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
     ] = None,
     out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(parser=given_path, metavar="FILE", help="Weights of the one model, as of `explain`."),
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the model, same as in `explain`."),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar=METHOD,
             help="A method of `vit-interactions methods`, with options if wanted; repeat for more; all for all. "
-            "Default: those of this library of few passes, and the random control.",
+            "Default: those of this library that need few passes, and the random baseline.",
         ),
     ] = None,
     metric: Annotated[
@@ -74,7 +74,7 @@ def compare_command(
         typer.Option(
             parser=given_path,
             metavar="CSV",
-            help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, where known.",
+            help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, if known.",
         ),
     ] = None,
     masks: Annotated[
@@ -82,37 +82,35 @@ def compare_command(
         typer.Option(
             parser=given_path,
             metavar="FOLDER",
-            help="Masks of objects in the place of boxes: PNG pictures named as the photographs and of their size, not "
-            "0 where the object is.",
+            help="Masks of objects instead of boxes: PNG files with the images' names and sizes, not 0 where the "
+            "object is.",
         ),
     ] = None,
     target: Annotated[
         str,
         typer.Option(
             metavar="CLASS",
-            help="Class that is explained, pred: of the highest score, or boxes: of the photograph's first box.",
+            help="Class to explain, pred: the predicted class, or boxes: the class of the first box.",
         ),
     ] = "pred",
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of what metrics and intervals draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers of metrics and intervals.")] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Photographs that are explained at once; more may be faster on a card.")
+        int, typer.Option(min=1, help="Images that are explained at once; more may be faster on a GPU.")
     ] = 1,
     resume: ResumeSame = False,
 ) -> None:
-    """Measure methods on photographs by metrics, side by side; under torchrun, by many processes."""
-    from vit_interactions.compare.report.page import report
-
+    """Compare methods on images by metrics, side by side; under torchrun with several processes."""
     names = model or [DEFAULT_MODEL]
     methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:
-        raise ValueError(f"`--checkpoint` must come with one --model, but got {len(names)}.")
+        raise ValueError(f"`--checkpoint` must come with one --model, got {len(names)}.")
     check_device("--device", device)
-    with ExitStack() as held, joined(device) as process:
-        held.enter_context(locked(out, first=process.first))  # until all processes have come to the end
+    with ExitStack() as held, process_group(device) as process:
+        held.enter_context(locked(out, first=process.first))  # until all processes have finished
         place = str(process.device)
         comparison = compare(
             photos or bundled_images(),
@@ -142,7 +140,7 @@ def compare_command(
             return
         stdout.print(*tables(comparison), sep="\n")
         pages, lost = explorer_pages(comparison, checkpoint, place)
-        for page in [report(comparison, out / "report.html"), *pages]:
+        for page in [comparison.report(out / "report.html"), *pages]:
             errors.print(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
@@ -162,11 +160,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
     from vit_interactions.explorer.pages import Pages, write_pages
 
     name = comparison.models[0]
-    paths = [
-        comparison.folder / photograph["path"]
-        for photograph in comparison.photographs
-        if not photograph.get("error")
-    ][:EXPLORED]
+    paths = [comparison.folder / image.path for image in comparison.images if image.error is None][:EXPLORED]
     settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
     pages = Pages()
     try:
@@ -184,15 +178,15 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
 
 
 def tables(comparison: "Comparison") -> list[Table]:
-    """Lay out the means of each model that has any: metric by metric, the best method first."""
+    """Return a table of means per model: metric by metric, the best method first."""
     summary = comparison.summary()
     parts = ((model, summary[summary["model"] == model]) for model in comparison.models)
     return [model_table(model, part) for model, part in parts if not part.empty]
 
 
 def model_table(model: str, summary: "pd.DataFrame") -> Table:
-    """Lay out the means of one model."""
-    table = Table("metric", "method", "mean", "95 % interval", "photographs", title=Text(printable(model)))
+    """Return the table of one model."""
+    table = Table("metric", "method", "mean", "95% CI", "images", title=Text(printable(model)))
     for column in table.columns[2:]:
         column.justify = "right"
     records: list[Any] = summary.to_dict("records")
@@ -202,25 +196,23 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
         words = iter([metric, UNITS.get(metric, BETTER[direction])])
         for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
             interval = "-" if isnan(row["low"]) else f"{row['low']:.3g} ... {row['high']:.3g}"
-            table.add_row(
-                next(words, ""), Text(row["method"]), f"{row['mean']:.3g}", interval, str(row["photographs"])
-            )
+            table.add_row(next(words, ""), Text(row["method"]), f"{row['mean']:.3g}", interval, str(row["images"]))
         table.add_section()
     return table
 
 
-def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> None:
+def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool) -> None:
     """Report what failed, and end with exit code 1 if anything that was asked for is missing.
 
-    Missing is an image, a method or metric that failed rather than refused, a metric without any value under a model
-    if it was asked for by name, and an explorer page.
+    Counted as missing: an image, a method or metric that failed (not one that is unsupported), a metric named on the
+    command line without any value under a model, and an explorer page.
     """
     # They load pandas.
     from vit_interactions.compare.report.failures import failure_line, failures_by_reason
     from vit_interactions.compare.report.tables import grouped_failures
 
     failures = comparison.failures()
-    names = {photograph["key"]: photograph["name"] for photograph in comparison.photographs}
+    names = {image.key: image.name for image in comparison.images}
     reasons = failures_by_reason(grouped_failures(failures, names))
     for alike in reasons[:SHOWN]:
         under = f"{alike[0].model}: " if len(comparison.models) > 1 else ""
@@ -228,26 +220,26 @@ def end(comparison: "Comparison", asked: Sequence[str], *, lost_pages: bool) -> 
         errors.print(line, markup=False, soft_wrap=True, style="red")
     if len(reasons) > SHOWN:
         errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
-    missing = valueless(comparison, asked)
+    missing = valueless(comparison, requested)
     for line in missing:
         errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
     lost = missing or lost_pages or (failures["method"] == "").any()
-    if lost or not failures["error"].isin(REFUSALS).all():
+    if lost or not failures["error"].isin(DETERMINISTIC).all():
         raise typer.Exit(1)
 
 
-def valueless(comparison: "Comparison", asked: Sequence[str]) -> list[str]:
-    """Word which metrics have no value at all: each one asked for by name, or all of a model.
+def valueless(comparison: "Comparison", requested: Sequence[str]) -> list[str]:
+    """Describe metrics without any value: those named on the command line, or all of a model.
 
     Args:
         comparison: finished.
-        asked: names from the command line; metrics that were not named may be refused one by one.
+        requested: names from the command line; other metrics may be unsupported.
     """
     table = comparison.table()
     lines = []
     for model in comparison.models:
         present = set(table[table["model"] == model]["metric"])
-        named = [name for name in comparison.metrics if name in asked and name not in present]
+        named = [name for name in comparison.metrics if name in requested and name not in present]
         if not present & {*comparison.metrics}:
             lines.append(f"no metric has a value under {model}")
         elif named:

@@ -1,4 +1,4 @@
-"""`vit-interactions train` and `evaluate`; each field of their settings is an option."""
+"""`vit-interactions train` and `evaluate`, whose options are the fields of their settings."""
 
 import csv
 import dataclasses
@@ -18,12 +18,12 @@ from rich.text import Text
 
 from vit_interactions.cli.options import check_folder_option, given_path
 from vit_interactions.figures.training import training_figure
-from vit_interactions.training.classification import Evaluation
-from vit_interactions.training.data.readable import describe_unreadable
-from vit_interactions.training.evaluate import evaluate_model
+from vit_interactions.training.data.unreadable import describe_unreadable
+from vit_interactions.training.evaluate import Evaluation, run_evaluation
 from vit_interactions.training.log import read_rows
-from vit_interactions.training.presets import PRESETS, with_preset
-from vit_interactions.training.settings import EvaluationSettings, Settings, TrainingSettings
+from vit_interactions.training.presets import PRESETS, apply_preset
+from vit_interactions.training.reporter import Reporter
+from vit_interactions.training.settings import BaseSettings, EvaluationSettings, TrainingSettings
 from vit_interactions.training.train import train
 from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.console import output
@@ -35,69 +35,66 @@ Data = Annotated[
     typer.Argument(
         parser=given_path,
         metavar="DATA",
-        help="Folder of pictures: train and val in it, each with one folder a class.",
+        help="Dataset: a folder with train and val, each with one folder of images per class.",
     ),
 ]
 Out = Annotated[
-    Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where settings, logs, checkpoint and models go.")
+    Path,
+    typer.Option(parser=given_path, metavar="FOLDER", help="Folder for settings, logs, checkpoint and models."),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help=f"A recipe, which other options override: {', '.join(PRESETS)}."),
+    typer.Option(metavar="NAME", help=f"Training recipe, overridden by other options: {', '.join(PRESETS)}."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out, if there is one.")]
 Result = Annotated[
     Path | None,
-    typer.Option("--out", parser=given_path, metavar="FILE", help="Where to write the table too: .json or .csv."),
+    typer.Option("--out", parser=given_path, metavar="FILE", help="Also write the results: .json or .csv."),
 ]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of training to an application."""
+    """Add `train` and `evaluate` to an application."""
     app.command("train")(with_options(train_command, TrainingSettings))
     app.command("evaluate")(with_options(evaluate_command, EvaluationSettings))
 
 
 def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = False, **options: Any) -> None:
-    """Train a classifier: a plain ViT, WinfT, AWD-ViT or another of timm; under torchrun, on many devices."""
-    settings = TrainingSettings(data=data, **with_preset(preset, options))
+    """Train a classifier: a plain ViT, WinfT, AWD-ViT or another timm model. With torchrun, on several devices."""
+    settings = TrainingSettings(data=data, **apply_preset(preset, options))
     check_folder_option(out)
-    with ConsoleReport() as report:
-        outcome = train(settings, out, resume=resume, report=report)
-    if outcome.first:
+    with ConsoleReporter() as reporter:
+        result = train(settings, out, resume=resume, reporter=reporter)
+    if result.first:
         figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
         with locked(out):
             write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
-        if not outcome.signal:
-            report.note(f"{outcome.step} of {outcome.total} steps are done; everything is in {out}")
-    if outcome.signal:
-        raise typer.Exit(128 + outcome.signal)
+        if not result.signal:
+            reporter.note(f"Finished {result.step} of {result.total} steps; the results are in {out}")
+    if result.signal:
+        raise typer.Exit(128 + result.signal)
 
 
 def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
-    """Measure a classifier: top-1, top-5, patch interactions left (E_O), pictures a second."""
+    """Measure the top-1 and top-5 accuracy, patch interactions (E_O) and throughput of a classifier."""
     if out is not None and out.suffix not in (".json", ".csv"):
-        raise ValueError(f"`--out` must end in .json or .csv, but got {out}.")
+        raise ValueError(f"`--out` must end in .json or .csv, got {out}.")
     settings = EvaluationSettings(data=data, **{k: v for k, v in options.items() if v is not None})
-    with ConsoleReport() as report:
-        evaluation = evaluate_model(settings, report.progress, lambda text: report.note(f"note: {text}"))
-    if evaluation is None:  # another process tells
+    with ConsoleReporter() as reporter:
+        evaluation = run_evaluation(settings, reporter)
+    if evaluation is None:  # only the first process reports
         return
     output.print(as_table(settings.model, evaluation))
     if out is not None:
         write_result(out, settings, evaluation)
     if evaluation.unreadable:
-        console.print(
-            f"{evaluation.pictures:,} images ({describe_unreadable(evaluation.unreadable)})",
-            markup=False,
-            soft_wrap=True,
-            style="red",
-        )
+        text = f"{evaluation.images:,} images ({describe_unreadable(evaluation.unreadable)})"
+        console.print(text, markup=False, soft_wrap=True, style="red")
         raise typer.Exit(1)
 
 
-def with_options(command: Callable[..., None], settings: type[Settings]) -> Callable[..., None]:
-    """Give a command an option for each field of the settings, which is None where it is not given."""
+def with_options(command: Callable[..., None], settings: type[BaseSettings]) -> Callable[..., None]:
+    """Add an option for each field of the settings to a command; options that are not given are None."""
     types = typing.get_type_hints(settings)
     added = [
         inspect.Parameter(
@@ -122,29 +119,26 @@ def with_options(command: Callable[..., None], settings: type[Settings]) -> Call
 
 
 def option_of(field: "dataclasses.Field[Any]", kind: Any) -> Any:
-    """Make the option of a field of this type; a path must not be empty."""
-    if Path in (kind, *typing.get_args(kind)):
-        return typer.Option(parser=given_path, metavar="PATH", help=help_of(field))
-    return typer.Option(help=help_of(field))
-
-
-def help_of(field: "dataclasses.Field[Any]") -> str:
-    """Word what an option means, and what it is when it is left out."""
+    """Create the option of a field of a type."""
     text: str = field.metadata["help"]
-    return text if field.default in (None, "", False) else f"{text} Default: {field.default}."
+    if field.default not in (None, "", False):
+        text += f" Default: {field.default}."
+    if Path in (kind, *typing.get_args(kind)):
+        return typer.Option(parser=given_path, metavar="PATH", help=text)
+    return typer.Option(help=text)
 
 
 def as_table(model: str, evaluation: Evaluation) -> Table:
-    """Lay out the numbers of an evaluation."""
+    """Return the results of an evaluation as a table of one row."""
     table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=Text(model))
     interactions = ("-", "-")
     if evaluation.operations is not None and evaluation.pairs is not None:
         share = evaluation.operations / evaluation.pairs
-        interactions = f"{evaluation.operations:,.0f}", f"{100 * share:.1f} % of {evaluation.pairs:,}"
+        interactions = f"{evaluation.operations:,.0f}", f"{100 * share:.1f}% of {evaluation.pairs:,}"
     table.add_row(
-        f"{evaluation.pictures:,}",
-        f"{evaluation.top1:.2f} %",
-        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f} %",
+        f"{evaluation.images:,}",
+        f"{evaluation.top1:.2f}%",
+        "-" if evaluation.top5 is None else f"{evaluation.top5:.2f}%",
         f"{evaluation.loss:.3f}",
         *interactions,
         f"{evaluation.throughput:.1f}",
@@ -153,7 +147,7 @@ def as_table(model: str, evaluation: Evaluation) -> Table:
 
 
 def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluation) -> None:
-    """Write an evaluation as JSON, with its settings, or as CSV of a header and a row, where NaN is nothing."""
+    """Write an evaluation as JSON with its settings, or as CSV; NaN becomes null or an empty field."""
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: value if isfinite(value or 0) else None for name, value in evaluation.as_row().items()}
     row = {"model": settings.model, **numbers}
@@ -169,15 +163,15 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     write_text(path, table.getvalue())
 
 
-class ConsoleReport:
-    """Tell the user how it goes: on a terminal by a line that moves, elsewhere by a line a row of the log."""
+class ConsoleReporter(Reporter):
+    """Shows progress as a bar on a terminal, and as one line per row of the log elsewhere."""
 
     def __init__(self) -> None:
-        """Say nothing yet."""
+        """Start without a bar."""
         self._progress: Progress | None = None
         self._text = ""
 
-    def __enter__(self) -> "ConsoleReport":
+    def __enter__(self) -> "ConsoleReporter":
         return self
 
     def __exit__(
@@ -192,7 +186,7 @@ class ConsoleReport:
         console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, step: int, total: int, text: str) -> None:
-        """Move the line."""
+        """Update the bar, or print a line if there is new text."""
         self._text = text or self._text
         if not console.is_terminal:
             if text:

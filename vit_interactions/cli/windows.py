@@ -1,6 +1,5 @@
-"""`vit-interactions windows`: the windows of every picture of a dataset, once and for all."""
+"""`vit-interactions windows`: compute the windows of every image of a dataset."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,89 +7,78 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vit_interactions.cli.options import Alpha, Beta, Device, given_path
+from vit_interactions.loading.classifiers import load_classifier
 from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.sources import open_part
+from vit_interactions.training.data.datasets import open_split
 from vit_interactions.training.data.window_store import count_unreadable, read_manifest
 from vit_interactions.training.settings import MAX_SIDE, MAX_WORKERS
-from vit_interactions.training.student import create_trained
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.locks import locked
+from vit_interactions.utilities.processes import independent_process
 
-SHOWN = 20  # pictures that could not be read
+SHOWN = 20  # unreadable images that are named
 
 
 def windows_command(
     data: Annotated[
-        Path, typer.Option(parser=given_path, metavar="DIR", help="The pictures, as of `vit-interactions train`.")
+        Path,
+        typer.Option(parser=given_path, metavar="DIR", help="Dataset, as in `vit-interactions train`."),
     ],
-    model: Annotated[str, typer.Option(metavar="NAME", help="The teacher: a trained plain ViT of timm.")],
-    out: Annotated[Path, typer.Option(parser=given_path, metavar="STORE", help="The folder to make.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The teacher: a trained plain timm ViT.")],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="STORE", help="Folder of the window store.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(parser=given_path, metavar="FILE", help="The teacher's weights; else those that timm knows."),
+        typer.Option(
+            parser=given_path, metavar="FILE", help="Weights of the teacher. Default: timm's pretrained weights."
+        ),
     ] = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
-    dataset: Annotated[
-        str, typer.Option(help="Kind of source, as timm names it; empty: folders of pictures.")
-    ] = "",
-    split: Annotated[str, typer.Option(help="The part of the data.")] = "train",
+    dataset: Annotated[str, typer.Option(help="Kind of dataset, as timm names it; empty: image folders.")] = "",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
     img_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=MAX_SIDE, help="Side of the teacher's square input; else what it was trained with."
-        ),
+        typer.Option(min=1, max=MAX_SIDE, help="Side of the teacher's square input. Default: its own."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the teacher sees at a time.")] = 64,
-    workers: Annotated[int, typer.Option(min=0, max=MAX_WORKERS, help="Processes that read pictures.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass of the teacher.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, max=MAX_WORKERS, help="Worker processes that load images.")] = 4,
     device: Device = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the store in --out, if there is one.")
+        bool, typer.Option("--resume", help="Continue the store in --out, if there is one.")
     ] = False,
 ) -> None:
-    """Compute the windows of all images once, for `train --window-targets cached`; by torchrun on many devices.
+    """Compute the windows of every image of a dataset, for `train --window-targets cached`.
 
-    Exits with 1 if an image could not be read.
+    With torchrun, on several devices. Exits with 1 if an image could not be read.
     """
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
-    pictures = open_part(data, split, kind=dataset)
-    rank, world, device = place_among_processes(check_device("--device", device))
-    teacher = WindowTeacher(create_trained(model, checkpoint, img_size=img_size), alpha, beta).to(
-        check_device("--device", device)
-    )
+    images = open_split(data, split, kind=dataset)
+    process = independent_process(check_device("--device", device))
+    teacher = WindowTeacher(load_classifier(model, checkpoint, img_size=img_size), alpha, beta).to(process.device)
     columns = TextColumn("windows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with locked(out, rank), Progress(*columns, console=console, disable=rank > 0) as progress:
-        task = progress.add_task("windows", total=None)
-        for report in build_window_store(
-            pictures, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world
+    rank, world = process.rank, process.world
+    with locked(out, rank), Progress(*columns, console=console, disable=rank > 0) as bar:
+        task = bar.add_task("windows", total=None)
+        for progress in build_window_store(
+            images, teacher, out, batch_size=batch_size, workers=workers, resume=resume, rank=rank, world=world
         ):
-            progress.update(task, completed=report.done, total=report.total)
-    for name in report.damaged:
-        console.print(f"made again: {name} in {out} was damaged", markup=False, soft_wrap=True)
-    for reason in list(report.failed.values())[:SHOWN]:
-        console.print(f"left out: {reason}", markup=False, soft_wrap=True, style="red")
-    if len(report.failed) > SHOWN:
-        console.print(f"left out: {len(report.failed) - SHOWN} more that cannot be read", style="red")
+            bar.update(task, completed=progress.done, total=progress.total)
+    for name in progress.damaged:
+        console.print(f"rebuilt: {name} in {out} was damaged", markup=False, soft_wrap=True)
+    for reason in list(progress.failed.values())[:SHOWN]:
+        console.print(f"skipped: {reason}", markup=False, soft_wrap=True, style="red")
+    if len(progress.failed) > SHOWN:
+        console.print(f"skipped: {len(progress.failed) - SHOWN} more unreadable images", style="red")
     size = read_manifest(out).record_bytes
-    done = report.done - len(report.failed)
+    done = progress.done - len(progress.failed)
     console.print(
-        f"windows of {done} of {report.total} images, {size} bytes each, in {out}", markup=False, soft_wrap=True
+        f"Wrote the windows of {done} of {progress.total} images to {out}, {size} bytes each",
+        markup=False,
+        soft_wrap=True,
     )
-    # Another code than 0 makes torchrun end the other processes, so the last one to finish speaks for all.
+    # Any other exit code makes torchrun kill the other processes, so the last one to finish reports for all.
     if count_unreadable(out):
         raise typer.Exit(1)
-
-
-def place_among_processes(device: str) -> tuple[int, int, str]:
-    """Return this process's number, how many there are, and its device, by the variables that torchrun sets.
-
-    Example:
-        >>> place_among_processes("cpu")
-        (0, 1, 'cpu')
-    """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local = os.environ.get("LOCAL_RANK")
-    return rank, world, f"cuda:{local}" if device == "cuda" and local is not None else device

@@ -1,4 +1,4 @@
-"""Explanations side by side: numbers, pictures and pages."""
+"""Compare explanation methods: tables, figures and reports."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from vit_interactions.functional.scores import Output
     from vit_interactions.metrics import Metric
 
-Photographs = Iterable[str | PathLike[str] | Image.Image]
+Images = Iterable[str | PathLike[str] | Image.Image]
 
 
 def compare(
-    photographs: Photographs,
+    images: Images,
     model: str | nn.Module | Mapping[str, str | nn.Module] = DEFAULT_MODEL,
     methods: "Methods | None" = None,
     metrics: "Iterable[str | Metric] | None" = None,
@@ -39,50 +39,48 @@ def compare(
     seed: int = 0,
     batch_size: int = 1,
 ) -> "Comparison":
-    """Measure the maps of methods on photographs under models by metrics.
+    """Compare explanation methods on images, side by side.
 
-    Results are written photograph by photograph, so that a run that is killed loses at most the batch that each
-    process is at, and measuring takes no more memory for more photographs. What goes wrong in a photograph, a
-    method or a metric is written down, and the rest goes on. Under torchrun each process measures its share, and
-    every process gets the whole comparison.
+    Results are written image by image: an interrupted run loses at most the batch in progress, and memory does not grow
+    with the number of images. If an image, a method or a metric fails, the failure is recorded and the run continues.
+    Under torchrun each process measures its share, and every process returns the whole comparison.
 
     Args:
-        photographs: pictures: files, folders with pictures directly in them, or images of Pillow; files come first.
-        model: a name, as `loading.load_model` takes it; a model, which is used where it is and given back as it was;
-            or several of them by the names that tables shall call them.
-        methods: names that `vit-interactions methods` lists, also with options ("gmar:norm=l1"); or a mapping from
-            names of your own to such names, explainer classes, partials of classes (`partial(vi.GMAR, norm="l1")`), or
-            functions from a model to its explainer. By default those of few passes, and the random control.
-        metrics: names of `compare.metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
-        boxes: a CSV file of boxes around objects: file (a photograph's name, with as many folders before it as tell it
-            from others), left, top, right, bottom in its pixels, and index, the model's number of the class, where it
-            is known. A patch is on the object if its centre lies in a box of the explained class.
-        masks: in the place of boxes, a folder of PNG pictures with the photographs' names (cat.png for cat.jpg; in
-            folders where these tell photographs apart) and sizes, the way up that they are shown. What is not 0 is
-            object, of whatever class; with a palette 255, VOC's void, is not. A patch is on the object if at least
-            half of it is.
-        target: the class that is explained, "pred" for that of the highest score, or "boxes" for that of the first box.
-        output: what the models give: "softmax" (logits of classes of which an image has one), "sigmoid" (logits of
-            classes each of which an image may have, or of one class), "probabilities", or "value" (regression). By
-            default read from the model's configuration and its output, see `predictions.find_output`.
-        alpha: share of all patch pairs that count as relevant, in [0, 1].
-        beta: share of the patches that are dropped as indiscriminative, in [0, 1].
-        out: folder for the results, made if missing; by default one that is deleted with the comparison.
-        resume: keep what is in `out` already of the same photographs, by the same settings and weights.
-        device: where models given by name go; "auto" is CUDA, then MPS, then the CPU. Other models stay where they are.
-        seed: of what metrics and intervals draw; methods that draw have seeds of their own.
-        batch_size: photographs that are explained at once. Cards may be faster with more; a map's time is then its
-            share in that of the batch, its memory that of the whole batch.
+        images: files, folders with images directly in them, or Pillow images; files come first.
+        model: a name for `loading.load_model`; a model, which is used on its device and not modified; or several of
+            them by display name.
+        methods: names from `vit-interactions methods`, with options if wanted ("gmar:norm=l1"). Or a mapping from
+            custom names to such names, explainer classes, partials of classes (`partial(vi.GMAR, norm="l1")`), or
+            functions from a model to its explainer. By default the fast ones, and the random baseline.
+        metrics: names from `metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
+        boxes: a CSV file of boxes around objects: file (the image's name, with as many parent folders as needed to
+            make it unique), left, top, right, bottom in pixels of the image, and index, the model's class index, if
+            known. A patch is on the object if its center lies in a box of the target class.
+        masks: instead of boxes, a folder of PNG files with the images' names (cat.png for cat.jpg; in folders if needed
+            to make them unique) and sizes, upright. Pixels other than 0 are object, of any class; in palette images
+            255, VOC's void, is not. A patch is on the object if at least half of it is.
+        target: class to explain, "pred" for the predicted class, or "boxes" for the class of the first box.
+        output: what the models return: "softmax" (logits of mutually exclusive classes), "sigmoid" (logits of
+            independent classes, or of one class), "probabilities", or "value" (regression). By default found from the
+            model's configuration and its output, see `predictions.find_output`.
+        alpha: fraction of all patch pairs that count as relevant, in [0, 1].
+        beta: fraction of patches that are dropped as indiscriminative, in [0, 1].
+        out: folder for the results, made if missing; by default a temporary one, deleted with the comparison.
+        resume: keep the results in `out` that have the same images, settings and weights.
+        device: for models given by name; "auto" is CUDA, then MPS, then the CPU. Other models stay where they are.
+        seed: of the random numbers of metrics and intervals; methods have their own seeds.
+        batch_size: images that are explained at once. More may be faster on a GPU; the time of a map is then its part
+            of the batch's time, its memory that of the whole batch.
 
     Returns:
-        The comparison, whose results are read from its folder.
+        The comparison, which reads its results from the folder.
 
     Raises:
-        ValueError: arguments that do not fit, or a folder that holds something else, also a comparison that was
-            begun with other settings.
+        ValueError: arguments that do not fit, or a folder with other content, such as a comparison with other
+            settings.
         BlockingIOError: another run is writing to the folder.
-        WriteError: the disk is full, or the folder cannot be written to.
-        UnsupportedModelError: a model whose attention cannot be explained.
+        WriteError: the disk is full, or the folder is not writable.
+        UnsupportedModelError: a model whose attention is not supported.
 
     Example:
         >>> import timm
@@ -96,11 +94,11 @@ def compare(
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
     from vit_interactions.utilities.locks import locked
-    from vit_interactions.utilities.processes import joined
+    from vit_interactions.utilities.processes import process_group
 
-    with ExitStack() as held, joined(device) as process:
+    with ExitStack() as held, process_group(device) as process:
         plan = make_plan(
-            photographs,
+            images,
             model,
             methods,
             metrics,
@@ -115,7 +113,7 @@ def compare(
             batch_size=batch_size,
         )
         folder = temporary_folder(process, resume=resume) if out is None else Path(out)
-        held.enter_context(locked(folder, first=process.first))  # until all processes have come to the end
+        held.enter_context(locked(folder, first=process.first))  # until all processes have finished
         try:
             run(plan, folder, process, resume=resume)
         except BaseException:

@@ -1,4 +1,4 @@
-"""What a call costs: its time, that of a forward pass beside it, and the memory it needs beyond what is held."""
+"""Cost of a call: its run time and its peak memory."""
 
 import contextlib
 import ctypes
@@ -10,26 +10,28 @@ from typing import Generic, TypeVar
 
 import torch
 
+from vit_interactions.utilities.processes import synchronize
+
 Result = TypeVar("Result")
 
 MEGABYTE = 1e6
-# Metric -> what it is; less is better in all.
+# Metric -> description; lower is better for all.
 COSTS = {
     "seconds": "time of the map",
     "forwards": "time of the map, divided by that of a forward pass taken just before",
-    "peak_memory": "MB at most beyond what was held before; on the CPU of the whole process, and at least, since "
-    "memory that was free already is taken first",
+    "peak_memory": "peak MB beyond what was allocated before; on the CPU that of the whole process, and "
+    "a lower bound, since free memory is used first",
 }
 
 
 @dataclass(frozen=True)
 class Measured(Generic[Result]):
-    """A result and what it cost.
+    """A result and its cost.
 
     Attributes:
         result: of the call.
-        seconds: it took.
-        peak: bytes at most beyond what was held before; None where this cannot be told.
+        seconds: run time.
+        peak: peak bytes beyond what was allocated before; None if unknown.
     """
 
     result: Result
@@ -38,9 +40,9 @@ class Measured(Generic[Result]):
 
 
 def measured(call: Callable[[], Result], device: torch.device) -> Measured[Result]:
-    """Make a call and measure it, until the device has done all of it.
+    """Make a call and measure it, including all its work on the device.
 
-    On mps the peak is None: torch says what is held there at a moment, but keeps no peak.
+    On MPS the peak is None, because torch does not record it there.
 
     Example:
         >>> measured(lambda: 1 + 1, torch.device("cpu")).result
@@ -49,29 +51,21 @@ def measured(call: Callable[[], Result], device: torch.device) -> Measured[Resul
     before = _start(device)
     started = time.perf_counter()
     result = call()
-    _wait_for(device)
+    synchronize(device)
     seconds = time.perf_counter() - started
     peak = _peak(device)
     return Measured(result, seconds, None if before is None or peak is None else max(0, peak - before))
 
 
-def _wait_for(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def _start(device: torch.device) -> int | None:
-    """Let the peak begin anew, and return the bytes that are held; None where the system does not tell."""
-    _wait_for(device)
+    """Reset the peak, and return the allocated bytes; None if the system does not report them."""
+    synchronize(device)
     if device.type == "mps":
         return None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError, AttributeError):  # memory that is free already would hide what a call needs
+    with contextlib.suppress(OSError, AttributeError):  # free memory of the process would hide what a call needs
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")

@@ -1,8 +1,8 @@
-"""The maps of a batch of photographs by each method, and what they cost."""
+"""Maps of a batch of images by each method, and what they cost."""
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.compare.cost import Measured, measured
-from vit_interactions.compare.units import Failure
+from vit_interactions.compare.cost import MEGABYTE, Measured, measured
+from vit_interactions.compare.records import Failure, Record
 from vit_interactions.explain import Explainer, ZeroMapWarning
 from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
@@ -23,135 +23,110 @@ from vit_interactions.utilities.seeds import seeded
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class FoundMap:
-    """A map and its share in what its batch cost.
-
-    Attributes:
-        values: (rows, cols) float64 on the CPU, more = more relevant.
-        seconds: of the batch, divided by its photographs.
-        forwards: the same in forward passes of the batch.
-        peak: bytes that the whole batch needed at most beyond what was held; None where this cannot be told.
-    """
-
-    values: Tensor
-    seconds: float
-    forwards: float
-    peak: int | None
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What the methods found in one photograph.
-
-    Attributes:
-        by_method: the map, or why there is none.
-        window_share: the share of all pairs that the adaptive windows hold, where a method uses their fields.
-    """
-
-    by_method: dict[str, FoundMap | Failure]
-    window_share: float | None
-
-
 def explain_batch(
-    model: nn.Module, inputs: Tensor, targets: Sequence[int | None], layout: TokenLayout, settings: Settings
-) -> list[Maps]:
-    """Explain photographs at once; what fails, one by one.
+    model: nn.Module, inputs: Tensor, records: Sequence[Record], layout: TokenLayout, settings: Settings
+) -> None:
+    """Explain images at once, and write maps, costs, failures and window share into their records.
+
+    A method that fails on the batch is run image by image.
 
     Args:
         model: in evaluation mode.
         inputs: (batch, channels, height, width) on the model's device.
-        targets: the class that is explained of each; None of all for a model without classes.
+        records: of the images, which know the class to explain.
         layout: of the model's patches.
         settings: methods, alpha and beta.
 
-    Returns:
-        What was found in each.
-
     Example:
         >>> import timm
+        >>> from vit_interactions.loading.predictions import Prediction
         >>> model = timm.create_model("test_vit", num_classes=5)
         >>> layout = TokenLayout(prefix=1, rows=10, cols=10, readout="token", extent=(160, 160))
-        >>> settings = Settings("test_vit", methods=("gmar",))
-        >>> first, second = explain_batch(model, torch.zeros(2, 3, 160, 160), [0, 3], layout, settings)
-        >>> second.by_method["gmar"].values.shape
-        torch.Size([10, 10])
+        >>> records = [Record({}, target_class=Prediction(index, None, 0.5)) for index in (0, 3)]
+        >>> explain_batch(model, torch.zeros(2, 3, 160, 160), records, layout, Settings("vit", methods=("gmar",)))
+        >>> records[1].maps["gmar"].shape
+        (10, 10)
     """
-    batch = _Batch(model, inputs, targets, layout, settings)
-    maps = {}
+    batch = _Batch(model, inputs, records, layout, settings)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZeroMapWarning)  # metrics say it where it matters
+        warnings.simplefilter("ignore", ZeroMapWarning)  # metrics report it where it matters
         for method in settings.methods:
-            with seeded(0):  # whatever the others drew
-                maps[method.name] = batch.explain(method)
-        # Methods with an alpha of their own have other windows, of which nothing is said.
-        fields = any(
-            issubclass(each.kind, FieldExplainer) and each.options.get("alpha") == settings.alpha
-            for each in settings.methods
-        )
-        shares = batch.window_shares() if fields else [None] * len(inputs)
-    return [
-        Maps({name: found[number] for name, found in maps.items()}, share) for number, share in enumerate(shares)
-    ]
+            with seeded(0):  # independent of what other methods drew
+                batch.explain(method)
+        # Methods with another alpha have other windows, which are not reported.
+        if any(
+            issubclass(method.kind, FieldExplainer) and method.options.get("alpha") == settings.alpha
+            for method in settings.methods
+        ):
+            batch.find_window_shares()
 
 
-def warm_up(
-    model: nn.Module, inputs: Tensor, targets: Sequence[int | None], layout: TokenLayout, settings: Settings
-) -> None:
-    """Explain once for nothing, so that no map's time holds the loading of libraries; arguments as `explain_batch`."""
-    explain_batch(model, inputs[:1], targets[:1], layout, settings)
+def warm_up(model: nn.Module, inputs: Tensor, record: Record, layout: TokenLayout, settings: Settings) -> None:
+    """Run one untimed pass of each method, so that lazy imports do not distort the timings."""
+    explain_batch(model, inputs, [replace(record, maps={}, values={}, failures=[])], layout, settings)
 
 
 class _Batch:
-    """What the methods of photographs that are explained at once share."""
+    """Images that are explained at once, with the intermediate results that methods share."""
 
     def __init__(
         self,
         model: nn.Module,
         inputs: Tensor,
-        targets: Sequence[int | None],
+        records: Sequence[Record],
         layout: TokenLayout,
         settings: Settings,
     ) -> None:
-        self.model, self.inputs, self.layout, self.settings = model, inputs, layout, settings
-        self.targets = list(targets)
+        self.model, self.inputs, self.records, self.layout, self.settings = (
+            model,
+            inputs,
+            records,
+            layout,
+            settings,
+        )
 
-    def explain(self, method: ConfiguredMethod) -> list[FoundMap | Failure]:
-        """Explain each photograph, or say why it has no map."""
-        return self._each(lambda part: part._explain(method), lambda error: Failure.of(error, method.name))
+    def explain(self, method: ConfiguredMethod) -> None:
+        """Write the map of each image into its record, or the reason why there is none."""
+        self._each(
+            lambda part: part._explain(method),
+            lambda record, error: record.failures.append(Failure.of(error, method.name)),
+        )
 
-    def window_shares(self) -> list[float | None]:
-        """Compute the share of all pairs that the adaptive windows of each photograph hold; None where U fails."""
-        return self._each(lambda part: part._window_shares(), lambda error: None)
+    def find_window_shares(self) -> None:
+        """Write the fraction of pairs inside the adaptive windows into each record, unless U fails."""
+        self._each(lambda part: part._find_window_shares(), lambda record, error: None)
 
-    def _each(
-        self, call: "Callable[[_Batch], list[Result]]", failed: Callable[[Exception], Result]
-    ) -> list[Result]:
-        """Call for all photographs at once, or if that fails for one after the other."""
+    def _each(self, call: "Callable[[_Batch], None]", failed: Callable[[Record, Exception], None]) -> None:
+        """Call for all images at once, or one at a time if that fails."""
         try:
             return call(self)
-        # Methods may come from anywhere; what one photograph breaks is not to cost the others theirs.
+        # Methods may come from anywhere; one image's failure must not cost the others their maps.
         except Exception as error:
-            lost = failed(error)
-        # Out of the handler, where the error's traceback would keep what the call had allocated.
-        return [lost] if len(self.inputs) == 1 else [part._each(call, failed)[0] for part in self._singles]
+            if len(self.records) == 1:
+                return failed(self.records[0], error)
+        # Outside the handler, because the error's traceback keeps what the call had allocated.
+        for part in self._singles:
+            part._each(call, failed)
+        return None
 
     @cached_property
     def _singles(self) -> "list[_Batch]":
-        parts = zip(self.inputs, self.targets, strict=True)
-        return [_Batch(self.model, image[None], [target], self.layout, self.settings) for image, target in parts]
+        parts = zip(self.inputs, self.records, strict=True)
+        return [_Batch(self.model, image[None], [record], self.layout, self.settings) for image, record in parts]
 
-    def _explain(self, method: ConfiguredMethod) -> list[FoundMap | Failure]:
+    def _explain(self, method: ConfiguredMethod) -> None:
         explainer = method.create(self.model)
         forward, found = self._cost_and_maps(explainer)
-        maps = turn(found.result, explainer).detach().to("cpu", torch.float64)
-        seconds = found.seconds / len(maps)
-        return [
-            FoundMap(each, seconds, found.seconds / forward, found.peak)
-            if each.isfinite().all()
-            else Failure.of(_not_finite(each), method.name)
-            for each in maps
-        ]
+        maps = as_relevance(found.result, explainer).detach().to("cpu", torch.float64)
+        costs = {"seconds": found.seconds / len(maps), "forwards": found.seconds / forward}
+        if found.peak is not None:
+            costs["peak_memory"] = found.peak / MEGABYTE
+        for record, values in zip(self.records, maps, strict=True):
+            if values.isfinite().all():
+                record.maps[method.name] = values.numpy()
+                record.values[method.name] = dict(costs)
+            else:
+                record.failures.append(Failure.of(_not_finite(values), method.name))
 
     def _cost_and_maps(self, explainer: Explainer) -> tuple[float, Measured[Tensor]]:
         """Compute maps (batch, rows, cols), and the seconds of a forward pass just before."""
@@ -161,22 +136,21 @@ class _Batch:
             peaks = [peak for peak in (shared.peak, own.peak) if peak is not None]
             maps = own.result.reshape(-1, *self.layout.grid)
             return forward, Measured(maps, shared.seconds + own.seconds, max(peaks, default=None))
-        targets: list[int | None] | None = self.targets
-        if not explainer.class_specific or None in self.targets:
-            targets = None
-        return self._forward(), self._measured(lambda: explainer.patch_map(self.inputs, targets))
+        targets = [record.target for record in self.records]
+        chosen = targets if explainer.class_specific and None not in targets else None
+        return self._forward(), self._measured(lambda: explainer.patch_map(self.inputs, chosen))
 
     @cached_property
     def _uncertainty(self) -> tuple[float, Measured[Tensor]]:
-        """U, which the methods of patch interactions share: the most expensive part of each."""
+        """U, the most expensive part of the patch interaction methods, computed once for all of them."""
         forward = self._forward()
         return forward, self._measured(lambda: InteractionUncertainty(self.model).uncertainty(self.inputs))
 
-    def _window_shares(self) -> list[float | None]:
+    def _find_window_shares(self) -> None:
         _, shared = self._uncertainty
         windows = adaptive_windows(shared.result, self.layout.grid, self.settings.alpha)
-        operations: list[int] = window_operations(windows).tolist()
-        return [count / self.layout.patches**2 for count in operations]
+        for record, pairs in zip(self.records, window_operations(windows).tolist(), strict=True):
+            record.window_share = pairs / self.layout.patches**2
 
     @torch.no_grad()
     def _forward(self) -> float:
@@ -191,6 +165,6 @@ def _not_finite(values: Tensor) -> ValueError:
     return ValueError(f"the map has NaN or infinite values at {bad} of {values.numel()} patches.")
 
 
-def turn(maps: Tensor, explainer: Explainer) -> Tensor:
-    """Turn the maps of an explainer round where less is more relevant."""
+def as_relevance(maps: Tensor, explainer: Explainer) -> Tensor:
+    """Negate the maps of explainers for which lower is more relevant."""
     return maps if explainer.more_is_relevant else -maps

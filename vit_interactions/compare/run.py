@@ -1,13 +1,12 @@
-"""Run a comparison: batch by batch of photographs under each model, each unit whole or not there at all."""
+"""Run a comparison: batch by batch of images under each model, each record written completely or not at all."""
 
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,200 +23,203 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.compare.manifest import read_manifest, run_checksum
+from vit_interactions.compare.manifest import IMAGES, MANIFEST, ListedImage, read_manifest, run_checksum
 from vit_interactions.compare.maps import explain_batch, warm_up
-from vit_interactions.compare.plan import Picture, Plan
-from vit_interactions.compare.scoring import Seen, Subject, look, measure
-from vit_interactions.compare.units import (
-    MANIFEST,
-    PICTURES,
-    UNITS,
-    Failure,
-    Unit,
-    read_unit,
-    write_unit,
-)
+from vit_interactions.compare.models import ComparedModel
+from vit_interactions.compare.plan import Plan
+from vit_interactions.compare.records import RECORDS, Failure, Record, read_record, record_path, write_record
+from vit_interactions.compare.scoring import choose_target, classify, measure
 from vit_interactions.figures import prepare
+from vit_interactions.images.objects import inside_object
 from vit_interactions.images.reading import read_image
+from vit_interactions.metrics import Case
 from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.files import partial_path, refuse_folder, remove_partials, sha256, write_json
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.locks import LOCK
-from vit_interactions.utilities.processes import Process, share
+from vit_interactions.utilities.processes import Process, broadcast
 from vit_interactions.utilities.seeds import seed_of
 from vit_interactions.utilities.text import printable
-from vit_interactions.utilities.versions import versions
 from vit_interactions.utilities.writing import WriteError
 
-PACKAGES = ("pandas", "scipy", "torchvision")
 LOG_EVERY = 60.0  # seconds
 
 
 def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> None:
-    """Measure this process's share of the photographs, and write the results below a folder.
+    """Measure the images of this process, and write the records into a folder.
 
     Args:
         plan: what to compare.
         folder: of the comparison; made if missing.
-        process: takes each `process.world`-th batch of photographs.
-        resume: keep what is there of the same photographs and objects, unless it failed for a reason that may have
-            gone.
+        process: takes every `process.world`-th batch of images.
+        resume: keep the records of the same images and objects, unless they failed for a transient reason.
 
     Raises:
-        ValueError: as of `check_folder`.
-        UnsupportedModelError: a model whose patches cannot be told.
+        ValueError: as in `check_folder`.
+        UnsupportedModelError: a model whose patches cannot be found.
     """
-    models = plan.describe_models()
-    content = manifest(plan, models)
-    checksums = {name: run_checksum(content, name) for name in models}
+    content = plan.describe()
     if process.first:
         check_folder(folder, content, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
-        for part in (folder, folder / PICTURES, *(folder / UNITS).glob("*")):
+        for part in (folder, folder / IMAGES, *(folder / RECORDS).glob("*")):
             remove_partials(part)
         write_json(folder / MANIFEST, content)
-    share(None)  # nobody writes before the folder has been checked
+    broadcast(None)  # no process writes before the folder has been checked
     size = plan.batch_size
-    # Batches are made before they are shared out: the same ones for any number of processes.
-    batches = [plan.pictures[start : start + size] for start in range(0, len(plan.pictures), size)]
+    # Batches are made before they are divided, so that they do not depend on the number of processes.
+    batches = [plan.images[start : start + size] for start in range(0, len(plan.images), size)]
     mine = batches[process.rank :: process.world]
-    # Once for all images: a model in training mode is measured as a copy.
-    plan = replace(
-        plan, subjects={key: replace(each, model=evaluated(each.model)) for key, each in plan.subjects.items()}
-    )
-    work = [(name, batch) for name in plan.subjects for batch in mine]
-    warm: set[str] = set()
-    with progress(sum(len(batch) for _, batch in work), process) as advance:
-        for name, batch in work:
-            units = folder / UNITS / models[name]["folder"]
-            jobs = [begin(picture, folder, units, checksums[name], resume=resume) for picture in batch]
-            fresh = sum(not job.settled for job in jobs)
-            work_off(plan, name, jobs, warm)
-            advance(len(batch), fresh)
+    # Copied once for all images if a model is in training mode.
+    models = {name: replace(each, model=evaluated(each.model)) for name, each in plan.models.items()}
+    with progress(sum(map(len, mine)) * len(models), process) as advance:
+        for name, model in models.items():
+            checksum = run_checksum(content, name)
+            warm = False
+            for batch in mine:
+                paths = [record_path(folder, content["models"][name]["folder"], image.key) for image in batch]
+                items = [
+                    open_item(image, folder, path, checksum, resume=resume)
+                    for image, path in zip(batch, paths, strict=True)
+                ]
+                to_measure = sum(not item.done for item in items)
+                if to_measure:
+                    warm = measure_batch(plan, model, items, warm)
+                advance(len(batch), to_measure)
 
 
 @dataclass
-class Job:
-    """One photograph under one model.
+class WorkItem:
+    """One image under one model, while it is measured.
 
     Attributes:
-        picture: the photograph.
-        file: of the photograph; None where it could not be read.
-        path: of the unit to write.
-        unit: what is known of it.
-        settled: whether the unit is there already.
+        image: to measure.
+        path: of the record to write.
+        record: what is known so far.
+        done: True if a complete record has been written.
+        file: of the image; None if it could not be read.
+        case: what metrics need; None if the image could not be classified.
+        without_object: why the case has no patches on the object.
     """
 
-    picture: Picture
-    file: Path | None
+    image: ListedImage
     path: Path
-    unit: Unit
-    settled: bool = False
+    record: Record
+    done: bool = False
+    file: Path | None = None
+    case: Case | None = None
+    without_object: ValueError | None = None
 
 
-def begin(picture: Picture, folder: Path, units: Path, run_sha256: str, *, resume: bool) -> Job:
-    """Find out what a unit is made from, and whether an earlier one was made from the same.
+def open_item(image: ListedImage, folder: Path, path: Path, run_sha256: str, *, resume: bool) -> WorkItem:
+    """Start the record of an image, and find out whether an earlier one has the same origin.
 
     Args:
-        picture: to measure.
+        image: to measure.
         folder: of the comparison.
-        units: folder of the model's units.
+        path: of the record.
         run_sha256: from `run_checksum`.
-        resume: keep an earlier unit.
+        resume: keep an earlier record.
     """
-    path = units / f"{picture.key}.json"
-    job = Job(picture, None, path, Unit({**picture.objects(), "sha256": None, "run": run_sha256}))
-    earlier = earlier_unit(path) if resume else None
-    with written_down(job):
-        job.file = picture.write_to(folder)
-        job.unit.origin["sha256"] = sha256(job.file)
-        if earlier is not None and earlier.origin == job.unit.origin:
-            job.settled = not any(failure.chance for failure in earlier.failures)
-    return job
+    mask = None
+    if image.mask is not None:
+        with suppress(OSError, ValueError):  # reported by the metrics that need it
+            mask = sha256(image.mask)
+    boxes = image.as_json()["boxes"]
+    item = WorkItem(image, path, Record({"boxes": boxes, "mask": mask, "sha256": None, "run": run_sha256}))
+    earlier = earlier_record(path) if resume else None
+    with failures_recorded(item.record):
+        item.file = image.write_to(folder)
+        item.record.origin["sha256"] = sha256(item.file)
+        if earlier is not None and earlier.origin == item.record.origin:
+            item.done = not any(failure.transient for failure in earlier.failures)
+    return item
 
 
-def earlier_unit(path: Path) -> Unit | None:
-    """Read a unit of an earlier run; None where there is none, or a damaged one, which is reported.
+def earlier_record(path: Path) -> Record | None:
+    """Read the record of an earlier run; None if there is none, or a damaged one, which is reported.
 
     Raises:
-        ValueError: a folder where a file of the unit belongs, which is not removed.
+        ValueError: a folder instead of a file; it is not removed.
     """
     for file in (path, path.with_suffix(".npz")):
         refuse_folder(file)
     try:
-        return read_unit(path)
+        return read_record(path, arrays=False)
     except DamagedFileError as error:
         console.print(printable(f"measuring again: {error.problem}"), markup=False, soft_wrap=True)
         return None
 
 
-def work_off(plan: Plan, name: str, jobs: Sequence[Job], warm: set[str]) -> None:
-    """Explain the photographs of a batch at once, and write each unit as soon as it is measured.
+def measure_batch(plan: Plan, model: ComparedModel, items: Sequence[WorkItem], warm: bool) -> bool:
+    """Explain the images of a batch at once, and write each record as soon as it is measured.
 
-    Those that are settled are explained with the others, since the last digits of a map may depend on the batch. Models
-    that are not `warm` explain once for nothing before.
+    Images that are done are explained with the others, because the last digits of a map may depend on the batch.
+
+    Returns:
+        True if the model has been warmed up; `warm` is the value before.
     """
-    if all(job.settled for job in jobs):
+    for item in items:
+        classify_item(plan, model, item)
+    cases = [item.case for item in items if item.case is not None]
+    classified = [item for item in items if item.case is not None]
+    if any(not item.done for item in classified):
+        inputs, layout = torch.cat([case.inputs for case in cases]), cases[0].layout
+        records = [item.record for item in classified]
+        if not warm:
+            warm_up(model.model, inputs[:1], records[0], layout, plan.settings)
+        explain_batch(model.model, inputs, records, layout, plan.settings)
+        warm = True
+        for item, case in zip(classified, cases, strict=True):
+            if not item.done:
+                measure(item.record, case, plan.metrics, plan.settings, item.without_object)
+                write_record(item.path, item.record)
+                item.done = True
+    for item in items:
+        if not item.done:
+            write_record(item.path, item.record)
+    return warm
+
+
+def classify_item(plan: Plan, model: ComparedModel, item: WorkItem) -> None:
+    """Read an image and run the model on it; what fails is recorded."""
+    if item.file is None:
         return
-    subject = plan.subjects[name]
-    looked = [(job, seen) for job in jobs if (seen := look_at(plan, subject, job)) is not None]
-    if any(not job.settled for job, _ in looked):
-        inputs = torch.cat([seen.inputs for _, seen in looked])
-        targets = [seen.view.target for _, seen in looked]
-        layout = looked[0][1].view.layout
-        if name not in warm:
-            warm_up(subject.model, inputs, targets, layout, plan.settings)
-            warm.add(name)
-        found = explain_batch(subject.model, inputs, targets, layout, plan.settings)
-        for (job, seen), maps in zip(looked, found, strict=True):
-            if not job.settled:
-                seed = seed_of(plan.seed, int(job.unit.origin["sha256"][:15], 16))
-                findings = measure(subject, seen, maps, plan.settings, plan.metrics, seed)
-                write_unit(job.path, replace(job.unit, **vars(findings), view=seen.view.as_json()))
-                job.settled = True
-    for job in jobs:
-        if not job.settled:
-            write_unit(job.path, job.unit)
-
-
-def look_at(plan: Plan, subject: Subject, job: Job) -> Seen | None:
-    """Show a photograph to the model; None if it cannot be read or classified."""
-    seen = None
-    if job.file is not None:
-        with written_down(job):
-            image = read_image(job.file)
-            job.unit.size = list(image.size)
-            photograph = prepare(image, subject.model)
-            seen = look(
-                subject,
-                photograph,
-                job.picture.boxes,
-                job.picture.mask,
-                plan.settings.target,
-                plan.settings.output,
-            )
-    return seen
+    image, record, settings = item.image, item.record, plan.settings
+    with failures_recorded(record):
+        pixels = read_image(item.file)
+        record.size = pixels.size
+        prepared = prepare(pixels, model.model)
+        target = choose_target(settings.target, image.boxes)
+        case = classify(model, prepared, record, target, settings.output)
+        inside = None
+        try:
+            inside = inside_object(prepared, case.layout, image.boxes, image.mask, record.target)
+        except ValueError as error:  # the failure of the metrics that need it
+            item.without_object = error
+        seed = seed_of(plan.seed, int(record.origin["sha256"][:15], 16))
+        item.case = replace(case, inside=inside, seed=seed)
 
 
 @contextmanager
-def written_down(job: Job) -> Iterator[None]:
-    """Write down what goes wrong: a picture that cannot be read or classified is one less, whatever was raised."""
+def failures_recorded(record: Record) -> Iterator[None]:
+    """Record an exception as the failure of the image, whatever was raised."""
     try:
         yield
     except (UnsupportedModelError, WriteError):
         raise
     except Exception as error:
-        job.unit.failures = [Failure.of(error)]
+        record.failures = [Failure.of(error)]
 
 
 def temporary_folder(process: Process, *, resume: bool) -> Path:
-    """Make a folder for results that nobody wants to keep.
+    """Make a folder for temporary results.
 
     Raises:
-        ValueError: results that are resumed, or of several processes, which must have a folder that all see.
+        ValueError: a resumed comparison, or several processes, which need a shared folder.
     """
     if resume or process.world > 1:
-        raise ValueError("`out` must be a folder when a comparison is resumed or made by several processes.")
+        raise ValueError("`out` must be a folder to resume a comparison or to run several processes, got None.")
     return Path(tempfile.mkdtemp(prefix="comparison-"))
 
 
@@ -225,73 +227,67 @@ def check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None
     """Check that a comparison may be written to a folder.
 
     Args:
-        folder: where it shall go.
-        content: of its manifest.
-        resume: whether it may go on with what is there.
+        folder: to write to.
+        content: of the manifest.
+        resume: allow a folder with the same comparison.
 
     Raises:
-        ValueError: a folder that holds something else; a comparison that is not to be resumed, or that was begun with
-            other settings, models, devices or versions of packages: results of both would stand in one table.
+        ValueError: a folder with other content; a comparison without `resume`, or one that was started with other
+            settings, models, devices or package versions, whose results must not be mixed.
     """
     earlier = read_manifest(folder) if folder.exists() else None
     if earlier is None:
         unfinished = {LOCK, partial_path(folder / MANIFEST).name}
         if folder.exists() and not {path.name for path in folder.iterdir()} <= unfinished:
-            raise ValueError(f"`out` {folder} holds something that is no comparison; choose another folder.")
+            raise ValueError(
+                f"`out` must be an empty folder or that of a comparison, got {folder} with other content. Choose "
+                "another folder."
+            )
         return
     if not resume:
-        raise ValueError(f"`out` {folder} holds a comparison: resume it (--resume), or choose another folder.")
+        raise ValueError(
+            f"`out` must be a new folder, got {folder}, which has a comparison: resume it (--resume), or choose "
+            "another folder."
+        )
     for part in ("settings", "models", "versions"):
         difference = first_difference(earlier.get(part), content[part])
         if difference:
             raise ValueError(
-                f"`out` {folder} holds a comparison that was begun otherwise: {part} {difference}. "
-                "Resume it with what it was begun with, or choose another folder."
+                f"`out` {folder} has a comparison that was started with other {part}: {difference}. "
+                f"Resume it with the same {part}, or choose another folder."
             )
 
 
 def first_difference(earlier: Any, now: Any) -> str:
-    """Word where two contents of JSON differ first; empty if they do not.
+    """Describe the first difference of two JSON contents; empty if they are equal.
 
     Example:
         >>> first_difference({"alpha": 0.1, "seed": 0}, {"alpha": 0.2, "seed": 0})
-        'alpha was 0.1, but is 0.2'
+        'alpha was 0.1, now is 0.2'
     """
     if not isinstance(earlier, dict) or not isinstance(now, dict):
-        return "" if earlier == now else f"was {json.dumps(earlier)}, but is {json.dumps(now)}"
+        return "" if earlier == now else f"was {json.dumps(earlier)}, now is {json.dumps(now)}"
     for name in earlier | now:
         if name not in now:
-            return f"had {name}, but have it no more"
+            return f"{name} was removed"
         if name not in earlier:
-            return f"did not have {name}, but have it now"
+            return f"{name} was added"
         difference = first_difference(earlier[name], now[name])
         if difference:
             return f"{name} {difference}"
     return ""
 
 
-def manifest(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what the first file of a comparison says; it is written first, so that unfinished ones can be read."""
-    content: dict[str, Any] = {
-        "settings": plan.describe(),
-        "versions": {**versions(), **{package: version(package) for package in PACKAGES}},
-        "models": models,
-        "photographs": [picture.as_json() for picture in plan.pictures],
-        "notes": list(plan.notes),
-    }
-    return content
-
-
 @contextmanager
 def progress(total: int, process: Process) -> Iterator[Callable[[int, int], None]]:
-    """Show how far the first process is: on a terminal or in a notebook as a bar, in a log by a line a minute.
+    """Show the progress of the first process: a bar on a terminal or in a notebook, one line per minute in a log.
 
     Args:
-        total: photographs to do.
+        total: images to do.
         process: whose progress this is.
 
     Yields:
-        What to tell of photographs: how many are done, and how many of them were measured now.
+        A function to call with the number of images that are done, and how many of them were measured now.
     """
     columns = (
         TextColumn("comparing"),
@@ -304,17 +300,17 @@ def progress(total: int, process: Process) -> Iterator[Callable[[int, int], None
     logged = not seen and not console.is_jupyter
     with Progress(*columns, console=console, disable=not (process.first and seen)) as bar:
         task = bar.add_task("comparing", total=total)
-        started = said = time.monotonic()
+        started = reported = time.monotonic()
         measured = 0  # the others took no time
         whose = f" (the first of {process.world} processes)" if process.world > 1 else ""
 
-        def advance(done: int, fresh: int) -> None:
-            nonlocal said, measured
+        def advance(done: int, measured_now: int) -> None:
+            nonlocal reported, measured
             bar.advance(task, done)
-            measured += fresh
+            measured += measured_now
             now, all_done = time.monotonic(), bar.tasks[0].completed
-            if process.first and logged and measured and now - said >= LOG_EVERY:
-                said = now
+            if process.first and logged and measured and now - reported >= LOG_EVERY:
+                reported = now
                 left = timedelta(seconds=round((now - started) / measured * (total - all_done)))
                 console.print(f"compared {all_done:g} of {total}{whose}, about {left} left", soft_wrap=True)
 

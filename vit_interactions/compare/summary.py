@@ -1,7 +1,7 @@
-"""Means over photographs, with the interval that photographs drawn anew would give.
+"""Means over images with bootstrap confidence intervals.
 
-Source of the interval: Efron, Bootstrap Methods: Another Look at the Jackknife, Annals of Statistics 7(1), 1979; its
-percentiles. Every method and metric sees the same draws, so that their differences can be told too.
+Source: Efron, Bootstrap Methods: Another Look at the Jackknife, Annals of Statistics 7(1), 1979; percentile intervals.
+All methods and metrics share the same resamples, so that their differences are comparable.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,24 @@ import pandas as pd
 
 from vit_interactions.utilities.checks import check_fraction
 
+BASELINE = "random_map"  # methods that do not beat it are not informative
 DRAWS = 2000
-AT_ONCE = 2**22  # photographs drawn at a time, which bounds the memory
-COLUMNS = ["model", "method", "metric", "mean", "low", "high", "photographs", "direction"]
+AT_ONCE = 2**22  # images drawn at a time, which bounds the memory
+COLUMNS = ["model", "method", "metric", "mean", "low", "high", "images", "direction"]
 
 Array = np.ndarray[Any, Any]
 
 
 def bootstrap_intervals(values: Array, confidence: float = 0.95, seed: int = 0) -> tuple[Array, Array]:
-    """Compute the interval of the mean of each column over rows drawn with replacement.
+    """Compute a confidence interval for the mean of each column by resampling rows.
 
     Args:
         values: (rows, columns); NaN where a value is missing.
-        confidence: share of the draws' means that the interval holds, in [0, 1].
-        seed: of the draws.
+        confidence: level of the interval, in [0, 1].
+        seed: of the resampling.
 
     Returns:
-        Lower and upper ends (columns,); NaN for columns of less than two values, which tell no spread.
+        Lower and upper ends (columns,); NaN for columns with fewer than two values.
 
     Raises:
         ValueError: `confidence` outside [0, 1].
@@ -57,31 +58,31 @@ def bootstrap_intervals(values: Array, confidence: float = 0.95, seed: int = 0) 
     return low, high
 
 
-def summarise(
+def summarize(
     table: pd.DataFrame, directions: Mapping[str, str], confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """Average a table (model, photograph, method, metric, value) over photographs.
+    """Average a table (model, image, method, metric, value) over images.
 
     Args:
-        table: as `Comparison.table`.
+        table: from `Results.table`.
         directions: metric -> "higher", "lower" or "none".
         confidence: of the intervals.
-        seed: of the intervals' draws.
+        seed: of the resampling.
 
     Returns:
-        Columns model, method, metric, mean, low, high, photographs (how many have a value) and direction, in the order
-        of the table.
+        Columns model, method, metric, mean, low, high, images (number with a value) and direction, in the order of
+        the table.
     """
     if table.empty:
         empty: pd.DataFrame = pd.DataFrame(columns=COLUMNS)
         return empty
     groups = ["model", "method", "metric"]
-    wide = table.pivot(index="photograph", columns=groups, values="value")  # NaN where a value is missing
+    wide = table.pivot(index="image", columns=groups, values="value")  # NaN where a value is missing
     wide = wide[list(dict.fromkeys(zip(*(table[name] for name in groups), strict=True)))]
     values = wide.to_numpy(np.float64)
     low, high = bootstrap_intervals(values, confidence, seed)
     summary: pd.DataFrame = wide.columns.to_frame(index=False)
     summary["mean"], summary["low"], summary["high"] = np.nanmean(values, 0), low, high
-    summary["photographs"] = (~np.isnan(values)).sum(0)
+    summary["images"] = (~np.isnan(values)).sum(0)
     summary["direction"] = [directions[metric] for metric in summary["metric"]]
     return summary

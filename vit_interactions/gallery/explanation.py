@@ -42,10 +42,10 @@ from vit_interactions.figures import (
 )
 from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
-from vit_interactions.loading.predictions import Prediction, class_name, predict
+from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
 from vit_interactions.utilities.names import unique_names
-from vit_interactions.utilities.text import class_in_words, method_in_words
+from vit_interactions.utilities.text import method_in_words
 
 ZERO_NOTE = ". Zero everywhere: the method found nothing"
 OPEN_NOTE = ". Windows this open mirror where a patch lies, not what it shows: choose a smaller α"
@@ -117,7 +117,7 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
     named = settings.checkpoint is None
     prediction = predict(model, inputs, named=named, output=settings.output)
     chosen = settings.target
-    target = class_in_words(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
+    target = class_label(chosen, class_name(model, chosen, named=named)) if isinstance(chosen, int) else ""
     task = _Task(model, prepared, settings, inputs, layout, prediction, target)
     explanation = Explanation(
         facts={

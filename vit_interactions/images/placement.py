@@ -81,7 +81,7 @@ def place(transform: Any, size: tuple[int, int]) -> Placement:
         Placement(height=224, width=224, left=100.0, top=0.0, scale_x=2.0, scale_y=2.0)
     """
     placement = Placement(*size)
-    for step in _steps(transform):
+    for step in flatten(transform):
         if type(step) in PIXELWISE:
             continue
         follow = STEPS.get(type(step))
@@ -95,10 +95,11 @@ def place(transform: Any, size: tuple[int, int]) -> Placement:
     return placement
 
 
-def _steps(transform: Any) -> Iterator[Any]:
+def flatten(transform: Any) -> Iterator[Any]:
+    """Yield the steps of a transform, without nesting."""
     if isinstance(transform, transforms.Compose):
         for step in transform.transforms:
-            yield from _steps(step)
+            yield from flatten(step)
     else:
         yield transform
 

@@ -10,7 +10,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from vit_interactions.attention.borrow import borrowed
 from vit_interactions.functional.scores import Output, are_distributions, class_outputs, class_scores
-from vit_interactions.utilities.text import class_in_words
 
 PROBLEMS: dict[str, Output] = {  # `problem_type` of transformers
     "single_label_classification": "softmax",
@@ -56,12 +55,14 @@ class Prediction:
     @property
     def label(self) -> str:
         """The class by the first of its names, or its number."""
-        if self.output == "value" and not self.name:
-            return f"output {self.index}"
-        return class_in_words(self.index, self.name)
+        return (
+            f"output {self.index}"
+            if self.output == "value" and not self.name
+            else class_label(self.index, self.name)
+        )
 
     def __str__(self) -> str:
-        """Word the class with its score.
+        """Return the class with its score in words.
 
         Example:
             >>> print(Prediction(281, "tabby, tabby cat", 0.873), Prediction(0, None, -1.5, "value"), sep="; ")
@@ -245,6 +246,16 @@ _EMPTY = (nn.Identity, nn.Dropout, nn.Sequential, nn.Flatten)
 
 def _classifies_images(model: nn.Module) -> bool:
     return any("ForImageClassification" in kind.__name__ for kind in type(model).__mro__)
+
+
+def class_label(index: int, name: str | None) -> str:
+    """Return the first of a class's names, or its number.
+
+    Example:
+        >>> class_label(281, "tabby, tabby cat"), class_label(3, None)
+        ('tabby', 'class 3')
+    """
+    return name.split(",")[0] if name else f"class {index}"
 
 
 def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:

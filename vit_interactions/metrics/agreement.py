@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from vit_interactions.metrics.rank_correlation import spearman
+from vit_interactions.metrics.rank_correlation import average_ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,11 @@ def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> "pd.DataFrame":
     table: np.ndarray[Any, np.dtype[np.float64]] = np.full((len(names), len(names)), np.nan)
     tensors = [torch.as_tensor(np.asarray(values, np.float64)) for values in maps.values()]
     usable = [index for index, values in enumerate(tensors) if values.isfinite().all()]
-    for row in usable:
-        for col in usable:
-            table[row, col] = spearman(tensors[row], tensors[col])
+    if usable:
+        ranks = torch.stack([average_ranks(tensors[index]) for index in usable])
+        ranks -= ranks.mean(1, keepdim=True)
+        products = ranks @ ranks.T
+        squares = products.diagonal()
+        table[np.ix_(usable, usable)] = products / (squares * squares[:, None]).sqrt()
     # The stubs of pandas know no type of a new table before Python 3.11.
     return cast(pd.DataFrame, pd.DataFrame(table, index=names, columns=names))

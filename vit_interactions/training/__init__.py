@@ -1,1 +1,1 @@
-"""Training with responsive-field supervision: where the windows come from, and what is done with them."""
+"""Train classifiers with and without the windows of a teacher, and evaluate them."""

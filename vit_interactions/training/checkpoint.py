@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there at all, run no code when they are read, and are checked field by field."""
+"""Checkpoints that are written atomically, run no code when read, and are checked field by field."""
 
 import hashlib
 import json
@@ -14,51 +14,54 @@ from vit_interactions.utilities.files import check_regular_file, write_whole
 from vit_interactions.utilities.json_files import DamagedFileError, check_keys, short_repr
 
 ADVICE = "Restore the file, or train again into another folder."
-
+FORMAT = 2
 SEAL = "plain_sha256"
 
 FIELDS = {
     **dict.fromkeys(("step", "evaluated", "epoch_steps"), int),
     **dict.fromkeys(("lr", "best"), float),
-    **dict.fromkeys(("settings", "origin", "meter", "optimizer", "state_dict", "best_files"), dict),
+    **dict.fromkeys(
+        ("settings", "fingerprint", "meter", "optimizer", "state_dict", "best_files", "unreadable"), dict
+    ),
 }
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save tensors, numbers, strings and collections of them."""
-    sealed = {**state, SEAL: plain_checksum(state)}
-    write_whole(path, lambda file: torch.save(sealed, file))
+    state = {**state, "format": FORMAT}
+    write_whole(path, lambda file: torch.save({**state, SEAL: plain_checksum(state)}, file))
 
 
 def plain_checksum(state: dict[str, Any]) -> str:
-    """Compute the SHA-256 of all that a checkpoint holds beside tensors."""
+    """Compute the SHA-256 of everything in a checkpoint but its tensors."""
     plain = {k: v for k, v in state.items() if k not in (SEAL, "optimizer") and not k.startswith("state_dict")}
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, onto the CPU, without running any code that the file may hold.
+    """Load a checkpoint onto the CPU, without running any code that the file may contain.
 
     Raises:
-        DamagedFileError: the file is no checkpoint of tensors and plain values, or a byte of it changed.
+        DamagedFileError: a file that is not a checkpoint of this version, or is damaged.
     """
     try:
         check_regular_file("resume", path)
         with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not check them
             damaged = archive.testzip()
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    # Each way to be no checkpoint has an error of its own; what they mean to the user is one thing.
+    # A file that is not a checkpoint raises nearly anything, depending on what it is.
     except Exception as error:
         raise DamagedFileError(
-            f"`resume` needs a checkpoint of `vit-interactions train`, but {path} could not be read as one "
+            f"`resume` needs a checkpoint of `vit-interactions train`, got {path}, which could not be read as one "
             f"({type(error).__name__})",
             ADVICE,
         ) from error
     if damaged:
         raise DamagedFileError(f"{path} is damaged: the checksum of its part {damaged} differs", ADVICE)
-    if not isinstance(state, dict) or "step" not in state:
+    if not isinstance(state, dict) or "step" not in state or state.get("format") != FORMAT:
         raise DamagedFileError(
-            f"`resume` needs a checkpoint of `vit-interactions train`, but {path} is none", ADVICE
+            f"`resume` needs a checkpoint of format {FORMAT}, got another file or an older format in {path}",
+            "Resume with the version that wrote it, or train again into another folder.",
         )
     return state
 
@@ -67,7 +70,7 @@ def check_fields(path: Path, state: dict[str, Any]) -> None:
     """Check the plain values of a checkpoint.
 
     Raises:
-        DamagedFileError: a field that is missing, of another type or outside its range; the message names it.
+        DamagedFileError: a field that is missing, of another type or out of range; the message names it.
     """
     check_keys(path, state, FIELDS, ADVICE)
     check_keys(path, state["meter"], {"sums": dict, "counts": dict}, ADVICE, "meter")
@@ -92,47 +95,37 @@ def check_fields(path: Path, state: dict[str, Any]) -> None:
         )
 
 
-def check_tensors(path: Path, key: str, saved: Any, wanted: Mapping[str, Tensor]) -> None:
-    """Check the weights of a checkpoint against those of the model.
-
-    Args:
-        path: of the checkpoint.
-        key: the field that holds them.
-        saved: its value.
-        wanted: name -> tensor of the same shape and type.
+def check_tensors(path: Path, key: str, saved: Any, own: Mapping[str, Tensor]) -> None:
+    """Check the weights in field `key` of a checkpoint against the model's own.
 
     Raises:
         DamagedFileError: a tensor that is missing, unknown, of another shape or type, or not finite.
     """
-    check_keys(path, saved, dict.fromkeys(wanted, Tensor), ADVICE, key)
-    for name, value in wanted.items():
+    check_keys(path, saved, dict.fromkeys(own, Tensor), ADVICE, key)
+    for name, value in own.items():
         given = saved[name]
         if (given.shape, given.dtype) != (value.shape, value.dtype):
-            raise DamagedFileError(f"{path}: `{key}.{name}` must be {_words(value)}, got {_words(given)}", ADVICE)
-        check_finite(path, f"{key}.{name}", given)
-    if unknown := sorted(saved.keys() - wanted.keys()):
-        raise DamagedFileError(f"{path}: `{key}` has `{unknown[0]}`, which the model has not", ADVICE)
+            raise DamagedFileError(
+                f"{path}: `{key}.{name}` must be {_describe(value)}, got {_describe(given)}", ADVICE
+            )
+        _check_finite(path, f"{key}.{name}", given)
+    if unknown := sorted(saved.keys() - own.keys()):
+        raise DamagedFileError(f"{path}: `{key}` must have the model's weights only, got `{unknown[0]}`", ADVICE)
 
 
 def check_optimizer(path: Path, saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Check the state of an optimizer against the one that is to go on with it.
+    """Check the saved state of an optimizer against the optimizer that is to load it.
 
     Raises:
-        DamagedFileError: groups of other parameters or options, or tensors that fit no parameter or are not finite.
+        DamagedFileError: other parameters or options, or tensors that do not fit their parameter or are not finite.
     """
     check_keys(path, saved, {"state": dict, "param_groups": list}, ADVICE, "optimizer")
     own = optimizer.param_groups
-    if len(saved["param_groups"]) != len(own):
-        raise DamagedFileError(
-            f"{path}: `optimizer.param_groups` must be {len(own)}, got {len(saved['param_groups'])}", ADVICE
-        )
+    _check_length(path, "optimizer.param_groups", saved["param_groups"], own)
     for number, (given, group) in enumerate(zip(saved["param_groups"], own, strict=True)):
-        where = f"optimizer.param_groups[{number}]"
-        check_keys(path, given, dict.fromkeys(group, object) | {"params": list, "lr": float}, ADVICE, where)
-        if len(given["params"]) != len(group["params"]):
-            raise DamagedFileError(
-                f"{path}: `{where}.params` must be {len(group['params'])}, got {len(given['params'])}", ADVICE
-            )
+        key = f"optimizer.param_groups[{number}]"
+        check_keys(path, given, dict.fromkeys(group, object) | {"params": list, "lr": float}, ADVICE, key)
+        _check_length(path, f"{key}.params", given["params"], group["params"])
     parameters = [parameter for group in own for parameter in group["params"]]
     for index, values in saved["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(values, dict):
@@ -140,6 +133,11 @@ def check_optimizer(path: Path, saved: dict[str, Any], optimizer: torch.optim.Op
         for name, value in values.items():
             if isinstance(value, Tensor):
                 _check_moment(path, f"optimizer.state[{index}].{name}", value, parameters[index])
+
+
+def _check_length(path: Path, key: str, given: list[Any], own: list[Any]) -> None:
+    if len(given) != len(own):
+        raise DamagedFileError(f"{path}: `{key}` must have length {len(own)}, got {len(given)}", ADVICE)
 
 
 def _check_moment(path: Path, key: str, value: Tensor, parameter: Tensor) -> None:
@@ -150,14 +148,13 @@ def _check_moment(path: Path, key: str, value: Tensor, parameter: Tensor) -> Non
         raise DamagedFileError(
             f"{path}: `{key}` must have shape {tuple(parameter.shape)}, got {tuple(value.shape)}", ADVICE
         )
-    check_finite(path, key, value)
+    _check_finite(path, key, value)
 
 
-def check_finite(path: Path, key: str, value: Tensor) -> None:
-    """Raise DamagedFileError where a tensor has NaN or infinite values."""
+def _check_finite(path: Path, key: str, value: Tensor) -> None:
     if not value.isfinite().all():
         raise DamagedFileError(f"{path}: `{key}` must be finite, got NaN or infinite values", ADVICE)
 
 
-def _words(value: Tensor) -> str:
+def _describe(value: Tensor) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"

@@ -1,4 +1,4 @@
-"""A trained model as a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
+"""Export a trained model to a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
 import hashlib
 import re
@@ -13,11 +13,11 @@ from timm.models import save_for_hf
 from torch import nn
 
 from vit_interactions.training.checkpoint import ADVICE
-from vit_interactions.utilities.files import checksums, partial_path, remove_partials, write_whole
+from vit_interactions.utilities.files import checksums, partial_path, remove_partials, write_bytes
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.writing import write_error, writing
 
-# What timm's configuration of a model says of where its weights came from.
+# Keys of timm's model configuration that describe the origin of its weights.
 ORIGIN = (
     "architecture",
     "tag",
@@ -40,18 +40,18 @@ def export_model(
     class_names: Sequence[str] = (),
     windows: Mapping[str, float] | None = None,
 ) -> dict[str, str]:
-    """Write config.json and model.safetensors, each whole or not at all.
+    """Write config.json and model.safetensors, each atomically.
 
     Args:
-        model: of timm.
-        folder: made if missing; what was exported to it before is replaced.
-        config: how it wants its images, by timm's `resolve_data_config`; None: as the model says.
-        arguments: further ones that it was created with.
-        class_names: of the classes in order, for the configuration.
-        windows: α and β of the windows that it was trained with, likewise.
+        model: a timm model.
+        folder: created if missing; an earlier export is replaced.
+        config: input configuration, as timm's `resolve_data_config`; None for the model's own.
+        arguments: further arguments that the model was created with.
+        class_names: names of the classes in order, for the configuration.
+        windows: alpha and beta of the windows in training, for the configuration.
 
     Returns:
-        The SHA-256 of each file by its name.
+        File name -> SHA-256.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written to.
@@ -65,49 +65,45 @@ def export_model(
         >>> torch.equal(loaded(torch.ones(1, 3, 160, 160)), model(torch.ones(1, 3, 160, 160)))
         True
     """
+    known: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    kept = {name: value for name, value in known.items() if value is not None and name not in ORIGIN}
+    description: dict[str, Any] = {"pretrained_cfg": {**kept, **(config or {})}}
+    if class_names:
+        description["label_names"] = list(class_names)
+    if windows:
+        description["windows"] = dict(windows)
+    partial = partial_path(folder / "export")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_partials(folder)
-        partial = partial_path(folder / "export")
         partial.mkdir()
     try:
-        known: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        description: dict[str, Any] = {
-            "pretrained_cfg": {
-                **{name: value for name, value in known.items() if value is not None and name not in ORIGIN},
-                **(config or {}),
-            }
-        }
-        if class_names:
-            description["label_names"] = list(class_names)
-        if windows:
-            description["windows"] = dict(windows)
-        arguments = dict(arguments or {})
         with _writing(folder):
             save_for_hf(
-                model, str(partial), model_config=description, model_args=arguments, safe_serialization=True
+                model,
+                str(partial),
+                model_config=description,
+                model_args=dict(arguments or {}),
+                safe_serialization=True,
             )
         written = {}
         for file in sorted(partial.iterdir()):
             content = file.read_bytes()
             written[file.name] = hashlib.sha256(content).hexdigest()
-            write_whole(folder / file.name, lambda target, content=content: target.write(content))  # type: ignore[misc]
+            write_bytes(folder / file.name, content)
         return written
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
-    """Replace damaged files of an exported model by those of another folder, where they are the same model's.
+    """Replace damaged files of an exported model from another folder, if it has the same files.
 
-    Args:
-        folder: of the model.
-        files: the SHA-256 of each file by its name, as of `export_model`.
-        source: the other folder.
+    `files` is file name -> SHA-256, from `export_model`.
 
     Raises:
-        DamagedFileError: a file is damaged or missing, and `source` holds another model; nothing is changed.
-        WriteError: as of `export_model`.
+        DamagedFileError: a file that is damaged or missing in both; nothing is changed.
+        WriteError: the disk is full, or the folder cannot be written to.
     """
     damaged = [name for name, digest in checksums(folder, files).items() if digest != files[name]]
     whole = checksums(source, damaged)
@@ -117,13 +113,12 @@ def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
     with writing(folder):
         for name in damaged:
             folder.mkdir(parents=True, exist_ok=True)
-            content = (source / name).read_bytes()
-            write_whole(folder / name, lambda target, content=content: target.write(content))  # type: ignore[misc]
+            write_bytes(folder / name, (source / name).read_bytes())
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """As `writing`, also for errors of the system that safetensors only words."""
+    """Convert errors as `writing` does, including system errors that safetensors reports as text."""
     with writing(folder):
         try:
             yield

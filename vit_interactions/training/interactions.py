@@ -1,4 +1,4 @@
-"""How many patch interactions a classifier leaves, counted while it classifies."""
+"""Count the patch interactions of a classifier while it classifies."""
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +10,20 @@ from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.record_windows import record_windows
 from vit_interactions.models.winft import WindowFreeAttention
 
-# Modules whose models have attention from every patch to every patch.
+# Modules whose models have attention among all patches.
 GLOBAL = (*FAMILIES, "winft", "adaptive_window")
 
 
 def classify_and_count(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Classify images, and count the patch interactions of each: the summands of E_O.
+    """Classify images, and count the patch interactions per image, whose mean is E_O.
 
     Args:
-        model: a window-free transformer (the pairs in its layers' windows, averaged over layers), an adaptive-window
-            ViT with a teacher (the pairs in the images' fields), or any other classifier.
+        model: a window-free transformer (pairs in the windows, averaged over layers), an adaptive-window ViT with a
+            teacher (pairs in the images' fields), or any other classifier.
         images: (batch, channels, height, width).
 
     Returns:
-        The logits, and the count (batch,): N² for a plain ViT of N patches, None for what is no ViT.
+        Logits, and counts (batch,): N² for a plain ViT with N patches, None for a model that is not a ViT.
 
     Example:
         >>> import timm
@@ -38,16 +38,20 @@ def classify_and_count(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor
         with record_windows(inner) as record:
             logits: Tensor = model(images)
         return logits, record.operations
-    pairs = all_pairs(inner, images)
-    return model(images), None if pairs is None else torch.full(
-        images.shape[:1], float(pairs), device=images.device
-    )
+    pairs = count_pairs(inner, images)
+    counts = None if pairs is None else torch.full(images.shape[:1], float(pairs), device=images.device)
+    return model(images), counts
 
 
-def all_pairs(model: nn.Module, images: Tensor) -> int | None:
-    """Return N², the pairs of patches of a model's images; None for a model without attention among all patches."""
+def count_pairs(model: nn.Module, images: Tensor) -> int | None:
+    """Return N², the number of patch pairs per image; None for a model without attention among all patches."""
     inner = unwrap(model)
     if type(inner).__module__.rpartition(".")[2] not in GLOBAL:
         return None
     height, width = images.shape[-2:]
+    if isinstance(
+        inner, AdaptiveWindowViT
+    ):  # the probe would take its teacher, which needs no gradient, for a cut
+        rows, cols = inner.patch_embed.dynamic_feat_size((height, width))
+        return int(rows * cols) ** 2
     return token_layout(inner, (height, width)).patches ** 2

@@ -1,4 +1,4 @@
-"""A request to stop that is granted between two steps."""
+"""Stop requests by signals, obeyed between two steps."""
 
 import signal
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """Whether this process was asked to stop, and by which signal.
+    """A signal handler that remembers the first signal.
 
     Attributes:
-        signal: number of the signal that came first; 0 as long as none did.
+        signal: number of the signal; 0 if none came.
     """
 
     def __init__(self) -> None:
-        """Start without a request."""
+        """Start without a signal."""
         self.signal = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal; a second Ctrl-C ends the process at once."""
-        # Schedulers send SIGTERM to every process of a job, and torchrun once more to each of its own.
+        """Remember a signal; end the process at a second Ctrl-C."""
+        # SIGTERM may come twice, from the scheduler to all processes of the job and from torchrun to its own.
         if self.signal == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or number
 
     def agreed(self, device: torch.device) -> int:
-        """Return the signal that any process of the training got, the same number in all of them; 0 if none did."""
+        """Return the signal that any process received, the same in all of them; 0 if none did."""
         if not distributed.is_initialized():
             return self.signal
         # A signal reaches the processes at different steps; all have to stop after the same one.
@@ -41,7 +41,7 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Listen to SIGTERM and SIGINT inside; afterwards they mean what they meant before."""
+    """Catch SIGTERM and SIGINT for the duration of the block; on exit, restore the handlers."""
     listener = Interruption()
     before = {number: signal.signal(number, listener) for number in SIGNALS}
     try:
@@ -52,6 +52,6 @@ def interruption() -> Iterator[Interruption]:
 
 
 def ignore_signals(worker: int) -> None:
-    """Leave it to the parent to end this process: a loader's `worker_init_fn`."""
+    """Ignore SIGTERM and SIGINT, so that the parent decides when to stop; a loader's `worker_init_fn`."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The numbers of a run, written as they come: CSV files always, TensorBoard and Weights & Biases where asked for."""
+"""Logs of a run: CSV files always, TensorBoard and Weights & Biases on request."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,31 +8,31 @@ from typing import Any, Protocol
 from vit_interactions.utilities.files import write_text
 from vit_interactions.utilities.json_files import DamagedFileError, short_repr
 
-ADVICE = "Repair the file, or remove it to go on without its rows."
+ADVICE = "Repair the file, or remove it to continue without its rows."
 
 Row = Mapping[str, float | int | None]
 
 
-class Table:
-    """A CSV file that grows row by row; the first column counts up, and the first row decides the columns.
+class CsvLog:
+    """A CSV file that grows row by row; the first column counts up, and the first row determines the columns.
 
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     table = Table(Path(folder, "log.csv"))
-        ...     table.add({"step": 1, "loss": 2.5})
-        ...     table.add({"step": 2, "loss": None})
-        ...     table.cut(1)
-        ...     read_rows(table.path)
+        ...     log = CsvLog(Path(folder, "log.csv"))
+        ...     log.add({"step": 1, "loss": 2.5})
+        ...     log.add({"step": 2, "loss": None})
+        ...     log.cut(1)
+        ...     read_rows(log.path)
         [{'step': 1.0, 'loss': 2.5}]
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the file, which need not exist yet."""
+        """Use a file, which need not exist yet."""
         self.path = path
 
     def add(self, row: Row) -> None:
-        """Append a row; it is in the file when this returns."""
+        """Append a row, and flush it to the file."""
         new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
@@ -41,10 +41,10 @@ class Table:
             writer.writerow(row)
 
     def cut(self, last: int) -> None:
-        """Drop the rows whose first number is greater than `last`, and one that was not finished.
+        """Drop rows whose first number is greater than `last`, and an unfinished row at the end.
 
         Raises:
-            DamagedFileError: anything but a table of numbers.
+            DamagedFileError: a file that is not a table of numbers.
         """
         if not self.path.exists():
             return
@@ -57,14 +57,14 @@ class Table:
             return
         kept = [row for row in rows if row.endswith("\n") and _first_number(self.path, row) <= last]
         write_text(self.path, "".join([header, *kept]))
-        read_rows(self.path)  # damage is told now rather than at the end of the training
+        read_rows(self.path)  # report damage now rather than at the end of the training
 
 
 def read_rows(path: Path) -> list[dict[str, float | None]]:
-    """Read the whole rows of a CSV file of numbers; empty fields are None. No file has no rows.
+    """Read the complete rows of a CSV file of numbers; empty fields are None, and a missing file has no rows.
 
     Raises:
-        DamagedFileError: a field that is no number.
+        DamagedFileError: a field that is not a number.
     """
     if not path.exists():
         return []
@@ -85,17 +85,17 @@ def _first_number(path: Path, row: str) -> int:
 
 
 class Writer(Protocol):
-    """What else takes the numbers."""
+    """An additional logger."""
 
     def add(self, part: str, row: Row, step: int) -> None:
-        """Take the numbers of one step under "step" or "epoch"."""
+        """Log the numbers of one step as "step/..." or "epoch/..."."""
 
     def close(self) -> None:
-        """Write what is still to be written."""
+        """Write everything that is pending."""
 
 
 class TensorBoard:
-    """Numbers as scalars of TensorBoard."""
+    """Logs numbers as TensorBoard scalars."""
 
     def __init__(self, folder: Path, step: int) -> None:
         """Write to a folder, from a step on.
@@ -110,21 +110,21 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)
 
     def add(self, part: str, row: Row, step: int) -> None:
-        """Take the numbers of one step."""
+        """Log the numbers of one step; None values are skipped."""
         for name, value in row.items():
             if value is not None:
                 self._writer.add_scalar(f"{part}/{name}", value, step)
 
     def close(self) -> None:
-        """Write what is still to be written."""
+        """Close the file."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """Numbers as a run of Weights & Biases, which a resumed training goes on with."""
+    """Logs numbers to Weights & Biases, in the same run when resumed."""
 
     def __init__(self, folder: Path, project: str, settings: Mapping[str, Any]) -> None:
-        """Start the run, or go on with the one that the folder remembers.
+        """Start a run, or continue the one whose ID is saved in the folder.
 
         Raises:
             ImportError: wandb is not installed.
@@ -133,8 +133,8 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise ImportError("`wandb` needs a package: pip install wandb") from error
-        remembered = folder / "wandb_run.txt"
-        known = remembered.read_text(encoding="utf-8").strip() if remembered.exists() else None
+        saved = folder / "wandb_run.txt"
+        known = saved.read_text(encoding="utf-8").strip() if saved.exists() else None
         self._run: Any = wandb.init(
             project=project,
             name=folder.resolve().name,
@@ -143,49 +143,36 @@ class WeightsAndBiases:
             id=known,
             resume="allow" if known else None,
         )
-        write_text(remembered, str(self._run.id))
+        write_text(saved, str(self._run.id))
 
     def add(self, part: str, row: Row, step: int) -> None:
-        """Take the numbers of one step."""
+        """Log the numbers of one step."""
         self._run.log({f"{part}/{name}": value for name, value in row.items()}, step=step)
 
     def close(self) -> None:
-        """Write what is still to be written."""
+        """Finish the run."""
         self._run.finish()
 
 
 class RunLog:
-    """All that is written of a run: `log.csv` of steps, `summary.csv` of epochs, and further writers.
+    """All logs of a run: `log.csv` of steps, `summary.csv` of epochs, and additional writers."""
 
-    Attributes:
-        steps: log.csv.
-        epochs: summary.csv.
-    """
-
-    def __init__(self, folder: Path, step: int, epoch: int, writers: Sequence[Writer] = ()) -> None:
-        """Go on after `step` steps and `epoch` finished epochs; rows of later ones are dropped."""
-        self.steps, self.epochs = Table(folder / "log.csv"), Table(folder / "summary.csv")
-        self.steps.cut(step)
-        self.epochs.cut(epoch - 1)
+    def __init__(self, folder: Path, step: int, epochs: int, writers: Sequence[Writer] = ()) -> None:
+        """Continue after `step` steps and `epochs` finished epochs; later rows are dropped."""
+        self._logs = {"step": CsvLog(folder / "log.csv"), "epoch": CsvLog(folder / "summary.csv")}
+        self._logs["step"].cut(step)
+        self._logs["epoch"].cut(epochs - 1)
         self._writers = writers
 
-    def step(self, row: Row) -> None:
-        """Add the numbers of some steps of training."""
-        self.steps.add(row)
-        self._write("step", row)
-
-    def epoch(self, row: Row) -> None:
-        """Add the numbers of an epoch."""
-        self.epochs.add(row)
-        self._write("epoch", row)
-
-    def close(self) -> None:
-        """Close what is open."""
-        for writer in self._writers:
-            writer.close()
-
-    def _write(self, part: str, row: Row) -> None:
+    def add(self, part: str, row: Row) -> None:
+        """Log the numbers of some steps ("step") or of an epoch ("epoch")."""
+        self._logs[part].add(row)
         step = int(row["step"] or 0)
         numbers = {name: value for name, value in row.items() if name != "step"}
         for writer in self._writers:
             writer.add(part, numbers, step)
+
+    def close(self) -> None:
+        """Close the additional writers."""
+        for writer in self._writers:
+            writer.close()

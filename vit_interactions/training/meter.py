@@ -1,4 +1,4 @@
-"""Means of the numbers of the steps, read from the device now and then."""
+"""Running means of the numbers of training steps."""
 
 import copy
 import math
@@ -10,9 +10,9 @@ from torch import Tensor, distributed
 
 
 class Meter:
-    """The numbers of a training's steps: their means since the last row of the log, and since the epoch's start.
+    """Means since the last row of the log ("row") and since the start of the epoch ("epoch").
 
-    Reading a number makes the processor wait for the device, so steps leave theirs there until somebody asks.
+    Reading a number waits for the device, so the numbers of the steps stay on it until a mean is asked for.
 
     Example:
         >>> meter = Meter()
@@ -30,20 +30,16 @@ class Meter:
         self._counts = {"row": 0.0, "epoch": 0.0}
 
     def add(self, numbers: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Take the numbers of a batch, always the same ones; of one with several values, the mean.
+        """Add the numbers of a batch, under the same names each time; tensors are averaged.
 
-        Args:
-            numbers: of the batch.
-            weight: share of the batch's images that could be read.
+        `weight` is the fraction of the batch's images that could be read.
         """
         self._names = list(numbers)
         means = torch.stack([value.detach().float().mean() for value in numbers.values()])
         self._waiting.append(torch.cat([means * weight, means.new_tensor([weight])]))
 
     def mean(self, since: str) -> dict[str, float]:
-        """Return the means since "row" or "epoch", over all processes; empty if there was nothing.
-
-        They are NaN if no image could be read.
+        """Return the means since "row" or "epoch" over all processes; NaN if no image could be read.
 
         Raises:
             ValueError: a number that is not finite.
@@ -53,18 +49,18 @@ class Meter:
         return {name: total / count if count else math.nan for name, total in self._sums[since].items()}
 
     def take(self, since: str) -> dict[str, float]:
-        """Return the means as `mean` does, and start them anew."""
+        """Return the means as `mean` does, and reset them."""
         means = self.mean(since)
         self._sums[since], self._counts[since] = {}, 0.0
         return means
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         self._read()
         return {"sums": copy.deepcopy(self._sums), "counts": dict(self._counts)}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with what a checkpoint kept."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the state of a checkpoint."""
         self._sums, self._counts = copy.deepcopy(state["sums"]), dict(state["counts"])
 
     def _read(self) -> None:
@@ -76,10 +72,10 @@ class Meter:
             distributed.all_reduce(numbers)
         for *row, weight in numbers.tolist():
             if not all(map(math.isfinite, row)):
+                got = ", ".join(f"{name} {value}" for name, value in zip(self._names, row, strict=True))
                 raise ValueError(
-                    "the training's numbers must be finite, but got "
-                    f"{', '.join(f'{n} {v}' for n, v in zip(self._names, row, strict=True))}: try a lower `lr`, "
-                    "`clip_grad`, or another `amp`. The last checkpoint is from before."
+                    f"The numbers of a step must be finite, got {got}. Try a lower `lr`, `clip_grad` or another `amp`. "
+                    "The last checkpoint is from before this step."
                 )
             for since, sums in self._sums.items():
                 self._counts[since] += weight

@@ -1,4 +1,4 @@
-"""The recipes of Ma et al., arXiv 2203.05922 (main text Sec. 5.2 and supplement, "Implementation on ...")."""
+"""Training recipes of Ma et al., arXiv 2203.05922 (main text Sec. 5.2 and supplement, "Implementation on ...")."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,27 +22,27 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 }
 
 
-def with_preset(name: str | None, explicit: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a preset, overridden by those given explicitly, i.e. by each that is not None.
+def apply_preset(name: str | None, explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a preset, overridden by the explicit ones that are not None.
 
     Raises:
-        ValueError: no preset of this name.
+        ValueError: an unknown preset.
 
     Example:
-        >>> options = with_preset("paper-cub", {"lr": 0.01, "batch_size": None})
+        >>> options = apply_preset("paper-cub", {"lr": 0.01, "batch_size": None})
         >>> options["lr"], options["batch_size"], options["steps"]
         (0.01, 16, 20000)
     """
     if name is not None and name not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, but got {name!r}.")
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {name!r}.")
     given = {key: value for key, value in explicit.items() if value is not None}
     options = {**(PRESETS[name] if name else {}), **given}
-    # Weights or a length of one's own take the place of the preset's.
+    # Explicit weights or an explicit length replace the preset's, which has another option for them.
     if "initial_checkpoint" in given and "pretrained" not in given:
         options.pop("pretrained", None)
     if "epochs" in given and "steps" not in given:
         options.pop("steps", None)
-    # The paper trains its ViT by the same recipe.
+    # The paper trains its plain ViT with the same recipe, which finds no windows.
     if not options.get("model", "").startswith("winft") and "window_targets" not in given:
         options.pop("window_targets", None)
     return options

@@ -1,4 +1,4 @@
-"""Training a window-free transformer to classify and to find the windows that a teacher sees, as a task of timm.
+"""A timm task that trains a window-free transformer to classify and to predict the windows of a teacher.
 
 Source: Ma et al., arXiv 2203.05922, Sec. 5, Eq. 12.
 """
@@ -10,22 +10,20 @@ import torch
 from timm.task import ClassificationTask
 from torch import Tensor, nn
 
-from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.window_free import window_free_loss
+from vit_interactions.models.adaptive_window import Teacher
 from vit_interactions.models.record_windows import record_windows
 from vit_interactions.utilities.checks import check_weight
 
-Teacher = Callable[[Tensor], ResponsiveField]
-
 
 class WindowSupervisionTask(ClassificationTask):
-    """Classify, under the supervision of responsive fields: L = λ1 CE + λ2 BCE(w', w_gt) (Eq. 12).
+    """Classification supervised by responsive fields: L = λ1 CE + λ2 BCE(w', w_gt) (Eq. 12).
 
-    It stands where timm's `ClassificationTask` does, in timm's `train.py` too, and inherits how that one is
-    distributed, averaged (EMA) and saved: the teacher is in no checkpoint, and none is needed to use the student.
+    A drop-in replacement for timm's `ClassificationTask`, in timm's `train.py` too: distributed training, EMA and
+    checkpoints are inherited. The teacher is in no checkpoint, and is not needed to use the student.
 
     Attributes:
-        teacher: what gives the targets of a batch that comes without; None if all come with theirs.
+        teacher: computes the target windows of batches that come without; None if all come with windows.
         lambda1: weight of the classification loss.
         lambda2: weight of the window loss.
 
@@ -50,26 +48,26 @@ class WindowSupervisionTask(ClassificationTask):
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
-        """Take the student, and what it learns from.
+        """Create a task for a student.
 
         Args:
             model: a window-free transformer (`winft_*`).
-            criterion: the classification loss of logits and targets; soft targets as it takes them.
-            teacher: a `WindowTeacher`, or any other function of the student's batch that gives its fields; goes to
-                `device` and `dtype`, as the batch does.
+            criterion: classification loss of logits and targets.
+            teacher: a `WindowTeacher`, or any function from images to responsive fields; a module is moved to
+                `device` and `dtype`.
             lambda1: weight of the classification loss, finite and ≥ 0.
             lambda2: weight of the window loss, finite and ≥ 0.
-            device: as timm's tasks have it.
-            dtype: as timm's tasks have it.
-            verbose: as timm's tasks have it.
+            device: as in timm's tasks.
+            dtype: as in timm's tasks.
+            verbose: as in timm's tasks.
 
         Raises:
-            ValueError: a model that finds no windows, or a weight outside its range.
+            ValueError: a model without window-free attention, or a weight out of range.
         """
         super().__init__(model, criterion, device=device, dtype=dtype, verbose=verbose)
         check_weight("lambda1", lambda1)
         check_weight("lambda2", lambda2)
-        with record_windows(model):  # refuses a model without window-free attention
+        with record_windows(model):  # raises for a model without window-free attention
             pass
         self.teacher = teacher.to(device=device, dtype=dtype) if isinstance(teacher, nn.Module) else teacher
         self.lambda1, self.lambda2 = lambda1, lambda2
@@ -85,23 +83,26 @@ class WindowSupervisionTask(ClassificationTask):
         """Compute the loss of a batch.
 
         Args:
-            input: images (batch, channels, height, width); the teacher sees exactly these.
-            target: of the criterion: classes (batch,), or shares of classes (batch, classes).
-            windows: targets of the windows (batch, patches, patches), the masks of responsive fields; None: the
+            input: images (batch, channels, height, width), also the input of the teacher.
+            target: target of the criterion: classes (batch,), or soft targets (batch, classes).
+            windows: target windows (batch, patches, patches), the masks of responsive fields; None for the
                 teacher's.
 
         Returns:
-            "loss" for the backward pass and "output", the logits, as timm's tasks do; "classification_loss" and
-            "window_loss", unweighted; and "operations" (batch,), E_O of each image.
+            "loss" and "output", the logits, as timm's tasks; "classification_loss" and "window_loss", unweighted; and
+            "operations" (batch,), the patch interactions per image.
 
         Raises:
             ValueError: neither `windows` nor a teacher, or windows of another shape than the student's.
         """
-        targets = self._targets(input) if windows is None else windows
+        if windows is None:
+            if self.teacher is None:
+                raise ValueError("`windows` must come with the batch if the task has no teacher, got none.")
+            windows = self.teacher(input).mask
         with record_windows(self.trainable_module) as record:
             output = self.trainable_module(input)
         classification = self.criterion(output, target)
-        window = window_free_loss(record.logits, targets)
+        window = window_free_loss(record.logits, windows)
         return {
             "loss": self.lambda1 * classification + self.lambda2 * window,
             "output": output,
@@ -109,8 +110,3 @@ class WindowSupervisionTask(ClassificationTask):
             "window_loss": window.detach(),
             "operations": record.operations,
         }
-
-    def _targets(self, images: Tensor) -> Tensor:
-        if self.teacher is None:
-            raise ValueError("`windows` must come with the batch, because the task has no teacher.")
-        return self.teacher(images).mask

@@ -1,6 +1,6 @@
-"""The teacher: a trained ViT that tells a student, for each image, which patches respond to which.
+"""The teacher: a trained ViT that determines the windows of each image for a student.
 
-Source: Ma et al., arXiv 2203.05922, Secs. 4 and 5: windows come from a plain ViT that is trained already.
+Source: Ma et al., arXiv 2203.05922, Secs. 4 and 5: windows come from a trained plain ViT.
 """
 
 import torch
@@ -13,15 +13,15 @@ from vit_interactions.functional.responsive_field import ResponsiveField
 
 
 class WindowTeacher(nn.Module):
-    """A frozen ViT that gives the responsive fields of a batch of images, exactly as the student sees it.
+    """A frozen ViT that computes the responsive fields of the very images that the student sees.
 
-    The model is the teacher's from then on: its parameters need no gradient and it stays in evaluation mode. A call
-    is one forward pass without a graph, in which U is streamed; it works under autocast and on any device.
+    The teacher takes over the model: its parameters no longer require gradients, and it stays in evaluation mode. A
+    call is one forward pass without gradients that streams U; it works under autocast and on any device.
 
     Attributes:
         model: the frozen ViT.
-        alpha: share of all patch pairs that count as relevant.
-        beta: share of the patches that are dropped as indiscriminative.
+        alpha: fraction of all patch pairs that count as relevant.
+        beta: fraction of patches dropped as indiscriminative.
 
     Example:
         >>> import timm
@@ -32,16 +32,16 @@ class WindowTeacher(nn.Module):
     """
 
     def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20) -> None:
-        """Take a trained model and what makes a field; the paper's best α and β are the defaults.
+        """Freeze a trained model; the defaults are the paper's best alpha and beta.
 
         Args:
-            model: any ViT with global attention; compiled models and (Distributed)DataParallel wrappers are looked
-                into.
-            alpha: share of all patch pairs that count as relevant, in [0, 1].
-            beta: share of the patches that are dropped as indiscriminative, in [0, 1]; 0 drops none.
+            model: any ViT with attention among all patches; compiled models and (Distributed)DataParallel are
+                unwrapped.
+            alpha: fraction of all patch pairs that count as relevant, in [0, 1].
+            beta: fraction of patches dropped as indiscriminative, in [0, 1].
 
         Raises:
-            TypeError: `model` is no module.
+            TypeError: `model` is not a module.
             ValueError: `alpha` or `beta` outside [0, 1].
         """
         super().__init__()
@@ -51,27 +51,27 @@ class WindowTeacher(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "WindowTeacher":
-        """Stay in evaluation mode, whatever is asked for."""
+        """Keep evaluation mode, whatever `mode` is."""
         return super().train(False)
 
-    # The record works on Python frames, which a compiled graph has not.
+    # Recording needs Python frames, which a compiled graph does not have.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, images: Tensor) -> ResponsiveField:
-        """Determine the responsive fields of a batch.
+        """Compute the responsive fields of a batch.
 
         Args:
             images: (batch, channels, height, width), as the student gets them.
 
         Raises:
-            UnsupportedModelError: the model has no attention from every patch to every patch.
+            UnsupportedModelError: a model without attention among all patches.
             ValueError: images that the model does not take, or attention that is not finite.
         """
         return self._explainer.field(images)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Tell the (rows, cols) of the patches of an image of (height, width) pixels."""
+        """Return the (rows, cols) of patches of an image of (height, width) pixels."""
         return token_layout(self.model, image_size).grid
 
     def extra_repr(self) -> str:
-        """Tell α and β."""
+        """Return alpha and beta, for `repr`."""
         return f"alpha={self.alpha:g}, beta={self.beta:g}"

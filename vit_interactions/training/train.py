@@ -1,4 +1,4 @@
-"""Train a classifier of timm, alone or in many processes: resumed exactly, and stopped cleanly."""
+"""Train a timm classifier in one or many processes, with exact resume and clean stops."""
 
 import signal
 import time
@@ -6,66 +6,39 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import isnan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from vit_interactions.training.assembly import (
-    input_config,
-    make_evaluation_loader,
-    make_sources,
-    make_student,
-    make_teacher,
-    make_training_loader,
-    shape_options,
-)
+from vit_interactions.training import factory
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
-from vit_interactions.training.classification import Evaluation, evaluate
 from vit_interactions.training.data.loaders import Batch
-from vit_interactions.training.data.readable import describe_unreadable, merged, notes_on
+from vit_interactions.training.data.unreadable import describe_unreadable, merge_unreadable, skipped_files
+from vit_interactions.training.evaluate import Evaluation, evaluate
 from vit_interactions.training.export import export_model, repair_export
+from vit_interactions.training.fingerprint import check_fingerprint, run_fingerprint
 from vit_interactions.training.interruption import Interruption, interruption
-from vit_interactions.training.learner import Learner
 from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
-from vit_interactions.training.origin import check_origin, origin_of
-from vit_interactions.training.settings import TrainingSettings, check_same
+from vit_interactions.training.reporter import Reporter
+from vit_interactions.training.settings import TrainingSettings, check_resumable
+from vit_interactions.training.trainer import Trainer
 from vit_interactions.utilities.files import remove_partials, write_json
 from vit_interactions.utilities.json_files import DamagedFileError, read_json
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.processes import Process, end_process, gather, share, start_process
+from vit_interactions.utilities.processes import Process, all_gather, broadcast, process_group
 from vit_interactions.utilities.seeds import seed_everything, seed_of
 
 CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
 
 
-class Report(Protocol):
-    """Who is told how a training goes."""
-
-    def note(self, text: str) -> None:
-        """Take a line that matters."""
-
-    def progress(self, step: int, total: int, text: str) -> None:
-        """Take how far the training is, and its newest numbers in words."""
-
-
-class Quiet:
-    """Tell nobody."""
-
-    def note(self, text: str) -> None:
-        """Ignore it."""
-
-    def progress(self, step: int, total: int, text: str) -> None:
-        """Ignore it."""
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
+class TrainingResult:
+    """The end of a training run.
 
     Attributes:
-        step: steps that are done.
-        total: steps that were to be done.
-        signal: number of the signal that stopped it; 0 if it came to its end.
-        evaluation: the last one; None if there was none in this run.
-        first: whether this process is the one that wrote.
+        step: number of finished steps.
+        total: number of steps of the whole run.
+        signal: number of the signal that stopped the run; 0 if it is finished.
+        evaluation: the last one; None if this process made none.
+        first: True in the process that wrote the files.
     """
 
     step: int
@@ -75,36 +48,34 @@ class Outcome:
     first: bool
 
 
-def train(settings: TrainingSettings, out: Path, *, resume: bool = False, report: Report | None = None) -> Outcome:
-    """Train, and write to a folder: settings, logs, checkpoint, the last and the best model.
+def train(
+    settings: TrainingSettings, out: Path, *, resume: bool = False, reporter: Reporter | None = None
+) -> TrainingResult:
+    """Train a model, and write settings, logs, checkpoint, and the last and the best model to a folder.
 
-    A run that was stopped or killed goes on from its last checkpoint under `resume`, and ends, on the CPU and with as
-    many processes and threads, in the very weights of one that was not.
+    With `resume`, an interrupted run continues from its last checkpoint. On the CPU, with the same number of processes
+    and threads, it ends in exactly the weights of an uninterrupted run.
 
     Args:
-        settings: what to train, and how.
+        settings: model, data and hyperparameters.
         out: the folder.
-        resume: go on with the run that the folder holds; start it if it holds none.
-        report: is told how it goes, in the first process.
+        resume: continue the run in `out`, or start it if there is none.
+        reporter: receives progress, in the first process.
 
     Raises:
         ValueError: settings that do not fit the data, the model or the run to resume; numbers that are not finite.
         BlockingIOError: another run is writing to `out`.
         OSError: files that are missing or cannot be written.
     """
-    process = start_process(settings.device)
-    try:
-        with locked(out, first=process.first):
-            state = share(read_run(out, settings, resume) if process.first else None)
-            teller = report if report is not None and process.first else Quiet()
-            with interruption() as asked:
-                return Run(settings, out, process, state, asked, teller).finish()
-    finally:
-        end_process()
+    with process_group(settings.device) as process, locked(out, first=process.first), interruption() as stop:
+        state = broadcast(read_run(out, settings, resume) if process.first else None)
+        if reporter is None or not process.first:
+            reporter = Reporter()
+        return Run(settings, out, process, state, stop, reporter).finish()
 
 
 class Run:
-    """One training run of one process."""
+    """One process of a training run."""
 
     def __init__(
         self,
@@ -112,205 +83,202 @@ class Run:
         out: Path,
         process: Process,
         state: dict[str, Any] | None,
-        asked: Interruption,
-        report: Report,
+        stop: Interruption,
+        reporter: Reporter,
     ) -> None:
-        """Open the pictures and create the models; begin, or go on from a state of `read_run`.
+        """Open the data, create the models, and load the state if `read_run` returned one.
 
         Raises:
-            ValueError: settings that do not fit the data or the model.
+            ValueError: settings that do not fit the data, the model or the state.
         """
         self._settings, self._out, self._process = settings, out, process
-        self._asked, self._report = asked, report
+        self._stop, self._reporter = stop, reporter
         seed_everything(seed_of(settings.seed))
-        sources = make_sources(settings)
-        self._class_names = sources.names
-        student, notes = make_student(settings, sources.classes, process, weights=state is None)
-        self._config = config = input_config(student, settings)
-        teacher = make_teacher(settings, config, process)
-        self._origin = origin_of(settings, sources, student, config, teacher)
-        self._train_batches = make_training_loader(student, sources, settings, config, process)
-        self._eval_batches = make_evaluation_loader(sources, settings, config, process)
-        self.total = settings.steps or settings.epochs * self._train_batches.steps
-        self.learner = Learner(student, settings, process, self.total, teacher)
+        datasets = factory.create_datasets(settings)
+        self._class_names = datasets.names
+        student, notes = factory.create_student(settings, datasets.classes, process, weights=state is None)
+        self._config = config = factory.input_config(student, settings)
+        teacher = factory.create_teacher(settings, config, process)
+        self._fingerprint = run_fingerprint(settings, datasets, student, config, teacher)
+        self._train_batches = factory.create_training_loader(student, datasets, settings, config, process)
+        self._eval_batches = factory.create_evaluation_loader(datasets, settings, config, process)
+        self._epoch_steps = self._train_batches.steps
+        self.total = settings.steps or settings.epochs * self._epoch_steps
+        self.trainer = Trainer(student, settings, process, self.total, teacher)
         self._evaluation: Evaluation | None = None
-        for note in [*notes, *notes_on(sources.training), *notes_on(sources.evaluation)]:
-            report.note(f"note: {note}")
-        self._begin(state)
-
-    def _begin(self, state: dict[str, Any] | None) -> None:
         self._evaluated, self._best, self._resumed_at = 0, -1.0, 0
         self._best_files: dict[str, str] = {}
+        for note in [*notes, *skipped_files(datasets.training), *skipped_files(datasets.evaluation)]:
+            reporter.note(f"note: {note}")
         if state is not None:
-            if state["epoch_steps"] != self._train_batches.steps:
-                raise ValueError(
-                    f"`data` must be the pictures of the run's start, {state['epoch_steps']} steps an epoch, but gives "
-                    f"{self._train_batches.steps}."
-                )
-            check_origin(state["origin"], self._origin)
-            if state["step"] > self.total:
-                raise DamagedFileError(
-                    f"{self._out / CHECKPOINT}: `step` must be in [0, {self.total}], got {state['step']}", ADVICE
-                )
-            self.learner.check_state(self._out / CHECKPOINT, state)
-            self.learner.load_state(state)
-            self._evaluated, self._best = state["evaluated"], state["best"]
-            self._best_files = state["best_files"]
-            self._train_batches.unreadable.update(state.get("unreadable", {}))
-            self._resumed_at = self.learner.step
-            self._report.note(f"resumed at step {self.learner.step} of {self.total}")
-        self.learner.distribute()
-        if self._process.first:
-            self._out.mkdir(parents=True, exist_ok=True)
-            if (self._out / SETTINGS).exists():  # else the folder is not a run's yet, and nothing in it is ours
-                for folder in (self._out, self._out / "last", self._out / "best"):
-                    remove_partials(folder)
-            write_json(self._out / SETTINGS, self._settings.as_json())
-            epoch = -(-self._evaluated // self._train_batches.steps)
-            self._log = RunLog(self._out, self.learner.step, epoch, self._writers())
+            self._resume(state)
+        self.trainer.distribute()
+        if process.first:
+            self._open_folder()
 
-    def finish(self) -> Outcome:
-        """Train from here to the end, or until somebody asks to stop."""
+    def _resume(self, state: dict[str, Any]) -> None:
+        if state["epoch_steps"] != self._epoch_steps:
+            raise ValueError(
+                f"`data` must be the images that the run started with, {state['epoch_steps']} steps per epoch, got "
+                f"{self._epoch_steps}."
+            )
+        check_fingerprint(state["fingerprint"], self._fingerprint)
+        path = self._out / CHECKPOINT
+        if state["step"] > self.total:
+            raise DamagedFileError(f"{path}: `step` must be in [0, {self.total}], got {state['step']}", ADVICE)
+        self.trainer.check_state_dict(path, state)
+        self.trainer.load_state_dict(state)
+        self._evaluated, self._best, self._best_files = state["evaluated"], state["best"], state["best_files"]
+        self._train_batches.unreadable.update(state["unreadable"])
+        self._resumed_at = self.trainer.step
+        self._reporter.note(f"resumed at step {self.trainer.step} of {self.total}")
+
+    def _open_folder(self) -> None:
+        self._out.mkdir(parents=True, exist_ok=True)
+        # Without settings, the folder does not belong to a run yet, and its partial files are not ours to remove.
+        if (self._out / SETTINGS).exists():
+            for folder in (self._out, self._out / "last", self._out / "best"):
+                remove_partials(folder)
+        write_json(self._out / SETTINGS, self._settings.as_json())
+        writers: list[Writer] = []
+        if self._settings.tensorboard:
+            writers.append(TensorBoard(self._out / "tensorboard", self.trainer.step))
+        if self._settings.wandb is not None:
+            writers.append(WeightsAndBiases(self._out, self._settings.wandb, self._settings.as_json()))
+        epochs = -(-self._evaluated // self._epoch_steps)
+        self._log = RunLog(self._out, self.trainer.step, epochs, writers)
+
+    def finish(self) -> TrainingResult:
+        """Train from the current step to the end, or until a signal asks to stop."""
         try:
-            while self._end_of_epoch() or self.learner.step < self.total:
-                whole = self._end_epoch() if self._end_of_epoch() else self._train_epoch()
-                if not whole:
-                    return self._outcome(self._asked.agreed(self._process.device))
-            return self._outcome(0)
+            while self._epoch_ended() or self.trainer.step < self.total:
+                completed = self._end_epoch() if self._epoch_ended() else self._train_epoch()
+                if not completed:
+                    return self._result(self._stop.agreed(self._process.device))
+            return self._result(0)
         finally:
             if self._process.first:
                 self._log.close()
 
-    def _outcome(self, signal_number: int) -> Outcome:
+    def _result(self, signal_number: int) -> TrainingResult:
         self._save()
-        if self.learner.step == self._resumed_at == self.total and self._process.first:
-            self._export("last")  # which may have been damaged since
+        step, total = self.trainer.step, self.total
+        if step == self._resumed_at == total and self._process.first:
+            # The run was finished before; its models may have been damaged since.
+            self._export("last")
             repair_export(self._out / "best", self._best_files, self._out / "last")
-        step, total = self.learner.step, self.total
         if signal_number:
             name = signal.Signals(signal_number).name
-            self._report.note(
-                f"stopped by {name} after step {step} of {total}; the same command with --resume goes on"
-            )
-        return Outcome(step, total, signal_number, self._evaluation, self._process.first)
+            self._reporter.note(f"stopped by {name} after step {step} of {total}; resume with --resume")
+        return TrainingResult(step, total, signal_number, self._evaluation, self._process.first)
 
-    def _end_of_epoch(self) -> bool:
-        """Whether an epoch, or the last part of one, has been trained but not evaluated."""
-        step = self.learner.step
-        return step > self._evaluated and (step % self._train_batches.steps == 0 or step == self.total)
+    def _epoch_ended(self) -> bool:
+        """Return True if an epoch, or the last part of one, has been trained but not evaluated."""
+        step = self.trainer.step
+        return step > self._evaluated and (step % self._epoch_steps == 0 or step == self.total)
 
     def _train_epoch(self) -> bool:
-        """Train to the end of the epoch; False if asked to stop."""
-        learner, settings = self.learner, self._settings
-        epoch, first = divmod(learner.step, self._train_batches.steps)
-        last = min(self._train_batches.steps, first + self.total - learner.step)
-        learner.task.train()
+        """Train to the end of the epoch; return False if asked to stop."""
+        trainer, settings = self.trainer, self._settings
+        epoch, first = divmod(trainer.step, self._epoch_steps)
+        last = min(self._epoch_steps, first + self.total - trainer.step)
+        trainer.task.train()
         batches = self._train_batches.batches(epoch, first)
-        since = time.perf_counter(), learner.step
+        since = time.perf_counter(), trainer.step
         for _ in range(first, last):
-            learner.learn(batches)
-            self._report.progress(learner.step, self.total, "")
-            if learner.step % settings.log_every == 0 or learner.step == self.total:
+            trainer.train_step(batches)
+            self._reporter.progress(trainer.step, self.total, "")
+            if trainer.step % settings.log_every == 0 or trainer.step == self.total:
                 self._log_steps(epoch, *since)
-                since = time.perf_counter(), learner.step
-            if self._asked_to_stop():
+                since = time.perf_counter(), trainer.step
+            if self._stop_requested():
                 return False
-            if learner.step % settings.checkpoint_every == 0:
+            if trainer.step % settings.checkpoint_every == 0:
                 self._save()
         return True
 
     def _log_steps(self, epoch: int, start: float, first: int) -> None:
-        """Write the means of the steps since the last row."""
-        learner, means = self.learner, self.learner.meter.take("row")
-        pictures = (learner.step - first) * self._settings.batch_size
-        rate = pictures / (time.perf_counter() - start)
+        """Log the means of the steps since the last row."""
+        step, means = self.trainer.step, self.trainer.meter.take("row")
+        rate = (step - first) * self._settings.batch_size / (time.perf_counter() - start)
         if self._process.first:
-            self._log.step(
-                {"step": learner.step, "epoch": epoch, **means, "lr": learner.lr, "pictures_per_second": rate}
-            )
-        self._report.progress(
-            learner.step, self.total, f"{describe_loss(means)}, {rate:.{int(rate < 10)}f} pictures/s"
-        )
+            numbers = {**means, "lr": self.trainer.lr, "images_per_second": rate}
+            self._log.add("step", {"step": step, "epoch": epoch, **numbers})
+        text = f"{describe_loss(means)}, {rate:.{int(rate < 10)}f} images/s"
+        self._reporter.progress(step, self.total, text)
 
     def _end_epoch(self) -> bool:
-        """Evaluate, and write what came out; False if asked to stop."""
+        """Evaluate, and write the results; return False if asked to stop."""
         self._save()
-        learner = self.learner
-        epoch = (learner.step - 1) // self._train_batches.steps
-        due = (epoch + 1) % self._settings.eval_every == 0 or learner.step == self.total
+        trainer = self.trainer
+        epoch = (trainer.step - 1) // self._epoch_steps
+        due = (epoch + 1) % self._settings.eval_every == 0 or trainer.step == self.total
         if due and self._eval_batches is not None:
-            # Processes can agree only where each has the same number of batches.
+            # Processes can agree to stop only where each of them has the same number of batches.
             loader = self._eval_batches
-            batches = until(loader, self._asked_to_stop) if loader.alike else iter(loader)
-            model = learner.model.eval()
+            batches = until_stopped(loader, self._stop_requested) if loader.alike else iter(loader)
+            model = trainer.model.eval()
             try:
                 self._evaluation = evaluate(
-                    model, batches, unreadable=loader.unreadable, autocast=learner.autocast
+                    model, batches, unreadable=loader.unreadable, autocast=trainer.autocast
                 )
             except Interrupted:
                 return False
         self._write_epoch(epoch, self._evaluation if due else None)
-        self._evaluated = learner.step
+        self._evaluated = trainer.step
         return True
 
-    def _asked_to_stop(self) -> bool:
-        return bool(self._asked.agreed(self._process.device))
+    def _stop_requested(self) -> bool:
+        return bool(self._stop.agreed(self._process.device))
 
     def _write_epoch(self, epoch: int, evaluation: Evaluation | None) -> None:
-        """Write the numbers of an epoch and the model."""
-        learner, means = self.learner, self.learner.meter.take("epoch")
+        """Write the numbers and the model of an epoch."""
+        means = self.trainer.meter.take("epoch")
         unreadable = self._gather_unreadable()
         self._train_batches.unreadable.clear()
         if isnan(means["loss"]):
             raise ValueError(
-                f"`data` must have training images that can be read, but in epoch {epoch} "
-                f"{describe_unreadable(unreadable)} and none could."
+                f"`data` must have training images that can be read, got none in epoch {epoch}: "
+                f"{describe_unreadable(unreadable)}."
             )
         if unreadable:
-            self._report.note(f"epoch {epoch}: of the training images, {describe_unreadable(unreadable)}")
+            self._reporter.note(f"epoch {epoch}: of the training images, {describe_unreadable(unreadable)}")
         if not self._process.first:
             return
-        numbers = {} if evaluation is None else evaluation.as_row()
-        columns = [] if self._eval_batches is None else [field.name for field in fields(Evaluation)]
-        self._log.epoch(
-            {
-                "epoch": epoch,
-                "step": learner.step,
-                **{f"train_{name}": value for name, value in means.items()},
-                **{f"eval_{name}": numbers.get(name) for name in columns},
-                "lr": learner.lr,
-            }
-        )
+        row: dict[str, float | int | None] = {"epoch": epoch, "step": self.trainer.step}
+        row |= {f"train_{name}": value for name, value in means.items()}
+        if self._eval_batches is not None:
+            results = {} if evaluation is None else evaluation.as_row()
+            row |= {f"eval_{field.name}": results.get(field.name) for field in fields(Evaluation)}
+        self._log.add("epoch", {**row, "lr": self.trainer.lr})
         self._export("last")
         if evaluation is not None:
-            self._report.note(f"epoch {epoch}: {describe(evaluation)}")
+            self._reporter.note(f"epoch {epoch}: {evaluation}")
             if evaluation.top1 > self._best:
                 self._best = evaluation.top1
                 self._best_files = self._export("best")
 
     def _export(self, name: str) -> dict[str, str]:
-        options = shape_options(self._settings)
+        windows = {"alpha": self._settings.alpha, "beta": self._settings.beta}
         return export_model(
-            self.learner.model,
+            self.trainer.model,
             self._out / name,
             config=self._config,
-            arguments=options,
+            arguments=factory.model_options(self._settings),
             class_names=self._class_names,
-            windows={"alpha": self._settings.alpha, "beta": self._settings.beta}
-            if self._origin["windows_from"]
-            else None,
+            windows=windows if self._fingerprint["window_source"] else None,
         )
 
     def _save(self) -> None:
-        state = self.learner.state()  # in all processes: it gathers their numbers
-        unreadable = self._gather_unreadable()
+        # In all processes, because these two gather numbers from each.
+        state, unreadable = self.trainer.state_dict(), self._gather_unreadable()
         if self._process.first:
             own = {
                 "evaluated": self._evaluated,
                 "best": self._best,
                 "best_files": self._best_files,
-                "epoch_steps": self._train_batches.steps,
-                "origin": self._origin,
+                "epoch_steps": self._epoch_steps,
+                "fingerprint": self._fingerprint,
                 "arch": self._settings.model,
                 "settings": self._settings.as_json(),
                 "unreadable": unreadable,
@@ -318,50 +286,24 @@ class Run:
             save_checkpoint(self._out / CHECKPOINT, {**state, **own})
 
     def _gather_unreadable(self) -> dict[str, str]:
-        """Return the training images of all processes that could not be read in this epoch."""
-        return merged(gather(self._train_batches.unreadable))
-
-    def _writers(self) -> list[Writer]:
-        writers: list[Writer] = []
-        if self._settings.tensorboard:
-            writers.append(TensorBoard(self._out / "tensorboard", self.learner.step))
-        if self._settings.wandb is not None:
-            writers.append(WeightsAndBiases(self._out, self._settings.wandb, self._settings.as_json()))
-        return writers
+        """Return the unreadable training images of this epoch, of all processes."""
+        return merge_unreadable(all_gather(self._train_batches.unreadable))
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop in the middle of an evaluation."""
+    """A signal asked to stop during an evaluation."""
 
 
-def until(batches: Iterable[Batch], asked: Callable[[], bool]) -> Iterator[Batch]:
-    """Give batches; raise Interrupted as soon as somebody asks to stop."""
+def until_stopped(batches: Iterable[Batch], stop_requested: Callable[[], bool]) -> Iterator[Batch]:
+    """Yield batches, and raise Interrupted as soon as `stop_requested` returns True."""
     for batch in batches:
-        if asked():
+        if stop_requested():
             raise Interrupted
         yield batch
 
 
-def describe(evaluation: Evaluation) -> str:
-    """Word the numbers of an evaluation.
-
-    Example:
-        >>> describe(Evaluation(100, 0.5, 80.0, 95.0, 19208.0, 38416, 10.0))
-        'top-1 80.00 %, top-5 95.00 %, loss 0.500, E_O 19,208 of 38,416 (50.0 %)'
-    """
-    parts = [f"top-1 {evaluation.top1:.2f} %", f"loss {evaluation.loss:.3f}"]
-    if evaluation.top5 is not None:
-        parts.insert(1, f"top-5 {evaluation.top5:.2f} %")
-    if evaluation.operations is not None and evaluation.pairs is not None:
-        share = evaluation.operations / evaluation.pairs
-        parts.append(f"E_O {evaluation.operations:,.0f} of {evaluation.pairs:,} ({100 * share:.1f} %)")
-    if evaluation.unreadable:
-        parts.append(f"{evaluation.pictures:,} images, {describe_unreadable(evaluation.unreadable)}")
-    return ", ".join(parts)
-
-
 def describe_loss(means: Mapping[str, float]) -> str:
-    """Word the loss of some steps, and its parts where it has some.
+    """Describe a mean loss, and its parts if it has any.
 
     Example:
         >>> describe_loss({"loss": 2.5, "classification_loss": 0.5, "window_loss": 2.0})
@@ -374,21 +316,23 @@ def describe_loss(means: Mapping[str, float]) -> str:
 
 
 def read_run(out: Path, settings: TrainingSettings, resume: bool) -> dict[str, Any] | None:
-    """Read the checkpoint of the run that a folder holds; None if it holds none yet.
+    """Read the checkpoint of the run in a folder; return None if there is no run yet.
 
     Raises:
-        ValueError: there is one, but it is not to be resumed, is of other settings, or is damaged.
+        ValueError: a run that is not to be resumed, has other settings, or is damaged.
     """
     if not (out / SETTINGS).exists():
         if (out / CHECKPOINT).exists():
-            raise DamagedFileError(f"{out / SETTINGS} is missing beside {CHECKPOINT}", ADVICE)
+            raise DamagedFileError(f"{out / SETTINGS} is missing next to {CHECKPOINT}", ADVICE)
         return None
     if not resume:
-        raise ValueError(f"`out` {out} holds a run already; give --resume to go on with it, or another folder.")
-    check_same(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
+        raise ValueError(
+            f"`out` must be a new folder, got {out} with a run in it. Resume it with --resume, or choose another."
+        )
+    check_resumable(read_json(out / SETTINGS, ADVICE) or {}, settings.as_json(), out / SETTINGS)
     if not (out / CHECKPOINT).exists():
         return None
     state = load_checkpoint(out / CHECKPOINT)
     check_fields(out / CHECKPOINT, state)
-    check_same(state["settings"], settings.as_json(), out / CHECKPOINT)
+    check_resumable(state["settings"], settings.as_json(), out / CHECKPOINT)
     return state

@@ -50,9 +50,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | 
         sync_folder(path.parent)
 
 
+def write_bytes(path: Path, content: bytes, writer: int | None = None) -> None:
+    """Write bytes, whole or not at all, as `write_whole` does."""
+    write_whole(path, lambda file: file.write(content), writer)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

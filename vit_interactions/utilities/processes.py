@@ -1,5 +1,6 @@
-"""This process's place among those that work together, by the variables that torchrun sets."""
+"""The rank and device of this process among those that torchrun or Slurm started."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ PATIENCE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Process:
-    """Where this process computes, and which of all it is.
+    """One process of a distributed run.
 
     Attributes:
-        device: of this process.
-        rank: its number, from 0 on.
-        world: how many there are.
+        device: the device it computes on.
+        rank: its number, from 0.
+        world: number of processes.
     """
 
     device: torch.device
@@ -32,69 +33,67 @@ class Process:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
 
-def start_process(device: str) -> Process:
-    """Join the other processes, if torchrun or Slurm started any.
-
-    Args:
-        device: auto, cpu, cuda, ...; with several processes each takes the card of its local rank.
-
-    Raises:
-        ValueError: no such device.
-    """
-    place = SimpleNamespace(device=check_device("device", device))
-    init_distributed_device(place)  # type: ignore[no-untyped-call]
-    return Process(torch.device(check_device("device", str(place.device))), place.rank, place.world_size)
-
-
-def end_process() -> None:
-    """Leave the other processes."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
 @contextmanager
-def joined(device: str) -> Iterator[Process]:
-    """Be one of the processes for a block, which ends when all have come to its end, however long that takes.
+def process_group(device: str) -> Iterator[Process]:
+    """Join the process group for the duration of the block; on exit, wait for all ranks.
 
-    Processes that the caller has joined already stay so.
+    A process group that the caller has already initialized is used, and kept.
 
     Args:
-        device: as of `start_process`.
+        device: auto, cpu, cuda, ...; with several processes, each takes the GPU of its local rank.
 
     Raises:
         ValueError: no such device.
 
     Example:
-        >>> with joined("cpu") as process:
+        >>> with process_group("cpu") as process:
         ...     process.first
         True
     """
-    before = distributed.is_initialized()
-    process = (
-        Process(torch.device(check_device("device", device)), distributed.get_rank(), distributed.get_world_size())
-        if before
-        else start_process(device)
-    )
-    # The group's own barrier gives up after minutes.
-    patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE) if process.world > 1 else None
+    initialized = distributed.is_initialized()
+    name = check_device("device", device)
+    if initialized:
+        process = Process(torch.device(name), distributed.get_rank(), distributed.get_world_size())
+    else:
+        place = SimpleNamespace(device=name)
+        init_distributed_device(place)  # type: ignore[no-untyped-call]
+        process = Process(torch.device(check_device("device", str(place.device))), place.rank, place.world_size)
     try:
+        # A barrier of the default group would time out after minutes.
+        patient: Any = distributed.new_group(backend="gloo", timeout=PATIENCE) if process.world > 1 else None
         yield process
         if patient is not None:
             distributed.barrier(patient)
     finally:
-        if not before:
-            end_process()
+        if distributed.is_initialized() and not initialized:
+            distributed.destroy_process_group()
 
 
-def gather(value: Any) -> list[Any]:
-    """Give every process what each one has, in the order of the processes.
+def independent_process(device: str) -> Process:
+    """Read rank and device from the variables that torchrun sets, without joining the process group.
+
+    Raises:
+        ValueError: no such device.
 
     Example:
-        >>> gather(3)
+        >>> independent_process("cpu").world
+        1
+    """
+    name, local_rank = check_device("device", device), os.environ.get("LOCAL_RANK")
+    if name == "cuda" and local_rank is not None:
+        name = check_device("device", f"cuda:{local_rank}")
+    return Process(torch.device(name), int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Return the values of all processes, by rank.
+
+    Example:
+        >>> all_gather(3)
         [3]
     """
     if not distributed.is_initialized():
@@ -104,11 +103,11 @@ def gather(value: Any) -> list[Any]:
     return gathered
 
 
-def share(value: Any) -> Any:
-    """Give every process what the first one has; without other processes, the value itself.
+def broadcast(value: Any) -> Any:
+    """Return the first process's value in every process, once all have called this.
 
     Example:
-        >>> share(3)
+        >>> broadcast(3)
         3
     """
     if not distributed.is_initialized():
@@ -116,3 +115,9 @@ def share(value: Any) -> Any:
     shared = [value]
     distributed.broadcast_object_list(shared)
     return shared[0]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all work queued on it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""Words for people: text from anywhere made printable, and classes."""
+"""Text from outside made printable."""
 
 from unicodedata import category
 
@@ -38,13 +38,3 @@ def method_in_words(name: str) -> str:
     """
     method, colon, options = name.partition(":")
     return method.replace("_", " ") + colon + options
-
-
-def class_in_words(index: int, name: str | None) -> str:
-    """Word a class by the first of its names, or its number.
-
-    Example:
-        >>> class_in_words(281, "tabby, tabby cat"), class_in_words(3, None)
-        ('tabby', 'class 3')
-    """
-    return name.split(",")[0] if name else f"class {index}"

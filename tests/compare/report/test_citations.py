@@ -1,4 +1,4 @@
-"""Every method has something to cite, and what there is can be read."""
+"""Every method has a citation, and all citations can be parsed."""
 
 import re
 

@@ -1,6 +1,7 @@
 """The figures of a comparison: maps at their places, means in the right order, curves and correlations as they are."""
 
 import base64
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -64,13 +65,13 @@ def test_a_constant_map_has_one_colour() -> None:
 @pytest.mark.parametrize(
     ("values", "message"), [(np.ones(3), r"\(rows, cols\)"), (np.full((2, 2), np.nan), "finite")]
 )
-def test_colours_refuse_what_is_no_map(values: np.ndarray, message: str) -> None:
+def test_colors_require_a_map(values: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         map_colors(values)
 
 
 @pytest.mark.parametrize(("key", "left", "top", "size"), [("a", 0, 240, (480, 800)), ("b", 260, 0, (1000, 320))])
-def test_every_map_of_the_grid_lies_at_its_place_on_the_photograph(
+def test_every_map_of_the_grid_lies_at_its_place_on_the_image(
     key: str, left: int, top: int, size: tuple[int, int]
 ) -> None:
     compared = Compared()
@@ -82,7 +83,7 @@ def test_every_map_of_the_grid_lies_at_its_place_on_the_photograph(
         across, up = axes.transData.transform((x, y))
         return pixels[len(pixels) - 1 - int(up), int(across)]
 
-    # The map rises by one from patch to patch, in patches of 80 x 80 pixels of the photograph: from dark to bright.
+    # The map rises by one from patch to patch, in patches of 80 x 80 pixels of the image: from dark to bright.
     seen = np.array(
         [color(left + 80 * col + 40, top + 80 * row + 40).sum() for row, col in product(range(ROWS), range(COLS))]
     )
@@ -92,7 +93,7 @@ def test_every_map_of_the_grid_lies_at_its_place_on_the_photograph(
     assert np.ptp(color(left + 200, top + 160)) > 30
 
 
-def test_the_grid_says_what_was_predicted_and_how_colours_are_scaled() -> None:
+def test_the_grid_has_predictions_and_the_color_scale() -> None:
     compared = Compared()
     compared.missing = {"b": ("gmar",)}
     figure = grid_figure(compared, "vit")
@@ -100,7 +101,7 @@ def test_the_grid_says_what_was_predicted_and_how_colours_are_scaled() -> None:
     titles = [axes.get_title() for axes in figure.axes]
     assert figure.get_suptitle().replace("\n", " ") == f"vit. {POLICY}"
     assert sum("87%" in title for title in titles) == 3
-    assert sum("explained: class 7, 4%" in title.replace("\n", " ") for title in titles) == 1
+    assert sum("target: class 7, 4%" in title.replace("\n", " ") for title in titles) == 1
     assert titles.count("gmar") == 2
     assert titles.count("gmar\n(no map)") == 1
     assert not any(axes.images for axes in figure.axes[15:])
@@ -120,31 +121,31 @@ def test_the_grid_wraps_many_methods() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"keys": ["z"]}, "`keys` must be among a, b, c, but got 'z'"),
+        ({"keys": ["z"]}, "`keys` must be among a, b, c, got 'z'"),
         ({"methods": ["z"]}, "`methods` must be among gmar"),
     ],
 )
-def test_the_grid_refuses_what_was_not_compared(chosen: dict[str, Any], message: str) -> None:
+def test_the_grid_requires_compared_names(chosen: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grid_figure(Compared(), "vit", **chosen)
 
 
-def test_the_grid_refuses_a_comparison_without_maps() -> None:
+def test_the_grid_requires_maps() -> None:
     compared = Compared()
     compared.missing = dict.fromkeys(NAMES, tuple(METHODS))
-    with pytest.raises(ValueError, match="none has"):
+    with pytest.raises(ValueError, match="that have maps of model 'vit', got none"):
         grid_figure(compared, "vit")
 
 
-def test_the_grid_holds_as_many_photographs_as_matplotlib_draws() -> None:
+def test_the_grid_holds_as_many_images_as_matplotlib_draws() -> None:
     compared = Compared(methods=METHODS[:1])
     maps = dict.fromkeys(METHODS[:1], np.ones((ROWS, COLS)))
     compared.maps = lambda model, key: maps  # type: ignore[method-assign]
     keys = [f"{number}" for number in range(208)]
-    compared.photographs = [{**compared.photographs[0], "key": key} for key in keys]
-    with pytest.raises(ValueError, match=r"at most 207 photographs, which with 1 methods .* but got 208"):
+    compared.images = [replace(compared.images[0], key=key) for key in keys]
+    with pytest.raises(ValueError, match=r"at most 207 images with 1 methods, got 208"):
         grid_figure(compared, "vit")
-    # By hand: a band of 2.1 inches a photograph and 0.6 above at 150 dots an inch, of at most 65,535.
+    # By hand: a band of 2.1 inches an image and 0.6 above at 150 dots an inch, of at most 65,535.
     assert (207 * 2.1 + 0.6) * 150 <= 65535 < (208 * 2.1 + 0.6) * 150
 
 
@@ -163,26 +164,26 @@ def test_titles_of_rankings_lie_in_the_figure() -> None:
 
 
 @pytest.mark.parametrize("metric", MEANS)
-def test_the_best_stands_above(metric: str) -> None:
+def test_the_best_is_on_top(metric: str) -> None:
     direction, means = MEANS[metric]
     [axes] = ranking_figure(Compared(), "vit", metric).axes
     rendered(axes.figure)
     worst_first = sorted(means, key=lambda name: means[name] if direction != "lower" else -means[name])
-    assert [name.removesuffix(" (control)").replace(" ", "_") for name in names_of(axes)] == worst_first
+    assert [name.removesuffix(" (baseline)").replace(" ", "_") for name in names_of(axes)] == worst_first
     dots = [line for line in axes.lines if line.get_marker() in "oD"]
     assert [dot.get_xdata()[0] for dot in dots] == [means[name] for name in worst_first]
     assert [dot.get_ydata()[0] for dot in dots] == [0, 1, 2, 3][: len(means)]  # upwards
     spans = [list(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 2.4]
     assert spans == [[means[name] - 0.1, means[name] + 0.1] for name in worst_first]
-    [control] = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"]
-    assert list(control) == [means["random_map"]] * 2
+    [baseline] = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"]
+    assert list(baseline) == [means["random_map"]] * 2
     assert {"higher": "higher is better", "lower": "lower is better", "none": "neither"}[
         direction
     ] in axes.get_title("left")
 
 
-def test_a_ranking_without_values_is_refused() -> None:
-    with pytest.raises(ValueError, match="'road' has none"):
+def test_a_ranking_without_values_raises() -> None:
+    with pytest.raises(ValueError, match="got 'road', which has none"):
         ranking_figure(Compared(), "vit", "road")
 
 
@@ -195,7 +196,7 @@ def test_curves_are_drawn_as_they_are_and_named_from_the_highest_down() -> None:
         assert (line.get_ydata() == curve).all()
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["random map (control)", "gmar", "attn lrp"]
+    assert [text.get_text() for text in legend.get_texts()] == ["random map (baseline)", "gmar", "attn lrp"]
     colors = {line.get_label(): line.get_color() for line in axes.lines}
     handles = [handle.get_color() for handle in legend.legend_handles]
     assert handles == [axes.lines[i].get_color() for i in (1, 0, 2)]
@@ -203,19 +204,19 @@ def test_curves_are_drawn_as_they_are_and_named_from_the_highest_down() -> None:
     assert "lower is better" in axes.get_title("left")
 
 
-def test_many_curves_can_be_told_apart() -> None:
+def test_many_curves_have_different_styles() -> None:
     axes = Figure().add_subplot()
     draw_curves(axes, {f"m{i}": np.array([[0, 0], [1, i]]) for i in range(28)}, "insertion", "higher")
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 28
 
 
-def test_curves_of_a_metric_without_are_refused() -> None:
+def test_a_metric_without_curves_raises() -> None:
     assert len(curves_figure(Compared(), "vit", "insertion").axes[0].lines) == 4
-    with pytest.raises(ValueError, match="'deletion' has none"):
+    with pytest.raises(ValueError, match="got 'deletion', which has none"):
         curves_figure(Compared(), "vit", "deletion")
 
 
-def test_agreement_stands_in_the_cells_of_its_methods() -> None:
+def test_agreement_is_in_the_cells_of_its_methods() -> None:
     compared = Compared()
     correlations = compared.agreement("vit")
     axes = Figure().add_subplot()
@@ -247,11 +248,11 @@ def test_alike_together_is_a_permutation_that_finds_a_hidden_line(count: int) ->
         assert set(np.abs(np.diff(at[order]))) == {1}
 
 
-def test_a_tile_holds_the_photograph_and_patches_beyond_it() -> None:
-    # By hand: a photograph of 90 x 90, patches from (-15, 5) to (105, 85): the canvas is 120 x 90.
+def test_a_tile_holds_the_image_and_patches_beyond_it() -> None:
+    # By hand: an image of 90 x 90, patches from (-15, 5) to (105, 85): the canvas is 120 x 90.
     found = tile((90, 90), (-15, 5, 105, 85), [(0, 0, 45, 90)])
     assert found.aspect == 1.3333
-    assert found.photograph == (12.5, 0, 75, 100)
+    assert found.image == (12.5, 0, 75, 100)
     assert found.patches == (0, 5.556, 100, 88.889)
     assert found.objects == ((12.5, 0, 37.5, 100),)
 
@@ -267,7 +268,7 @@ def test_a_figure_for_the_night_has_light_text() -> None:
     assert matplotlib.rcParams["text.color"] == "black"  # as it was
 
 
-def test_figures_leave_the_photograph_as_it_was() -> None:
+def test_figures_leave_the_image_as_it_was() -> None:
     compared = Compared()
     image = compared.image("a")
     before = image.copy()

@@ -1,9 +1,10 @@
-"""Results in notebooks: tables and pictures, bounded, escaped, for light and dark, and in a real kernel."""
+"""Results in notebooks: tables and figures, bounded, escaped, for light and dark, and in a real kernel."""
 
 import io
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ def html_of(compared: Compared) -> str:
 
 
 def write(path: Path, text: str, style: str = "") -> Path:
-    """A page that holds what a notebook shows, in its colours."""
+    """Write a page with the output of a notebook, in its colors."""
     path.write_text(f"<!doctype html><meta charset=utf-8><body style='{style}'>{text}</body>", encoding="utf-8")
     return path
 
 
 def cells(p: Page, of: str = "textContent") -> list[list[str]]:
-    """The table's body; below a number the interval starts a line of its own."""
+    """Return the table's body; the interval is on the line below its number."""
     return list(
         p.run(f"[...document.querySelector('table').tBodies[0].rows].map(row => [...row.cells].map(c => c.{of}))")
     )
@@ -57,7 +58,7 @@ def test_the_table_shows_means_intervals_directions_and_the_best(tmp_path: Path)
         assert hints == ["", "higher is better", "lower is better", "neither end is better"]
         found = cells(p, "innerText")
         for row, method in zip(found, METHODS, strict=True):
-            assert row[0].removesuffix(" (control)") == method.replace("_", " ")
+            assert row[0].removesuffix(" (baseline)") == method.replace("_", " ")
             for text, (direction, means) in zip(row[1:], MEANS.values(), strict=True):
                 if method not in means:
                     assert text.strip().startswith("–")
@@ -78,21 +79,21 @@ def test_the_table_shows_means_intervals_directions_and_the_best(tmp_path: Path)
             if direction in ends
         ]
         assert sorted(marked) == sorted(best)
-        assert "* is of fewer photographs" in p.run("document.body.textContent")
+        assert "* marks means over fewer images" in p.run("document.body.textContent")
 
 
-def test_how_many_photographs_count_is_said_where_they_are_fewer() -> None:
+def test_means_over_fewer_images_show_their_number() -> None:
     compared = Compared()
     summary = compared.summary()
-    assert " of 3 photographs" not in html_of(compared).split("</table>")[0]
-    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "photographs"] = 2
+    assert " of 3 images" not in html_of(compared).split("</table>")[0]
+    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "images"] = 2
     compared.summary = lambda confidence=0.95: summary  # type: ignore[method-assign]
     table = compared.table()
-    table = table[(table["metric"] != "deletion") | (table["photograph"] == "a")]
+    table = table[(table["metric"] != "deletion") | (table["image"] == "a")]
     compared.table = lambda: table  # type: ignore[method-assign]
     text = html_of(compared).split("</table>")[0]
-    assert text.count('<span class="interval">2 of 3 photographs</span>') == 1  # the cell
-    assert text.count('<span class="interval">1 of 3 photographs</span>') == 1  # the head of deletion
+    assert text.count('<span class="interval">2 of 3 images</span>') == 1  # the cell
+    assert text.count('<span class="interval">1 of 3 images</span>') == 1  # the head of deletion
     first = text.split("<tbody>")[1].split("</tr>")[0]
     assert "2 of 3" in first
     assert "best" not in first  # a mean over fewer is not ranked
@@ -119,16 +120,16 @@ def test_no_name_becomes_a_tag_and_no_script_runs(tmp_path: Path) -> None:
         assert SCRIPT in said
 
 
-def test_a_few_photographs_are_shown_with_their_maps_at_their_places(tmp_path: Path) -> None:
+def test_a_few_images_are_shown_with_their_maps_at_their_places(tmp_path: Path) -> None:
     compared = Compared()
-    compared.photographs[0]["error"] = "truncated"
+    compared.images[0] = replace(compared.images[0], error="truncated")
     with page(write(tmp_path / "n.html", html_of(compared))) as p:
-        assert p.run("document.querySelectorAll('.shot').length") == 2
+        assert p.run("document.querySelectorAll('.shown').length") == 2
         assert p.run("document.querySelectorAll('.map').length") == 2 * len(METHODS)
         captions = p.run("[...document.querySelectorAll('figcaption')].map(each => each.textContent)")
         assert captions[: 1 + len(METHODS)] == [
-            *("photograph", "gmar", "attention rollout", "random map (control)"),
-            "responsive field size, the same everywhere",  # ones
+            *("image", "gmar", "attention rollout", "random map (baseline)"),
+            "responsive field size, constant",  # ones
         ]
         box = p.run(
             """(() => {
@@ -144,27 +145,25 @@ def test_a_few_photographs_are_shown_with_their_maps_at_their_places(tmp_path: P
 
 
 class Large(Compared):
-    """37 methods by 19 columns of numbers on many photographs, with maps of noise, which no file makes smaller."""
+    """37 methods by 19 columns of numbers on many images, with maps of noise, which no file makes smaller."""
 
     def __init__(self, count: int) -> None:
         super().__init__(methods=[f"method_{number}_of_a_long_name" for number in range(37)])
         self.metrics = [f"a_metric_{number}" for number in range(19)]
         self.directions = dict.fromkeys(self.metrics, "higher")
-        one = self.photographs[0]
-        self.photographs = [
-            {**one, "key": f"{number:06d}", "name": f"{number:06d}.jpg"} for number in range(count)
-        ]
+        one = self.images[0]
+        self.images = [replace(one, key=f"{number:06d}", name=f"{number:06d}.jpg") for number in range(count)]
 
     def table(self) -> pd.DataFrame:
-        keys = [each["key"] for each in self.photographs]
+        keys = [each.key for each in self.images]
         index = pd.MultiIndex.from_product(
-            [self.models, keys, self.methods, self.metrics], names=["model", "photograph", "method", "metric"]
+            [self.models, keys, self.methods, self.metrics], names=["model", "image", "method", "metric"]
         )
         return pd.DataFrame({"value": 0.123}, index).reset_index()
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         rows = [
-            ("vit", method, metric, 0.123, 0.1, 0.2, len(self.photographs), "higher")
+            ("vit", method, metric, 0.123, 0.1, 0.2, len(self.images), "higher")
             for method in self.methods
             for metric in self.metrics
         ]
@@ -172,37 +171,34 @@ class Large(Compared):
 
     def failures(self) -> pd.DataFrame:
         rows = [
-            ("vit", each["key"], "method_0_of_a_long_name", "", f"reason {number}: " + 300 * "so ", "E")
-            for number, each in enumerate(self.photographs)
+            ("vit", each.key, "method_0_of_a_long_name", "", f"reason {number}: " + 300 * "so ", "E")
+            for number, each in enumerate(self.images)
         ]
-        return pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "reason", "error"])
+        return pd.DataFrame(rows, columns=["model", "image", "method", "metric", "reason", "error"])
 
     def maps(self, model: str, key: str) -> dict[str, Any]:
         return {name: np.random.default_rng(number).random((14, 14)) for number, name in enumerate(self.methods)}
-
-    def view(self, model: str, key: str) -> Any:
-        return super().view(model, "a")
 
     def image(self, key: str) -> Image.Image:
         return Image.effect_noise(SIZES["a"], 80).convert("RGB")
 
 
-def test_it_does_not_grow_with_the_photographs() -> None:
+def test_it_does_not_grow_with_the_images() -> None:
     few, many = html_of(Large(3)), html_of(Large(60))
     assert len(many) < 1e6
     assert len(many) < len(few) + 500
-    assert "The first 3 of 60 photographs" in many
+    assert "The first 3 of 60 images" in many
 
 
-def test_what_failed_is_said_in_one_line() -> None:
+def test_failures_are_described_in_one_line() -> None:
     compared = Compared()
     text = html_of(compared)
-    assert f"Failed: deletion of responsive field size on 3 photographs: undefined {SCRIPT}." in (
+    assert f"Failed: deletion of responsive field size on 3 images: undefined {SCRIPT}." in (
         text.replace("&lt;", "<").replace("&gt;", ">")
     )
     [line] = [line for line in html_of(Large(4)).split("\n") if "Failed:" in line]
     assert "method 0 of a long name on 000000.jpg: reason 0: so" in line
-    assert "And for 3 more reasons: see <code>.failures()</code>" in line
+    assert "3 more reasons: see <code>.failures()</code>" in line
     assert len(line) < 500
     rows = [("vit", "a", "gmar", metric, "no values", "E") for metric in ("deletion", "insertion")]
     frame = pd.DataFrame(rows, columns=list(compared.failures()))
@@ -217,10 +213,9 @@ def test_a_comparison_without_values_is_shown_too() -> None:
     empty = compared.summary().iloc[:0], compared.table().iloc[:0]
     compared.summary = lambda confidence=0.95: empty[0]  # type: ignore[method-assign]
     compared.table = lambda: empty[1]  # type: ignore[method-assign]
-    for photograph in compared.photographs:
-        photograph["error"] = "truncated"
+    compared.images = [replace(image, error="truncated") for image in compared.images]
     text = html_of(compared)
-    assert "There is no value yet" in text
+    assert "No values yet" in text
     assert Outline(text).open == []
 
 
@@ -230,10 +225,10 @@ def test_a_comparison_without_values_is_shown_too() -> None:
     [
         ("background: #111; color: #eee; --jp-layout-color0: #111", 17, 238),
         ("background: #fff; color: #222; --jp-layout-color0: #fff", 255, 34),
-        ("background: #111; color: #eee", 17, 238),  # a notebook that says nothing of its colours
+        ("background: #111; color: #eee", 17, 238),  # a notebook that does not define its colors
     ],
 )
-def test_it_is_read_on_light_and_on_dark(tmp_path: Path, style: str, ground: int, ink: int, width: int) -> None:
+def test_it_is_readable_on_light_and_dark(tmp_path: Path, style: str, ground: int, ink: int, width: int) -> None:
     with page(write(tmp_path / "n.html", html_of(Compared(keys="a")), style), width=width) as p:
         colors = p.run(
             """[...document.querySelectorAll('.vit-comparison :is(th, td, p, figcaption, .best, .interval)')].map(
@@ -258,10 +253,10 @@ def test_a_comparison_and_a_page_say_in_one_line_what_they_are(tmp_path: Path) -
         "settings": {"methods": {"gmar": {}}, "metrics": {"iou": {}, "deletion": {}}, "seed": 0},
         "versions": {},
         "models": {"vit": {"folder": "vit", "settings": "x"}},
-        "photographs": [],
+        "images": [],
     }
     comparison = Comparison(Path("c"), manifest)
-    assert repr(comparison) == "Comparison of 1 method, 2 metrics, 0 photographs, 1 model in c"
+    assert repr(comparison) == "Comparison of 1 method, 2 metrics, 0 images, 1 model in c"
     assert repr(vi.ExplorerPage("x" * 2_340_000)) == "ExplorerPage of 2.3 MB"
 
 
@@ -278,7 +273,7 @@ FIGURES: dict[str, Show] = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_shows_itself_as_a_picture(name: str) -> None:
+def test_every_figure_has_a_png(name: str) -> None:
     figure = FIGURES[name]()
     assert isinstance(figure, ShownFigure)
     png, size = figure._repr_png_()
@@ -328,7 +323,7 @@ def test_a_notebook_without_widgets_is_not_flooded_with_warnings(monkeypatch: py
 
 
 @pytest.mark.filterwarnings("ignore")  # Jupyter's own
-def test_the_guide_shows_tables_and_pictures_in_a_real_kernel(tmp_path: Path) -> None:
+def test_the_guide_shows_tables_and_figures_in_a_real_kernel(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.helpers.compared import IMAGE, METHODS, NAMES, PLACES, SCRIPT, SIZES,
 from tests.helpers.pages import Outline
 from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
+from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.report import page as report_module
 from vit_interactions.compare.report import rendering as report_templates
 from vit_interactions.compare.report.failures import failure_line, failures_by_reason
@@ -25,7 +27,7 @@ from vit_interactions.compare.report.figures import grid_figure
 from vit_interactions.compare.report.page import render, report
 from vit_interactions.compare.report.tables import (
     Column,
-    Failure,
+    FailureGroup,
     best_by_metric,
     columns,
     grouped_failures,
@@ -37,6 +39,11 @@ from vit_interactions.figures.colors import map_colors
 
 
 @pytest.fixture(scope="module")
+def text() -> str:
+    return render(Compared())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
 def path(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(text, encoding="utf-8")
@@ -44,7 +51,7 @@ def path(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def column(p: Page, number: int, table: str = "table.values") -> list[str]:
-    """The texts of a column of the first such table, without the intervals."""
+    """Return the texts of a column of the first such table, without the intervals."""
     cells = f"document.querySelector('{table}').tBodies[0].rows"
     return list(p.run(f"[...{cells}].map(row => row.cells[{number}].firstChild.textContent.trim())"))
 
@@ -59,12 +66,12 @@ def test_numbers_keep_three_digits_that_say_something() -> None:
 def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_missing() -> None:
     compared = Compared()
     heads = columns(compared.table(), compared.directions)
-    assert [head.photographs for head in heads] == [3, 3, 3]
+    assert [head.images for head in heads] == [3, 3, 3]
     rows = summary_rows(compared.summary(), METHODS, heads, compared.failures())
     cells = {row.method: row.cells for row in rows}
     assert [head.arrow for head in heads] == ["↑", "↓", ""]
-    assert [row.method for row in rows if row.control] == ["random_map"]
-    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the control is no candidate.
+    assert [row.method for row in rows if row.baseline] == ["random_map"]
+    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the baseline is not ranked.
     assert [cells[name][0].good for name in METHODS] == pytest.approx([1, 0.5, None, 0])
     assert [cells[name][1].good for name in METHODS[:3]] == pytest.approx([0, 1, None])
     assert [[cell.best for cell in cells[name]] for name in METHODS[:3]] == [
@@ -82,21 +89,19 @@ def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_m
         ("insertion", ("gmar",)),
         ("deletion", ("attention_rollout",)),
     ]
-    assert found[0].control == cells["random_map"][0]
+    assert found[0].baseline == cells["random_map"][0]
     assert not any(best.beaten for best in found)
 
 
 @pytest.mark.parametrize(
-    ("direction", "control", "beaten"),
+    ("direction", "baseline", "beaten"),
     [("higher", 0.8, True), ("higher", 0.6, False), ("lower", 0.6, True), ("lower", 0.8, False)],
 )
-def test_where_the_control_is_ahead_no_method_is_called_better(
-    direction: str, control: float, beaten: bool
-) -> None:
+def test_no_method_is_better_if_the_baseline_is_ahead(direction: str, baseline: float, beaten: bool) -> None:
     frame = pd.DataFrame(
         [
             ("m", name, "iou", mean, mean, mean, 3, direction)
-            for name, mean in (("gmar", 0.7), ("random_map", control))
+            for name, mean in (("gmar", 0.7), ("random_map", baseline))
         ],
         columns=list(Compared().summary()),
     )
@@ -107,14 +112,14 @@ def test_where_the_control_is_ahead_no_method_is_called_better(
     assert best.beaten == beaten
 
 
-def test_models_stand_side_by_side_metric_by_metric() -> None:
+def test_models_are_side_by_side_metric_by_metric() -> None:
     compared = Compared(("vit", SCRIPT))
     summary = compared.summary()
     summary.loc[(summary["model"] == SCRIPT) & (summary["metric"] == "insertion"), "mean"] = [0.1, 0.9, 0.2, 0.3]
     tables = model_tables(summary, METHODS, compared.failures(), compared.directions)
     assert [about.name for about, _, _ in tables] == ["insertion", "deletion", "sparsity"]
     _, heads, rows = tables[0]
-    assert [(head.name, head.direction, head.photographs) for head in heads] == [
+    assert [(head.name, head.direction, head.images) for head in heads] == [
         ("vit", "higher", 3),
         (SCRIPT, "higher", 3),
     ]
@@ -133,18 +138,18 @@ def test_models_stand_side_by_side_metric_by_metric() -> None:
     assert "Models side by side" not in render(Compared())  # type: ignore[arg-type]
 
 
-def test_a_mean_over_fewer_photographs_is_not_ranked_with_the_others() -> None:
+def test_a_mean_over_fewer_images_is_not_ranked_with_the_others() -> None:
     compared = Compared()
     [head] = [head for head in columns(compared.table(), compared.directions) if head.name == "insertion"]
     summary = compared.summary()
-    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "photographs"] = 2
+    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "images"] = 2
     rows = {row.method: row.cells[0] for row in summary_rows(summary, METHODS, [head], compared.failures())}
-    assert (rows["gmar"].good, rows["gmar"].best, rows["gmar"].note) == (None, False, "2 of 3 photographs")
+    assert (rows["gmar"].good, rows["gmar"].best, rows["gmar"].note) == (None, False, "2 of 3 images")
     assert rows["attention_rollout"].best  # 0.4 is the highest of the others'
     assert rows["attention_rollout"].good == 1
 
 
-def test_the_control_is_no_example_of_what_a_map_costs() -> None:
+def test_the_baseline_is_not_ranked_by_cost() -> None:
     rows = [
         ("m", name, "seconds", mean, mean, mean, 3, "lower") for name, mean in zip("abr", (1, 3, 0), strict=True)
     ]
@@ -158,16 +163,16 @@ def test_the_control_is_no_example_of_what_a_map_costs() -> None:
     assert best_by_metric(made, heads) == []
 
 
-def test_failures_of_one_reason_stand_together() -> None:
+def test_failures_are_grouped_by_reason() -> None:
     rows = [
         *(("m", key, method, "iou", "x", "E") for key in "ab" for method in ("gmar", "legrad")),
         ("m", "a", "attn_lrp", "iou", "x", "E"),
         ("m", "a", "gmar", "", "y", "E"),
         ("m", "b", "", "", "z", "E"),
     ]
-    frame = pd.DataFrame(rows, columns=["model", "photograph", "method", "metric", "reason", "error"])
+    frame = pd.DataFrame(rows, columns=["model", "image", "method", "metric", "reason", "error"])
     found = grouped_failures(frame, {"a": "A", "b": "B"})
-    assert [(each.metric, each.reason, each.methods, each.photographs) for each in found] == [
+    assert [(each.metric, each.reason, each.methods, each.images) for each in found] == [
         ("iou", "x", ("gmar", "legrad"), ("A", "B")),
         ("iou", "x", ("attn_lrp",), ("A",)),
         ("", "y", ("gmar",), ("A",)),
@@ -219,7 +224,7 @@ def test_no_script_of_names_runs_and_names_are_read_as_they_are(path: Path) -> N
         assert p.run("window.pwned") is None
         assert p.errors == []
         assert len(p.requests) == 1
-        names = p.run("[...document.querySelectorAll('.shot h3')].map(each => each.textContent)")
+        names = p.run("[...document.querySelectorAll('.shown h3')].map(each => each.textContent)")
         assert names[0] == NAMES["a"]
         assert names[1].startswith("\"'` onload=alert(1) {{ 7 * 7 }} $x_1^2$ �gpj.��very_long")
         assert names[2] == NAMES["c"]
@@ -286,17 +291,17 @@ def test_maps_lie_on_their_patches(path: Path, key: str) -> None:
     with page(path) as p:
         boxes = p.run(
             f"""(() => {{
-                const canvas = document.querySelectorAll('.shot')[{number}].querySelectorAll('.canvas')[1];
-                return ['.photo', '.map'].map(name => {{
+                const canvas = document.querySelectorAll('.shown')[{number}].querySelectorAll('.canvas')[1];
+                return ['.original', '.map'].map(name => {{
                     const box = canvas.querySelector(name).getBoundingClientRect();
                     return [box.left, box.top, box.right, box.bottom];
                 }});
             }})()"""
         )
-    photograph, patches = np.array(boxes)
-    scale = (photograph[2] - photograph[0]) / SIZES[key][0]  # CSS pixels of a photograph's
-    assert np.allclose((photograph[3] - photograph[1]) / scale, SIZES[key][1], rtol=0.01)
-    found = (patches - np.tile(photograph[:2], 2)) / scale
+    image, patches = np.array(boxes)
+    scale = (image[2] - image[0]) / SIZES[key][0]  # CSS pixels of a image's
+    assert np.allclose((image[3] - image[1]) / scale, SIZES[key][1], rtol=0.01)
+    found = (patches - np.tile(image[:2], 2)) / scale
     assert np.allclose(found, [left, top, right, bottom], atol=0.6 / scale)
 
 
@@ -339,7 +344,7 @@ def test_everything_that_can_be_pressed_or_seen_has_a_name(path: Path) -> None:
         assert targets == []
 
 
-def test_settings_versions_failures_and_citations_are_there(text: str) -> None:
+def test_the_page_has_settings_versions_failures_and_citations(text: str) -> None:
     said = re.sub(r"\s+", " ", re.sub(r"<(?:[^>\"]|\"[^\"]*\")*>", " ", text))
     assert "alpha 0.1" in said
     assert "torch 2" in said
@@ -353,7 +358,7 @@ def test_settings_versions_failures_and_citations_are_there(text: str) -> None:
     )
 
 
-def test_two_models_stand_beside_each_other() -> None:
+def test_two_models_are_side_by_side() -> None:
     text = render(Compared(("vit", SCRIPT), "a"))  # type: ignore[arg-type]
     outline = Outline(text)
     assert [tag for tag, _ in outline.tags].count("script") == 1
@@ -361,7 +366,7 @@ def test_two_models_stand_beside_each_other() -> None:
     assert len([1 for _, attributes in outline.tags if attributes.get("class") == "map"]) == 8
 
 
-def test_a_file_that_is_gone_loses_its_picture_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_loses_its_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = Compared(keys="ab")
     image = compared.image
 
@@ -372,7 +377,7 @@ def test_a_file_that_is_gone_loses_its_picture_only(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(compared, "image", gone)
     text = render(compared)  # type: ignore[arg-type]
-    assert text.count("no longer where it was") == 1
+    assert text.count("The image file is gone") == 1
     assert len(re.findall('class="map"', text)) == 8
 
 
@@ -383,20 +388,18 @@ def test_masks_are_outlined_where_they_can_be_read(tmp_path: Path) -> None:
     mask[200:600, 120:360] = 255
     for key, image in {"a": Image.fromarray(mask), "b": Image.new("L", (3, 3), 1)}.items():
         image.save(tmp_path / f"{key}.png")
-    for photograph in compared.photographs:
-        photograph["mask"] = str(
-            tmp_path / f"{photograph['key']}.png"
-        )  # that of "b" has another size, "c" has none
+    # That of "b" has another size, "c" has none.
+    compared.images = [replace(image, mask=tmp_path / f"{image.key}.png") for image in compared.images]
     text = render(compared)  # type: ignore[arg-type]
     assert Outline(text).open == []
     tags = Outline(text).tags
-    assert "the green line is the object&#39;s outline" in text
+    assert "the green line is the outline of the object&#39;s mask" in text
     assert "the green line" not in render(Compared())  # type: ignore[arg-type]
-    shots = [attributes["style"] or "" for tag, attributes in tags if attributes.get("class") == "shot"]
+    shots = [attributes["style"] or "" for tag, attributes in tags if attributes.get("class") == "shown"]
     assert ["--outline" in style for style in shots] == [True, False, False]
     lines = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "outline"]
-    photographs = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "photo"]
-    assert lines == photographs[: 1 + len(METHODS)]  # on the photograph and on each of its maps
+    images = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "original"]
+    assert lines == images[: 1 + len(METHODS)]  # on the image and on each of its maps
     [uri] = re.findall(r"--outline:url\(data:image/png;base64,([^)]*)\)", shots[0])
     with Image.open(io.BytesIO(base64.b64decode(uri))) as image:
         alpha = np.asarray(image)[..., 3] > 0
@@ -408,18 +411,12 @@ def test_masks_are_outlined_where_they_can_be_read(tmp_path: Path) -> None:
     assert alpha.sum() == 200 * 120 - 194 * 114
 
 
-def test_photographs_that_failed_are_named_and_the_others_shown() -> None:
+def test_images_that_failed_are_named_and_the_others_shown() -> None:
     compared = Compared()
-    compared.photographs[1] = {
-        "key": "b",
-        "path": "b.jpg",
-        "name": NAMES["b"],
-        "boxes": [],
-        "error": f"bad {SCRIPT}",
-    }
+    compared.images[1] = ListedImage("b", NAMES["b"], Path("b.jpg"), error=f"bad {SCRIPT}")
     text = render(compared)  # type: ignore[arg-type]
-    assert len(re.findall('<article class="shot"', text)) == 2
-    assert "2 of 3 photographs are shown; 1 could not be read or explained" in text
+    assert len(re.findall('<article class="shown"', text)) == 2
+    assert "2 of 3 images are shown; 1 could not be read or explained" in text
     assert "bad &lt;script&gt;" in text
 
 
@@ -428,24 +425,23 @@ def test_nothing_but_failures_is_a_report_too(tmp_path: Path) -> None:
     for name in ("table", "summary"):
         empty = getattr(compared, name)().iloc[:0]
         setattr(compared, name, lambda empty=empty: empty)
-    for photograph in compared.photographs:
-        photograph["error"] = "truncated"
+    compared.images = [replace(image, error="truncated") for image in compared.images]
     compared.curves = lambda model, metric: {}  # type: ignore[method-assign]
     compared.unfinished = 2
     written = report(compared, tmp_path / "r.html")  # type: ignore[arg-type]
     text = written.read_text(encoding="utf-8")
     assert Outline(text).open == []
-    assert "There is no value yet, see the failures below" in text
-    assert "Not finished: 2 measurements" in text
+    assert "No values yet; see the failures below" in text
+    assert "Unfinished: 2 images still to measure" in text
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
 
-def test_of_many_photographs_some_are_shown_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_images_some_are_shown_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "SHOWN", 2)
     text = render(Compared())  # type: ignore[arg-type]
     names = re.findall(r"<h3 title[^>]*>(.*?)</h3>", text, re.DOTALL)
     assert len(names) == 2
-    assert "2 of 3 photographs are shown, evenly spread." in text
+    assert "2 of 3 images are shown, evenly spread." in text
 
 
 def test_a_report_is_the_same_each_time(text: str) -> None:
@@ -453,7 +449,7 @@ def test_a_report_is_the_same_each_time(text: str) -> None:
 
 
 def test_settings_are_written_as_people_read_them() -> None:
-    words: Any = report_templates._in_words
+    words: Any = report_templates._format_value
     assert words({"a": [1, 2], "b": {"c": None}}) == "a = [1, 2], b = c = null"
     assert words("x") == "x"
     assert words(json.loads("0.1")) == "0.1"
@@ -464,7 +460,7 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
     pictures.mkdir()
     name = "<img src=x onerror='window.pwned = 1'>.png"
     Image.effect_noise((120, 90), 60).convert("RGB").save(pictures / name)
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+    (pictures / "broken.jpg").write_bytes(b"no image")
     model = timm.create_model("test_vit", num_classes=5).eval()
     methods = ["raw_attention", "gmar", "random_map"]
     compare([pictures], {SCRIPT: model}, methods, ["insertion"], out=tmp_path / "out")
@@ -473,7 +469,7 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
     with page(written, width=390, height=844) as p:
         assert p.errors == []
         assert p.run("window.pwned") is None
-        assert p.run("document.querySelector('.shot h3').textContent") == name
+        assert p.run("document.querySelector('.shown h3').textContent") == name
         assert p.run("document.querySelectorAll('.map').length") == 3
         assert "broken.jpg" in p.run("document.querySelector('#failures').textContent")
         assert p.run("document.querySelectorAll('.wide .drawing').length") == 2  # curves and agreement
@@ -482,9 +478,9 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
     assert len(grid_figure(comparison, SCRIPT).axes) == 4
 
 
-def test_a_photograph_that_failed_is_told_before_what_was_refused() -> None:
-    refused = [Failure("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")]
-    lost = Failure("vit", "", "no picture", (), ("b.jpg",))
+def test_failed_images_come_before_unsupported_metrics() -> None:
+    refused = [FailureGroup("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")]
+    lost = FailureGroup("vit", "", "no image", (), ("b.jpg",))
     assert [len(alike) for alike in failures_by_reason([*refused, lost])] == [1, 2]
-    assert failure_line([lost]) == "b.jpg: no picture"
+    assert failure_line([lost]) == "b.jpg: no image"
     assert failure_line(refused) == "2 metrics of gmar on a.jpg: no box"

@@ -1,4 +1,4 @@
-"""Images in one folder per class: listed as timm lists them, or refused by name."""
+"""Images in one folder per class: listed in timm's order, or errors that name them."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from timm.data import create_dataset
 
-from vit_interactions.training.data.class_names import ClassNames
-from vit_interactions.training.data.folders import ImageFolder, part_folder
-from vit_interactions.training.data.sources import open_part, open_sources
+from vit_interactions.loading.class_maps import ClassNames
+from vit_interactions.training.data.datasets import open_datasets, open_split
+from vit_interactions.training.data.folders import ImageFolder, split_folder
 
-# timm's datasets leave it to the interpreter to close the files they have read.
+# timm's datasets leave files open until they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
@@ -26,7 +26,7 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def test_images_are_those_of_timm_in_its_order(tmp_path: Path) -> None:
+def test_images_and_order_equal_timms(tmp_path: Path) -> None:
     make(tmp_path, "n10/10.png", "n10/9.jpg", "n9/a.JPEG", "n9/B.png", "N1/x.png")
     ours, timms = ImageFolder(tmp_path), create_dataset("", root=str(tmp_path), split="train")
     assert ours.class_to_idx == timms.reader.class_to_idx == {"N1": 0, "n9": 1, "n10": 2}
@@ -44,7 +44,7 @@ def test_names_that_differ_in_case_only_keep_one_order(tmp_path: Path) -> None:
     assert list(ImageFolder(tmp_path).class_to_idx) == ["CAT", "Cat", "cat", "²"]
 
 
-def test_an_unreadable_image_raises_and_none_takes_its_place(tmp_path: Path) -> None:
+def test_unreadable_image_raises_and_is_not_replaced(tmp_path: Path) -> None:
     make(tmp_path, "a/0.png", "a/2.png", "b/0.png")
     (tmp_path / "a" / "1.png").write_bytes(b"broken")
     (tmp_path / "b" / "1.png").symlink_to(tmp_path / "gone.png")
@@ -63,7 +63,7 @@ def test_an_unreadable_image_raises_and_none_takes_its_place(tmp_path: Path) -> 
     assert "a named pipe" in found[5][1]
 
 
-def test_other_formats_are_images_and_other_files_are_told(tmp_path: Path) -> None:
+def test_other_formats_are_read_and_other_files_listed(tmp_path: Path) -> None:
     make(tmp_path, "a/0.webp", "a/1.bmp", "b/0.tif")
     for name in ("Thumbs.db", "notes.txt", ".DS_Store"):
         (tmp_path / "a" / name).write_text("x")
@@ -78,19 +78,19 @@ def test_other_formats_are_images_and_other_files_are_told(tmp_path: Path) -> No
     [
         (
             ["cat/in/0.png", "cat/out/0.png", "dog/in/0.png"],
-            r"holds cat/in/0.png, cat/out/0.png, dog/in/0.png. Move",
+            r"got cat/in/0.png, cat/out/0.png, dog/in/0.png in .*Move",
         ),
-        (["cat/0.png", "cat/more/deep/0.png", "dog/0.png"], r"holds cat/more/deep/0.png. Move the images up"),
+        (["cat/0.png", "cat/more/deep/0.png", "dog/0.png"], r"got cat/more/deep/0.png in .*Move the images up"),
         (["cat/0.png", "dog/0.png", "stray.jpg"], "must have images in class folders only, got stray.jpg"),
         ([], "must have one folder of images per class, got none"),
     ],
 )
-def test_images_in_other_places_are_refused(names: list[str], message: str, tmp_path: Path) -> None:
+def test_misplaced_images_raise(names: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         ImageFolder(make(tmp_path, *names))
 
 
-def test_links_in_circles_end(tmp_path: Path) -> None:
+def test_circular_links_end(tmp_path: Path) -> None:
     make(tmp_path, "a/0.png", "b/0.png")
     (tmp_path / "a" / "more").mkdir()
     for name in ("one", "two"):
@@ -108,40 +108,40 @@ def test_empty_class_folders(tmp_path: Path) -> None:
     assert known.samples == [(str(tmp_path / "a" / "0.png"), 2), (str(tmp_path / "c" / "0.png"), 0)]
 
 
-def test_folders_of_unknown_classes_are_refused(tmp_path: Path) -> None:
+def test_folders_of_unknown_classes_raise(tmp_path: Path) -> None:
     make(tmp_path, "a/0.png", "birds/0.png", "zebra/0.png")
     with pytest.raises(ValueError, match=r"classes of the model only, got birds, zebra. Did you mean bird\? Make"):
         ImageFolder(tmp_path, ClassNames(("a", "bird"), "the model"))
 
 
-def test_one_class_is_nothing_to_train_on(tmp_path: Path) -> None:
+def test_training_needs_two_classes(tmp_path: Path) -> None:
     make(tmp_path, "train/a/0.png", "val/a/0.png")
     with pytest.raises(ValueError, match="must have at least two classes to train on, got one: a"):
-        open_sources(tmp_path)
-    assert open_sources(tmp_path, classes=2).classes == 2
-    assert len(open_part(tmp_path, "val")) == 1
+        open_datasets(tmp_path)
+    assert open_datasets(tmp_path, classes=2).classes == 2
+    assert len(open_split(tmp_path, "val")) == 1
 
 
-def test_parts_by_the_names_of_timm(tmp_path: Path) -> None:
+def test_splits_have_timms_synonyms(tmp_path: Path) -> None:
     for name in ("train", "valid", "other"):
         (tmp_path / name).mkdir()
-    found = {split: part_folder(tmp_path, split).name for split in ("training", "validation", "other", "test")}
+    found = {split: split_folder(tmp_path, split).name for split in ("training", "validation", "other", "test")}
     assert found == {"training": "train", "validation": "valid", "other": "other", "test": tmp_path.name}
 
 
-def test_fields_are_for_other_sources(tmp_path: Path) -> None:
+def test_image_folders_have_no_fields(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"target_key": "label"}
-    with pytest.raises(ValueError, match="`target_key` must be left out for folders of images"):
-        open_part(make(tmp_path, "train/a/0.png"), "train", **keys)
+    with pytest.raises(ValueError, match="`target_key` must not be given for folders of images"):
+        open_split(make(tmp_path, "train/a/0.png"), "train", **keys)
 
 
 def test_classes_of_torchvision_are_numbered_by_name(tmp_path: Path) -> None:
     data = make(tmp_path, "val/b/0.png", "val/c/0.png")
     classes = ClassNames(("c", "a", "b"), "the model")
-    images = open_part(data, "val", kind="torch/image_folder", classes=classes)
+    images = open_split(data, "val", kind="torch/image_folder", classes=classes)
     assert [images[index][1] for index in range(2)] == [2, 0]
     (data / "val" / "b" / "0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
     with pytest.raises(ValueError, match="not a supported image format"):
         images[0]
     with pytest.raises(ValueError, match="must have classes of the model only, got c"):
-        open_part(data, "val", kind="torch/image_folder", classes=ClassNames(("a", "b"), "the model"))
+        open_split(data, "val", kind="torch/image_folder", classes=ClassNames(("a", "b"), "the model"))

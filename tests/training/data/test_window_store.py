@@ -1,4 +1,4 @@
-"""The window store: what it holds, that it survives being killed, and that a wrong one is refused."""
+"""The window store: its content, killed and resumed builds, and errors for wrong stores."""
 
 import json
 import os
@@ -22,29 +22,29 @@ from typer.testing import CliRunner
 
 from vit_interactions.cli.main import app
 from vit_interactions.training.data import build_store
-from vit_interactions.training.data.build_store import StoreReport, build_window_store
-from vit_interactions.training.data.images import picture_names, read_picture
+from vit_interactions.training.data.build_store import BuildProgress, build_window_store
+from vit_interactions.training.data.images import image_names, read_sample
 from vit_interactions.training.data.window_store import Manifest, WindowStore, pack, read_manifest, unpack
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.json_files import DamagedFileError
 
-PICTURES = 26
+IMAGES = 26
 SHARD = 8
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let few pictures fill several shards."""
+    """Make shards small, so that a few images fill several."""
     assert build_store.SHARD == 1024
     monkeypatch.setattr(build_store, "SHARD", SHARD)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of two classes and of many sizes, one of which is broken."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Write images of two classes and many sizes, one of them unreadable."""
+    root = tmp_path_factory.mktemp("images")
     numbers = np.random.default_rng(0)
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         path = root / "train" / ("cat" if index < 10 else "dog") / f"{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = tuple(numbers.integers(40, 90, 2))
@@ -78,8 +78,8 @@ def dataset(folder: Path) -> Any:
     return create_dataset("", root=str(folder), split="train")
 
 
-def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> StoreReport:
-    """Build a whole store, or this process's part, in this process."""
+def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> BuildProgress:
+    """Build a store, or one process's part of it."""
     report = None
     for report in build_window_store(dataset, teacher, out, **{"batch_size": 3, "workers": 0, **options}):  # noqa: B007
         pass
@@ -91,22 +91,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def whole_pictures(dataset: Any, indices: list[int]) -> Tensor:
-    """Pictures squashed to 160 x 160, as PIL does it, in [-1, 1]: written down apart from the package."""
-    images = [read_picture(dataset, i)[0].resize((160, 160), Image.Resampling.BICUBIC) for i in indices]
+def resized_images(dataset: Any, indices: list[int]) -> Tensor:
+    """Resize images to 160 x 160 by PIL, in [-1, 1], without using the package."""
+    images = [read_sample(dataset, i)[0].resize((160, 160), Image.Resampling.BICUBIC) for i in indices]
     arrays = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
     return torch.from_numpy(arrays.astype(np.float32) / 255 * 2 - 1)
 
 
-def test_a_store_holds_what_the_teacher_says_of_whole_pictures(
+def test_store_contains_the_teachers_windows_of_whole_images(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     report = build(dataset, teacher, tmp_path / "store")
-    assert (report.done, report.total) == (PICTURES, PICTURES)
+    assert (report.done, report.total) == (IMAGES, IMAGES)
     store = WindowStore(tmp_path / "store")
-    assert len(store) == PICTURES
+    assert len(store) == IMAGES
     indices = [0, 7, 8, 25]
-    field = teacher(whole_pictures(dataset, indices))
+    field = teacher(resized_images(dataset, indices))
     windows, dropped = store.lookup(indices)
     assert (windows.dtype, dropped.dtype) == (torch.uint8, torch.bool)
     assert torch.equal(windows.long(), field.windows)
@@ -115,18 +115,16 @@ def test_a_store_holds_what_the_teacher_says_of_whole_pictures(
     assert torch.equal(store[8][1], dropped[2])
 
 
-def test_a_record_is_4_bytes_and_a_bit_a_patch(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_record_is_4_bytes_and_a_bit_per_patch(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     manifest = read_manifest(tmp_path)
     assert manifest.grid == (10, 10)
     assert manifest.record_bytes == 4 * 100 + 13
     shards = sorted(tmp_path.glob("shard-*.bin"))
     assert [path.stat().st_size - 32 for path in shards] == [8 * 413, 8 * 413, 8 * 413, 2 * 413]
-    imagenet = Manifest(
-        "", "", 0.1, 0.2, (14, 14), (224, 224), (), (), "", pictures=1_281_167, names="", shard=1024
-    )
+    imagenet = Manifest("", "", 0.1, 0.2, (14, 14), (224, 224), (), (), "", images=1_281_167, names="", shard=1024)
     assert imagenet.record_bytes == 809
-    assert 1.03e9 < imagenet.record_bytes * imagenet.pictures < 1.04e9
+    assert 1.03e9 < imagenet.record_bytes * imagenet.images < 1.04e9
 
 
 def test_packing_keeps_all_bounds_and_bits() -> None:
@@ -141,21 +139,21 @@ def test_packing_keeps_all_bounds_and_bits() -> None:
     assert torch.equal(again[1], dropped)
 
 
-def test_a_broken_picture_is_reported_and_has_no_windows(
+def test_unreadable_image_is_reported_and_has_no_windows(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     report = build(dataset, teacher, tmp_path)
     assert report.failed.keys() == {BROKEN}
     assert report.failed[BROKEN].startswith("dog/013.png: ")
     store = WindowStore(tmp_path)
-    assert [i for i in range(PICTURES) if not store.is_readable(i)] == [BROKEN]
-    with pytest.raises(ValueError, match=r"picture 13 \(dog/013.png\) has no windows: it could not be read"):
+    assert [i for i in range(IMAGES) if not store.is_readable(i)] == [BROKEN]
+    with pytest.raises(ValueError, match=r"Image 13 \(dog/013.png\) has no windows: it could not be read"):
         store[BROKEN]
-    with pytest.raises(ValueError, match="picture 13"):
+    with pytest.raises(ValueError, match="Image 13"):
         store.lookup([1, BROKEN])
 
 
-def test_names_that_are_no_text_are_names(folder: Path, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_names_that_are_not_text(folder: Path, teacher: WindowTeacher, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "data")
     first = min((tmp_path / "data" / "train").rglob("*.*"))
     odd = os.fsencode(first.parent) + b"/caf\xe9" + os.fsencode(first.suffix)
@@ -166,12 +164,12 @@ def test_names_that_are_no_text_are_names(folder: Path, teacher: WindowTeacher, 
     dataset = create_dataset("", root=str(tmp_path / "data"), split="train")
     assert build(dataset, teacher, tmp_path / "store").failed.keys() == {BROKEN}
     store = WindowStore(tmp_path / "store")
-    names = picture_names(dataset)
+    names = image_names(dataset)
     store.check_names(names)
     assert store.names == names
 
 
-def test_neither_workers_nor_processes_nor_batches_left_over_change_a_byte(
+def test_workers_processes_and_last_batches_do_not_change_a_byte(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     build(dataset, teacher, tmp_path / "one")
@@ -182,7 +180,7 @@ def test_neither_workers_nor_processes_nor_batches_left_over_change_a_byte(
     assert len(contents(tmp_path / "one")) == 4 + 2
 
 
-def test_a_part_of_the_processes_makes_no_store_yet(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_store_of_some_processes_is_incomplete(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path, rank=1, world=2)
     with pytest.raises(ValueError, match=r"2 of 4 shards are missing, the first is shard-000000.bin"):
         WindowStore(tmp_path)
@@ -191,7 +189,7 @@ def test_a_part_of_the_processes_makes_no_store_yet(dataset: Any, teacher: Windo
     assert contents(tmp_path) == contents(tmp_path.with_name("whole"))
 
 
-def test_resuming_computes_what_is_missing_only(
+def test_resume_computes_only_missing_shards(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(dataset, teacher, tmp_path)
@@ -204,7 +202,7 @@ def test_resuming_computes_what_is_missing_only(
     forward = WindowTeacher.forward
     monkeypatch.setattr(WindowTeacher, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
     report = build(dataset, teacher, tmp_path, resume=True)
-    assert (sum(seen), report.done) == (8 + 2, PICTURES)
+    assert (sum(seen), report.done) == (8 + 2, IMAGES)
     assert contents(tmp_path) == before
 
 
@@ -236,7 +234,7 @@ def start(folder: Path, weights: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_in_the_middle_it_resumes_to_the_same_bytes(
+def test_killed_build_resumes_to_the_same_bytes(
     folder: Path, weights: Path, dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
@@ -261,11 +259,11 @@ def test_killed_in_the_middle_it_resumes_to_the_same_bytes(
     assert contents(killed) == contents(tmp_path / "quiet")
 
 
-def test_killed_while_writing_nothing_half_is_taken_for_whole(
+def test_partial_files_of_a_killed_build_are_ignored(
     dataset: Any, teacher: WindowTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(dataset, teacher, tmp_path / "quiet")
-    # Every place where a file is put in its place, one after another: what stood there before is what is found.
+    # Kill the build at each rename in turn: the file that was there before must remain.
     for place in range(6):
         out, puts = tmp_path / f"killed-{place}", []
 
@@ -285,71 +283,69 @@ def test_killed_while_writing_nothing_half_is_taken_for_whole(
         assert contents(out) == contents(tmp_path / "quiet")
 
 
-def test_a_store_of_something_else_is_refused(
-    dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path
-) -> None:
+def test_other_store_or_folder_raises(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     build(dataset, teacher, store)
-    with pytest.raises(ValueError, match="has windows already: go on with `resume`, or choose another folder"):
+    with pytest.raises(ValueError, match=r"which has windows. Add `resume`, or choose another folder"):
         build(dataset, teacher, store)
-    with pytest.raises(ValueError, match=r"store of other windows: alpha is 0\.05 there and 0\.1 here\."):
+    with pytest.raises(
+        ValueError, match=r"store of the same windows, got .*: alpha is 0\.05 there and 0\.1 here\."
+    ):
         build(dataset, WindowTeacher(teacher.model, 0.1, 0.2), store, resume=True)
     with pytest.raises(ValueError, match=r"beta is 0\.2 there and 0\.0 here\."):
         build(dataset, WindowTeacher(teacher.model, 0.05, 0.0), store, resume=True)
     other = WindowTeacher(timm.create_model("test_vit"), 0.05, 0.2)
-    with pytest.raises(ValueError, match=r"other windows: teacher is [0-9a-f]{64} there"):
+    with pytest.raises(ValueError, match=r"same windows, got .*: teacher is [0-9a-f]{64} there"):
         build(dataset, other, store, resume=True)
     fewer = create_dataset("", root=str(folder / "train" / "dog"), split="train")
-    with pytest.raises(ValueError, match="pictures is 26 there and 16 here; names is"):
+    with pytest.raises(ValueError, match="images is 26 there and 16 here; names is"):
         build(fewer, teacher, store, resume=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"must be a new folder or a window store, but .* holds a\.txt"):
+    with pytest.raises(ValueError, match=r"must be a new folder or a window store, got .* with a\.txt in it"):
         build(dataset, teacher, tmp_path / "letters", resume=True)
-    with pytest.raises(ValueError, match=r"`rank` must lie in \[0, 1\], for `world` 2, but got 2"):
+    with pytest.raises(ValueError, match=r"`rank` must be in \[0, 1\] for `world` 2, got 2"):
         build(dataset, teacher, tmp_path / "new", rank=2, world=2)
-    with pytest.raises(ValueError, match="`dataset` must hold pictures, but is empty"):
+    with pytest.raises(ValueError, match="`dataset` must have images, got none"):
         build(FakeData(size=0), teacher, tmp_path / "new")
-    with pytest.raises(ValueError, match="`dataset` must come without a transform of its own"):
+    with pytest.raises(ValueError, match="`dataset` must come without its own transform"):
         build(FakeData(size=2, transform=lambda image: image), teacher, tmp_path / "new")
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1, but got 0"):
+    with pytest.raises(ValueError, match="`batch_size` must be >= 1, got 0"):
         build(dataset, teacher, tmp_path / "new", batch_size=0)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_store_that_cannot_be_read_is_refused(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"made by `vit-interactions windows`, but .* is missing"):
+def test_unreadable_store_raises(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"built by `vit-interactions windows`, got no "):
         WindowStore(tmp_path)
     build(dataset, teacher, tmp_path)
     manifest = tmp_path / "manifest.json"
     content = json.loads(manifest.read_text())
     for wrong in ({**content, "format": 1}, {"format": "2"}, {}):
         manifest.write_text(json.dumps(wrong))
-        with pytest.raises(DamagedFileError, match="must be a window store of format 2, got format"):
+        with pytest.raises(DamagedFileError, match="must be a window store of format 3, got format"):
             WindowStore(tmp_path)
     manifest.write_text(json.dumps(content))
     store = WindowStore(tmp_path)
-    for index in (-1, PICTURES):
-        with pytest.raises(IndexError, match=rf"`index` must lie in \[0, 25\], but got {index}"):
+    for index in (-1, IMAGES):
+        with pytest.raises(IndexError, match=rf"`index` must be in \[0, 25\], got {index}"):
             store[index]
 
 
-def test_a_store_knows_its_pictures(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
+def test_store_checks_image_names(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     store = WindowStore(tmp_path)
-    names = picture_names(dataset)
+    names = image_names(dataset)
     assert names[0] == "cat/000.png"
     store.check_names(names)
-    assert picture_names(ImageFolder(folder / "train")) == names
-    with pytest.raises(ValueError, match="is of 26 pictures, but the dataset has 25"):
+    assert image_names(ImageFolder(folder / "train")) == names
+    with pytest.raises(ValueError, match=r"got 26 in .* and 25 in the dataset"):
         store.check_names(names[:-1])
-    with pytest.raises(
-        ValueError, match=r"number 3, 'cat/003\.png' in the store and 'cat/other\.png' in the dataset"
-    ):
+    with pytest.raises(ValueError, match=r"image 3 is 'cat/003\.png' in .* and 'cat/other\.png' in the dataset"):
         store.check_names([*names[:3], "cat/other.png", *names[4:]])
 
 
-def test_worker_processes_map_the_files_anew(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+def test_worker_processes_map_the_files_themselves(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
     build(dataset, teacher, tmp_path)
     store = WindowStore(tmp_path)
     expected = store[9]
@@ -362,10 +358,12 @@ def test_worker_processes_map_the_files_anew(dataset: Any, teacher: WindowTeache
     assert torch.equal(store[9][0], expected[0])
 
 
-def test_grids_up_to_255_a_side_fit_into_bytes(tmp_path: Path, teacher: WindowTeacher, dataset: Any) -> None:
+def test_grids_up_to_255_per_side_fit_bytes(tmp_path: Path, teacher: WindowTeacher, dataset: Any) -> None:
     shape = {"patch_size": 1, "embed_dim": 8, "depth": 1, "num_heads": 1, "num_classes": 0}
     wide = timm.create_model("vit_tiny_patch16_224", img_size=(1, 256), **shape)
-    with pytest.raises(ValueError, match="at most 255 patches a side, whose bounds are bytes, but got 1 x 256"):
+    with pytest.raises(
+        ValueError, match="at most 255 patches per side, because bounds are stored as bytes, got 1 x 256"
+    ):
         build(dataset, WindowTeacher(wide), tmp_path)
     fits = timm.create_model("vit_tiny_patch16_224", img_size=(1, 255), **shape)
     build(FakeData(size=2, image_size=(3, 9, 9)), WindowTeacher(fits, 1.0), tmp_path)
@@ -378,8 +376,8 @@ def test_datasets_without_files_are_numbered(teacher: WindowTeacher, tmp_path: P
     build(fake, teacher, tmp_path)
     store = WindowStore(tmp_path)
     assert store.names == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="must be indexed by picture, but IterableImageDataset is a stream"):
-        picture_names(timm.data.IterableImageDataset.__new__(timm.data.IterableImageDataset))
+    with pytest.raises(ValueError, match="must be indexed by image, got the stream IterableImageDataset"):
+        image_names(timm.data.IterableImageDataset.__new__(timm.data.IterableImageDataset))
 
 
 def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,8 +385,8 @@ def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: p
     command = ["windows", *options, "--batch-size", "3", "--workers", "0", "--out"]
     result = CliRunner().invoke(app, [*command, str(tmp_path / "one")])
     assert result.exit_code == 1, "an image is missing"
-    assert "windows of 25 of 26 images, 413 bytes each" in result.output
-    assert "left out: dog/013.png: " in result.output
+    assert "Wrote the windows of 25 of 26 images" in result.output
+    assert "skipped: dog/013.png: " in result.output
     assert WindowStore(tmp_path / "one").manifest.alpha == 0.05
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, code in ("0", 0), ("1", 1):  # the last process to finish speaks for all
@@ -401,9 +399,7 @@ def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: p
     assert resumed.exit_code == 1
 
 
-def test_the_command_says_what_it_made_again_and_what_is_left_out(
-    folder: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_command_names_rebuilt_and_skipped_files(folder: Path, weights: Path, tmp_path: Path) -> None:
     options = ["--data", str(folder), "--model", "test_vit", "--checkpoint", str(weights), "--workers", "0"]
     command = ["windows", *options, "--out", str(tmp_path / "store"), "--resume"]
     assert CliRunner().invoke(app, command).exit_code == 1
@@ -412,8 +408,11 @@ def test_the_command_says_what_it_made_again_and_what_is_left_out(
     shard.write_bytes(shard.read_bytes()[::-1])
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1
-    assert f"made again: shard-000002.bin in {tmp_path / 'store'} was damaged" in again.output
-    assert "left out: dog/013.png: could not be read in an earlier run. Remove shard-000001.bin" in again.output
+    assert f"rebuilt: shard-000002.bin in {tmp_path / 'store'} was damaged" in again.output
+    assert (
+        "skipped: dog/013.png: could not be read in an earlier run. To try again, remove shard-000001.bin"
+        in again.output
+    )
     assert contents(tmp_path / "store") == before
     (tmp_path / "data").mkdir()
     shutil.copytree(folder / "train" / "cat", tmp_path / "data" / "train" / "cat")

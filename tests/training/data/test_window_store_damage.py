@@ -1,4 +1,4 @@
-"""Window stores whose files are damaged or edited: named when they are read, and made again on resuming."""
+"""Damaged or edited window stores: errors that name the file, and shards rebuilt on resume."""
 
 import json
 import shutil
@@ -11,8 +11,13 @@ import torch
 from torchvision.datasets import FakeData
 
 from vit_interactions.training.data import build_store
-from vit_interactions.training.data.build_store import StoreReport, build_window_store, make_manifest, whole_view
-from vit_interactions.training.data.images import picture_names
+from vit_interactions.training.data.build_store import (
+    BuildProgress,
+    build_window_store,
+    make_manifest,
+    transform_options,
+)
+from vit_interactions.training.data.images import image_names
 from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.json_files import DamagedFileError
@@ -22,18 +27,18 @@ IMAGES = 26
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let few images fill several shards."""
+    """Make shards small, so that a few images fill several."""
     monkeypatch.setattr(build_store, "SHARD", 8)
 
 
-def make_teacher(alpha: float = 0.05) -> WindowTeacher:
+def create_teacher(alpha: float = 0.05) -> WindowTeacher:
     torch.manual_seed(3)
     return WindowTeacher(timm.create_model("test_vit"), alpha=alpha, beta=0.2)
 
 
 @pytest.fixture
 def teacher() -> WindowTeacher:
-    return make_teacher()
+    return create_teacher()
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +48,22 @@ def dataset() -> FakeData:
 
 @pytest.fixture(scope="module")
 def finished(dataset: FakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store, and one of other windows."""
+    """Build a store, and one with other windows, in a folder."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_store, "SHARD", 8)
-        build(dataset, make_teacher(), folder / "store")
-        build(dataset, make_teacher(0.06), folder / "other")
+        build(dataset, create_teacher(), folder / "store")
+        build(dataset, create_teacher(0.06), folder / "other")
     return folder
 
 
 @pytest.fixture
 def store(finished: Path, tmp_path: Path) -> Path:
-    """A copy of a store, with one of other windows beside it."""
+    """Copy the two stores, and return the first."""
     return shutil.copytree(finished, tmp_path / "stores") / "store"
 
 
-def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> StoreReport:
+def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> BuildProgress:
     """Build a whole store in this process."""
     return list(build_window_store(dataset, teacher, out, workers=0, **options))[-1]
 
@@ -85,7 +90,7 @@ DAMAGE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_shard_is_named_and_made_again(
+def test_damaged_shard_is_named_and_rebuilt(
     damage: str, dataset: Any, teacher: WindowTeacher, store: Path
 ) -> None:
     before = contents(store)
@@ -95,7 +100,7 @@ def test_a_damaged_shard_is_named_and_made_again(
         WindowStore(store)
     assert str(found.value) == (
         f"{path} is damaged, or does not belong to its manifest.json: its length or checksum differs. "
-        "Rebuild it by `vit-interactions windows --resume`."
+        "Rebuild it with `vit-interactions windows --resume`."
     )
     report = build(dataset, teacher, store, resume=True)
     assert report.damaged == [path.name]
@@ -103,21 +108,19 @@ def test_a_damaged_shard_is_named_and_made_again(
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", None], ids=str)
-def test_a_damaged_list_of_names_is_named_and_made_again(
+def test_damaged_list_of_names_is_named_and_rebuilt(
     content: bytes | None, dataset: Any, teacher: WindowTeacher, store: Path
 ) -> None:
     before = contents(store)
     path = store / "names.txt.gz"
     path.write_bytes(path.read_bytes()[:-9] if content is None else content)
-    with pytest.raises(DamagedFileError, match=r"names\.txt\.gz is missing or damaged\. Rebuild it by"):
+    with pytest.raises(DamagedFileError, match=r"names\.txt\.gz is missing or damaged\. Rebuild it with"):
         _ = WindowStore(store).names
     assert build(dataset, teacher, store, resume=True).damaged == ["names.txt.gz"]
     assert contents(store) == before
 
 
-def test_a_folder_in_the_place_of_a_shard_is_named_and_kept(
-    dataset: Any, teacher: WindowTeacher, store: Path
-) -> None:
+def test_folder_named_like_a_shard_is_named_and_kept(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
     path = store / "shard-000001.bin"
     path.unlink()
     path.mkdir()
@@ -136,7 +139,7 @@ def test_a_folder_in_the_place_of_a_shard_is_named_and_kept(
         ("grid", [10, 256], "`grid` must be two whole numbers in [1, 255], got [10, 256]"),
         ("image_size", [160, "x"], "`image_size` must be two whole numbers >= 1"),
         ("mean", ["x"], "`mean` must be a list of numbers, got ['x']"),
-        ("pictures", -1, "`pictures` must be >= 1, got -1"),
+        ("images", -1, "`images` must be >= 1, got -1"),
         ("shard", 0, "`shard` must be >= 1, got 0"),
         ("teacher", ..., "has no `teacher`"),
         ("more", 1, "has an unknown key `more`"),
@@ -146,30 +149,28 @@ def test_an_edited_manifest_is_named_with_its_key(
     key: str, value: Any, words: str, dataset: Any, teacher: WindowTeacher, tmp_path: Path
 ) -> None:
     path = tmp_path / "manifest.json"
-    names = picture_names(dataset)
-    content = json.loads(make_manifest(names, teacher, whole_view(teacher)).as_json())
+    names = image_names(dataset)
+    content = json.loads(make_manifest(names, teacher, transform_options(teacher)).as_json())
     changed = {name: part for name, part in {**content, key: value}.items() if part is not ...}
     path.write_text(json.dumps(changed))
     with pytest.raises(DamagedFileError) as found:
         WindowStore(tmp_path)
     assert str(found.value).startswith(str(path))
     assert words in str(found.value)
-    assert str(found.value).endswith("Restore the file, or make the store again in another folder.")
+    assert str(found.value).endswith("Restore the file, or build the store again in another folder.")
 
 
-def test_an_edited_manifest_does_not_fit_its_shards(store: Path) -> None:
+def test_edited_manifest_does_not_match_its_shards(store: Path) -> None:
     path = store / "manifest.json"
     whole = path.read_text()
-    for before, after in (('"alpha": 0.05', '"alpha": 0.06'), ('"pictures": 26', '"pictures": 25')):
+    for before, after in (('"alpha": 0.05', '"alpha": 0.06'), ('"images": 26', '"images": 25')):
         path.write_text(whole.replace(before, after))
         with pytest.raises(DamagedFileError, match=r"does not belong to its manifest\.json"):
             WindowStore(store)
 
 
-def test_a_teacher_that_computes_otherwise_with_its_weights_is_another(
-    dataset: Any, teacher: WindowTeacher, store: Path
-) -> None:
+def test_teacher_with_another_architecture_raises(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
     attention: Any = teacher.model.blocks[0].attn  # type: ignore[index]
     attention.num_heads, attention.head_dim = attention.num_heads * 2, attention.head_dim // 2
-    with pytest.raises(ValueError, match="store of other windows: architecture is"):
+    with pytest.raises(ValueError, match=r"store of the same windows, got .*: architecture is"):
         build(dataset, teacher, store, resume=True)

@@ -1,4 +1,4 @@
-"""Pictures with their stored windows: each crop is followed, with the random numbers that timm's transform draws."""
+"""Images with stored windows, which follow each crop with the same random numbers as timm's transform."""
 
 import pickle
 import random
@@ -19,7 +19,7 @@ from torchvision import transforms
 
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
 from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.followed_transform import FollowedTransform
+from vit_interactions.training.data.tracked_transform import TrackedTransform
 from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.data.windowed_dataset import WindowedDataset
 
@@ -29,7 +29,7 @@ READABLE = [0, 2, 3, 4]  # images of `dataset`
 
 
 class Corners(nn.Module):
-    """A stand-in for a teacher, whose windows tell the picture: from each patch to the corner named by its red."""
+    """A fake teacher whose windows identify the image: from each patch to a corner chosen by the red channel."""
 
     alpha, beta = 0.1, 0.2
 
@@ -54,15 +54,15 @@ class Corners(nn.Module):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures whose red says where a pixel is from left to right, green from top to bottom; the third is broken."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Write images whose red encodes x and whose green encodes y; the third is unreadable."""
+    root = tmp_path_factory.mktemp("images")
     for index, (height, width) in enumerate([(100, 100), (80, 120), (90, 70), (64, 64), (130, 90)]):
         y, x = np.mgrid[:height, :width]
         pixels = np.stack([255 * (x + 0.5) / width, 255 * (y + 0.5) / height, 0 * x + 50 * index], -1)
         path = root / "train" / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
-    (root / "train" / "a" / "2.png").write_bytes(b"no picture")
+    (root / "train" / "a" / "2.png").write_bytes(b"no image")
     return root
 
 
@@ -84,8 +84,8 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def picture() -> Image.Image:
-    """A picture in which red tells x and green tells y, in 256ths of its sides."""
+def position_image() -> Image.Image:
+    """Return an image whose red encodes x and whose green encodes y, in 256ths of its sides."""
     y, x = np.mgrid[:256, :256]
     return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
 
@@ -114,23 +114,23 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_picture_is_the_one_that_the_transform_makes(name: str) -> None:
-    transform, followed = TRANSFORMS[name](), FollowedTransform(TRANSFORMS[name]())
+def test_image_equals_the_output_of_the_transform(name: str) -> None:
+    transform, followed = TRANSFORMS[name](), TrackedTransform(TRANSFORMS[name]())
     for value in range(10):
         seed(value)
-        expected = transform(picture())
+        expected = transform(position_image())
         seed(value)
-        got = followed(picture())
+        got = followed(position_image())
         assert torch.equal(torch.as_tensor(np.asarray(got.image)), torch.as_tensor(np.asarray(expected)))
-        assert random.random() == (seed(value), transform(picture()), random.random())[2]
+        assert random.random() == (seed(value), transform(position_image()), random.random())[2]
 
 
 @pytest.mark.parametrize("name", ["timm, for the prefetcher", "torchvision", "mirrored first, cropped twice"])
-def test_the_box_is_where_the_pixels_come_from(name: str) -> None:
-    followed, flips = FollowedTransform(TRANSFORMS[name]()), set()
+def test_box_is_the_origin_of_the_pixels(name: str) -> None:
+    followed, flips = TrackedTransform(TRANSFORMS[name]()), set()
     for value in range(20):
         seed(value)
-        image, (top, left, height, width), flip = followed(picture())
+        image, (top, left, height, width), flip = followed(position_image())
         red, green = (image[:2].float() / (1 if image.dtype == torch.uint8 else 1 / 255)) / 256
         along = (torch.arange(SIZE) + 0.5) / SIZE
         x = left + width * (1 - along if flip else along)
@@ -140,7 +140,7 @@ def test_the_box_is_where_the_pixels_come_from(name: str) -> None:
     assert flips == {True, False}
 
 
-def test_a_transform_that_moves_pixels_is_refused() -> None:
+def test_transform_that_moves_pixels_raises() -> None:
     moving = [
         rand_augment_transform("rand-m9-mstd0.5", {}),
         transforms.RandomRotation(10),
@@ -150,31 +150,29 @@ def test_a_transform_that_moves_pixels_is_refused() -> None:
         transforms.CenterCrop(32),
     ]
     for step in moving:
-        with pytest.raises(
-            ValueError, match=r"`transform` must consist of .*, but has a step Rand|has a step [RC]"
-        ):
-            FollowedTransform(transforms.Compose([transforms.RandomResizedCrop(SIZE), step]))
-    with pytest.raises(ValueError, match=r"has a step RandAugment\. Leave it out, or use a teacher online"):
-        FollowedTransform(create_transform(SIZE, is_training=True, auto_augment="rand-m9"))
+        with pytest.raises(ValueError, match=r"`transform` must consist of .*, got a step [RC]"):
+            TrackedTransform(transforms.Compose([transforms.RandomResizedCrop(SIZE), step]))
+    with pytest.raises(ValueError, match=r"got a step RandAugment\. Remove it, or use a teacher online"):
+        TrackedTransform(create_transform(SIZE, is_training=True, auto_augment="rand-m9"))
 
 
-def test_pictures_come_with_their_windows(dataset: Any, store: WindowStore) -> None:
-    pictures = WindowedDataset(dataset, store)
-    assert len(pictures) == 5
-    image, target, windows, dropped = pictures[3]
+def test_images_come_with_their_windows(dataset: Any, store: WindowStore) -> None:
+    image_folder = WindowedDataset(dataset, store)
+    assert len(image_folder) == 5
+    image, target, windows, dropped = image_folder[3]
     assert image.size == (120, 80)
     assert target == 1
     assert torch.equal(windows, store[3][0])
     assert torch.equal(dropped, store[3][1])
 
 
-def test_windows_are_cropped_as_the_picture_is(dataset: Any, store: WindowStore) -> None:
+def test_windows_follow_the_crop(dataset: Any, store: WindowStore) -> None:
     transform = create_transform(SIZE, is_training=True, color_jitter=None, use_prefetcher=True)
-    pictures, compared = WindowedDataset(dataset, store, transform), 0
+    image_folder, compared = WindowedDataset(dataset, store, transform), 0
     for value in range(60):
         seed(value)
-        image, _, windows, dropped = pictures[0]
-        # Which patch of the picture lies under the centre of each patch, read from the pixels there.
+        image, _, windows, dropped = image_folder[0]
+        # The patch of the original image under the center of each patch, read from the pixels.
         x, y = (image[channel].float().view(4, 16, 4, 16)[:, 7:9, :, 7:9].mean((1, 3)) / 255 for channel in (0, 1))
         source = ((y * 4).long().clamp(max=3) * 4 + (x * 4).long().clamp(max=3)).flatten()
         near_a_border = ((x * 4 % 1 - 0.5).abs().max() > 0.45) or ((y * 4 % 1 - 0.5).abs().max() > 0.45)
@@ -190,34 +188,34 @@ def test_windows_are_cropped_as_the_picture_is(dataset: Any, store: WindowStore)
 
 
 def test_an_image_without_windows_is_not_replaced(dataset: Any, store: WindowStore, folder: Path) -> None:
-    pictures = WindowedDataset(dataset, store)
+    image_folder = WindowedDataset(dataset, store)
     broken = store.names.index("a/2.png")
     assert not store.is_readable(broken)
     with pytest.raises(ValueError, match=r"a/2.png.* is not an image that can be read"):
-        pictures[broken]
+        image_folder[broken]
     path, before = folder / "train" / "a" / "2.png", (folder / "train" / "a" / "2.png").read_bytes()
     path.write_bytes((folder / "train" / "b" / "1.png").read_bytes())  # readable now, but still without windows
     try:
         with pytest.raises(ValueError, match=r"a/2.png\) has no windows: it could not be read when the store"):
-            pictures[broken]
+            image_folder[broken]
     finally:
         path.write_bytes(before)
 
 
-def test_what_does_not_fit_is_refused(dataset: Any, store: WindowStore, folder: Path) -> None:
+def test_mismatched_store_and_dataset_raise(dataset: Any, store: WindowStore, folder: Path) -> None:
     other = create_dataset("", root=str(folder / "train"), split="train", class_map={"b": 0})
-    with pytest.raises(ValueError, match="is of 5 pictures, but the dataset has 2"):
+    with pytest.raises(ValueError, match=r"got 5 in .* and 2 in the dataset"):
         WindowedDataset(other, store)
     dataset.transform = transforms.ToTensor()
-    with pytest.raises(ValueError, match="`dataset` must come without a transform of its own"):
+    with pytest.raises(ValueError, match="`dataset` must come without its own transform"):
         WindowedDataset(dataset, store)
 
 
 def test_in_timms_loader(dataset: Any, store: WindowStore) -> None:
-    pictures = WindowedDataset(dataset, store)
-    pictures.transform = create_transform(SIZE, is_training=True)
+    image_folder = WindowedDataset(dataset, store)
+    image_folder.transform = create_transform(SIZE, is_training=True)
     loader = create_loader(
-        Subset(pictures, READABLE),
+        Subset(image_folder, READABLE),
         SIZE,
         2,
         is_training=True,
@@ -233,9 +231,9 @@ def test_in_timms_loader(dataset: Any, store: WindowStore) -> None:
 
 def test_in_timms_prefetching_loader_with_workers(dataset: Any, store: WindowStore) -> None:
     transform = create_transform(SIZE, is_training=True, color_jitter=None, use_prefetcher=True)
-    pictures = WindowedDataset(dataset, store, transform)
-    assert pickle.loads(pickle.dumps(pictures))[0].windows.shape == (16, 4)
-    workers = DataLoader(Subset(pictures, READABLE), 2, num_workers=1, collate_fn=pictures.collate)
+    image_folder = WindowedDataset(dataset, store, transform)
+    assert pickle.loads(pickle.dumps(image_folder))[0].windows.shape == (16, 4)
+    workers = DataLoader(Subset(image_folder, READABLE), 2, num_workers=1, collate_fn=image_folder.collate)
     images, target = next(iter(PrefetchLoader(workers, device=torch.device("cpu"))))
     assert (images.shape, images.dtype) == ((2, 3, SIZE, SIZE), torch.float32)
     assert target.classes.tolist() == [0, 0]

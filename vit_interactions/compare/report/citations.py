@@ -1,4 +1,4 @@
-"""What to cite for a comparison: BibTeX of the methods, metrics and libraries that it used."""
+"""Citations of a comparison: BibTeX of its methods, metrics and libraries."""
 
 import re
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ _KEYWORDS = re.compile(r"^  keywords = \{(.*)\},$", re.MULTILINE)
 
 @cache
 def _entries() -> tuple[tuple[str, frozenset[str]], ...]:
-    """Every entry of the file, and the names that it is for."""
+    """Return every entry of the file, with the names that it is for."""
     text = files("vit_interactions.compare.report").joinpath("citations.bib").read_text("utf-8")
     entries = _ENTRY.findall(text)
     return tuple((entry, frozenset(", ".join(_KEYWORDS.findall(entry)).split(", "))) for entry in entries)
 
 
 def cited() -> frozenset[str]:
-    """Name the methods, metrics and libraries that there is an entry for.
+    """Return the methods, metrics and libraries that have an entry.
 
     Example:
         >>> "gmar" in cited(), "captum" in cited()
@@ -28,13 +28,13 @@ def cited() -> frozenset[str]:
 
 
 def citations(names: Iterable[str]) -> list[str]:
-    """Give the BibTeX entries for what was used, each once.
+    """Return the BibTeX entries of methods, metrics and libraries, each once.
 
     Args:
-        names: of methods, metrics and libraries; those without an entry are passed over.
+        names: of methods, metrics and libraries; those without an entry are skipped.
 
     Returns:
-        Entries in the order of the file; `keywords` says what each is for.
+        Entries in the order of the file; `keywords` names what each is for.
 
     Example:
         >>> [entry.splitlines()[0] for entry in citations(["attention_flow", "attention_rollout"])]

@@ -1,4 +1,4 @@
-"""Pictures as addresses that hold their own data, so that a page needs nothing beside itself."""
+"""Images and figures as data URIs, so that a page needs no other file."""
 
 import base64
 from collections.abc import Callable, Iterable
@@ -17,11 +17,11 @@ from vit_interactions.figures.colors import map_colors
 from vit_interactions.figures.values import Array
 from vit_interactions.images.placement import Box
 
-LONGEST = 400  # pixels of a photograph's longer side
+LONGEST = 400  # pixels of an image's longer side
 QUALITY = 78
 OUTLINE = 3  # pixels of a mask's outline
-GREEN = (0x3D, 0xDC, 0x84, 0xFF)  # of objects, also in report.css
-INK, NIGHT = "#22252b", "#dddad4"  # of text by day and by night
+GREEN = (0x3D, 0xDC, 0x84, 0xFF)  # of objects, as in report.css
+INK, NIGHT = "#22252b", "#dddad4"  # of text on light and dark pages
 _INKED = (
     *("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"),
     "grid.color",
@@ -29,14 +29,14 @@ _INKED = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class ThemedFigure:
     """A figure for light and for dark pages.
 
     Attributes:
-        light: address of the picture by day.
-        dark: by night.
-        width: of the figure, in CSS pixels.
-        alt: what it shows, in words.
+        light: address of the version for light pages.
+        dark: of that for dark pages.
+        width: in CSS pixels.
+        alt: description for screen readers.
     """
 
     light: Markup
@@ -47,32 +47,32 @@ class Picture:
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a photograph and the patches lie on a canvas that holds both.
+    """Position of an image and of the patches on a canvas around both.
 
     Attributes:
         aspect: width by height of the canvas.
-        photograph: (left, top, width, height) in percent of the canvas.
-        patches: likewise.
-        objects: likewise, the boxes around the photograph's objects.
+        image: (left, top, width, height) in percent of the canvas.
+        patches: in percent of the canvas.
+        objects: in percent, boxes around the image's objects.
     """
 
     aspect: float
-    photograph: Box
+    image: Box
     patches: Box
     objects: tuple[Box, ...] = ()
 
 
 def tile(size: tuple[int, int], patches: Box, objects: Iterable[Box] = ()) -> Tile:
-    """Lay a photograph and its patches out; where the input was padded, the patches exceed the photograph.
+    """Place an image and its patches on a canvas; if the input was padded, the patches exceed the image.
 
     Args:
-        size: (width, height) of the photograph in pixels.
-        patches: (left, top, right, bottom) of the area that they cover, in the photograph's pixels.
-        objects: boxes around objects, likewise.
+        size: (width, height) of the image in pixels.
+        patches: (left, top, right, bottom) of the area that they cover, in pixels of the image.
+        objects: boxes around objects, in pixels of the image.
 
     Example:
         >>> tile((200, 100), (50, 0, 150, 100))
-        Tile(aspect=2.0, photograph=(0.0, 0.0, 100.0, 100.0), patches=(25.0, 0.0, 50.0, 100.0), objects=())
+        Tile(aspect=2.0, image=(0.0, 0.0, 100.0, 100.0), patches=(25.0, 0.0, 50.0, 100.0), objects=())
     """
     across, down = size
     left, top = min(patches[0], 0.0), min(patches[1], 0.0)
@@ -83,12 +83,12 @@ def tile(size: tuple[int, int], patches: Box, objects: Iterable[Box] = ()) -> Ti
         places = (x - left) / width, (y - top) / height, (right - x) / width, (bottom - y) / height
         return tuple(round(100 * place, 3) for place in places)  # type: ignore[return-value]
 
-    photograph = in_percent((0, 0, across, down))
-    return Tile(round(width / height, 4), photograph, in_percent(patches), tuple(map(in_percent, objects)))
+    image = in_percent((0, 0, across, down))
+    return Tile(round(width / height, 4), image, in_percent(patches), tuple(map(in_percent, objects)))
 
 
-def photograph_uri(image: Image.Image) -> Markup:
-    """Give a photograph as a small JPEG."""
+def image_uri(image: Image.Image) -> Markup:
+    """Return an image as a small JPEG."""
     small = image.convert("RGB")
     small.thumbnail((LONGEST, LONGEST))
     file = BytesIO()
@@ -97,7 +97,7 @@ def photograph_uri(image: Image.Image) -> Markup:
 
 
 def outline_uri(mask: Array) -> Markup:
-    """Give the outline of a mask as a PNG that is transparent elsewhere, and as small as a photograph's.
+    """Return the outline of a mask as a PNG, transparent elsewhere, in the size of `image_uri`.
 
     Args:
         mask: (height, width) bool.
@@ -112,7 +112,7 @@ def outline_uri(mask: Array) -> Markup:
 
 
 def map_uri(values: Array) -> Markup:
-    """Give a map as a PNG of one pixel a patch, which a page enlarges.
+    """Return a map as a PNG of one pixel per patch, which a page enlarges.
 
     Raises:
         ValueError: a map of another shape than (rows, cols), or not finite.
@@ -122,12 +122,12 @@ def map_uri(values: Array) -> Markup:
     return _uri("image/png", file.getvalue())
 
 
-def themed(draw: Callable[[], Figure], alt: str) -> Picture:
-    """Draw a figure with dark and with light text on nothing, as SVG.
+def themed(draw: Callable[[], Figure], alt: str) -> ThemedFigure:
+    """Draw a figure as SVG, with dark and with light text on a transparent background.
 
     Args:
-        draw: makes the figure, in the colours of text that matplotlib's settings say.
-        alt: what it shows, in words.
+        draw: makes the figure, with the text colors of matplotlib's settings.
+        alt: description for screen readers.
     """
     settings: dict[Any, Any] = dict.fromkeys(_INKED, INK)
     # Without a salt, names inside the file would differ each time.
@@ -139,14 +139,14 @@ def themed(draw: Callable[[], Figure], alt: str) -> Picture:
     light = file.getvalue()
     dark = light.replace(INK.encode(), NIGHT.encode())
     kind = "image/svg+xml"
-    return Picture(_uri(kind, light), _uri(kind, dark), round(96 * figure.get_figwidth()), alt)
+    return ThemedFigure(_uri(kind, light), _uri(kind, dark), round(96 * figure.get_figwidth()), alt)
 
 
 def text_uri(kind: str, text: str) -> Markup:
-    """Give a text as a file to save; characters that no file can hold become "?"."""
+    """Return a text as a file to save; characters without an encoding become "?"."""
     return _uri(f"{kind};charset=utf-8", text.encode("utf-8", "replace"))
 
 
 def _uri(kind: str, content: bytes) -> Markup:
-    """An address of base64 data, in which nothing needs escaping."""
+    """Return a base64 data URI, in which nothing needs escaping."""
     return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")

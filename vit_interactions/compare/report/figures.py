@@ -1,8 +1,8 @@
-"""The figures of a comparison: maps beside each other, curves, rankings and how far methods agree."""
+"""Figures of a comparison: maps side by side, curves, rankings and agreement."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.plan import CONTROL
+from vit_interactions.compare.results import Results
+from vit_interactions.compare.summary import BASELINE
 from vit_interactions.figures import PreparedImage, draw_image
 from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.colors import POLICY, map_colors
@@ -23,31 +24,27 @@ from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
 from vit_interactions.utilities.text import method_in_words, printable
 
-if TYPE_CHECKING:
-    from vit_interactions.compare.comparison import Comparison
-    from vit_interactions.compare.view import View
-
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
-COLOR, CONTROL_COLOR = "#1f83c9", "#808080"  # both can be seen on white and on black
+COLOR, BASELINE_COLOR = "#1f83c9", "#808080"  # both can be seen on white and on black
 CURVE_COLORS = ("#1f83c9", "#e07b00", "#1a9e77", "#d1495b", "#8f6bd0", "#a6761d", "#d95f9a")
 CURVE_LINES = ("-", "--", ":", "-.")
 COLUMNS = 8
 PANEL = 1.7  # inches
-TITLE = 0.4  # inches over a panel
-HEAD = 0.6  # inches over all panels
+TITLE = 0.4  # inches above a panel
+HEAD = 0.6  # inches above all panels
 DPI = 150
-HIGHEST = 2**16 - 1  # pixels of a picture of matplotlib
-NAME_LENGTH = 27  # characters of a line over a photograph
-METHOD_LENGTH = 40  # characters of a line of a label
-METRIC_LENGTH = 23  # characters of a line over a ranking
+HIGHEST = 2**16 - 1  # pixels, the limit of matplotlib
+NAME_LENGTH = 27  # characters per line above an image
+METHOD_LENGTH = 40  # characters per line of a label
+METRIC_LENGTH = 23  # characters per line above a ranking
 TEXT_SIZE = 8  # points
 
 
 PROBABILITY = "probability of the class"
-_SHOWN = ("share of the patches shown", "{score}")
-_REMOVED = ("share of the patches removed", "{score}")
-_BETWEEN = ("share of the patches removed", "difference in {score}")
+_SHOWN = ("fraction of the patches shown", "{score}")
+_REMOVED = ("fraction of the patches removed", "{score}")
+_BETWEEN = ("fraction of the patches removed", "difference in {score}")
 CURVE_AXES = {
     "insertion": _SHOWN,
     "token_insertion": _SHOWN,
@@ -55,42 +52,41 @@ CURVE_AXES = {
     "token_deletion": _REMOVED,
     "abpc": _BETWEEN,
     "road": _BETWEEN,
-    "randomisation": ("share of the stages drawn anew", "rank correlation"),
+    "randomisation": ("fraction of the stages redrawn", "rank correlation"),
 }
 
 
 def grid_figure(
-    comparison: "Comparison", model: str, keys: Sequence[str] | None = None, methods: Sequence[str] | None = None
+    results: Results, model: str, keys: Sequence[str] | None = None, methods: Sequence[str] | None = None
 ) -> Figure:
-    """Show photographs x methods, every map at its place on the whole photograph.
+    """Draw images x methods, every map at its place on the whole image.
 
-    A photograph is followed by its maps, in as many rows as they need. Its title says what the model predicted.
+    An image is followed by its maps, in as many rows as they need. Its title gives the prediction.
 
     Args:
-        comparison: what was compared.
+        results: what was compared.
         model: one of its models.
-        keys: of the photographs; None: all that have maps.
-        methods: names; None: all that the comparison has.
+        keys: of the images; None for all that have maps.
+        methods: names; None for all of the comparison.
 
     Raises:
-        ValueError: an unknown model, key or method, no photograph with maps, or more than one picture holds (207 of
-            up to 7 methods, 103 of up to 15, 69 of up to 23).
+        ValueError: an unknown model, key or method, no image with maps, or more images than one figure holds (207 with
+            up to 7 methods, 103 with up to 15, 69 with up to 23).
     """
-    listed = [photograph["key"] for photograph in comparison.photographs]
+    listed = [image.key for image in results.images]
     _check_known("keys", keys or (), listed)
-    _check_known("methods", methods or (), comparison.methods)
-    methods = comparison.methods if methods is None else methods
-    chosen = {key: comparison.maps(model, key) for key in (listed if keys is None else keys)}
-    chosen = {key: maps for key, maps in chosen.items() if maps}
+    _check_known("methods", methods or (), results.methods)
+    methods = results.methods if methods is None else methods
+    chosen = {key: record for key, record in results.records(model, keys) if record.maps}
     if not chosen:
-        raise ValueError(f"`keys` must name photographs that have maps of model {model!r}, but none has.")
+        raise ValueError(f"`keys` must name images that have maps of model {model!r}, got none.")
     columns = min(COLUMNS, 1 + len(methods))
     bands = -(-(1 + len(methods)) // columns)
     fit = int((HIGHEST / DPI - HEAD) / (bands * (PANEL + TITLE)))
     if len(chosen) > fit:
         raise ValueError(
-            f"`keys` must be at most {fit} photographs, which with {len(methods)} methods make a picture of "
-            f"{HIGHEST:,} pixels, the highest that matplotlib draws, but got {len(chosen)}."
+            f"`keys` must be at most {fit} images with {len(methods)} methods, got {len(chosen)}: matplotlib draws "
+            f"{HIGHEST:,} pixels of height at most."
         )
     figure = ShownFigure(figsize=(columns * PANEL, len(chosen) * bands * (PANEL + TITLE) + HEAD), dpi=DPI)
     figure.set_layout_engine("constrained")
@@ -100,75 +96,78 @@ def grid_figure(
     panels: Any = figure.subplots(len(chosen) * bands, columns, squeeze=False)
     for each in panels.flat:
         each.set_axis_off()
-    names = {photograph["key"]: photograph["name"] for photograph in comparison.photographs}
-    for number, (key, maps) in enumerate(chosen.items()):
-        view = comparison.view(model, key)
-        photograph = seen_photograph(comparison, key, view)
+    names = {image.key: image.name for image in results.images}
+    for number, (key, record) in enumerate(chosen.items()):
+        _, layout, placement = record.geometry()
+        image = PreparedImage(results.image(key), torch.empty(0, device="cpu"), placement)
         first, *others = panels[number * bands : (number + 1) * bands].flat
-        draw_image(first, photograph, view.layout)
-        _title(first, f"{_short(names[key])}\n{prediction_text(view)}")
+        draw_image(first, image, layout)
+        _title(first, f"{_short(names[key])}\n{record.prediction_text}")
         for method, axes in zip(methods, others, strict=False):
-            _title(axes, method_in_words(method) + ("" if method in maps else "\n(no map)"))
-            draw_image(axes, photograph, view.layout, grey=True)
-            if method in maps:
-                draw_cells(axes, photograph, view.layout, _translucent(map_colors(maps[method])))
+            found = record.maps.get(method)
+            _title(axes, method_in_words(method) + ("\n(no map)" if found is None else ""))
+            draw_image(axes, image, layout, grey=True)
+            if found is not None:
+                draw_cells(axes, image, layout, _translucent(map_colors(found)))
     return figure
 
 
-def curves_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
-    """Show a metric's curves, the mean over photographs of each method.
+def curves_figure(results: Results, model: str, metric: str) -> Figure:
+    """Draw the curves of a metric, averaged over images, one per method.
 
     Raises:
         ValueError: an unknown model, or a metric without curves.
     """
-    curves = comparison.curves(model, metric)
+    curves = results.curves(model, metric)
     if not curves:
-        raise ValueError(f"`metric` must be one that has curves, but {metric!r} has none.")
-    direction = comparison.directions.get(metric, "none")
-    return curves_of(curves, metric, direction, comparison.score_words(model))
+        raise ValueError(f"`metric` must be one that has curves, got {metric!r}, which has none.")
+    direction = results.directions.get(metric, "none")
+    return curves_of(curves, metric, direction, results.score_name(model))
 
 
 def curves_of(curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY) -> Figure:
-    """Draw what `curves_figure` draws from curves (points, 2) by method that are at hand."""
+    """Draw curves (points, 2) by method, as `curves_figure` does."""
     figure = ShownFigure(figsize=(6.4, 3.4 + 0.06 * len(curves)), dpi=DPI, layout="constrained")
     draw_curves(figure.add_subplot(), curves, metric, direction, score)
     return figure
 
 
-def ranking_figure(comparison: "Comparison", model: str, metric: str) -> Figure:
-    """Show the methods' means with their intervals over photographs, the best above.
+def ranking_figure(results: Results, model: str, metric: str) -> Figure:
+    """Draw the methods' means with their confidence intervals, the best on top.
 
     Raises:
         ValueError: a model or metric without any value.
     """
-    return ranking_of(comparison.summary(), model, metric)
+    return ranking_of(results.summary(), model, metric)
 
 
 def ranking_of(summary: pd.DataFrame, model: str, metric: str) -> Figure:
-    """Draw what `ranking_figure` draws from a summary that is at hand.
+    """Draw the ranking of a summary, as `ranking_figure` does.
 
     Raises:
         ValueError: a model or metric without any value.
     """
     rows = summary[(summary["model"] == model) & (summary["metric"] == metric)]
     if rows.empty:
-        raise ValueError(f"`metric` must be one that has values for model {model!r}, but {metric!r} has none.")
+        raise ValueError(
+            f"`metric` must be one that has values for model {model!r}, got {metric!r}, which has none."
+        )
     figure = ShownFigure(figsize=(3.9, 0.9 + 0.22 * len(rows)), dpi=DPI, layout="constrained")
     draw_ranking(figure.add_subplot(), rows, metric)
     return figure
 
 
-def agreement_figure(comparison: "Comparison", model: str) -> Figure:
-    """Show the mean rank correlation of every two methods' maps; methods that agree stand beside each other.
+def agreement_figure(results: Results, model: str) -> Figure:
+    """Draw the mean rank correlation between the maps of two methods; methods that agree are placed next to each other.
 
     Raises:
         ValueError: an unknown model.
     """
-    return agreement_of(comparison.agreement(model))
+    return agreement_of(results.agreement(model))
 
 
 def agreement_of(correlations: pd.DataFrame) -> Figure:
-    """Draw what `agreement_figure` draws from correlations (methods, methods) that are at hand."""
+    """Draw correlations (methods, methods), as `agreement_figure` does."""
     side = 2.0 + 0.33 * len(correlations)
     figure = ShownFigure(figsize=(side + 0.8, side), dpi=DPI, layout="constrained")
     draw_agreement(figure.add_subplot(), correlations)
@@ -176,30 +175,30 @@ def agreement_of(correlations: pd.DataFrame) -> Figure:
 
 
 def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """Draw means with intervals, the best above, and the random control's as a band.
+    """Draw means with intervals, the best on top, and the random baseline as a band.
 
     Args:
         axes: where to draw.
-        rows: of one model and one metric, with the columns of `Comparison.summary`.
+        rows: of one model and one metric, with the columns of `Results.summary`.
         metric: its name.
     """
     direction = str(rows["direction"].iloc[0])
-    if metric in COSTS:  # what is no explanation is no example
-        rows = rows[rows["method"] != CONTROL]
-    rows = rows.assign(fewer=rows["photographs"] < rows["photographs"].max())
+    if metric in COSTS:  # the baseline does not explain, so its cost says nothing
+        rows = rows[rows["method"] != BASELINE]
+    rows = rows.assign(fewer=rows["images"] < rows["images"].max())
     rows = rows.sort_values(["fewer", "mean"], ascending=[False, direction != "lower"], kind="stable")
     places = np.arange(len(rows))
     for place, (method, mean, low, high) in enumerate(
         zip(rows["method"], rows["mean"], rows["low"], rows["high"], strict=True)
     ):
-        control = method == CONTROL
-        color = CONTROL_COLOR if control else COLOR
+        baseline = method == BASELINE
+        color = BASELINE_COLOR if baseline else COLOR
         if np.isfinite([low, high]).all():
             axes.plot([low, high], [place, place], color=color, linewidth=2.4, alpha=0.5, solid_capstyle="round")
-            if control:
+            if baseline:
                 axes.axvspan(low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(mean, place, marker="D" if control else "o", markersize=5, color=color, linestyle="none")
-        if control:
+        axes.plot(mean, place, marker="D" if baseline else "o", markersize=5, color=color, linestyle="none")
+        if baseline:
             axes.axvline(mean, color=color, linewidth=1, linestyle="--")
     labels = [_label(m) + " *" * fewer for m, fewer in zip(rows["method"], rows["fewer"], strict=True)]
     axes.set_yticks(places, labels)
@@ -214,12 +213,12 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
 def draw_curves(
     axes: Axes, curves: Mapping[str, Array], metric: str, direction: str, score: str = PROBABILITY
 ) -> None:
-    """Draw curves (points, 2) by method, named from the highest on the average to the lowest; `score` words theirs."""
+    """Draw curves (points, 2) by method, listed from the highest mean down; `score` names the vertical axis."""
     styles = [(color, line) for line in CURVE_LINES for color in CURVE_COLORS]
     lines = {}
     for number, (name, curve) in enumerate(curves.items()):
-        color, line = styles[number % len(styles)] if name != CONTROL else (CONTROL_COLOR, "-")
-        width = 2.6 if name == CONTROL else 1.4
+        color, line = styles[number % len(styles)] if name != BASELINE else (BASELINE_COLOR, "-")
+        width = 2.6 if name == BASELINE else 1.4
         [lines[name]] = axes.plot(*curve.T, color=color, linestyle=line, linewidth=width)
     names = sorted(curves, key=lambda name: _area(curves[name]), reverse=True)
     axes.legend(
@@ -269,7 +268,7 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
 
 
 def alike_together(correlations: Array) -> list[int]:
-    """Order things so that those of high correlation stand beside each other (average linkage).
+    """Order things so that highly correlated ones are next to each other (average linkage).
 
     Args:
         correlations: (n, n) in [-1, 1], symmetric; NaN counts as 0.
@@ -290,27 +289,13 @@ def alike_together(correlations: Array) -> list[int]:
 
 
 def metric_label(metric: str) -> str:
-    """Name a metric or a cost as people read it.
+    """Return the display name of a metric or a cost.
 
     Example:
         >>> metric_label("pointing_game"), metric_label("seconds")
         ('pointing game', 'time, s')
     """
     return LABELS.get(metric, metric.replace("_", " "))
-
-
-def seen_photograph(comparison: "Comparison", key: str, view: "View") -> PreparedImage:
-    """Put a photograph of a comparison together with where its model's input lies in it."""
-    return PreparedImage(comparison.image(key), torch.empty(0, device="cpu"), view.placement)
-
-
-def prediction_text(view: "View") -> str:
-    """Word what a model predicts, and what was explained where that is another class."""
-    if view.prediction is None:
-        return "no classes"
-    if view.explained is None or view.explained.index == view.prediction.index:
-        return str(view.prediction)
-    return f"{view.prediction} (explained: {view.explained})"
 
 
 def _short(name: str) -> str:
@@ -330,17 +315,17 @@ def _title(axes: Axes, text: str) -> None:
 
 
 def _metric_title(axes: Axes, metric: str, direction: str) -> None:
-    """Say what is drawn and which end is better, in lines that fit over the narrowest axes."""
+    """Set a title with the metric and its better end, in lines that fit the narrowest axes."""
     lines = [*textwrap.wrap(printable(metric_label(metric)), METRIC_LENGTH), DIRECTIONS[direction]]
     axes.set_title("\n".join(lines), fontsize=TEXT_SIZE + 1, loc="left", parse_math=False, usetex=False)
 
 
 def _label(method: str) -> str:
-    return _in_lines(method) + (" (control)" if method == CONTROL else "")
+    return _in_lines(method) + (" (baseline)" if method == BASELINE else "")
 
 
 def _in_lines(method: str) -> str:
-    """Break the name of a method into lines; a "$" stays a dollar."""
+    """Break the name of a method into lines, and escape "$", which would start a formula."""
     return "\n".join(textwrap.wrap(method_in_words(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
 
 
@@ -356,4 +341,4 @@ def _translucent(colors: Array) -> Array:
 def _check_known(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:
     unknown = [each for each in chosen if each not in known]
     if unknown:
-        raise ValueError(f"`{name}` must be among {', '.join(map(str, known))}, but got {unknown[0]!r}.")
+        raise ValueError(f"`{name}` must be among {', '.join(map(str, known))}, got {unknown[0]!r}.")

@@ -1,4 +1,4 @@
-"""The tables of a report: what stands in their cells, and in which order they sort."""
+"""The tables of a report: the texts of their cells, and the values by which they sort."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.plan import CONTROL
 from vit_interactions.compare.report.figures import DIRECTIONS, metric_label
+from vit_interactions.compare.summary import BASELINE
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 MISSING = "–"
@@ -22,15 +22,15 @@ class Column:
 
     Attributes:
         name: of the metric.
-        label: what its head says.
+        label: text of its head.
         direction: which values are better: "higher", "lower" or "none".
-        photographs: how many have a value by some method.
+        images: number with a value by some method.
     """
 
     name: str
     label: str
     direction: str
-    photographs: int = 0
+    images: int = 0
 
     @property
     def arrow(self) -> str:
@@ -44,7 +44,7 @@ class Column:
 
     @property
     def cost(self) -> bool:
-        """Whether it says what a map costs, of which the random control is no example."""
+        """True if it is a cost of maps, by which the random baseline is not ranked."""
         return self.name in COSTS
 
 
@@ -53,14 +53,13 @@ class Cell:
     """A number in a table.
 
     Attributes:
-        text: as people read it.
-        value: as the table sorts by it; None sorts last.
-        interval: around it, as people read it.
-        good: how far from the column's worst (0) to its best (1); None where neither end is better, or where not all
-            photographs have a value.
-        best: whether nothing in the column is better.
-        note: why it is missing or not of all photographs.
-        fewer: over how many photographs, where not all have a value.
+        text: shown.
+        value: to sort by; None sorts last.
+        interval: its confidence interval, as text.
+        good: from the column's worst (0) to its best (1); None if neither end is better, or images have no value.
+        best: True if nothing in the column is better.
+        note: why it is missing, or not of all images.
+        fewer: number of images with a value, if not all have one.
     """
 
     text: str = MISSING
@@ -74,48 +73,48 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A method's cells, one a column."""
+    """A method's cells, one per column."""
 
     method: str
     cells: tuple[Cell, ...]
 
     @property
-    def control(self) -> bool:
-        """Whether it is the random control."""
-        return self.method == CONTROL
+    def baseline(self) -> bool:
+        """True for the random baseline."""
+        return self.method == BASELINE
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A reason, the methods and the photographs that it holds for; none of the methods for a photograph as a whole."""
+class FailureGroup:
+    """Failures for one reason, with their methods and images; no methods if images failed as a whole."""
 
     model: str
     metric: str
     reason: str
     methods: tuple[str, ...]
-    photographs: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Best:
-    """Who is best by a metric, and how the random control does; `beaten` where it does as well or better."""
+    """The best methods by a metric, and the random baseline."""
 
     column: Column
     methods: tuple[str, ...]
     cell: Cell
-    control: Cell | None
+    baseline: Cell | None
 
     @property
     def beaten(self) -> bool:
-        """Whether no method does better than the random control."""
-        if self.control is None or self.control.value is None or self.cell.value is None:
+        """True if no method does better than the random baseline."""
+        if self.baseline is None or self.baseline.value is None or self.cell.value is None:
             return False
-        ahead = self.cell.value - self.control.value
+        ahead = self.cell.value - self.baseline.value
         return ahead >= 0 if self.column.direction == "lower" else ahead <= 0
 
 
 def number(value: float) -> str:
-    """Write a number with three digits that say something.
+    """Format a number with three significant digits.
 
     Example:
         >>> number(0.12345), number(-12.345), number(1234567.0), number(0.0000123), number(0.0)
@@ -128,8 +127,8 @@ def number(value: float) -> str:
 
 
 def columns(table: pd.DataFrame, directions: Mapping[str, str]) -> list[Column]:
-    """Make the columns of the metrics in rows of `Comparison.table`."""
-    counts = table.groupby("metric")["photograph"].nunique()
+    """Make the columns of the metrics in rows of `Results.table`."""
+    counts = table.groupby("metric")["image"].nunique()
     return [
         Column(name, metric_label(name), directions.get(name, "none"), int(counts[name]))
         for name in dict.fromkeys(table["metric"])
@@ -142,10 +141,10 @@ def summary_rows(
     """Make the table methods x metrics of one model.
 
     Args:
-        summary: the model's rows of `Comparison.summary`.
+        summary: the model's rows of `Results.summary`.
         methods: in the table's order.
         heads: its columns.
-        failures: the model's rows of `Comparison.failures`, which say why a number is missing.
+        failures: the model's rows of `Results.failures`, the reasons for missing numbers.
     """
     found = {(row.method, row.metric): row for row in _rows(summary)}
     ends = {head.name: _ends(summary[summary["metric"] == head.name], head) for head in heads}
@@ -158,13 +157,13 @@ def summary_rows(
 
 
 def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -> Cell:
-    """Write a mean with its interval; `ends` are the column's worst and best, `reason` why values are missing."""
+    """Format a mean with its interval; `ends` are the column's worst and best, `reason` that of missing values."""
     if row is None or not math.isfinite(row.mean):
         return Cell(note=reason)
     worst, best = ends
-    whole = row.photographs == head.photographs  # else the photographs that are left may be the easy ones
-    fewer = "" if whole else f"{row.photographs} of {head.photographs} photographs"
-    judged = whole and head.direction != "none" and row.method != CONTROL
+    whole = row.images == head.images  # the remaining images may be the easy ones
+    fewer = "" if whole else f"{row.images} of {head.images} images"
+    judged = whole and head.direction != "none" and row.method != BASELINE
     return Cell(
         number(row.mean),
         float(row.mean),
@@ -177,26 +176,26 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
 
 
 def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
-    """Name the best methods by each metric that has a better end; costs are left out."""
+    """Return the best methods by each metric that has a better end; costs are skipped."""
     found = []
     for place, head in enumerate(heads):
         best = [row for row in rows if row.cells[place].best]
         if best and not head.cost:
-            control = next((row.cells[place] for row in rows if row.control), None)
-            found.append(Best(head, tuple(row.method for row in best), best[0].cells[place], control))
+            baseline = next((row.cells[place] for row in rows if row.baseline), None)
+            found.append(Best(head, tuple(row.method for row in best), best[0].cells[place], baseline))
     return found
 
 
 def model_tables(
     summary: pd.DataFrame, methods: Sequence[str], failures: pd.DataFrame, directions: Mapping[str, str]
 ) -> list[tuple[Column, list[Column], list[Row]]]:
-    """Make of each metric the table methods x models, costs left out.
+    """Make a table methods x models per metric; costs are skipped.
 
     Args:
-        summary: as `Comparison.summary`.
+        summary: as `Results.summary`.
         methods: in the tables' order.
-        failures: as `Comparison.failures`.
-        directions: as `Comparison.directions`.
+        failures: as `Results.failures`.
+        directions: as `Results.directions`.
 
     Returns:
         The metric, the columns named after the models, and the rows.
@@ -207,7 +206,7 @@ def model_tables(
         if about.cost:
             continue
         means = summary[summary["metric"] == metric]
-        counts = means.groupby("model", sort=False)["photographs"].max()
+        counts = means.groupby("model", sort=False)["images"].max()
         heads = [Column(str(model), str(model), about.direction, int(count)) for model, count in counts.items()]
         missing = failures[failures["metric"].isin(["", metric])]
         # To the table of one model, the models are the columns.
@@ -217,7 +216,7 @@ def model_tables(
 
 
 def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[Row]:
-    """Make the table methods x metrics of one photograph under one model, from its rows of `Comparison.table`."""
+    """Make the table methods x metrics of one image under one model, from its rows of `Results.table`."""
     found = {(row.method, row.metric): float(row.value) for row in _rows(table)}
     values = {method: [found.get((method, head.name)) for head in heads] for method in methods}
     return [
@@ -227,26 +226,26 @@ def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Colu
     ]
 
 
-def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[Failure]:
-    """Put together what failed for one reason, over photographs and then over methods.
+def grouped_failures(failures: pd.DataFrame, names: Mapping[str, str]) -> list[FailureGroup]:
+    """Group failures with the same reason, over images and then over methods.
 
     Args:
-        failures: as `Comparison.failures`.
-        names: of the photographs, by key.
+        failures: as `Results.failures`.
+        names: of the images, by key.
     """
-    photographs: dict[tuple[str, str, str, str], list[str]] = {}
+    images: dict[tuple[str, str, str, str], list[str]] = {}
     for row in _rows(failures):
         about = str(row.model), str(row.metric), str(row.reason), str(row.method)
-        photographs.setdefault(about, []).append(names.get(str(row.photograph), str(row.photograph)))
+        images.setdefault(about, []).append(names.get(str(row.image), str(row.image)))
     methods: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
-    for (model, metric, reason, method), found in photographs.items():
+    for (model, metric, reason, method), found in images.items():
         methods.setdefault((model, metric, reason, tuple(found)), []).extend([method] if method else [])
-    return [Failure(*about[:3], tuple(found), about[3]) for about, found in methods.items()]
+    return [FailureGroup(*about[:3], tuple(found), about[3]) for about, found in methods.items()]
 
 
 def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
-    """The worst and the best mean of a column, among those over all its photographs; the control is no candidate."""
-    rows = rows[(rows["photographs"] == head.photographs) & (rows["method"] != CONTROL)]
+    """Return the worst and the best mean of a column over all its images, without the baseline."""
+    rows = rows[(rows["images"] == head.images) & (rows["method"] != BASELINE)]
     values = rows["mean"].to_numpy(np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -256,7 +255,7 @@ def _ends(rows: pd.DataFrame, head: Column) -> tuple[float, float]:
 
 
 def _rows(table: pd.DataFrame) -> list[Any]:
-    """The rows as named tuples, whose types nobody knows."""
+    """Return the rows as named tuples, which have no static types."""
     return list(table.itertuples())
 
 

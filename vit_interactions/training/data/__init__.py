@@ -1,1 +1,1 @@
-"""Images to train on and to evaluate on: class folders, class names, and what to do with unreadable images."""
+"""Datasets, loaders, class names and window stores for training and evaluation."""

@@ -1,12 +1,13 @@
-"""Compute the windows of every picture of a dataset once, and keep them in a store.
+"""Compute the windows of every image of a dataset once, and keep them in a store.
 
-Every shard is computed by itself and put in its place when it is whole. So a build that is killed at any moment loses
-at most the shard each of its processes was at, and is resumed, by any number of processes, to the same bytes.
+Each shard is computed by itself, and renamed into place when it is complete. An interrupted build loses at most the
+current shard of each process, and is resumed, by any number of processes, to the same bytes.
 """
 
 import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from vit_interactions.training.data.images import picture_names, read_picture
+from vit_interactions.training.data.images import image_names
+from vit_interactions.training.data.unreadable import TolerantDataset, TransformedImages, Unreadable
 from vit_interactions.training.data.window_store import (
     LARGEST_SIDE,
     MANIFEST,
@@ -25,8 +27,8 @@ from vit_interactions.training.data.window_store import (
     UNREADABLE,
     Manifest,
     Records,
-    digest,
-    join_names,
+    encode_names,
+    names_checksum,
     pack,
     read_manifest,
     read_names,
@@ -36,21 +38,21 @@ from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.checks import check_index
 from vit_interactions.utilities.checksum import architecture_checksum, checksum
-from vit_interactions.utilities.files import PARTIAL, refuse_folder, write_whole
+from vit_interactions.utilities.files import PARTIAL, refuse_folder, write_bytes
 from vit_interactions.utilities.locks import LOCK
 
-SHARD = 1024  # pictures: what a process loses at most when it is killed
+SHARD = 1024  # images; an interrupted process loses at most one shard
 
 
 @dataclass
-class StoreReport:
-    """How far this process has come.
+class BuildProgress:
+    """The progress of one process of a build.
 
     Attributes:
-        total: pictures that are its to do, those of an earlier run included.
-        done: pictures whose windows are computed, those of an earlier run included.
-        failed: number of a picture that could not be read, now or in an earlier run -> its name and the reason.
-        damaged: files of an earlier run that are made again because they were damaged.
+        total: number of images of this process, including those of an earlier run.
+        done: number of images with windows, including those of an earlier run.
+        failed: index -> name and reason of each unreadable image, now or in an earlier run.
+        damaged: files of an earlier run that are rebuilt because they were damaged.
     """
 
     total: int
@@ -69,60 +71,68 @@ def build_window_store(
     resume: bool = False,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[StoreReport]:
-    """Compute the windows of all pictures of a dataset, each squashed as a whole to the size of the teacher's input.
+) -> Iterator[BuildProgress]:
+    """Compute the windows of all images of a dataset, each resized as a whole to the teacher's input size.
 
-    Several processes do it together without a word between them: shard n is the work of process n mod `world`.
+    Several processes need no communication: shard n is computed by process n mod `world`.
 
     Args:
-        dataset: of timm or torchvision, indexed by picture, without a transform.
+        dataset: of timm or torchvision, indexed by image, without a transform.
         teacher: on the device to compute on.
-        out: folder of the store; made if missing.
-        batch_size: pictures that the teacher sees at a time.
-        workers: processes that read pictures; 0: this one.
-        resume: go on with a store of the same manifest; its shards are kept, unless they are damaged.
+        out: folder of the store; created if missing.
+        batch_size: images per forward pass of the teacher.
+        workers: worker processes that load images; 0 to load in this process.
+        resume: continue a store with the same manifest; its shards are kept unless they are damaged.
         rank: number of this process.
         world: number of processes.
 
     Yields:
-        The report so far, the same object, at first and after each batch. A picture that cannot be read is reported,
-        gets a record without windows, and is left out in training.
+        The progress, the same object each time, at first and after each batch. An unreadable image is reported, gets a
+        record without windows, and is skipped in training.
 
     Raises:
-        ValueError: a folder that is something else, a store that is there already or of something else, a grid larger
-            than 255 patches a side, a dataset without pictures or with a transform, `rank` outside [0, `world`).
-        UnsupportedModelError: a teacher without attention from every patch to every patch.
+        ValueError: a folder with other content, an existing store without `resume`, a store of other windows, a grid
+            with more than 255 patches per side, a dataset without images or with a transform, or `rank` outside
+            [0, `world`).
+        UnsupportedModelError: a teacher without attention among all patches.
     """
     if not 0 <= check_index("rank", rank) < check_index("world", world):
-        raise ValueError(f"`rank` must lie in [0, {world - 1}], for `world` {world}, but got {rank}.")
+        raise ValueError(f"`rank` must be in [0, {world - 1}] for `world` {world}, got {rank}.")
     if check_index("batch_size", batch_size) < 1:
-        raise ValueError(f"`batch_size` must be >= 1, but got {batch_size}.")
-    names = picture_names(dataset)
-    view = whole_view(teacher)
-    manifest = make_manifest(names, teacher, view)
+        raise ValueError(f"`batch_size` must be >= 1, got {batch_size}.")
+    names = image_names(dataset)
+    options = transform_options(teacher)
+    manifest = make_manifest(names, teacher, options)
     mine = range(rank, manifest.shards, world)
     open_folder(out, manifest, names, mine, resume=resume, rank=rank, world=world)
-    report = StoreReport(total=sum(len(manifest.shard_pictures(shard)) for shard in mine))
-    _repair_names(out, manifest, names, report, rank)
-    missing = _missing_shards(out, manifest, names, mine, report)
-    report.done = report.total - sum(len(manifest.shard_pictures(shard)) for shard in missing)
-    yield report
-    batches = _batches(dataset, create_transform(**view), manifest, missing, batch_size, workers)
+    progress = BuildProgress(total=sum(len(manifest.shard_images(shard)) for shard in mine))
+    if read_names(out, manifest) is None:
+        refuse_folder(out / NAMES)
+        progress.damaged.append(NAMES)
+        _write_names(out, names, rank)
+    missing = _missing_shards(out, manifest, names, mine, progress)
+    progress.done = progress.total - sum(len(manifest.shard_images(shard)) for shard in missing)
+    yield progress
+    images = TransformedImages(dataset, create_transform(**options))
+    batches = _load(images, manifest, missing, batch_size, workers)
     for shard in missing:
         records: list[Records] = []
-        while len(records) < len(manifest.shard_pictures(shard)):
-            images, numbers, reasons = next(batches)
-            records.extend(_records(teacher, images, reasons))
-            report.failed.update({n: f"{names[n]}: {why}" for n, why in zip(numbers, reasons, strict=True) if why})
-            report.done += len(numbers)
-            if len(records) == len(manifest.shard_pictures(shard)):
+        while len(records) < len(manifest.shard_images(shard)):
+            indices, (pixels, errors) = next(batches)
+            records.extend(_compute_records(teacher, pixels, errors))
+            failed = {
+                i: f"{error.name}: {error.reason}" for i, error in zip(indices, errors, strict=True) if error
+            }
+            progress.failed.update(failed)
+            progress.done += len(indices)
+            if len(records) == len(manifest.shard_images(shard)):
                 content = np.stack(records).tobytes()
-                _put(out / shard_name(shard), content + manifest.checksum(shard, content), rank)
-            yield report
+                write_bytes(out / shard_name(shard), content + manifest.checksum(shard, content), rank)
+            yield progress
 
 
-def whole_view(teacher: WindowTeacher) -> dict[str, Any]:
-    """Return the arguments of timm's `create_transform` for whole pictures as the teacher is to see them."""
+def transform_options(teacher: WindowTeacher) -> dict[str, Any]:
+    """Return the arguments of timm's `create_transform` that resize whole images to the teacher's input."""
     config: dict[str, Any] = resolve_model_data_config(teacher.model)  # type: ignore[no-untyped-call]
     built_for = getattr(getattr(teacher.model, "patch_embed", None), "img_size", None)
     size = config["input_size"] if built_for is None else (config["input_size"][0], *built_for)
@@ -130,19 +140,19 @@ def whole_view(teacher: WindowTeacher) -> dict[str, Any]:
     return {"input_size": size, "is_training": False, "crop_pct": 1.0, "crop_mode": "squash", **kept}
 
 
-def make_manifest(names: list[str], teacher: WindowTeacher, view: dict[str, Any]) -> Manifest:
-    """Say what the windows will be of.
+def make_manifest(names: list[str], teacher: WindowTeacher, options: dict[str, Any]) -> Manifest:
+    """Describe the windows that are to be built.
 
     Raises:
-        ValueError: no pictures, or a grid of more patches a side than a byte counts.
+        ValueError: no images, or a grid with more patches per side than fit a byte.
     """
     if not names:
-        raise ValueError("`dataset` must hold pictures, but is empty.")
-    size = (int(view["input_size"][1]), int(view["input_size"][2]))
+        raise ValueError("`dataset` must have images, got none.")
+    size = (int(options["input_size"][1]), int(options["input_size"][2]))
     grid = teacher.grid(size)
     if max(grid) > LARGEST_SIDE:
         raise ValueError(
-            f"`teacher` must have at most {LARGEST_SIDE} patches a side, whose bounds are bytes, but got "
+            f"`teacher` must have at most {LARGEST_SIDE} patches per side, because bounds are stored as bytes, got "
             f"{grid[0]} x {grid[1]}."
         )
     return Manifest(
@@ -152,11 +162,11 @@ def make_manifest(names: list[str], teacher: WindowTeacher, view: dict[str, Any]
         beta=float(teacher.beta),
         grid=grid,
         image_size=size,
-        mean=tuple(view["mean"]),
-        std=tuple(view["std"]),
-        interpolation=view["interpolation"],
-        pictures=len(names),
-        names=digest(names),
+        mean=tuple(options["mean"]),
+        std=tuple(options["std"]),
+        interpolation=options["interpolation"],
+        images=len(names),
+        names=names_checksum(names),
         shard=SHARD,
     )
 
@@ -164,25 +174,25 @@ def make_manifest(names: list[str], teacher: WindowTeacher, view: dict[str, Any]
 def open_folder(
     out: Path, manifest: Manifest, names: list[str], mine: range, *, resume: bool, rank: int, world: int
 ) -> None:
-    """Make the folder of a store, or check that it is this one's, and clear what a killed process left half written.
+    """Create the folder of a store, or check that it is this one's, and remove partial files of interrupted processes.
 
     Raises:
-        ValueError: a folder of something else, or of this store without `resume`.
+        ValueError: a folder with other content, or a store without `resume`.
     """
     out.mkdir(parents=True, exist_ok=True)
     for path in out.glob(f"*{PARTIAL}"):
         writer = path.name.removesuffix(PARTIAL).rpartition(".")[2]
         if writer.isdecimal() and int(writer) % world == rank:
             path.unlink(missing_ok=True)
-    # Looked at before the manifest, which another process may be about to put there.
+    # List the files before looking for the manifest, which another process may write at any moment.
     others = sorted(
         path.name for path in out.iterdir() if path.name != NAMES and not path.name.endswith((PARTIAL, LOCK))
     )
     if not (out / MANIFEST).exists():
         if others:
-            raise ValueError(f"`out` must be a new folder or a window store, but {out} holds {others[0]}.")
-        _put(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
-        _put(out / MANIFEST, manifest.as_json().encode(), rank)
+            raise ValueError(f"`out` must be a new folder or a window store, got {out} with {others[0]} in it.")
+        _write_names(out, names, rank)
+        write_bytes(out / MANIFEST, manifest.as_json().encode(), rank)
     found = read_manifest(out)
     if found != manifest:
         differ = (
@@ -190,84 +200,73 @@ def open_folder(
             for name in vars(manifest)
             if getattr(found, name) != getattr(manifest, name)
         )
-        raise ValueError(f"`out` {out} is a store of other windows: {'; '.join(differ)}. Choose another folder.")
+        raise ValueError(
+            f"`out` must be a store of the same windows, got {out}: {'; '.join(differ)}. Choose another folder."
+        )
     if not resume and any((out / shard_name(shard)).exists() for shard in mine):
-        raise ValueError(f"`out` {out} has windows already: go on with `resume`, or choose another folder.")
-
-
-def _repair_names(out: Path, manifest: Manifest, names: list[str], report: StoreReport, rank: int) -> None:
-    """Write the list of names again if it is damaged."""
-    if read_names(out, manifest) is None:
-        refuse_folder(out / NAMES)
-        report.damaged.append(NAMES)
-        _put(out / NAMES, gzip.compress(join_names(names), mtime=0), rank)
+        raise ValueError(
+            f"`out` must be a new folder, got {out}, which has windows. Add `resume`, or choose another folder."
+        )
 
 
 def _missing_shards(
-    out: Path, manifest: Manifest, names: list[str], mine: range, report: StoreReport
+    out: Path, manifest: Manifest, names: list[str], mine: range, progress: BuildProgress
 ) -> list[int]:
-    """List the shards to compute, and report those that are damaged and the pictures that have no windows."""
+    """List the shards to compute, and report damaged ones and images without windows."""
     missing = []
     for shard in mine:
+        path = out / shard_name(shard)
         records = manifest.read_shard(out, shard)
         if records is None:
-            path = out / shard_name(shard)
             refuse_folder(path)
-            report.damaged += [path.name] if path.exists() else []
+            progress.damaged += [path.name] if path.exists() else []
             missing.append(shard)
             continue
         for place in np.flatnonzero(records[:, 0] == UNREADABLE).tolist():
-            number = manifest.shard_pictures(shard)[place]
-            report.failed[number] = (
-                f"{names[number]}: could not be read in an earlier run. Remove {shard_name(shard)} and resume to try "
-                "again."
+            index = manifest.shard_images(shard)[place]
+            progress.failed[index] = (
+                f"{names[index]}: could not be read in an earlier run. To try again, remove {path.name} and resume."
             )
     return missing
 
 
-def _put(path: Path, content: bytes, rank: int) -> None:
-    write_whole(path, lambda file: file.write(content), rank)
+def _write_names(out: Path, names: list[str], rank: int) -> None:
+    write_bytes(out / NAMES, gzip.compress(encode_names(names), mtime=0), rank)
 
 
-class _Views(Dataset[tuple[Tensor, int, str]]):
-    """Pictures as the teacher sees them, with their numbers and, in place of one that cannot be read, why."""
-
-    def __init__(self, dataset: Any, transform: Any, size: tuple[int, ...]) -> None:
-        self.dataset, self.transform, self.size = dataset, transform, size
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
-        try:
-            image = self.transform(read_picture(self.dataset, index)[0])
-        except (
-            Exception
-        ) as error:  # Decoders of broken files raise nearly anything: SyntaxError, struct.error, ...
-            return torch.zeros(self.size, device="cpu"), index, str(error) or type(error).__name__
-        return image, index, ""
+Loaded = tuple[Tensor, list[Unreadable | None]]  # pixels, and an error per unreadable image
 
 
-def _batches(
-    dataset: Any, transform: Any, manifest: Manifest, shards: list[int], batch_size: int, workers: int
-) -> Iterator[tuple[Tensor, list[int], list[str]]]:
-    """Read pictures in batches of which none is of two shards, so that each shard comes out the same by itself."""
+def _load(
+    images: TransformedImages, manifest: Manifest, shards: list[int], batch_size: int, workers: int
+) -> Iterator[tuple[list[int], Loaded]]:
+    """Load batches of indices and images, none across two shards, so that a shard does not depend on the others."""
     batches = [
-        list(pictures[start : start + batch_size])
-        for pictures in map(manifest.shard_pictures, shards)
-        for start in range(0, len(pictures), batch_size)
+        list(indices[start : start + batch_size])
+        for indices in map(manifest.shard_images, shards)
+        for start in range(0, len(indices), batch_size)
     ]
-    loader: DataLoader[Any] = DataLoader(
-        _Views(dataset, transform, (len(manifest.mean), *manifest.image_size)),
+    loader: DataLoader[Loaded] = DataLoader(
+        TolerantDataset(images),
         batch_sampler=batches,
         num_workers=workers,
         worker_init_fn=ignore_signals,
+        collate_fn=partial(_collate, torch.zeros(len(manifest.mean), *manifest.image_size, device="cpu")),
         pin_memory=torch.cuda.is_available(),
     )
-    for images, numbers, reasons in loader:
-        yield images, numbers.tolist(), list(reasons)
+    return zip(batches, loader, strict=True)
 
 
-def _records(teacher: WindowTeacher, images: Tensor, reasons: list[str]) -> Records:
+def _collate(blank: Tensor, samples: list[Any]) -> Loaded:
+    errors = [sample if isinstance(sample, Unreadable) else None for sample in samples]
+    return torch.stack(
+        [blank if error else sample[0] for sample, error in zip(samples, errors, strict=True)]
+    ), errors
+
+
+def _compute_records(teacher: WindowTeacher, images: Tensor, errors: list[Unreadable | None]) -> Records:
     weight = next(teacher.model.parameters())
     field = teacher(images.to(weight.device, weight.dtype, non_blocking=True))
     records = pack(field.windows, field.dropped)
-    records[[bool(reason) for reason in reasons]] = UNREADABLE
+    records[[error is not None for error in errors]] = UNREADABLE
     return records

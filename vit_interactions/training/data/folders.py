@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -11,34 +12,34 @@ from torch.utils.data import Dataset
 
 from vit_interactions.images import read_image
 from vit_interactions.images.reading import image_extensions
-from vit_interactions.training.data.class_names import ClassNames, listed
+from vit_interactions.loading.class_maps import ClassNames, abbreviate
 
-# timm's names of the parts of a dataset that mean the same.
+# timm's synonyms for splits.
 SYNONYMS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"))
 
 
 class ImageFolder(Dataset[tuple[Image.Image, int]]):
-    """Images in one folder per class, in the order and with the class numbers of timm's.
+    """Images in one folder per class, in timm's order and with timm's class numbers.
 
-    An image that cannot be read raises an error; no other image takes its place.
+    An unreadable image raises an error; no other image takes its place.
 
     Attributes:
-        root: path of the folder that holds the class folders.
-        samples: (path, class number) of each image.
+        root: path of the folder of class folders.
+        samples: (path, class number) per image.
         class_to_idx: class name -> number.
-        others: files in the class folders that are not images, relative to `root`; hidden ones left out.
+        others: visible files that are not images, relative to `root`.
     """
 
     def __init__(self, root: Path, classes: ClassNames | None = None) -> None:
         """List the images.
 
         Args:
-            root: folder that holds the class folders.
-            classes: the known classes; None: each folder is one.
+            root: folder of class folders.
+            classes: the known classes; None for one class per folder.
 
         Raises:
-            ValueError: images outside class folders or deeper, folders of unknown classes, class folders without
-                images where the folders decide what the classes are, or no images.
+            ValueError: no images, images outside class folders or deeper, folders of unknown classes, or class folders
+                without images if the folders determine the classes.
             OSError: a folder that cannot be read.
         """
         self.root = str(root)
@@ -49,10 +50,12 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         if classes is None and len(filled) < len(found):
             empty = [name for name, images in found.items() if not images]
             raise ValueError(
-                f"`data` {root} must have images of each class, got none in {listed(empty)}. Remove it."
+                f"`data` {root} must have images of each class, got none in {abbreviate(empty)}. Remove it."
             )
         self.class_to_idx = (
-            {name: number for number, name in enumerate(filled)} if classes is None else classes.numbers(filled)
+            {name: number for number, name in enumerate(filled)}
+            if classes is None
+            else classes.class_to_idx(filled)
         )
         self.samples = sorted(
             ((path, self.class_to_idx[name]) for name in filled for path in found[name]),
@@ -75,14 +78,14 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         return [self.filename(index) for index in range(len(self))]
 
 
-def part_folder(data: Path, split: str) -> Path:
-    """Find the folder of a part of a dataset, by timm's names; the dataset's own folder where there is none."""
+def split_folder(data: Path, split: str) -> Path:
+    """Find the folder of a split under any of timm's synonyms; return the dataset's own folder if there is none."""
     same = next((names for names in SYNONYMS if split in names), ())
     return next((data / name for name in (split, *same) if (data / name).is_dir()), data)
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Return what to sort names by, numbers by their value, as timm does; names that differ in case only differ too.
+    """Return a sort key that orders numbers by value, as timm does, and distinguishes names that differ only in case.
 
     Example:
         >>> sorted(["10.png", "9.png", "a", "A"], key=natural_key)
@@ -93,21 +96,22 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 
 
 def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """List class folder -> its images in natural order of folders, and the files that are not images."""
+    """List class folder -> images, folders in natural order, and the files that are not images."""
     entries = list(os.scandir(root))
     folders = sorted((entry for entry in entries if _is_folder(entry)), key=lambda entry: natural_key(entry.name))
     files = [entry.name for entry in entries if not _is_folder(entry)]
     if loose := sorted(filter(_is_image, files)):
         raise ValueError(
-            f"`data` {root} must have images in class folders only, got {listed(loose)} beside them. Move them."
+            f"`data` {root} must have images in class folders only, got {abbreviate(loose)} outside. Move them."
         )
     found: dict[str, list[str]] = {}
-    nested, others = [], [name for name in files if not name.startswith(".")]
+    nested: list[str] = []
+    others = [name for name in files if not name.startswith(".")]
     for folder in folders:
         images = []
         for entry in os.scandir(folder.path):
             if _is_folder(entry):
-                nested += list(_images_below(entry.path))[:1]
+                nested += islice(_images_below(entry.path), 1)
             elif _is_image(entry.name):
                 images.append(entry.path)
             elif not entry.name.startswith("."):
@@ -117,32 +121,29 @@ def _class_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     if nested:
         names = sorted(os.path.relpath(path, root) for path in nested)
         raise ValueError(
-            f"`data` must have images directly in one folder per class, but {root} holds {listed(names)}. Move the "
+            f"`data` must have images directly in one folder per class, got {abbreviate(names)} in {root}. Move the "
             "images up into the class folders, or give the folder in which each folder is one class."
         )
     return found, sorted(others)
 
 
 def _images_below(folder: str) -> Iterator[str]:
-    """Yield the images in a folder at any depth; each folder is visited once, links included."""
-    waiting, seen = [folder], set()
-    while waiting:
-        here = waiting.pop()
+    """Yield the images below a folder, visiting each folder once even if links form a circle."""
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in sorted(os.scandir(here), key=lambda entry: natural_key(entry.name)):
-            if _is_folder(entry):
-                waiting.append(entry.path)
-            elif _is_image(entry.name):
-                yield entry.path
+        folders.sort(key=natural_key)
+        yield from (os.path.join(here, name) for name in sorted(files, key=natural_key) if _is_image(name))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, which is reported when it is read
+    except OSError:  # a link to itself; reading it as an image reports it
         return False
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a dataset by their number: each as it is, none in place of another."""
+"""Read the images of a dataset by their index, without replacing unreadable ones."""
 
 import os
 from typing import Any
@@ -12,43 +12,35 @@ from vit_interactions.images.reading import read_image
 from vit_interactions.images.restricted import only_supported_formats
 
 
-def picture_names(dataset: Any) -> list[str]:
-    """List the names of a dataset's pictures: files relative to its folder, or numbers where it has no files.
+def image_names(dataset: Any) -> list[str]:
+    """List the names of a dataset's images: paths relative to its folder, or indices if it has no files.
 
     Args:
-        dataset: of timm or torchvision, indexed by picture.
+        dataset: of timm or torchvision.
 
     Raises:
-        ValueError: a stream, whose pictures have no numbers, or a dataset with a transform of its own.
+        ValueError: a stream, whose images have no indices, or a dataset with its own transform.
 
     Example:
         >>> from torchvision.datasets import FakeData
-        >>> picture_names(FakeData(size=3))
+        >>> image_names(FakeData(size=3))
         ['0', '1', '2']
     """
     if isinstance(dataset, IterableDataset):
         raise ValueError(
-            f"`dataset` must be indexed by picture, but {type(dataset).__name__} is a stream: use a teacher online."
+            f"`dataset` must be indexed by image, got the stream {type(dataset).__name__}. Use a teacher online."
         )
     if getattr(dataset, "transform", None) is not None:
         raise ValueError(
-            "`dataset` must come without a transform of its own, under which windows could not be followed."
+            "`dataset` must come without its own transform, which would move images off their windows."
         )
     if hasattr(dataset, "filenames"):
         return [str(name) for name in dataset.filenames()]
-    if hasattr(dataset, "samples") and hasattr(dataset, "root"):
-        return [os.path.relpath(path, dataset.root) for path, *_ in dataset.samples]
-    return [str(index) for index in range(len(dataset))]
+    return [image_name(dataset, index) for index in range(len(dataset))]
 
 
-def picture_name(dataset: Any, index: int) -> str:
-    """Return one of the names that `picture_names` lists.
-
-    Example:
-        >>> from torchvision.datasets import FakeData
-        >>> picture_name(FakeData(size=3), 2)
-        '2'
-    """
+def image_name(dataset: Any, index: int) -> str:
+    """Return one of the names that `image_names` lists."""
     if hasattr(dataset, "filename"):
         return str(dataset.filename(index) or index)
     if hasattr(dataset, "samples") and hasattr(dataset, "root"):
@@ -56,18 +48,18 @@ def picture_name(dataset: Any, index: int) -> str:
     return str(index)
 
 
-def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
-    """Read one image, upright and in RGB, and its target, before any transform.
+def read_sample(dataset: Any, index: int) -> tuple[Image.Image, Any]:
+    """Read an image, upright and in RGB, and its target, before any transform.
 
-    timm's datasets replace an image that cannot be read by the next one; here that is an error.
+    timm's datasets replace an unreadable image by the next one; here it raises an error.
 
     Args:
         dataset: of timm or torchvision, without a transform.
-        index: of the picture.
+        index: of the image.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the image cannot be read, as `read_image` says.
+        ValueError: an unreadable image, as in `read_image`.
     """
     if isinstance(dataset, DatasetFolder) and dataset.loader is default_loader:
         path, target = dataset.samples[index]
@@ -78,7 +70,7 @@ def read_picture(dataset: Any, index: int) -> tuple[Image.Image, Any]:
             image, target = dataset[index]
         return image, target
     if isinstance(reader, ReaderImageFolder):
-        file, target = reader.samples[index]  # not opened, which waits forever for a named pipe
+        file, target = reader.samples[index]  # the reader would open it, and wait forever for a named pipe
     else:
         file, target, *_ = reader[index]
     try:

@@ -1,7 +1,8 @@
-"""The order of the training pictures and what is done to each, as a function of seed, epoch and picture.
+"""Batches of indices for training and evaluation, and datasets with reproducible augmentation.
 
-Nothing depends on the number of worker processes, on what was drawn before, or on where the run was started: to resume
-in the middle of an epoch is to start there.
+The order of the images and their augmentation are a function of seed, epoch and image. They do not depend on the number
+of worker processes, on random numbers drawn before, or on where the run was started: a run that resumes in the middle
+of an epoch simply starts there.
 """
 
 from collections.abc import Iterator
@@ -13,55 +14,64 @@ from torch.utils.data import Dataset, Sampler
 from vit_interactions.utilities.seeds import ORDER, SAMPLE, seed_of, seeded
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, picture) of one process, from any step of an epoch on.
+class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Shuffled batches of (epoch, index) for one process, from any step of an epoch on.
 
-    A step is `parts` batches in each of `world` processes. Together they are the same pictures however a step is
-    divided. What is left at the end of an epoch, less than a step, is not used.
+    A step consists of `parts` batches in each of `world` processes, and contains the same images however it is divided.
+    Images that do not fill a step at the end of an epoch are dropped.
 
     Attributes:
-        epoch: the epoch that the next iteration gives.
-        first_step: the step in it that the next iteration starts with.
-        steps: steps in an epoch.
+        epoch: epoch of the next iteration.
+        first_step: first step of the next iteration.
+        steps: steps per epoch.
 
     Example:
-        >>> batches = EpochBatches(7, batch=1, parts=2, rank=1, world=2)
+        >>> batches = TrainingBatchSampler(7, batch=1, parts=2, rank=1, world=2)
         >>> batches.steps, len(list(batches))
         (1, 2)
     """
 
     def __init__(
-        self, pictures: int, batch: int, *, parts: int = 1, rank: int = 0, world: int = 1, seed: int = 0
+        self, images: int, batch: int, *, parts: int = 1, rank: int = 0, world: int = 1, seed: int = 0
     ) -> None:
-        """Take the number of pictures, and how a step is divided.
+        """Divide a number of images into batches.
 
         Raises:
-            ValueError: fewer pictures than one step takes.
+            ValueError: fewer images than one step takes.
         """
-        if pictures < batch * parts * world:
-            raise ValueError(
-                f"`batch_size` must be at most the number of training pictures, {pictures}, but got "
-                f"{batch * parts * world}."
-            )
-        self.pictures, self.batch, self.parts, self.rank, self.world = pictures, batch, parts, rank, world
-        self.seed = seed
+        step = batch * parts * world
+        if images < step:
+            raise ValueError(f"`batch_size` must be at most the number of training images, {images}, got {step}.")
+        self._images, self._batch, self._parts, self._rank, self._world = images, batch, parts, rank, world
+        self._seed = seed
         self.epoch = self.first_step = 0
-        self.steps = pictures // (batch * parts * world)
+        self.steps = images // step
 
     def __len__(self) -> int:
-        return (self.steps - self.first_step) * self.parts
+        return (self.steps - self.first_step) * self._parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(seed_of(ORDER, self.seed, self.epoch))
-        order = torch.randperm(self.pictures, generator=generator, device=generator.device)
+        generator = torch.Generator().manual_seed(seed_of(ORDER, self._seed, self.epoch))
+        order = torch.randperm(self._images, generator=generator, device=generator.device)
         epoch = self.epoch
-        for part in range(self.first_step * self.parts, self.steps * self.parts):
-            start = (part * self.world + self.rank) * self.batch
-            yield [(epoch, index) for index in order[start : start + self.batch].tolist()]
+        for part in range(self.first_step * self._parts, self.steps * self._parts):
+            start = (part * self._world + self._rank) * self._batch
+            yield [(epoch, index) for index in order[start : start + self._batch].tolist()]
+
+
+def evaluation_batches(images: int, batch: int, rank: int = 0, world: int = 1) -> list[range]:
+    """Return the batches of indices of one process: each image once, and as many batches in each process.
+
+    Example:
+        >>> [[list(batch) for batch in evaluation_batches(5, 2, rank, 2)] for rank in (0, 1)]
+        [[[0, 2], [4]], [[1, 3], []]]
+    """
+    mine, count = range(images)[rank::world], -(-images // (world * batch))
+    return [mine[number * batch : (number + 1) * batch] for number in range(count)]
 
 
 class SeededDataset(Dataset[Any]):
-    """A dataset whose random augmentation is a function of (seed, epoch, picture).
+    """A dataset whose random augmentation is a function of (seed, epoch, index).
 
     Example:
         >>> class Noise(Dataset):
@@ -73,14 +83,14 @@ class SeededDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
-        """Take a dataset that is indexed by picture."""
-        self.dataset, self.seed = dataset, seed
+        """Wrap a dataset."""
+        self.dataset, self._seed = dataset, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Return the picture of `key` = (epoch, index) as the dataset gives it under the seed of both."""
+        """Return the sample at `key` = (epoch, index)."""
         epoch, index = key
-        with seeded(seed_of(SAMPLE, self.seed, epoch, index)):
+        with seeded(seed_of(SAMPLE, self._seed, epoch, index)):
             return self.dataset[index]

@@ -1,10 +1,10 @@
-"""Windows on disk: those of every picture of a dataset, computed once, in 4 bytes and a bit a patch.
+"""Windows of every image of a dataset on disk, in 4 bytes and one bit per patch.
 
-A store is a folder: `manifest.json` tells what the windows are of, `names.txt.gz` of which pictures, and `shard-*.bin`
-hold a record of fixed length for each picture, in order: the bounds left, top, right, bottom of every patch's window,
-a byte each, then D, a bit a patch. At 224 x 224 pixels in patches of 16 these are 4 · 196 + 25 = 809 bytes, 1.04 GB for
-the pictures of ImageNet. A record of bytes 255 stands for a picture that could not be read. A shard ends in the SHA-256
-of the manifest, its number and its records, which is checked when a store is opened and when a build is resumed.
+A store is a folder: `manifest.json` describes the windows, `names.txt.gz` lists the images, and each `shard-*.bin`
+contains records of fixed length, one per image: left, top, right and bottom of each patch's window, one byte each, then
+one bit per patch, set if the patch is dropped. At 224 x 224 pixels and patches of 16, a record has 4 * 196 + 25 = 809
+bytes, 1.04 GB for ImageNet. A record of bytes 255 marks an unreadable image. A shard ends in the SHA-256 of the
+manifest, the shard's number and its records, which is checked when a store is opened and when a build is resumed.
 """
 
 import gzip
@@ -12,9 +12,9 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import torch
@@ -27,38 +27,31 @@ from vit_interactions.utilities.json_files import DamagedFileError, check_keys, 
 MANIFEST, NAMES = "manifest.json", "names.txt.gz"
 UNREADABLE = 255
 CHECKSUM_BYTES = 32  # a SHA-256 at the end of each shard
-REBUILD = "Rebuild it by `vit-interactions windows --resume`."
-REMAKE = "Restore the file, or make the store again in another folder."
-LARGEST_SIDE = 255  # patches: the largest bound, 254, is no `UNREADABLE`
+REBUILD = "Rebuild it with `vit-interactions windows --resume`."
+REMAKE = "Restore the file, or build the store again in another folder."
+LARGEST_SIDE = 255  # patches, so that the largest bound, 254, differs from `UNREADABLE`
 
 Records = NDArray[np.uint8]
-
-FIELDS: dict[str, Any] = {
-    **dict.fromkeys(("teacher", "architecture", "interpolation", "names"), str),
-    **dict.fromkeys(("alpha", "beta"), float),
-    **dict.fromkeys(("grid", "image_size", "mean", "std"), list),
-    **dict.fromkeys(("pictures", "shard", "format"), int),
-}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the windows of a store are of. Stores with equal manifests hold equal windows.
+    """Everything that determines the windows of a store: equal manifests, equal windows.
 
     Attributes:
         teacher: SHA-256 of the teacher's weights; see `checksum`.
-        architecture: SHA-256 of what the teacher computes with them; see `architecture_checksum`.
-        alpha: share of all patch pairs that count as relevant.
-        beta: share of the patches that are dropped.
-        grid: (rows, cols) of the patches.
-        image_size: (height, width) in pixels to which the teacher saw whole pictures squashed.
-        mean: what was taken from each channel.
-        std: what each channel was divided by.
-        interpolation: how pictures were resized.
-        pictures: how many there are.
+        architecture: SHA-256 of the teacher's architecture; see `architecture_checksum`.
+        alpha: fraction of all patch pairs that count as relevant.
+        beta: fraction of patches that are dropped.
+        grid: (rows, cols) of patches.
+        image_size: (height, width) in pixels to which whole images are resized for the teacher.
+        mean: subtracted from each channel.
+        std: divisor of each channel.
+        interpolation: of the resizing.
+        images: number of images.
         names: SHA-256 of their names.
-        shard: pictures in a file, the last one apart.
-        format: version of all this.
+        shard: images per shard, except in the last one.
+        format: version of the file format.
     """
 
     teacher: str
@@ -70,36 +63,36 @@ class Manifest:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
-    pictures: int
+    images: int
     names: str
     shard: int
-    format: int = 2
+    format: int = 3
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one picture."""
+        """Bytes per image."""
         patches = self.grid[0] * self.grid[1]
         return 4 * patches + -(-patches // 8)
 
     @property
     def shards(self) -> int:
-        """How many files hold the records."""
-        return -(-self.pictures // self.shard)
+        """Number of shards."""
+        return -(-self.images // self.shard)
 
-    def shard_pictures(self, number: int) -> range:
-        """The pictures whose records are in a file."""
-        return range(number * self.shard, min((number + 1) * self.shard, self.pictures))
+    def shard_images(self, number: int) -> range:
+        """Return the indices of the images in a shard."""
+        return range(number * self.shard, min((number + 1) * self.shard, self.images))
 
     def checksum(self, number: int, records: bytes | memoryview) -> bytes:
-        """Compute the SHA-256 that ends a shard: of this manifest, the shard's number and its records."""
+        """Compute the SHA-256 at the end of a shard: of this manifest, the shard's number and its records."""
         digest = hashlib.sha256(f"{self.as_json()}{number}".encode())
         digest.update(records)
         return digest.digest()
 
     def read_shard(self, folder: Path, number: int) -> Records | None:
-        """Read the records (pictures, bytes) of a shard; None if it is missing, damaged or of another manifest."""
+        """Read the records (images, bytes) of a shard; None if it is missing, damaged or of another manifest."""
         path = folder / shard_name(number)
-        count = len(self.shard_pictures(number))
+        count = len(self.shard_images(number))
         size = count * self.record_bytes
         if not path.is_file() or path.stat().st_size != size + CHECKSUM_BYTES:
             return None
@@ -109,22 +102,24 @@ class Manifest:
         return np.frombuffer(content, np.uint8, size).reshape(count, self.record_bytes)
 
     def as_json(self) -> str:
-        """Write it down."""
+        """Return the text of `manifest.json`."""
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+# JSON has lists, not tuples.
+FIELDS = {each.name: list if get_origin(each.type) is tuple else each.type for each in fields(Manifest)}
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a store.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedFileError: it is damaged, or none of this version's.
+        FileNotFoundError: no manifest.
+        DamagedFileError: a manifest that is damaged, or of another version.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(
-            f"`store` must be a folder made by `vit-interactions windows`, but {path} is missing."
-        )
+        raise FileNotFoundError(f"`store` must be a folder built by `vit-interactions windows`, got no {path}.")
     content = read_json(path, REMAKE) or {}
     check_manifest(path, content)
     for name, kind in FIELDS.items():
@@ -134,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Raise DamagedFileError, naming file and key, unless this is the content of a manifest."""
+    """Raise DamagedFileError, naming file and key, unless `content` is that of a manifest."""
     if content.get("format") != Manifest.format:
         raise DamagedFileError(
             f"`store` must be a window store of format {Manifest.format}, got format "
@@ -144,7 +139,7 @@ def check_manifest(path: Path, content: dict[str, Any]) -> None:
     check_keys(path, content, FIELDS, REMAKE)
     expected: dict[str, tuple[bool, str]] = {
         **{name: (0 <= content[name] <= 1, "in [0, 1]") for name in ("alpha", "beta")},
-        **{name: (content[name] >= 1, ">= 1") for name in ("pictures", "shard")},
+        **{name: (content[name] >= 1, ">= 1") for name in ("images", "shard")},
         "grid": (_is_size(content["grid"], LARGEST_SIDE), f"two whole numbers in [1, {LARGEST_SIDE}]"),
         "image_size": (_is_size(content["image_size"], 10**6), "two whole numbers >= 1"),
         **{name: (all(is_of(v, float) for v in content[name]), "a list of numbers") for name in ("mean", "std")},
@@ -161,7 +156,7 @@ def _is_size(value: Sequence[Any], largest: int) -> bool:
 
 
 def count_unreadable(folder: Path) -> int | None:
-    """Count the pictures of a store that could not be read; None while shards are missing or damaged."""
+    """Count the unreadable images of a store; return None while shards are missing or damaged."""
     manifest, count = read_manifest(folder), 0
     for number in range(manifest.shards):
         records = manifest.read_shard(folder, number)
@@ -172,22 +167,22 @@ def count_unreadable(folder: Path) -> int | None:
 
 
 def shard_name(number: int) -> str:
-    """Name a file of records.
-
-    Example:
-        >>> shard_name(7)
-        'shard-000007.bin'
-    """
+    """Return the file name of a shard."""
     return f"shard-{number:06d}.bin"
 
 
-def digest(names: Sequence[str]) -> str:
-    """Compute the SHA-256 of names, in their order."""
-    return hashlib.sha256(join_names(names)).hexdigest()
+def encode_names(names: Sequence[str]) -> bytes:
+    """Encode names, one per line; bytes of file names that are not text stay as they are."""
+    return "\n".join(names).encode(errors="surrogateescape")
+
+
+def names_checksum(names: Sequence[str]) -> str:
+    """Compute the SHA-256 of names in order."""
+    return hashlib.sha256(encode_names(names)).hexdigest()
 
 
 def read_names(folder: Path, manifest: Manifest) -> list[str] | None:
-    """Read the names of a store's pictures; None if the file is missing or damaged."""
+    """Read the names of a store's images; None if the file is missing or damaged."""
     try:
         content = gzip.decompress((folder / NAMES).read_bytes())
     except (OSError, EOFError, zlib.error):
@@ -197,13 +192,8 @@ def read_names(folder: Path, manifest: Manifest) -> list[str] | None:
     return content.decode(errors="surrogateescape").split("\n")
 
 
-def join_names(names: Sequence[str]) -> bytes:
-    """Write names, a line each; the bytes of a file's name that are no text stay as they are."""
-    return "\n".join(names).encode(errors="surrogateescape")
-
-
 def pack(windows: Tensor, dropped: Tensor) -> Records:
-    """Write windows (batch, patches, 4) and dropped patches (batch, patches) as records (batch, bytes).
+    """Pack windows (batch, patches, 4) and dropped patches (batch, patches) into records (batch, bytes).
 
     Example:
         >>> pack(torch.tensor([[[0, 0, 1, 0], [1, 0, 1, 0]]]), torch.tensor([[False, True]]))
@@ -214,30 +204,18 @@ def pack(windows: Tensor, dropped: Tensor) -> Records:
 
 
 def unpack(records: Records, patches: int) -> tuple[Tensor, Tensor]:
-    """Read windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool from records (batch, bytes).
-
-    Example:
-        >>> windows, dropped = torch.tensor([[[0, 0, 1, 0], [1, 0, 1, 0]]]), torch.tensor([[False, True]])
-        >>> [torch.equal(a, b) for a, b in zip(unpack(pack(windows, dropped), 2), (windows, dropped))]
-        [True, True]
-    """
+    """Unpack records (batch, bytes) to windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool."""
     bounds = torch.from_numpy(records[:, : 4 * patches].reshape(-1, patches, 4))
     bits = np.unpackbits(records[:, 4 * patches :], axis=1, count=patches)
     return bounds, torch.from_numpy(bits.astype(bool))
 
 
 class WindowStore:
-    """The windows of every picture of a dataset, read from disk as they are asked for.
+    """The windows of every image of a dataset, memory-mapped from disk.
 
     Attributes:
-        folder: where it is.
-        manifest: what it is of.
-
-    Example:
-        >>> store = WindowStore(store_folder)  # doctest: +SKIP
-        >>> windows, dropped = store[0]  # doctest: +SKIP
-        >>> windows.shape, dropped.shape  # doctest: +SKIP
-        (torch.Size([196, 4]), torch.Size([196]))
+        folder: of the store.
+        manifest: describes the windows.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -245,7 +223,7 @@ class WindowStore:
 
         Raises:
             FileNotFoundError: no store there.
-            ValueError: one that is not complete, damaged, or of another version.
+            ValueError: a store that is incomplete, damaged, or of another version.
         """
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
@@ -259,54 +237,49 @@ class WindowStore:
             )
         if missing:
             raise ValueError(
-                f"`store` {self.folder} is not complete: {len(missing)} of {self.manifest.shards} shards are missing, "
-                f"the first is {shard_name(missing[0])}. Finish it by `vit-interactions windows --resume`."
+                f"`store` must be complete, got {self.folder}: {len(missing)} of {self.manifest.shards} shards are "
+                f"missing, the first is {shard_name(missing[0])}. Finish it with `vit-interactions windows --resume`."
             )
         self._shards: dict[int, Records] = {}
 
     def __len__(self) -> int:
-        return self.manifest.pictures
+        return self.manifest.images
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes map the files anew instead of getting copies of what they hold.
+        # Worker processes map the files themselves instead of getting copies of their content.
         return {**self.__dict__, "_shards": {}}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the windows (patches, 4) uint8 and the dropped patches (patches,) bool of a picture.
+        """Return the windows (patches, 4) uint8 and the dropped patches (patches,) bool of an image.
 
         Raises:
-            IndexError: no such picture.
-            ValueError: one that could not be read when the store was made.
+            IndexError: no such image.
+            ValueError: an image that was unreadable when the store was built.
         """
         windows, dropped = self.lookup([index])
         return windows[0], dropped[0]
 
     def lookup(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool of pictures.
-
-        Raises:
-            IndexError: no such picture.
-            ValueError: one that could not be read when the store was made.
-        """
+        """Return the windows (batch, patches, 4) uint8 and dropped patches (batch, patches) bool of several images."""
         for index in indices:
             if not self.is_readable(index):
                 raise ValueError(
-                    f"picture {index} ({self.names[index]}) has no windows: it could not be read when the store was "
-                    "made."
+                    f"Image {index} ({self.names[index]}) has no windows: it could not be read when the store was "
+                    "built."
                 )
         rows, cols = self.manifest.grid
         return unpack(np.stack([self._record(index) for index in indices]), rows * cols)
 
     def is_readable(self, index: int) -> bool:
-        """Whether a picture could be read when the store was made, so that it has windows."""
+        """Return True if the image could be read when the store was built, so that it has windows."""
         return bool(self._record(index)[0] != UNREADABLE)
 
     @property
     def names(self) -> list[str]:
-        """The names of the pictures.
+        """The names of the images.
 
         Raises:
-            DamagedFileError: the file that lists them is missing or damaged.
+            DamagedFileError: a list of names that is missing or damaged.
         """
         found = read_names(self.folder, self.manifest)
         if found is None:
@@ -314,24 +287,25 @@ class WindowStore:
         return found
 
     def check_names(self, names: Sequence[str]) -> None:
-        """Raise ValueError, naming the first difference, unless the pictures have these names in this order."""
+        """Raise ValueError, naming the first difference, unless the images have these names in this order."""
         if len(names) != len(self):
             raise ValueError(
-                f"`store` {self.folder} is of {len(self)} pictures, but the dataset has {len(names)}."
+                f"`store` must be built from the images of the dataset, got {len(self)} in {self.folder} and "
+                f"{len(names)} in the dataset."
             )
-        if digest(names) != self.manifest.names:
+        if names_checksum(names) != self.manifest.names:
             first = next(n for n, (own, other) in enumerate(zip(self.names, names, strict=True)) if own != other)
             raise ValueError(
-                f"`store` {self.folder} is of other pictures than the dataset: the first that differs is number "
-                f"{first}, {self.names[first]!r} in the store and {names[first]!r} in the dataset."
+                f"`store` must be built from the images of the dataset, got other names: image {first} is "
+                f"{self.names[first]!r} in {self.folder} and {names[first]!r} in the dataset."
             )
 
     def _record(self, index: int) -> Records:
         if not 0 <= check_index("index", index) < len(self):
-            raise IndexError(f"`index` must lie in [0, {len(self) - 1}], but got {index}.")
+            raise IndexError(f"`index` must be in [0, {len(self) - 1}], got {index}.")
         number, place = divmod(index, self.manifest.shard)
         if number not in self._shards:
-            shape = len(self.manifest.shard_pictures(number)), self.manifest.record_bytes
+            shape = len(self.manifest.shard_images(number)), self.manifest.record_bytes
             self._shards[number] = np.memmap(self.folder / shard_name(number), np.uint8, "r", shape=shape)
         record: Records = self._shards[number][place]
         return record

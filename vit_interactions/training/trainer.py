@@ -1,4 +1,4 @@
-"""A student and all that changes with a step of its training: weights, optimizer, averages, scaling."""
+"""A model and everything that changes while it is trained: weights, optimizer, schedule, EMA, loss scaler."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -17,49 +17,44 @@ from timm.task import ClassificationTask
 from timm.utils import NativeScaler, dispatch_clip_grad, unwrap_model
 from torch import Tensor, nn
 
-from vit_interactions.models.adaptive_window import AdaptiveWindowViT
-from vit_interactions.training.checkpoint import ADVICE as CHECKPOINT_ADVICE
-from vit_interactions.training.checkpoint import check_optimizer, check_tensors
+from vit_interactions.models.adaptive_window import AdaptiveWindowViT, Teacher
+from vit_interactions.training.checkpoint import ADVICE, check_optimizer, check_tensors
 from vit_interactions.training.data.loaders import TrainingBatch
 from vit_interactions.training.data.windowed_dataset import WindowedTarget
 from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import TrainingSettings
-from vit_interactions.training.task import Teacher, WindowSupervisionTask
+from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.utilities.json_files import check_keys
 from vit_interactions.utilities.processes import Process
 from vit_interactions.utilities.seeds import STEP, seed_everything, seed_of
 
-WARMUP_LR = 1e-5  # timm's
+WARMUP_LR = 1e-5  # timm's default
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Learner:
-    """A student that learns step by step.
+class Trainer:
+    """Trains a model step by step.
 
-    Whatever is drawn at random in a step is a function of seed, step and process.
+    All random numbers of a step are a function of seed, step and process.
 
     Attributes:
-        step: steps that are done.
-        task: timm's, with the student in it.
-        meter: the numbers of the steps.
+        step: number of finished steps.
+        task: timm's task with the model.
+        meter: running means of the losses.
         lr: learning rate of the last step.
     """
 
     def __init__(
         self, student: nn.Module, settings: TrainingSettings, process: Process, total: int, teacher: Teacher | None
     ) -> None:
-        """Take a student, on the process's device, and how it is to learn.
+        """Create the task, optimizer, schedule and augmentations for a model on the process's device.
 
-        Args:
-            student: the classifier.
-            settings: of the training.
-            process: this one.
-            total: steps to train.
-            teacher: gives the windows that it learns from, or sees by.
+        The teacher determines the windows that the student learns, or attends within; `total` is the number of steps.
         """
         self.step, self.meter, self.lr = 0, Meter(), settings.lr
         self._settings, self._process = settings, process
-        self.task = make_task(student, settings, process, teacher)
+        self.autocast = partial(autocast_for, settings.amp, process.device)
+        self.task = create_task(student, settings, process, teacher)
         self._optimizer = create_optimizer_v2(
             student,
             opt=settings.opt,
@@ -67,30 +62,32 @@ class Learner:
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
         )
-        self._schedule = make_schedule(self._optimizer, settings, total)
+        self._schedule = create_schedule(self._optimizer, settings, total)
         self._scaler = NativeScaler(process.device.type) if settings.amp == "fp16" else None
         if settings.ema is not None:
             self.task.setup_ema(decay=settings.ema)
-            share_teacher(student, unwrap_model(self.task.get_trainable_module(ema=True)))
-        self._augmentations = make_augmentations(student, settings, process)
+            averaged = self.model
+            if isinstance(student, AdaptiveWindowViT) and isinstance(averaged, AdaptiveWindowViT):
+                averaged.set_teacher(student.teacher)  # instead of a copy
+        self._augmentations = create_augmentations(student, settings, process)
 
     def distribute(self) -> None:
-        """Learn together with the other processes from here on."""
+        """Train together with the other processes from here on."""
         if self._process.world > 1:
             device = self._process.device
             self.task.prepare_distributed(device_ids=None if device.type == "cpu" else [device])
 
     @property
     def model(self) -> nn.Module:
-        """What has been learnt: the average of the weights where there is one."""
+        """The trained model; with EMA, the averaged one."""
         model: nn.Module = unwrap_model(self.task.get_trainable_module(ema=self.task.has_ema()))
         return model
 
-    def learn(self, batches: Iterator[TrainingBatch]) -> None:
-        """Take a step on the next batches, as many as it has parts.
+    def train_step(self, batches: Iterator[TrainingBatch]) -> None:
+        """Train one optimizer step on the next `accumulate` batches.
 
-        An image that could not be read counts as one without a gradient: the others weigh as much as ever, however the
-        step is divided among parts and processes.
+        An unreadable image counts as an image without a gradient, so that the weight of the others does not depend on
+        how the step is divided among batches and processes.
         """
         parts = self._settings.accumulate
         for part in range(parts):
@@ -105,17 +102,12 @@ class Learner:
         self.task.update_ema(step=self.step)
         self._schedule.step_update(self.step)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context to compute in."""
-        kind = AMP_TYPES.get(self._settings.amp)
-        return nullcontext() if kind is None else torch.autocast(self._process.device.type, kind)
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; the teacher is not in it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, without the teacher."""
         state = {
             "step": self.step,
             "lr": self.lr,
-            "meter": self.meter.state(),
+            "meter": self.meter.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             **self.task.get_checkpoint_state(),
             **self.task.get_checkpoint_state(ema=True),
@@ -124,22 +116,22 @@ class Learner:
             state[self._scaler.state_dict_key] = self._scaler.state_dict()
         return state
 
-    def check_state(self, path: Path, state: dict[str, Any]) -> None:
-        """Raise DamagedFileError, naming the field, where the state of a checkpoint does not fit this learner."""
-        wanted = self.state()
-        check_keys(path, state, dict.fromkeys(wanted, object), CHECKPOINT_ADVICE)
+    def check_state_dict(self, path: Path, state: dict[str, Any]) -> None:
+        """Raise DamagedFileError, naming the field, if the state of a checkpoint does not fit this trainer."""
+        own = self.state_dict()
+        check_keys(path, state, dict.fromkeys(own, object), ADVICE)
         for key in ("state_dict", "state_dict_ema"):
-            if key in wanted:
-                check_tensors(path, key, state[key], wanted[key])
+            if key in own:
+                check_tensors(path, key, state[key], own[key])
         check_optimizer(path, state["optimizer"], self._optimizer)
         if self._scaler is not None:
             key = self._scaler.state_dict_key
-            check_keys(path, state[key], dict.fromkeys(wanted[key], float), CHECKPOINT_ADVICE, key)
+            check_keys(path, state[key], dict.fromkeys(own[key], float), ADVICE, key)
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; before `distribute`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of a checkpoint; must be called before `distribute`."""
         self.step, self.lr = state["step"], state["lr"]
-        self.meter.load_state(state["meter"])
+        self.meter.load_state_dict(state["meter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.task.load_checkpoint_state(state["state_dict"])
         if self.task.has_ema():
@@ -173,41 +165,45 @@ class Learner:
             self._optimizer.step()
 
 
-def make_task(
+def autocast_for(amp: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context of mixed precision "bf16" or "fp16" on a device; one without effect for "none"."""
+    return torch.autocast(device.type, AMP_TYPES[amp]) if amp in AMP_TYPES else nullcontext()
+
+
+def create_task(
     student: nn.Module, settings: TrainingSettings, process: Process, teacher: Teacher | None
 ) -> ClassificationTask:
-    """Make the task of a student: to classify, and where there are targets, to find the teacher's windows."""
+    """Create the task of classification, supervised by the teacher's windows if the settings ask for it."""
     if isinstance(student, AdaptiveWindowViT):
         student.set_teacher(teacher)
     common: dict[str, Any] = {"device": process.device, "verbose": False}
-    loss = make_criterion(settings)
+    loss = create_loss(settings)
     if settings.window_targets == "none":
         return ClassificationTask(student, loss, **common)
+    if settings.window_targets == "cached":
+        teacher = None
     return WindowSupervisionTask(
-        student,
-        loss,
-        teacher=teacher if settings.window_targets == "online" else None,
-        lambda1=settings.lambda1,
-        lambda2=settings.lambda2,
-        **common,
+        student, loss, teacher=teacher, lambda1=settings.lambda1, lambda2=settings.lambda2, **common
     )
 
 
-def make_criterion(settings: TrainingSettings) -> nn.Module:
-    """Make the classification loss; mixed pictures come with shares of classes, smoothed already."""
+def create_loss(settings: TrainingSettings) -> nn.Module:
+    """Create the classification loss; mixed images come with soft targets that are smoothed already."""
     if settings.mixup or settings.cutmix:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(settings.smoothing) if settings.smoothing else nn.CrossEntropyLoss()
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total: int) -> Any:
-    """Make the course of the learning rate over `total` steps: a rise, then down to `min_lr`, or constant.
+def create_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total: int) -> Any:
+    """Create the learning rate schedule: warm-up, then a decay to `min_lr`, or a constant rate.
 
     Raises:
-        ValueError: the rise takes all steps.
+        ValueError: no steps left after the warm-up.
     """
     if settings.warmup_steps >= total:
-        raise ValueError(f"`warmup_steps` must be less than the {total} steps, but got {settings.warmup_steps}.")
+        raise ValueError(
+            f"`warmup_steps` must be less than the total of {total} steps, got {settings.warmup_steps}."
+        )
     shapes: dict[str, dict[str, Any]] = {
         "cosine": {"sched": "cosine"},
         "linear": {"sched": "poly", "decay_rate": 1.0},
@@ -221,42 +217,28 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, 
         warmup_lr=min(WARMUP_LR, settings.lr),
         warmup_prefix=True,
         step_on_epochs=False,
-        updates_per_epoch=1,  # so that what timm counts in epochs are steps
+        updates_per_epoch=1,  # one of timm's epochs is one step
         **shapes[settings.sched],
     )
     return schedule
 
 
-def make_augmentations(student: nn.Module, settings: TrainingSettings, process: Process) -> list[Any]:
-    """Make what is done to whole batches: timm's random erasing, Mixup and CutMix."""
-    made: list[Any] = []
+def create_augmentations(student: nn.Module, settings: TrainingSettings, process: Process) -> list[Any]:
+    """Create the augmentations of whole batches: timm's random erasing, Mixup and CutMix."""
+    augmentations: list[Any] = []
     if settings.random_erase:
         erasing = RandomErasing(settings.random_erase, mode="pixel", device=process.device)
-        made.append(partial(_erase, erasing))
+        augmentations.append(lambda images, target: (erasing(images), target))
     if settings.mixup or settings.cutmix:
-        mixup = Mixup(
-            settings.mixup,
-            settings.cutmix,
-            label_smoothing=settings.smoothing,
-            num_classes=student.num_classes,
-        )
-        made.append(partial(_mix, mixup))
-    return made
+        smoothing, classes = settings.smoothing, student.num_classes
+        mixup = Mixup(settings.mixup, settings.cutmix, label_smoothing=smoothing, num_classes=classes)
+        augmentations.append(partial(_mix, mixup))
+    return augmentations
 
 
 def _mix(mixup: Any, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix images in pairs; one that an unreadable image left alone stays as it is."""
+    """Mix images in pairs; leave one without a partner (its own was unreadable) as it is."""
     even = len(images) // 2 * 2
     alone = mixup_target(target[even:], mixup.num_classes, 1.0, mixup.label_smoothing)
     mixed, shares = mixup(images[:even], target[:even])
     return torch.cat([mixed, images[even:]]), torch.cat([shares, alone])
-
-
-def _erase(erasing: RandomErasing, images: Tensor, target: Any) -> tuple[Tensor, Any]:
-    return erasing(images), target
-
-
-def share_teacher(student: nn.Module, copy: nn.Module) -> None:
-    """Give a copy of a student the student's own teacher in the place of a copy of it."""
-    if isinstance(student, AdaptiveWindowViT) and isinstance(copy, AdaptiveWindowViT):
-        copy.set_teacher(student.teacher)

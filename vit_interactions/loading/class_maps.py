@@ -1,4 +1,4 @@
-"""The names of a model's classes in order, and the class maps that hold them."""
+"""Names of a model's classes in order, read from class maps and configs."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,27 +11,25 @@ from vit_interactions.utilities.files import check_regular_file
 from vit_interactions.utilities.names import composed
 from vit_interactions.utilities.text_files import read_text_file
 
-SHOWN = 5  # names in an error
-
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The names of classes in order, checked.
+    """Distinct names of classes in order.
 
-    Names match folders however their accents are encoded (NFC or NFD).
+    Names match folders in either encoding of accents (NFC or NFD).
 
     Attributes:
-        names: the name of each class.
-        source: the origin of the names, for errors.
+        names: name of each class.
+        source: origin of the names, for errors.
 
     Raises:
-        ValueError: a repeated name, or no names.
+        ValueError: a repeated name.
 
     Example:
         >>> classes = ClassNames(("ant", "bee"), "`class_map` c.txt")
-        >>> classes.numbers(["bee"])
+        >>> classes.class_to_idx(["bee"])
         {'bee': 1}
-        >>> classes.numbers(["bee", "ants"])
+        >>> classes.class_to_idx(["bee", "ants"])
         Traceback (most recent call last):
         ValueError: `data` must have classes of `class_map` c.txt only, got ants. Did you mean ant? Make ...
     """
@@ -41,39 +39,39 @@ class ClassNames:
 
     def __post_init__(self) -> None:
         first: dict[str, int] = {}
-        for number, name in enumerate(map(composed, self.names)):
+        for number, name in enumerate(map(composed, self.names), 1):
             if name in first:
                 raise ValueError(
-                    f"{self.source} must name each class once, got {name!r} as classes {first[name]} and {number}."
+                    f"{self.source} must name each class once, got {name!r} as entries {first[name]} and {number}."
                 )
             first[name] = number
 
-    def numbers(self, found: Iterable[str]) -> dict[str, int]:
-        """Return the number of each class found in the data.
+    def class_to_idx(self, found: Iterable[str]) -> dict[str, int]:
+        """Return the index of each class found in the data.
 
         Raises:
             ValueError: names that are not among the classes.
         """
         found = list(found)
-        numbers = self.among(found)
-        if strange := [name for name in found if name not in numbers]:
+        indices = self.known_class_to_idx(found)
+        if unknown := [name for name in found if name not in indices]:
             raise ValueError(
-                f"`data` must have classes of {self.source} only, got {listed(strange)}."
-                f"{nearest(strange[0], self.names)} Make the names agree, or remove their images."
+                f"`data` must have classes of {self.source} only, got {abbreviate(unknown)}."
+                f"{nearest(unknown[0], self.names)} Make the names agree, or remove their images."
             )
-        return numbers
+        return indices
 
-    def among(self, found: Iterable[str]) -> dict[str, int]:
-        """Return the number of each known class of the data."""
-        known = {composed(name): number for number, name in enumerate(self.names)}
+    def known_class_to_idx(self, found: Iterable[str]) -> dict[str, int]:
+        """Return the index of each class found in the data that is among the classes."""
+        known = {composed(name): index for index, name in enumerate(self.names)}
         return {name: known[composed(name)] for name in found if composed(name) in known}
 
 
-def listed(names: Sequence[str], shown: int = SHOWN) -> str:
-    """List the first names.
+def abbreviate(names: Sequence[str], shown: int = 5) -> str:
+    """Join the first names, and count the others.
 
     Example:
-        >>> listed(["a", "b", "c"], shown=2)
+        >>> abbreviate(["a", "b", "c"], shown=2)
         'a, b and 1 more'
     """
     rest = len(names) - shown
@@ -83,10 +81,10 @@ def listed(names: Sequence[str], shown: int = SHOWN) -> str:
 def read_class_map(path: Path, count: int) -> ClassNames:
     """Read the names of a model's classes from a text file, one name per line.
 
-    UTF-8, or UTF-16 with a byte order mark. Empty lines at the end are allowed.
+    The encoding is UTF-8, or UTF-16 with a byte order mark. Empty lines at the end are allowed.
 
     Args:
-        path: the file.
+        path: of the file.
         count: number of the model's classes.
 
     Raises:
@@ -95,29 +93,22 @@ def read_class_map(path: Path, count: int) -> ClassNames:
     """
     check_regular_file("class_map", path)
     lines = [line.strip() for line in re.split("\r\n|\r|\n", read_text_file("class_map", path).rstrip())]
-    first: dict[str, int] = {}
-    for number, name in enumerate(map(composed, lines), 1):
-        if not name:
-            raise ValueError(
-                f"`class_map` {path} must have a class name in each line, got an empty line {number}."
-            )
-        if name in first:
-            raise ValueError(
-                f"`class_map` {path} must name each class once, got {name!r} in lines {first[name]} and {number}."
-            )
-        first[name] = number
+    source = f"`class_map` {path}"
+    if "" in lines:
+        raise ValueError(f"{source} must have a class name in each line, got an empty line {lines.index('') + 1}.")
+    names = ClassNames(tuple(lines), source)
     if len(lines) != count:
         raise ValueError(
             f"`class_map` must have a line for each of the model's {count} classes, got {len(lines)} lines in {path}."
         )
-    return ClassNames(tuple(lines), f"`class_map` {path}")
+    return names
 
 
 def names_of_config(names: Any, count: int) -> ClassNames:
-    """Check the names of its classes that a model's config holds.
+    """Check the class names in a model's config.
 
     Raises:
-        ValueError: no list of names, a repeated name, or another number than the model has classes.
+        ValueError: not a list of names, a repeated name, or another number than the model has classes.
     """
     source = "`label_names` of the model's config"
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):

@@ -1,0 +1,100 @@
+"""The images that a report shows, each with its maps under every model."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from vit_interactions.compare.manifest import ListedImage
+from vit_interactions.compare.records import Record
+from vit_interactions.compare.report.embedded import Tile, image_uri, map_uri, outline_uri, tile
+from vit_interactions.compare.report.tables import Column, Row, columns, value_rows
+from vit_interactions.compare.results import Results
+from vit_interactions.figures.values import is_constant
+from vit_interactions.images.masks import read_mask
+
+
+@dataclass(frozen=True)
+class ShownRecord:
+    """One image under one model, as a page shows it.
+
+    `maps` are method, address, and whether the map is constant, in the order of the methods.
+    """
+
+    model: str
+    prediction: str
+    tile: Tile
+    heads: list[Column]
+    maps: list[tuple[str, Markup, bool]]
+    absent: list[str]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """One image of a page; `address` is None if the file is gone, `outline` if no mask can be read."""
+
+    name: str
+    address: Markup | None
+    outline: Markup | None
+    records: list[ShownRecord]
+
+
+def show_image(results: Results, image: ListedImage, table: pd.DataFrame) -> ShownImage:
+    """Prepare an image with its maps and values for a page.
+
+    Args:
+        results: that it belongs to.
+        image: one that has been read.
+        table: from `Results.table`; rows of other images are ignored.
+    """
+    table = table[table["image"] == image.key]
+    records = [
+        show_record(results, model, image, record, table[table["model"] == model])
+        for model in results.models
+        for _, record in results.records(model, [image.key])
+        if record.maps
+    ]
+    return ShownImage(image.name, _address(results, image.key), _outline(image), records)
+
+
+def show_record(
+    results: Results, model: str, image: ListedImage, record: Record, table: pd.DataFrame
+) -> ShownRecord:
+    """Prepare an image under one model for a page; arguments as in `show_image`, with the rows of the model."""
+    size, layout, placement = record.geometry()
+    height, width = layout.extent
+    boxes = [(box.left, box.top, box.right, box.bottom) for box in image.boxes]
+    heads = columns(table, results.directions)
+    methods = results.methods
+    return ShownRecord(
+        model,
+        record.prediction_text,
+        tile(size, placement.box(0, 0, width, height), boxes),
+        heads,
+        [
+            (name, map_uri(record.maps[name]), is_constant(record.maps[name]))
+            for name in methods
+            if name in record.maps
+        ],
+        [name for name in methods if name not in record.maps],
+        value_rows(table, methods, heads),
+    )
+
+
+def _outline(image: ListedImage) -> Markup | None:
+    """Return the outline of the image's mask; None without a mask of its size."""
+    if image.mask is None or image.size is None:
+        return None
+    try:
+        return outline_uri(read_mask(image.mask, image.size))
+    except ValueError:  # listed among the failures
+        return None
+
+
+def _address(results: Results, key: str) -> Markup | None:
+    """Return the image as an address; None if its file is gone."""
+    try:
+        return image_uri(results.image(key))
+    except (OSError, ValueError):
+        return None
