@@ -4,7 +4,7 @@
 take every form that this library knows: the model that captum sees computes the score itself.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import captum.attr
 import torch
@@ -17,6 +17,7 @@ from vit_interactions_adapters.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
 
 Baselines = Tensor | float | None
+Integration = Literal["riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre"]
 
 
 class CaptumSaliency(CaptumMethod):
@@ -59,7 +60,7 @@ class CaptumIntegratedGradients(CaptumMethod):
         model: nn.Module,
         baselines: Baselines = None,
         n_steps: int = 50,
-        method: str = "gausslegendre",
+        method: Integration = "gausslegendre",
         internal_batch_size: int | None = None,
     ) -> None:
         """Take the model and captum's options.

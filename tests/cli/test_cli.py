@@ -22,7 +22,7 @@ from vit_interactions_adapters.methods import METHODS as OTHERS
 import vit_interactions as vi
 from tests.helpers.command_line import run
 from tests.helpers.locking import held
-from vit_interactions.cli import explain as explain_module
+from vit_interactions.cli import explain as command
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
@@ -71,9 +71,7 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
     for image in images:
         folder = out / image.stem
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["settings"]["methods"] == explain_module.default_methods(
-            load_model("test_vit", checkpoint)
-        )
+        assert list(manifest["settings"]["methods"]) == command.default_methods(load_model("test_vit", checkpoint))
         assert {"attention_rollout", "gmar", "dynamic_accumulated_attention"} <= set(
             manifest["settings"]["methods"]
         )
@@ -227,8 +225,12 @@ def test_killed_run_leaves_complete_folders_and_resumes(
         (["--method", "salience"], "Did you mean saliency"),
         (
             ["--method", "scorecam"],
-            "but got 'scorecam'. ScoreCAM is not offered: it runs the model once a channel",
+            "got 'scorecam'. ScoreCAM is not offered: it runs the model once a channel",
         ),
+        (["--method", "gmar:norm=l3"], "`norm` of gmar must be l1 or l2, got 'l3'"),
+        (["--method", "gmar:nrm=l1"], r"own options \(norm=l2\|l1, .*\), got 'nrm'. Did you mean norm"),
+        (["--method", "gmar:norm"], "`method` must be NAME or NAME:OPTION=VALUE"),
+        (["--method", "attention_rollout:discard=2"], r"`discard` must lie in \[0, 1\]"),
         (["--patch", "10,0"], r"`patch` must lie in the grid: row in \[0, 9\]"),
         (["--patch", "1;2"], r"`--patch` must be ROW,COL"),
         (["--device", "cuda:99"], "`--device` must be auto or a device of this machine"),
@@ -248,6 +250,40 @@ def test_wrong_options_print_one_line(
     assert re.search(message, shown), shown
     assert "Traceback" not in shown
     assert not (tmp_path / "out").exists()
+
+
+def test_methods_with_options_stand_beside_their_defaults(
+    checkpoint: Path, images: list[Path], tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "out", tmp_path / "out" / images[0].stem
+    names = ["gmar", "gmar:norm=l1", "responsive_field_size", "responsive_field_size:alpha=0.2"]
+    options = [option for name in names for option in ("--method", name)]
+
+    def explained(*options: str) -> int:
+        assert explain(images[0], *options, "--resume", checkpoint=checkpoint, out=out) == 0
+        return (folder / "maps.npz").stat().st_mtime_ns
+
+    first = explained(*options, "--alpha", "0.05")
+    model = load_model("test_vit", checkpoint)
+    inputs = prepare(read_image(images[0]), model).input[None]
+    target = int(model(inputs).argmax())
+    arrays = np.load(folder / "maps.npz")
+    expected = [
+        vi.GMAR(model).patch_map(inputs, target),
+        vi.GMAR(model, norm="l1").patch_map(inputs, target),
+        vi.ResponsiveFieldSize(model, alpha=0.05).patch_map(inputs),
+        vi.ResponsiveFieldSize(model, alpha=0.2).patch_map(inputs),
+    ]
+    for name, maps in zip(names, expected, strict=True):
+        assert torch.equal(torch.from_numpy(arrays[name]), maps[0]), name
+    assert {path.name for path in folder.glob("*.png")} >= {"gmar.png", "gmar_norm=l1.png"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["figures"]) == {path.name for path in folder.glob("*.png")}
+    described = manifest["settings"]["methods"]
+    assert [described[name]["options"].get("norm") for name in names[:2]] == ["l2", "l1"]
+    assert [described[name]["options"]["alpha"] for name in names[2:]] == [0.05, 0.2]
+    assert explained(*options, "--alpha", "0.05") == first
+    assert explained(*options[:3], "gmar:norm=l2", "--alpha", "0.05") != first  # made anew with other options
 
 
 @pytest.mark.parametrize("option", ["--alpha", "--beta"])
@@ -321,6 +357,9 @@ def test_models_and_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> No
         about, source, *_ = listed.split(f"\n{name} ({library})\n")[1].splitlines()
         assert about.startswith(f"    {method.quantity}; ")
         assert source == f"    {method.source}"
+    assert "    options: fusion=mean|max|min, discard=0.0, alpha=1.0, start_layer=0\n" in listed
+    assert "    options: rectify=true, norm_blocks=false, readout=model|class_token\n" in listed
+    assert "    options: variant=head|token, steps=20, start=none|int\n" in listed
 
 
 def test_methods_of_other_libraries_next_to_ours(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
@@ -331,7 +370,7 @@ def test_methods_of_other_libraries_next_to_ours(checkpoint: Path, images: list[
     for image in images:
         folder = tmp_path / "out" / image.stem
         manifest = json.loads((folder / "manifest.json").read_text())
-        libraries = {name: described["library"] for name, described in manifest["methods"].items()}
+        libraries = {name: described["library"] for name, described in manifest["settings"]["methods"].items()}
         assert libraries == dict(
             zip(names, ("pytorch-grad-cam", "vit_interactions", "captum", "pytorch-grad-cam"), strict=True)
         )
@@ -432,7 +471,7 @@ def test_requested_method_that_is_unsupported_fails(
     assert explain(images[0], *asked, checkpoint=checkpoint, out=tmp_path / "asked") == 1
     assert "failed: attention_rollout: this model has no such thing" in capsys.readouterr().err
     assert np.load(tmp_path / "asked" / "tall" / "maps.npz").files == ["raw_attention"]
-    monkeypatch.setattr(explain_module, "default_methods", lambda model: names)
+    monkeypatch.setattr(command, "default_methods", lambda model: names)
     assert explain(images[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
     assert "note: attention_rollout skipped: this model has no such thing" in capsys.readouterr().err
 

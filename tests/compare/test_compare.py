@@ -418,7 +418,7 @@ def test_wrong_arguments_raise_before_anything_is_computed(
     refused("is a file", image_files, model, out=image_files[0])
     with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* got list"):
         vi.compare(image_files, [model])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="`methods` must be names, got GMAR"):
+    with pytest.raises(TypeError, match=r"`methods` must be names, or a mapping .* got GMAR in a list\."):
         vi.compare(image_files, model, [vi.GMAR(model)])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"`metrics` must be names or .*Metric`, got function"):
         vi.compare(image_files, model, ["gmar"], [_first])  # type: ignore[list-item]

@@ -155,6 +155,6 @@ def test_the_figure_says_that_its_map_is_zero(tmp_path: Path) -> None:
     prepared = prepare(read_image(tmp_path / "noise.png"), model)
     settings = Settings("test_vit", None, ("generic_attention", "indiscriminative_patches"))
     figures = explain_image(model, prepared, settings).figures
-    title = {name: " ".join(figures[name].get_suptitle().split()) for name in settings.methods}
+    title = {each.name: " ".join(figures[each.name].get_suptitle().split()) for each in settings.methods}
     assert title["generic_attention"].endswith(ZERO_NOTE)
     assert ZERO_NOTE not in title["indiscriminative_patches"]

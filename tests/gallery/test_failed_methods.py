@@ -116,9 +116,8 @@ def test_title_states_the_readout_of_daam(
     model = timm.create_model("test_vit", num_classes=5, **options).eval()
     names = ("raw_attention", "dynamic_accumulated_attention")
     (_,) = explain_images(model, [image], Settings("test_vit", "own", names), tmp_path / "out")
-    described = json.loads((tmp_path / "out" / "noise" / "manifest.json").read_text())["methods"]
-    assert described["dynamic_accumulated_attention"]["readout"] == readout
-    assert "readout" not in described["raw_attention"]
+    readouts = json.loads((tmp_path / "out" / "noise" / "manifest.json").read_text())["readouts"]
+    assert readouts == {"dynamic_accumulated_attention": readout}
     figures = explained(image, model, *names).figures
     for name in (names[1], f"{names[1]}_frames"):
         title = " ".join(figures[name].get_suptitle().split())

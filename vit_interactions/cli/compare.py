@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.cli.options import Alpha, Beta, Device, Images, OutputKind, ResumeSame, given_path
+from vit_interactions.cli.options import METHOD, Alpha, Beta, Device, Images, OutputKind, ResumeSame, given_path
 from vit_interactions.compare import compare
 from vit_interactions.compare.records import DETERMINISTIC
+from vit_interactions.explain.configured import configure
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_images
 from vit_interactions.images.listing import skipped_files
@@ -56,9 +57,9 @@ def compare_command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="A method of `vit-interactions methods`; repeat for more; all for all. Default: those of this library "
-            "that need few passes, and the random baseline.",
+            metavar=METHOD,
+            help="A method of `vit-interactions methods`, with options if wanted; repeat for more; all for all. "
+            "Default: those of this library that need few passes, and the random baseline.",
         ),
     ] = None,
     metric: Annotated[
@@ -104,6 +105,7 @@ def compare_command(
 ) -> None:
     """Compare methods on images by metrics, side by side; under torchrun with several processes."""
     names = model or [DEFAULT_MODEL]
+    methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, got {len(names)}.")
     check_device("--device", device)
@@ -118,7 +120,7 @@ def compare_command(
                 else name
                 for name in names
             },
-            list(all_methods()) if method == [ALL] else method,
+            methods,
             [name for name in METRICS if boxes or masks or "object" not in METRICS[name].needs]
             if metric == [ALL]
             else metric,
@@ -194,7 +196,7 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
         words = iter([metric, UNITS.get(metric, BETTER[direction])])
         for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
             interval = "-" if isnan(row["low"]) else f"{row['low']:.3g} ... {row['high']:.3g}"
-            table.add_row(next(words, ""), row["method"], f"{row['mean']:.3g}", interval, str(row["images"]))
+            table.add_row(next(words, ""), Text(row["method"]), f"{row['mean']:.3g}", interval, str(row["images"]))
         table.add_section()
     return table
 

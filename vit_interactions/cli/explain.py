@@ -10,6 +10,7 @@ from timm.data.config import resolve_model_data_config
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.cli.common import chosen_images, end_with_failures, report_results
 from vit_interactions.cli.options import (
+    METHOD,
     Alpha,
     Beta,
     Checkpoint,
@@ -22,8 +23,9 @@ from vit_interactions.cli.options import (
     given_path,
     parse_target,
 )
+from vit_interactions.explain.configured import configure
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explain.registry import attention_refusal, check_class, default_methods, find_method
+from vit_interactions.explain.registry import attention_refusal, check_class, default_methods
 from vit_interactions.explain.settings import Settings
 from vit_interactions.gallery.run import ExplainResult, explain_images
 from vit_interactions.images.bundled import DEFAULT_MODEL
@@ -47,8 +49,9 @@ def explain(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="A method from `vit-interactions methods`; repeatable. Default: the fast methods of this library. "
+            metavar=METHOD,
+            help="A method from `vit-interactions methods`, with options if needed, as in "
+            "attention_rollout:fusion=max,discard=0.9; repeatable. Default: the fast methods of this library. "
             "Patch-interaction methods also draw U, windows and fields. Exit code 1 if a method given here fails for "
             "an image; by default, unsupported methods are only noted.",
         ),
@@ -75,9 +78,9 @@ def explain(
     resume: ResumeSame = False,
 ) -> None:
     """Explain images: write figures, raw maps and a manifest for each."""
-    chosen_methods = [find_method(name) for name in method or ()]
+    methods = configure(method or ())
     patches = tuple(parse_patch(text) for text in patch or ())
-    if patches and method and not any(issubclass(kind, InteractionExplainer) for kind in chosen_methods):
+    if patches and method and not any(issubclass(each.kind, InteractionExplainer) for each in methods):
         raise ValueError(
             f"`--patch` must come with a patch-interaction method, got {', '.join(method)}. "
             "Add e.g. --method interaction_uncertainty."
@@ -91,7 +94,7 @@ def explain(
     if isinstance(chosen_class, int):
         check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
-    methods = tuple(method or default_methods(vit))
+    methods = configure(methods or default_methods(vit), vit)
     if not method and (reason := attention_refusal(vit)):
         errors.print(f"note: {reason}", markup=False, soft_wrap=True)
     for chosen in patches:
@@ -121,6 +124,7 @@ def explain(
     for name, zero in result.zero_maps.items():
         errors.print(
             f"note: the map of {name} is zero everywhere for {plural(len(zero), 'image')}",
+            markup=False,
             soft_wrap=True,
         )
     lacking = {

@@ -6,7 +6,10 @@ import timm
 import typer
 
 from vit_interactions.explain import Explainer
+from vit_interactions.explain.configured import configure
+from vit_interactions.explain.options import options_of
 from vit_interactions.explain.registry import all_methods
+from vit_interactions.explain.settings import Settings
 from vit_interactions.loading.models import DIFFERENTIAL_ATTENTION, FAMILIES, nearest
 from vit_interactions.utilities.console import row
 
@@ -34,12 +37,22 @@ def models(
 
 
 def methods() -> None:
-    """List the methods with their cost and source; captum's and pytorch-grad-cam's come last."""
-    for name, explainer in all_methods().items():
+    """List the methods with their cost, source and options; captum's and pytorch-grad-cam's come last.
+
+    Set options as in --method attention_rollout:fusion=max,discard=0.9. The default of each option comes first.
+    """
+    for method in Settings("", methods=configure(all_methods())).methods:
+        explainer = method.kind
         library = "" if explainer.library == Explainer.library else f" ({explainer.library})"
         kind = "class-specific" if explainer.class_specific else "not class-specific"
         passes = f"{explainer.forwards} forward, {explainer.backwards} backward"
         order = "higher" if explainer.more_is_relevant else "lower"
-        row(f"{name}{library}")
+        row(f"{method.name}{library}")
         row(f"    {explainer.quantity}; {order} is more relevant; {kind}; passes: {passes}")
         row(f"    {explainer.source}")
+        defaults = (
+            each._replace(default=method.options.get(each.name, each.default))
+            for each in options_of(explainer).values()
+        )
+        if options := ", ".join(map(str, defaults)):
+            row(f"    options: {options}")

@@ -47,6 +47,7 @@ Checkpoint = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps, ...")]
+METHOD = "NAME[:OPTION=VALUE,...]"
 Alpha = Annotated[float, typer.Option(help="Fraction of all patch pairs that count as relevant, in [0, 1].")]
 Beta = Annotated[float, typer.Option(help="Fraction of patches dropped as indiscriminative, in [0, 1].")]
 OutputKind = Annotated[

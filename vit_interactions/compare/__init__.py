@@ -14,6 +14,7 @@ from vit_interactions.images.bundled import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.explain.configured import Methods
     from vit_interactions.functional.scores import Output
     from vit_interactions.metrics import Metric
 
@@ -23,7 +24,7 @@ Images = Iterable[str | PathLike[str] | Image.Image]
 def compare(
     images: Images,
     model: str | nn.Module | Mapping[str, str | nn.Module] = DEFAULT_MODEL,
-    methods: Iterable[str] | None = None,
+    methods: "Methods | None" = None,
     metrics: "Iterable[str | Metric] | None" = None,
     *,
     boxes: str | PathLike[str] | None = None,
@@ -48,7 +49,9 @@ def compare(
         images: files, folders with images directly in them, or Pillow images; files come first.
         model: a name for `loading.load_model`; a model, which is used on its device and not modified; or several of
             them by display name.
-        methods: names from `vit-interactions methods`; by default the fast ones, and the random baseline.
+        methods: names from `vit-interactions methods`, with options if wanted ("gmar:norm=l1"). Or a mapping from
+            custom names to such names, explainer classes, partials of classes (`partial(vi.GMAR, norm="l1")`), or
+            functions from a model to its explainer. By default the fast ones, and the random baseline.
         metrics: names from `metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
         boxes: a CSV file of boxes around objects: file (the image's name, with as many parent folders as needed to
             make it unique), left, top, right, bottom in pixels of the image, and index, the model's class index, if

@@ -13,10 +13,10 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.compare.cost import MEGABYTE, Measured, measured
 from vit_interactions.compare.records import Failure, Record
 from vit_interactions.explain import Explainer, ZeroMapWarning
+from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
-from vit_interactions.explain.registry import find_method
 from vit_interactions.explain.responsive_field_size import FieldExplainer
-from vit_interactions.explain.settings import Settings, make_explainer
+from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.windows import adaptive_windows, window_operations
 from vit_interactions.utilities.seeds import seeded
 
@@ -50,10 +50,14 @@ def explain_batch(
     batch = _Batch(model, inputs, records, layout, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics report it where it matters
-        for name in settings.methods:
+        for method in settings.methods:
             with seeded(0):  # independent of what other methods drew
-                batch.explain(name)
-        if any(issubclass(find_method(name), FieldExplainer) for name in settings.methods):
+                batch.explain(method)
+        # Methods with another alpha have other windows, which are not reported.
+        if any(
+            issubclass(method.kind, FieldExplainer) and method.options.get("alpha") == settings.alpha
+            for method in settings.methods
+        ):
             batch.find_window_shares()
 
 
@@ -81,11 +85,11 @@ class _Batch:
             settings,
         )
 
-    def explain(self, method: str) -> None:
+    def explain(self, method: ConfiguredMethod) -> None:
         """Write the map of each image into its record, or the reason why there is none."""
         self._each(
             lambda part: part._explain(method),
-            lambda record, error: record.failures.append(Failure.of(error, method)),
+            lambda record, error: record.failures.append(Failure.of(error, method.name)),
         )
 
     def find_window_shares(self) -> None:
@@ -110,8 +114,8 @@ class _Batch:
         parts = zip(self.inputs, self.records, strict=True)
         return [_Batch(self.model, image[None], [record], self.layout, self.settings) for image, record in parts]
 
-    def _explain(self, method: str) -> None:
-        explainer = make_explainer(method, self.model, self.settings)
+    def _explain(self, method: ConfiguredMethod) -> None:
+        explainer = method.create(self.model)
         forward, found = self._cost_and_maps(explainer)
         maps = as_relevance(found.result, explainer).detach().to("cpu", torch.float64)
         costs = {"seconds": found.seconds / len(maps), "forwards": found.seconds / forward}
@@ -119,10 +123,10 @@ class _Batch:
             costs["peak_memory"] = found.peak / MEGABYTE
         for record, values in zip(self.records, maps, strict=True):
             if values.isfinite().all():
-                record.maps[method] = values.numpy()
-                record.values[method] = dict(costs)
+                record.maps[method.name] = values.numpy()
+                record.values[method.name] = dict(costs)
             else:
-                record.failures.append(Failure.of(_not_finite(values), method))
+                record.failures.append(Failure.of(_not_finite(values), method.name))
 
     def _cost_and_maps(self, explainer: Explainer) -> tuple[float, Measured[Tensor]]:
         """Compute maps (batch, rows, cols), and the seconds of a forward pass just before."""

@@ -17,12 +17,11 @@ from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.manifest import FORMAT, IMAGES, ListedImage
 from vit_interactions.compare.models import ComparedModel, load_models
 from vit_interactions.compare.summary import BASELINE
+from vit_interactions.explain.configured import ConfiguredMethod, Methods, configure
 from vit_interactions.explain.registry import (
     attention_refusal,
     check_class,
     default_methods,
-    describe,
-    find_method,
 )
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.scores import Output, check_output
@@ -68,7 +67,7 @@ class Plan:
             **chosen,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "methods": {name: describe(find_method(name)) for name in self.settings.methods},
+            "methods": {method.name: method.describe() for method in self.settings.methods},
             "metrics": {metric.name: describe_metric(metric) for metric in self.metrics},
         }
         return {
@@ -87,7 +86,7 @@ class Plan:
 def make_plan(
     images: Iterable[str | PathLike[str] | Image.Image],
     model: str | nn.Module | Mapping[str, str | nn.Module],
-    methods: Iterable[str] | None,
+    methods: Methods | None,
     metrics: Iterable[str | Metric] | None,
     *,
     boxes: str | PathLike[str] | None,
@@ -129,8 +128,8 @@ def make_plan(
     if methods is None:
         reasons = {name: attention_refusal(each.model) for name, each in models.items()}
         notes = [*notes, *(f"{name}: {reason}" for name, reason in reasons.items() if reason)]
-    names = choose_methods(methods, models)
-    settings = Settings(", ".join(models), methods=names, alpha=alpha, beta=beta, target=target, output=output)
+    chosen = choose_methods(methods, models)
+    settings = Settings(", ".join(models), methods=chosen, alpha=alpha, beta=beta, target=target, output=output)
     return Plan(listed, models, settings, chosen_metrics, seed, batch_size, notes)
 
 
@@ -174,22 +173,18 @@ def slugs(names: Iterable[str]) -> list[str]:
     return unique_names(name[:60].lower() for name in plain)
 
 
-def choose_methods(methods: Iterable[str] | None, models: Mapping[str, ComparedModel]) -> tuple[str, ...]:
-    """Check the names of methods, or choose the fast ones that any of the models supports, and the random baseline.
+def choose_methods(methods: Methods | None, models: Mapping[str, ComparedModel]) -> tuple[ConfiguredMethod, ...]:
+    """Configure methods, or choose the fast ones that any of the models supports, and the random baseline.
 
     Raises:
-        ValueError: an unknown method, or none.
+        ValueError: no method, or as of `configure`.
     """
     if methods is None:
         methods = [name for each in models.values() for name in default_methods(each.model)]
         methods = [*methods, BASELINE]
-    chosen = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    chosen = configure(methods, next(iter(models.values())).model)
     if not chosen:
         raise ValueError("`methods` must name at least one, got none.")
-    for name in chosen:
-        if not isinstance(name, str):
-            raise TypeError(f"`methods` must be names, got {type(name).__name__}.")
-        find_method(name)
     return chosen
 
 

@@ -16,7 +16,8 @@ from vit_interactions.compare.maps import as_relevance
 from vit_interactions.compare.models import ComparedModel
 from vit_interactions.compare.records import Failure, Record
 from vit_interactions.explain import ZeroMapWarning
-from vit_interactions.explain.settings import Settings, make_explainer
+from vit_interactions.explain.configured import ConfiguredMethod
+from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.boxes import ObjectBox
@@ -105,10 +106,11 @@ def measure(
         settings: methods, alpha and beta.
         without_object: why the case does not have the patches on the object.
     """
+    methods = {method.name: method for method in settings.methods}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics that explain again report it where it matters
-        for method, patch_map in record.maps.items():
-            own = replace(case, explain=_explain_again(method, settings))
+        for name, patch_map in record.maps.items():
+            own = replace(case, explain=_explain_again(methods[name]))
             for metric in metrics:
                 try:
                     _check_needs(metric, record, without_object)
@@ -117,17 +119,18 @@ def measure(
                     _check_score(score)
                 # Metrics may come from anywhere; what one raises must not cost the others their values.
                 except Exception as error:
-                    record.failures.append(Failure.of(error, method, metric.name))
+                    record.failures.append(Failure.of(error, name, metric.name))
                 else:
-                    record.values[method][metric.name] = float(score.value)
+                    record.values[name][metric.name] = float(score.value)
                     if score.curve is not None:
-                        record.curves.setdefault(metric.name, {})[method] = score.curve.cpu().numpy()
-    record.failures.sort(key=lambda failure: settings.methods.index(failure.method))
+                        record.curves.setdefault(metric.name, {})[name] = score.curve.cpu().numpy()
+    order = list(methods)
+    record.failures.sort(key=lambda failure: order.index(failure.method))
 
 
-def _explain_again(method: str, settings: Settings) -> Explain:
+def _explain_again(method: ConfiguredMethod) -> Explain:
     def explain(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
-        explainer = make_explainer(method, model, settings)
+        explainer = method.create(model)
         return as_relevance(explainer.patch_map(inputs, target if explainer.class_specific else None), explainer)
 
     return explain

@@ -13,7 +13,7 @@ from vit_interactions.loading.models import nearest
 from vit_interactions.loading.predictions import has_classes
 from vit_interactions.utilities.adapters import METHODS
 
-FEW_PASSES = 5  # forward and backward together; methods of more are run when asked for
+FEW_PASSES = 5  # forward and backward together; methods with more run only on request
 
 
 def all_methods() -> dict[str, type[Explainer]]:
@@ -43,17 +43,17 @@ def find_method(name: str) -> type[Explainer]:
     if name not in methods:
         hint = _others().refusal(name) or nearest(name.lower().replace("+", "_plus"), methods).strip()
         raise ValueError(
-            f"`method` must be a name that `vit-interactions methods` lists, but got {name!r}. {hint}".rstrip()
+            f"`method` must be a name that `vit-interactions methods` lists, got {name!r}. {hint}".rstrip()
         )
     return methods[name]
 
 
 def default_methods(model: nn.Module) -> list[str]:
-    """List the methods that make sense without being asked for: of few passes, for what the model has.
+    """List the methods to run by default: the fast ones that support the model.
 
-    Left out are those of a class for a model without classes, those of many passes, attention flow (one maximum-flow
-    problem a token), and the control. For a model without attention among patches, they are all that need none, other
-    libraries' included.
+    Excluded are class-specific methods for a model without classes, methods with many passes, attention flow (one
+    maximum-flow problem per token), and the random baseline. For a model without attention among patches, the list has
+    every method that needs none, including other libraries'.
 
     Example:
         >>> import timm
@@ -73,21 +73,21 @@ def default_methods(model: nn.Module) -> list[str]:
 
 
 def attention_refusal(model: nn.Module) -> str | None:
-    """Say why methods that read attention do not apply to a model; None where they do, or where it will not say yet."""
+    """Return why methods that read attention do not support a model; None if they do, or if images must show it."""
     _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
-    # timm's configuration keeps the size of the pretrained weights where `img_size` says otherwise.
+    # timm's configuration keeps the size of the pretrained weights where `img_size` differs.
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     try:
         probe(model, built_for or (height, width))
     except UnsupportedModelError as error:
         return str(error)
-    except ImagesNotTakenError:  # said when the images are known
+    except ImagesNotTakenError:  # reported when the images are known
         return None
     return None
 
 
 def class_count(model: nn.Module) -> int | None:
-    """Read how many classes a model of timm, torchvision or transformers has; None where it does not say.
+    """Read the number of classes of a timm, torchvision or transformers model; None if it is not stated.
 
     Example:
         >>> import timm
@@ -117,16 +117,3 @@ def check_class(argument: str, index: int, model: nn.Module, name: str) -> None:
 
 def _others() -> Any:
     return importlib.import_module(METHODS)
-
-
-def describe(method: type[Explainer]) -> dict[str, Any]:
-    """Return what a method says of itself."""
-    return {
-        "class": method.__name__,
-        "class_specific": method.class_specific,
-        "forwards": method.forwards,
-        "backwards": method.backwards,
-        "more_is_relevant": method.more_is_relevant,
-        "source": method.source,
-        "library": method.library,
-    }

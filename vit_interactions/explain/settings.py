@@ -1,65 +1,66 @@
-"""What explainers are configured with, and explainers made from it."""
+"""The settings of a run."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
-from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention, Explainer
-from vit_interactions.explain.registry import find_method
+from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention
+from vit_interactions.explain.configured import ConfiguredMethod, configure
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.scores import Output
 from vit_interactions.functional.windows import window_operations
 
-OPEN_WINDOWS = 0.9  # share of all pairs above which sizes and tendencies of fields no longer tell patches apart
+OPEN_WINDOWS = 0.9  # fraction of all pairs above which field sizes and tendencies no longer distinguish patches
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an explanation depends on beside the photograph.
+    """Everything a map depends on, except the image and the model.
 
     Attributes:
         model: the model's name.
-        checkpoint: SHA-256 of the checkpoint's bytes; None for the weights that timm knows.
-        methods: names that `methods.find_method` knows.
-        patches: (row, col) of the patches whose interactions are drawn; empty for a choice by the figure.
-        alpha: share of all patch pairs that count as relevant.
-        beta: share of the patches that are dropped as indiscriminative.
-        target: the class that class-specific methods explain, or "pred" for that of the highest score.
-        output: what the model's output is; None: see `predictions.find_output`.
+        checkpoint: SHA-256 of the checkpoint's bytes; None for timm's pretrained weights.
+        methods: anything that `configure` takes, stored as configured methods. Unset options follow the run: `alpha`
+            and `beta` of methods that use responsive fields, and DAAM reads what the model reads.
+        patches: (row, col) of the patches whose interactions are drawn; empty: the figure chooses.
+        alpha: fraction of all patch pairs that count as relevant.
+        beta: fraction of the patches that are dropped as indiscriminative.
+        target: target class of class-specific methods, or "pred" for the predicted class.
+        output: kind of the model's output; None: see `predictions.find_output`.
     """
 
     model: str
     checkpoint: str | None = None
-    methods: tuple[str, ...] = tuple(EXPLAINERS)
+    methods: tuple[ConfiguredMethod, ...] = field(default_factory=lambda: configure(EXPLAINERS))
     patches: tuple[tuple[int, int], ...] = ()
     alpha: float = 0.10
     beta: float = 0.20
     target: int | str = "pred"
     output: Output | None = None
 
+    def __post_init__(self) -> None:
+        methods = tuple(self._with_defaults(method) for method in configure(self.methods))
+        object.__setattr__(self, "methods", methods)
+
+    def _with_defaults(self, method: ConfiguredMethod) -> ConfiguredMethod:
+        if issubclass(method.kind, FieldExplainer):
+            return method.with_defaults(alpha=self.alpha, beta=self.beta)
+        if issubclass(method.kind, DynamicAccumulatedAttention):
+            return method.with_defaults(readout="model")  # the default supports class tokens only
+        return method
+
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Return the settings as JSON, with a description of each method by its name."""
+        described = {method.name: method.describe() for method in self.methods}
+        plain: dict[str, Any] = json.loads(json.dumps({**vars(self), "methods": described}))
         return plain
 
 
 def pair_shares(fields: ResponsiveField) -> dict[str, float]:
-    """Return the shares of all patch pairs of one image that its windows and its fields hold."""
+    """Return the fractions of all patch pairs of one image that lie in its windows and in its fields."""
     pairs = fields.mask[0].numel()
     return {
         "window_share": int(window_operations(fields.windows)[0]) / pairs,
         "field_share": int(fields.operations[0]) / pairs,
     }
-
-
-def make_explainer(name: str, model: nn.Module, settings: Settings) -> Explainer:
-    """Create a method for a model with the settings that it has."""
-    method = find_method(name)
-    if issubclass(method, FieldExplainer):
-        return method(model, alpha=settings.alpha, beta=settings.beta)
-    if issubclass(method, DynamicAccumulatedAttention):
-        return method(model, readout="model")  # the class token where it is read, else what is
-    return method(model)

@@ -21,14 +21,14 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.explain import DynamicAccumulatedAttention, ZeroMapWarning
+from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
     InteractionUncertainty,
     patch_index,
 )
-from vit_interactions.explain.registry import find_method
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
-from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, make_explainer, pair_shares
+from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, pair_shares
 from vit_interactions.figures import (
     PreparedImage,
     choose_patches,
@@ -44,7 +44,8 @@ from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
-from vit_interactions.utilities.text import describe_error
+from vit_interactions.utilities.names import unique_names
+from vit_interactions.utilities.text import describe_error, method_in_words
 
 ZERO_NOTE = ". The map is zero everywhere"
 OPEN_NOTE = (
@@ -130,25 +131,27 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
     unsupported: dict[str, str] = {}
     failed: dict[str, str] = {}
     uncertainty = inputs.new_empty(0)
-    interactions = [name for name in settings.methods if issubclass(find_method(name), InteractionExplainer)]
+    interactions = [each.name for each in settings.methods if issubclass(each.kind, InteractionExplainer)]
     if interactions:
         with _collected(interactions, unsupported, failed):
             # U is expensive, and shared by these methods.
             uncertainty = InteractionUncertainty(model).uncertainty(inputs)
             explanation.include(_interactions(task, uncertainty))
-    open_windows = OPEN_NOTE if explanation.facts.get("window_share", 0.0) > OPEN_WINDOWS else ""
+    names = [method.name for method in settings.methods]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # the titles report it
-        for name in settings.methods:
-            if name not in unsupported and name not in failed:
-                with _collected([name], unsupported, failed):
-                    explanation.include(_explain_by(name, task, uncertainty, open_windows))
-    explained = [name for name in settings.methods if name not in unsupported and name not in failed]
+        for method, file_name in zip(settings.methods, unique_names(names), strict=True):
+            if method.name not in unsupported and method.name not in failed:
+                with _collected([method.name], unsupported, failed):
+                    explanation.include(_explain_by(method, file_name, task, uncertainty))
+    explained = [name for name in names if name not in unsupported and name not in failed]
     if not explained:
         reasons = "; ".join(dict.fromkeys([*unsupported.values(), *failed.values()]))
         raise ValueError(reasons) if failed else UnsupportedModelError(reasons)
     zero_maps = [name for name in explained if not explanation.arrays[name].any()]
-    explanation.facts.update(unsupported=unsupported, failed=failed, zero_maps=zero_maps)
+    explanation.facts.update(
+        unsupported=unsupported, failed=failed, zero_maps=zero_maps, readouts=explanation.readouts
+    )
     return explanation
 
 
@@ -163,26 +166,27 @@ def _collected(names: Sequence[str], unsupported: dict[str, str], failed: dict[s
         failed.update(dict.fromkeys(names, describe_error(error)))
 
 
-def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) -> Explanation:
+def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertainty: Tensor) -> Explanation:
     """Compute and draw the map of one method."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
-    explainer = make_explainer(name, task.model, settings)
+    explainer = method.create(task.model)
     patch_map = (
         explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
         if isinstance(explainer, InteractionExplainer)
         else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
     )
-    part = Explanation({name: patch_map.cpu().numpy()})
-    title = name.replace("_", " ")
+    part = Explanation({method.name: patch_map.cpu().numpy()})
+    title = method_in_words(method.name)
     if isinstance(explainer, DynamicAccumulatedAttention):
-        part.readouts[name] = layout.readout
+        part.readouts[method.name] = layout.readout
         title += f", read from the {READ_FROM[layout.readout]}" if layout.readout in READ_FROM else ""
     if explainer.class_specific and task.target:
         title += f", {task.target}"
     title += "" if task.prediction is None else f" (predicted: {task.prediction})"
-    title += open_windows if isinstance(explainer, FieldExplainer) else ""
+    if isinstance(explainer, FieldExplainer):
+        title += _open_note(pair_shares(explainer.field_from(uncertainty, layout)))
     title += "" if patch_map.any() else ZERO_NOTE
-    part.figures[name] = map_figure(
+    part.figures[file_name] = map_figure(
         prepared,
         patch_map,
         layout,
@@ -194,9 +198,15 @@ def _explain_by(name: str, task: _Task, uncertainty: Tensor, open_windows: str) 
     if isinstance(explainer, DynamicAccumulatedAttention):
         shown = display_frames(explainer.frames(task.inputs, settings.target).flatten(2))[0]
         frames = shown.reshape(-1, *layout.grid)
-        part.figures[f"{name}_frames"] = frames_figure(prepared, frames, layout, title=title)
-        part.animations[f"{name}.gif"] = partial(save_animation, prepared=prepared, frames=frames, layout=layout)
+        part.figures[f"{file_name}_frames"] = frames_figure(prepared, frames, layout, title=title)
+        part.animations[f"{file_name}.gif"] = partial(
+            save_animation, prepared=prepared, frames=frames, layout=layout
+        )
     return part
+
+
+def _open_note(shares: dict[str, float]) -> str:
+    return OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
 
 
 def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
@@ -206,7 +216,7 @@ def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
     shares = pair_shares(field)
     title = (
         f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {shares['window_share']:.0%} of all pairs, "
-        f"fields {shares['field_share']:.0%}{OPEN_NOTE if shares['window_share'] > OPEN_WINDOWS else ''}"
+        f"fields {shares['field_share']:.0%}{_open_note(shares)}"
     )
     patches = list(settings.patches) or None
     figures = {

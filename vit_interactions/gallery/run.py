@@ -14,7 +14,6 @@ import numpy as np
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.explain.registry import describe, find_method
 from vit_interactions.explain.settings import OPEN_WINDOWS, Settings
 from vit_interactions.figures import prepare
 from vit_interactions.gallery.explanation import Explanation, explain_image
@@ -153,11 +152,6 @@ def _write_folder(folder: Path, explanation: Explanation, origin: dict[str, Any]
         **explanation.facts,
         "arrays": {name: list(array.shape) for name, array in explanation.arrays.items()},
         "figures": sorted(writers),
-        "methods": {
-            name: describe(find_method(name))
-            | ({"readout": explanation.readouts[name]} if name in explanation.readouts else {})
-            for name in origin["settings"]["methods"]
-        },
         "versions": versions(),
     }
     with replacing(folder) as new:

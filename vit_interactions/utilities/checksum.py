@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def checksum(model: nn.Module) -> str:
@@ -21,10 +21,25 @@ def checksum(model: nn.Module) -> str:
     digest = hashlib.sha256()
     state: dict[str, Any] = model.state_dict()
     for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        _update(digest, name, state[name])
     return digest.hexdigest()
+
+
+def tensor_checksum(value: Tensor) -> str:
+    """Compute the SHA-256 of a tensor: type, shape and values, wherever it lies.
+
+    Example:
+        >>> tensor_checksum(torch.zeros(2)) == tensor_checksum(torch.zeros(1, 2))
+        False
+    """
+    digest = hashlib.sha256()
+    _update(digest, "", value)
+    return digest.hexdigest()
+
+
+def _update(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def architecture_checksum(model: nn.Module) -> str:
@@ -49,8 +64,7 @@ def architecture_checksum(model: nn.Module) -> str:
     kept = model.state_dict().keys()
     for name, value in model.named_buffers():
         if name not in kept:
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            _update(digest, name, value)
     return digest.hexdigest()
 
 

@@ -47,3 +47,14 @@ def plural(number: int, noun: str) -> str:
         ('1 image', '0 images')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def method_in_words(name: str) -> str:
+    """Return the display name of a method; its options stay as typed.
+
+    Example:
+        >>> method_in_words("attention_rollout"), method_in_words("legrad:pool=mean_all")
+        ('attention rollout', 'legrad:pool=mean_all')
+    """
+    method, colon, options = name.partition(":")
+    return method.replace("_", " ") + colon + options

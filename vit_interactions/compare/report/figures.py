@@ -22,7 +22,7 @@ from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
-from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.text import method_in_words, printable
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
@@ -36,6 +36,7 @@ HEAD = 0.6  # inches above all panels
 DPI = 150
 HIGHEST = 2**16 - 1  # pixels, the limit of matplotlib
 NAME_LENGTH = 27  # characters per line above an image
+METHOD_LENGTH = 40  # characters per line of a label
 METRIC_LENGTH = 23  # characters per line above a ranking
 TEXT_SIZE = 8  # points
 
@@ -104,7 +105,7 @@ def grid_figure(
         _title(first, f"{_short(names[key])}\n{record.prediction_text}")
         for method, axes in zip(methods, others, strict=False):
             found = record.maps.get(method)
-            _title(axes, method.replace("_", " ") + ("\n(no map)" if found is None else ""))
+            _title(axes, method_in_words(method) + ("\n(no map)" if found is None else ""))
             draw_image(axes, image, layout, gray=True)
             if found is not None:
                 draw_cells(axes, image, layout, _translucent(map_colors(found)))
@@ -257,7 +258,7 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
             fontsize=TEXT_SIZE - 2,
             color="white" if abs(value) > 0.6 else "black",
         )
-    labels = [names[i].replace("_", " ") for i in order]
+    labels = [_in_lines(names[i]) for i in order]
     axes.set_xticks(range(len(names)), labels, rotation=50, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), labels)
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
@@ -320,7 +321,12 @@ def _metric_title(axes: Axes, metric: str, direction: str) -> None:
 
 
 def _label(method: str) -> str:
-    return method.replace("_", " ") + (" (baseline)" if method == BASELINE else "")
+    return _in_lines(method) + (" (baseline)" if method == BASELINE else "")
+
+
+def _in_lines(method: str) -> str:
+    """Break the name of a method into lines, and escape "$", which would start a formula."""
+    return "\n".join(textwrap.wrap(method_in_words(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
 
 
 def _area(curve: Array) -> float:

@@ -76,7 +76,7 @@ def render(results: Results) -> str:
     names = {image.key: image.name for image in listed}
     environment = templates()
     script = source(environment, "report.js")
-    cited = "\n\n".join(citations([*results.methods, *results.metrics, *_libraries(results)]))
+    cited = "\n\n".join(citations([*results.methods, *_methods_and_libraries(results), *results.metrics]))
     return environment.get_template("report.html.jinja").render(
         side_by_side=model_tables(summary, results.methods, failures, results.directions)
         if len(results.models) > 1
@@ -135,5 +135,6 @@ def _model_part(
     return ModelPart(model, heads, rows, best_by_metric(rows, heads), rankings, curves, agreement)
 
 
-def _libraries(results: Results) -> list[str]:
-    return [str(method.get("library")) for method in results.settings["methods"].values()]
+def _methods_and_libraries(results: Results) -> list[str]:
+    described = results.settings["methods"].values()
+    return [str(method.get(key)) for method in described for key in ("method", "library")]
