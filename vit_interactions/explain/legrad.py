@@ -5,7 +5,6 @@ via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correctio
 map by that for a text without a class, is left to those whose scores come from texts.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.derivatives import refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
-from vit_interactions.attention.probe import as_arguments, probe
+from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,
@@ -46,8 +46,8 @@ class LeGrad(GradientExplainer):
     in place of A_l. Every value is ≥ 0 and proportional to the score; attention itself takes no part.
 
     Class tokens, distillation tokens and averages are all read by the model's own code after its last block, so no
-    readout needs an extension. With `pool="model"` the model's own order of norm and pooling holds. Two passes run the
-    blocks; for each used block the model runs once more without them.
+    readout needs an extension. With `pool="model"` the model's own order of norm and pooling holds. One forward pass runs
+    the blocks; then the rest of the model runs forward and backward once per used block.
 
     Example:
         >>> import timm, torch
@@ -56,7 +56,7 @@ class LeGrad(GradientExplainer):
         torch.Size([1, 10, 10])
     """
 
-    forwards = 2
+    forwards, backwards = 3, 2  # with the default of two blocks
     quantity = "sensitivity of the blocks' scores"
     source = "Bousselham et al., LeGrad, ICCV 2025, arXiv 2404.03214"
 
@@ -85,40 +85,42 @@ class LeGrad(GradientExplainer):
     def _sensitivity(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
-        if reason := probe(self.model, inputs, additional_forward_args).unobserved:
-            refuse_cut(self.model, reason.rstrip("."))
-        callers: list[str] = []
-        seen = self._observe(inputs, target, additional_forward_args, lambda call, _: callers.append(call.name))
-        blocks = enclosing_blocks(self.model, callers)
-        used = len(blocks) if self.layers == "all" else -self.layers
-        if used > len(blocks):
-            raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
-        pooling = bool(seen.record.pool_calls)
-        read = _detached if pooling else READ[self.pool]
-        target = same_class(seen.output, target)
-        calls: deque[AttentionCall] = deque(maxlen=used)
+        arguments = as_arguments(additional_forward_args)
+        calls: list[AttentionCall] = []
         total = inputs.new_zeros(1, dtype=torch.float32)
         # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
-            arguments = as_arguments(additional_forward_args)
-            with (
-                guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard,
-                keeping_states(blocks, used, seen.layout.tokens) as states,
-            ):
-                self.model(leaf, *arguments)
+            with guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard:
+                blocks, used = self._blocks(guard.probe)
+                with keeping_states(blocks, used, guard.layout.tokens) as states:
+                    output = self.model(leaf, *arguments)
             guard.finish()
-            for call, state in zip(calls, states, strict=True):
-                record = AttentionRecord(self.model, lambda *_: seen.layout)
+            target = same_class(output, target)
+            select_target(output, target, len(inputs))  # raises for classes and shapes that do not fit
+            pooling = bool(guard.record.pool_calls)
+            read = _detached if pooling else READ[self.pool]
+            for call, state in zip(calls[-used:], states, strict=True):
+                record = AttentionRecord(self.model, lambda *_: guard.layout)
                 with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 score = self._finite(select_target(output, target).sum())
-                used_call = ordered_keys(record.pool_calls[-1], seen.layout) if pooling else call
+                used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call
                 gradient = _gradient(self.model, score, used_call)
                 # Of a pooling head's latents the first is the one that is read.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.
-        return total[:, -seen.layout.patches :], seen.layout
+        return total[:, -guard.layout.patches :], guard.layout
+
+    def _blocks(self, probe: Probe) -> tuple[list[nn.Module], int]:
+        """Find the model's blocks, and how many of them, counted from the last, are used."""
+        if probe.calls is None or probe.structure is None:
+            refuse_cut(self.model, probe.unobserved.rstrip("."))
+        blocks = enclosing_blocks(self.model, [probe.calls[layer[0]].name for layer in probe.structure.layers])
+        used = len(blocks) if self.layers == "all" else -self.layers
+        if used > len(blocks):
+            raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, got {self.layers}.")
+        return blocks, used
 
     def _finite(self, score: Tensor) -> Tensor:
         if score.isfinite():
