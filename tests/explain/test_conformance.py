@@ -1,6 +1,7 @@
 """The conformance table: every explainer keeps the same promises, on every model family."""
 
 import copy
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -42,6 +43,12 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 JUMPING = (vi.ResponsiveFieldSize, vi.ResponsiveFieldTendency)
 
 
+def tolerance_of(row: Row) -> float:
+    """Return how far maps may differ by rounding, relative to their largest value."""
+    precise = not row.method.backwards or issubclass(row.method, (PathExplainer, vi.LeGrad))
+    return 1e-5 if precise else 1e-4
+
+
 def target_of(explainer: vi.Explainer) -> Any:
     """Return the sum of two outputs, which every model here has, as the target of class-specific methods."""
     return (lambda output: output[:, 0] + 2 * output[:, 1]) if explainer.class_specific else None
@@ -80,7 +87,7 @@ def test_shape_batch_repetition_and_fused_attention(row: Row, family: Family) ->
     assert attribution.is_contiguous()
     assert not attribution.requires_grad
     assert attribution.isfinite().all()
-    tolerance = 1e-4 if row.method.backwards else 1e-5
+    tolerance = tolerance_of(row)
     alone = torch.cat([explain(explainer, image[None]) for image in inputs])
     assert_near(alone, together, tolerance)
     for module in model.modules():
@@ -175,7 +182,8 @@ def test_captums_metrics_and_figures_take_it(row: Row) -> None:
     assert infidelity.shape == (2,)
     assert infidelity.isfinite().all()
 
-    pixels = attribution[0].permute(1, 2, 0).numpy()
+    strongest = int(attribution.abs().flatten(1).amax(1).argmax())
+    pixels = attribution[strongest].permute(1, 2, 0).numpy()
     figure = Figure()
     drawn, _ = captum_figures.visualize_image_attr(
         pixels / np.abs(pixels).max(),  # captum warns of values below 1e-5, which variances of attention are
@@ -327,7 +335,7 @@ def test_pooling_heads_in_inference_mode(row: Row) -> None:
 def test_inputs_need_not_be_contiguous(row: Row) -> None:
     model, inputs = small_vit(), images(3)
     expected = row(model).attribute(inputs, target=1)
-    tolerance = 1e-4 if row.method.backwards else 1e-5
+    tolerance = tolerance_of(row)
     for strided in (inputs.contiguous(memory_format=torch.channels_last), inputs.mT.contiguous().mT):
         assert not strided.is_contiguous()
         result = row(model).attribute(strided, target=1)
@@ -355,7 +363,7 @@ def test_further_arguments_reach_the_model(row: Row) -> None:
         pytest.skip("does not run the model")
     model, inputs = Tempered(), images()
     explainer, plain = row(model), row(model.vit)
-    tolerance = 1e-4 if row.method.backwards else 1e-5
+    tolerance = tolerance_of(row)
     expected = plain.patch_map(inputs * 3.0, 1)
     assert_near(explainer.patch_map(inputs, 1, additional_forward_args=3.0), expected, tolerance)
     with_both = explainer.attribute(inputs, 1, (3.0, 1.0))
@@ -397,12 +405,56 @@ def test_half_precision_gives_float32_maps_near_the_float32_ones(row: Row, dtype
         model, inputs = FAMILIES[name].build(), FAMILIES[name].images()
         expected = row(model).patch_map(inputs, target=1)
         with torch.autocast("cpu", dtype):
-            result = row(model).patch_map(inputs, target=1)
+            autocast = row(model).patch_map(inputs, target=1)
             assert torch.is_autocast_enabled("cpu")
-        for result in (result, row(model.to(dtype)).patch_map(inputs.to(dtype), target=1)):
+        half = row(model.to(dtype)).patch_map(inputs.to(dtype), target=1)
+        for result in (autocast, half):
             assert result.dtype == torch.float32
             assert result.isfinite().all()
             assert_near(result, expected, tolerance)
+
+
+forward_only = pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for row in ROWS
+        if not row.method.backwards and row.method not in (*JUMPING, vi.AttentionFlow, vi.RandomMap)
+    ],
+    ids=lambda row: row.name,
+)
+
+
+@forward_only
+def test_autocast_leaves_what_is_computed_from_queries_and_keys_in_float32(row: Row) -> None:
+    expected = row(small_vit()).patch_map(images())
+    with torch.autocast("cpu", torch.bfloat16):
+        result = row(small_vit()).patch_map(images())
+        pixels = row(small_vit()).attribute(images())
+        assert torch.is_autocast_enabled("cpu")
+    assert pixels.dtype == torch.float32
+    assert_near(result, expected, 0.08)
+    assert not torch.equal(result, expected)
+    # What is computed from the model's half-precision queries and keys is computed in float32: a map has far more
+    # than the 8 bits of bfloat16.
+    assert not torch.equal(result, result.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if not row.method.backwards and row.method not in (vi.AttentionFlow, vi.RandomMap)],
+    ids=lambda row: row.name,
+)
+def test_a_trained_model_is_explained_the_same_alone_and_in_a_batch(
+    row: Row, trained_vit: nn.Module, real_images: Callable[[int], Tensor]
+) -> None:
+    inputs = real_images(2)
+    together = row(trained_vit).patch_map(inputs)
+    assert together.shape == (2, 14, 14)
+    if row.method not in JUMPING:
+        alone = torch.cat([row(trained_vit).patch_map(image[None]) for image in inputs])
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-6)
+    assert together.flatten(1).std(1).min() > 0
 
 
 # --- declarations ---

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from tests.helpers.families import tiny
+from tests.helpers.families import Family, tiny
 
 
 def small_vit(**options: Any) -> nn.Module:
@@ -18,6 +18,30 @@ def small_vit(**options: Any) -> nn.Module:
 def images(batch: int = 2, size: tuple[int, int] = (64, 64), seed: int = 1) -> Tensor:
     """Draw random images."""
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def observed(family: Family) -> tuple[nn.Module, Tensor, list[Tensor], Tensor]:
+    """Return a family's model, images, float64 attention per layer, and readout row (the pooling head's, if any)."""
+    model, inputs = family.build(), family.images()
+    with torch.no_grad(), vi.record_attention(model) as record:
+        model(inputs)
+    attentions = [call.attention().double() for call in record.calls]
+    if family.readout == "map":
+        pool = record.pool_calls[0].attention().double()
+        readout = torch.zeros(2, family.tokens).double()
+        readout[:, family.tokens - pool.shape[-1] :] = (
+            sum(pool[:, head, 0] for head in range(pool.shape[1])) / pool.shape[1]
+        )
+    else:
+        readout = torch.zeros(2, family.tokens).double()
+        read = {
+            "token": [0],
+            "distilled": [0, 1],
+            "avg": list(range(0 if family.pool_prefix else family.prefix, family.tokens)),
+        }[family.readout]
+        for token in read:
+            readout[:, token] = 1 / len(read)
+    return model, inputs, attentions, readout
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
