@@ -76,5 +76,5 @@ def test_classes_and_heads_weights_matter(make: Make) -> None:
 def test_a_target_is_needed(make: Make) -> None:
     with pytest.raises(ValueError, match="explains one score of the output"):
         make(vit()).patch_map(images())
-    with pytest.raises(IndexError, match="for 5 classes, but got 5"):
+    with pytest.raises(IndexError, match="for 5 classes, got 5"):
         make(vit()).patch_map(images(), target=5)

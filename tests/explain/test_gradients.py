@@ -134,7 +134,7 @@ def test_targets(method: type[vi.Explainer], target: object, model: nn.Module, i
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_target_is_needed(method: type[vi.Explainer], model: nn.Module, images: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"`target` must be a class index .* but got None"):
+    with pytest.raises(ValueError, match=r"`target` must be a class index .* got None"):
         method(model).patch_map(images)
     with pytest.raises(ValueError, match=r"must compute one score per image, \(batch,\), got torch.float64"):
         method(model).patch_map(images, target=lambda output: output)

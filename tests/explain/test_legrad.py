@@ -639,14 +639,14 @@ def _bare(kind: type[Bare]) -> Callable[[], nn.Module]:
             lambda: vit("vit_small_patch16_18x2_224", depth=1),
             "run side by side and combine 2 attention maps into one",
         ),
-        (_bare(NoList), "NoList has no nn.ModuleList or nn.Sequential that holds all of its attention layers"),
-        (_bare(AddsBetweenBlocks), "Block is not given just what the block before it hands on"),
-        (_bare(AddsInPlace), "Block is not given just what the block before it hands on"),
+        (_bare(NoList), "NoList has no nn.ModuleList or nn.Sequential that contains all of its attention layers"),
+        (_bare(AddsBetweenBlocks), "Block does not get exactly the output of the block before it"),
+        (_bare(AddsInPlace), "Block does not get exactly the output of the block before it"),
         (_bare(ReadsTwoBlocks), "ReadsTwoBlocks would have .* depends on other blocks than the last"),
         (_bare(CallsForward), "Block is a block that is called 0 times, not once"),
         (_bare(OpensBlocks), "Block is a block that is called 0 times, not once"),
         (_bare(ListsOfParts), "ModuleList is a block that is called 0 times, not once"),
-        (_bare(TokensFirst), r"Turned gives \(9, 2, 32\), not one tensor \(batch, 9 tokens, channels\)"),
+        (_bare(TokensFirst), r"Turned returns \(9, 2, 32\), not one tensor \(batch, 9 tokens, channels\)"),
     ],
     ids=[
         "shared",
@@ -671,9 +671,9 @@ def test_models_of_another_structure_are_refused_with_the_reason(build: Any, mes
     ("options", "message"),
     [
         ({"pool": "mean"}, "`pool` must be one of 'mean_all', 'model', but got 'mean'"),
-        ({"layers": 2}, '`layers` must be an integer < 0 or "all", but got 2'),
-        ({"layers": 0}, '`layers` must be an integer < 0 or "all", but got 0'),
-        ({"layers": "last"}, "`layers` must be an integer < 0 or \"all\", but got 'last'"),
+        ({"layers": 2}, '`layers` must be an integer < 0 or "all", got 2'),
+        ({"layers": 0}, '`layers` must be an integer < 0 or "all", got 0'),
+        ({"layers": "last"}, "`layers` must be an integer < 0 or \"all\", got 'last'"),
     ],
 )
 def test_options_outside_their_range(options: dict[str, Any], message: str) -> None:

@@ -1,7 +1,7 @@
-"""What the methods that use a gradient share: one forward and one backward pass, then layer by layer.
+"""Base class of methods that use gradients: one forward and one backward pass, then layer by layer.
 
-The gradient at the attention of a layer comes from that at its output z and from its values, so nothing holds the
-gradients of all layers at once.
+The gradient at a layer's attention is computed from the gradient at its output z and from its values, so the gradients
+of all layers are never in memory at once.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from vit_interactions.explain.targets import require_target, select_target
 
 
 class LayerGradient(NamedTuple):
-    """One layer's attention call, outside the graph, and the gradient of the score at its output.
+    """The attention call of one layer, detached, and the gradient of the score at its output.
 
     Attributes:
         call: the layer's call.
@@ -38,7 +38,7 @@ class LayerGradient(NamedTuple):
 
 
 class Backtrace(NamedTuple):
-    """What one forward and one backward pass showed."""
+    """The result of one forward and one backward pass."""
 
     output: Any
     layout: TokenLayout
@@ -54,13 +54,13 @@ class Backtrace(NamedTuple):
         return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
 
     def readout(self) -> Tensor:
-        """Each output token's share in the answer, (batch, tokens), at least float32."""
+        """Return the share of each output token in the model's output, (batch, tokens), at least float32."""
         query = self.record.calls[0].query
         weights = Observation(query, self.layout, self.record).readout()
         return weights.to(torch.promote_types(query.dtype, torch.float32)).expand(query.shape[0], -1)
 
     def readout_rows(self) -> slice:
-        """The tokens that the answer is read from: the class token, class and distillation token, or patches."""
+        """Return the tokens that the output is read from: class token, class and distillation token, or patches."""
         if self.layout.readout == "token":
             return slice(0, 1)
         if self.layout.readout == "distilled":
@@ -72,7 +72,7 @@ class Backtrace(NamedTuple):
 
 
 class GradientExplainer(Explainer):
-    """A method that follows the gradient of a score back to the attention of the layers."""
+    """Base class of methods that use the gradient of a score at the attention of each layer."""
 
     class_specific = True
     backwards = 1

@@ -1,10 +1,11 @@
-"""LeGrad: how sensitive the score of each block's own features is to that block's attention.
+"""LeGrad: the sensitivity of the score of each block's features to that block's attention.
 
 Source: Bousselham, Boggust, Chaybouti, Strobelt and Kuehne, "LeGrad: An Explainability Method for Vision Transformers
-via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correction by an "empty" prompt, which masks the
-map by that for a text without a class, is left to those whose scores come from texts.
+via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correction with an "empty" prompt, which masks the map
+by that of a text without a class, is not offered: it applies only to scores from texts.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -35,18 +36,18 @@ Pool = Literal["mean_all", "model"]
 
 
 class LeGrad(GradientExplainer):
-    """How much attention to a patch raises the score that each block's features have on their own.
+    """The amount by which attention to a patch raises the score of each block's own features.
 
     With X_l the tokens after block l, read as if the model ended there:
 
         s_l = head(norm(pool(X_l)));  map = Σ_l mean_h mean_i max(∂s_l/∂A_l, 0)[i, :]
 
-    ∂ reaches A_l through block l alone. Models with an attention-pooling head follow the authors' variant for SigLIP,
-    whatever `pool` is: their own pooling of X_l, and the gradient at the pooling head's attention (first latent)
-    in place of A_l. Every value is ≥ 0 and proportional to the score; attention itself takes no part.
+    The derivative reaches A_l through block l alone. Models with an attention-pooling head follow the authors' variant
+    for SigLIP, for every `pool`: they pool X_l themselves, and the gradient at the pooling head's attention (first
+    latent) replaces that at A_l. Values are ≥ 0 and proportional to the score; the attention itself is not used.
 
-    Class tokens, distillation tokens and averages are all read by the model's own code after its last block, so no
-    readout needs an extension. With `pool="model"` the model's own order of norm and pooling holds. One forward pass runs
+    Class tokens, distillation tokens and averages are all read by the model's own code after its last block, so every
+    readout is supported. `pool="model"` keeps the model's own order of norm and pooling. One forward pass runs
     the blocks; then the rest of the model runs forward and backward once per used block.
 
     Example:
@@ -61,21 +62,21 @@ class LeGrad(GradientExplainer):
     source = "Bousselham et al., LeGrad, ICCV 2025, arXiv 2404.03214"
 
     def __init__(self, model: nn.Module, pool: Pool = "mean_all", layers: int | Literal["all"] = -2) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
-            model: a ViT whose blocks follow one another in a list, with one attention each. Others are refused.
+            model: a ViT whose blocks follow one another in a list, with one attention layer each.
             pool: "mean_all", the mean over all tokens, as the authors' code does; or "model", the model's own.
-            layers: the first block used, counted from the last: -2 are the last two, as in the authors' code; or
+            layers: the first block used, counted from the end: -2 uses the last two, as in the authors' code; or
                 "all".
 
         Raises:
-            ValueError: an option outside its range; when explaining, a model of fewer blocks.
+            ValueError: an option outside its range; when explaining, a model with fewer blocks.
         """
         super().__init__(model)
         check_choice("pool", pool, get_args(Pool))
         if layers != "all" and not (isinstance(layers, int) and layers < 0):
-            raise ValueError(f'`layers` must be an integer < 0 or "all", but got {layers!r}.')
+            raise ValueError(f'`layers` must be an integer < 0 or "all", got {layers!r}.')
         self.pool, self.layers = pool, layers
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
@@ -86,13 +87,13 @@ class LeGrad(GradientExplainer):
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
         arguments = as_arguments(additional_forward_args)
-        calls: list[AttentionCall] = []
         total = inputs.new_zeros(1, dtype=torch.float32)
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
+        # The graph is needed even inside the caller's `no_grad` or `inference_mode`.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.detach().clone().requires_grad_()
             with guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard:
                 blocks, used = self._blocks(guard.probe)
+                calls: deque[AttentionCall] = deque(maxlen=used)
                 with keeping_states(blocks, used, guard.layout.tokens) as states:
                     output = self.model(leaf, *arguments)
             guard.finish()
@@ -100,7 +101,7 @@ class LeGrad(GradientExplainer):
             select_target(output, target, len(inputs))  # raises for classes and shapes that do not fit
             pooling = bool(guard.record.pool_calls)
             read = _detached if pooling else READ[self.pool]
-            for call, state in zip(calls[-used:], states, strict=True):
+            for call, state in zip(calls, states, strict=True):
                 record = AttentionRecord(self.model, lambda *_: guard.layout)
                 with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
@@ -133,17 +134,17 @@ class LeGrad(GradientExplainer):
 
 
 def _gradient(model: nn.Module, score: Tensor, call: AttentionCall) -> Tensor:
-    """Compute the gradient at an attention (batch, heads, queries, keys)."""
+    """Compute the gradient at a layer's attention, (batch, heads, queries, keys)."""
     return call.attention_grad(output_gradients(model, score, [call])[0])
 
 
 def _mean_of_all(state: Tensor) -> Tensor:
-    """Put the mean token in every place: whatever the model pools of equal tokens is that token."""
+    """Replace every token with the mean token, so that any pooling returns exactly that mean."""
     return state.mean(1, keepdim=True).expand_as(state)
 
 
 def _detached(state: Tensor) -> Tensor:
-    """Begin the graph here: a pooling head's attention takes the place of the block's."""
+    """Start the graph here, because the pooling head's attention replaces the block's."""
     return state.detach().requires_grad_()
 
 
