@@ -1,8 +1,8 @@
 """LeGrad: the sensitivity of the score of each block's features to that block's attention.
 
 Source: Bousselham, Boggust, Chaybouti, Strobelt and Kuehne, "LeGrad: An Explainability Method for Vision Transformers
-via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correction with an "empty" prompt, which masks the map
-by that of a text without a class, is not offered: it applies only to scores from texts.
+via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correction with an "empty" prompt, which
+masks the map by that of a text without a class, is not offered: it applies only to scores from texts.
 """
 
 from collections import deque
