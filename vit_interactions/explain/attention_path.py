@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.observe import Backtrace, LayerGradient, guarded
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.record import AttentionCall, output_gradients
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.memory_bank import MemoryBank
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import attention_gradient
@@ -83,13 +84,10 @@ class PathExplainer(GradientExplainer):
         def keep(call: AttentionCall, layout: TokenLayout) -> None:
             last[:] = [call]
 
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), torch.enable_grad():
-            point = (inputs.detach().clone() * fraction).requires_grad_()
+        def score(output: Any) -> Tensor:
+            return select_target(output, target, len(inputs))
 
-            def score(output: Any) -> Tensor:
-                return select_target(output, target, len(inputs))
-
+        with differentiable(inputs, fraction) as point:
             with guarded(self.model, point, additional_forward_args, keep, score=score) as guard:
                 output = guard.model(point, *as_arguments(additional_forward_args))
             (gradient,) = output_gradients(guard.model, score(output), last, keep_graph=False)

@@ -17,7 +17,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.own_input import own_input
+from vit_interactions.attention.own_input import differentiable, own_input
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.readable import check_unscripted
 from vit_interactions.explain.base import only_tensor
@@ -111,9 +111,7 @@ class AttnLRP(GradientExplainer):
         model = evaluated(self.model)
         check_unscripted(model)
         rules = LRPRules(model, self.variant, self.conv_gamma, self.linear_gamma)
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = inputs.detach().clone().requires_grad_()
+        with differentiable(inputs) as leaf:
             with rules, borrowed(model):
                 output = model(leaf, *as_arguments(additional_forward_args))
             scores = select_target(output, target, len(inputs))

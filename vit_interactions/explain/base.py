@@ -6,7 +6,7 @@ caller sees around it (tuples, targets, shapes, restoring the model) is done her
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch.nn.functional as F
 from captum.attr import Attribution
@@ -14,30 +14,15 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluation_copy
-from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import observe
+from vit_interactions.attention.observe import Observation, observe
 from vit_interactions.attention.own_input import own_input
-from vit_interactions.attention.record import AttentionCall, AttentionRecord
+from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.targets import select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
 
 Own = TypeVar("Own", bound="Explainer")
-
-
-class Observation(NamedTuple):
-    """What one forward pass showed: the model's output, its token layout, and its pooling head's calls."""
-
-    output: Tensor
-    layout: TokenLayout
-    record: AttentionRecord
-
-    def readout(self) -> Tensor:
-        """Each output token's share in the answer, (1 or batch, tokens) float32 on the attention's device."""
-        pool = self.record.pool_calls
-        weights = self.layout.readout_weights(pool[-1].attention() if pool else None)
-        return weights.to(self.record.device)
 
 
 class Explainer(Attribution):  # type: ignore[misc]
@@ -93,9 +78,7 @@ class Explainer(Attribution):  # type: ignore[misc]
             A tensor of the input's shape, at least float32, contiguous, on its device; a tuple if `inputs`
             was one.
         """
-        return self._attribute(
-            inputs, lambda x: self.patch_map(x, target, additional_forward_args), additional_forward_args
-        )
+        return self._attribute(inputs, lambda x: self._explain(x, target, additional_forward_args))
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
         """Not offered, as by most of captum's methods."""
@@ -152,7 +135,7 @@ class Explainer(Attribution):  # type: ignore[misc]
 
         chosen = None if target is None else score
         with own_input(inputs) as image:
-            seen = Observation(*observe(self.model, image, additional_forward_args, on_layer, chosen))
+            seen = observe(self.model, image, additional_forward_args, on_layer, chosen)
         if chosen:
             chosen(seen.output)
         return seen
@@ -160,14 +143,13 @@ class Explainer(Attribution):  # type: ignore[misc]
     def _attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
-        explain: Callable[[Tensor], Tensor],
-        additional_forward_args: Any = None,
+        explain: Callable[[Tensor], tuple[Tensor, TokenLayout]],
     ) -> Tensor | tuple[Tensor, ...]:
-        """Carry a patch map to the input's pixels and give it the form in which the input came."""
-        image = only_tensor(inputs)
-        patch_map = explain(image)
-        extent = image_layout(self.model, image, additional_forward_args).extent
-        pixels = to_pixels(patch_map, extent, (image.shape[-2], image.shape[-1]))
+        """Resize the map of `explain` to the input's pixels; return a tuple if `inputs` was one."""
+        with own_input(only_tensor(inputs)) as image:
+            patches, layout = explain(image)
+        maps = self._as_maps(patches, layout)
+        pixels = to_pixels(maps, layout.extent, (image.shape[-2], image.shape[-1]))
         attribution = pixels.unsqueeze(1).expand(image.shape).contiguous()
         return (attribution,) if isinstance(inputs, tuple) else attribution
 

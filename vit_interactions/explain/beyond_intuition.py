@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.module_inputs import ModuleInput, module_inputs
+from vit_interactions.attention.observe import Backtrace
 from vit_interactions.attention.probe import probe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_path import PathExplainer, read_tokens
-from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.functional.beyond_intuition import fuse_by_head, fuse_by_token, relevance_rows
 from vit_interactions.utilities.checks import check_choice
 

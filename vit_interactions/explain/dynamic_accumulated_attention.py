@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import Backtrace
 from vit_interactions.explain.base import only_tensor
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.accumulated_attention import accumulate, block_evidence
 from vit_interactions.utilities.checks import check_choice

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
+from vit_interactions.attention.observe import Backtrace, LayerGradient
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.chain import Order, chain, horner
 from vit_interactions.functional.gmar import Norm, head_weights, weighted_heads

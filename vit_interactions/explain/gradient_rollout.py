@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.attention.observe import Backtrace
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.functional.chain import chain
 from vit_interactions.functional.rollout import check_alpha, discard_smallest
 from vit_interactions.utilities.checks import check_fraction

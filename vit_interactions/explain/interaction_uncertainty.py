@@ -83,11 +83,7 @@ class InteractionUncertainty(InteractionExplainer):
         patch: tuple[int, int] | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
-        return self._attribute(
-            inputs,
-            lambda x: self.patch_map(x, target, additional_forward_args, patch=patch),
-            additional_forward_args,
-        )
+        return self._attribute(inputs, lambda x: self._values(x, target, additional_forward_args, patch))
 
     def patch_map(
         self,
@@ -112,11 +108,15 @@ class InteractionUncertainty(InteractionExplainer):
         Raises:
             ValueError: `patch` outside the grid.
         """
-        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
-        values = (
-            self.map_from(uncertainty, layout) if patch is None else uncertainty[:, patch_index(patch, layout)]
-        )
-        return self._as_maps(values, layout)
+        return self._as_maps(*self._values(only_tensor(inputs), target, additional_forward_args, patch))
+
+    def _values(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any, patch: tuple[int, int] | None
+    ) -> tuple[Tensor, TokenLayout]:
+        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
+        if patch is None:
+            return self.map_from(uncertainty, layout), layout
+        return uncertainty[:, patch_index(patch, layout)], layout
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
         """Compute how informative each patch is to all others."""

@@ -17,6 +17,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.record import (
     AttentionCall,
@@ -88,26 +89,32 @@ class LeGrad(GradientExplainer):
     ) -> tuple[Tensor, TokenLayout]:
         arguments = as_arguments(additional_forward_args)
         total = inputs.new_zeros(1, dtype=torch.float32)
-        # The graph is needed even inside the caller's `no_grad` or `inference_mode`.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = inputs.detach().clone().requires_grad_()
-            with guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard:
+
+        def score(output: Any) -> Tensor:
+            return select_target(output, target, len(inputs))
+
+        def keep(call: AttentionCall, layout: TokenLayout) -> None:
+            calls.append(call)
+
+        with differentiable(inputs) as leaf:
+            with guarded(self.model, leaf, additional_forward_args, keep, score=score) as guard:
                 blocks, used = self._blocks(guard.probe)
                 calls: deque[AttentionCall] = deque(maxlen=used)
                 with keeping_states(blocks, used, guard.layout.tokens) as states:
                     output = self.model(leaf, *arguments)
             guard.finish()
+            guard.scored.check(output, score, additional_forward_args)
+            score(output)  # raises for classes and shapes that do not fit
             target = same_class(output, target)
-            select_target(output, target, len(inputs))  # raises for classes and shapes that do not fit
             pooling = bool(guard.record.pool_calls)
             read = _detached if pooling else READ[self.pool]
             for call, state in zip(calls, states, strict=True):
                 record = AttentionRecord(self.model, lambda *_: guard.layout)
                 with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
-                score = self._finite(select_target(output, target).sum())
+                block_score = self._finite(select_target(output, target).sum())
                 used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call
-                gradient = _gradient(self.model, score, used_call)
+                gradient = _gradient(self.model, block_score, used_call)
                 # Of a pooling head's latents the first is the one that is read.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.

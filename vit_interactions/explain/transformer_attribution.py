@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.observe import observe_gradients
+from vit_interactions.attention.observe import Backtrace, observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.generic_attention import GenericAttention
-from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.explain.relevance_mode import (
     REARRANGEMENTS,
     Rules,
@@ -82,7 +81,7 @@ class TransformerAttribution(GenericAttention):
             return scores
 
         with without_autocast(inputs):
-            return Backtrace(*observe_gradients(model, inputs, additional_forward_args, score, rules))
+            return observe_gradients(model, inputs, additional_forward_args, score, rules)
 
 
 def _evidence(found: Backtrace, dtype: torch.dtype) -> Iterator[Tensor]:
