@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.explain.relevance_mode import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
+from vit_interactions.explain.relevance_mode import (
+    REARRANGEMENTS,
+    RelevanceMode,
+    depends_on_image,
+    scaled_gradient,
+    with_derivative,
+)
 from vit_interactions.functional.lrp import (
     elementwise_rule,
     gamma_rule,
@@ -44,11 +50,11 @@ def equal_parts(*factors: Any) -> tuple[Any, ...]:
         >>> [gradient.item() for gradient in torch.autograd.grad(a * b * c, (x, y))]
         [6.0, 4.0]
     """
-    count = sum(map(depends, factors))
-    return tuple(scaled_gradient(f, 1 / count) if count > 1 and depends(f) else f for f in factors)
+    count = sum(map(depends_on_image, factors))
+    return tuple(scaled_gradient(f, 1 / count) if count > 1 and depends_on_image(f) else f for f in factors)
 
 
-class LRPRules(Rules):
+class LRPRules(RelevanceMode):
     """The derivatives of AttnLRP and CP-LRP.
 
     Gates (sigmoid, and softmax in the variant "cp") and divisors are constants. A product of two things computed from
@@ -66,7 +72,7 @@ class LRPRules(Rules):
 
     def activation(self, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Pass all relevance of an activation to its argument."""
-        result: Tensor = ruled(value, lambda gradient, x: (elementwise_rule(gradient, x, value(x)),), x)
+        result: Tensor = with_derivative(value, lambda gradient, x: (elementwise_rule(gradient, x, value(x)),), x)
         return result
 
     def on_scaled_dot_product_attention(self, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +80,7 @@ class LRPRules(Rules):
         given = read_sdpa(*args, **kwargs)
         if self.variant == "cp":
             given = replace(given, mask=None if given.mask is None else given.mask.detach())
-        elif given.mask is not None and depends(given.mask):
+        elif given.mask is not None and depends_on_image(given.mask):
             given = replace(given, mask=scaled_gradient(given.mask, 0.5))
         query, key, value = self._shared(given.query, given.key, given.value)
         return replace(given, query=query, key=key, value=value).run(func)
@@ -113,7 +119,11 @@ class LRPRules(Rules):
 
     def on_mul_(self, func: Any, a: Tensor, b: Any) -> Any:
         """Do likewise, and overwrite the first factor."""
-        return a.copy_(torch.mul(*equal_parts(a.clone(), b))) if depends(a) and depends(b) else func(a, b)
+        return (
+            a.copy_(torch.mul(*equal_parts(a.clone(), b)))
+            if depends_on_image(a) and depends_on_image(b)
+            else func(a, b)
+        )
 
     def on_einsum(self, func: Any, equation: Any, *operands: Any) -> Any:
         """Pass an equal part of the gradient to each factor."""
@@ -152,7 +162,7 @@ class LRPRules(Rules):
         self, func: Any, input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None
     ) -> Any:
         """Hold the norm constant."""
-        return ruled(
+        return with_derivative(
             lambda x: func(x, p, dim, eps),
             lambda gradient, x: (normalize_rule(gradient, x, p, dim, eps),),
             input,
@@ -177,7 +187,7 @@ class LRPRules(Rules):
     def _linear(
         self, func: Any, operation: Any, gamma: float, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Any:
-        if depends(weight) or depends(bias):
+        if depends_on_image(weight) or depends_on_image(bias):
             self.refuse("computes weights from the image")
         if not gamma:
             return operation(x, weight, bias)
@@ -189,7 +199,7 @@ class LRPRules(Rules):
         def rule(gradient: Tensor, x: Tensor) -> tuple[Tensor]:
             return (gamma_rule(gradient, x, weight, bias, gamma, operation),)
 
-        return ruled(value, rule, x)
+        return with_derivative(value, rule, x)
 
     def on_layer_norm(
         self,
@@ -201,7 +211,7 @@ class LRPRules(Rules):
         eps: float = 1e-5,
     ) -> Any:
         """Hold the standard deviation constant."""
-        return ruled(
+        return with_derivative(
             lambda x: func(x, normalized_shape, weight, bias, eps),
             lambda gradient, x: (layer_norm_rule(gradient, x, weight, len(normalized_shape), eps),),
             input,
@@ -216,7 +226,7 @@ class LRPRules(Rules):
         eps: float | None = None,
     ) -> Any:
         """Hold the root mean square constant."""
-        return ruled(
+        return with_derivative(
             lambda x: func(x, normalized_shape, weight, eps),
             lambda gradient, x: (rms_norm_rule(gradient, x, weight, len(normalized_shape), eps),),
             input,
@@ -232,7 +242,7 @@ class LRPRules(Rules):
         eps: float = 1e-5,
     ) -> Any:
         """Hold the standard deviations constant."""
-        return ruled(
+        return with_derivative(
             lambda x: func(x, num_groups, weight, bias, eps),
             lambda gradient, x: (group_norm_rule(gradient, x, num_groups, weight, eps),),
             input,

@@ -34,12 +34,12 @@ REARRANGEMENTS, ACTIVATIONS = frozenset(_REARRANGEMENTS.split()), frozenset(_ACT
 Rule = Callable[..., Any]
 
 
-class Ruled(torch.autograd.Function):
+class CustomDerivative(torch.autograd.Function):
     """An operation with a custom derivative.
 
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)
-        >>> y = Ruled.apply(torch.square, lambda gradient, x: (gradient * 10.0,), x)
+        >>> y = CustomDerivative.apply(torch.square, lambda gradient, x: (gradient * 10.0,), x)
         >>> y.item(), torch.autograd.grad(y, x)[0].item()
         (9.0, 10.0)
     """
@@ -61,9 +61,9 @@ class Ruled(torch.autograd.Function):
             return None, None, *ctx.rule(gradient, *ctx.saved_tensors)
 
 
-def ruled(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
+def with_derivative(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
     """Compute value(*tensors), with the derivative rule(gradient, *tensors): one gradient per tensor."""
-    return Ruled.apply(value, rule, *tensors)
+    return CustomDerivative.apply(value, rule, *tensors)
 
 
 def scaled_gradient(tensor: Tensor, factor: float) -> Tensor:
@@ -74,20 +74,20 @@ def scaled_gradient(tensor: Tensor, factor: float) -> Tensor:
         >>> torch.autograd.grad(scaled_gradient(x, 0.25), x)[0].item()
         0.25
     """
-    scaled: Tensor = ruled(lambda x: x.view_as(x), lambda gradient, _: (gradient * factor,), tensor)
+    scaled: Tensor = with_derivative(lambda x: x.view_as(x), lambda gradient, _: (gradient * factor,), tensor)
     return scaled
 
 
-def depends(value: Any) -> bool:
+def depends_on_image(value: Any) -> bool:
     """Check whether a value, or any value in a list, tuple or dict, was computed from the image."""
     if isinstance(value, Tensor):
         return value.requires_grad
     if isinstance(value, dict):
-        return any(map(depends, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(depends, value))
+        return any(map(depends_on_image, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(depends_on_image, value))
 
 
-class Rules(TorchFunctionMode):
+class RelevanceMode(TorchFunctionMode):
     """The rules of one method, active while a model runs inside the `with` block.
 
     A subclass defines a method `on_NAME(function, *arguments)` per torch operation NAME with a rule. Parameters are
@@ -121,8 +121,8 @@ class Rules(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = mapped(_without_parameter, args), mapped(_without_parameter, kwargs or {})
-        if not (depends(args) or depends(kwargs)):
+        args, kwargs = map_nested(_without_parameter, args), map_nested(_without_parameter, kwargs or {})
+        if not (depends_on_image(args) or depends_on_image(kwargs)):
             return func(*args, **kwargs)
         return self.compute(operation_name(func), func, args, kwargs)
 
@@ -138,7 +138,7 @@ class Rules(TorchFunctionMode):
         if rule is not None:
             return rule(func, *args, **kwargs)
         result = func(*args, **kwargs)
-        if name not in self.kept and depends(result):
+        if name not in self.kept and depends_on_image(result):
             self.refuse(f"computes `{name}` from the image")
         return result
 
@@ -193,7 +193,10 @@ class Rules(TorchFunctionMode):
                 "detaches its features, or uses them only in a gate."
             )
         for node in ancestors([scores.grad_fn], {}):
-            if isinstance(node, BackwardCFunction) and type(node).__name__ != f"{Ruled.__name__}Backward":
+            if (
+                isinstance(node, BackwardCFunction)
+                and type(node).__name__ != f"{CustomDerivative.__name__}Backward"
+            ):
                 raise UnsupportedModelError(
                     f"the model computes `{type(node).__name__.removesuffix('Backward')}`, a "
                     f"`torch.autograd.Function` with its own derivative, which {self.method} cannot replace. Use "
@@ -231,17 +234,17 @@ def unmerged_adapter(model: nn.Module) -> str | None:
     return None
 
 
-def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+def map_nested(function: Callable[[Any], Any], value: Any) -> Any:
     """Apply a function to an argument, or to every element of nested lists, tuples and dicts.
 
     Example:
-        >>> mapped(lambda value: value + 1, (1, [2, {"key": 3}]))
+        >>> map_nested(lambda value: value + 1, (1, [2, {"key": 3}]))
         (2, [3, {'key': 4}])
     """
     if type(value) is dict:
-        return {key: mapped(function, part) for key, part in value.items()}
+        return {key: map_nested(function, part) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(mapped(function, part) for part in value)
+        return type(value)(map_nested(function, part) for part in value)
     return function(value)
 
 
