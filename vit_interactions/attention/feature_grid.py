@@ -29,6 +29,7 @@ from vit_interactions.attention.orientation import (
     orientation,
     uprightness,
 )
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import Asked, ask, probe, remembered
 from vit_interactions.attention.probing.outputs import main_output
 
@@ -177,9 +178,8 @@ def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
     """Look from the last module for one whose output lies over the image, or say why there is none."""
     # A linear layer by itself makes queries, keys or values of features.
     parts = (n for n, part in asked.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
-    with torch.inference_mode(False), torch.enable_grad():
+    with differentiable(asked.image) as leaf:
         own = evaluation_copy(asked.model)
-        leaf = asked.image.clone().requires_grad_()
         outputs, answer = _outputs(own, leaf.clone(), asked.arguments, set(parts))
         if layer and layer not in outputs:
             return f"`{layer}` gives no tensor, or does not run exactly once"
