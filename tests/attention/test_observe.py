@@ -252,8 +252,8 @@ BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
     "numpy": (np.zeros((1, 3, 64, 64)), TypeError, r"`inputs` must be a tensor, got ndarray"),
     "list": ([torch.zeros(1, 3, 64, 64)], TypeError, r"`inputs` must be a tensor, got list"),
     "none": (None, TypeError, r"`inputs` must be a tensor, got NoneType"),
-    "two inputs": ((torch.zeros(1, 3, 64, 64),) * 2, ValueError, r"one batch of images, but got a tuple of 2"),
-    "no input": ((), ValueError, r"one batch of images, but got a tuple of 0"),
+    "two inputs": ((torch.zeros(1, 3, 64, 64),) * 2, ValueError, r"one batch of images, got a tuple of 2"),
+    "no input": ((), ValueError, r"one batch of images, got a tuple of 0"),
     "float64": (
         torch.zeros(1, 3, 64, 64).double(),
         TypeError,

@@ -1,4 +1,4 @@
-"""Transformer attribution: relevance times gradient at every attention matrix, gathered through the layers.
+"""Transformer attribution: relevance times gradient at every attention matrix, accumulated through the layers.
 
 Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021. This library's
 additions: relevance sums are kept for each image by itself; LayerScale and query-key normalisation pass relevance
@@ -44,7 +44,7 @@ CASTS = frozenset({"bfloat16", "double", "float", "half"})
 
 
 class TransformerAttribution(GenericAttention):
-    """Relevance gathered through the layers by E_l = mean over heads of max(G_l * R_l, 0).
+    """Relevance accumulated through the layers by E_l = mean over heads of max(G_l * R_l, 0).
 
     G_l is the gradient at the attention of layer l, R_l its relevance by layer-wise propagation from the target. The
     map is the readout's row of (I + E_L) ··· (I + E_start) - I. The relevance is followed through the unchanged
@@ -92,10 +92,10 @@ def _evidence(found: Backtrace, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 class RelevanceRules(RelevanceMode):
-    """The rules of transformer attribution, from the first attention on; what comes before it hands nothing on.
+    """The rules of transformer attribution, from the first attention on; earlier operations pass no relevance.
 
     Attributes:
-        following: whether the rules are in force. The first attention switches them on.
+        following: whether the rules are active. The first attention activates them.
         dtype: the floating-point type that everything is computed in, whatever the model's own.
     """
 
@@ -103,7 +103,7 @@ class RelevanceRules(RelevanceMode):
     kept = REARRANGEMENTS | {"masked_fill"}
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float64) -> None:
-        """Wait for the first attention."""
+        """Create the mode; it starts at the first attention."""
         super().__init__(model)
         self.following = False
         self.dtype = dtype
@@ -121,7 +121,7 @@ class RelevanceRules(RelevanceMode):
         return super().__torch_function__(func, types, args, map_nested(self._widened, kwargs or {}))
 
     def _widened(self, value: Any) -> Any:
-        """Return a tensor or a dtype in the type that relevance is followed in, anything else unchanged."""
+        """Convert a tensor or a dtype to the type of relevance; return anything else unchanged."""
         if isinstance(value, torch.dtype):
             return self.dtype if value.is_floating_point else value
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -129,7 +129,7 @@ class RelevanceRules(RelevanceMode):
         return value
 
     def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute an operation, with its rule where relevance comes by."""
+        """Compute an operation, with its rule if relevance passes through it."""
         self.following |= name in ("scaled_dot_product_attention", "window_free_attention", "softmax")
         return super().compute(name, func, args, kwargs) if self.following else func(*args, **kwargs)
 
@@ -164,7 +164,7 @@ class RelevanceRules(RelevanceMode):
     on_bmm = on_matmul
 
     def on_einsum(self, func: Any, equation: Any, *operands: Any) -> Any:
-        """Do likewise."""
+        """Apply the rule of `matmul`."""
         factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
         if len(factors) != 2:
             self.refuse(f"multiplies {len(factors)} tensors by `einsum`")
@@ -204,13 +204,13 @@ class RelevanceRules(RelevanceMode):
         return with_derivative(func, sum_relevance, a, b)
 
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
-        """Hold the factor of x · sigmoid(1.702 x) constant, so that relevance passes unchanged as in `F.gelu`."""
+        """Treat the factor of x · sigmoid(1.702 x) as constant, so that relevance passes unchanged as in `F.gelu`."""
         if not self._in_quick_gelu():
             self.refuse("computes `sigmoid` from the image")
         return func(x).detach()
 
     def _in_quick_gelu(self) -> bool:
-        # By its name: of timm, transformers and open_clip, all written out in plain operations.
+        # Recognized by name: timm, transformers and open_clip each write it in plain operations.
         return type(self.caller()[1]).__name__.startswith("QuickGELU")
 
     def on_mul(self, func: Any, a: Any, b: Any) -> Any:
@@ -232,7 +232,7 @@ class RelevanceRules(RelevanceMode):
         return with_derivative(lambda x: func(x, b), _unchanged, a)
 
     def on_mean(self, func: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-        """Share relevance among the tokens that are averaged."""
+        """Split relevance among the averaged tokens."""
         dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
         if not dims or any(axis % x.ndim == 0 for axis in dims):
             self.refuse("averages or sums over the batch")
