@@ -415,7 +415,7 @@ def test_options_outside_their_range_are_refused() -> None:
 
 @pytest.mark.parametrize("explainer", FORWARD.values(), ids=FORWARD)
 def test_what_is_no_model_is_refused(explainer: type[Explainer]) -> None:
-    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, but got str"):
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, got str"):
         explainer("vit_tiny_patch16_224")  # type: ignore[arg-type]
 
 

@@ -115,8 +115,8 @@ def record_attention(
 
     The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
     built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
-    eagerly; all of it is restored, also after an exception. Other threads that run such a model meanwhile see these
-    changes, which explainers do without. Call `model.eval()` first for the attention of evaluation.
+    eagerly; all of it is restored, even after an exception. Other threads that run the model meanwhile see these
+    changes; explainers make none. Call `model.eval()` first for the attention of evaluation.
 
     The calls are those of the model, one by one. Explainers also join heads that a model computes in several calls, and
     put tokens in another order right.
@@ -162,7 +162,7 @@ def observe(
     on_layer: OnLayer,
     score: Score | None = None,
 ) -> Observation:
-    """Run the model once without a graph, handing each layer's attention on as it happens.
+    """Run the model once without a graph, passing each layer's attention to `on_layer` as it happens.
 
     Args:
         model: an unwrapped model.
@@ -193,7 +193,7 @@ def guarded(
     rules: contextlib.AbstractContextManager[Any] | None = None,
     score: Score | None = None,
 ) -> Iterator["LayerGuard"]:
-    """Record a borrowed model, handing on the attention of its layers as the probe has sorted its calls.
+    """Record a model's layers, passing each to `on_layer`; the probe says which calls make up a layer.
 
     Args:
         model: an unwrapped model.
@@ -202,7 +202,7 @@ def guarded(
         on_layer: called with the attention of every layer.
         rules: a mode to run the model under. It stands behind the record, so that it gets what that finds inside
             `nn.MultiheadAttention`, and behind the probe, which looks at the plain model.
-        score: as of `observe`.
+        score: as in `observe`.
 
     Yields:
         The guard; `guard.model` is the module to run. Call `guard.finish()` after the pass.
@@ -227,7 +227,7 @@ def observe_gradients(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         score: picks (batch,) from the model's output; summed, then differentiated.
-        rules: as of `guarded`.
+        rules: as in `guarded`.
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
@@ -249,10 +249,10 @@ def observe_gradients(
 
 
 class LayerGuard:
-    """Hands on the layers of a pass whose calls a probe has sorted, and remembers if they were finite."""
+    """A callback that assembles a pass's calls into layers, by the probe's roles, and checks that they are finite."""
 
     def __init__(self, model: nn.Module, scored: Scored, batch: int, on_layer: OnLayer) -> None:
-        """Take the module that will run, and what the probe saw of it."""
+        """Create the guard for the module that will run, and its probe."""
         seen = scored.probe
         self.scored = scored
         self.model, self.probe, self.layout, self.batch = model, seen, seen.layout, batch
@@ -265,7 +265,7 @@ class LayerGuard:
         self._finite: list[Tensor] = []
 
     def __call__(self, call: AttentionCall) -> None:
-        """Hand a layer on once all of its calls are there."""
+        """Pass a layer to `on_layer` once all of its calls are complete."""
         role = self.probe.role(self._made, call, self.batch)
         self._made += 1
         if role == "pool":

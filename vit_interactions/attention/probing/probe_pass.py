@@ -72,7 +72,7 @@ def on_random_image(
 
 @dataclass(frozen=True)
 class _Pass:
-    """What one pass showed, and whether the model drew random numbers in it."""
+    """The result of one pass, and whether the model drew random numbers in it."""
 
     probe: Probe
     drew: bool
@@ -146,7 +146,7 @@ def _sum_of(output: Any) -> Tensor:
 
 
 def _assumed(asked: Asked, reason: str) -> Probe:
-    """Take the layout that is stated or declared of a model that cannot be observed.
+    """Return the stated or declared layout of a model that cannot be observed.
 
     Raises:
         UnobservableModelError: neither.
