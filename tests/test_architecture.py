@@ -116,6 +116,21 @@ def test_tests_do_not_import_tests() -> None:
         assert not {name for name in tests if name.split(".")[0] == "tests"}, path
 
 
+FOUND_BY_NAME = 0.45  # share of modules of more than 40 lines whose tests stand in tests/<room>/test_<module>.py
+
+
+def test_tests_are_found_by_the_names_of_modules() -> None:
+    modules = [
+        path.relative_to(PACKAGE)
+        for path in MODULES.values()
+        if path.name != "__init__.py" and len(path.read_text().splitlines()) > 40
+    ]
+    missing = [path for path in modules if not (TESTS / path.parent / f"test_{path.name}").exists()]
+    share = 1 - len(missing) / len(modules)
+    print(f"{share:.0%} of {len(modules)} modules have tests by name. Missing:", *missing, sep="\n")
+    assert share >= FOUND_BY_NAME
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_the_core_never_imports_the_adapters(name: str) -> None:
     assert not [used for used in IMPORTS[name] if used.startswith("vit_interactions_adapters")]

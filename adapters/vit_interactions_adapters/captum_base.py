@@ -14,6 +14,7 @@ from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import as_arguments, check_images
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
@@ -74,9 +75,7 @@ class CaptumMethod(Explainer):
     ) -> Tensor:
         check_images(self.model, inputs)
         require_target(type(self).__name__, target)
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = inputs.detach().clone().requires_grad_()
+        with differentiable(inputs) as leaf:
             model = evaluated(self.model)
             forward, arguments = self._scores(model, leaf, target, as_arguments(additional_forward_args))
             attribution: Tensor = (attribute or self._attribution)(forward, leaf, arguments)

@@ -63,7 +63,7 @@ def layout_and_place(
     named = dict(model.named_modules()).get(layer or "", nn.Identity())
     handle = named.register_forward_hook(lambda *_: before.append(len(names)))
     try:
-        _, layout, _ = observe(model, inputs, additional_forward_args, lambda call, _: names.append(call.name))
+        layout = observe(model, inputs, additional_forward_args, lambda call, _: names.append(call.name)).layout
     except UnsupportedModelError:
         found = feature_grid(model, inputs, additional_forward_args, layer)
         return found.layout, found

@@ -254,7 +254,7 @@ def test_targets_mean_the_same_in_all_forms_though_captum_repeats_rows(build: An
     assert_near(explaining.patch_map(inputs, "pred"), explaining.patch_map(inputs, predicted), 1e-5)
     with pytest.raises(ValueError, match="`target` must be a class index"):
         explaining.patch_map(inputs)
-    with pytest.raises(ValueError, match="one class or 3, one an example, but got 2"):
+    with pytest.raises(ValueError, match="one class or 3, one per example, got 2"):
         explaining.patch_map(inputs, [1, 2])
 
 

@@ -12,8 +12,7 @@ import vit_interactions as vi
 from tests.helpers.explaining import assert_near
 from tests.helpers.families import FAMILIES
 from vit_interactions import UnsupportedModelError
-from vit_interactions.attention.folded import split_heads
-from vit_interactions.attention.sdpa import read_sdpa
+from vit_interactions.attention.sdpa import read_sdpa, split_heads
 
 
 class Folded(nn.Module):

@@ -252,8 +252,8 @@ BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
     "numpy": (np.zeros((1, 3, 64, 64)), TypeError, r"`inputs` must be a tensor, got ndarray"),
     "list": ([torch.zeros(1, 3, 64, 64)], TypeError, r"`inputs` must be a tensor, got list"),
     "none": (None, TypeError, r"`inputs` must be a tensor, got NoneType"),
-    "two inputs": ((torch.zeros(1, 3, 64, 64),) * 2, ValueError, r"one batch of images, but got a tuple of 2"),
-    "no input": ((), ValueError, r"one batch of images, but got a tuple of 0"),
+    "two inputs": ((torch.zeros(1, 3, 64, 64),) * 2, ValueError, r"one batch of images, got a tuple of 2"),
+    "no input": ((), ValueError, r"one batch of images, got a tuple of 0"),
     "float64": (
         torch.zeros(1, 3, 64, 64).double(),
         TypeError,
@@ -315,7 +315,7 @@ def test_half_precision_that_overflows_is_refused() -> None:
         RawAttention(model).patch_map(torch.randn(1, 3, 64, 64).half())
 
 
-NOT_A_CLASS = r"`target` must be a class index, or one an example .*, but got "
+NOT_A_CLASS = r"`target` must be a class index, or one per example .*, got "
 BAD_TARGETS: dict[str, tuple[Any, type[Exception], str]] = {
     "bool": (True, TypeError, NOT_A_CLASS + "True"),
     "numpy bool": (np.bool_(True), TypeError, NOT_A_CLASS),
@@ -328,13 +328,13 @@ BAD_TARGETS: dict[str, tuple[Any, type[Exception], str]] = {
     "list of bools": ([True, False], TypeError, NOT_A_CLASS + "True"),
     "pair": ((1, 2), TypeError, NOT_A_CLASS + r"\(1, 2\)"),
     "list of pairs": ([(1, 2), (2, 1)], TypeError, NOT_A_CLASS + r"\(1, 2\)"),
-    "too many": ([1, 2, 3], ValueError, r"`target` must be one class or 2, one an example, but got 3"),
-    "too few in a list": ([1], ValueError, r"`target` must be one class or 2, one an example, but got 1"),
-    "too many in a tensor": (torch.tensor([1, 2, 3]), ValueError, r"one class or 2, one an example, but got 3"),
-    "none in a list": ([], ValueError, r"one class or 2, one an example, but got 0"),
-    "too large": (5, IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, but got 5"),
-    "too small": (-6, IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, but got -6"),
-    "one too large": ([0, 7], IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, but got 7"),
+    "too many": ([1, 2, 3], ValueError, r"`target` must be one class or 2, one per example, got 3"),
+    "too few in a list": ([1], ValueError, r"`target` must be one class or 2, one per example, got 1"),
+    "too many in a tensor": (torch.tensor([1, 2, 3]), ValueError, r"one class or 2, one per example, got 3"),
+    "none in a list": ([], ValueError, r"one class or 2, one per example, got 0"),
+    "too large": (5, IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, got 5"),
+    "too small": (-6, IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, got -6"),
+    "one too large": ([0, 7], IndexError, r"`target` must lie in \[-5, 4\] for 5 classes, got 7"),
 }
 
 
@@ -355,13 +355,15 @@ def test_a_target_for_a_model_without_classes_is_refused() -> None:
 @pytest.mark.parametrize("patch", [(4, 0), (0, 4), (-1, 0), (0, -1), (99, 99)])
 def test_a_patch_outside_the_grid_is_refused(patch: tuple[int, int]) -> None:
     shown = re.escape(str(patch))
-    with pytest.raises(ValueError, match=rf"row in \[0, 3\], col in \[0, 3\], but got {shown}"):
+    with pytest.raises(ValueError, match=rf"row in \[0, 3\], col in \[0, 3\], got {shown}"):
         InteractionUncertainty(small_vit()).attribute(torch.randn(1, 3, 64, 64), patch=patch)
 
 
 @pytest.mark.parametrize("patch", [(1,), (1, 2, 3), 5, (1.0, 2), (True, 2), "ab"])
 def test_what_is_no_patch_is_refused(patch: Any) -> None:
-    with pytest.raises(ValueError, match=r"`patch` must be (a tuple \(row, col\) of two ints|an int), but got "):
+    with pytest.raises(
+        ValueError, match=r"`patch` must be (a tuple \(row, col\) of two ints|an int), (but )?got "
+    ):
         InteractionUncertainty(small_vit()).patch_map(torch.randn(1, 3, 64, 64), patch=patch)
 
 
@@ -385,7 +387,7 @@ def test_shares_outside_their_range_are_refused_before_the_model_runs(value: flo
 def test_an_interaction_curve_over_several_sizes_is_refused() -> None:
     model = tiny("vit_tiny_patch16_224", dynamic_img_size=True)
     batches = [torch.randn(1, 3, 32, 64), torch.randn(1, 3, 64, 32)]
-    with pytest.raises(ValueError, match=r"must be of one size, but got grids of \[\(2, 4\), \(4, 2\)\] patches"):
+    with pytest.raises(ValueError, match=r"must be of one size, got grids of \[\(2, 4\), \(4, 2\)\] patches"):
         interaction_curve(model, batches)
 
 
@@ -398,22 +400,22 @@ def test_options_outside_their_range_are_refused() -> None:
         AttentionRollout(model, discard=2)
     with pytest.raises(ValueError, match=r"`alpha` must be finite and >= 0, but got -1"):
         AttentionRollout(model, alpha=-1)
-    with pytest.raises(ValueError, match="`start_layer` must be >= 0, but got -1"):
+    with pytest.raises(ValueError, match="`start_layer` must be >= 0, got -1"):
         AttentionRollout(model, start_layer=-1)
-    with pytest.raises(ValueError, match="`start_layer` must be < 2, the model's layers, but got 2"):
+    with pytest.raises(ValueError, match="`start_layer` must be < 2, the model's layers, got 2"):
         AttentionRollout(model, start_layer=2).patch_map(images)
     for layer in (2, -3, 50, -50):
-        with pytest.raises(IndexError, match=rf"`layer` must lie in \[-2, 1\] for this model, but got {layer}"):
+        with pytest.raises(IndexError, match=rf"`layer` must lie in \[-2, 1\] for this model, got {layer}"):
             RawAttention(model, layer=layer).patch_map(images)
-    with pytest.raises(ValueError, match="`alphas` must hold at least one share, but got none"):
+    with pytest.raises(ValueError, match="`alphas` must contain at least one fraction, got none"):
         interaction_curve(model, images, alphas=())
-    with pytest.raises(ValueError, match="`images` must hold at least one batch, but got none"):
+    with pytest.raises(ValueError, match="`images` must contain at least one batch, got none"):
         interaction_curve(model, [])
 
 
 @pytest.mark.parametrize("explainer", FORWARD.values(), ids=FORWARD)
 def test_what_is_no_model_is_refused(explainer: type[Explainer]) -> None:
-    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, but got str"):
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, got str"):
         explainer("vit_tiny_patch16_224")  # type: ignore[arg-type]
 
 

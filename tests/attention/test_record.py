@@ -408,7 +408,7 @@ def test_scripted_and_traced_models_are_refused(families: dict[str, Family]) -> 
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, but got function"):
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module, got function"):
         record_attention(lambda x: x).__enter__()  # type: ignore[arg-type]
 
 
@@ -485,7 +485,7 @@ def test_a_record_of_nothing_says_so(families: dict[str, Family]) -> None:
         pass
     with pytest.raises(RuntimeError, match="no forward pass has been recorded: call the model inside"):
         _ = record.layout
-    with pytest.raises(IndexError, match=r"`layer` must lie in \[0, -1\], but got 0"):
+    with pytest.raises(IndexError, match=r"`layer` must lie in \[0, -1\], got 0"):
         record.attention(0)
     record.check_read()
 
@@ -496,7 +496,7 @@ def test_layers_out_of_range_are_refused(families: dict[str, Family]) -> None:
     with torch.no_grad(), record_attention(model) as record:
         model(family.images())
     for layer in (3, -4):
-        with pytest.raises(IndexError, match=rf"`layer` must lie in \[-3, 2\], but got {layer}"):
+        with pytest.raises(IndexError, match=rf"`layer` must lie in \[-3, 2\], got {layer}"):
             record.attention(layer)
 
 
@@ -521,7 +521,7 @@ def test_readout_weights_of_a_pooling_head() -> None:
     assert layout.readout_weights(over_patches).tolist() == [[0, 0.5, 0.5]]
     over_tokens = torch.tensor([[[[0.5, 0.25, 0.25]], [[0.0, 0.75, 0.25]]]])
     assert layout.readout_weights(over_tokens).tolist() == [[0.25, 0.5, 0.25]]
-    with pytest.raises(ValueError, match="over 3 tokens or 2 patches, but got none"):
+    with pytest.raises(ValueError, match="over 3 tokens or 2 patches, got none"):
         layout.readout_weights()
-    with pytest.raises(ValueError, match=r"but got shape \(1, 2, 1, 4\)"):
+    with pytest.raises(ValueError, match=r"got shape \(1, 2, 1, 4\)"):
         layout.readout_weights(torch.zeros(1, 2, 1, 4))

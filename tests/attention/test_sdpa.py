@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.lrp_rules import LRPRules
-from vit_interactions.explain.relevance_mode import Rules
+from vit_interactions.explain.relevance_mode import RelevanceMode
 from vit_interactions.explain.transformer_attribution import RelevanceRules
 
 MASK = torch.linspace(-2, 2, 36).double().view(6, 6)
@@ -54,7 +54,7 @@ RULES = {
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_rules_know_shared_heads(rules: Any) -> None:
-    def relevance(mode: Rules, repeated: bool) -> list[Tensor]:
+    def relevance(mode: RelevanceMode, repeated: bool) -> list[Tensor]:
         given = [tensor.requires_grad_() for tensor in tensors(2)]
         query, key, value = given
         options: dict[str, Any] = {} if repeated else {"enable_gqa": True}

@@ -215,7 +215,7 @@ def test_the_token_wise_factor_is_of_the_layers_own_projection_and_input(monkeyp
         (FAMILIES["parallel_scaling"].build, "`blocks.1` does not give its attention's output straight to"),
         (
             lambda: tiny("vit_relpos_base_patch16_rpn_224", img_size=64),
-            r"`blocks.1`, which holds `blocks.1.attn`, does not begin by norming its input with `norm1`",
+            r"`blocks.1`, which contains `blocks.1.attn`, does not start by norming its input with `norm1`",
         ),
         (
             lambda: tiny("vit_tiny_patch16_224", img_size=64, scale_attn_norm=True),

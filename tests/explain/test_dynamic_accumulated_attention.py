@@ -163,7 +163,7 @@ def test_self_supervised_maps_follow_the_neighbours() -> None:
         alone = explainer.patch_map(images[index : index + 1], target=lambda output, w=weights: output @ w)
         assert torch.allclose(result[index], alone[0], atol=1e-6)
     assert result.max() > 0
-    with pytest.raises(ValueError, match="must hold at least one batch"):
+    with pytest.raises(ValueError, match="must contain at least one batch"):
         vi.MemoryBank.build(model, [])
     with pytest.raises(ValueError, match=r"`features` must have shape \(references, width\)"):
         vi.MemoryBank(torch.zeros(3))

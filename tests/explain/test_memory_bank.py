@@ -96,21 +96,21 @@ def test_outputs_without_features_are_refused_by_the_remedy() -> None:
         (hf.ViTForImageClassification(config), "ImageClassifierOutput"),
         (nn.Flatten(2), "(2, 3, 4096)"),
     ):
-        with pytest.raises(ValueError, match=rf"as `pooler_output`, but it is {re.escape(came)}\. Wrap the model"):
+        with pytest.raises(ValueError, match=rf"as `pooler_output`, got {re.escape(came)}\. Wrap the model"):
             vi.MemoryBank.build(model, [(images, torch.zeros(2, dtype=torch.int64))])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"neighbours": 0}, "`neighbours` must be >= 1, but got 0"),
+        ({"neighbours": 0}, "`neighbours` must be >= 1, got 0"),
         ({"neighbours": 2.5}, "`neighbours` must be an int, but got 2.5"),
-        ({"temperature": 0}, "`temperature` must be finite and > 0, but got 0"),
-        ({"temperature": -0.1}, "`temperature` must be finite and > 0, but got -0.1"),
-        ({"temperature": float("inf")}, "`temperature` must be finite and > 0, but got inf"),
-        ({"temperature": float("nan")}, "`temperature` must be finite and > 0, but got nan"),
-        ({"features": torch.tensor([[1.0, float("nan")]])}, "`features` must be finite, but got NaN or infinite"),
-        ({"features": torch.tensor([[1.0, float("inf")]])}, "`features` must be finite, but got NaN or infinite"),
+        ({"temperature": 0}, "`temperature` must be finite and > 0, got 0"),
+        ({"temperature": -0.1}, "`temperature` must be finite and > 0, got -0.1"),
+        ({"temperature": float("inf")}, "`temperature` must be finite and > 0, got inf"),
+        ({"temperature": float("nan")}, "`temperature` must be finite and > 0, got nan"),
+        ({"features": torch.tensor([[1.0, float("nan")]])}, "`features` must be finite, got NaN or infinite"),
+        ({"features": torch.tensor([[1.0, float("inf")]])}, "`features` must be finite, got NaN or infinite"),
     ],
 )
 def test_settings_outside_their_range(options: dict[str, Any], message: str) -> None:
@@ -119,5 +119,5 @@ def test_settings_outside_their_range(options: dict[str, Any], message: str) -> 
 
 
 def test_features_of_another_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="holds features of width 2, but the model's have width 3"):
+    with pytest.raises(ValueError, match="must have the memory bank's width 2, got 3"):
         vi.MemoryBank(torch.eye(2))(torch.ones(1, 3))

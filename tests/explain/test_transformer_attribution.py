@@ -345,5 +345,5 @@ def test_scales_and_constants_pass_relevance_unchanged() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="`start_layer` must be >= 0"):
         TransformerAttribution(small_vit(), start_layer=-1)
-    with pytest.raises(ValueError, match="`start_layer` must be < 2, the model's layers, but got 2"):
+    with pytest.raises(ValueError, match="`start_layer` must be < 2, the model's layers, got 2"):
         TransformerAttribution(small_vit(), start_layer=2).patch_map(images(), target=0)

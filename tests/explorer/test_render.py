@@ -145,6 +145,16 @@ def test_page_data_matches_the_library(model: nn.Module, prepared: PreparedImage
     assert found.prediction.index == int(model(inputs).argmax())
 
 
+def test_the_model_runs_once(model: nn.Module, prepared: PreparedImage) -> None:
+    passes: list[int] = []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    page_data(model, prepared, named=False)  # the first one probes the model
+    passes.clear()
+    page_data(model, prepared, named=False)
+    handle.remove()
+    assert len(passes) == 1
+
+
 def test_the_model_is_restored(model: nn.Module, prepared: PreparedImage) -> None:
     model.train()
     try:

@@ -1,44 +1,51 @@
-"""What tests of explainers share: small models, images, and comparisons of maps and states."""
+"""Shared code of the tests of explainers: small models, images, and comparisons of maps and states."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from tests.helpers.families import tiny
-from vit_interactions import (
-    AttentionRollout,
-    IndiscriminativePatches,
-    InteractionUncertainty,
-    RawAttention,
-    ResponsiveFieldSize,
-    ResponsiveFieldTendency,
-)
-
-# The methods of one forward pass and nothing else; `test_conformance.py` holds the others to the same promises.
-FORWARD_ONLY = [
-    InteractionUncertainty,
-    ResponsiveFieldSize,
-    ResponsiveFieldTendency,
-    IndiscriminativePatches,
-    RawAttention,
-    AttentionRollout,
-]
+from tests.helpers.families import Family, tiny
 
 
 def small_vit(**options: Any) -> nn.Module:
-    """A ViT of 4 x 4 patches, two layers, two heads."""
+    """Build a ViT of 4 x 4 patches, two layers, two heads."""
     return tiny("vit_tiny_patch16_224", **{"img_size": 64, **options})
 
 
 def images(batch: int = 2, size: tuple[int, int] = (64, 64), seed: int = 1) -> Tensor:
-    """Random images."""
+    """Draw random images."""
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
+def observed(family: Family) -> tuple[nn.Module, Tensor, list[Tensor], Tensor]:
+    """Return a family's model, images, float64 attention per layer, and readout row (the pooling head's, if any)."""
+    model, inputs = family.build(), family.images()
+    with torch.no_grad(), vi.record_attention(model) as record:
+        model(inputs)
+    attentions = [call.attention().double() for call in record.calls]
+    if family.readout == "map":
+        pool = record.pool_calls[0].attention().double()
+        readout = torch.zeros(2, family.tokens).double()
+        readout[:, family.tokens - pool.shape[-1] :] = (
+            sum(pool[:, head, 0] for head in range(pool.shape[1])) / pool.shape[1]
+        )
+    else:
+        readout = torch.zeros(2, family.tokens).double()
+        read = {
+            "token": [0],
+            "distilled": [0, 1],
+            "avg": list(range(0 if family.pool_prefix else family.prefix, family.tokens)),
+        }[family.readout]
+        for token in read:
+            readout[:, token] = 1 / len(read)
+    return model, inputs, attentions, readout
+
+
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Compare with the largest value as the measure: variances of attention are of the order of 1e-6."""
+    """Compare relative to the largest value: variances of attention are of the order of 1e-6."""
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     difference = (actual - expected).abs().max().item()
@@ -46,13 +53,16 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
 
 
 def differs(actual: Tensor, expected: Tensor) -> bool:
-    """Whether two maps are really different."""
+    """Check whether two maps differ by more than rounding."""
     return (actual - expected).abs().max().item() > 1e-2 * expected.abs().max().item()
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model and its surroundings that an explainer must leave alone."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    """Return everything about a model and its surroundings that an explainer must not change."""
+    hooks = (
+        *("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+        *("_backward_hooks", "_backward_pre_hooks"),
+    )
     return {
         "training": [module.training for module in model.modules()],
         "flags": [getattr(m, f, None) for m in model.modules() for f in ("fused_attn", "grad_checkpointing")],
@@ -79,7 +89,7 @@ def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def lived_in_model() -> nn.Module:
-    """A model with dropout, mixed modes, mixed flags, some gradients, some frozen parameters and a user's hook."""
+    """Build a model with dropout, mixed modes and flags, some gradients, frozen parameters and a user's hook."""
     model = small_vit(depth=3, drop_rate=0.1, attn_drop_rate=0.2, proj_drop_rate=0.1, drop_path_rate=0.1).train()
     model(images()).sum().backward()
     model.blocks[1].eval()
@@ -91,9 +101,46 @@ def lived_in_model() -> nn.Module:
     return model
 
 
-METHODS = {name: method for name, method in vi.EXPLAINERS.items() if method not in FORWARD_ONLY}
+# Options under which the methods take small models of every readout.
+OPTIONS: dict[type[vi.Explainer], dict[str, Any]] = {
+    vi.DynamicAccumulatedAttention: {"readout": "model"},
+    vi.TransitionAttention: {"start": 0, "steps": 3},
+    vi.BeyondIntuition: {"start": 1, "steps": 3},
+}
 
-# Every refusal of a family, and the words of its reason: no relevance rule for rotary embeddings, gates and windows.
+
+def make(method: type[vi.Explainer], model: nn.Module, **options: Any) -> vi.Explainer:
+    """Create a method with options under which it takes small models of every readout."""
+    return method(model, **{**OPTIONS.get(method, {}), **options})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the conformance table: an explainer with options.
+
+    Attributes:
+        name: the method's name in `vi.EXPLAINERS`, or that and its options.
+        method: its class.
+        options: further options.
+    """
+
+    name: str
+    method: type[vi.Explainer]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module) -> vi.Explainer:
+        """Create the explainer for a model."""
+        return make(self.method, model, **self.options)
+
+
+ROWS = [
+    *(Row(name, method) for name, method in vi.EXPLAINERS.items()),
+    Row("gmar_head_output", vi.GMAR, {"score_from": "head_output"}),
+    Row("beyond_intuition_token", vi.BeyondIntuition, {"variant": "token"}),
+    Row("legrad_model", vi.LeGrad, {"pool": "model", "layers": "all"}),
+]
+
+# Every unsupported family, and words of the reason: no relevance rule for rotary embeddings, gates and windows.
 REASONS = {
     ("transformer_attribution", "dinov3"): "rotary",
     ("transformer_attribution", "dinov3_qkvb"): "rotary",
@@ -102,16 +149,10 @@ REASONS = {
     ("transformer_attribution", "eva02"): "gate",
     ("transformer_attribution", "winft"): "window_free_attention",
     ("transformer_attribution", "winft_inf"): "window_free_attention",
+    (
+        "beyond_intuition_token",
+        "parallel_scaling",
+    ): "does not give its attention's output straight to a linear layer",
 }
 
-CHOOSY = {METHODS[name] for name, _ in REASONS}
-
-
-def make(method: type[vi.Explainer], model: nn.Module) -> vi.Explainer:
-    """Create a method with settings under which it takes small models of every readout."""
-    options: dict[type[vi.Explainer], dict[str, Any]] = {
-        vi.DynamicAccumulatedAttention: {"readout": "model"},
-        vi.TransitionAttention: {"start": 0, "steps": 3},
-        vi.BeyondIntuition: {"start": 1, "steps": 3},
-    }
-    return method(model, **options.get(method, {}))
+CHOOSY = {row.method for row in ROWS for name, _ in REASONS if row.name == name and not row.options}

@@ -108,3 +108,10 @@ def integrated(
 def positive_mean(gradient: list[list[list[float]]], query: int, key: int) -> float:
     """mean_h max(G_h, 0) at one entry."""
     return sum(max(head[query][key], 0.0) for head in gradient) / len(gradient)
+
+
+def explicit_layers(model: nn.Module, images: Tensor, target: int) -> list[tuple[Tensor, Tensor]]:
+    """Compute (A, dS/dA) per layer by autograd through the model's own unfused softmax."""
+    seen = explicit(model, images)
+    gradients = seen.gradients(seen.output[:, target])
+    return [(a.detach(), g) for a, g in zip(seen.attentions, gradients, strict=True)]

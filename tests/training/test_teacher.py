@@ -136,7 +136,7 @@ def test_grid_and_invalid_arguments(teacher: WindowTeacher) -> None:
         WindowTeacher(small_vit(), alpha=1.5)
     with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], but got -0.1"):
         WindowTeacher(small_vit(), beta=-0.1)
-    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn.Module, but got str"):
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn.Module, got str"):
         WindowTeacher("vit_tiny_patch16_224")  # type: ignore[arg-type]
     swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=56, window_size=7, depths=(1, 1, 1, 1))
     with pytest.raises(vi.UnsupportedModelError):

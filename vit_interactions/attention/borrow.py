@@ -44,7 +44,7 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class Unnoticed:
-    """Runs functions for a model so that the global generators stay, and a copy runs no module of its original."""
+    """A context for a model's functions that keeps global generators and runs no module of the original."""
 
     def __init__(self, model: nn.Module, seed: int | None = None) -> None:
         """Take the model that runs, from `evaluated` or `evaluation_copy`, and a seed for what it draws, if any."""
@@ -74,7 +74,7 @@ class Unnoticed:
 
     @property
     def drew(self) -> bool:
-        """Whether the model has drawn random numbers."""
+        """Return whether the model has drawn random numbers."""
         return self._generators is not None
 
     def _check(self, frame: FrameType | None) -> None:
@@ -93,7 +93,7 @@ class Unnoticed:
 
 
 class _Mode(TorchFunctionMode):
-    """Lets something else run every function of torch."""
+    """A mode that passes every torch function to a callable."""
 
     def __init__(self, run: Unnoticed) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ def declared_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayou
     if rows * cols == 0:
         raise ValueError(
             f"`image_size` must be at least one patch of {patch_height} x {patch_width} pixels, "
-            f"but got {height} x {width}."
+            f"got {height} x {width}."
         )
     return TokenLayout(
         prefix=int(vit.num_prefix_tokens),
@@ -104,7 +104,7 @@ def _is_vit(module: nn.Module) -> bool:
 
 
 def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
-    """(height, width) in pixels of one token's patch, a convolutional stem's stride included."""
+    """Return (height, width) in pixels of one token's patch, a convolutional stem's stride included."""
     ratio = (
         embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", None)
     )

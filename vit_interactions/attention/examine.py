@@ -41,7 +41,7 @@ class ObservedCall:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model does with an image of one size.
+    """The behavior of a model for images of one size.
 
     Attributes:
         image_size: (height, width) in pixels.
@@ -65,7 +65,7 @@ class Probe:
     alike: bool = True
 
     def role(self, index: int, call: AttentionCall, batch: int) -> int | Literal["pool"] | None:
-        """Tell what a call of a later pass is.
+        """Return the role of a call in a later pass.
 
         Args:
             index: how many calls came before it.
@@ -102,7 +102,7 @@ class Probe:
         return next((len(layer) for layer in self.structure.layers if index in layer), None)
 
     def __str__(self) -> str:
-        """Say it in words.
+        """Describe the probe in one line.
 
         Example:
             >>> import timm
@@ -202,7 +202,7 @@ def _own_shares(readout: Readout, reading: Reading, order: Sequence[int]) -> tup
 
 
 def _is_alike(graph: Graph, answer: Tensor, structure: Structure, reading: Reading) -> bool:
-    """Whether all numbers of an answer are read from the same tokens."""
+    """Check whether all numbers of an output are read from the same tokens."""
     if answer.ndim > 2 or structure.pool is not None or answer.numel() <= len(graph.image):
         return answer.ndim <= 2 and (structure.pool is None or not reading.groups)
     if len(reading.groups) == 1:
@@ -256,7 +256,7 @@ def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[P
 
 
 def _reads_latents_alike(graph: Graph, answer: Tensor, structure: Structure) -> bool:
-    """Whether all latents of a pooling head count alike, where there are several."""
+    """Check whether all latents of a pooling head count equally."""
     if structure.pool is None or (latents := graph.calls[structure.pool].query.shape[-2]) == 1:
         return True
     groups = _read_from(graph, answer, [structure.pool], latents).groups
@@ -264,7 +264,7 @@ def _reads_latents_alike(graph: Graph, answer: Tensor, structure: Structure) -> 
 
 
 def _is_tokens(answer: Tensor, grid: PatchGrid) -> bool:
-    """Whether an answer (batch, tokens, width) or (batch, width, rows, cols) has a place for each token or patch."""
+    """Test if an output (batch, tokens, width) or (batch, width, rows, cols) has a place for each token or patch."""
     patches = len(grid.order)
     shape = tuple(answer.shape[1:])
     in_rows = any(pair == (grid.rows, grid.cols) for pair in pairwise(shape))

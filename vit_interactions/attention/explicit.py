@@ -32,7 +32,7 @@ _CARRIERS = frozenset(
 
 
 class SoftmaxWatch:
-    """Follows the results of softmaxes until they multiply values."""
+    """A mode that follows the results of softmaxes until they multiply values."""
 
     def __init__(self) -> None:
         """Start without any."""
@@ -47,7 +47,7 @@ class SoftmaxWatch:
             self._live[id(result)] = (result, _Softmax(name, scores, axis in (-1, result.ndim - 1)))
 
     def read(self, name: str, func: Any, args: tuple[Any, ...], result: Any) -> SDPA | None:
-        """Look at a function that a module called: return the attention if it multiplies probabilities and values."""
+        """Inspect a function that a module called; return the attention if it multiplies probabilities and values."""
         kind = getattr(func, "__name__", "")
         if kind in _CARRIERS and args and id(args[0]) in self._live and isinstance(result, Tensor):
             self._live[id(result)] = (result, self._live[id(args[0])][1])
@@ -62,7 +62,7 @@ class SoftmaxWatch:
 
     @property
     def watching(self) -> bool:
-        """Whether there is anything to follow."""
+        """Return whether there is anything to follow."""
         return bool(self._live)
 
     def _product(self, name: str, kind: str, args: tuple[Any, ...]) -> SDPA | None:
@@ -119,7 +119,7 @@ def read_explicit(scores: Tensor, value: Tensor) -> SDPA:
 
 
 def _inside(owner: str, name: str) -> bool:
-    """Whether a module is another, or inside it."""
+    """Check whether a module is another, or inside it."""
     return owner == name or owner.startswith(f"{name}." if name else "")
 
 
@@ -128,7 +128,7 @@ def _is_attention(scores: Tensor) -> bool:
 
 
 def _rows_by_columns(equation: Any) -> bool:
-    """Whether an equation of einsum multiplies matrices: "bhqk,bhkd->bhqd"."""
+    """Check whether an einsum equation multiplies matrices: "bhqk,bhkd->bhqd"."""
     if not isinstance(equation, str) or "->" not in equation:
         return False
     factors, product = equation.replace(" ", "").split("->")

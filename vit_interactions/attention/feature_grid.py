@@ -29,6 +29,7 @@ from vit_interactions.attention.orientation import (
     orientation,
     uprightness,
 )
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import Asked, ask, probe, remembered
 from vit_interactions.attention.probing.outputs import main_output
 
@@ -75,7 +76,7 @@ class FeatureGrid:
         return self.shape[::-1] if self.orientation.transposed else self.shape
 
     def read(self, output: Tensor) -> Tensor:
-        """Bring the module's output to (batch, channels, rows, cols), in the order of the image."""
+        """Convert the module's output to (batch, channels, rows, cols), in the order of the image."""
         if self.form == "tokens":
             features = output[:, self._tokens].transpose(1, 2).reshape(len(output), -1, *self.shape)
         else:
@@ -83,7 +84,7 @@ class FeatureGrid:
         return self.orientation.place(features)
 
     def write(self, grid: Tensor, output: Tensor) -> Tensor:
-        """Put a grid in the place of what `read` took from an output."""
+        """Replace with a grid what `read` took from an output."""
         features = self.orientation.undo(grid)
         if self.form == "tokens":
             tokens = features.flatten(2).transpose(1, 2)
@@ -174,12 +175,11 @@ def cells(image_size: tuple[int, int], rows: int, cols: int) -> TokenLayout:
 
 
 def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
-    """Look from the last module for one whose output lies over the image, or say why there is none."""
+    """Search, from the last module, for an output that lies over the image; return the reason if there is none."""
     # A linear layer by itself makes queries, keys or values of features.
     parts = (n for n, part in asked.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
-    with torch.inference_mode(False), torch.enable_grad():
+    with differentiable(asked.image) as leaf:
         own = evaluation_copy(asked.model)
-        leaf = asked.image.clone().requires_grad_()
         outputs, answer = _outputs(own, leaf.clone(), asked.arguments, set(parts))
         if layer and layer not in outputs:
             return f"`{layer}` gives no tensor, or does not run exactly once"
@@ -292,7 +292,7 @@ def _forms(name: str, output: Tensor, covers: Size) -> Iterator[FeatureGrid]:
 
 
 def _fits(grid: FeatureGrid) -> bool:
-    """Whether features are several, of nearly square parts of the image."""
+    """Check whether there are several features, of nearly square parts of the image."""
     height, width = (side / count for side, count in zip(grid.covers, grid.counts, strict=True))
     return grid.shape[0] * grid.shape[1] > 1 and max(height / width, width / height) <= STRETCH
 
@@ -391,7 +391,7 @@ def _of(center: dict[FeatureGrid, Tensor], grid: FeatureGrid) -> Tensor:
 
 
 def _lies_over(grid: FeatureGrid, center: Tensor) -> bool:
-    """Whether the features that change move along with the pixels that change."""
+    """Check whether the features that change move along with the pixels that change."""
     if grid.form == "tokens" and agreement(center, grid.orientation) < AGREEMENT:
         return False
     along, across = uprightness(center, grid.orientation)

@@ -1,4 +1,4 @@
-"""Where the patches are in a model's token sequence, and what the model reads its answer from."""
+"""Positions of the patches in a model's token sequence, and the tokens that the output is read from."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -77,7 +77,7 @@ class TokenLayout:
         return order if count == self.tokens else order[self.prefix :].argsort().argsort()
 
     def readout_weights(self, pool_attention: Tensor | None = None) -> Tensor:
-        """Give each output token's share in what the model reads its answer from.
+        """Return the share of each token in the model's output.
 
         Where the class token and the mean of the patches are read side by side (concatenated), a classifier weighs
         each class's features of both as it likes; they count half each here. Where they are added up, their weights
@@ -124,7 +124,7 @@ class TokenLayout:
             came = "none" if pool_attention is None else f"shape {tuple(pool_attention.shape)}"
             raise ValueError(
                 "a model with an attention-pooling head needs its `pool_attention` (batch, heads, latents, keys) "
-                f"over {self.tokens} tokens or {self.patches} patches, but got {came}."
+                f"over {self.tokens} tokens or {self.patches} patches, got {came}."
             )
         return nn.functional.pad(pool_attention.mean((1, 2)), (self.tokens - pool_attention.shape[-1], 0))
 
@@ -133,7 +133,7 @@ class TokenLayout:
         return f"the patch in row {row}, column {col}" if token >= self.prefix else f"prefix token {token}"
 
     def __str__(self) -> str:
-        """Say it in words.
+        """Describe the layout in one line.
 
         Example:
             >>> print(TokenLayout(prefix=1, rows=16, cols=16, readout="token", extent=(224, 224)))

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class ModuleInput(NamedTuple):
-    """What a module was called with."""
+    """The arguments of one call of a module."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]

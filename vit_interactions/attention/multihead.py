@@ -71,7 +71,7 @@ def attend(
 
 
 class _Returned(torch.autograd.Function):
-    """Hand on weights, and refuse a gradient that comes by them.
+    """An identity on attention weights that raises if a gradient flows through them.
 
     That they seem to depend on the attention's output lets every backward pass to that output come by here.
     """

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import as_arguments, token_layout
 from vit_interactions.attention.probing.scored import Score, Scored, probe_score
 from vit_interactions.attention.readable import readable
@@ -29,6 +31,82 @@ from vit_interactions.attention.unwrap import unwrap
 OnLayer = Callable[[AttentionCall, TokenLayout], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """The result of one forward pass.
+
+    Attributes:
+        output: what the model returned.
+        layout: the layout of its tokens.
+        record: the calls of a pooling head, and of all layers after a backward pass, outside any graph.
+    """
+
+    output: Any
+    layout: TokenLayout
+    record: AttentionRecord
+
+    def readout(self) -> Tensor:
+        """Return the share of each token in the model's output, (1 or batch, tokens) float32."""
+        pool = self.record.pool_calls
+        weights = self.layout.readout_weights(pool[-1].attention() if pool else None)
+        return weights.to(self.record.device)
+
+
+class LayerGradient(NamedTuple):
+    """The attention call of one layer, detached, and the gradient of the score at its output.
+
+    Attributes:
+        call: the layer's call.
+        output_gradient: (batch, heads, tokens, width), the gradient at z.
+    """
+
+    call: AttentionCall
+    output_gradient: Tensor
+
+    def attention(self) -> Tensor:
+        """Compute A (batch, heads, tokens, tokens), at least float32."""
+        return self.call.attention()
+
+    def gradient(self) -> Tensor:
+        """Compute the exact gradient at A (batch, heads, tokens, tokens), at least float32."""
+        return self.call.attention_grad(self.output_gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class Backtrace(Observation):
+    """The result of one forward and one backward pass.
+
+    Attributes:
+        gradients: the gradient of the score at each layer's output z, (batch, heads, tokens, width).
+    """
+
+    gradients: tuple[Tensor, ...]
+
+    def layers(self) -> Iterator[LayerGradient]:
+        """Yield the layers from the first to the last."""
+        return map(LayerGradient, self.record.calls, self.gradients)
+
+    def layers_from_the_top(self) -> Iterator[LayerGradient]:
+        """Yield the layers from the last to the first."""
+        return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
+
+    def readout(self) -> Tensor:
+        """Return the share of each output token in the model's output, (batch, tokens), at least float32."""
+        query = self.record.calls[0].query
+        return super().readout().to(torch.promote_types(query.dtype, torch.float32)).expand(query.shape[0], -1)
+
+    def readout_rows(self) -> slice:
+        """Return the tokens that the output is read from: class token, class and distillation token, or patches."""
+        if self.layout.readout == "token":
+            return slice(0, 1)
+        if self.layout.readout == "distilled":
+            return slice(0, 2)
+        if self.layout.readout == "token_avg":
+            return slice(None)
+        prefix_is_read = bool((self.readout()[:, : self.layout.prefix] > 0).any())
+        return slice(0 if prefix_is_read else self.layout.prefix, None)
+
+
 @contextlib.contextmanager
 def record_attention(
     model: nn.Module, consume: Callable[[AttentionCall], None] | None = None
@@ -37,8 +115,8 @@ def record_attention(
 
     The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
     built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
-    eagerly; all of it is restored, also after an exception. Other threads that run such a model meanwhile see these
-    changes, which explainers do without. Call `model.eval()` first for the attention of evaluation.
+    eagerly; all of it is restored, even after an exception. Other threads that run the model meanwhile see these
+    changes; explainers make none. Call `model.eval()` first for the attention of evaluation.
 
     The calls are those of the model, one by one. Explainers also join heads that a model computes in several calls, and
     put tokens in another order right.
@@ -83,8 +161,8 @@ def observe(
     additional_forward_args: Any,
     on_layer: OnLayer,
     score: Score | None = None,
-) -> tuple[Tensor, TokenLayout, AttentionRecord]:
-    """Run the model once without a graph, handing each layer's attention on as it happens.
+) -> Observation:
+    """Run the model once without a graph, passing each layer's attention to `on_layer` as it happens.
 
     Args:
         model: an unwrapped model.
@@ -93,9 +171,6 @@ def observe(
         on_layer: called with the attention of every layer, which is not kept.
         score: picks (batch,) from the model's output: layers and layout are those that it is read from; None: those
             of the main tensor of the output.
-
-    Returns:
-        The model's output, the layout of its tokens, and the record with the call of a pooling head.
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
@@ -106,7 +181,7 @@ def observe(
     guard.finish()
     if score is not None:
         guard.scored.check(output, score, additional_forward_args)
-    return output, guard.layout, guard.record
+    return Observation(output, guard.layout, guard.record)
 
 
 @contextlib.contextmanager
@@ -118,7 +193,7 @@ def guarded(
     rules: contextlib.AbstractContextManager[Any] | None = None,
     score: Score | None = None,
 ) -> Iterator["LayerGuard"]:
-    """Record a borrowed model, handing on the attention of its layers as the probe has sorted its calls.
+    """Record a model's layers, passing each to `on_layer`; the probe says which calls make up a layer.
 
     Args:
         model: an unwrapped model.
@@ -127,7 +202,7 @@ def guarded(
         on_layer: called with the attention of every layer.
         rules: a mode to run the model under. It stands behind the record, so that it gets what that finds inside
             `nn.MultiheadAttention`, and behind the probe, which looks at the plain model.
-        score: as of `observe`.
+        score: as in `observe`.
 
     Yields:
         The guard; `guard.model` is the module to run. Call `guard.finish()` after the pass.
@@ -144,7 +219,7 @@ def observe_gradients(
     additional_forward_args: Any,
     score: Callable[[Tensor], Tensor],
     rules: contextlib.AbstractContextManager[Any] | None = None,
-) -> tuple[Tensor, TokenLayout, AttentionRecord, tuple[Tensor, ...]]:
+) -> Backtrace:
     """Run the model forward and backward once; no `.grad` of a parameter or of the input is touched.
 
     Args:
@@ -152,20 +227,14 @@ def observe_gradients(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         score: picks (batch,) from the model's output; summed, then differentiated.
-        rules: as of `guarded`.
-
-    Returns:
-        The model's output, the layout of its tokens, the record with all layers, outside any graph, and the
-        gradient of the score at each layer's output z, (batch, heads, tokens, width).
+        rules: as in `guarded`.
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
         ValueError: inputs that the model does not take; attention that is not finite.
     """
     calls: list[AttentionCall] = []
-    # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = inputs.detach().clone().requires_grad_()
+    with differentiable(inputs) as leaf:
         with guarded(
             model, inputs, additional_forward_args, lambda call, layout: calls.append(call), rules, score
         ) as guard:
@@ -176,14 +245,14 @@ def observe_gradients(
         check_differentiable(model, scores.sum(), leaf)
         gradients = output_gradients(model, scores, calls, keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
-    return output, guard.layout, guard.record, gradients
+    return Backtrace(output, guard.layout, guard.record, gradients)
 
 
 class LayerGuard:
-    """Hands on the layers of a pass whose calls a probe has sorted, and remembers if they were finite."""
+    """A callback that assembles a pass's calls into layers, by the probe's roles, and checks that they are finite."""
 
     def __init__(self, model: nn.Module, scored: Scored, batch: int, on_layer: OnLayer) -> None:
-        """Take the module that will run, and what the probe saw of it."""
+        """Create the guard for the module that will run, and its probe."""
         seen = scored.probe
         self.scored = scored
         self.model, self.probe, self.layout, self.batch = model, seen, seen.layout, batch
@@ -196,7 +265,7 @@ class LayerGuard:
         self._finite: list[Tensor] = []
 
     def __call__(self, call: AttentionCall) -> None:
-        """Hand a layer on once all of its calls are there."""
+        """Pass a layer to `on_layer` once all of its calls are complete."""
         role = self.probe.role(self._made, call, self.batch)
         self._made += 1
         if role == "pool":

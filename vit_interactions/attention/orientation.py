@@ -20,7 +20,7 @@ SHARP = 0.93  # least slope, but for the steps, of features that tell which part
 
 @dataclass(frozen=True)
 class Orientation:
-    """How features lie over the image: rows and columns change places first, then each is turned round.
+    """The orientation of features over the image: rows and columns are swapped first, then each axis is flipped.
 
     Attributes:
         transposed: whether rows of features are columns of the image.
@@ -37,12 +37,12 @@ class Orientation:
     flips: tuple[bool, bool] = (False, False)
 
     def place(self, features: Tensor) -> Tensor:
-        """Bring features (..., rows, cols) into the order of the image."""
+        """Arrange features (..., rows, cols) in the order of the image."""
         placed = features.mT if self.transposed else features
         return placed.flip(self._flipped)
 
     def undo(self, placed: Tensor) -> Tensor:
-        """Bring what `place` returned into the order of the features."""
+        """Arrange the result of `place` in the order of the features."""
         features = placed.flip(self._flipped)
         return features.mT if self.transposed else features
 
@@ -119,7 +119,7 @@ def orientation(center: Tensor) -> Orientation | None:
 
 
 def disordered(center: Tensor) -> bool:
-    """Whether features see other places each, but in no order of rows and columns, as of an image that wraps around.
+    """Check whether features see distinct places in no order of rows and columns, such as an image that wraps around.
 
     Example:
         >>> place = torch.linspace(0, 1, 6).expand(6, 6)
@@ -132,7 +132,7 @@ def disordered(center: Tensor) -> bool:
 
 
 def uprightness(center: Tensor, placed: Orientation) -> tuple[list[float], list[float]]:
-    """Tell how features that are placed over the image move with the pixels, along and across: per axis of the image.
+    """Measure how features placed over the image move with the pixels, along and across: per axis of the image.
 
     Returns:
         Slopes along the axes, and across them; 0 along an axis of one feature.
@@ -157,7 +157,7 @@ def agreement(center: Tensor, placed: Orientation) -> float:
 
 
 def covered(center: Tensor, placed: Orientation) -> Sequence[tuple[float, float]] | None:
-    """Tell which part of the image's height and width features cover; None where they see too far to tell.
+    """Return the part of the image's height and width that features cover; None if they see too far to know.
 
     Returns:
         (first, last) per axis, from 0 at the first pixel to 1 at the last; (0, 1) along an axis of one feature.

@@ -49,6 +49,22 @@ def own_input(inputs: Tensor) -> Iterator[Tensor]:
         raise UnsupportedModelError(IN_PLACE)
 
 
+@contextmanager
+def differentiable(inputs: Tensor, factor: float = 1.0) -> Iterator[Tensor]:
+    """Copy the input, times a factor, as the leaf of a graph for a block that runs the model.
+
+    The graph is built even inside the caller's `no_grad` or `inference_mode`.
+
+    Example:
+        >>> with torch.inference_mode(), differentiable(torch.ones(2)) as leaf:
+        ...     (leaf * 3).sum().backward()
+        >>> leaf.grad
+        tensor([3., 3.])
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield (inputs.detach().clone() * factor).requires_grad_()
+
+
 def check_runnable(model: nn.Module) -> None:
     """Raise UnsupportedModelError for a model without weights, or one that is a graph of exported operations."""
     if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):

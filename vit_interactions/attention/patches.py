@@ -17,7 +17,7 @@ OFF = 0.6  # share of a cell by which the center of what a token sees may be off
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Where the patches of an image are, among the tokens and among the pixels.
+    """The positions of an image's patches among the tokens and among the pixels.
 
     Attributes:
         prefix: tokens that no pixel feeds, in their order.
@@ -135,7 +135,7 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
 
 
 def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
-    """Tell for every pixel which token it feeds.
+    """Return the token that each pixel feeds.
 
     The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So
     the digits of the tokens' numbers as weights, one pass through the embedding for each, read the number at all

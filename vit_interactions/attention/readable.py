@@ -29,7 +29,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 class _Held:
-    """What several threads may ask for at once: changed by the first that does, restored by the last."""
+    """A change shared by several threads: the first one makes it, the last one restores it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -21,11 +21,10 @@ from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
-from vit_interactions.attention.folded import split_heads
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import check_unscripted
-from vit_interactions.attention.sdpa import SDPA, read_sdpa
+from vit_interactions.attention.sdpa import SDPA, read_sdpa, split_heads
 from vit_interactions.attention.window_free import read_window_free
 from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
 from vit_interactions.functional.window_free import window_free_attention
@@ -55,11 +54,11 @@ class AttentionCall(SDPA):
 
     @property
     def is_pooling(self) -> bool:
-        """Whether the queries are not the tokens themselves, as in an attention-pooling head."""
+        """Return whether the queries are not the tokens themselves, as in an attention-pooling head."""
         return self.query.shape[-2] != self.key.shape[-2]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Bring what belongs to `outputs`, such as their gradients, to (batch, heads, queries, width)."""
+        """Convert what belongs to `outputs`, such as their gradients, to (batch, heads, queries, width)."""
         if len(parts) == 1:
             whole = parts[0].reshape(*self.query.shape[:-1], -1)
         else:
@@ -102,7 +101,7 @@ class AttentionCall(SDPA):
 
 
 class AttentionRecord:
-    """What `record_attention` has seen of a forward pass.
+    """The attention calls of a forward pass, recorded by `record_attention`.
 
     Attributes:
         calls: the self-attention calls of the layers, in order.
@@ -126,7 +125,7 @@ class AttentionRecord:
 
     @property
     def layout(self) -> TokenLayout:
-        """Where the recorded image's patches are in the token sequence, as `token_layout` tells.
+        """Return the token layout of the recorded image; see `token_layout`.
 
         Raises:
             RuntimeError: no forward pass has been recorded.
@@ -174,7 +173,7 @@ class AttentionRecord:
 
     def _call(self, layer: int) -> AttentionCall:
         if not -len(self.calls) <= layer < len(self.calls):
-            raise IndexError(f"`layer` must lie in [{-len(self.calls)}, {len(self.calls) - 1}], but got {layer}.")
+            raise IndexError(f"`layer` must lie in [{-len(self.calls)}, {len(self.calls) - 1}], got {layer}.")
         return self.calls[layer]
 
     def take(self, call: AttentionCall) -> None:
@@ -237,7 +236,7 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
 
 
 def ordered_keys(call: AttentionCall, layout: TokenLayout) -> AttentionCall:
-    """Put the tokens that a pooling head's latents attend to into the order of the layout.
+    """Arrange the tokens that a pooling head's latents attend to in the order of the layout.
 
     Args:
         call: its keys are all tokens, or the patches only.
@@ -309,7 +308,7 @@ def intercept(
 def intercept_unnoticed(
     record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
 ) -> "Interception":
-    """Do likewise for a model from `evaluated`, and leave no trace that anybody else could notice.
+    """Intercept the calls of a model from `evaluated`, without changes that other threads could notice.
 
     Raises:
         UnsupportedModelError: a scripted model.
@@ -319,7 +318,7 @@ def intercept_unnoticed(
 
 
 class Interception(TorchFunctionMode):
-    """Hands each attention call of one model's modules on."""
+    """A mode that passes on each attention call of a model's modules."""
 
     def __init__(
         self,
@@ -387,6 +386,6 @@ class Interception(TorchFunctionMode):
 
 
 def _is_image(value: Any) -> bool:
-    """Whether a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
+    """Test if a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
     floating = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
     return floating and not isinstance(value, nn.Parameter)

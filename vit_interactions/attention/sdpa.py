@@ -1,12 +1,13 @@
-"""What a call of `torch.nn.functional.scaled_dot_product_attention` is given, in one form however it was written."""
+"""The arguments of `torch.nn.functional.scaled_dot_product_attention`, normalized to one form."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.functional.attention import attention_probabilities, attention_scores
 
 
@@ -80,3 +81,40 @@ def read_sdpa(
             shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
         )
     return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale, window=None)
+
+
+def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -> SDPA:
+    """Split a query (batch · heads, tokens, width) into (batch, heads, tokens, width); same for key, value and mask.
+
+    Args:
+        module: the attention module; its `num_heads` is used if it has one.
+        name: name of the module, for messages.
+        given: the arguments of its attention.
+        images: number of images that the model got; None if unknown.
+
+    Raises:
+        UnsupportedModelError: a query that cannot be split into heads per image.
+
+    Example:
+        >>> import torch
+        >>> query = torch.zeros(6, 5, 4)
+        >>> split_heads(nn.Identity(), "attn", read_sdpa(query, query, query), images=2).query.shape
+        torch.Size([2, 3, 5, 4])
+    """
+    folded, heads = given.query.shape[0], getattr(module, "num_heads", None)
+    if not isinstance(heads, int) and images:
+        heads = folded // images if folded % images == 0 else None
+    if not isinstance(heads, int) or folded % heads:
+        raise UnsupportedModelError(
+            f"{named(name)} calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)} for "
+            f"{images} image{'' if images == 1 else 's'}; its heads cannot be told from its batch without an "
+            "attribute `num_heads` on that module."
+        )
+
+    def split(tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1, heads, *tensor.shape[1:])
+
+    mask = given.mask
+    if mask is not None and mask.ndim == 3 and mask.shape[0] != 1:
+        mask = split(mask)
+    return replace(given, query=split(given.query), key=split(given.key), value=split(given.value), mask=mask)

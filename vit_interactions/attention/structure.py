@@ -31,7 +31,7 @@ _MOVES = (
 
 @dataclass(frozen=True)
 class Structure:
-    """What each attention call of a forward pass is.
+    """The roles of the attention calls of a forward pass.
 
     Attributes:
         layers: the calls of each layer, by index; several where a layer computes its heads in several calls.
@@ -153,7 +153,7 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
 
 
 def windowed(call: AttentionCall, wrong: str) -> str:
-    """Say that a call attends within windows, and what is wrong with its query."""
+    """Describe a call that attends within windows, and what is wrong with its query."""
     return (
         f"{named(call.name)} attends within windows or groups, not over the whole image: its query has shape "
         f"{tuple(call.query.shape)}, {wrong}. Use a ViT with global attention. If the model stacks several views of an "
@@ -198,20 +198,20 @@ def _check_connected(graph: Graph, call: AttentionCall) -> None:
 
 
 def _is_pool(graph: Graph, index: int) -> bool:
-    """Whether a call asks from tokens of its own (latents), which no pixel feeds."""
+    """Check whether a call's queries are its own tokens (latents), which no pixel feeds."""
     call = graph.calls[index]
     return call.is_pooling and not graph.found.get(node_of(call.query), 0)
 
 
 def _reads_for_all(graph: Graph, index: int) -> bool:
-    """Whether the last call pools the tokens by a query made of them, and all of the output comes through it."""
+    """Check whether the last call pools the tokens by a query made of them, and all of the output comes through it."""
     call = graph.calls[index]
     behind = ancestors([node_of(graph.output)], graph.marks, graph.image_bit - 1).get(node_of(graph.output), 0)
     return call.query.shape[-2] < call.key.shape[-2] and index > 0 and behind & (graph.image_bit - 1) == 1 << index
 
 
 def _groups(layers: Sequence[int], reach: Sequence[int], mask: int) -> Iterator[tuple[int, ...]]:
-    """Put together consecutive calls that depend on the same calls."""
+    """Group consecutive calls that depend on the same calls."""
     group: list[int] = []
     for index in layers:
         if group and reach[index] & mask != reach[group[0]] & mask:
@@ -298,7 +298,7 @@ def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
 
 
 def _of_tokens(node: Node, which: int, tokens: int) -> bool:
-    """Whether an output of a node has an axis of tokens, or two of patches; the embedding may add the prefix later."""
+    """Test if an output of a node has an axis of tokens, or two of patches; the embedding may add the prefix later."""
     shape = tuple(node._input_metadata[which].shape) if node._input_metadata else ()
     if len(shape) < 4 or tokens in shape:
         return True

@@ -1,7 +1,7 @@
 """Attention flow: the maximum flow from the readout to each patch through the attention of all layers.
 
 Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020. Readouts other than the class token
-are this library's.
+are an extension of this library.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ from vit_interactions.functional.rollout import fuse_heads
 class AttentionFlow(Explainer):
     """The flow to each patch as a share of the flows to all tokens; capacities 0.5 A + 0.5 I, heads averaged.
 
-    One maximum-flow problem a token on the CPU: seconds an image at 14 × 14 patches, and far slower on larger grids.
-    Flows are bounded by what a token can take in, so maps can be flat.
+    Solves one maximum-flow problem per token on the CPU: seconds per image at 14 × 14 patches, and far slower on larger
+    grids. Flows are bounded by what a token can take in, so maps can be flat.
 
     Example:
         >>> import timm, torch

@@ -1,7 +1,8 @@
 """Grad-CAM on the attention of the last layer: heads weighted by their mean gradient in the readout's row.
 
 Source: Selvaraju et al., "Grad-CAM", ICCV 2017, applied to the class token's attention of the last block, as in
-Chefer, Gur and Wolf, CVPR 2021, Sec. 4. Readouts other than the class token are this library's.
+Chefer, Gur and Wolf, CVPR 2021, Sec. 4. Readouts other than the class token are an extension of this
+library.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ class AttentionGradCAM(GradientExplainer):
     Example:
         >>> import timm, torch, warnings
         >>> from vit_interactions import ZeroMapWarning
-        >>> warnings.simplefilter("ignore", ZeroMapWarning)  # all heads of an untrained model may speak against a class
+        >>> warnings.simplefilter("ignore", ZeroMapWarning)  # an untrained model may have no evidence for a class
         >>> explainer = AttentionGradCAM(timm.create_model("test_vit"))
         >>> explainer.patch_map(torch.rand(1, 3, 160, 160), target=0).shape
         torch.Size([1, 10, 10])

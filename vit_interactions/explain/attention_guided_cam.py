@@ -1,7 +1,8 @@
 """Attention-guided CAM (AGCAM): positive gradients weighted by the sigmoid of the attention scores.
 
 Source: Leem and Seo, "Attention Guided CAM: Visual Explanations of Vision Transformer Guided by Self-Attention",
-AAAI 2024. Readouts other than the class token are this library's: the rows of all tokens that are read are added.
+AAAI 2024. Readouts other than the class token are an extension of this library: it adds the rows of all
+tokens that the output is read from.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""What methods share that follow the gradient at the last attention along a path from the zero image to the image.
+"""Base class for methods that integrate the attention gradient along a path from a black image to the input.
 
-The image itself is the last point of the path and the base's pass; each other point takes a forward pass and a
-backward pass that ends at the last layer's attention. Only the rows of the tokens that are read are kept.
+The input itself is the last point of the path and reuses the pass of the base class. Every other point takes a forward
+pass and a backward pass that ends at the last layer's attention. Only the rows of the readout tokens are kept.
 """
 
 from typing import Any
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import guarded
+from vit_interactions.attention.observe import Backtrace, LayerGradient, guarded
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.record import AttentionCall, output_gradients
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.memory_bank import MemoryBank
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import attention_gradient
@@ -22,25 +23,25 @@ from vit_interactions.functional.scores import class_outputs
 
 
 def same_class(output: Any, target: Any) -> Any:
-    """Fix what "pred" or a `MemoryBank` means for the image, so that other inputs are scored for that too."""
+    """Resolve "pred" or a `MemoryBank` for the image, so that other inputs are scored by the same target."""
     if isinstance(target, str) and target == "pred":
         return class_outputs(output).argmax(1)
     return target.fixed(output) if isinstance(target, MemoryBank) else target
 
 
 def read_tokens(readout: Tensor) -> Tensor:
-    """Give the indices of the tokens that take part in a readout (batch, tokens)."""
+    """Return the indices of the tokens that a readout (batch, tokens) uses."""
     return readout.gt(0).any(0).nonzero().squeeze(1)
 
 
 class PathExplainer(GradientExplainer):
-    """A method that weighs tokens by the integrated gradient at the last layer's attention."""
+    """Base class of methods that weight tokens by the integrated gradient at the last layer's attention."""
 
     forwards = 20
     backwards = 20
 
     def __init__(self, model: nn.Module, steps: int = 20) -> None:
-        """Take the model and the number of points of the path.
+        """Create the explainer.
 
         Args:
             model: any ViT.
@@ -62,7 +63,7 @@ class PathExplainer(GradientExplainer):
             ValueError: a gradient on the path is not finite.
         """
         target = same_class(trace.output, target)
-        # The path ends at the image, of which the gradient is already there.
+        # The path ends at the image, whose gradient is already known.
         total = _gradient_rows(next(trace.layers_from_the_top()), rows)
         for fraction in self._fractions[:-1]:
             last = self._last_gradient(inputs, fraction, target, additional_forward_args)
@@ -77,19 +78,16 @@ class PathExplainer(GradientExplainer):
     def _last_gradient(
         self, inputs: Tensor, fraction: float, target: Any, additional_forward_args: Any
     ) -> LayerGradient:
-        """Run the model at one point of the path, and back to its last layer's attention output."""
+        """Run the model forward at one point of the path, and backward to its last layer's attention output."""
         last: list[AttentionCall] = []
 
         def keep(call: AttentionCall, layout: TokenLayout) -> None:
             last[:] = [call]
 
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), torch.enable_grad():
-            point = (inputs.detach().clone() * fraction).requires_grad_()
+        def score(output: Any) -> Tensor:
+            return select_target(output, target, len(inputs))
 
-            def score(output: Any) -> Tensor:
-                return select_target(output, target, len(inputs))
-
+        with differentiable(inputs, fraction) as point:
             with guarded(self.model, point, additional_forward_args, keep, score=score) as guard:
                 output = guard.model(point, *as_arguments(additional_forward_args))
             (gradient,) = output_gradients(guard.model, score(output), last, keep_graph=False)

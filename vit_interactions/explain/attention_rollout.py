@@ -1,8 +1,8 @@
-"""Attention rollout in its correct form: rows normalised by their own sums, first layer applied first.
+"""Attention rollout with rows normalized by their own sums, the first layer applied first.
 
 Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020. Head fusion by maximum or
 minimum and the discarding of small entries are additions of later code, off by default. Readouts other than
-the class token are this library's.
+the class token are an extension of this library.
 """
 
 from typing import Any
@@ -25,9 +25,9 @@ from vit_interactions.utilities.checks import check_fraction, check_index
 
 
 class AttentionRollout(Explainer):
-    """The share of each input patch in the readout when attention is followed through all layers.
+    """The share of each input patch in the readout, following attention through all layers.
 
-    Keeps one fused (tokens, tokens) matrix a layer, not one a head.
+    Keeps one (tokens, tokens) matrix per layer, with the heads fused.
 
     Example:
         >>> import timm, torch
@@ -47,15 +47,15 @@ class AttentionRollout(Explainer):
         alpha: float = 1.0,
         start_layer: int = 0,
     ) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
             model: any ViT.
             fusion: "mean" (the paper), "max" or "min" over heads.
-            discard: share of each layer's entries, the smallest, set to 0 before the rows are normalised;
-                0 is the paper.
-            alpha: weight of the residual connection, ≥ 0; 1 is the paper.
-            start_layer: the first layer to take part.
+            discard: fraction of each layer's entries, the smallest, set to 0 before the rows are normalized;
+                0 as in the paper.
+            alpha: weight of the residual connection, ≥ 0; 1 as in the paper.
+            start_layer: the first layer used, counted from 0.
 
         Raises:
             ValueError: an option outside its range.
@@ -65,7 +65,7 @@ class AttentionRollout(Explainer):
         check_fraction("discard", discard)
         check_alpha(alpha)
         if check_index("start_layer", start_layer) < 0:
-            raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
+            raise ValueError(f"`start_layer` must be >= 0, got {start_layer}.")
         self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
@@ -80,7 +80,7 @@ class AttentionRollout(Explainer):
 
         seen = self._observe(inputs, target, additional_forward_args, fuse)
         if not fused:
-            raise ValueError(f"`start_layer` must be < {layers}, the model's layers, but got {self.start_layer}.")
+            raise ValueError(f"`start_layer` must be < {layers}, the model's layers, got {self.start_layer}.")
         readout = seen.readout().to(fused[0].dtype)
         return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
 

@@ -2,7 +2,7 @@
 
 Source: Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers", ICML 2024; Ali
 et al., "XAI for Transformers: Better Explanations through Conservative Propagation", ICML 2022. For ViTs the former
-recommend the latter's attention with γ-rules; of γ they give a search, no default: the values here are this library's.
+recommend the latter's attention with γ-rules. They search for γ; the defaults are this library's.
 """
 
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.own_input import own_input
+from vit_interactions.attention.own_input import differentiable, own_input
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.readable import check_unscripted
 from vit_interactions.explain.base import only_tensor
@@ -33,8 +33,8 @@ from vit_interactions.utilities.checks import check_choice
 class AttnLRP(GradientExplainer):
     """The signed relevance of every pixel, x · ds/dx with derivatives replaced by rules; summed over each patch.
 
-    `attribute` gives the relevance of each pixel and channel itself, not a resized map over patches. Without γ and in
-    the variant "cp", the relevances of all pixels, biases and embeddings sum to the score.
+    `attribute` gives the relevance of each pixel and channel itself, not a resized map over patches. Without γ, in the
+    variant "cp", the relevances of all pixels, biases and embeddings sum to the score.
 
     Example:
         >>> import timm
@@ -56,14 +56,14 @@ class AttnLRP(GradientExplainer):
         conv_gamma: float | None = 0.25,
         linear_gamma: float | None = 0.05,
     ) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
             model: any model.
-            variant: "cp" holds the attention constant (CP-LRP, recommended for images); "attn" passes a quarter of
+            variant: "cp" treats attention as constant (CP-LRP, recommended for images); "attn" passes a quarter of
                 the gradient to queries and keys and half of it to values (AttnLRP).
-            conv_gamma: γ of convolutions; 0 or None leaves their gradient as it is, the ε-rule.
-            linear_gamma: γ of linear layers; likewise.
+            conv_gamma: γ of convolutions; 0 or None keeps their gradient (ε-rule).
+            linear_gamma: γ of linear layers; 0 or None keeps their gradient.
 
         Raises:
             ValueError: an option outside its range.
@@ -81,7 +81,7 @@ class AttnLRP(GradientExplainer):
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
-        """Explain each image by the signed relevance of each of its numbers.
+        """Compute the signed relevance of each pixel and channel.
 
         Args:
             inputs: (batch, channels, height, width), or a tuple with that one tensor.
@@ -93,7 +93,7 @@ class AttnLRP(GradientExplainer):
             was one. Its channels sum to the relevance of a pixel.
 
         Raises:
-            UnsupportedModelError: an operation on the image that there is no rule for.
+            UnsupportedModelError: an operation on the image without a rule.
             ValueError: no target; inputs of a wrong shape; relevance that is not finite.
         """
         with own_input(only_tensor(inputs)) as image:
@@ -111,9 +111,7 @@ class AttnLRP(GradientExplainer):
         model = evaluated(self.model)
         check_unscripted(model)
         rules = LRPRules(model, self.variant, self.conv_gamma, self.linear_gamma)
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = inputs.detach().clone().requires_grad_()
+        with differentiable(inputs) as leaf:
             with rules, borrowed(model):
                 output = model(leaf, *as_arguments(additional_forward_args))
             scores = select_target(output, target, len(inputs))

@@ -1,12 +1,12 @@
-"""What all explainers share: captum's contract, the borrowing of the model, and the way from patches to pixels.
+"""Base class of all explainers: captum's contract, an unchanged model, and maps from patches to pixels.
 
-An explainer is one file with one class: `_explain` turns a batch of images into a map over patches. Everything a
-caller sees around it (tuples, targets, shapes, restoring the model) is done here, once.
+An explainer is one file with one class, whose `_explain` turns a batch of images into values per patch. Everything
+around it (tuples, targets, shapes) is handled here.
 """
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch.nn.functional as F
 from captum.attr import Attribution
@@ -14,30 +14,15 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluation_copy
-from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import observe
+from vit_interactions.attention.observe import Observation, observe
 from vit_interactions.attention.own_input import own_input
-from vit_interactions.attention.record import AttentionCall, AttentionRecord
+from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain.targets import select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
 
 Own = TypeVar("Own", bound="Explainer")
-
-
-class Observation(NamedTuple):
-    """What one forward pass showed: the model's output, its token layout, and its pooling head's calls."""
-
-    output: Tensor
-    layout: TokenLayout
-    record: AttentionRecord
-
-    def readout(self) -> Tensor:
-        """Each output token's share in the answer, (1 or batch, tokens) float32 on the attention's device."""
-        pool = self.record.pool_calls
-        weights = self.layout.readout_weights(pool[-1].attention() if pool else None)
-        return weights.to(self.record.device)
 
 
 class Explainer(Attribution):  # type: ignore[misc]
@@ -46,12 +31,12 @@ class Explainer(Attribution):  # type: ignore[misc]
     Attributes:
         class_specific: whether the map depends on `target`.
         needs_attention: whether it reads the model's attention, so that it needs a Vision Transformer.
-        forwards: forward passes a call takes.
-        backwards: backward passes a call takes.
-        more_is_relevant: whether larger values mean more relevant patches; False: smaller ones do.
-        quantity: what the values are, for a colour bar.
-        source: where the method comes from.
-        library: whose code computes the map.
+        forwards: forward passes per call.
+        backwards: backward passes per call.
+        more_is_relevant: whether higher is more relevant; False: lower is.
+        quantity: label of the values, for a color bar.
+        source: the paper or code of the method.
+        library: name of the library that computes the map.
     """
 
     class_specific: ClassVar[bool] = False
@@ -64,10 +49,10 @@ class Explainer(Attribution):  # type: ignore[misc]
     library: ClassVar[str] = "vit_interactions"
 
     def __init__(self, model: nn.Module) -> None:
-        """Take the model to explain; it is not changed, so several threads may explain or run it at once.
+        """Create the explainer; the model is not modified, so several threads may explain or run it at once.
 
         Args:
-            model: any ViT; compiled models and (Distributed)DataParallel wrappers are looked into.
+            model: any ViT; compiled models and (Distributed)DataParallel wrappers are unwrapped.
         """
         self.model = unwrap(model)
         super().__init__(self.model)
@@ -79,10 +64,10 @@ class Explainer(Attribution):  # type: ignore[misc]
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
-        """Explain each image by a map of the input's shape, as captum's methods do.
+        """Compute attributions with the input's shape, like captum's methods.
 
         The map over patches is resized bilinearly to the pixels that the patches cover; pixels that no patch
-        covers get 0. Every channel holds the same values.
+        covers get 0. All channels have the same values.
 
         Args:
             inputs: (batch, channels, height, width), or a tuple with that one tensor.
@@ -93,12 +78,10 @@ class Explainer(Attribution):  # type: ignore[misc]
             A tensor of the input's shape, at least float32, contiguous, on its device; a tuple if `inputs`
             was one.
         """
-        return self._attribute(
-            inputs, lambda x: self.patch_map(x, target, additional_forward_args), additional_forward_args
-        )
+        return self._attribute(inputs, lambda x: self._explain(x, target, additional_forward_args))
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
-        """Not offered, as by most of captum's methods."""
+        """Raise NotImplementedError, like most of captum's methods."""
         raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}.")
 
     def patch_map(
@@ -107,7 +90,7 @@ class Explainer(Attribution):  # type: ignore[misc]
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Tensor:
-        """Explain each image by one raw value a patch.
+        """Compute a map with one raw value per patch.
 
         Args:
             inputs: (batch, channels, height, width), or a tuple with that one tensor.
@@ -130,12 +113,12 @@ class Explainer(Attribution):  # type: ignore[misc]
         return own
 
     def _as_maps(self, patches: Tensor, layout: TokenLayout) -> Tensor:
-        """Lay values (batch, patches) out as maps (batch, rows, cols), and warn of maps of zeros."""
+        """Reshape values (batch, patches) to maps (batch, rows, cols), with a warning for maps that are zero."""
         warn_of_zeros(type(self).__name__, patches)
         return patches.reshape(-1, layout.rows, layout.cols)
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        """Compute one value a patch, (batch, patches): the one thing a method has to say."""
+        """Compute one value per patch, (batch, patches), and the token layout."""
         raise NotImplementedError
 
     def _observe(
@@ -145,14 +128,14 @@ class Explainer(Attribution):  # type: ignore[misc]
         additional_forward_args: Any,
         on_layer: Callable[[AttentionCall, TokenLayout], None],
     ) -> Observation:
-        """Run the model forward without a graph, handing on each layer's attention and keeping none."""
+        """Run the model forward without a graph, passing each layer's attention to `on_layer`."""
 
         def score(output: Any) -> Tensor:
             return select_target(output, target, len(inputs))
 
         chosen = None if target is None else score
         with own_input(inputs) as image:
-            seen = Observation(*observe(self.model, image, additional_forward_args, on_layer, chosen))
+            seen = observe(self.model, image, additional_forward_args, on_layer, chosen)
         if chosen:
             chosen(seen.output)
         return seen
@@ -160,14 +143,13 @@ class Explainer(Attribution):  # type: ignore[misc]
     def _attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
-        explain: Callable[[Tensor], Tensor],
-        additional_forward_args: Any = None,
+        explain: Callable[[Tensor], tuple[Tensor, TokenLayout]],
     ) -> Tensor | tuple[Tensor, ...]:
-        """Carry a patch map to the input's pixels and give it the form in which the input came."""
-        image = only_tensor(inputs)
-        patch_map = explain(image)
-        extent = image_layout(self.model, image, additional_forward_args).extent
-        pixels = to_pixels(patch_map, extent, (image.shape[-2], image.shape[-1]))
+        """Resize the map of `explain` to the input's pixels; return a tuple if `inputs` was one."""
+        with own_input(only_tensor(inputs)) as image:
+            patches, layout = explain(image)
+        maps = self._as_maps(patches, layout)
+        pixels = to_pixels(maps, layout.extent, (image.shape[-2], image.shape[-1]))
         attribution = pixels.unsqueeze(1).expand(image.shape).contiguous()
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
@@ -176,11 +158,11 @@ def only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return the one tensor of captum's `inputs`.
 
     Raises:
-        ValueError: a tuple that does not hold exactly one tensor.
+        ValueError: a tuple that does not contain exactly one tensor.
     """
     if isinstance(inputs, tuple):
         if len(inputs) != 1:
-            raise ValueError(f"`inputs` must be one batch of images, but got a tuple of {len(inputs)}.")
+            raise ValueError(f"`inputs` must be one batch of images, got a tuple of {len(inputs)}.")
         return inputs[0]
     return inputs
 

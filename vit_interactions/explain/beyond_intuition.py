@@ -1,7 +1,7 @@
-"""Beyond Intuition (BI): relevance followed through attention fused by head or corrected by token.
+"""Beyond Intuition (BI): relevance through attention that is weighted per head or corrected per token.
 
 Source: Chen et al., "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
-Readouts other than the class token and the mean of the patches are this library's.
+Readouts other than the class token and the mean of the patches are an extension of this library.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.module_inputs import ModuleInput, module_inputs
+from vit_interactions.attention.observe import Backtrace
 from vit_interactions.attention.probe import probe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_path import PathExplainer, read_tokens
-from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.functional.beyond_intuition import fuse_by_head, fuse_by_token, relevance_rows
 from vit_interactions.utilities.checks import check_choice
 
@@ -38,9 +38,9 @@ class BeyondIntuition(PathExplainer):
         R = (I + Â_L) ··· (I + Â_start)
         W = mean_h max(1/m Σ_k ∂s/∂A_L(k/(m-1) x), 0),  map = pᵀ (W * R)
 
-    p is the readout: the class token, or the mean of the patches. That the prefix tokens' rows take part where the
-    model reads them otherwise (distillation token, pooling head) is an extension of this library. The identity stays
-    in R, as published: W weighs it, so it adds no constant. Every value is ≥ 0 and proportional to the score.
+    p is the readout: the class token, or the mean of the patches. Using the rows of other prefix tokens that the model
+    reads (distillation token, pooling head) is an extension of this library. The identity stays in R, as published: W
+    weights it, so it adds no constant. Values are ≥ 0 and proportional to the score.
 
     Cost: `steps` forward passes, a full backward pass, and `steps` - 1 backward passes that end at the last block.
 
@@ -57,19 +57,19 @@ class BeyondIntuition(PathExplainer):
     def __init__(
         self, model: nn.Module, variant: Variant = "head", steps: int = 20, start: int | None = None
     ) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
             model: any ViT. The token-wise variant needs pre-norm blocks (`norm1`) whose attention goes straight
-                into an output projection (`proj`, `o_proj` or `out_proj`), and refuses others by name.
+                into an output projection (`proj`, `o_proj` or `out_proj`).
             variant: "head" or "token".
             steps: points m of the path from the zero image to the image, both included; 1 takes the gradient at
                 the image itself, without integration.
-            start: the first block that takes part, counted from 1; None is the authors' choice, 4 for "head" and
-                6 for "token", or the last block of a model that has fewer.
+            start: the first block used, counted from 1; None is the authors' choice, 4 for "head" and 6 for "token",
+                or the last block of a model with fewer.
 
         Raises:
-            ValueError: an option outside its range; when explaining, a model of fewer than `start` blocks.
+            ValueError: an option outside its range; when explaining, a model with fewer than `start` blocks.
         """
         super().__init__(model, steps)
         check_choice("variant", variant, tuple(STARTS))
@@ -84,7 +84,7 @@ class BeyondIntuition(PathExplainer):
         return own._weighted(inputs, target, additional_forward_args)
 
     def _weighted(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        probe(self.model, inputs, additional_forward_args)  # its pass is not one to note
+        probe(self.model, inputs, additional_forward_args)  # before the hooks, which must not see the probe's pass
         with module_inputs(self._watched()) as seen:
             trace = self._backtrace(inputs, target, additional_forward_args)
         blocks = len(trace.gradients)
@@ -100,7 +100,7 @@ class BeyondIntuition(PathExplainer):
         return (shares * weights * relevance).sum(1)[:, trace.layout.prefix :], trace.layout
 
     def _fused(self, trace: Backtrace, seen: Seen) -> Iterator[Tensor]:
-        """Yield Â of each block, the last first."""
+        """Yield Â per block, from the last to the first."""
         for layer in trace.layers_from_the_top():
             if self.variant == "head":
                 yield fuse_by_head(layer.attention(), layer.gradient())
@@ -132,7 +132,7 @@ class BeyondIntuition(PathExplainer):
         raise UnsupportedModelError(
             f"`{call.name}` does not give its attention's output straight to a linear layer named "
             f"{' or '.join(f'`{name}`' for name in PROJECTIONS)} (it may norm or gate it, or have no such layer), "
-            'so how far it moves a token cannot be told. Use `variant="head"`.'
+            'so how far it moves a token is unknown. Use `variant="head"`.'
         )
 
     def _block_input(self, call: AttentionCall, seen: Seen) -> Tensor:
@@ -140,18 +140,18 @@ class BeyondIntuition(PathExplainer):
         name = call.name.rpartition(".")[0]
         block = self.model.get_submodule(name)
         given = _only_tensor(seen.get(block, []))
-        # A block that norms after its attention gives `norm1` something else.
+        # A post-norm block passes something else to `norm1`.
         if given is None or given is not _only_tensor(seen[block.get_submodule("norm1")]):
             raise UnsupportedModelError(
-                f"`{name or type(self.model).__name__}`, which holds `{call.name}`, does not begin by norming its "
-                "input with `norm1`, so the input that the token-wise variant needs cannot be told. Use "
+                f"`{name or type(self.model).__name__}`, which contains `{call.name}`, does not start by norming its "
+                "input with `norm1`, so the input that the token-wise variant needs is unknown. Use "
                 '`variant="head"`.'
             )
         return _in_order_of(call, given)
 
 
 def _in_order_of(call: AttentionCall, tokens: Tensor) -> Tensor:
-    """Put the model's tokens (batch, tokens, channels) into the order of a call's."""
+    """Arrange the model's tokens (batch, tokens, channels) in the order of a call's."""
     return tokens if call.order is None else tokens[:, call.order]
 
 

@@ -2,7 +2,7 @@
 
 Source: Liao, Gao and Zhang, Pattern Recognition 165 (2025), arXiv 2503.14640. The published code rectifies the channel
 importance for supervised models and not for self-supervised ones (`rectify`). It recomputes attention from the
-projection alone, which is wrong for models with query/key normalisation, rotary or relative positions; here attention
+projection alone, which is wrong for models with query/key normalization, rotary or relative positions; here attention
 is the model's own. Readouts beyond the class token are this library's extension, behind `readout="model"`.
 """
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import Backtrace
 from vit_interactions.explain.base import only_tensor
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.accumulated_attention import accumulate, block_evidence
 from vit_interactions.utilities.checks import check_choice
@@ -23,7 +24,7 @@ from vit_interactions.utilities.checks import check_choice
 class DynamicAccumulatedAttention(GradientExplainer):
     """The accumulated evidence of the blocks; `frames` gives all of them, `patch_map` the last.
 
-    For a self-supervised model use `rectify=False` and a `MemoryBank` (or another similarity) as the target.
+    For a self-supervised model, use `rectify=False` and a `MemoryBank` (or another similarity) as the target.
 
     Example:
         >>> import timm, torch
@@ -43,14 +44,14 @@ class DynamicAccumulatedAttention(GradientExplainer):
         norm_blocks: bool = False,
         readout: Literal["class_token", "model"] = "class_token",
     ) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
-            model: a ViT whose answer is read from a class token, or any with `readout="model"`.
+            model: a ViT whose output is read from a class token, or any ViT with `readout="model"`.
             rectify: take the positive part of the channel importance, as the published code does for supervised
                 models and not for self-supervised ones.
-            norm_blocks: scale each block's map to [0, 1] before it is added.
-            readout: "class_token" (the paper), or "model": the rows of all tokens that the answer is read from.
+            norm_blocks: scale each block's map to [0, 1] before adding it.
+            readout: "class_token" (the paper), or "model": the rows of all tokens that the output is read from.
 
         Raises:
             ValueError: an unknown `readout`.
@@ -76,7 +77,7 @@ class DynamicAccumulatedAttention(GradientExplainer):
             (batch, layers, rows, cols) ≥ 0, never falling along the layers.
 
         Raises:
-            UnsupportedModelError: an answer that is not read from a class token, unless `readout="model"`.
+            UnsupportedModelError: an output that is not read from a class token, unless `readout="model"`.
         """
         accumulated, layout = self._accumulated(only_tensor(inputs), target, additional_forward_args)
         warn_of_zeros(type(self).__name__, accumulated)
@@ -108,7 +109,7 @@ class DynamicAccumulatedAttention(GradientExplainer):
     def _rows(self, seen: Backtrace) -> slice:
         if self.readout == "class_token" and seen.layout.readout != "token":
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} does not read its answer from a class token alone (its readout is "
+                f"{type(self.model).__name__} does not read its output from a class token alone (its readout is "
                 f'"{seen.layout.readout}"), for which DAAM is defined. `readout="model"` takes the rows of all tokens '
                 "that are read, an extension of this library."
             )

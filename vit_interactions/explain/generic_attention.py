@@ -1,7 +1,7 @@
 """Generic attention explainability, the self-attention case.
 
 Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
-Transformers", ICCV 2021, Eqs. 5 and 6. Readouts other than the class token are this library's.
+Transformers", ICCV 2021, Eqs. 5 and 6. Readouts other than the class token are an extension of this library.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.attention.observe import Backtrace
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.functional.chain import chain_without_identity
 from vit_interactions.utilities.checks import check_index
 
@@ -19,8 +20,8 @@ from vit_interactions.utilities.checks import check_index
 class GenericAttention(GradientExplainer):
     """Relevance gathered through the layers: R ← R + E_l R, E_l = mean over heads of max(A_l * G_l, 0).
 
-    Not normalised, and not invariant to the scale of the score. The identity in R, which would add the same to every
-    patch that is read directly, is taken off.
+    Neither normalized nor invariant to the scale of the score. The identity in R is subtracted: it would add the same
+    value to every patch that is read directly.
 
     Example:
         >>> import timm, torch
@@ -33,7 +34,7 @@ class GenericAttention(GradientExplainer):
     source = "Chefer, Gur and Wolf, Generic Attention-model Explainability, ICCV 2021, arXiv 2103.15679"
 
     def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
-        """Take the model and the first layer to take part.
+        """Create the explainer.
 
         Args:
             model: any ViT; for `TransformerAttribution` one of linear layers, layer norms, activations, residual sums
@@ -45,14 +46,14 @@ class GenericAttention(GradientExplainer):
         """
         super().__init__(model)
         if check_index("start_layer", start_layer) < 0:
-            raise ValueError(f"`start_layer` must be >= 0, but got {start_layer}.")
+            raise ValueError(f"`start_layer` must be >= 0, got {start_layer}.")
         self.start_layer = start_layer
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         seen = self._backtrace(inputs, target, additional_forward_args)
         count = len(seen.gradients)
         if self.start_layer >= count:
-            raise ValueError(f"`start_layer` must be < {count}, the model's layers, but got {self.start_layer}.")
+            raise ValueError(f"`start_layer` must be < {count}, the model's layers, got {self.start_layer}.")
         return self._patches(seen, inputs, target, additional_forward_args), seen.layout
 
     def _patches(self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:

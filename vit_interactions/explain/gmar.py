@@ -1,16 +1,16 @@
 """GMAR: attention rollout with heads weighted by their gradients.
 
-Source: Jo, Jang and Park, "GMAR: Gradient-Driven Multi-Head Attention Rollout", ICIP 2025, arXiv 2504.19414. The
-descriptions and codes of it disagree; the defaults are rollout's own form with the head weights of the paper, and the
-options give the others:
+Source: Jo, Jang and Park, "GMAR: Gradient-Driven Multi-Head Attention Rollout", ICIP 2025, arXiv 2504.19414. The paper
+and the published code disagree. The defaults are attention rollout with the head weights of the paper; the options give
+the other versions:
 
-- `residual`: "product" multiplies (A~ + αI) layer by layer; "horner" adds αI once a layer, R ← A~ R + αI.
+- `residual`: "product" multiplies (A~ + αI) layer by layer; "horner" adds αI once per layer, R ← A~ R + αI.
 - `order`: "top_down" is A~_L ··· A~_1, from output to input; "as_published" multiplies in reverse, A~_1 ··· A~_L.
-- `row_norm`: whether rows are divided by their sums; the published code does not.
-- `score_from`: the gradient at "attention" or at each "head_output".
-- `scope`: weights of each layer ("per_layer") or of the last one for all ("last_layer").
+- `row_norm`: divide rows by their sums; the published code does not.
+- `score_from`: weight heads by the gradient at "attention" or at each "head_output".
+- `scope`: head weights per layer ("per_layer"), or those of the last layer for all ("last_layer").
 
-Readouts other than the class token are this library's.
+Readouts other than the class token are an extension of this library.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer, LayerGradient
+from vit_interactions.attention.observe import Backtrace, LayerGradient
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.functional.attention import at_least_float32
 from vit_interactions.functional.chain import Order, chain, horner
 from vit_interactions.functional.gmar import Norm, head_weights, weighted_heads
@@ -30,7 +31,7 @@ from vit_interactions.utilities.checks import check_choice
 class GMAR(GradientExplainer):
     """The share of each input patch in the readout, heads weighted by the size of their gradients.
 
-    Class-specific through the head weights only, and blind to the sign of the score.
+    Class-specific through the head weights only. A score and its negative give the same map.
 
     Example:
         >>> import timm, torch
@@ -54,15 +55,15 @@ class GMAR(GradientExplainer):
         score_from: Literal["attention", "head_output"] = "attention",
         scope: Literal["per_layer", "last_layer"] = "per_layer",
     ) -> None:
-        """Take the model and the options of the method; the module says where they come from.
+        """Create the explainer; the module's docstring says where the options come from.
 
         Args:
             model: any ViT.
-            norm: of a head's gradient, "l1" or "l2".
+            norm: norm of a head's gradient, "l1" or "l2".
             alpha: weight of the residual connection, ≥ 0.
             residual: "product" or "horner".
             order: "top_down" or "as_published".
-            row_norm: whether rows are divided by their sums.
+            row_norm: divide rows by their sums.
             score_from: "attention" or "head_output".
             scope: "per_layer" or "last_layer".
 
@@ -91,7 +92,7 @@ class GMAR(GradientExplainer):
         return relevance[:, seen.layout.prefix :], seen.layout
 
     def _fused(self, seen: Backtrace) -> Iterator[Tensor]:
-        """Yield A~ of each layer, the one nearest to the readout first, one at a time."""
+        """Yield A~ layer by layer, starting next to the readout."""
         shared = self._weights(next(seen.layers_from_the_top())) if self.scope == "last_layer" else None
         layers = seen.layers_from_the_top() if self.order == "top_down" else seen.layers()
         for layer in layers:

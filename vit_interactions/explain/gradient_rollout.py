@@ -1,8 +1,8 @@
 """Attention rollout weighted by gradients, corrected: each layer's attention with its own gradient.
 
-Source: the gradient rollout of the repository vit-explain (2020), which multiplies attention with the gradients of the
-layers in reverse order, and with those of the scores before the softmax; what it describes is computed here. Readouts
-other than the class token are this library's.
+Source: gradient rollout of the repository vit-explain (2020). Its code pairs attention with the gradients of the
+layers in reverse order, taken at the scores before the softmax; this module computes what its description says.
+Readouts other than the class token are an extension of this library.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.gradients import Backtrace, GradientExplainer
+from vit_interactions.attention.observe import Backtrace
+from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.functional.chain import chain
 from vit_interactions.functional.rollout import check_alpha, discard_smallest
 from vit_interactions.utilities.checks import check_fraction
@@ -21,7 +22,7 @@ class GradientRollout(GradientExplainer):
     """The share of each input patch in the readout, over attention whose gradient is positive.
 
     E_l = max(mean over heads of A_l * G_l, 0); then as attention rollout, M_l = rownorm(E_l + α I). Not invariant to
-    the scale of the score, because the identity beside it is fixed.
+    the scale of the score, because the weight of the identity is fixed.
 
     Example:
         >>> import timm, torch
@@ -34,11 +35,11 @@ class GradientRollout(GradientExplainer):
     source = "vit-explain (2020), corrected; after Abnar and Zuidema, ACL 2020"
 
     def __init__(self, model: nn.Module, discard: float = 0.0, alpha: float = 1.0) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
             model: any ViT.
-            discard: share of each layer's entries, the smallest, set to 0 before the rows are normalised.
+            discard: fraction of each layer's entries, the smallest, set to 0 before the rows are normalized.
             alpha: weight of the residual connection, ≥ 0.
 
         Raises:

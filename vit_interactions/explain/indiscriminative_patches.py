@@ -1,4 +1,4 @@
-"""The patches that tell all other patches the same, mostly empty background.
+"""Patches that matter equally to all other patches, mostly empty background.
 
 Source: Ma et al., arXiv 2203.05922, Sec. 4.2.
 """
@@ -15,7 +15,7 @@ from vit_interactions.utilities.checks import check_fraction
 
 
 class IndiscriminativePatches(InteractionExplainer):
-    """How differently each patch matters to the others: the variance of its column of U.
+    """The variance of each patch's column of U: how differently the patch matters to the others.
 
     Example:
         >>> import timm, torch
@@ -34,7 +34,7 @@ class IndiscriminativePatches(InteractionExplainer):
         *,
         beta: float = 0.20,
     ) -> Tensor:
-        """Mark the round(β N) patches of the lowest variance.
+        """Mark the round(β N) patches with the lowest variance.
 
         Returns:
             (batch, rows, cols) bool.

@@ -1,8 +1,7 @@
-"""How many patch interactions windows leave, for every α: what a user needs to choose α for a model.
+"""Count the patch interactions that windows leave per α, to choose α for a model.
 
-Source: Ma et al., arXiv 2203.05922, Eq. 5 and Table 1 (E_O). With a bounding box over a threshold of the
-whole image, a few far candidates a row open nearly the whole image, so E_O against α differs much between
-models.
+Source: Ma et al., arXiv 2203.05922, Eq. 5 and Table 1 (E_O). A window is the bounding box of a patch's
+candidates, so a few distant candidates per row open nearly the whole image, and E_O against α varies between models.
 """
 
 import math
@@ -21,12 +20,12 @@ PAPER_ALPHAS = (0.025, 0.05, 0.10, 0.20, 0.50, 1.0)
 
 
 class InteractionCurve(NamedTuple):
-    """Patch interactions against α.
+    """The number of patch interactions against α.
 
     Attributes:
-        alphas: the shares of all patch pairs that count as relevant.
-        operations: (images, alphas) int64: O of each image.
-        pairs: N², all patch pairs of an image.
+        alphas: fractions of all patch pairs that count as relevant.
+        operations: (images, alphas) int64: O per image.
+        pairs: N², the patch pairs of an image.
     """
 
     alphas: tuple[float, ...]
@@ -35,11 +34,11 @@ class InteractionCurve(NamedTuple):
 
     @property
     def expected(self) -> Tensor:
-        """E_O, the mean over images: (alphas,) float64."""
+        """Mean E_O over images, (alphas,) float64."""
         return self.operations.double().mean(0)
 
     def _repr_html_(self) -> str:
-        """Show E_O against α in a notebook, and how far images differ."""
+        """Render E_O against α, with the range over images, as HTML for notebooks."""
         low, high = self.operations.min(0).values, self.operations.max(0).values
         rows = [
             [
@@ -51,8 +50,8 @@ class InteractionCurve(NamedTuple):
             for alpha, mean, a, b in zip(self.alphas, self.expected.tolist(), low, high, strict=True)
         ]
         images = len(self.operations)
-        note = f"Patch interactions left, of N² = {self.pairs:,}; {images} image{'s' if images != 1 else ''}."
-        return html_table(["α", "E_O, the mean", "share of all pairs", "from image to image"], rows, note)
+        note = f"Patch interactions out of N² = {self.pairs:,}, for {images} image{'s' if images != 1 else ''}."
+        return html_table(["α", "mean E_O", "fraction of all pairs", "range over images"], rows, note)
 
 
 def interaction_curve(
@@ -61,17 +60,17 @@ def interaction_curve(
     alphas: Sequence[float] = PAPER_ALPHAS,
     beta: float = 0.0,
 ) -> InteractionCurve:
-    """Count the patch interactions that responsive fields leave, against α, for a model and images.
+    """Count the patch interactions that responsive fields leave, per image and α.
 
     Args:
         model: any ViT.
-        images: (batch, channels, height, width), or an iterable of such batches, of one size.
-        alphas: shares of all patch pairs that count as relevant, each in [0, 1].
-        beta: share of the patches dropped as indiscriminative; 0 leaves the adaptive windows (the paper's
-            Table 1), above it the responsive fields (Table 2).
+        images: (batch, channels, height, width), or an iterable of such batches, all of one image size.
+        alphas: fractions of all patch pairs that count as relevant, each in [0, 1].
+        beta: fraction of the patches dropped as indiscriminative; 0 counts the adaptive windows (Table 1 of the
+            paper), > 0 the responsive fields (Table 2).
 
     Returns:
-        The counts of every image for every α.
+        The counts per image and α.
 
     Raises:
         ValueError: no image, images of several sizes, no α, or an α or β outside [0, 1].
@@ -83,7 +82,7 @@ def interaction_curve(
         ([100.0, 10000.0], 10000)
     """
     if not alphas:
-        raise ValueError("`alphas` must hold at least one share, but got none.")
+        raise ValueError("`alphas` must contain at least one fraction, got none.")
     for alpha in alphas:
         check_fraction("alpha", alpha)
     check_fraction("beta", beta)
@@ -94,9 +93,9 @@ def interaction_curve(
         uncertainty, layout = explainer._uncertainty(batch, None, None)
         grids.add(layout.grid)
         if len(grids) > 1:
-            raise ValueError(f"`images` must be of one size, but got grids of {sorted(grids)} patches.")
+            raise ValueError(f"`images` must be of one size, got grids of {sorted(grids)} patches.")
         fields = (responsive_field(uncertainty, layout.grid, alpha, beta) for alpha in alphas)
         counts.append(torch.stack([field.operations for field in fields], 1).cpu())
     if not counts:
-        raise ValueError("`images` must hold at least one batch, but got none.")
+        raise ValueError("`images` must contain at least one batch, got none.")
     return InteractionCurve(tuple(alphas), torch.cat(counts), math.prod(grids.pop()) ** 2)

@@ -1,4 +1,4 @@
-"""Patch-interaction uncertainty as an explainer: which patches matter to which.
+"""Patch-interaction uncertainty as an explainer: how much each patch matters to each other patch.
 
 Source: Ma et al., arXiv 2203.05922, Eqs. 2 and 3 and Sec. 4.2.
 """
@@ -17,7 +17,7 @@ from vit_interactions.utilities.checks import check_index
 
 
 class InteractionExplainer(Explainer):
-    """An explainer whose maps follow from U, the interaction uncertainty of every pair of patches."""
+    """Base class for maps computed from U, the interaction uncertainty of every pair of patches."""
 
     source = "Ma et al., Visualizing and Understanding Patch Interactions in Vision Transformer, arXiv 2203.05922"
 
@@ -31,13 +31,13 @@ class InteractionExplainer(Explainer):
 
         Args:
             inputs: (batch, channels, height, width).
-            target: only checked; U does not depend on a class.
+            target: checked only; U does not depend on a class.
             additional_forward_args: further arguments of the model; a tuple is spread.
         """
         return self._uncertainty(only_tensor(inputs), target, additional_forward_args)[0]
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
-        """Turn U (batch, patches, patches) into one value a patch, (batch, patches): what the method is."""
+        """Reduce U (batch, patches, patches) to one value per patch, (batch, patches)."""
         raise NotImplementedError
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
@@ -59,7 +59,7 @@ class InteractionExplainer(Explainer):
 
 
 class InteractionUncertainty(InteractionExplainer):
-    """Which patches matter to a chosen patch, or how informative each patch is to all others.
+    """The interactions of a chosen patch, or how informative each patch is to all others.
 
     Example:
         >>> import timm, torch
@@ -83,11 +83,7 @@ class InteractionUncertainty(InteractionExplainer):
         patch: tuple[int, int] | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
-        return self._attribute(
-            inputs,
-            lambda x: self.patch_map(x, target, additional_forward_args, patch=patch),
-            additional_forward_args,
-        )
+        return self._attribute(inputs, lambda x: self._values(x, target, additional_forward_args, patch))
 
     def patch_map(
         self,
@@ -97,14 +93,14 @@ class InteractionUncertainty(InteractionExplainer):
         *,
         patch: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Map u_p, the row of U of one patch, or the column means of U.
+        """Return u_p, the row of U for one patch, or the column means of U, as maps.
 
         Args:
             inputs: (batch, channels, height, width).
-            target: only checked; U does not depend on a class.
+            target: checked only; U does not depend on a class.
             additional_forward_args: further arguments of the model; a tuple is spread.
-            patch: (row, col) of the patch whose interactions are asked for; None: how informative each patch
-                is to all others, the mean of its column of U.
+            patch: (row, col) of the patch whose interactions are returned; None for the mean of each patch's column
+                of U, which says how informative the patch is to all others.
 
         Returns:
             (batch, rows, cols) ≥ 0.
@@ -112,11 +108,15 @@ class InteractionUncertainty(InteractionExplainer):
         Raises:
             ValueError: `patch` outside the grid.
         """
-        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
-        values = (
-            self.map_from(uncertainty, layout) if patch is None else uncertainty[:, patch_index(patch, layout)]
-        )
-        return self._as_maps(values, layout)
+        return self._as_maps(*self._values(only_tensor(inputs), target, additional_forward_args, patch))
+
+    def _values(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any, patch: tuple[int, int] | None
+    ) -> tuple[Tensor, TokenLayout]:
+        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
+        if patch is None:
+            return self.map_from(uncertainty, layout), layout
+        return uncertainty[:, patch_index(patch, layout)], layout
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
         """Compute how informative each patch is to all others."""
@@ -127,18 +127,18 @@ def patch_index(patch: tuple[int, int], layout: TokenLayout) -> int:
     """Return the index of the patch at (row, col).
 
     Raises:
-        ValueError: `patch` is no pair of integers inside the grid.
+        ValueError: `patch` is not a pair of integers inside the grid.
 
     Example:
         >>> patch_index((1, 2), TokenLayout(prefix=1, rows=2, cols=3, readout="token", extent=(32, 48)))
         5
     """
     if not (isinstance(patch, tuple | list) and len(patch) == 2):
-        raise ValueError(f"`patch` must be a tuple (row, col) of two ints, but got {patch!r}.")
+        raise ValueError(f"`patch` must be a tuple (row, col) of two ints, got {patch!r}.")
     row, col = (check_index("patch", part) for part in patch)
     if not (0 <= row < layout.rows and 0 <= col < layout.cols):
         raise ValueError(
             f"`patch` must lie in the grid: row in [0, {layout.rows - 1}], col in [0, {layout.cols - 1}], "
-            f"but got ({row}, {col})."
+            f"got ({row}, {col})."
         )
     return row * layout.cols + col

@@ -1,8 +1,8 @@
-"""LeGrad: how sensitive the score of each block's own features is to that block's attention.
+"""LeGrad: the sensitivity of the score of each block's features to that block's attention.
 
 Source: Bousselham, Boggust, Chaybouti, Strobelt and Kuehne, "LeGrad: An Explainability Method for Vision Transformers
-via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correction by an "empty" prompt, which masks the
-map by that for a text without a class, is left to those whose scores come from texts.
+via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. Their correction with an "empty" prompt, which
+masks the map by that of a text without a class, is not offered: it applies only to scores from texts.
 """
 
 from collections import deque
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.derivatives import refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
-from vit_interactions.attention.probe import as_arguments, probe
+from vit_interactions.attention.own_input import differentiable
+from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,
@@ -35,19 +37,19 @@ Pool = Literal["mean_all", "model"]
 
 
 class LeGrad(GradientExplainer):
-    """How much attention to a patch raises the score that each block's features have on their own.
+    """The amount by which attention to a patch raises the score of each block's own features.
 
     With X_l the tokens after block l, read as if the model ended there:
 
         s_l = head(norm(pool(X_l)));  map = Σ_l mean_h mean_i max(∂s_l/∂A_l, 0)[i, :]
 
-    ∂ reaches A_l through block l alone. Models with an attention-pooling head follow the authors' variant for SigLIP,
-    whatever `pool` is: their own pooling of X_l, and the gradient at the pooling head's attention (first latent)
-    in place of A_l. Every value is ≥ 0 and proportional to the score; attention itself takes no part.
+    The derivative reaches A_l through block l alone. Models with an attention-pooling head follow the authors' variant
+    for SigLIP, for every `pool`: they pool X_l themselves, and the gradient at the pooling head's attention (first
+    latent) replaces that at A_l. Values are ≥ 0 and proportional to the score; the attention itself is not used.
 
-    Class tokens, distillation tokens and averages are all read by the model's own code after its last block, so no
-    readout needs an extension. With `pool="model"` the model's own order of norm and pooling holds. Two passes run the
-    blocks; for each used block the model runs once more without them.
+    Class tokens, distillation tokens and averages are all read by the model's own code after its last block, so every
+    readout is supported. `pool="model"` keeps the model's own order of norm and pooling. One forward pass runs
+    the blocks; then the rest of the model runs forward and backward once per used block.
 
     Example:
         >>> import timm, torch
@@ -56,26 +58,26 @@ class LeGrad(GradientExplainer):
         torch.Size([1, 10, 10])
     """
 
-    forwards = 2
+    forwards, backwards = 3, 2  # with the default of two blocks
     quantity = "sensitivity of the blocks' scores"
     source = "Bousselham et al., LeGrad, ICCV 2025, arXiv 2404.03214"
 
     def __init__(self, model: nn.Module, pool: Pool = "mean_all", layers: int | Literal["all"] = -2) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
-            model: a ViT whose blocks follow one another in a list, with one attention each. Others are refused.
+            model: a ViT whose blocks follow one another in a list, with one attention layer each.
             pool: "mean_all", the mean over all tokens, as the authors' code does; or "model", the model's own.
-            layers: the first block used, counted from the last: -2 are the last two, as in the authors' code; or
+            layers: the first block used, counted from the end: -2 uses the last two, as in the authors' code; or
                 "all".
 
         Raises:
-            ValueError: an option outside its range; when explaining, a model of fewer blocks.
+            ValueError: an option outside its range; when explaining, a model with fewer blocks.
         """
         super().__init__(model)
         check_choice("pool", pool, get_args(Pool))
         if layers != "all" and not (isinstance(layers, int) and layers < 0):
-            raise ValueError(f'`layers` must be an integer < 0 or "all", but got {layers!r}.')
+            raise ValueError(f'`layers` must be an integer < 0 or "all", got {layers!r}.')
         self.pool, self.layers = pool, layers
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
@@ -85,40 +87,48 @@ class LeGrad(GradientExplainer):
     def _sensitivity(
         self, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> tuple[Tensor, TokenLayout]:
-        if reason := probe(self.model, inputs, additional_forward_args).unobserved:
-            refuse_cut(self.model, reason.rstrip("."))
-        callers: list[str] = []
-        seen = self._observe(inputs, target, additional_forward_args, lambda call, _: callers.append(call.name))
-        blocks = enclosing_blocks(self.model, callers)
-        used = len(blocks) if self.layers == "all" else -self.layers
-        if used > len(blocks):
-            raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, but got {self.layers}.")
-        pooling = bool(seen.record.pool_calls)
-        read = _detached if pooling else READ[self.pool]
-        target = same_class(seen.output, target)
-        calls: deque[AttentionCall] = deque(maxlen=used)
+        arguments = as_arguments(additional_forward_args)
         total = inputs.new_zeros(1, dtype=torch.float32)
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = inputs.detach().clone().requires_grad_()
-            arguments = as_arguments(additional_forward_args)
-            with (
-                guarded(self.model, leaf, additional_forward_args, lambda call, _: calls.append(call)) as guard,
-                keeping_states(blocks, used, seen.layout.tokens) as states,
-            ):
-                self.model(leaf, *arguments)
+
+        def score(output: Any) -> Tensor:
+            return select_target(output, target, len(inputs))
+
+        def keep(call: AttentionCall, layout: TokenLayout) -> None:
+            calls.append(call)
+
+        with differentiable(inputs) as leaf:
+            with guarded(self.model, leaf, additional_forward_args, keep, score=score) as guard:
+                blocks, used = self._blocks(guard.probe)
+                calls: deque[AttentionCall] = deque(maxlen=used)
+                with keeping_states(blocks, used, guard.layout.tokens) as states:
+                    output = self.model(leaf, *arguments)
             guard.finish()
+            guard.scored.check(output, score, additional_forward_args)
+            score(output)  # raises for classes and shapes that do not fit
+            target = same_class(output, target)
+            pooling = bool(guard.record.pool_calls)
+            read = _detached if pooling else READ[self.pool]
             for call, state in zip(calls, states, strict=True):
-                record = AttentionRecord(self.model, lambda *_: seen.layout)
+                record = AttentionRecord(self.model, lambda *_: guard.layout)
                 with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
                     output = self.model(leaf, *arguments)
-                score = self._finite(select_target(output, target).sum())
-                used_call = ordered_keys(record.pool_calls[-1], seen.layout) if pooling else call
-                gradient = _gradient(self.model, score, used_call)
+                block_score = self._finite(select_target(output, target).sum())
+                used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call
+                gradient = _gradient(self.model, block_score, used_call)
                 # Of a pooling head's latents the first is the one that is read.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # The prefix comes first, and a pooling head may attend to the patches only.
-        return total[:, -seen.layout.patches :], seen.layout
+        return total[:, -guard.layout.patches :], guard.layout
+
+    def _blocks(self, probe: Probe) -> tuple[list[nn.Module], int]:
+        """Find the model's blocks, and how many of them, counted from the last, are used."""
+        if probe.calls is None or probe.structure is None:
+            refuse_cut(self.model, probe.unobserved.rstrip("."))
+        blocks = enclosing_blocks(self.model, [probe.calls[layer[0]].name for layer in probe.structure.layers])
+        used = len(blocks) if self.layers == "all" else -self.layers
+        if used > len(blocks):
+            raise ValueError(f"`layers` must be >= {-len(blocks)}, the model's blocks, got {self.layers}.")
+        return blocks, used
 
     def _finite(self, score: Tensor) -> Tensor:
         if score.isfinite():
@@ -131,17 +141,17 @@ class LeGrad(GradientExplainer):
 
 
 def _gradient(model: nn.Module, score: Tensor, call: AttentionCall) -> Tensor:
-    """Compute the gradient at an attention (batch, heads, queries, keys)."""
+    """Compute the gradient at a layer's attention, (batch, heads, queries, keys)."""
     return call.attention_grad(output_gradients(model, score, [call])[0])
 
 
 def _mean_of_all(state: Tensor) -> Tensor:
-    """Put the mean token in every place: whatever the model pools of equal tokens is that token."""
+    """Replace every token with the mean token, so that any pooling returns exactly that mean."""
     return state.mean(1, keepdim=True).expand_as(state)
 
 
 def _detached(state: Tensor) -> Tensor:
-    """Begin the graph here: a pooling head's attention takes the place of the block's."""
+    """Start the graph here, because the pooling head's attention replaces the block's."""
     return state.detach().requires_grad_()
 
 

@@ -1,7 +1,7 @@
-"""Let a model answer from the tokens after each of its last blocks, as if it ended there.
+"""Compute a model's output from the tokens after each of its last blocks, as if it ended there.
 
-What follows the last block (norm, pooling, classifier, whatever a module around the ViT adds) is the model's own code,
-run once for each of these blocks, on the same images and arguments. So nothing about it has to be known.
+Whatever follows the last block (norm, pooling, classifier, a module around the ViT) is the model's own code, run once
+per block on the same images and arguments, so nothing about it is assumed.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from vit_interactions.attention.unwrap import unwrap
 
 
 def enclosing_blocks(model: nn.Module, callers: Sequence[str]) -> list[nn.Module]:
-    """Find the block of each attention layer: the element of the innermost list that holds all layers.
+    """Find the block of each attention layer: the element of the innermost list that contains all layers.
 
     Args:
         model: the model.
-        callers: names of the modules that attend, in the order in which they do.
+        callers: names of the attention modules, in the order of their calls.
 
     Raises:
-        UnsupportedModelError: no list of blocks, or not one attention in each.
+        UnsupportedModelError: no list of blocks, or not one attention layer per block.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Tanh()))
@@ -39,44 +39,44 @@ def enclosing_blocks(model: nn.Module, callers: Sequence[str]) -> list[nn.Module
             if len(set(blocks)) == len(blocks):
                 return blocks
             raise _refusal(model, f"runs {len(blocks)} attention layers in {len(set(blocks))} blocks")
-    raise _refusal(model, "has no nn.ModuleList or nn.Sequential that holds all of its attention layers")
+    raise _refusal(model, "has no nn.ModuleList or nn.Sequential that contains all of its attention layers")
 
 
 @contextlib.contextmanager
 def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Iterator[deque[Tensor]]:
     """Keep the tokens after each of the last `used` blocks, (batch, tokens, channels), as the model runs once.
 
-    Every block gets the tokens after the one before it outside the graph, so that what is computed from those after a
-    block goes back through that block alone.
+    Every block gets the previous block's tokens detached from the graph, so that gradients from its tokens go back
+    through that block alone.
 
     Args:
         blocks: all blocks of a model, in order.
-        used: how many of them, counted from the last.
-        tokens: how many tokens there are.
+        used: number of blocks kept, counted from the last.
+        tokens: expected number of tokens.
 
     Raises:
         UnsupportedModelError: blocks that are not a plain chain, or not called once each.
     """
     states: deque[Tensor] = deque(maxlen=used)
-    handed: list[Tensor] = []
+    returned: list[Tensor] = []
     ran: list[nn.Module] = []
 
     def enter(block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # Written to since the block before handed it on, it is another one.
-        if not args or (handed and (args[0] is not handed[0] or handed[0]._version)):
-            raise _refusal(block, "is not given just what the block before it hands on")
+        # `_version > 0`: the tensor was modified in place after the previous block returned it.
+        if not args or (returned and (args[0] is not returned[0] or returned[0]._version)):
+            raise _refusal(block, "does not get exactly the output of the block before it")
         state = states[-1] if states else args[0]
-        # A block may overwrite what it is given.
+        # A block may overwrite its input.
         return (state.detach().requires_grad_().clone(), *args[1:])
 
     def leave(block: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
         if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[1] != tokens:
             came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise _refusal(block, f"gives {came}, not one tensor (batch, {tokens} tokens, channels)")
+            raise _refusal(block, f"returns {came}, not one tensor (batch, {tokens} tokens, channels)")
         ran.append(block)
         states.append(output)
-        handed[:] = [output.detach().clone()]
-        return handed[0]
+        returned[:] = [output.detach().clone()]
+        return returned[0]
 
     with contextlib.ExitStack() as stack:
         for block in blocks:
@@ -92,18 +92,18 @@ def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Itera
 
 @contextlib.contextmanager
 def answering_from(blocks: Sequence[nn.Module], state: Tensor) -> Iterator[None]:
-    """Let a model answer from other tokens than those after its last block; no block computes anything.
+    """Compute a model's output from given tokens in place of those after its last block; no block computes anything.
 
-    Whoever else reads a block's output gets NaN, which shows in the answer.
+    Any other module that reads a block's output gets NaN, which shows in the model's output.
 
     Args:
         blocks: all blocks of the model, in order.
-        state: what the last of them hands on, (batch, tokens, channels).
+        state: output of the last block, (batch, tokens, channels).
     """
     nan = torch.full_like(state, torch.nan)
     with contextlib.ExitStack() as stack:
         for block in blocks:
-            # The model may overwrite what it is handed.
+            # The model may overwrite it.
             stack.enter_context(_handing_on(block, state.clone() if block is blocks[-1] else nan.clone()))
         yield
 
@@ -122,6 +122,6 @@ def _handing_on(block: nn.Module, state: Tensor) -> Iterator[None]:
 
 def _refusal(module: nn.Module, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{type(module).__name__} {what}, so what each block would answer on its own cannot be computed. Use a ViT "
-        "whose blocks follow one another in a list, with one attention each."
+        f"{type(module).__name__} {what}, so the output of each block on its own cannot be computed. Use a ViT "
+        "whose blocks follow one another in a list, with one attention layer each."
     )

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.explain.relevance_mode import REARRANGEMENTS, Rules, depends, ruled, scaled_gradient
+from vit_interactions.explain.relevance_mode import (
+    REARRANGEMENTS,
+    RelevanceMode,
+    depends_on_image,
+    scaled_gradient,
+    with_derivative,
+)
 from vit_interactions.functional.lrp import (
     elementwise_rule,
     gamma_rule,
@@ -44,11 +50,11 @@ def equal_parts(*factors: Any) -> tuple[Any, ...]:
         >>> [gradient.item() for gradient in torch.autograd.grad(a * b * c, (x, y))]
         [6.0, 4.0]
     """
-    count = sum(map(depends, factors))
-    return tuple(scaled_gradient(f, 1 / count) if count > 1 and depends(f) else f for f in factors)
+    count = sum(map(depends_on_image, factors))
+    return tuple(scaled_gradient(f, 1 / count) if count > 1 and depends_on_image(f) else f for f in factors)
 
 
-class LRPRules(Rules):
+class LRPRules(RelevanceMode):
     """The derivatives of AttnLRP and CP-LRP.
 
     Gates (sigmoid, and softmax in the variant "cp") and divisors are constants. A product of two things computed from
@@ -60,21 +66,21 @@ class LRPRules(Rules):
     kept = REARRANGEMENTS | frozenset(_SUMS.split())
 
     def __init__(self, model: nn.Module, variant: Variant, conv_gamma: float, linear_gamma: float) -> None:
-        """Take the options of `AttnLRP`."""
+        """Create the mode with the options of `AttnLRP`."""
         super().__init__(model)
         self.variant, self.conv_gamma, self.linear_gamma = variant, conv_gamma, linear_gamma
 
     def activation(self, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Pass all relevance of an activation to its argument."""
-        result: Tensor = ruled(value, lambda gradient, x: (elementwise_rule(gradient, x, value(x)),), x)
+        result: Tensor = with_derivative(value, lambda gradient, x: (elementwise_rule(gradient, x, value(x)),), x)
         return result
 
     def on_scaled_dot_product_attention(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hold the attention constant, or share out the gradient among queries, keys and values."""
+        """Treat attention as constant, or split the gradient among queries, keys and values."""
         given = read_sdpa(*args, **kwargs)
         if self.variant == "cp":
             given = replace(given, mask=None if given.mask is None else given.mask.detach())
-        elif given.mask is not None and depends(given.mask):
+        elif given.mask is not None and depends_on_image(given.mask):
             given = replace(given, mask=scaled_gradient(given.mask, 0.5))
         query, key, value = self._shared(given.query, given.key, given.value)
         return replace(given, query=query, key=key, value=value).run(func)
@@ -82,7 +88,7 @@ class LRPRules(Rules):
     def on_window_free_attention(
         self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """Take the windows as constants, and do as in other attention."""
+        """Treat the windows as constant, and apply the rule of attention."""
         return func(*self._shared(query, key, value), *args, **kwargs)
 
     def _shared(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,29 +97,33 @@ class LRPRules(Rules):
         return scaled_gradient(query, 0.25), scaled_gradient(key, 0.25), scaled_gradient(value, 0.5)
 
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
-        """Hold a gate constant."""
+        """Treat a gate as constant."""
         return func(x).detach()
 
     on_hardsigmoid = on_sigmoid
 
     def on_softmax(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hold probabilities constant, or keep the derivative, the Taylor expansion at the scores themselves."""
+        """Treat probabilities as constant, or keep the derivative (Taylor expansion at the scores)."""
         result = func(*args, **kwargs)
         return result.detach() if self.variant == "cp" else result
 
     def on_multi_head_attention_forward(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Open `nn.MultiheadAttention`, and apply the rules to what it does."""
+        """Open `nn.MultiheadAttention`, and apply the rules to its operations."""
         return attend(self, self.caller()[0], args, kwargs)
 
     def on_mul(self, func: Any, a: Any, b: Any) -> Any:
-        """Pass half of the gradient to each factor, all of it where the other is a constant."""
+        """Pass half of the gradient to each factor, or all of it if the other factor is constant."""
         return func(*equal_parts(a, b))
 
     on_multiply = on_matmul = on_bmm = on_mm = on_mul
 
     def on_mul_(self, func: Any, a: Tensor, b: Any) -> Any:
-        """Do likewise, and overwrite the first factor."""
-        return a.copy_(torch.mul(*equal_parts(a.clone(), b))) if depends(a) and depends(b) else func(a, b)
+        """Apply the rule of `mul`, and overwrite the first factor."""
+        return (
+            a.copy_(torch.mul(*equal_parts(a.clone(), b)))
+            if depends_on_image(a) and depends_on_image(b)
+            else func(a, b)
+        )
 
     def on_einsum(self, func: Any, equation: Any, *operands: Any) -> Any:
         """Pass an equal part of the gradient to each factor."""
@@ -121,13 +131,13 @@ class LRPRules(Rules):
         return func(equation, *equal_parts(*factors))
 
     def on_div(self, func: Any, a: Any, b: Any, **kwargs: Any) -> Any:
-        """Hold the divisor constant, as normalization does."""
+        """Treat the divisor as constant, as in normalization."""
         return func(a, b.detach() if isinstance(b, Tensor) else b, **kwargs)
 
     on_true_divide = on_divide = on_div_ = on_div
 
     def on_rsqrt(self, func: Any, x: Tensor, *args: Any) -> Any:
-        """Hold what is a divisor constant."""
+        """Treat a divisor as constant."""
         return func(x.detach(), *args)
 
     on_reciprocal = on___rdiv__ = on___rtruediv__ = on_rsqrt
@@ -151,8 +161,8 @@ class LRPRules(Rules):
     def on_normalize(
         self, func: Any, input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None
     ) -> Any:
-        """Hold the norm constant."""
-        return ruled(
+        """Treat the norm as constant."""
+        return with_derivative(
             lambda x: func(x, p, dim, eps),
             lambda gradient, x: (normalize_rule(gradient, x, p, dim, eps),),
             input,
@@ -177,7 +187,7 @@ class LRPRules(Rules):
     def _linear(
         self, func: Any, operation: Any, gamma: float, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Any:
-        if depends(weight) or depends(bias):
+        if depends_on_image(weight) or depends_on_image(bias):
             self.refuse("computes weights from the image")
         if not gamma:
             return operation(x, weight, bias)
@@ -189,7 +199,7 @@ class LRPRules(Rules):
         def rule(gradient: Tensor, x: Tensor) -> tuple[Tensor]:
             return (gamma_rule(gradient, x, weight, bias, gamma, operation),)
 
-        return ruled(value, rule, x)
+        return with_derivative(value, rule, x)
 
     def on_layer_norm(
         self,
@@ -200,8 +210,8 @@ class LRPRules(Rules):
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Any:
-        """Hold the standard deviation constant."""
-        return ruled(
+        """Treat the standard deviation as constant."""
+        return with_derivative(
             lambda x: func(x, normalized_shape, weight, bias, eps),
             lambda gradient, x: (layer_norm_rule(gradient, x, weight, len(normalized_shape), eps),),
             input,
@@ -215,8 +225,8 @@ class LRPRules(Rules):
         weight: Tensor | None = None,
         eps: float | None = None,
     ) -> Any:
-        """Hold the root mean square constant."""
-        return ruled(
+        """Treat the root mean square as constant."""
+        return with_derivative(
             lambda x: func(x, normalized_shape, weight, eps),
             lambda gradient, x: (rms_norm_rule(gradient, x, weight, len(normalized_shape), eps),),
             input,
@@ -231,8 +241,8 @@ class LRPRules(Rules):
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Any:
-        """Hold the standard deviations constant."""
-        return ruled(
+        """Treat the standard deviations as constant."""
+        return with_derivative(
             lambda x: func(x, num_groups, weight, bias, eps),
             lambda gradient, x: (group_norm_rule(gradient, x, num_groups, weight, eps),),
             input,

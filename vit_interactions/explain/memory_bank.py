@@ -1,7 +1,7 @@
-"""What a self-supervised model recognises: a score from its nearest neighbours instead of a class.
+"""A target for self-supervised models: a score from the nearest neighbors of an image instead of a class.
 
 Source: Liao, Gao and Zhang, Dynamic Accumulated Attention Map, 2025, "dimension-wise importance weights", with the
-published code's settings (20 neighbours, temperature 0.07). A score is a target of any class-specific method.
+published code's settings (20 neighbors, temperature 0.07). Any class-specific method takes it as `target`.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from vit_interactions.utilities.checks import check_index
 
 
 def dimension_weights(feature: Tensor, references: Tensor) -> Tensor:
-    """Weigh the dimensions of a feature by how far they agree with references, from 0 to 1.
+    """Weight the dimensions of a feature by their agreement with references, from 0 to 1.
 
     q = mean over references of f^ · z^, dimension by dimension, f^ and z^ of length 1; then scaled to [0, 1].
 
@@ -26,7 +26,7 @@ def dimension_weights(feature: Tensor, references: Tensor) -> Tensor:
         references: (references, width).
 
     Returns:
-        (width,) in [0, 1]; all 1 where every dimension agrees alike.
+        (width,) in [0, 1]; all 1 if every dimension agrees equally.
 
     Example:
         >>> dimension_weights(torch.tensor([0.6, 0.8]), torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
@@ -38,10 +38,10 @@ def dimension_weights(feature: Tensor, references: Tensor) -> Tensor:
 
 
 def read_features(output: Any) -> Tensor:
-    """Read the features (batch, width) from a model's output: itself, or its `pooler_output`, as of transformers.
+    """Read the features (batch, width) from a model's output: the output itself, or its `pooler_output` (transformers).
 
     Raises:
-        ValueError: it has none.
+        ValueError: an output without features.
 
     Example:
         >>> read_features(torch.zeros(2, 3)).shape
@@ -52,22 +52,21 @@ def read_features(output: Any) -> Tensor:
         return features
     came = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
     raise ValueError(
-        "MemoryBank needs a model whose output is (batch, width) features, or has them as `pooler_output`, but it is "
+        "MemoryBank needs a model whose output is (batch, width) features, or has them as `pooler_output`, got "
         f"{came}. Wrap the model in a module that returns them, e.g. `output.last_hidden_state[:, 0]`."
     )
 
 
 class MemoryBank:
-    """A target for models without classes: ⟨f, w⟩, w from the neighbours of f that share the most likely label.
+    """A target for models without classes: ⟨f, w⟩, with w from the neighbors of f that share the most likely label.
 
-    Methods that score other inputs too keep the image's own w for all of them: TAM and Beyond Intuition along their
-    path, LeGrad for each block.
+    TAM, Beyond Intuition and LeGrad score other inputs too (along a path, or per block); these use the image's own w.
 
     Attributes:
-        features: (references, width), of length 1 each.
-        labels: (references,) int64, or None: all neighbours count.
-        neighbours: how many of the nearest vote.
-        temperature: of the votes, exp(similarity / temperature).
+        features: (references, width), normalized to length 1.
+        labels: (references,) int64, or None to use all neighbors.
+        neighbours: number of nearest references that vote.
+        temperature: temperature of the votes, exp(similarity / temperature).
 
     Example:
         >>> bank = MemoryBank(torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]), torch.tensor([7, 7, 3]))
@@ -82,25 +81,25 @@ class MemoryBank:
         neighbours: int = 20,
         temperature: float = 0.07,
     ) -> None:
-        """Take the references: features of the same model, prototypes, or text embeddings.
+        """Create the target from features of the same model, prototypes, or text embeddings.
 
         Raises:
-            ValueError: features that are not (references, width) or not finite; as many labels as there are no
-                references; `neighbours` < 1; `temperature` not finite or <= 0.
+            ValueError: features that are not (references, width) or not finite; labels that do not match
+                the references; `neighbours` < 1; `temperature` not finite or <= 0.
         """
         if features.ndim != 2 or 0 in features.shape:
-            raise ValueError(f"`features` must have shape (references, width), but got {tuple(features.shape)}.")
+            raise ValueError(f"`features` must have shape (references, width), got {tuple(features.shape)}.")
         if not features.isfinite().all():
-            raise ValueError("`features` must be finite, but got NaN or infinite values.")
+            raise ValueError("`features` must be finite, got NaN or infinite values.")
         if labels is not None and labels.shape != features.shape[:1]:
             raise ValueError(
-                f"`labels` must have shape ({features.shape[0]},), one a reference, but got {tuple(labels.shape)}."
+                f"`labels` must have shape ({features.shape[0]},), one per reference, got {tuple(labels.shape)}."
             )
         neighbours = check_index("neighbours", neighbours)
         if neighbours < 1:
-            raise ValueError(f"`neighbours` must be >= 1, but got {neighbours}.")
+            raise ValueError(f"`neighbours` must be >= 1, got {neighbours}.")
         if not 0.0 < temperature < float("inf"):
-            raise ValueError(f"`temperature` must be finite and > 0, but got {temperature}.")
+            raise ValueError(f"`temperature` must be finite and > 0, got {temperature}.")
         self.features = F.normalize(features.detach().float(), dim=-1)
         self.labels = labels
         self.neighbours = min(neighbours, features.shape[0])
@@ -114,8 +113,8 @@ class MemoryBank:
         """Collect the features of a model over batches of (images, labels).
 
         Args:
-            model: a model whose output is (batch, width) features, e.g. of timm with `num_classes=0`, or has them as
-                `pooler_output`, as transformers' models without a classifier do.
+            model: a model whose output is (batch, width) features, e.g. a timm model with `num_classes=0`, or has them
+                as `pooler_output`, like transformers models without a classifier.
             batches: e.g. a DataLoader.
             settings: `neighbours` and `temperature`.
 
@@ -127,24 +126,24 @@ class MemoryBank:
             for images, labels in batches:
                 collected.append((read_features(own(images)), labels))
         if not collected:
-            raise ValueError("`batches` must hold at least one batch of (images, labels), but got none.")
+            raise ValueError("`batches` must contain at least one batch of (images, labels), got none.")
         features, labels = (torch.cat(parts) for parts in zip(*collected, strict=True))
         return cls(features, labels, **settings)  # type: ignore[arg-type]
 
     def __call__(self, output: Any) -> Tensor:
-        """Score a model's output, features (batch, width): (batch,); the weights are constants of the derivative.
+        """Return scores (batch,) of a model's output, features (batch, width); gradients treat the weights as constant.
 
         Raises:
-            ValueError: an output without features, or of another width than the references.
+            ValueError: an output without features, or with a width that differs from the references'.
         """
         return self.fixed(output)(output)
 
     def fixed(self, output: Any) -> Callable[[Any], Tensor]:
-        """Hold the weights that an output's features have, as a target: other outputs are scored by the same."""
+        """Return a target that scores other outputs with the weights of this output's features."""
         features = read_features(output).detach()
         if features.shape[1] != self.features.shape[1]:
             raise ValueError(
-                f"MemoryBank holds features of width {self.features.shape[1]}, but the model's have width "
+                f"the model's features must have the memory bank's width {self.features.shape[1]}, got "
                 f"{features.shape[1]}."
             )
         weights = torch.stack([self.weights(feature) for feature in features])
@@ -156,7 +155,7 @@ class MemoryBank:
         return score
 
     def weights(self, feature: Tensor) -> Tensor:
-        """Weigh the dimensions of one feature (width,) by the neighbours that carry its most likely label."""
+        """Weight the dimensions of one feature (width,) by the neighbors with its most likely label."""
         references = self.features.to(feature.device)
         similarity = references @ F.normalize(feature.float(), dim=-1)
         nearest = similarity.topk(self.neighbours)

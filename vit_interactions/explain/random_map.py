@@ -1,4 +1,4 @@
-"""The control: a map that knows nothing. A method that does not beat it explains nothing."""
+"""The random baseline. A method that does not beat it is not informative."""
 
 import zlib
 from typing import Any
@@ -24,10 +24,15 @@ class RandomMap(Explainer):
     needs_attention = False
     forwards = 0
     quantity = "random number"
-    source = "control, after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
+    source = "random baseline, after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
-        """Take the model, for its grid, and a seed."""
+        """Create the explainer.
+
+        Args:
+            model: any model; only its grid of patches is used.
+            seed: maps with other seeds are independent.
+        """
         super().__init__(model)
         self.seed = seed
 
@@ -36,7 +41,7 @@ class RandomMap(Explainer):
         return torch.stack([self._draw(image, layout.patches) for image in inputs]).to(inputs.device), layout
 
     def _draw(self, image: Tensor, patches: int) -> Tensor:
-        # Seeded by the image, so that a batch gives what its images give one by one.
+        # Seeded by the image, so that batching does not change its map.
         content = image.detach().to("cpu", torch.float64).numpy().tobytes()
         generator = torch.Generator().manual_seed(zlib.crc32(content) + self.seed)
         return torch.rand(patches, generator=generator, device=generator.device)

@@ -1,7 +1,8 @@
-"""One layer's attention from what the model reads its answer from.
+"""The attention of one layer, in the row of the tokens that the output is read from.
 
 Source: the usual first look at a ViT, e.g. Caron et al., "Emerging Properties in Self-Supervised Vision
-Transformers", ICCV 2021 (last layer, class token). Readouts other than the class token are this library's.
+Transformers", ICCV 2021 (last layer, class token). Readouts other than the class token are an extension of this
+library.
 """
 
 from typing import Any
@@ -31,11 +32,11 @@ class RawAttention(Explainer):
     source = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021"
 
     def __init__(self, model: nn.Module, layer: int = -1, fusion: Fusion = "mean") -> None:
-        """Take the model, the layer and how its heads are fused.
+        """Create the explainer.
 
         Args:
             model: any ViT.
-            layer: which layer; negative counts from the last.
+            layer: index of the layer; negative counts from the last.
             fusion: "mean", "max" or "min" over heads.
 
         Raises:
@@ -49,7 +50,7 @@ class RawAttention(Explainer):
         kept: list[AttentionCall | None] = []
 
         def keep(call: AttentionCall, layout: TokenLayout) -> None:
-            # Query and key are cheap to keep; a later layer takes the place of those counted from the end.
+            # The number of layers is not known yet, so an index from the end keeps the most recent calls.
             wanted = self.layer < 0 or len(kept) == self.layer
             kept.append(call if wanted else None)
             if self.layer < 0 and len(kept) > -self.layer:
@@ -58,7 +59,7 @@ class RawAttention(Explainer):
         seen = self._observe(inputs, target, additional_forward_args, keep)
         if not -len(kept) <= self.layer < len(kept):
             raise IndexError(
-                f"`layer` must lie in [{-len(kept)}, {len(kept) - 1}] for this model, but got {self.layer}."
+                f"`layer` must lie in [{-len(kept)}, {len(kept) - 1}] for this model, got {self.layer}."
             )
         call = kept[self.layer]
         assert call is not None

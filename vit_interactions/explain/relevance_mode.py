@@ -1,7 +1,7 @@
-"""Run an unchanged model with other derivatives: rules of relevance propagation instead of gradients.
+"""Run an unchanged model with rules of relevance propagation instead of its gradients.
 
-A `TorchFunctionMode` sees every operation on what was computed from the image. An operation either keeps its
-derivative, gets another one, or is refused: none is passed over without a decision.
+A `TorchFunctionMode` sees every operation on values computed from the image. Each operation keeps its derivative, gets
+another one, or raises; none goes unnoticed.
 """
 
 import sys
@@ -19,7 +19,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.graph import ancestors
 from vit_interactions.functional.attention import without_autocast
 
-# Operations that move, copy, select or convert numbers: what comes back is moved back, what was copied is added.
+# Operations that move, copy, select or convert values: relevance is moved back, and summed over copies.
 _REARRANGEMENTS = """
     H T __getitem__ __iter__ __setitem__ adjoint bfloat16 cat chunk clone concat concatenate contiguous detach double
     dropout dropout1d dropout2d expand expand_as flatten flip float gather half hsplit index_select mH mT movedim
@@ -27,30 +27,30 @@ _REARRANGEMENTS = """
     split_with_sizes squeeze stack swapaxes swapdims t take_along_dim tensor_split tile to transpose type type_as
     unbind unflatten unsqueeze view view_as vsplit
 """
-# Functions of one number with f(0) = 0.
+# Elementwise functions with f(0) = 0.
 _ACTIVATIONS = "celu elu gelu hardswish leaky_relu mish relu relu6 selu silu softsign tanh tanhshrink"
 REARRANGEMENTS, ACTIVATIONS = frozenset(_REARRANGEMENTS.split()), frozenset(_ACTIVATIONS.split())
 
 Rule = Callable[..., Any]
 
 
-class Ruled(torch.autograd.Function):
-    """An operation with the derivative of your choice.
+class CustomDerivative(torch.autograd.Function):
+    """An operation with a custom derivative.
 
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)
-        >>> y = Ruled.apply(torch.square, lambda gradient, x: (gradient * 10.0,), x)
+        >>> y = CustomDerivative.apply(torch.square, lambda gradient, x: (gradient * 10.0,), x)
         >>> y.item(), torch.autograd.grad(y, x)[0].item()
         (9.0, 10.0)
     """
 
     @staticmethod
     def forward(ctx: Any, value: Rule, rule: Rule, *tensors: Tensor) -> Any:
-        """Compute value(*tensors) and keep rule(gradient, *tensors) -> gradients for the way back."""
+        """Compute value(*tensors), and save rule(gradient, *tensors) -> gradients for the backward pass."""
         ctx.rule = rule
         ctx.save_for_backward(*tensors)
         result = value(*tensors)
-        # Autograd forbids models to write to a view that a function of one's own returns.
+        # Autograd does not let a model write to a view that a custom function returned.
         return result.clone() if isinstance(result, Tensor) and result._is_view() else result
 
     @staticmethod
@@ -61,9 +61,9 @@ class Ruled(torch.autograd.Function):
             return None, None, *ctx.rule(gradient, *ctx.saved_tensors)
 
 
-def ruled(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
-    """Compute value(*tensors), whose derivative is rule(gradient, *tensors): one gradient a tensor."""
-    return Ruled.apply(value, rule, *tensors)
+def with_derivative(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
+    """Compute value(*tensors), with the derivative rule(gradient, *tensors): one gradient per tensor."""
+    return CustomDerivative.apply(value, rule, *tensors)
 
 
 def scaled_gradient(tensor: Tensor, factor: float) -> Tensor:
@@ -74,35 +74,35 @@ def scaled_gradient(tensor: Tensor, factor: float) -> Tensor:
         >>> torch.autograd.grad(scaled_gradient(x, 0.25), x)[0].item()
         0.25
     """
-    scaled: Tensor = ruled(lambda x: x.view_as(x), lambda gradient, _: (gradient * factor,), tensor)
+    scaled: Tensor = with_derivative(lambda x: x.view_as(x), lambda gradient, _: (gradient * factor,), tensor)
     return scaled
 
 
-def depends(value: Any) -> bool:
-    """Whether a value, or any in a list, tuple or dict, was computed from the image, as its graph tells."""
+def depends_on_image(value: Any) -> bool:
+    """Check whether a value, or any value in a list, tuple or dict, was computed from the image."""
     if isinstance(value, Tensor):
         return value.requires_grad
     if isinstance(value, dict):
-        return any(map(depends, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(depends, value))
+        return any(map(depends_on_image, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(depends_on_image, value))
 
 
-class Rules(TorchFunctionMode):
-    """The rules of one method, in force while a model runs inside the `with` block.
+class RelevanceMode(TorchFunctionMode):
+    """The rules of one method, active while a model runs inside the `with` block.
 
-    A subclass has a method `on_NAME(function, *arguments)` for each operation torch calls NAME that gets a rule.
-    Parameters are constants, so that whatever requires a gradient was computed from the image.
+    A subclass defines a method `on_NAME(function, *arguments)` per torch operation NAME with a rule. Parameters are
+    constants, so that whatever requires a gradient was computed from the image.
 
     Attributes:
-        method: what messages call the method.
-        kept: operations whose derivative is the rule.
+        method: name of the method in messages.
+        kept: operations that keep their derivative.
     """
 
     method: ClassVar[str]
     kept: ClassVar[frozenset[str]] = REARRANGEMENTS
 
     def __init__(self, model: nn.Module) -> None:
-        """Learn the names of the model's modules, for messages.
+        """Create the mode for a model; its modules are named in messages.
 
         Raises:
             UnsupportedModelError: quantized layers, or LoRA layers that are not merged.
@@ -112,8 +112,8 @@ class Rules(TorchFunctionMode):
             refuse_cut(model, f"{self.method} cannot follow the relevance")
         if apart := unmerged_adapter(model):
             raise UnsupportedModelError(
-                f"`{apart}` adds a LoRA adapter that is not merged, and rules for its products one by one are not "
-                f"the rule of their sum, so the relevance of {self.method} would be another model's. Merge the LoRA "
+                f"`{apart}` adds a LoRA adapter that is not merged. Rules for its products are not the rule for "
+                f"their sum, so {self.method} would return the relevance of another model. Merge the LoRA "
                 "weights first (`model = model.merge_and_unload()`)."
             )
         self._modules = {id(module): (name, module) for name, module in model.named_modules()}
@@ -121,16 +121,16 @@ class Rules(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = mapped(_without_parameter, args), mapped(_without_parameter, kwargs or {})
-        if not (depends(args) or depends(kwargs)):
+        args, kwargs = map_nested(_without_parameter, args), map_nested(_without_parameter, kwargs or {})
+        if not (depends_on_image(args) or depends_on_image(kwargs)):
             return func(*args, **kwargs)
         return self.compute(operation_name(func), func, args, kwargs)
 
     def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute an operation on what depends on the image, with its rule.
+        """Compute an operation on values that depend on the image, with its rule.
 
         Raises:
-            UnsupportedModelError: there is none.
+            UnsupportedModelError: an operation without a rule.
         """
         if name in ACTIVATIONS or name.removesuffix("_") in ACTIVATIONS:
             return self._activation(func, name, *args, **kwargs)
@@ -138,12 +138,12 @@ class Rules(TorchFunctionMode):
         if rule is not None:
             return rule(func, *args, **kwargs)
         result = func(*args, **kwargs)
-        if name not in self.kept and depends(result):
+        if name not in self.kept and depends_on_image(result):
             self.refuse(f"computes `{name}` from the image")
         return result
 
     def activation(self, value: Rule, x: Tensor) -> Tensor:
-        """Compute value(x), a function of one number with value(0) = 0, with its rule."""
+        """Compute value(x), elementwise with value(0) = 0, with its rule."""
         raise NotImplementedError
 
     def _activation(
@@ -157,20 +157,20 @@ class Rules(TorchFunctionMode):
 
         if not (inplace or overwrites):
             return self.activation(value, x)
-        # The rule wants x as it was, the model wants it overwritten.
+        # The rule needs the old x; the model expects it overwritten.
         return x.copy_(self.activation(value, x.clone()))
 
     def refuse(self, what: str) -> NoReturn:
-        """Raise UnsupportedModelError that the module now running does something there is no rule for."""
+        """Raise UnsupportedModelError: the running module does something without a rule."""
         name, _ = self.caller()
         raise UnsupportedModelError(
-            f"{name} {what}, for which {self.method} has no rule, so the relevance could "
-            "not be followed. Use a ViT of plain linear layers, normalisation, activations and attention, or a "
-            "method that takes gradients as they are, such as GenericAttention."
+            f"{name} {what}, for which {self.method} has no rule, so relevance cannot "
+            "be propagated. Use a ViT of plain linear layers, normalization, activations and attention, or a "
+            "method that uses plain gradients, such as GenericAttention."
         )
 
     def caller(self) -> tuple[str, nn.Module | None]:
-        """Find the module that is running, the innermost frame whose `self` is one, and name it."""
+        """Find the running module (the `self` of the innermost frame that has one), and its name."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             found = self._modules.get(id(frame.f_locals.get("self")))
@@ -181,19 +181,22 @@ class Rules(TorchFunctionMode):
         return "the model", None
 
     def check_graph(self, scores: Tensor) -> None:
-        """Raise unless the scores come from the image by operations that could be seen.
+        """Raise unless the scores depend on the image through operations with rules.
 
         Raises:
-            UnsupportedModelError: a `torch.autograd.Function` of the model's own, which no mode can see, or scores
+            UnsupportedModelError: the model's own `torch.autograd.Function`, which no mode can see, or scores
                 that do not depend on the image.
         """
         if scores.grad_fn is None:
             raise UnsupportedModelError(
-                f"the score does not depend on the image by any way that {self.method} can follow: the model "
-                "detaches its features, or passes them through a gate only."
+                f"the score does not depend on the image in any way that {self.method} can follow: the model "
+                "detaches its features, or uses them only in a gate."
             )
         for node in ancestors([scores.grad_fn], {}):
-            if isinstance(node, BackwardCFunction) and type(node).__name__ != f"{Ruled.__name__}Backward":
+            if (
+                isinstance(node, BackwardCFunction)
+                and type(node).__name__ != f"{CustomDerivative.__name__}Backward"
+            ):
                 raise UnsupportedModelError(
                     f"the model computes `{type(node).__name__.removesuffix('Backward')}`, a "
                     f"`torch.autograd.Function` with its own derivative, which {self.method} cannot replace. Use "
@@ -202,7 +205,7 @@ class Rules(TorchFunctionMode):
 
 
 def operation_name(func: Any) -> str:
-    """Return what torch calls an operation, the same for functions, methods and properties.
+    """Return torch's name of an operation, the same for functions, methods and properties.
 
     Example:
         >>> operation_name(torch.nn.functional.gelu), operation_name(torch.Tensor.relu_)
@@ -216,7 +219,7 @@ def operation_name(func: Any) -> str:
 
 
 def unmerged_adapter(model: nn.Module) -> str | None:
-    """Return the name of the first layer, of peft or loralib, whose active adapter is not merged, or None.
+    """Return the name of the first peft or loralib layer whose active adapter is not merged, or None.
 
     Example:
         >>> unmerged_adapter(nn.Linear(1, 1)) is None
@@ -224,24 +227,24 @@ def unmerged_adapter(model: nn.Module) -> str | None:
     """
     name: str
     for name, module in model.named_modules():
-        # By their names: none of these libraries is needed here.
+        # Recognized by name, so that neither library is required.
         adapts = any(base.__name__ in ("BaseTunerLayer", "LoRALayer") for base in type(module).__mro__)
         if adapts and not (getattr(module, "merged", False) or getattr(module, "disable_adapters", False)):
             return name
     return None
 
 
-def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to an argument, or to all that the lists, tuples and dicts of arguments hold.
+def map_nested(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to an argument, or to every element of nested lists, tuples and dicts.
 
     Example:
-        >>> mapped(lambda value: value + 1, (1, [2, {"key": 3}]))
+        >>> map_nested(lambda value: value + 1, (1, [2, {"key": 3}]))
         (2, [3, {'key': 4}])
     """
     if type(value) is dict:
-        return {key: mapped(function, part) for key, part in value.items()}
+        return {key: map_nested(function, part) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(mapped(function, part) for part in value)
+        return type(value)(map_nested(function, part) for part in value)
     return function(value)
 
 

@@ -15,15 +15,15 @@ from vit_interactions.utilities.checks import check_fraction
 
 
 class FieldExplainer(InteractionExplainer):
-    """An explainer whose maps follow from the responsive field of every patch."""
+    """Base class for maps computed from the responsive field of every patch."""
 
     def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20) -> None:
-        """Take the model and what makes a field.
+        """Create the explainer.
 
         Args:
             model: any ViT.
-            alpha: share of all patch pairs that count as relevant, in [0, 1].
-            beta: share of the patches that are dropped as indiscriminative, in [0, 1].
+            alpha: fraction of all patch pairs that count as relevant, in [0, 1].
+            beta: fraction of the patches dropped as indiscriminative, in [0, 1].
 
         Raises:
             ValueError: `alpha` or `beta` outside [0, 1].
@@ -39,16 +39,16 @@ class FieldExplainer(InteractionExplainer):
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> ResponsiveField:
-        """Determine the responsive fields of a batch of images; see `functional.responsive_field`."""
+        """Compute the responsive fields of a batch of images; see `functional.responsive_field`."""
         return self.field_from(*self._uncertainty(only_tensor(inputs), target, additional_forward_args))
 
     def field_from(self, uncertainty: Tensor, layout: TokenLayout) -> ResponsiveField:
-        """Determine the fields that follow from U by this explainer's α and β."""
+        """Compute the responsive fields from U, with this explainer's α and β."""
         return responsive_field(uncertainty, layout.grid, self.alpha, self.beta)
 
 
 class ResponsiveFieldSize(FieldExplainer):
-    """How many patches each patch responds to; fewer mean a more relevant patch.
+    """The number of patches that each patch responds to; lower is more relevant.
 
     Example:
         >>> import timm, torch
@@ -61,5 +61,5 @@ class ResponsiveFieldSize(FieldExplainer):
     quantity = "patches in the field"
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
-        """Count the patches of each field."""
+        """Count the patches in each field."""
         return self.field_from(uncertainty, layout).size.float()

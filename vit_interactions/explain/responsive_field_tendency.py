@@ -1,7 +1,7 @@
-"""The direction in which each patch's responsive field reaches farther.
+"""The direction in which each patch's responsive field extends farthest.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. The map of where they
-meet, their convergence, is this library's.
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. The map of their convergence
+is an extension of this library.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from vit_interactions.explain.responsive_field_size import FieldExplainer
 
 
 class ResponsiveFieldTendency(FieldExplainer):
-    """Where the fields of the patches point; the map is high where the arrows meet.
+    """The directions of the patches' responsive fields, as a map of their convergence.
 
     Example:
         >>> import timm, torch
@@ -32,28 +32,28 @@ class ResponsiveFieldTendency(FieldExplainer):
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Tensor:
-        """Compute each patch's unit vector.
+        """Compute one unit vector per patch.
 
         Returns:
-            (batch, rows, cols, 2): x to the right and y down; (0, 0) where no direction prevails.
+            (batch, rows, cols, 2): x to the right, y down; (0, 0) for a field without a direction.
         """
         uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
         return self.field_from(uncertainty, layout).tendency.reshape(-1, *layout.grid, 2)
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
-        """Compute where the arrows meet."""
+        """Compute the convergence of the directions."""
         tendency = self.field_from(uncertainty, layout).tendency
         return convergence(tendency.reshape(-1, *layout.grid, 2)).flatten(1)
 
 
 def convergence(tendency: Tensor) -> Tensor:
-    """Compute −(∂x R_x + ∂y R_y), central differences inside and one-sided ones at the edges, per patch.
+    """Compute −(∂x R_x + ∂y R_y), per patch, by central differences inside and one-sided ones at the edges.
 
     Args:
-        tendency: (batch, rows, cols, 2), x to the right and y down.
+        tendency: (batch, rows, cols, 2), x to the right, y down.
 
     Returns:
-        (batch, rows, cols), positive where the arrows meet.
+        (batch, rows, cols), positive where the directions converge.
 
     Example:
         >>> convergence(torch.tensor([[[[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]]]))

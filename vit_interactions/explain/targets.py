@@ -1,4 +1,4 @@
-"""Which number of the model's output is explained: captum's targets, checked, or a function of your own."""
+"""Select the score to explain from a model's output: by captum's targets, or by a function."""
 
 import contextlib
 import operator
@@ -11,24 +11,24 @@ from vit_interactions.functional.scores import class_outputs
 
 
 def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
-    """Pick one score an example from a model's output.
+    """Select one score per example from a model's output.
 
     Args:
-        output: (batch, classes); (batch,), which is one class; or an object that has either as `logits`, as the
-            outputs of transformers do.
-        target: a class for all examples (int, tensor of one int, 1-tuple) or one an example (list or
-            one-dimensional tensor of ints, list of 1-tuples), negative counting from the end; "pred" for the
-            class of the highest score of each example; or a function that computes (batch,) scores from the
-            output: the similarity to a text, a neuron, a difference of classes.
-        batch: number of images that the output is for, checked if given.
+        output: (batch, classes); (batch,) for a single class; or an object with one of these as `logits`, such as the
+            outputs of transformers.
+        target: a class for all examples (int, tensor of one int, 1-tuple) or one per example (list or
+            one-dimensional tensor of ints, list of 1-tuples), where negative classes count from the end; "pred" for
+            the predicted class of each example; or a function that computes (batch,) scores from the output: a
+            similarity to a text, a neuron, a difference between classes.
+        batch: expected number of images, checked if given.
 
     Returns:
         (batch,) scores.
 
     Raises:
-        TypeError: a bool, a float, or no kind of target.
-        ValueError: not one target or one per example, or an output that is neither (batch, classes) nor (batch,).
-        IndexError: a class that the output does not have.
+        TypeError: a bool, a float, or another type that is not a target.
+        ValueError: not one target or one per example, or an output of another shape.
+        IndexError: a class that does not exist.
 
     Example:
         >>> select_target(torch.tensor([[0.1, 0.9], [0.7, 0.3]]), lambda scores: scores[:, 1] - scores[:, 0])
@@ -44,22 +44,22 @@ def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
         return outputs.amax(1)
     indices = _as_integers(target)
     if len(indices) not in (1, batch) or (isinstance(target, list) and len(indices) != batch):
-        raise ValueError(f"`target` must be one class or {batch}, one an example, but got {len(indices)}.")
+        raise ValueError(f"`target` must be one class or {batch}, one per example, got {len(indices)}.")
     for index in indices:
         if not -classes <= index < classes:
             raise IndexError(
-                f"`target` must lie in [{-classes}, {classes - 1}] for {classes} classes, but got {index}."
+                f"`target` must lie in [{-classes}, {classes - 1}] for {classes} classes, got {index}."
             )
     chosen = torch.tensor(indices, device=outputs.device) % classes
     return outputs.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
 
 
 def require_target(method: str, target: Any) -> None:
-    """Raise ValueError if a method that explains one score was given no target."""
+    """Raise ValueError if a class-specific method was given no target."""
     if target is None:
         raise ValueError(
-            f"{method} explains one score of the output: `target` must be a class index (or one an example), "
-            '"pred" for the class of the highest score, or a function of the output, but got None.'
+            f"{method} explains one score of the output: `target` must be a class index (or one per example), "
+            '"pred" for the predicted class, or a function of the output, got None.'
         )
 
 
@@ -90,10 +90,10 @@ def _as_integers(target: Any) -> list[int]:
         if len(target) == 1:
             return _as_integers(target[0])
     elif not isinstance(target, bool):
-        with contextlib.suppress(TypeError):  # arrays of several numbers have the method, and raise
+        with contextlib.suppress(TypeError):  # raised by arrays of several numbers, which have `__index__`
             return [operator.index(target)]
     shown = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else repr(target)
     raise TypeError(
-        '`target` must be a class index, or one an example (int, list or tensor of ints), "pred" for the class of '
-        f"the highest score, or a function of the output, but got {shown}."
+        '`target` must be a class index, or one per example (int, list or tensor of ints), "pred" for the '
+        f"predicted class, or a function of the output, got {shown}."
     )

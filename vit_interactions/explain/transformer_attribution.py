@@ -1,4 +1,4 @@
-"""Transformer attribution: relevance times gradient at every attention matrix, gathered through the layers.
+"""Transformer attribution: relevance times gradient at every attention matrix, accumulated through the layers.
 
 Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021. This library's
 additions: relevance sums are kept for each image by itself; LayerScale and query-key normalisation pass relevance
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.evaluation_copy import evaluated
-from vit_interactions.attention.observe import observe_gradients
+from vit_interactions.attention.observe import Backtrace, observe_gradients
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.explain.generic_attention import GenericAttention
-from vit_interactions.explain.gradients import Backtrace
 from vit_interactions.explain.relevance_mode import (
     REARRANGEMENTS,
-    Rules,
-    depends,
-    mapped,
+    RelevanceMode,
+    depends_on_image,
+    map_nested,
     operation_name,
-    ruled,
     scaled_gradient,
+    with_derivative,
 )
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.attention import without_autocast
@@ -45,7 +44,7 @@ CASTS = frozenset({"bfloat16", "double", "float", "half"})
 
 
 class TransformerAttribution(GenericAttention):
-    """Relevance gathered through the layers by E_l = mean over heads of max(G_l * R_l, 0).
+    """Relevance accumulated through the layers by E_l = mean over heads of max(G_l * R_l, 0).
 
     G_l is the gradient at the attention of layer l, R_l its relevance by layer-wise propagation from the target. The
     map is the readout's row of (I + E_L) ··· (I + E_start) - I. The relevance is followed through the unchanged
@@ -82,7 +81,7 @@ class TransformerAttribution(GenericAttention):
             return scores
 
         with without_autocast(inputs):
-            return Backtrace(*observe_gradients(model, inputs, additional_forward_args, score, rules))
+            return observe_gradients(model, inputs, additional_forward_args, score, rules)
 
 
 def _evidence(found: Backtrace, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -92,11 +91,11 @@ def _evidence(found: Backtrace, dtype: torch.dtype) -> Iterator[Tensor]:
         yield relevance.to(dtype)
 
 
-class RelevanceRules(Rules):
-    """The rules of transformer attribution, from the first attention on; what comes before it hands nothing on.
+class RelevanceRules(RelevanceMode):
+    """The rules of transformer attribution, from the first attention on; earlier operations pass no relevance.
 
     Attributes:
-        following: whether the rules are in force. The first attention switches them on.
+        following: whether the rules are active. The first attention activates them.
         dtype: the floating-point type that everything is computed in, whatever the model's own.
     """
 
@@ -104,7 +103,7 @@ class RelevanceRules(Rules):
     kept = REARRANGEMENTS | {"masked_fill"}
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float64) -> None:
-        """Wait for the first attention."""
+        """Create the mode; it starts at the first attention."""
         super().__init__(model)
         self.following = False
         self.dtype = dtype
@@ -118,11 +117,11 @@ class RelevanceRules(Rules):
         # An operation in place writes to the model's own tensor, not to a copy; properties compute nothing.
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         kept = int(in_place or getattr(func, "__name__", "") == "__get__")
-        args = (*args[:kept], *mapped(self._widened, args[kept:]))
-        return super().__torch_function__(func, types, args, mapped(self._widened, kwargs or {}))
+        args = (*args[:kept], *map_nested(self._widened, args[kept:]))
+        return super().__torch_function__(func, types, args, map_nested(self._widened, kwargs or {}))
 
     def _widened(self, value: Any) -> Any:
-        """Return a tensor or a dtype in the type that relevance is followed in, anything else unchanged."""
+        """Convert a tensor or a dtype to the type of relevance; return anything else unchanged."""
         if isinstance(value, torch.dtype):
             return self.dtype if value.is_floating_point else value
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -130,19 +129,19 @@ class RelevanceRules(Rules):
         return value
 
     def compute(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute an operation, with its rule where relevance comes by."""
+        """Compute an operation, with its rule if relevance passes through it."""
         self.following |= name in ("scaled_dot_product_attention", "window_free_attention", "softmax")
         return super().compute(name, func, args, kwargs) if self.following else func(*args, **kwargs)
 
     def activation(self, value: Any, x: Tensor) -> Tensor:
         """Pass relevance unchanged."""
-        result: Tensor = ruled(value, _unchanged, x)
+        result: Tensor = with_derivative(value, _unchanged, x)
         return result
 
     def on_scaled_dot_product_attention(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Share relevance among queries, keys and values."""
         given = read_sdpa(*args, **kwargs)
-        if depends(given.mask):
+        if depends_on_image(given.mask):
             self.refuse("computes a mask of its attention from the image")
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
@@ -152,11 +151,11 @@ class RelevanceRules(Rules):
             attention = replace(given, query=query, key=key).attention()
             return attention_relevance(relevance, query, key, value, attention)
 
-        return ruled(attend, rule, given.query, given.key, given.value)
+        return with_derivative(attend, rule, given.query, given.key, given.value)
 
     def on_softmax(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Pass relevance unchanged, as attention in one call does."""
-        return ruled(lambda scores: func(scores, *args[1:], **kwargs), _unchanged, args[0])
+        return with_derivative(lambda scores: func(scores, *args[1:], **kwargs), _unchanged, args[0])
 
     def on_matmul(self, func: Any, a: Tensor, b: Tensor) -> Any:
         """Share relevance between the factors of an attention that is written out: q kᵀ and A v."""
@@ -165,73 +164,75 @@ class RelevanceRules(Rules):
     on_bmm = on_matmul
 
     def on_einsum(self, func: Any, equation: Any, *operands: Any) -> Any:
-        """Do likewise."""
+        """Apply the rule of `matmul`."""
         factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
         if len(factors) != 2:
             self.refuse(f"multiplies {len(factors)} tensors by `einsum`")
         return self._product(lambda a, b: func(equation, a, b), *factors)
 
     def _product(self, multiply: Any, a: Tensor, b: Tensor) -> Any:
-        if not (depends(a) and depends(b)):
+        if not (depends_on_image(a) and depends_on_image(b)):
             self.refuse("multiplies by a matrix that is not computed from the image")
-        return ruled(multiply, lambda relevance, a, b: bilinear_relevance(relevance, a, b, multiply), a, b)
+        return with_derivative(
+            multiply, lambda relevance, a, b: bilinear_relevance(relevance, a, b, multiply), a, b
+        )
 
     def on_linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         """Share relevance among the inputs that raised the output."""
-        if depends(weight) or depends(bias):
+        if depends_on_image(weight) or depends_on_image(bias):
             self.refuse("computes weights from the image")
 
         def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
             return (linear_relevance(relevance, x, weight),)
 
-        return ruled(lambda x: func(x, weight, bias), rule, input)
+        return with_derivative(lambda x: func(x, weight, bias), rule, input)
 
     def on_layer_norm(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Pass relevance unchanged."""
-        return ruled(lambda x: func(x, *args, **kwargs), _unchanged, input)
+        return with_derivative(lambda x: func(x, *args, **kwargs), _unchanged, input)
 
     on_rms_norm = on_layer_norm
 
     def on_add(self, func: Any, a: Any, b: Any, *, alpha: float = 1) -> Any:
         """Split relevance between two branches; a constant gets none, two heads half each."""
-        if not (depends(a) and depends(b)) and alpha == 1:
+        if not (depends_on_image(a) and depends_on_image(b)) and alpha == 1:
             return func(a, b)
         if alpha != 1 or a.shape != b.shape:
             self.refuse(f"adds {alpha} times a tensor of shape {tuple(b.shape)} to one of {tuple(a.shape)}")
         if a.ndim == 2 and getattr(self.caller()[1], "head_dist", None) is not None:
             return func(scaled_gradient(a, 0.5), scaled_gradient(b, 0.5))
-        return ruled(func, sum_relevance, a, b)
+        return with_derivative(func, sum_relevance, a, b)
 
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
-        """Hold the factor of x · sigmoid(1.702 x) constant, so that relevance passes unchanged as in `F.gelu`."""
+        """Treat the factor of x · sigmoid(1.702 x) as constant, so that relevance passes unchanged as in `F.gelu`."""
         if not self._in_quick_gelu():
             self.refuse("computes `sigmoid` from the image")
         return func(x).detach()
 
     def _in_quick_gelu(self) -> bool:
-        # By its name: of timm, transformers and open_clip, all written out in plain operations.
+        # Recognized by name: timm, transformers and open_clip each write it in plain operations.
         return type(self.caller()[1]).__name__.startswith("QuickGELU")
 
     def on_mul(self, func: Any, a: Any, b: Any) -> Any:
         """Pass relevance unchanged through a factor for each channel, LayerScale, or that of QuickGELU."""
-        x, factor = (a, b) if depends(a) else (b, a)
-        if depends(factor):
+        x, factor = (a, b) if depends_on_image(a) else (b, a)
+        if depends_on_image(factor):
             self.refuse("multiplies two tensors that it computed from the image (a gate)")
         per_channel = not isinstance(factor, Tensor) or factor.ndim == 0 or factor.numel() == factor.shape[-1]
         if not (per_channel or self._in_quick_gelu()):
             self.refuse(
                 f"multiplies by other factors for each token, of shape {tuple(factor.shape)} (a rotary embedding?)"
             )
-        return ruled(lambda x: func(x, factor), _unchanged, x)
+        return with_derivative(lambda x: func(x, factor), _unchanged, x)
 
     def on_div(self, func: Any, a: Any, b: Any) -> Any:
         """Pass relevance unchanged through a division by a number."""
-        if isinstance(b, Tensor) and (depends(b) or b.numel() != 1):
+        if isinstance(b, Tensor) and (depends_on_image(b) or b.numel() != 1):
             self.refuse("divides by a tensor")
-        return ruled(lambda x: func(x, b), _unchanged, a)
+        return with_derivative(lambda x: func(x, b), _unchanged, a)
 
     def on_mean(self, func: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-        """Share relevance among the tokens that are averaged."""
+        """Split relevance among the averaged tokens."""
         dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
         if not dims or any(axis % x.ndim == 0 for axis in dims):
             self.refuse("averages or sums over the batch")
@@ -240,7 +241,7 @@ class RelevanceRules(Rules):
             total = x.sum(dims, keepdim=True)
             return (mean_relevance(relevance.reshape(total.shape), x, total),)
 
-        return ruled(lambda x: func(x, dims, keepdim=keepdim, **kwargs), rule, x)
+        return with_derivative(lambda x: func(x, dims, keepdim=keepdim, **kwargs), rule, x)
 
     on_sum = on_mean
 

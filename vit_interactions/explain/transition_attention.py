@@ -1,7 +1,7 @@
-"""Transition attention maps (TAM): attention as a Markov chain, weighed by an integrated gradient.
+"""Transition attention maps (TAM): attention as a Markov chain, weighted by an integrated gradient.
 
 Source: Yuan, Li, Xiong, Cao and Dou, "Explaining Information Flow Inside Vision Transformers Using Markov Chain",
-XAI4Debugging at NeurIPS 2021. Readouts other than the class token are this library's.
+XAI4Debugging at NeurIPS 2021. Readouts other than the class token are an extension of this library.
 """
 
 from itertools import islice
@@ -19,14 +19,14 @@ START = 4  # the authors' first block, counted from 0
 
 
 class TransitionAttention(PathExplainer):
-    """Where a chain of attention from the readout arrives, times how much the last attention there raises the score.
+    """The state of a Markov chain of attention from the readout, times the integrated gradient at the last attention.
 
     With Ā_l the mean of a block's heads, blocks counted 0..L-1, and p the readout (the class token):
 
         map = pᵀ Ā_{L-1} (Ā_{L-2} + I) ··· (Ā_start + I)  ·  pᵀ mean_h max(1/m Σ_k ∂s/∂A_{L-1}(k/(m-1) x), 0)
 
-    For readouts other than the class token both factors are averaged over the tokens that are read, an extension of
-    this library. Every value is ≥ 0 and proportional to the score.
+    For readouts other than the class token, both factors are averaged over the readout tokens, an extension of this
+    library. Values are ≥ 0 and proportional to the score.
 
     Cost: `steps` forward passes, a full backward pass, and `steps` - 1 backward passes that end at the last block.
 
@@ -41,17 +41,17 @@ class TransitionAttention(PathExplainer):
     source = "Yuan et al., Explaining Information Flow Inside Vision Transformers, XAI4Debugging 2021"
 
     def __init__(self, model: nn.Module, steps: int = 20, start: int | None = None) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
             model: any ViT.
             steps: points m of the path from the zero image to the image, both included; 1 takes the gradient at
                 the image itself, without integration.
             start: the first block of the chain, counted from 0; 4 is the authors' method, 0 their evaluation. None is
-                4, or the last block of a model that has fewer than five.
+                4, or the last block of a model with fewer than five.
 
         Raises:
-            ValueError: an option outside its range; when explaining, a model of no more than `start` blocks.
+            ValueError: an option outside its range; when explaining, a model with at most `start` blocks.
         """
         super().__init__(model, steps)
         if start is not None and start < 0:

@@ -1,4 +1,4 @@
-"""Maps of zeros: given as they are, with a warning, since a picture of one looks like a failure of the program."""
+"""A warning for maps that are zero everywhere, because a figure of one looks like a bug."""
 
 import warnings
 
@@ -8,8 +8,8 @@ from torch import Tensor
 class ZeroMapWarning(UserWarning):
     """A method found nothing in an image: its map is zero everywhere.
 
-    Methods that keep positive evidence only give such a map where all evidence speaks against the class; others, where
-    the score's gradient or the variation of attention is zero.
+    Methods that keep only positive evidence return such a map if all evidence is against the class. Others return one
+    if the gradient of the score, or the variation of attention, is zero.
 
     Example:
         >>> import warnings
@@ -19,7 +19,7 @@ class ZeroMapWarning(UserWarning):
 
 
 def warn_of_zeros(method: str, maps: Tensor) -> None:
-    """Warn of maps (batch, ...) that are zero everywhere, naming the method and the images.
+    """Warn about maps (batch, ...) that are zero everywhere, naming the method and the images.
 
     Example:
         >>> import torch
@@ -35,5 +35,5 @@ def warn_of_zeros(method: str, maps: Tensor) -> None:
         warnings.warn(
             f"{method} found nothing in {images} of a batch of {len(maps)}: the map is zero everywhere.",
             ZeroMapWarning,
-            stacklevel=4,  # the line that asks for the map
+            stacklevel=4,  # the caller's line
         )

@@ -57,8 +57,8 @@ def page_data(model: nn.Module, prepared: PreparedImage, *, named: bool, output:
         running.update(call.blocks(layout.prefix), shape, call.name)
         calls.append(call)
 
-    outputs, layout, _ = observe(model, inputs, None, on_layer)
-    attention = quantize_attention(calls, layout)
+    seen = observe(model, inputs, None, on_layer)
+    attention = quantize_attention(calls, seen.layout)
     with borrowed(model) as own:
-        prediction = predict(own, inputs, named=named, output=output, outputs=outputs)
-    return PageData(prepared, layout, running.result()[0].cpu(), attention, prediction)
+        prediction = predict(own, inputs, named=named, output=output, outputs=seen.output)
+    return PageData(prepared, seen.layout, running.result()[0].cpu(), attention, prediction)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.functional.scores import Output, are_distributions, class_outputs, class_scores
 
 PROBLEMS: dict[str, Output] = {  # `problem_type` of transformers
@@ -191,12 +192,11 @@ def last_operation(model: nn.Module, inputs: Tensor) -> str:
         'Sigmoid'
     """
     with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
+        differentiable(inputs) as leaf,
         borrowed(model) as own,
         saved_tensors_hooks(lambda tensor: None, lambda nothing: torch.empty(0)),
     ):
-        node = class_outputs(own(inputs.detach().clone().requires_grad_())).grad_fn
+        node = class_outputs(own(leaf)).grad_fn
     while node is not None:
         name = node.name().split("Backward")[0]
         if name not in PASSED:

@@ -77,7 +77,8 @@ def hide_keys(given: SDPA, shown: Tensor) -> Tensor:
 def _check(case: Case) -> int:
     """Refuse models in which hiding is not removing; return how many calls of attention a forward pass makes."""
     model = unwrap(case.model)
-    _, layout, record = observe(model, case.inputs, None, lambda call, layout: None)
+    seen = observe(model, case.inputs, None, lambda call, layout: None)
+    layout, record = seen.layout, seen.record
     if layout.readout in ("avg", "token_avg"):
         raise UnsupportedModelError(
             f"{type(model).__name__} reads its answer from the mean of its tokens, of which one that is hidden from "

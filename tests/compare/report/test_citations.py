@@ -41,7 +41,7 @@ def test_entries_are_whole() -> None:
 def test_names_of_methods_agree_with_their_sources() -> None:
     # The first author of a method's source is one of those that its entries name.
     for name, method in all_methods().items():
-        first = re.match(r"(?:after |control, after )?(\w+)(?: et al\.|,| and )", method.source)
+        first = re.match(r"(?:after |random baseline, after )?(\w+)(?: et al\.|,| and )", method.source)
         if first and name in cited():
             assert first[1] in " ".join(citations([name])), name
 

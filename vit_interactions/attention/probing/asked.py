@@ -142,13 +142,13 @@ def _channels(model: nn.Module) -> int:
 
 
 def _of_one(argument: Any, batch: int) -> Any:
-    """Take the part of an argument that belongs to the first of the images."""
+    """Return the part of an argument that belongs to the first image."""
     rows = isinstance(argument, Tensor) and argument.ndim > 0 and argument.shape[0] == batch
     return argument[:1] if rows else argument
 
 
 def _kind(argument: Any) -> Any:
-    """Say what kind of argument it is, and the value of a simple one, as a key."""
+    """Return the kind of an argument, and the value of a simple one, as a key."""
     if isinstance(argument, Tensor):
         return tuple(argument.shape), argument.dtype
     return argument if type(argument) in _SIMPLE else type(argument)

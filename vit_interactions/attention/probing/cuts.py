@@ -16,7 +16,7 @@ STEP = 0.1  # relative change of what is given to a function whose result leaves
 
 
 class CutWatch:
-    """Runs functions of torch, and notes those that take something from the graph and return numbers outside of it.
+    """A runner of torch functions that notes those whose results leave the graph.
 
     Attributes:
         found: for each, the module that runs, and the node of the graph that it takes from.
@@ -74,13 +74,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _is_outside(result: Any) -> bool:
-    """Whether a result has real numbers, none of them in the graph; those of indices and masks have no derivative."""
+    """Test if a result has real numbers, none of them in the graph; those of indices and masks have no derivative."""
     numbers = [tensor.requires_grad for tensor in _tensors(result) if tensor.is_floating_point()]
     return isinstance(result, float) or (bool(numbers) and not any(numbers))
 
 
 def _has_own_derivative() -> bool:
-    """Whether a `torch.autograd.Function` runs, whose backward pass is its own."""
+    """Check whether a `torch.autograd.Function` is running, whose backward pass is its own."""
     functions: list[Any] = [torch.autograd.Function]
     for function in functions:
         functions += function.__subclasses__()

@@ -21,6 +21,7 @@ from vit_interactions.attention.examine import Probe, examine
 from vit_interactions.attention.folded import check_folds, folded
 from vit_interactions.attention.graph import ancestors, node_of, noise
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probing.asked import Asked, as_arguments
 from vit_interactions.attention.probing.cuts import CutWatch
 from vit_interactions.attention.probing.outputs import main_output, tensors_of
@@ -71,7 +72,7 @@ def on_random_image(
 
 @dataclass(frozen=True)
 class _Pass:
-    """What one pass showed, and whether the model drew random numbers in it."""
+    """The result of one pass, and whether the model drew random numbers in it."""
 
     probe: Probe
     drew: bool
@@ -116,9 +117,7 @@ def _probe(
     own = evaluated(asked.model)
     before = _other_generators()
     answer_of = pick or main_output
-    # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = image.clone().requires_grad_()
+    with differentiable(image) as leaf:
         calls, output, watch, drew = _record(own, leaf.clone(), arguments, seed)
         drew = drew or before != _other_generators()
         answer = answer_of(output)
@@ -147,7 +146,7 @@ def _sum_of(output: Any) -> Tensor:
 
 
 def _assumed(asked: Asked, reason: str) -> Probe:
-    """Take the layout that is stated or declared of a model that cannot be observed.
+    """Return the stated or declared layout of a model that cannot be observed.
 
     Raises:
         UnobservableModelError: neither.

@@ -17,7 +17,7 @@ GROUPS = 2  # tokens that are read in more ways than these are no fixed share of
 
 @dataclass(frozen=True)
 class Reading:
-    """How a score is read from the tokens of the last layer.
+    """The way in which a score is read from the tokens of the last layer.
 
     Attributes:
         groups: tokens that are read alike, at most `GROUPS` + 1 groups; empty where no tensor of all tokens lies
@@ -143,7 +143,7 @@ def weighs_places(node: Node, tokens: int) -> bool:
 
 
 def _shares(rows: Tensor, came_from: Sequence[int]) -> tuple[float, ...] | None:
-    """Weigh tokens of which all gradients (tokens, rest) have one direction; None where they have not."""
+    """Weight tokens of which all gradients (tokens, rest) have one direction; None where they have not."""
     limit = ALIKE.get(rows.dtype, ALIKE_IN_HALF)
     rows = rows.double().cpu()
     largest = rows[rows.norm(dim=1).argmax()]
@@ -162,7 +162,7 @@ def _sources(
     dtype: torch.dtype,
     bypass: Tensor,
 ) -> list[int] | None:
-    """Tell which token each token of the last layer becomes where they are read; None where they are mixed.
+    """Return the token that each token of the last layer becomes where they are read; None if they are mixed.
 
     Read like the pixels in `patches.pixel_tokens`, digit by digit.
     """
@@ -199,7 +199,7 @@ def _pull(
     change: Callable[[Tensor], Tensor],
     revive: bool = False,
 ) -> tuple[tuple[Node, Tensor] | None, Tensor]:
-    """Pull a score back, changing the gradient (tokens, rest) where all tokens are first together.
+    """Backpropagate a score, changing the gradient (tokens, rest) where all tokens are first together.
 
     Args:
         score: as of `read_tokens`, like the next two.

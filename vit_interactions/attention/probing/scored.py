@@ -30,7 +30,7 @@ _scores: weakref.WeakKeyDictionary[nn.Module, dict[Any, Found]] = weakref.WeakKe
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model does for a score.
+    """The probe of a model for a score.
 
     Attributes:
         probe: what was observed.
@@ -147,7 +147,7 @@ def _of_batch(tensor: Tensor, batch: int) -> Tensor:
 
 
 def _numbers(parts: list[list[Tensor]], found: Probe) -> frozenset[bytes]:
-    """Tell which numbers of the output the scores are made of, in one digest per kind of score."""
+    """Identify the numbers of the output that the scores are made of, in one digest per kind of score."""
     shared = sum(share > 0 for share in found.layout.shares or ()) > 1
     return frozenset(
         _digest(image if shared else [part.ne(0) for part in image]) for image in zip(*parts, strict=True)
@@ -155,7 +155,7 @@ def _numbers(parts: list[list[Tensor]], found: Probe) -> frozenset[bytes]:
 
 
 def _is_same(one: Probe, other: Probe) -> bool:
-    """Whether two scores are read in the same way."""
+    """Check whether two scores are read in the same way."""
     layout = replace(one.layout, shares=other.layout.shares)
     first, second = (torch.tensor(probe.layout.shares or ()) for probe in (one, other))
     steady = first.shape == second.shape and torch.allclose(first, second, rtol=1e-2, atol=1e-5)

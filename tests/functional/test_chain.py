@@ -1,0 +1,25 @@
+"""Chains of vectors against products of matrices."""
+
+import torch
+
+from vit_interactions.functional.chain import chain, chain_without_identity, horner
+
+
+def test_chains_of_vectors_are_products_of_matrices() -> None:
+    torch.manual_seed(2)
+    matrices = [torch.rand(2, 5, 5).double() for _ in range(4)]
+    readout = torch.rand(2, 5).double()
+    identity = torch.eye(5).double()
+    product = identity
+    recursive = published = identity.expand(2, 5, 5)
+    for matrix in matrices:
+        residual = matrix + 0.7 * identity
+        product = residual / residual.sum(-1, keepdim=True) @ product
+        recursive = matrix @ recursive + 0.7 * identity  # R <- A R + alpha I
+        published = published @ matrix + 0.7 * identity  # R <- R A + alpha I
+    row = readout[:, None]
+    assert torch.allclose(chain(readout, matrices[::-1], 0.7, normalise=True), (row @ product)[:, 0])
+    without = chain(readout, matrices[::-1], normalise=False) - readout
+    assert torch.allclose(chain_without_identity(readout, matrices[::-1]), without)
+    assert torch.allclose(horner(readout, matrices[::-1], 0.7), (row @ recursive)[:, 0])
+    assert torch.allclose(horner(readout, matrices, 0.7, "as_published"), (row @ published)[:, 0])
