@@ -39,7 +39,7 @@ class GenericAttention(GradientExplainer):
         Args:
             model: any ViT; for `TransformerAttribution` one of linear layers, layer norms, activations, residual sums
                 and attention.
-            start_layer: 0 for pictures; the segmentation of the CVPR paper starts at 1.
+            start_layer: 0 for heatmaps; the segmentation of the CVPR paper starts at 1.
 
         Raises:
             ValueError: `start_layer` < 0; later, as many as the model has layers, or more.

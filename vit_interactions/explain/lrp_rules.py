@@ -251,5 +251,5 @@ class LRPRules(RelevanceMode):
     def on_batch_norm(self, func: Any, input: Tensor, *args: Any, training: bool = False, **kwargs: Any) -> Any:
         """Keep the derivative, which in evaluation is that of a constant scale."""
         if training or any(isinstance(argument, bool) and argument for argument in args):
-            self.refuse("normalises by the statistics of the batch")
+            self.refuse("normalizes by the statistics of the batch")
         return func(input, *args, training=training, **kwargs)

@@ -1,7 +1,7 @@
 """Transformer attribution: relevance times gradient at every attention matrix, accumulated through the layers.
 
 Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021. This library's
-additions: relevance sums are kept for each image by itself; LayerScale and query-key normalisation pass relevance
+additions: relevance sums are kept for each image by itself; LayerScale and query-key normalization pass relevance
 unchanged; readouts other than the class token; masks and position biases, which get no relevance.
 
 Relevance is divided by sums that cancel (a + b of a residual sum, q · k of an attention score). Where such a sum is
@@ -48,7 +48,7 @@ class TransformerAttribution(GenericAttention):
 
     G_l is the gradient at the attention of layer l, R_l its relevance by layer-wise propagation from the target. The
     map is the readout's row of (I + E_L) ··· (I + E_start) - I. The relevance is followed through the unchanged
-    model; one that does something else than a plain ViT is refused.
+    model; anything other than a plain ViT raises an error.
 
     Example:
         >>> import timm, torch
