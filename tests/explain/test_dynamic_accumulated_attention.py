@@ -167,5 +167,5 @@ def test_self_supervised_maps_follow_the_neighbours() -> None:
         vi.MemoryBank.build(model, [])
     with pytest.raises(ValueError, match=r"`features` must have shape \(references, width\)"):
         vi.MemoryBank(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"`labels` must have shape \(3,\), one a reference"):
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(3,\), one per reference"):
         vi.MemoryBank(torch.ones(3, 2), torch.zeros(2))
