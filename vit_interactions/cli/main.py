@@ -18,15 +18,15 @@ from vit_interactions.cli.windows import windows_command
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-add_commands(app)
 app.command()(explain)
+app.command("compare")(compare_command)
 app.command()(explore)
 app.command()(curve)
+app.command("inspect")(inspect_command)
 app.command()(models)
 app.command()(methods)
-app.command("compare")(compare_command)
 app.command("windows")(windows_command)
-app.command("inspect")(inspect_command)
+add_commands(app)
 
 
 @app.callback()
