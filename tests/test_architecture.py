@@ -110,6 +110,41 @@ def test_no_room_holds_too_much() -> None:
     assert most / lines.total() <= LARGEST_SHARE, folder
 
 
+def code_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a file, without imports, signatures, docstrings, comments and lone brackets."""
+    source, skipped = path.read_text(), set[int]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            skipped |= {*range(node.lineno, (node.end_lineno or 0) + 1)}
+        if isinstance(node, ast.FunctionDef):  # overriding methods must repeat signatures
+            skipped |= {*range(node.lineno, node.body[0].lineno)}
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            skipped |= {*range(node.lineno, (node.end_lineno or 0) + 1)}
+    lines = [(number, " ".join(line.split("#")[0].split())) for number, line in enumerate(source.splitlines(), 1)]
+    return [(number, line) for number, line in lines if number not in skipped and re.search(r"\w", line)]
+
+
+def shared_lines(paths: Iterable[Path], count: int) -> list[list[str]]:
+    """Find the places that have `count` or more equal lines in a row."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for path in paths:
+        lines = code_lines(path)
+        for start in range(len(lines) - count + 1):
+            run = tuple(line for _, line in lines[start : start + count])
+            places.setdefault(run, []).append(f"{path}:{lines[start][0]}")
+    return [found for found in places.values() if len(found) > 1]
+
+
+def test_no_two_places_share_six_lines(tmp_path: Path) -> None:
+    adapters = Path(importlib.util.find_spec("vit_interactions_adapters").origin).parent  # type: ignore[union-attr, arg-type]
+    assert not shared_lines([*MODULES.values(), *sorted(adapters.rglob("*.py"))], 6)
+    body = "\n".join(f"    x{number} = {number}" for number in range(6))
+    copies = [tmp_path / "a.py", tmp_path / "b.py"]
+    for number, path in enumerate(copies):
+        path.write_text(f'def f{number}():\n    """Copy {number}."""\n{body}\n')
+    assert len(shared_lines(copies, 6)) == 1
+
+
 def test_tests_do_not_import_tests() -> None:
     for path in TESTS.rglob("*.py"):
         tests = {name for name in imported_names(ast.parse(path.read_text())) if re.search(r"(^|\.)test_", name)}

@@ -81,9 +81,9 @@ def test_methods_page_lists_every_method() -> None:
 
 
 def test_the_guide_names_what_is_not_offered() -> None:
-    from vit_interactions_adapters.gradcam_methods import REFUSED
+    from vit_interactions_adapters.gradcam_methods import NOT_OFFERED
 
     guide = ROOT / "docs" / "guides" / "compare_with_captum_and_gradcam.md"
     listed = re.search(r"\*\*Not offered\*\* are ([^:]*):", guide.read_text(encoding="utf-8"))
     assert listed
-    assert set(re.split(r",\s+|\s+and\s+", listed[1])) == set(REFUSED)
+    assert set(re.split(r",\s+|\s+and\s+", listed[1])) == set(NOT_OFFERED)

@@ -14,12 +14,12 @@ import vit_interactions as vi
 from tests.helpers.fuzzed import run
 from vit_interactions.images.masks import masks_by_image, unused_masks
 from vit_interactions.loading.classifiers import create_classifier, load_classifier
-from vit_interactions.loading.predictions import answer, predict
+from vit_interactions.loading.predictions import model_output, predict
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
 from vit_interactions.training.settings import EvaluationSettings
+from vit_interactions.utilities.files import WriteError
 from vit_interactions.utilities.processes import process_group
-from vit_interactions.utilities.writing import WriteError
 
 
 def test_a_link_to_itself_is_one_unreadable_image(tmp_path: Path) -> None:
@@ -38,14 +38,14 @@ def test_a_classifier_of_another_shape_is_refused(shape: tuple[int, ...], tmp_pa
     for key in ("head.weight", "head.bias"):
         if state[key].shape != shape:
             save_file(state | {key: torch.zeros(shape)}, tmp_path / "a.safetensors")
-            with pytest.raises(ValueError, match=f"is not one of test_vit: it has `{key}` of shape"):
+            with pytest.raises(ValueError, match=f"does not fit test_vit: it has `{key}` of shape"):
                 create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
 def test_a_classifier_of_two_numbers_of_classes_is_refused(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=2).state_dict()
     save_file(state | {"head.weight": torch.zeros(7, 64)}, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"is not one of test_vit: it has `head.weight` of shape \(7, 64\)"):
+    with pytest.raises(ValueError, match=r"does not fit test_vit: it has `head.weight` of shape \(7, 64\)"):
         create_classifier("test_vit", 2, checkpoint=tmp_path / "a.safetensors")
 
 
@@ -74,14 +74,14 @@ def test_a_trained_model_has_its_whole_classifier(tmp_path: Path) -> None:
 def test_scores_that_are_not_finite_are_no_prediction(value: float) -> None:
     model = timm.create_model("test_vit", num_classes=2).eval()
     torch.nn.init.constant_(model.head.weight, value)
-    with pytest.raises(ValueError, match="`model` must give finite scores"):
+    with pytest.raises(ValueError, match="`model` must return finite scores"):
         predict(model, torch.rand(1, 3, 160, 160), named=False)
 
 
 def test_a_score_of_minus_infinity_is_a_class_that_is_left_out() -> None:
     model = timm.create_model("test_vit", num_classes=3).eval()
     torch.nn.init.constant_(model.head.bias[:1], -float("inf"))
-    found = answer(model, torch.rand(1, 3, 160, 160))
+    found = model_output(model, torch.rand(1, 3, 160, 160))
     assert found is not None
     assert found.scores[0] == 0
 

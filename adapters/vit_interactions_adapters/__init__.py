@@ -1,1 +1,1 @@
-"""Bridges between vit_interactions and its neighbours; each is imported only where it is used."""
+"""Bridges between vit_interactions and other libraries; each is imported only when it is used."""

@@ -1,7 +1,7 @@
-"""captum's attribution methods as explainers, so that they stand beside ours with the same map over patches.
+"""captum's attribution methods as explainers, with the same map over patches as our methods.
 
-`attribute` gives captum's own attribution; `patch_map` adds it up over the pixels and channels of each patch. Targets
-take every form that this library knows: the model that captum sees computes the score itself.
+`attribute` returns captum's attribution, and `patch_map` sums it over the pixels and channels of each patch. All
+targets of this library work, because captum is given a function that computes the score itself.
 """
 
 from typing import Any, Literal
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.utilities.seeds import seeded
 from vit_interactions_adapters.captum_base import CaptumMethod, Forward
-from vit_interactions_adapters.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
 
 Baselines = Tensor | float | None
@@ -21,7 +21,7 @@ Integration = Literal["riemann_left", "riemann_right", "riemann_middle", "rieman
 
 
 class CaptumSaliency(CaptumMethod):
-    """|gradient| at the pixels; a patch's value is their sum.
+    """|gradient| of the pixels; the value of a patch is the sum.
 
     Example:
         >>> import timm
@@ -38,7 +38,7 @@ class CaptumSaliency(CaptumMethod):
 
 
 class CaptumInputXGradient(CaptumMethod):
-    """Input times gradient; a patch's value is the signed sum."""
+    """Input times gradient; the value of a patch is the signed sum."""
 
     quantity = "sum of input times gradient"
     source = "Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713"
@@ -48,11 +48,11 @@ class CaptumInputXGradient(CaptumMethod):
 
 
 class CaptumIntegratedGradients(CaptumMethod):
-    """Gradients along the way from a baseline; the patches' signed sums add up to the difference of the scores."""
+    """Gradients integrated along a path from a baseline; the patches' signed sums add up to the score difference."""
 
     forwards = 50
     backwards = 50
-    quantity = "share of the score"
+    quantity = "contribution to the score"
     source = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, arXiv 1703.01365"
 
     def __init__(
@@ -63,15 +63,15 @@ class CaptumIntegratedGradients(CaptumMethod):
         method: Integration = "gausslegendre",
         internal_batch_size: int | None = None,
     ) -> None:
-        """Take the model and captum's options.
+        """Create the explainer with captum's options.
 
         Args:
             model: any model.
-            baselines: where the way begins; a number or a tensor (1 or batch, channels, height, width), None: 0.
-            n_steps: points on the way, each a forward and a backward pass.
+            baselines: start of the path; a number, or a tensor (1 or batch, channels, height, width). None: 0.
+            n_steps: points on the path; each takes a forward and a backward pass.
             method: captum's name of the quadrature.
-            internal_batch_size: images a pass; None: the batch's own number, one point at a time. (captum's None
-                takes all points at once.)
+            internal_batch_size: images per pass. None: the size of the batch, one point at a time. (In captum, None
+                computes all points at once.)
         """
         super().__init__(model)
         self.baselines, self.n_steps, self.method = baselines, n_steps, method
@@ -89,12 +89,12 @@ class CaptumIntegratedGradients(CaptumMethod):
 
 
 class CaptumGradientShap(CaptumMethod):
-    """Gradients at random points between random baselines and the image; a patch's value is the signed sum.
+    """Gradients at random points between random baselines and the image; the value of a patch is the signed sum.
 
-    Images are taken one by one with the same random numbers, so that a batch gives what its images give alone.
+    Each image is computed separately with the same random numbers, so its result does not depend on the batch.
     """
 
-    quantity = "share of the score"
+    quantity = "contribution to the score"
     source = "Lundberg and Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017"
 
     def __init__(
@@ -105,15 +105,14 @@ class CaptumGradientShap(CaptumMethod):
         stdevs: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """Take the model and captum's options.
+        """Create the explainer with captum's options.
 
         Args:
             model: any model.
-            baselines: what baselines are drawn from, a tensor (number, channels, height, width); a number or
-                None (0): one baseline.
-            n_samples: points an image, in one pass.
+            baselines: baselines to draw from, a tensor (number, channels, height, width); or one number. None: 0.
+            n_samples: points per image, in one pass.
             stdevs: standard deviation of the noise added to the image.
-            seed: of the random numbers.
+            seed: random seed.
         """
         super().__init__(model)
         self.baselines, self.n_samples, self.stdevs, self.seed = baselines, n_samples, stdevs, seed
@@ -149,19 +148,18 @@ class CaptumOcclusion(CaptumMethod):
     def __init__(
         self, model: nn.Module, baselines: Baselines = None, window: int = 1, perturbations_per_eval: int = 1
     ) -> None:
-        """Take the model and captum's options.
+        """Create the explainer with captum's options.
 
         Args:
             model: any model.
-            baselines: what replaces the pixels; a number or a tensor (1 or batch, channels, height, width),
-                None: 0.
-            window: side of the window in patches; it moves by one patch, and a patch's value is the mean over
-                the windows that hold it.
-            perturbations_per_eval: windows a forward pass.
+            baselines: replacement of the pixels; a number, or a tensor (1 or batch, channels, height, width). None: 0.
+            window: side of the window in patches. It moves by one patch, and the value of a patch is the mean over the
+                windows that contain it.
+            perturbations_per_eval: windows per forward pass.
         """
         super().__init__(model)
         if window < 1:
-            raise ValueError(f"`window` must be at least 1 patch, but got {window}.")
+            raise ValueError(f"`window` must be at least 1 patch, got {window}.")
         self.baselines, self.window, self.perturbations_per_eval = baselines, window, perturbations_per_eval
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
@@ -196,15 +194,14 @@ class CaptumFeatureAblation(CaptumMethod):
         feature_mask: Tensor | None = None,
         perturbations_per_eval: int = 1,
     ) -> None:
-        """Take the model and captum's options.
+        """Create the explainer with captum's options.
 
         Args:
             model: any model.
-            baselines: what replaces the pixels; a number or a tensor (1 or batch, channels, height, width),
-                None: 0.
-            feature_mask: (1, 1 or channels, height, width), an integer for each region; None: the patches. A
-                patch's value is the mean over its pixels.
-            perturbations_per_eval: regions a forward pass.
+            baselines: replacement of the pixels; a number, or a tensor (1 or batch, channels, height, width). None: 0.
+            feature_mask: (1, 1 or channels, height, width), the number of each pixel's region. None: the patches. The
+                value of a patch is the mean over its pixels.
+            perturbations_per_eval: regions per forward pass.
         """
         super().__init__(model)
         self.baselines, self.feature_mask = baselines, feature_mask
@@ -222,25 +219,25 @@ class CaptumFeatureAblation(CaptumMethod):
 
 
 class CaptumLayerGradCam(CaptumMethod):
-    """captum's LayerGradCam over patches: the signed sum of channels, weighted by their mean gradient.
+    """captum's LayerGradCam over patches: the signed sum of the channels, weighted by their mean gradient.
 
-    On a ViT's layer captum itself takes the tokens for channels and gives one value a channel of the model. Here the
-    layer's patch tokens are led past it as (batch, channels, rows, cols). `attribute` is the map resized bilinearly.
+    Applied to a layer of a ViT directly, captum would treat tokens as channels. Here it is given the layer's patch
+    tokens as (batch, channels, rows, cols). `attribute` is the map resized bilinearly.
     """
 
-    forwards = 2  # the first finds the last attention and checks the model
+    forwards = 2  # the first pass finds the last attention and checks the model
     quantity = "class activation"
     source = "Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391"
     attribute = Explainer.attribute
 
     def __init__(self, model: nn.Module, layer: str | None = None) -> None:
-        """Take the model and the layer.
+        """Create the explainer for a layer.
 
         Args:
             model: any model.
-            layer: name of the module whose output is meant; None: the tokens that enter the last attention, in
-                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling. Of a model
-                without attention among patches: the last features that lie over the image.
+            layer: name of a module, whose output is used. None: the input tokens of the last attention (in timm, the
+                output of `blocks[-1].norm1`), whose gradient is not 0 for any pooling. For models without attention
+                among patches, the last feature map.
         """
         super().__init__(model)
         self.layer = layer
@@ -264,12 +261,12 @@ class CaptumLayerGradCam(CaptumMethod):
 
 
 def _at(inputs: Tensor, baselines: Baselines) -> Baselines:
-    """Bring a tensor of baselines to the images."""
+    """Convert a tensor of baselines to the type and device of the images."""
     return baselines.to(inputs) if isinstance(baselines, Tensor) else baselines
 
 
 def _of_example(arguments: tuple[Any, ...], index: int) -> tuple[Any, ...]:
-    """Take the row of one example of every tensor with rows."""
+    """Select one example's row of every tensor that has rows."""
     return tuple(
         argument[index : index + 1] if isinstance(argument, Tensor) and argument.ndim else argument
         for argument in arguments
@@ -282,7 +279,7 @@ def _patch_size(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
 
 
 def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Number the patch of each pixel, (1, 1, height, width); pixels that no patch covers are one more region."""
+    """Return the patch index of each pixel, (1, 1, height, width); pixels that no patch covers are one more region."""
     layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     row, col = (
         torch.arange(size, device=inputs.device) // side
@@ -292,7 +289,7 @@ def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
     return torch.where(seen, row.unsqueeze(1) * layout.cols + col, layout.patches)[None, None]
 
 
-# By the names of captum's own classes in snake case.
+# Names are those of captum's classes, in snake case.
 CAPTUM_METHODS: dict[str, type[CaptumMethod]] = {
     "saliency": CaptumSaliency,
     "input_x_gradient": CaptumInputXGradient,

@@ -1,4 +1,4 @@
-"""Any explainer as a CAM of pytorch-grad-cam, for its metrics, its smoothing and code that is written for it."""
+"""Any explainer as a CAM of pytorch-grad-cam, for its metrics, its smoothing and code written for it."""
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -22,17 +22,17 @@ Map = np.ndarray[Any, np.dtype[np.float32]]
 def as_gradcam(
     explainer: Explainer, tta_transforms: ttach.Compose | None = None, **options: Any
 ) -> "ExplainerCAM":
-    """Make an explainer work wherever pytorch_grad_cam takes one of its CAMs.
+    """Convert an explainer to a CAM that works wherever pytorch_grad_cam expects one.
 
-    `cam(input_tensor, targets=None, aug_smooth=False)` gives numpy float32 (batch, height, width) in [0, 1], each
-    image from its smallest to its largest value, 1 the most relevant even where a method's smaller values are. A map
-    of one value, and pixels that no patch covers, are 0.
+    `cam(input_tensor, targets=None, aug_smooth=False)` returns numpy float32 (batch, height, width), scaled to [0, 1]
+    per image. 1 is the most relevant, even for methods where lower values are. Constant maps, and pixels that no patch
+    covers, are 0.
 
-    Unlike pytorch_grad_cam's own, it leaves the model's mode and gradients alone and lets every error through.
+    Unlike pytorch_grad_cam's CAMs, it does not change the model's mode or gradients, and does not swallow errors.
 
     Args:
         explainer: any explainer of this library or of its adapters.
-        tta_transforms: what `aug_smooth` averages over; None: pytorch_grad_cam's flips and brightnesses.
+        tta_transforms: transforms that `aug_smooth` averages over; None: pytorch_grad_cam's flips and brightnesses.
         options: further options of the explainer's `patch_map`, such as `patch=(5, 7)`.
 
     Example:
@@ -45,13 +45,13 @@ def as_gradcam(
 
 
 class ExplainerCAM(BaseCAM):  # type: ignore[misc]
-    """An explainer with the interface of pytorch_grad_cam's CAMs; made by `as_gradcam`."""
+    """An explainer with the interface of pytorch_grad_cam's CAMs; see `as_gradcam`."""
 
     def __init__(self, explainer: Explainer, tta_transforms: ttach.Compose | None = None, **options: Any) -> None:
-        """Take the explainer; see `as_gradcam`."""
+        """Create the CAM; see `as_gradcam`."""
         if not isinstance(explainer, Explainer):
-            raise TypeError(f"`explainer` must be an Explainer, but got {type(explainer).__name__}.")
-        # BaseCAM would put the model itself into evaluation mode.
+            raise TypeError(f"`explainer` must be an Explainer, got {type(explainer).__name__}.")
+        # BaseCAM would set the model itself to eval mode.
         super().__init__(evaluated(explainer.model), [], uses_gradients=False, tta_transforms=tta_transforms)
         self.explainer, self.options = explainer, options
 
@@ -62,17 +62,17 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
 
         Args:
             input_tensor: (batch, channels, height, width); moved to the model's device.
-            targets: one function of one row of the model's output for each image, as pytorch_grad_cam's
-                `ClassifierOutputTarget`; None: the class of the highest score.
-            aug_smooth: whether to average over the images of `tta_transforms`.
-            eigen_smooth: refused; a map of one value a patch has no channels to take a component of.
+            targets: one function per image, of one row of the model's output, such as pytorch_grad_cam's
+                `ClassifierOutputTarget`; None: the predicted class.
+            aug_smooth: average over `tta_transforms`.
+            eigen_smooth: must be False, because maps with one value per patch have no principal components.
 
         Returns:
             (batch, height, width) float32 in [0, 1].
 
         Raises:
-            ValueError: `eigen_smooth`, not one target an image, or a map that is not finite.
-            TypeError: targets that are no functions.
+            ValueError: `eigen_smooth`, not one target per image, or a map that is not finite.
+            TypeError: targets that are not functions.
         """
         return super().__call__(input_tensor, targets, aug_smooth, eigen_smooth)  # type: ignore[no-any-return]
 
@@ -80,8 +80,8 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
         """Compute the maps of one batch; see `__call__`."""
         if eigen_smooth:
             raise ValueError(
-                "`eigen_smooth` takes the first principal component over the channels of a CAM; an explainer's map "
-                "has one value a patch. Use `aug_smooth`, or Gradcam(model, eigen_smooth=True) of these adapters."
+                "`eigen_smooth` must be False, got True. It needs the channels of a CAM, but an explainer's map has "
+                "one value per patch. Use `aug_smooth`, or the adapter Gradcam(model, eigen_smooth=True)."
             )
         inputs = input_tensor.to(self.device)
         size = (inputs.shape[-2], inputs.shape[-1])
@@ -95,16 +95,16 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
         return result
 
     def _target(self, targets: Targets, batch: int) -> Any:
-        """Turn one function of a row for each image into the explainer's `target`."""
+        """Convert one function of a row per image to the explainer's `target`."""
         if targets is None:
             return "pred" if self.explainer.class_specific else None
         if not isinstance(targets, Sequence) or not all(callable(target) for target in targets):
             raise TypeError(
-                "`targets` must be None or a list of functions of one row of the output, as ClassifierOutputTarget, "
-                f"but got {targets!r}."
+                "`targets` must be None or a list of functions of one row of the output, such as "
+                f"ClassifierOutputTarget, got {targets!r}."
             )
         if len(targets) != batch:
-            raise ValueError(f"`targets` must be {batch} functions, one an image, but got {len(targets)}.")
+            raise ValueError(f"`targets` must be {batch} functions, one per image, got {len(targets)}.")
 
         def scores(output: Any) -> Tensor:
             rows = getattr(output, "logits", output)
@@ -115,16 +115,16 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release nothing, as nothing is held, and swallow nothing."""
+        """Do nothing: there are no hooks to release, and errors are not swallowed."""
 
     def __del__(self) -> None:
-        """Release nothing, as nothing is held."""
+        """Do nothing: there are no hooks to release."""
 
 
 def _unit(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Scale to [0, 1]; what differs by the rounding of float32 only is constant, and becomes 0."""
+    """Scale to [0, 1]; a map that is constant up to float32 rounding becomes 0."""
     if not np.isfinite(image).all():
-        raise ValueError("the explainer's map holds NaN or infinite values.")
+        raise ValueError("the explainer's map has NaN or infinite values.")
     low, high = image.min(), image.max()
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         return np.zeros_like(image)

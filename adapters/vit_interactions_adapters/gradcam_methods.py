@@ -1,7 +1,8 @@
-"""pytorch-grad-cam's CAMs as explainers on any model, without a `reshape_transform` and without choosing a layer.
+"""pytorch-grad-cam's CAMs as explainers for any model, without a `reshape_transform` and without choosing a layer.
 
-The mathematics is pytorch_grad_cam's own, `get_cam_image` of its classes, and its ReLU after it. Its runner is not
-used: that leaves a model in evaluation mode, deletes the user's gradients and needs parameters that require some.
+The maps are computed by pytorch_grad_cam, with `get_cam_image` of its classes and the ReLU after it. The rest of its
+classes is not used, because they leave the model in eval mode, delete the user's gradients and need parameters that
+require gradients.
 """
 
 import importlib
@@ -16,7 +17,7 @@ from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.probe import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
-from vit_interactions_adapters.seeds import seeded
+from vit_interactions.utilities.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
 
 
@@ -24,27 +25,27 @@ class GradcamMethod(Explainer):
     """One of pytorch_grad_cam's classes over the patch tokens of one layer.
 
     Attributes:
-        cam: the name of the class in pytorch_grad_cam.
+        cam: name of the class in pytorch_grad_cam.
     """
 
     class_specific = True
     needs_attention = False
-    forwards = 2  # the first finds the last attention and checks the model
+    forwards = 2  # the first pass finds the last attention and checks the model
     backwards = 1
     quantity = "class activation"
     library = "pytorch-grad-cam"
     cam: ClassVar[str]
 
     def __init__(self, model: nn.Module, layer: str | None = None, eigen_smooth: bool = False) -> None:
-        """Take the model and the options of the method.
+        """Create the explainer.
 
         Args:
             model: any model.
-            layer: name of the module whose output is meant; None: the tokens that enter the last attention, in
-                timm the output of `blocks[-1].norm1`, which is alive whatever the model's pooling. Of a model
-                without attention among patches: the last features that lie over the image.
-            eigen_smooth: whether the first principal component of the weighted channels is taken instead of
-                their sum, as by pytorch_grad_cam. Methods that take a component anyway do not heed it.
+            layer: name of a module, whose output is used. None: the input tokens of the last attention (in timm, the
+                output of `blocks[-1].norm1`), whose gradient is not 0 for any pooling. For models without attention
+                among patches, the last feature map.
+            eigen_smooth: use the first principal component of the weighted channels instead of their sum, as in
+                pytorch_grad_cam. Methods that always use a component ignore it.
         """
         super().__init__(model)
         self.layer, self.eigen_smooth = layer, eigen_smooth
@@ -60,7 +61,7 @@ class GradcamMethod(Explainer):
         layout, attention = layout_and_place(self.model, inputs, additional_forward_args, self.layer)
         features: list[Tensor] = []
         gradient = None
-        # Neither the caller's `no_grad` nor `inference_mode` may keep the graph from being built.
+        # The graph is needed even if the caller uses `no_grad` or `inference_mode`.
         with torch.inference_mode(False), torch.set_grad_enabled(self.class_specific):
             leaf = inputs.detach().clone().requires_grad_(self.class_specific)
             with (
@@ -70,7 +71,7 @@ class GradcamMethod(Explainer):
                 grid.register_forward_hook(lambda _, args, output: features.append(output))
                 output = self.model(leaf, *as_arguments(additional_forward_args))
             if not features:
-                raise ValueError(f"`layer` {self.layer!r} took no part in the forward pass; name another.")
+                raise ValueError(f"`layer` must run in the forward pass, got {self.layer!r}. Name another layer.")
             if target is not None:
                 score = select_target(output, target, len(inputs))
             if self.class_specific:
@@ -80,7 +81,7 @@ class GradcamMethod(Explainer):
         return self._cam_image(inputs, features[-1], gradient).flatten(1), layout
 
     def _cam_image(self, inputs: Tensor, features: Tensor, gradient: Tensor | None) -> Tensor:
-        """Let pytorch_grad_cam compute the map (batch, rows, cols) ≥ 0."""
+        """Compute the map (batch, rows, cols) ≥ 0 with pytorch_grad_cam."""
         with seeded(0):
             cam = getattr(importlib.import_module("pytorch_grad_cam"), self.cam)(self.model, [])
             values = cam.get_cam_image(
@@ -92,13 +93,13 @@ class GradcamMethod(Explainer):
                 self.eigen_smooth,
             )
         if not np.isfinite(values).all():
-            raise ValueError(f"pytorch_grad_cam's {self.cam} gave values that are not finite; use another method.")
+            raise ValueError(f"pytorch_grad_cam's {self.cam} returned NaN or infinite values. Use another method.")
         dtype = torch.promote_types(features.dtype, torch.float32)
         return torch.from_numpy(np.maximum(values, 0)).to(inputs.device, dtype)
 
 
 def _numpy(values: Tensor) -> np.ndarray[Any, Any]:
-    """Copy to numpy, which knows no bfloat16, in at least float32."""
+    """Copy to numpy, in at least float32, since numpy has no bfloat16."""
     values = values.detach().cpu()
     return values.to(torch.promote_types(values.dtype, torch.float32)).contiguous().numpy()
 
@@ -109,7 +110,7 @@ class Gradcam(GradcamMethod):
     Example:
         >>> import timm, warnings
         >>> from vit_interactions import ZeroMapWarning
-        >>> warnings.simplefilter("ignore", ZeroMapWarning)  # an untrained model may find nothing
+        >>> warnings.simplefilter("ignore", ZeroMapWarning)  # maps of untrained models may be zero
         >>> explainer = Gradcam(timm.create_model("test_vit"))
         >>> explainer.patch_map(torch.rand(1, 3, 160, 160), target="pred").shape
         torch.Size([1, 10, 10])
@@ -120,7 +121,7 @@ class Gradcam(GradcamMethod):
 
 
 class GradcamPlusPlus(GradcamMethod):
-    """Channels weighted by their positive gradients, those weighted by higher derivatives."""
+    """Channels weighted by their positive gradients, which are weighted by higher derivatives."""
 
     cam = "GradCAMPlusPlus"
     source = "Chattopadhay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063"
@@ -134,7 +135,7 @@ class GradcamElementwise(GradcamMethod):
 
 
 class Xgradcam(GradcamMethod):
-    """Channels weighted by their gradients' mean, weighted by the activations."""
+    """Channels weighted by their mean gradients, which are weighted by the activations."""
 
     cam = "XGradCAM"
     source = "Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312"
@@ -162,14 +163,14 @@ class Eigengradcam(GradcamMethod):
 
 
 class SegEigencam(GradcamMethod):
-    """The first principal component of activation times |gradient|, its larger side positive."""
+    """The first principal component of activation times |gradient|, with the larger side positive."""
 
     cam = "SegEigenCAM"
     source = "Chung and Ying, Seg-Eigen-CAM, Applied Sciences 15(13), 2025"
 
 
 class FeatureMethod(GradcamMethod):
-    """A CAM of the features alone, without a class and without gradients."""
+    """Base class of CAMs of the features only, without a class and without gradients."""
 
     class_specific = False
     backwards = 0
@@ -211,35 +212,34 @@ GRADCAM_METHODS: dict[str, type[GradcamMethod]] = {
     "kpca_cam": KpcaCam,
     "fem": Fem,
 }
-# What else pytorch_grad_cam offers, by the names of its classes, and why it is not offered here.
-REFUSED = {
-    "FullGrad": "it adds up the biases of convolutions and batch norms, which a ViT has none of but in its stem",
-    "AblationCAM": "it replaces a layer inside the model for its run and ablates a channel by -1e7, which saturates "
-    "every softmax behind it",
-    "ShapleyCAM": "it differentiates twice, which fused attention kernels cannot be",
-    "ScoreCAM": "it runs the model once a channel and image (hundreds of passes); `occlusion` asks the same of every "
-    "patch",
-    "RandomCAM": "it is noise that differs from call to call; `random_map` is the seeded control",
-    "FinerCAM": "it is a target, not a map: give `gradcam` a function as `target` that subtracts the similar classes",
+# Other classes of pytorch_grad_cam, and the reasons why they are not offered.
+NOT_OFFERED = {
+    "FullGrad": "it sums the biases of convolutions and batch norms, which a ViT has only in its stem",
+    "AblationCAM": "it replaces a layer of the model while it runs, and ablates channels with -1e7, which saturates "
+    "every later softmax",
+    "ShapleyCAM": "it differentiates twice, which fused attention kernels do not support",
+    "ScoreCAM": "it runs the model once per channel and image (hundreds of passes); `occlusion` does so per patch",
+    "RandomCAM": "it is noise that differs from call to call; `random_map` is the seeded random baseline",
+    "FinerCAM": "it is a target, not a map: pass `gradcam` a function as `target` that subtracts the similar classes",
     "RefineCAM": "it multiplies the maps of another CAM at several layers: multiply the `patch_map` of "
     "GradcamPlusPlus(model, layer=...), each divided by its maximum",
-    "SESS": "it runs another CAM on crops of the image enlarged to twelve sizes, 122 for a square one: explain crops "
-    "of your own",
+    "SESS": "it runs another CAM on crops of the image at twelve scales, 122 crops for a square image: compute maps "
+    "of crops yourself",
     "GuidedBackpropReLUModel": "it changes the backward pass of ReLUs, and a ViT has other activations",
-    "DeepFeatureFactorization": "it clusters the features of a layer into concepts and gives no map of an answer",
+    "DeepFeatureFactorization": "it clusters the features of a layer into concepts and does not return a class map",
 }
 
 
-def refusal(name: str) -> str:
-    """Say why a class of pytorch_grad_cam is not offered, in any common spelling of its name; else nothing.
+def why_not_offered(name: str) -> str:
+    """Return why a class of pytorch_grad_cam is not offered, in any common spelling of its name; "" for other names.
 
     Example:
-        >>> refusal("shapley-cam")
-        'ShapleyCAM is not offered: it differentiates twice, which fused attention kernels cannot be.'
-        >>> refusal("gradcam")
+        >>> why_not_offered("shapley-cam")
+        'ShapleyCAM is not offered: it differentiates twice, which fused attention kernels do not support.'
+        >>> why_not_offered("gradcam")
         ''
     """
-    reasons = (f"{cam} is not offered: {why}." for cam, why in REFUSED.items() if _plain(cam) == _plain(name))
+    reasons = (f"{cam} is not offered: {why}." for cam, why in NOT_OFFERED.items() if _plain(cam) == _plain(name))
     return next(reasons, "")
 
 

@@ -1,4 +1,4 @@
-"""Loading models of transformers by name or folder, with the preprocessing that their image processor states."""
+"""Load transformers models by name or folder, with the preprocessing of their image processor."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,35 +10,34 @@ from torch import Tensor, nn
 from vit_interactions.attention import UnsupportedModelError
 
 INSTALL = 'pip install "vit_interactions[huggingface]"'
-INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # Pillow's numbers
+INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # indexed by PIL's numbers
 
 
 def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
-    """Load a ViT, with its head where it was saved as a classifier, and its preprocessing in timm's words.
+    """Load a ViT, with its head if it was saved as a classifier, and its preprocessing in timm's format.
 
-    Only safetensors are read, and no code that comes with a model is run. Of a model of images and texts, the vision
-    tower is taken.
+    Only safetensors are read, and no code that comes with a model is executed. For image-text models, the vision tower
+    is loaded.
 
     Args:
         name: a folder written by `save_pretrained`, or a name on the Hugging Face hub.
-        weights: not taken; the folder holds the weights.
+        weights: must be None, because the folder contains the weights.
 
     Returns:
-        The model in float32; its `pretrained_cfg` states the preprocessing.
+        The model in float32; its `pretrained_cfg` has the preprocessing.
 
     Raises:
         ImportError: transformers is not installed.
         UnsupportedModelError: a model without patches.
-        ValueError: weights beside the folder's, weights that miss a part of the model, or preprocessing that crops
-            in a way of its own.
-        OSError: no such model, or none with safetensors.
+        ValueError: `weights`, missing weights, or preprocessing that timm does not support.
+        OSError: no such model, or no safetensors.
     """
     if weights is not None:
-        raise ValueError(f"`checkpoint` cannot be given for hf:{name}, which holds its weights itself.")
+        raise ValueError(f"`checkpoint` must be None for hf:{name}, which contains its own weights.")
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"models of transformers need the package transformers >= 5: {INSTALL}") from error
+        raise ImportError(f"transformers models need the package transformers >= 5: {INSTALL}") from error
 
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     classifies = any(
@@ -49,7 +48,7 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     tower = getattr(config, "vision_config", config)
     if not hasattr(tower, "patch_size"):
         raise UnsupportedModelError(
-            f"hf:{name} must be a Vision Transformer, got a model of the type {tower.model_type!r} without patches."
+            f"hf:{name} must be a Vision Transformer, got a model of type {tower.model_type!r} without patches."
         )
     with _quiet(transformers.utils.logging):
         model, report = kind.from_pretrained(
@@ -61,25 +60,27 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    # Models trained without transformers' pooler are saved without; nothing but `pooler_output` comes from it.
+    # Some checkpoints have no pooler; only `pooler_output` depends on it.
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ValueError(f"hf:{name} has no weights for {', '.join(missing[:3])} ({len(missing)} in all).")
+        raise ValueError(
+            f"hf:{name} has no weights for {', '.join(missing[:3])} ({len(missing)} missing in total)."
+        )
     model.pretrained_cfg = preprocessing(name, tower)
     loaded: nn.Module = model
     return loaded
 
 
 def preprocessing(name: str, config: Any) -> dict[str, Any]:
-    """Say in timm's words (`input_size`, `crop_pct`, ...) what the image processor of a model does.
+    """Convert a model's image processor to timm's format (`input_size`, `crop_pct`, ...).
 
     Args:
         name: folder or name of the model.
-        config: the configuration of its vision tower, whose `image_size` is taken where no processor was saved; with
-            mean and standard deviation 0.5.
+        config: configuration of the vision tower. If no processor was saved, its `image_size` is used, with mean and
+            standard deviation 0.5.
 
     Raises:
-        ValueError: steps that timm has no words for.
+        ValueError: steps that timm does not support.
     """
     from transformers import AutoImageProcessor
 
@@ -97,7 +98,7 @@ def preprocessing(name: str, config: Any) -> dict[str, Any]:
             "std": half,
         }
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
-    # The pixels come as value / 255, whatever the processor multiplies them by.
+    # Our pixels are value / 255, whatever factor the processor uses.
     unit = 255 * processor.rescale_factor if processor.do_rescale else 255.0
     return {
         **_geometry(name, processor),
@@ -116,17 +117,17 @@ def _geometry(name: str, processor: Any) -> dict[str, Any]:
         if crop is None or (resized.height, resized.width) == (height, width):
             return {**input_size, "crop_pct": 1.0, "crop_mode": "squash"}
         if resized.shortest_edge and not resized.longest_edge and height == width:
-            # timm rounds the size before the crop down.
+            # timm rounds down the size before the crop.
             return {**input_size, "crop_pct": height / (resized.shortest_edge + 0.5), "crop_mode": "center"}
     raise ValueError(
         f"hf:{name} resizes images to {dict(resized)} and crops to {dict(crop) if crop else None}, which timm's "
-        "transforms cannot follow. Load the model yourself and give `figures.prepare` its `transform`."
+        "transforms do not support. Load the model yourself and pass its `transform` to `figures.prepare`."
     )
 
 
 @contextlib.contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """Keep the report of the unused text tower to itself."""
+    """Suppress the report of unused text tower weights."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

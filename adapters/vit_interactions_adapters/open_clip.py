@@ -1,4 +1,4 @@
-"""Load the vision towers of open_clip by name, with their preprocessing in timm's words."""
+"""Load open_clip's vision towers by name, with their preprocessing in timm's format."""
 
 import contextlib
 import logging
@@ -7,30 +7,31 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vit_interactions.loading.models import nearest, reason_of
+from vit_interactions.loading.models import download_error, error_summary
+from vit_interactions.utilities.text import did_you_mean
 
 INSTALL = 'pip install "vit_interactions[open_clip]"'
-TOWER = "visual."  # what the weights of a vision tower are called inside those of a CLIP model
-# In the place of a text tower that is not needed; its size does not matter.
+TOWER = "visual."  # key prefix of the vision tower in the weights of a CLIP model
+# A tiny text tower instead of the real one, which is not needed.
 NO_TEXT = {"context_length": 2, "vocab_size": 2, "width": 8, "heads": 1, "layers": 1}
 
 
 def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
-    """Create the vision tower of a model of open_clip. Its outputs are the features of an image, not classes.
+    """Create the vision tower of an open_clip model. It returns image features, not classes.
 
     Args:
-        name: one of `open_clip.list_models()`, with "/" and a tag of `open_clip.list_pretrained_tags_by_model(name)`
-            behind it. The tag names the weights and says how images are prepared; with weights of one's own it says
-            the latter only, and may be left out for the first one.
-        weights: a state dict that the caller loads; None loads those of the tag.
+        name: one of `open_clip.list_models()`, "/", and a tag of `open_clip.list_pretrained_tags_by_model(name)`. The
+            tag selects the weights and the preprocessing. With `weights`, it selects only the preprocessing, and the
+            default is the first tag.
+        weights: a state dict that the caller loads; None: the weights of the tag.
 
     Returns:
-        The tower in float32; its `pretrained_cfg` states the preprocessing.
+        The tower in float32; its `pretrained_cfg` has the preprocessing.
 
     Raises:
         ImportError: open_clip is not installed.
-        ValueError: an unknown name or tag, neither tag nor weights, or preprocessing that timm has no words for.
-        OSError: the weights could not be had.
+        ValueError: an unknown name or tag, neither tag nor weights, or preprocessing that timm does not support.
+        OSError: the weights could not be downloaded.
 
     Example:
         >>> load("ViT-B-31/openai")
@@ -40,19 +41,19 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     try:
         import open_clip
     except ImportError as error:
-        raise ImportError(f"models of open_clip need the package open_clip_torch: {INSTALL}") from error
+        raise ImportError(f"open_clip models need the package open_clip_torch: {INSTALL}") from error
 
     name, _, tag = name.partition("/")
     if name not in open_clip.list_models():
         raise ValueError(
-            f"`model` must be one of open_clip's, got {name!r}.{nearest(name, open_clip.list_models())}"
+            f"`model` must be one of open_clip's, got {name!r}.{did_you_mean(name, open_clip.list_models())}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if (tag and tag not in tags) or (not tag and weights is None):
-        known = f"one of {', '.join(tags[:5])}{', ...' if len(tags) > 5 else ''}" if tags else "none that is known"
+        known = f"one of {', '.join(tags[:5])}{', ...' if len(tags) > 5 else ''}" if tags else "unknown"
         raise ValueError(
-            f"`model` must name the weights as open_clip:{name}/TAG with {known}, got {tag or 'no tag'!r}."
-            f"{nearest(tag, tags) if tag else ' Or give a file of yours as `checkpoint`.'}"
+            f"`model` must name the weights as open_clip:{name}/TAG with TAG {known}, got {tag or 'no tag'!r}."
+            f"{did_you_mean(tag, tags) if tag else ' Or pass your own file as `checkpoint`.'}"
         )
     prepared: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag or tags[0]) if tag or tags else {}
     with _quiet():
@@ -62,11 +63,11 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     return created
 
 
-def own_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the vision tower's weights out of those of a whole model; others are what they are.
+def tower_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Extract the vision tower's weights from those of a whole model; return weights of a tower unchanged.
 
     Example:
-        >>> own_weights({"module.visual.proj": 1, "module.logit_scale": 2})
+        >>> tower_weights({"module.visual.proj": 1, "module.logit_scale": 2})
         {'proj': 1}
     """
     found = {
@@ -78,15 +79,15 @@ def own_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def preprocessing(name: str, tower: Any, prepared: dict[str, Any]) -> dict[str, Any]:
-    """Say in timm's words how images are prepared.
+    """Convert open_clip's preprocessing to timm's format.
 
     Args:
-        name: of the model, for the message.
-        tower: its vision tower, whose `image_size` is taken.
+        name: name of the model, for errors.
+        tower: vision tower of the model, which has the `image_size`.
         prepared: open_clip's configuration of the weights.
 
     Raises:
-        ValueError: images that are padded to a square.
+        ValueError: images are padded to a square.
     """
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
@@ -94,8 +95,8 @@ def preprocessing(name: str, tower: Any, prepared: dict[str, Any]) -> dict[str, 
     mode = prepared.get("resize_mode") or "shortest"
     if mode not in modes:
         raise ValueError(
-            f"open_clip:{name} resizes images by their {mode} side, which timm's transforms cannot follow. Load the "
-            "model yourself and give `figures.prepare` its `transform`."
+            f"open_clip:{name} resizes images by their {mode} side, which timm's transforms do not support. Load the "
+            "model yourself and pass its `transform` to `figures.prepare`."
         )
     size = tower.image_size
     height, width = size if isinstance(size, tuple | list) else (size, size)
@@ -113,18 +114,15 @@ def _tower(open_clip: Any, name: str, tag: str | None, prepared: dict[str, Any])
     options = {"pretrained": tag} if tag else {"pretrained_text": False, "text_cfg": dict(NO_TEXT)}
     try:
         model = open_clip.create_model(name, force_quick_gelu=bool(tag and prepared.get("quick_gelu")), **options)
-    # Downloads and checkpoints fail in ways of their own.
+    # Downloads and checkpoints raise many types of errors.
     except Exception as error:
-        raise OSError(
-            f"open_clip:{name}{f'/{tag}' if tag else ''} could not be had; give a file of yours as `checkpoint` "
-            f"(--checkpoint on the command line). The reason: {reason_of(error)}"
-        ) from error
+        raise download_error(f"open_clip:{name}{f'/{tag}' if tag else ''}", error_summary(error)) from error
     return model.visual
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep open_clip, which logs by the root logger, from setting that up and from saying that weights come later."""
+    """Suppress open_clip's log messages, and keep it from configuring the root logger."""
     root, silent = logging.getLogger(), logging.NullHandler()
     root.addHandler(silent)
     try:

@@ -1,7 +1,7 @@
-"""The features of any layer as the grid of channels that CAM methods expect, and a layer that is alive.
+"""The features of any layer as the grid of channels that CAM methods expect, with a check of their gradient.
 
-A CAM needs features (batch, channels, rows, cols) and the gradient of a score there. Behind the last attention of a
-ViT that answers from its class token no patch token can change the answer any more: gradients there are exactly 0.
+A CAM needs features (batch, channels, rows, cols) and the gradient of a score there. In a ViT with a class token, patch
+tokens after the last attention do not affect the output, so their gradient is exactly 0.
 """
 
 import contextlib
@@ -16,16 +16,17 @@ from vit_interactions.attention.observe import observe
 
 
 def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
-    """Make the `reshape_transform` that pytorch_grad_cam's classes ask for.
+    """Create the `reshape_transform` that pytorch_grad_cam's classes need.
 
     Args:
-        layout: what `vit_interactions.token_layout` says of the model for the size of the images.
+        layout: `vit_interactions.token_layout` of the model and the image size.
 
     Returns:
-        A function from (batch, tokens, channels), or the patches only, to (batch, channels, rows, cols).
+        Function from (batch, tokens, channels), or only the patches, to (batch, channels, rows, cols).
 
     Example:
         >>> layout = TokenLayout(prefix=1, rows=2, cols=3, readout="token", extent=(32, 48))
+        >>> import torch
         >>> reshape_transform(layout)(torch.zeros(5, 7, 192)).shape
         torch.Size([5, 192, 2, 3])
     """
@@ -34,7 +35,7 @@ def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
         if tokens.ndim != 3 or tokens.shape[1] not in (layout.tokens, layout.patches):
             raise ValueError(
                 f"tokens must have shape (batch, {layout.tokens} tokens or {layout.patches} patches, channels) for "
-                f"{layout.rows} x {layout.cols} patches, but got {tuple(tokens.shape)}."
+                f"{layout.rows} x {layout.cols} patches, got {tuple(tokens.shape)}."
             )
         patches = tokens[:, patch_places(layout, tokens)].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], layout.rows, layout.cols)
@@ -43,23 +44,23 @@ def reshape_transform(layout: TokenLayout) -> Callable[[Tensor], Tensor]:
 
 
 def patch_places(layout: TokenLayout, tokens: Tensor) -> Tensor:
-    """Return where the patches are among tokens (batch, tokens, channels) in the model's order, row by row."""
+    """Return the indices of the patches, row by row, among the model's tokens (batch, tokens, channels)."""
     return layout.places(tokens.shape[1])[-layout.patches :].to(tokens.device)
 
 
 def layout_and_place(
     model: nn.Module, inputs: Tensor, additional_forward_args: Any, layer: str | None
 ) -> tuple[TokenLayout, str | FeatureGrid]:
-    """Find the place of a CAM: the last self-attention of a Vision Transformer, or else features over the image.
+    """Find the place of a CAM: the last self-attention of a Vision Transformer, otherwise the last feature map.
 
     Returns:
-        Where the patches or features are, and the name of the attention or the features.
+        Layout of the patches or features, and the name of the attention, or the feature map.
 
     Raises:
-        UnsupportedModelError: neither.
+        UnsupportedModelError: the model has neither.
     """
     names: list[str] = []
-    before: list[int] = []  # how many layers had attended when the layer was done
+    before: list[int] = []  # number of attention layers that ran before the layer returned
     named = dict(model.named_modules()).get(layer or "", nn.Identity())
     handle = named.register_forward_hook(lambda *_: before.append(len(names)))
     try:
@@ -72,20 +73,19 @@ def layout_and_place(
     patches = layout.places(layout.tokens)[layout.prefix :]
     if layer and before and not before[-1] and (patches.diff() < 0).any():
         raise UnsupportedModelError(
-            f"`{layer}` runs before the first attention of {type(model).__name__}, which has its patches in another "
-            "order than rows of them, so where it has them cannot be told. Name a later `layer`, such as "
-            f"{names[-1]!r}."
+            f"`layer` must run after the first attention of {type(model).__name__}, which does not order its patches "
+            f"row by row, got {layer!r}, where the order is unknown. Name a later layer, such as {names[-1]!r}."
         )
     return layout, names[-1]
 
 
 @contextlib.contextmanager
 def features_at(model: nn.Module, features: FeatureGrid) -> Iterator[nn.Identity]:
-    """Lead the features of a layer through a module whose output is (batch, channels, rows, cols); see `grid_at`."""
+    """Route a layer's features through a module whose output is (batch, channels, rows, cols); see `grid_at`."""
     grid = nn.Identity()
 
     def on_exit(_: nn.Module, args: Any, output: Tensor) -> Tensor:
-        # A copy, as the model may go on in place.
+        # A copy, because the model may modify its output in place.
         return features.write(grid(features.read(output).clone()).clone(), output)
 
     handle = model.get_submodule(features.name).register_forward_hook(on_exit)
@@ -99,22 +99,23 @@ def features_at(model: nn.Module, features: FeatureGrid) -> Iterator[nn.Identity
 def grid_at(
     model: nn.Module, layout: TokenLayout, layer: str | None, attention: str | FeatureGrid
 ) -> Iterator[nn.Identity]:
-    """Lead the patch tokens of one layer through a module whose output is (batch, channels, rows, cols).
+    """Route a layer's patch tokens through a module whose output is (batch, channels, rows, cols).
 
-    The model computes what it computes without; hooks are gone after the block.
+    The model's output does not change, and the hooks are removed after the block.
 
     Args:
         model: an unwrapped model.
-        layout: of the images that the model will be given.
-        layer: name of the module whose output is meant; None: the tokens that enter the last attention, in timm
-            the output of the last block's first norm.
-        attention: name of the last attention, or the features of a model without.
+        layout: layout of the model's input images.
+        layer: name of a module, whose output is used. None: the input tokens of the last attention (in timm, the
+            output of the last block's first norm).
+        attention: name of the last attention, or the feature map of a model without attention.
 
     Yields:
         The module to hook.
 
     Raises:
-        ValueError: no such layer, or one whose output is not the tokens.
+        ValueError: no such layer.
+        UnsupportedModelError: the output of the layer is not the tokens.
     """
     if isinstance(attention, FeatureGrid):
         with features_at(model, attention) as grid:
@@ -126,31 +127,31 @@ def grid_at(
         module = model.get_submodule(name)
     except AttributeError:
         raise ValueError(
-            f"`layer` must name a module of {type(model).__name__}, such as {attention!r}, but got {layer!r}."
+            f"`layer` must name a module of {type(model).__name__}, such as {attention!r}, got {layer!r}."
         ) from None
     as_grid = reshape_transform(layout)
 
-    def lead_through(tokens: Any) -> Any:
+    def route(tokens: Any) -> Any:
         if not _is_tokens(tokens, layout):
-            came = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+            received = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise UnsupportedModelError(
-                f"`{name}` gives {came}, not the {layout.tokens} tokens (batch, tokens, channels). Name another "
-                f"`layer`, such as {attention!r}, or leave it out."
+                f"`layer` must return the {layout.tokens} tokens (batch, tokens, channels), got {received} from "
+                f"`{name}`. Name another layer, such as {attention!r}, or omit `layer`."
             )
         patches = grid(as_grid(tokens)).flatten(2).transpose(1, 2)
         return tokens.index_copy(1, patch_places(layout, tokens), patches)
 
     def on_entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         entering = (*args, *kwargs.values())[0]
-        led = lead_through(entering)
-        # nn.MultiheadAttention is given the same tokens three times: as query, key and value.
+        routed = route(entering)
+        # nn.MultiheadAttention gets the same tokens three times: as query, key and value.
         return (
-            tuple(led if value is entering else value for value in args),
-            {name: led if value is entering else value for name, value in kwargs.items()},
+            tuple(routed if value is entering else value for value in args),
+            {name: routed if value is entering else value for name, value in kwargs.items()},
         )
 
     def on_exit(_: nn.Module, args: Any, output: Any) -> Any:
-        return (lead_through(output[0]), *output[1:]) if isinstance(output, tuple) else lead_through(output)
+        return (route(output[0]), *output[1:]) if isinstance(output, tuple) else route(output)
 
     if layer is None:
         handle = module.register_forward_pre_hook(on_entry, with_kwargs=True)
@@ -167,22 +168,22 @@ def _is_tokens(value: Any, layout: TokenLayout) -> bool:
 
 
 def check_alive(values: Tensor, layer: str | None, attention: str | FeatureGrid) -> None:
-    """Raise unless every image has a value other than 0: the gradient at the patches, or the map that follows.
+    """Raise an error if the gradient at the patches, or the resulting map, is 0 everywhere for any image.
 
     Raises:
-        ValueError: a dead layer.
+        ValueError: a layer without gradient.
     """
     dead = values.flatten(1).eq(0).all(1)
     if dead.any():
         if isinstance(attention, FeatureGrid):
             raise ValueError(
-                f"the score's gradient at the output of `{attention.name}` is exactly 0 everywhere of image "
+                f"the score's gradient at the output of `{attention.name}` is exactly 0 everywhere in image "
                 f"{int(dead.long().argmax())}. Name another `layer`."
             )
         place = f"the output of `{layer}`" if layer else f"the tokens that enter `{attention}`"
         raise ValueError(
-            f"the score's gradient at {place} is exactly 0 at every patch of image {int(dead.long().argmax())}: the "
-            "answer is not read from the patches behind the last attention of a model with a class token, or the "
-            f"score does not depend on the image, or half precision lost it. Leave `layer` out for the tokens that "
-            f"enter `{attention}`, or name an earlier layer."
+            f"the score's gradient at {place} is exactly 0 at every patch of image {int(dead.long().argmax())}. Either "
+            "the layer comes after the last attention of a model with a class token, or the score does not depend on "
+            "the image, or half precision lost the gradient. Omit `layer` to use the input tokens of "
+            f"`{attention}`, or name an earlier layer."
         )

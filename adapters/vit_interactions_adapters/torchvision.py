@@ -11,25 +11,25 @@ from vit_interactions.loading.models import strip_prefix
 
 
 def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
-    """Create a ViT of torchvision by name, with its preprocessing in timm's words (`pretrained_cfg`).
+    """Create a torchvision ViT by name, with its preprocessing in timm's format (`pretrained_cfg`).
 
     Args:
         name: one of `torchvision.models.list_models("vit_*")`.
-        weights: a state dict that the caller loads, from which the number of classes and the image's size are
-            read; None loads the weights that torchvision has for the name.
+        weights: a state dict that the caller loads, from which the number of classes and the image size are read;
+            None: torchvision's pretrained weights.
 
     Raises:
-        ValueError: a name that is not one of these.
-        OSError: the weights could not be had.
+        ValueError: an unknown name.
+        OSError: the weights could not be downloaded.
 
     Example:
         >>> load("vit_b_61")
         Traceback (most recent call last):
-        ValueError: `model` must be one of vit_b_16, vit_b_32, vit_h_14, vit_l_16, vit_l_32, but got 'vit_b_61'.
+        ValueError: `model` must be one of vit_b_16, vit_b_32, vit_h_14, vit_l_16, vit_l_32, got 'vit_b_61'.
     """
     names = torchvision.models.list_models(include="vit_*")
     if name not in names:
-        raise ValueError(f"`model` must be one of {', '.join(names)}, but got {name!r}.")
+        raise ValueError(f"`model` must be one of {', '.join(names)}, got {name!r}.")
     offered = torchvision.models.get_model_weights(name)
     known = getattr(offered, "DEFAULT", None)
     model: Any = torchvision.models.get_model(
@@ -38,7 +38,7 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
     transform = known.transforms() if known else None
     model.pretrained_cfg = {
         "input_size": (3, model.image_size, model.image_size),
-        # timm rounds the size before the crop down.
+        # timm rounds down the size before the crop.
         "crop_pct": transform.crop_size[0] / (transform.resize_size[0] + 0.5) if transform else 1.0,
         "interpolation": transform.interpolation.value if transform else "bilinear",
         "mean": tuple(transform.mean) if transform else IMAGENET_DEFAULT_MEAN,
@@ -49,7 +49,7 @@ def load(name: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
 
 
 def _options(weights: dict[str, Tensor]) -> dict[str, int]:
-    """Read from a state dict what the model is to be built with; nothing where it is not one."""
+    """Read the options of the model from a state dict; empty for other weights."""
     weights, _ = strip_prefix(weights, ["heads.head.weight", "encoder.pos_embedding", "conv_proj.weight"])
     head, positions = weights.get("heads.head.weight"), weights.get("encoder.pos_embedding")
     projection = weights.get("conv_proj.weight")

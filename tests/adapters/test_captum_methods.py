@@ -1,4 +1,4 @@
-"""captum's methods as explainers: its own attributions, checked by hand, with maps over patches and all targets."""
+"""captum's methods as explainers: captum's attributions, checked by hand, with maps over patches and all targets."""
 
 from collections import OrderedDict
 from typing import Any
@@ -33,7 +33,7 @@ some_families = pytest.mark.parametrize("name", SOME)
 
 
 def gradient(model: nn.Module, inputs: Tensor, classes: list[int]) -> Tensor:
-    """The gradient at the pixels of one class an image."""
+    """Compute the gradient of the pixels for one class per image."""
     leaf = inputs.clone().requires_grad_()
     output = model(leaf)
     score = torch.stack([output[b, c] for b, c in enumerate(classes)]).sum()
@@ -65,7 +65,7 @@ def test_gradients_at_the_pixels_are_summed_over_patches(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SOME if name != "hybrid"])
 def test_integrated_gradients_are_complete(name: str) -> None:
     family = FAMILIES[name]
-    # A hybrid's stem divides by the contrast, so that its gradient has no bound where an image fades to one colour.
+    # A hybrid's stem divides by the contrast, so its gradient is unbounded where an image fades to one color.
     model, inputs = family.build().double(), family.images().double()
     baseline = 0.5 * family.images(1, seed=5).double()
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_integrated_gradients_are_complete(name: str) -> None:
         torch.testing.assert_close(explainer.patch_map(inputs, [1, 3]).sum((1, 2)), expected, rtol=0.02, atol=1e-3)
 
 
-def test_integrated_gradients_are_captums_own() -> None:
+def test_integrated_gradients_equal_captums() -> None:
     model, inputs = small_vit(), images()
     expected = captum.attr.IntegratedGradients(model).attribute(inputs, target=[1, 3], n_steps=7)
     assert_near(CaptumIntegratedGradients(model, n_steps=7).attribute(inputs, [1, 3]), expected)
@@ -112,7 +112,7 @@ def test_occlusion_is_the_drop_of_the_score(name: str) -> None:
         assert_near(attribution[:, 1, 0, 0], expected[:, 0, 0], 1e-4)
 
 
-def test_occlusion_by_larger_windows_is_their_mean() -> None:
+def test_occlusion_with_larger_windows_is_their_mean() -> None:
     model, inputs = small_vit(), images(1)
     expected, counts = torch.zeros(4, 4), torch.zeros(4, 4)
     with torch.no_grad():
@@ -125,11 +125,11 @@ def test_occlusion_by_larger_windows_is_their_mean() -> None:
     result = CaptumOcclusion(model, window=2).patch_map(inputs, 2)
     assert_near(result[0], expected / counts, 1e-4)
     assert CaptumOcclusion(model, window=9).patch_map(inputs, 2).unique().numel() == 1
-    with pytest.raises(ValueError, match="`window` must be at least 1 patch, but got 0"):
+    with pytest.raises(ValueError, match="`window` must be at least 1 patch, got 0"):
         CaptumOcclusion(model, window=0)
 
 
-def test_feature_ablation_takes_regions_of_your_own() -> None:
+def test_feature_ablation_accepts_custom_regions() -> None:
     model, inputs = small_vit(), images()
     mask = torch.zeros(1, 1, 64, 64, dtype=torch.long)
     mask[..., 32:] = 1
@@ -142,7 +142,7 @@ def test_feature_ablation_takes_regions_of_your_own() -> None:
     torch.testing.assert_close(result[:, :, 2:], drops[1][:, None, None].expand(2, 4, 2), rtol=1e-4, atol=1e-5)
 
 
-def test_pixels_that_no_patch_covers_count_nowhere() -> None:
+def test_pixels_that_no_patch_covers_are_ignored() -> None:
     model = tiny("vit_tiny_patch16_224", img_size=40)  # 2 x 2 patches, 8 pixels left over
     inputs = images(1, (40, 40))
     family = Family("rest", lambda: model, (40, 40), 1, (2, 2), "token", extent=(32, 32))
@@ -161,7 +161,7 @@ def test_pixels_that_no_patch_covers_count_nowhere() -> None:
 
 
 @some_families
-def test_layer_grad_cam_takes_tokens_for_positions(name: str) -> None:
+def test_layer_grad_cam_treats_tokens_as_positions(name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build(), family.images()
     signed = CaptumLayerGradCam(model).patch_map(inputs, [0, 4])
@@ -169,7 +169,7 @@ def test_layer_grad_cam_takes_tokens_for_positions(name: str) -> None:
     assert_near(signed.clamp(min=0), Gradcam(model).patch_map(inputs, [0, 4]), 1e-4)
     named = CaptumLayerGradCam(model, layer="blocks.0.norm1").patch_map(inputs, [0, 4])
     assert_near(named.clamp(min=0), Gradcam(model, layer="blocks.0.norm1").patch_map(inputs, [0, 4]), 1e-4)
-    # captum alone takes them for channels: one value for each channel of the model.
+    # captum alone treats tokens as channels: one value per channel of the model.
     alone = captum.attr.LayerGradCam(model, model.blocks[-1].norm1).attribute(inputs, target=[0, 4])
     assert alone.shape == (2, 1, 32)
     if family.readout in ("token", "distilled"):
@@ -177,7 +177,7 @@ def test_layer_grad_cam_takes_tokens_for_positions(name: str) -> None:
             CaptumLayerGradCam(model, layer=f"blocks.{len(model.blocks) - 1}").patch_map(inputs, 1)
 
 
-def test_gradient_shap_is_seeded_and_exact_where_the_model_is_linear() -> None:
+def test_gradient_shap_is_seeded_and_exact_for_linear_models() -> None:
     model, image = planted_model(), planted_image()
     torch.testing.assert_close(CaptumGradientShap(model).patch_map(image, 1), planted_map())
     half = CaptumGradientShap(model, baselines=0.5 * image).patch_map(image, 1)
@@ -188,7 +188,7 @@ def test_gradient_shap_is_seeded_and_exact_where_the_model_is_linear() -> None:
     torch.manual_seed(5)
     assert torch.equal(CaptumGradientShap(curved, drawn, stdevs=0.1).attribute(inputs, [0, 1, 2]), result)
     assert differs(CaptumGradientShap(curved, drawn, stdevs=0.1, seed=1).attribute(inputs, [0, 1, 2]), result)
-    # Each image with the same random numbers, and those captum's own.
+    # Each image uses the same random numbers, which captum draws.
     for index in range(3):
         torch.manual_seed(0)
         np.random.seed(0)
@@ -201,7 +201,7 @@ def test_the_planted_patch_is_found() -> None:
     model, image = planted_model(), planted_image()
     for method in CAPTUM_METHODS.values():
         result = method(model).patch_map(image, 1)
-        # The model is linear: its gradient is the same everywhere, and everything else is the share itself.
+        # The model is linear: its gradient is constant, and all other methods give the exact contribution.
         expected = torch.full((1, 4, 4), SHARE) if method is CaptumSaliency else planted_map()
         torch.testing.assert_close(result, expected)
 
@@ -211,7 +211,7 @@ def test_the_planted_patch_is_found() -> None:
 
 @some_families
 @every_method
-def test_a_batch_equals_one_by_one(method: type[Any], name: str) -> None:
+def test_a_batch_equals_its_single_images(method: type[Any], name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build(), family.images(3)
     options = {"n_steps": 4} if method is CaptumIntegratedGradients else {}
@@ -232,7 +232,7 @@ BATCHED = {
 
 
 @pytest.mark.parametrize("build", BATCHED.values(), ids=BATCHED)
-def test_targets_mean_the_same_in_all_forms_though_captum_repeats_rows(build: Any) -> None:
+def test_all_forms_of_targets_agree_although_captum_repeats_rows(build: Any) -> None:
     model, inputs = small_vit(), images(3)
     explaining = build(model)
     expected = explaining.patch_map(inputs, [4, 0, 2])
@@ -241,7 +241,7 @@ def test_targets_mean_the_same_in_all_forms_though_captum_repeats_rows(build: An
         torch.tensor([4, 0, 2]),
         [(4,), (0,), (2,)],
         [-1, 0, -3],
-        lambda output: (output * words).sum(1),  # one caption an image
+        lambda output: (output * words).sum(1),  # one caption per image
         lambda output: output[[0, 1, 2], [4, 0, 2]],
     )
     for target in forms:
@@ -249,7 +249,7 @@ def test_targets_mean_the_same_in_all_forms_though_captum_repeats_rows(build: An
     one = explaining.patch_map(inputs, 2)
     assert_near(one[2:], expected[2:], 1e-4)
     assert_near(explaining.patch_map(inputs, lambda output: output[:, 2]), one, 1e-5)
-    # The class that is predicted for the image itself, not for what captum makes of it.
+    # The predicted class of the image itself, not of captum's perturbed images.
     predicted = model(inputs).argmax(1)
     assert_near(explaining.patch_map(inputs, "pred"), explaining.patch_map(inputs, predicted), 1e-5)
     with pytest.raises(ValueError, match="`target` must be a class index"):
@@ -259,7 +259,7 @@ def test_targets_mean_the_same_in_all_forms_though_captum_repeats_rows(build: An
 
 
 @pytest.mark.parametrize("example", [[0, 1, 2], [2, 0, 1], [1], [2, 0, 2, 1], [0, 0, 1, 1, 2, 2], [2, 2, 2, 2, 0]])
-def test_rows_in_any_order_are_scored_as_rows_of_their_image(example: list[int]) -> None:
+def test_rows_in_any_order_are_scored_with_their_image(example: list[int]) -> None:
     output = torch.randn(len(example), 5)
     words = torch.randn(3, 5)
     scores = _score_rows(output, torch.tensor(example), 3, lambda rows: (rows * words).sum(1))
@@ -267,7 +267,7 @@ def test_rows_in_any_order_are_scored_as_rows_of_their_image(example: list[int])
     torch.testing.assert_close(scores, torch.stack(expected))
 
 
-def test_the_prediction_is_that_of_the_image_and_not_of_the_way_to_it() -> None:
+def test_the_predicted_class_is_that_of_the_image_not_of_the_path() -> None:
     class Switch(nn.Module):
         """Dark images are class 0, bright ones class 1."""
 
@@ -284,7 +284,7 @@ def test_the_prediction_is_that_of_the_image_and_not_of_the_way_to_it() -> None:
 
 
 class Output(OrderedDict[str, Any]):
-    """An output that holds several tensors, as transformers' do."""
+    """An output with several tensors, as in transformers."""
 
     @property
     def logits(self) -> Tensor:
@@ -294,7 +294,7 @@ class Output(OrderedDict[str, Any]):
 
 
 class Scaled(nn.Module):
-    """Answers with several tensors and takes one factor an example."""
+    """A model that returns several tensors and takes one factor per example."""
 
     def __init__(self) -> None:
         """Build the ViT inside."""
@@ -302,14 +302,14 @@ class Scaled(nn.Module):
         self.vit = small_vit()
 
     def forward(self, image: Tensor, factor: Tensor | float = 1.0) -> Output:
-        """Scale the image and give scores and twice the scores."""
+        """Scale the image and return scores and twice the scores."""
         factor = factor.view(-1, 1, 1, 1) if isinstance(factor, Tensor) else factor
         logits = self.vit(image * factor)
         return Output(logits=logits, double=(2 * logits,))
 
 
 @pytest.mark.parametrize("build", BATCHED.values(), ids=BATCHED)
-def test_outputs_of_several_tensors_and_arguments_of_each_example(build: Any) -> None:
+def test_outputs_with_several_tensors_and_arguments_per_example(build: Any) -> None:
     model, inputs = Scaled(), images(3)
     explaining, plain = build(model), build(model.vit)
     expected = plain.patch_map(inputs, [1, 2, 3])
@@ -323,7 +323,7 @@ def test_outputs_of_several_tensors_and_arguments_of_each_example(build: Any) ->
 
 
 @every_method
-def test_captum_smooths_and_measures_them(method: type[Any]) -> None:
+def test_captums_noise_tunnel_and_metrics_accept_them(method: type[Any]) -> None:
     model, inputs = small_vit(), images()
     options = {"n_steps": 2} if method is CaptumIntegratedGradients else {}
     explaining = method(model, **options)
@@ -339,9 +339,9 @@ def test_captum_smooths_and_measures_them(method: type[Any]) -> None:
         explaining.attribute((inputs, inputs), target=1)
 
 
-def test_a_model_that_answers_with_something_else_is_refused() -> None:
+def test_a_model_with_an_unsupported_output_raises() -> None:
     class Boxed(nn.Module):
-        """Answers with a list."""
+        """A model that returns a list."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -351,9 +351,9 @@ def test_a_model_that_answers_with_something_else_is_refused() -> None:
             return [self.vit(image)]
 
     explaining = CaptumIntegratedGradients(Boxed(), n_steps=4, internal_batch_size=4)
-    with pytest.raises(TypeError, match="must be a tensor or a mapping of tensors, but got list"):
+    with pytest.raises(TypeError, match="must be a tensor or a mapping of tensors, got list"):
         explaining.patch_map(images(), lambda output: output[0][:, 1])
-    # One point at a time, nothing has to be taken apart.
+    # With one point at a time, rows need not be split.
     result = CaptumIntegratedGradients(Boxed(), n_steps=4).patch_map(images(), lambda output: output[0][:, 1])
     assert_near(result, CaptumIntegratedGradients(small_vit(), n_steps=4).patch_map(images(), 1))
     assert isinstance(explaining, vi.Explainer)

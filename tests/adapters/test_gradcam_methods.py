@@ -1,4 +1,4 @@
-"""pytorch-grad-cam both ways: explainers as its CAMs, its CAMs as explainers; neither leaks what it is known to."""
+"""pytorch-grad-cam in both directions: explainers as its CAMs, and its CAMs as explainers, without its known leaks."""
 
 import ast
 import copy
@@ -31,13 +31,13 @@ from vit_interactions_adapters.captum_methods import CaptumLayerGradCam, CaptumS
 from vit_interactions_adapters.gradcam import as_gradcam
 from vit_interactions_adapters.gradcam_methods import (
     GRADCAM_METHODS,
-    REFUSED,
+    NOT_OFFERED,
     Eigencam,
     Gradcam,
     GradcamMethod,
     Hirescam,
     KpcaCam,
-    refusal,
+    why_not_offered,
 )
 from vit_interactions_adapters.methods import METHODS
 from vit_interactions_adapters.token_grid import reshape_transform
@@ -59,7 +59,7 @@ from tests.helpers.torchvision_models import vit as torchvision_vit
 from vit_interactions.explain.registry import all_methods, find_method
 
 every_cam = pytest.mark.parametrize("method", GRADCAM_METHODS.values(), ids=GRADCAM_METHODS)
-# One of every readout, prefix and shape of grid.
+# One family per readout, prefix and shape of the grid.
 SOME = ["vit", "distilled", "dinov2_reg4", "dinov3", "siglip", "test_vit3", "non_square", "padded", "hybrid"]
 some_families = pytest.mark.parametrize("name", SOME)
 
@@ -76,7 +76,7 @@ def unit(values: Tensor) -> Tensor:
     "explainer", [vi.AttentionRollout, vi.GMAR, vi.ResponsiveFieldSize, Gradcam, CaptumSaliency]
 )
 @pytest.mark.parametrize("name", ["vit", "dinov3", "non_square", "padded"])
-def test_a_cam_is_the_map_resized_and_scaled_with_1_the_most_relevant(
+def test_a_cam_is_the_resized_map_scaled_to_1_for_the_most_relevant(
     explainer: type[vi.Explainer], name: str
 ) -> None:
     family = FAMILIES[name]
@@ -97,7 +97,7 @@ def test_a_cam_is_the_map_resized_and_scaled_with_1_the_most_relevant(
         assert image.max() == 1.0
 
 
-def test_targets_are_those_of_grad_cam() -> None:
+def test_grad_cams_targets_work() -> None:
     model, inputs = small_vit(), images(3)
     cam = as_gradcam(vi.GMAR(model))
     predicted = model(inputs).argmax(1).tolist()
@@ -118,17 +118,17 @@ def upsampled(patch_map: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(patch_map[:, None], size=(64, 64), mode="bilinear")[:, 0]
 
 
-def test_wrong_targets_are_refused_not_cut_off() -> None:
-    # pytorch_grad_cam pairs targets with rows until one of them ends, and explains the rest by nothing.
+def test_wrong_targets_raise_instead_of_being_truncated() -> None:
+    # pytorch_grad_cam zips targets and rows, and silently ignores the rest.
     cam = as_gradcam(vi.GMAR(small_vit()))
-    with pytest.raises(ValueError, match="`targets` must be 2 functions, one an image, but got 1"):
+    with pytest.raises(ValueError, match="`targets` must be 2 functions, one per image, got 1"):
         cam(images(2), [ClassifierOutputTarget(1)])
     for wrong in (3, "pred", [3, 4], torch.tensor([1, 2])):
         with pytest.raises(TypeError, match="`targets` must be None or a list of functions of one row"):
             cam(images(2), wrong)
     with pytest.raises(ValueError, match="must compute one score per image"):
         cam(images(2), [RawScoresOutputTarget(), RawScoresOutputTarget()])
-    with pytest.raises(TypeError, match="`explainer` must be an Explainer, but got VisionTransformer"):
+    with pytest.raises(TypeError, match="`explainer` must be an Explainer, got VisionTransformer"):
         as_gradcam(small_vit())
 
 
@@ -143,7 +143,7 @@ def test_a_constant_map_is_zero() -> None:
     assert (result == 0).all()
     rounded = torch.ones(1, 4, 4) + torch.finfo(torch.float32).eps * torch.eye(4)
     assert (as_gradcam(Fixed(rounded))(images(1)) == 0).all()
-    # While a small difference is none of rounding: variances of attention are of the order of 1e-6.
+    # Small differences may be real: variances of attention are of the order of 1e-6.
     tiny_map = as_gradcam(Fixed(1e-9 * torch.arange(16.0).view(1, 4, 4)))(images(1))
     assert tiny_map.max() == 1.0
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -151,12 +151,12 @@ def test_a_constant_map_is_zero() -> None:
 
 
 class Fixed(vi.Explainer):
-    """Gives one map whatever the image."""
+    """An explainer that returns the same map for all images."""
 
     quantity = source = "test"
 
     def __init__(self, values: Tensor, model: nn.Module | None = None) -> None:
-        """Take the map."""
+        """Store the map."""
         super().__init__(model or small_vit())
         self.values = values
 
@@ -164,7 +164,7 @@ class Fixed(vi.Explainer):
         return self.values.flatten(1), vi.token_layout(self.model, tuple(inputs.shape[-2:]))
 
 
-def test_pixels_that_no_patch_covers_are_zero_and_take_no_part() -> None:
+def test_pixels_that_no_patch_covers_are_zero_and_ignored() -> None:
     model = tiny("vit_tiny_patch16_224", img_size=40)  # 2 x 2 patches, 8 pixels left over
     values = torch.tensor([[[5.0, 6.0], [7.0, 9.0]]])
     result = as_gradcam(Fixed(values, model))(images(1, (40, 40)))[0]
@@ -195,13 +195,13 @@ def test_aug_smooth_averages_over_flips_and_brightnesses() -> None:
         expected += cam(inputs * factor, targets) / 6
         expected += cam(inputs.flip(-1) * factor, targets)[..., ::-1] / 6
     np.testing.assert_allclose(smooth, expected, atol=1e-4)
-    with pytest.raises(ValueError, match="`eigen_smooth` takes the first principal component"):
+    with pytest.raises(ValueError, match="`eigen_smooth` must be False"):
         cam(inputs, targets, eigen_smooth=True)
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")  # ROAD under numpy 2
 @pytest.mark.parametrize("explainer", [vi.AttentionRollout, Gradcam])
-def test_grad_cams_metrics_take_our_maps(explainer: type[vi.Explainer]) -> None:
+def test_grad_cams_metrics_accept_our_maps(explainer: type[vi.Explainer]) -> None:
     model, inputs = small_vit(), images().clamp(0)
     targets = [ClassifierOutputTarget(1), ClassifierOutputTarget(2)]
     cam = as_gradcam(explainer(model))
@@ -210,7 +210,7 @@ def test_grad_cams_metrics_take_our_maps(explainer: type[vi.Explainer]) -> None:
         scores = metric(inputs, maps, targets, model)
         assert scores.shape == (2,)
         assert np.isfinite(scores).all()
-    # The score that is left when the image is multiplied with the map, by hand.
+    # The score of the image multiplied by the map, by hand.
     with torch.no_grad():
         change = model(inputs) - model(inputs * torch.from_numpy(maps)[:, None])
     drop = DropInConfidence()(inputs, maps, targets, model)
@@ -245,7 +245,7 @@ def test_nothing_leaks_from_the_with_block(explainer: type[vi.Explainer]) -> Non
     with pytest.raises(IndexError), as_gradcam(explainer(model)) as cam:
         cam(inputs, [ClassifierOutputTarget(77)] * 2)
     assert_same_state(before, state_of(model))
-    # It works on after the block: it holds nothing.
+    # It still works after the block, because it has no resources.
     assert cam(inputs).shape == (2, 64, 64)
 
 
@@ -253,7 +253,7 @@ def test_nothing_leaks_from_the_with_block(explainer: type[vi.Explainer]) -> Non
 
 
 def hooked(model: nn.Module, layer: nn.Module, inputs: Tensor, target: int) -> tuple[Tensor, Tensor]:
-    """The output of a layer and the gradient of a score there, by a plain hook."""
+    """Compute the output of a layer and the gradient of a score there with a plain hook."""
     kept: list[Tensor] = []
     handle = layer.register_forward_hook(lambda *args: kept.append(args[2]))
     score = model(inputs.clone().requires_grad_())[:, target].sum()
@@ -263,7 +263,7 @@ def hooked(model: nn.Module, layer: nn.Module, inputs: Tensor, target: int) -> t
 
 
 def gradcam_by_hand(tokens: Tensor, gradient: Tensor, family: Family) -> Tensor:
-    """Grad-CAM's equation in loops over images, patches and channels."""
+    """Compute Grad-CAM with loops over images, patches and channels."""
     rows, cols = family.grid
     result = torch.zeros(len(tokens), rows, cols, dtype=torch.float64)
     for b in range(len(tokens)):
@@ -279,7 +279,7 @@ def gradcam_by_hand(tokens: Tensor, gradient: Tensor, family: Family) -> Tensor:
 
 
 @some_families
-def test_gradcam_is_its_equation_at_the_last_norm_before_attention(name: str) -> None:
+def test_gradcam_equals_its_equation_at_the_last_norm_before_attention(name: str) -> None:
     family, target = FAMILIES[name], 4 if name == "hybrid" else 2
     model, inputs = family.build().double(), family.images().double()
     tokens, gradient = hooked(model, model.blocks[-1].norm1, inputs, target)
@@ -299,7 +299,7 @@ def hf_vit() -> nn.Module:
 
 
 class AttendingBlock(nn.Module):
-    """A block whose attention is given its tokens as query, key and value, some by name."""
+    """A block that passes its tokens to attention as query, key and value, some by name."""
 
     def __init__(self) -> None:
         """Build the block."""
@@ -315,7 +315,7 @@ class AttendingBlock(nn.Module):
 
 
 class MeanPooled(nn.Module):
-    """A ViT of one's own without class token: a gradient reaches the patches also beside the attention's query."""
+    """A custom ViT without class token, whose patches get a gradient even without the attention's query."""
 
     num_prefix_tokens, global_pool = 0, "avg"
 
@@ -352,7 +352,7 @@ def test_the_default_layer_is_the_norm_before_attention_of_query_key_and_value(n
     assert_near(signed.flatten(1), (weights * tokens[:, prefix:]).sum(2), 1e-9)
 
 
-# Attention that is given its tokens as one positional argument, by name, and as query, key and value.
+# Attention that gets its tokens as one positional argument, by name, and as query, key and value.
 OTHER_LIBRARIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "transformers": (hf_vit, "vit.layers.1.layernorm_before"),
     "torchvision": (torchvision_vit, "encoder.layers.encoder_layer_1.ln_1"),
@@ -360,7 +360,7 @@ OTHER_LIBRARIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 
 @pytest.mark.parametrize("name", OTHER_LIBRARIES)
-def test_gradcam_is_its_equation_on_models_of_other_libraries(name: str) -> None:
+def test_gradcam_equals_its_equation_on_models_of_other_libraries(name: str) -> None:
     build, layer = OTHER_LIBRARIES[name]
     model, inputs = build().double().eval(), images().double()
     plain = Logits(model)
@@ -375,10 +375,10 @@ def test_gradcam_is_its_equation_on_models_of_other_libraries(name: str) -> None
 
 
 class Logits(nn.Module):
-    """A model that gives out its scores alone."""
+    """A wrapper that returns only the scores."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take the model."""
+        """Store the model."""
         super().__init__()
         self.model = model
 
@@ -390,13 +390,13 @@ class Logits(nn.Module):
 
 
 def negated(tokens_and_gradient: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Turn the sign of the score round."""
+    """Flip the sign of the score."""
     return tokens_and_gradient[0], -tokens_and_gradient[1]
 
 
 @pytest.mark.parametrize("name", ["vit", "dinov3"])
 @every_cam
-def test_every_cam_is_grad_cams_own(method: type[GradcamMethod], name: str) -> None:
+def test_every_cam_equals_grad_cams(method: type[GradcamMethod], name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build(), family.images()
 
@@ -413,7 +413,7 @@ def test_every_cam_is_grad_cams_own(method: type[GradcamMethod], name: str) -> N
         np.testing.assert_allclose(scaled, expected, atol=1e-3)
 
 
-# The way to the tokens is the same for all: two on every family, all on one.
+# All CAMs get the tokens in the same way, so two are tested on every family and all on one.
 WAYS = [(method, name) for method in (Gradcam, Eigencam) for name in FAMILIES]
 WAYS += [(method, "dinov2_reg4") for method in GRADCAM_METHODS.values() if method not in (Gradcam, Eigencam)]
 
@@ -434,8 +434,8 @@ def test_cams_do_not_depend_on_the_batch(method: type[GradcamMethod], name: str)
     assert_near(torch.cat(alone), together, 1e-4)
 
 
-def test_a_component_that_is_found_by_chance_is_seeded() -> None:
-    # From 201 patches on, scikit-learn starts its search at a random place.
+def test_randomized_component_searches_are_seeded() -> None:
+    # From 201 patches on, scikit-learn starts its search at a random point.
     explaining, inputs = KpcaCam(small_vit(img_size=240)), images(1, (240, 240))
     before = np.random.get_state()[1].copy()
     first = explaining.patch_map(inputs)
@@ -453,7 +453,7 @@ def test_grad_cams_own_classes_work_with_our_reshape_transform(families: dict[st
             expected = cam(inputs, [ClassifierOutputTarget(1)] * 2)
         with as_gradcam(Gradcam(model)) as ours:
             result = ours(inputs, [ClassifierOutputTarget(1)] * 2)
-        # cv2 resizes to the same pixels; they scale before, we after.
+        # cv2 resizes to the same pixels; grad-cam scales before, we scale after.
         assert result.shape == expected.shape
         for a, b in zip(result, expected, strict=True):
             assert np.corrcoef(a.flatten(), b.flatten())[0, 1] > 0.999
@@ -465,7 +465,7 @@ def test_grad_cams_own_classes_work_with_our_reshape_transform(families: dict[st
     ("name", "layer"),
     [("vit", "blocks.2"), ("vit", "norm"), ("distilled", "blocks.1"), ("dinov2_reg4", "blocks.1.ls2")],
 )
-def test_a_dead_layer_is_refused(name: str, layer: str) -> None:
+def test_a_layer_without_gradient_raises(name: str, layer: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build(), family.images()
     for method in (Gradcam, Hirescam):
@@ -473,28 +473,28 @@ def test_a_dead_layer_is_refused(name: str, layer: str) -> None:
             ValueError, match=rf"gradient at the output of `{layer}` is exactly 0 at every patch of image 0"
         ):
             method(model, layer=layer).patch_map(inputs, 1)
-    # A method without gradients reads the features there all the same.
+    # A method without gradients can still read the features there.
     assert Eigencam(model, layer=layer).patch_map(inputs).shape == (2, *family.grid)
 
 
 @pytest.mark.parametrize("name", ["dinov3", "reg4_gap", "siglip", "relpos"])
-def test_the_last_block_lives_where_patches_are_pooled(name: str) -> None:
+def test_the_last_block_has_gradients_if_patches_are_pooled(name: str) -> None:
     family = FAMILIES[name]
     model, inputs = family.build().double(), family.images().double()
     expected = gradcam_by_hand(*hooked(model, model.blocks[-1], inputs, target=1), family)
     assert_near(Gradcam(model, layer="blocks.1").patch_map(inputs, 1), expected, 1e-9)
 
 
-def test_layers_that_are_no_tokens_are_refused() -> None:
+def test_layers_that_do_not_return_tokens_raise() -> None:
     model = small_vit()
     model.idle = nn.Identity()
     with pytest.raises(
         ValueError, match=r"`layer` must name a module of VisionTransformer, such as 'blocks.1.attn'"
     ):
         Gradcam(model, layer="blocks.7").patch_map(images(), 1)
-    with pytest.raises(vi.UnsupportedModelError, match=r"`head` gives \(2, 5\), not the 17 tokens"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"must return the 17 tokens .*, got \(2, 5\) from `head`"):
         Gradcam(model, layer="head").patch_map(images(), 1)
-    with pytest.raises(ValueError, match="`layer` 'idle' took no part"):
+    with pytest.raises(ValueError, match="`layer` must run in the forward pass, got 'idle'"):
         Gradcam(model, layer="idle").patch_map(images(), 1)
     with pytest.raises(ValueError, match="`target` must be a class index"):
         Gradcam(model).patch_map(images())
@@ -515,22 +515,22 @@ def test_the_planted_patch_is_found() -> None:
         Gradcam(model).patch_map(image, 0)  # a score that depends on nothing
 
 
-def test_everything_that_grad_cam_has_is_offered_or_refused_with_the_reason() -> None:
+def test_every_class_of_grad_cam_is_offered_or_has_a_reason() -> None:
     parts = {"AblationLayer", "AblationLayerFasterRCNN", "AblationLayerVit", "ActivationsAndGradients"}
     classes = {name for name, member in vars(pytorch_grad_cam).items() if inspect.isclass(member)} - parts
-    assert classes == {method.cam for method in GRADCAM_METHODS.values()} | set(REFUSED)
-    for cam in REFUSED:
-        with pytest.raises(ValueError, match=rf", got '{cam.lower()}'\. {cam} is not offered: it .+\.$"):
+    assert classes == {method.cam for method in GRADCAM_METHODS.values()} | set(NOT_OFFERED)
+    for cam in NOT_OFFERED:
+        with pytest.raises(ValueError, match=rf"got '{cam.lower()}'\. {cam} is not offered: it .+\.$"):
             find_method(cam.lower())
-    assert refusal("finer-cam") == refusal("FinerCAM")
-    assert not any(refusal(name) for name in (*GRADCAM_METHODS, "nonsense"))
+    assert why_not_offered("finer-cam") == why_not_offered("FinerCAM")
+    assert not any(why_not_offered(name) for name in (*GRADCAM_METHODS, "nonsense"))
 
 
-def test_names_are_found_beside_ours() -> None:
+def test_methods_of_other_libraries_are_found_by_name() -> None:
     assert find_method("gradcam") is Gradcam
     assert find_method("saliency") is CaptumSaliency
     assert all(find_method(name) is method for name, method in vi.EXPLAINERS.items())
-    assert list(all_methods()) == [*vi.EXPLAINERS, *METHODS]  # so no name is both's
+    assert list(all_methods()) == [*vi.EXPLAINERS, *METHODS]  # so no name is in both
     for wrong, right in {
         "GradCAM": "gradcam",
         "gradcam++": "gradcam_plus_plus",
@@ -544,7 +544,7 @@ def test_names_are_found_beside_ours() -> None:
         find_method("xyzzy")
 
 
-def test_a_method_of_the_users_own_comes_before_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_method_takes_precedence_over_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vi.EXPLAINERS, "gradcam", vi.RawAttention)
     assert find_method("gradcam") is all_methods()["gradcam"] is vi.RawAttention
 
@@ -556,13 +556,13 @@ def test_methods_can_be_pickled(method: type[GradcamMethod]) -> None:
     assert torch.equal(copied.patch_map(images(), 1), method(small_vit()).patch_map(images(), 1))
 
 
-# --- what all methods of others promise, captum's too ---
+# --- properties of all methods of other libraries, including captum's ---
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
 @every_method
-def test_methods_of_others_say_what_they_are(name: str) -> None:
+def test_methods_of_other_libraries_describe_themselves(name: str) -> None:
     method = METHODS[name]
     assert issubclass(method, vi.Explainer)
     assert method.source
@@ -580,12 +580,12 @@ def test_methods_of_others_say_what_they_are(name: str) -> None:
         assert method.forwards == 197
     else:
         assert len(passes) == method.forwards
-    # Class-specific methods tell two classes apart, the others give the same map.
+    # Class-specific methods give different maps for two classes, the others the same map.
     assert torch.equal(first, method(small_vit()).patch_map(images(1), 2)) is not method.class_specific
 
 
 @every_method
-def test_methods_of_others_give_the_model_back(name: str) -> None:
+def test_methods_of_other_libraries_do_not_change_the_model(name: str) -> None:
     model = lived_in_model()
     inputs = images().requires_grad_()
     kept, before, numpy_state = inputs.detach().clone(), state_of(model), np.random.get_state()[1].copy()
@@ -596,7 +596,7 @@ def test_methods_of_others_give_the_model_back(name: str) -> None:
     assert inputs.requires_grad
     assert inputs.grad is None
     assert torch.equal(inputs.detach(), kept)
-    # Also after an exception, wherever it happens.
+    # Even after an exception, wherever it is raised.
     switch = {"left": 0}
 
     def fail(*_: Any) -> None:
@@ -615,7 +615,7 @@ def test_methods_of_others_give_the_model_back(name: str) -> None:
 
 
 @every_method
-def test_frozen_models_and_gradient_modes_make_no_difference(name: str) -> None:
+def test_frozen_models_and_gradient_modes_do_not_matter(name: str) -> None:
     model, inputs = small_vit(), images()
     explain: Callable[[], Tensor] = lambda: METHODS[name](model).attribute(inputs, target=[1, 2])  # noqa: E731
     expected = explain()
@@ -636,7 +636,7 @@ def test_frozen_models_and_gradient_modes_make_no_difference(name: str) -> None:
 
 
 @every_method
-def test_half_precision_is_computed_and_near(name: str) -> None:
+def test_half_precision_is_close(name: str) -> None:
     model, inputs = small_vit(), images(1)
     expected = METHODS[name](model).patch_map(inputs, 1)
     half = METHODS[name](small_vit().bfloat16()).patch_map(inputs.bfloat16(), 1)
@@ -652,12 +652,12 @@ def test_half_precision_is_computed_and_near(name: str) -> None:
 
 
 @every_method
-def test_images_of_another_type_are_refused(name: str) -> None:
+def test_images_of_another_type_raise(name: str) -> None:
     with pytest.raises(TypeError, match=r"torch\.float32 like the model"):
         METHODS[name](small_vit()).patch_map(images().double(), 1)
 
 
-def test_only_the_bridge_to_grad_cam_loads_it_and_only_on_use() -> None:
+def test_grad_cam_is_imported_only_on_use() -> None:
     for path in Path(vit_interactions_adapters.__file__).parent.glob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text()))
         loads = bool(re.search(r"^\s*(from|import) pytorch_grad_cam", path.read_text(), re.M))

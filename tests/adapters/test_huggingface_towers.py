@@ -1,4 +1,4 @@
-"""Vision towers of transformers that no table knows: eager and fused attention agree, merge order is put right."""
+"""transformers' vision towers without special support: eager and fused attention agree, merge order is corrected."""
 
 import copy
 from collections.abc import Callable
@@ -155,7 +155,7 @@ def _score(output: Any) -> Tensor:
 
 
 def in_blocks(rows: int, cols: int) -> tuple[int, ...]:
-    """The place of each patch in the order of 2 x 2 blocks, by counting."""
+    """Return the position of each patch in the order of 2 x 2 blocks, by counting."""
     places = {}
     for row in range(0, rows, 2):
         for col in range(0, cols, 2):
@@ -182,7 +182,7 @@ def test_blocks_of_patches_are_put_in_rows(kind: str) -> None:
 
 @pytest.mark.parametrize("full", [[], [1]])
 @pytest.mark.parametrize("size", [(56, 84), (112, 112)])
-def test_windows_of_qwen2_5_are_refused_by_name(size: tuple[int, int], full: list[int]) -> None:
+def test_qwen2_5_windows_raise_and_are_named(size: tuple[int, int], full: list[int]) -> None:
     model = qwen2_5_vl(fullatt_block_indexes=full).eval()
     with pytest.raises(vi.UnsupportedModelError, match=r"blocks\.0\.attn"):
         vi.probe(model, size)

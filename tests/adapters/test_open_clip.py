@@ -1,4 +1,4 @@
-"""Vision towers of open_clip: what is seen, maps by hand, and the command line."""
+"""open_clip's vision towers: layouts, maps by hand, and the command line."""
 
 import builtins
 import sys
@@ -25,7 +25,7 @@ def tower(**options: Any) -> nn.Module:
 
 
 def attentions(model: Any) -> list[nn.Module]:
-    """The attention modules, made to return their attention."""
+    """Return the attention modules, changed to return their attention."""
     modules = [block.attn for block in model.transformer.resblocks]
     for module in modules:
         module.register_forward_pre_hook(
@@ -49,7 +49,7 @@ def attentions(model: Any) -> list[nn.Module]:
     ],
     ids=str,
 )
-def test_what_is_seen(options: dict[str, Any], read_from: str) -> None:
+def test_layouts(options: dict[str, Any], read_from: str) -> None:
     options = {"attn_pooler_heads": 2, **options}
     sentence = f"3 x 4 patches of 16 x 16 px, 1 prefix token, read from: {read_from}, 2 layers in series"
     assert str(vi.probe(tower(**options), SIZE)) == sentence
@@ -67,7 +67,7 @@ def test_maps_are_those_of_the_modules_own_attention() -> None:
 
 @pytest.fixture
 def small_clip(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A small model under the name of a large one."""
+    """Register a small model under the name of a large one."""
     config = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
@@ -124,12 +124,16 @@ def test_tags_say_how_images_are_prepared(
     ("name", "error", "match"),
     [
         ("ViT-B-31/openai", ValueError, r"got 'ViT-B-31'\. Did you mean ViT-B-32"),
-        ("ViT-B-32", ValueError, r"open_clip:ViT-B-32/TAG with one of openai.*got 'no tag'.*`checkpoint`"),
+        ("ViT-B-32", ValueError, r"open_clip:ViT-B-32/TAG with TAG one of openai.*got 'no tag'.*`checkpoint`"),
         ("ViT-B-32/laion2", ValueError, r"got 'laion2'\. Did you mean laion2b"),
-        ("ViT-B-32/openai", OSError, r"^open_clip:ViT-B-32/openai could not be had; give a file.*no connection$"),
+        (
+            "ViT-B-32/openai",
+            OSError,
+            r"^open_clip:ViT-B-32/openai could not be downloaded.*no connection$",
+        ),
     ],
 )
-def test_what_cannot_be_loaded_is_told_in_one_line(
+def test_failed_loading_prints_one_line(
     name: str, error: type[Exception], match: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""CAMs of models that keep their tokens in another order: class tokens behind the patches, patches out of rows."""
+"""CAMs of models with another order of tokens: class tokens after the patches, patches not row by row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ import vit_interactions as vi
 from tests.helpers.explaining import assert_near
 from tests.helpers.twins import Outer, images, vit
 
-# Positive gradients may find nothing in models without training.
+# Untrained models may have no positive gradients.
 pytestmark = pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")
 CAMS = [name for name, method in METHODS.items() if "cam" in name]
-# What is arbitrary up to its sign depends on the order of the numbers that it is computed from.
+# Methods with an arbitrary sign, which depends on the order of the tokens.
 ARBITRARY = {"eigencam", "eigengradcam", "kpca_cam"}
 PATCHES = 16
 REVERSED = torch.arange(PATCHES).flip(0)
@@ -31,7 +31,7 @@ ORDERS = {
 
 
 class Picked(nn.Module):
-    """Puts tokens into another order."""
+    """A module that reorders tokens."""
 
     def __init__(self, order: Tensor) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def reordered(order: Tensor) -> Any:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", CAMS)
-def test_the_order_of_tokens_makes_no_difference(name: str, order: str) -> None:
+def test_the_order_of_tokens_does_not_matter(name: str, order: str) -> None:
     model, twin = reordered(ORDERS[order]), vit()
     torch.testing.assert_close(model(images()), twin(images()))
     for layer in (None, "blocks.1", "blocks.2.norm1"):
@@ -62,7 +62,7 @@ def test_the_order_of_tokens_makes_no_difference(name: str, order: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradcam", "layercam", "layer_grad_cam"])
-def test_a_dead_layer_is_refused_wherever_the_class_token_stands(name: str) -> None:
+def test_a_layer_without_gradient_raises_for_any_position_of_the_class_token(name: str) -> None:
     for model in (vit(), reordered(ORDERS["behind"])):
         with pytest.raises(
             ValueError, match=r"at the output of `blocks.2` is exactly 0 at every patch of image 0"
@@ -70,17 +70,17 @@ def test_a_dead_layer_is_refused_wherever_the_class_token_stands(name: str) -> N
             METHODS[name](model, layer="blocks.2").patch_map(images(), 1)
 
 
-def test_a_layer_before_patches_change_places_is_refused() -> None:
+def test_a_layer_before_the_patches_are_reordered_raises() -> None:
     model = reordered(ORDERS["by columns"])
-    with pytest.raises(vi.UnsupportedModelError, match="`pos_drop` runs before the first attention of VisionTran"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"`layer` must run after the first attention.*'pos_drop'"):
         METHODS["gradcam"](model, layer="pos_drop").patch_map(images(), 1)
-    # Class tokens that move move no patch.
+    # Moving the class token does not reorder patches.
     model = reordered(ORDERS["behind"])
     assert METHODS["gradcam"](model, layer="blocks.0.norm1").patch_map(images(), 1).shape == (2, 4, 4)
 
 
 def grad_cam(model: nn.Module, layer: str, patches: slice, score: Callable[[Any], Tensor]) -> Tensor:
-    """Grad-CAM by its equation, signed: Σ_c a_c mean_p dS/da_c of the patches of one layer."""
+    """Compute signed Grad-CAM, Σ_c a_c mean_p dS/da_c, for the patches of one layer."""
     kept: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(
         lambda _, args, output: kept.append(output if isinstance(output, Tensor) else output[0])
@@ -117,7 +117,7 @@ def logits(output: Any) -> Tensor:
     ],
     ids=["class token before and detection tokens behind", "registers behind"],
 )
-def test_cams_of_models_with_tokens_behind_are_their_equations(
+def test_cams_of_models_with_trailing_tokens_equal_their_equations(
     build: Callable[[], nn.Module], layer: str, patches: slice
 ) -> None:
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_cams_of_models_with_tokens_behind_are_their_equations(
         assert METHODS[name](model).patch_map(images(), logits).shape == (2, 4, 4)
 
 
-def test_flipped_images_give_flipped_maps() -> None:
+def test_flipped_images_have_flipped_maps() -> None:
     model, twin = Outer(vit(), lambda x: x.flip(-1)), vit()
     for name in ("gradcam", "hirescam", "layer_grad_cam"):
         found = METHODS[name](model).patch_map(images().flip(-1), 1)

@@ -157,7 +157,7 @@ def test_encoder_layers_leave_their_fast_path(padded: bool) -> None:
 
 
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])
-def test_keys_that_are_no_tokens_are_refused(options: dict[str, bool]) -> None:
+def test_keys_that_are_not_tokens_raise(options: dict[str, bool]) -> None:
     model = vit()
     for block in model.encoder.layers:
         block.self_attention = nn.MultiheadAttention(32, 2, batch_first=True, **options)
@@ -168,7 +168,7 @@ def test_keys_that_are_no_tokens_are_refused(options: dict[str, bool]) -> None:
 
 
 class ReturnsWeights(nn.Module):
-    """Attention whose weights go on in the graph."""
+    """Attention whose returned weights are part of the graph."""
 
     def __init__(self) -> None:
         """Build the attention."""
@@ -181,7 +181,7 @@ class ReturnsWeights(nn.Module):
         return attended.sum((1, 2)), weights
 
 
-def test_a_score_of_the_weights_themselves_is_refused() -> None:
+def test_a_score_of_the_returned_weights_raises() -> None:
     model, tokens = ReturnsWeights().eval(), torch.randn(2, 7, 32)
     with record_attention(model) as record:
         scores, weights = model(tokens)
@@ -199,7 +199,7 @@ def test_nothing_in_torch_is_changed_for_other_threads() -> None:
 
     def elsewhere(*_: Any) -> None:
         def work() -> None:
-            # As a thread of its own would: no gradient mode or mode of this one.
+            # As in a separate thread, without this thread's gradient mode or modes.
             with torch.no_grad():
                 seen["output"] = model(inputs)
             seen["functions"] = (
@@ -236,7 +236,7 @@ def test_layout() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_t"])
-def test_other_models_of_torchvision_are_refused(name: str) -> None:
+def test_other_torchvision_models_raise(name: str) -> None:
     swin = torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [1, 2], [4, 4])
     model = {"resnet18": torchvision.models.resnet18(), "swin_t": swin}[name]
     with pytest.raises(UnsupportedModelError, match=r"no call of scaled_dot|attends within windows"):
@@ -265,7 +265,7 @@ def test_every_method_explains_the_model_and_gives_it_back(name: str, stem: bool
 
 @pytest.mark.parametrize("name", ["attention_rollout", "gmar"])
 @pytest.mark.usefixtures("_fast_path")
-def test_a_model_that_fails_is_given_back(name: str) -> None:
+def test_a_failing_model_is_unchanged(name: str) -> None:
     model = vit().train()
     model.encoder.layers[0].eval()
 
@@ -284,7 +284,7 @@ def test_a_model_that_fails_is_given_back(name: str) -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Weights of a small ViT of 64 x 64 pixels and 5 classes, under the name of a large one."""
+    """Save weights of a small ViT with 64 x 64 pixels and 5 classes under the name of a large one."""
 
     def small(*, weights: Any, num_classes: int = 1000, image_size: int = 224) -> nn.Module:
         return vit(num_classes=num_classes, image_size=image_size)
@@ -321,15 +321,15 @@ def test_preprocessing_is_torchvisions_own() -> None:
     torch.testing.assert_close(prepare(prepared, model).input, expected, rtol=0, atol=1e-5)
 
 
-def test_wrong_names_and_wrong_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must be one of vit_b_16, .*, but got 'vit_b_61'"):
+def test_wrong_names_and_wrong_weights_raise(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be one of vit_b_16, .*, got 'vit_b_61'"):
         load_model("torchvision:vit_b_61")
     save_file({"conv_proj.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"is not one of torchvision:vit_b_16: it has no `class_token`"):
+    with pytest.raises(ValueError, match=r"does not fit torchvision:vit_b_16: it has no `class_token`"):
         load_model("torchvision:vit_b_16", tmp_path / "other.safetensors")
 
 
-def test_the_command_line_explains_pictures(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_line_explains_images(checkpoint: Path, tmp_path: Path) -> None:
     path, out = picture(tmp_path / "picture.png"), tmp_path / "out"
     model = ("--model", "torchvision:vit_b_16", "--checkpoint", checkpoint)
     assert run("explain", path, *model, "--method", "attention_rollout", "--out", out) == 0

@@ -21,7 +21,7 @@ from vit_interactions.attention.feature_grid import FeatureGrid, cells, feature_
 from vit_interactions.attention.orientation import Orientation
 from vit_interactions.attention.probe import WITHOUT_ATTENTION
 from vit_interactions.explain.registry import all_methods, default_methods
-from vit_interactions.metrics.randomisation import attention_blocks, stages
+from vit_interactions.metrics.randomization import attention_blocks, parameter_stages
 
 WITHOUT = ("ResNet", "Swin", "Hiera", "CaiT")
 
@@ -285,10 +285,10 @@ def test_the_gradient_of_one_image_is_that_of_two() -> None:
     torch.testing.assert_close(alone, both)
 
 
-def test_stages_of_randomisation_without_attention() -> None:
+def test_stages_of_randomization_without_attention() -> None:
     model = vision_model("ResNet")
     blocks = attention_blocks(model, images(1))
-    found = stages(model, blocks)
+    found = parameter_stages(model, blocks)
     assert found[0] == list(model.fc.parameters())
     assert sum(map(len, found)) <= len(list(model.parameters()))
 
@@ -298,7 +298,7 @@ def test_a_comparison_of_a_model_without_attention(tmp_path: Any) -> None:
 
     model = vision_model("ResNet")
     image = Image.effect_noise((80, 80), 50).convert("RGB")
-    found = vi.compare([image], model, ["gradcam", "gmar"], ["deletion", "randomisation"], out=tmp_path / "out")
+    found = vi.compare([image], model, ["gradcam", "gmar"], ["deletion", "randomization"], out=tmp_path / "out")
     failures = found.failures()
     assert set(failures["method"]) == {"gmar"}
     assert WITHOUT_ATTENTION in failures["reason"].iloc[0]

@@ -373,13 +373,13 @@ def test_shares_outside_their_range_are_refused_before_the_model_runs(value: flo
     model.register_forward_hook(lambda *_: passes.append(1))
     for explainer in (ResponsiveFieldSize, ResponsiveFieldTendency):
         for name in ("alpha", "beta"):
-            with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], but got {value}"):
+            with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], got {value}"):
                 explainer(model, **{name: value})
-    with pytest.raises(ValueError, match=rf"`beta` must lie in \[0, 1\], but got {value}"):
+    with pytest.raises(ValueError, match=rf"`beta` must lie in \[0, 1\], got {value}"):
         IndiscriminativePatches(model).dropped(torch.randn(1, 3, 64, 64), beta=value)
-    with pytest.raises(ValueError, match=rf"`alpha` must lie in \[0, 1\], but got {value}"):
+    with pytest.raises(ValueError, match=rf"`alpha` must lie in \[0, 1\], got {value}"):
         interaction_curve(model, torch.randn(1, 3, 64, 64), alphas=(0.1, value))
-    with pytest.raises(ValueError, match=rf"`beta` must lie in \[0, 1\], but got {value}"):
+    with pytest.raises(ValueError, match=rf"`beta` must lie in \[0, 1\], got {value}"):
         interaction_curve(model, torch.randn(1, 3, 64, 64), beta=value)
     assert not passes
 
@@ -394,11 +394,11 @@ def test_an_interaction_curve_over_several_sizes_is_refused() -> None:
 def test_options_outside_their_range_are_refused() -> None:
     model, images = small_vit(), torch.randn(1, 3, 64, 64)
     for explainer in (AttentionRollout, RawAttention):
-        with pytest.raises(ValueError, match="`fusion` must be one of 'mean', 'max', 'min', but got 'sum'"):
+        with pytest.raises(ValueError, match="`fusion` must be one of 'mean', 'max', 'min', got 'sum'"):
             explainer(model, fusion="sum")
-    with pytest.raises(ValueError, match=r"`discard` must lie in \[0, 1\], but got 2"):
+    with pytest.raises(ValueError, match=r"`discard` must lie in \[0, 1\], got 2"):
         AttentionRollout(model, discard=2)
-    with pytest.raises(ValueError, match=r"`alpha` must be finite and >= 0, but got -1"):
+    with pytest.raises(ValueError, match=r"`alpha` must be finite and >= 0, got -1"):
         AttentionRollout(model, alpha=-1)
     with pytest.raises(ValueError, match="`start_layer` must be >= 0, got -1"):
         AttentionRollout(model, start_layer=-1)
@@ -588,18 +588,21 @@ def test_random_numbers_drawn_in_evaluation_leave_the_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ResponsiveFieldSize(fresh_vit(), alpha="0.1"), r"`alpha` must lie in \[0, 1\], but got '0.1'"),
+        (lambda: ResponsiveFieldSize(fresh_vit(), alpha="0.1"), r"`alpha` must lie in \[0, 1\], got '0.1'"),
         (
             lambda: AttentionRollout(fresh_vit(), alpha=float("inf")),
-            "`alpha` must be finite and >= 0, but got inf",
+            "`alpha` must be finite and >= 0, got inf",
         ),
-        (lambda: AttentionRollout(fresh_vit(), start_layer=1.5), "`start_layer` must be an int, but got 1.5"),
-        (lambda: RawAttention(fresh_vit(), layer=0.5), "`layer` must be an int, but got 0.5"),
-        (lambda: responsive_field(torch.rand(1, 4, 4), (-2, -2)), r"`grid` must be a pair of ints > 0, but got"),
-        (lambda: responsive_field(torch.rand(1, 4, 4), (2, 2, 1)), r"`grid` must be a pair of ints > 0, but got"),
-        (lambda: token_layout(fresh_vit(), 64), "`image_size` must be a pair of ints > 0, but got 64"),
-        (lambda: uncertainty(torch.rand(1, 1, 2, 4, 4), prefix=-1), "`prefix` must be >= 0, but got -1"),
-        (lambda: uncertainty(torch.rand(1, 1, 2, 4, 4), prefix=9), "`prefix` must be < 4, the tokens, but got 9"),
+        (lambda: AttentionRollout(fresh_vit(), start_layer=1.5), "`start_layer` must be an int, got 1.5"),
+        (lambda: RawAttention(fresh_vit(), layer=0.5), "`layer` must be an int, got 0.5"),
+        (lambda: responsive_field(torch.rand(1, 4, 4), (-2, -2)), r"`grid` must be a pair of ints > 0, got"),
+        (lambda: responsive_field(torch.rand(1, 4, 4), (2, 2, 1)), r"`grid` must be a pair of ints > 0, got"),
+        (lambda: token_layout(fresh_vit(), 64), "`image_size` must be a pair of ints > 0, got 64"),
+        (lambda: uncertainty(torch.rand(1, 1, 2, 4, 4), prefix=-1), "`prefix` must be >= 0, got -1"),
+        (
+            lambda: uncertainty(torch.rand(1, 1, 2, 4, 4), prefix=9),
+            "`prefix` must be < 4, the number of tokens, got 9",
+        ),
         (lambda: uncertainty(torch.full((1, 1, 2, 4, 4), torch.nan)), "must be finite floating-point numbers"),
         (lambda: uncertainty(torch.ones(1, 1, 2, 4, 4).int()), "must be finite floating-point numbers"),
     ],

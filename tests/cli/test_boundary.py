@@ -161,7 +161,7 @@ def test_a_broken_local_folder_is_named(
     assert run(command, *arguments, "--model", name) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert err.startswith("error: `model` must be local-dir: and a folder with config.json and weights")
+    assert err.startswith("error: `model` must be local-dir: and a folder with the config.json and weights")
     assert reason in err
 
 
@@ -181,7 +181,7 @@ def test_a_broken_local_folder_is_named(
             "`opt` must be a timm optimizer, got 'sdg'.",
         ),
         (["train", "{}", "--out", "{}/o", "--model", "test_vit", "--lr", "1e300"], "`lr` must be finite"),
-        (["train", "{}", "--out", "{}/o", "--model", "xx:y"], "`model` must be a model of timm, local-dir:"),
+        (["train", "{}", "--out", "{}/o", "--model", "xx:y"], "`model` must be a timm model, local-dir:"),
         (["explain", "{}/[/red].png", "--out", "{}/o"], "[/red].png"),
         (["explain", "--bogus", "--out", "{}/o"], "No such option: --bogus"),
         (

@@ -156,7 +156,7 @@ def test_explore_writes_a_page_for_each_image_that_can_be_read(
         assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()
 
     assert run("explore", folder, *options, "--alpha", "2") == 2
-    assert "`--alpha` must lie in [0, 1], but got 2.0" in capsys.readouterr().err
+    assert "`--alpha` must lie in [0, 1], got 2.0" in capsys.readouterr().err
     assert run("explore", folder, *options[:-1], checkpoint) == 2
     assert "`--out` must be a folder" in capsys.readouterr().err
 
@@ -225,7 +225,7 @@ def test_killed_run_leaves_complete_folders_and_resumes(
         (["--method", "salience"], "Did you mean saliency"),
         (
             ["--method", "scorecam"],
-            "got 'scorecam'. ScoreCAM is not offered: it runs the model once a channel",
+            "got 'scorecam'. ScoreCAM is not offered: it runs the model once per channel",
         ),
         (["--method", "gmar:norm=l3"], "`norm` of gmar must be l1 or l2, got 'l3'"),
         (["--method", "gmar:nrm=l1"], r"own options \(norm=l2\|l1, .*\), got 'nrm'. Did you mean norm"),
@@ -494,7 +494,7 @@ def test_second_run_with_the_same_output_fails(
         assert run(command, *given, "--model", "test_vit", *options, "--out", out) == 2
         assert sorted(tmp_path.rglob("*")) == before
     shown = " ".join(capsys.readouterr().err.split())
-    assert f"error: {out} must not be in use, but another run is writing to it. Wait until that run" in shown
+    assert f"error: {out} is in use by another run. Wait until that run has ended" in shown
 
 
 @pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare"])

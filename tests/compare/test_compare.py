@@ -413,7 +413,7 @@ def test_wrong_arguments_raise_before_anything_is_computed(
     refused("`model` must be at least one", image_files, {})
     refused("pretrained_cfg", image_files, nn.Linear(1, 1))
     refused("`out` must be a folder to resume", image_files, model, resume=True)
-    refused("`batch_size` must be an int >= 1, but got 0", image_files, model, batch_size=0)
+    refused("`batch_size` must be an int >= 1, got 0", image_files, model, batch_size=0)
     refused("must be an empty folder or that of a comparison", image_files, model, out=image_files[0].parent)
     refused("is a file", image_files, model, out=image_files[0])
     with pytest.raises(TypeError, match=r"`model` must be a name, a model, or a dict .* got list"):

@@ -18,7 +18,7 @@ from tests.helpers.compared import make_model
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report.page import render
 from vit_interactions.figures import prepare
-from vit_interactions.metrics import Case, Metric, Score, randomisation
+from vit_interactions.metrics import Case, Metric, Score, randomization
 
 HOSTILE = "<script>alert(1)</script> $x_1^$ a/b:c"
 FIELD, OPEN_FIELD = "responsive_field_size", "responsive_field_size:alpha=0.2"
@@ -56,7 +56,7 @@ def test_maps_have_the_options_of_their_methods(model: nn.Module, image: Path) -
         FIELD: FIELD,
         OPEN_FIELD: OPEN_FIELD,
     }
-    comparison = vi.compare([image], model, methods, [AGAIN, randomisation()], alpha=0.05)
+    comparison = vi.compare([image], model, methods, [AGAIN, randomization()], alpha=0.05)
     assert comparison.methods == list(methods)
     assert comparison.failures().empty
     maps = comparison.maps("VisionTransformer", "noise")

@@ -243,8 +243,8 @@ def test_blocks_that_share_their_weights_are_not_mixed_up() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "tokens"}, "`variant` must be one of 'head', 'token', but got 'tokens'"),
-        ({"steps": 0}, "`steps`, the points of the path, must be an integer >= 1, but got 0"),
+        ({"variant": "tokens"}, "`variant` must be one of 'head', 'token', got 'tokens'"),
+        ({"steps": 0}, "`steps`, the points of the path, must be an integer >= 1, got 0"),
         ({"start": 0}, "`start` must be >= 1, got 0"),
     ],
 )

@@ -112,7 +112,7 @@ def test_global_display_keeps_early_frames_dim() -> None:
     raised = torch.tensor([[[0.0, 0.3], [0.2, 1.0]]])
     # min D_L = .2: frame 1 is (0 - .2, .3 - .2) / .1 clipped, times (.3 / .8)
     assert torch.allclose(display_frames(raised, "global"), torch.tensor([[[0.0, 0.375], [0.0, 1.0]]]))
-    with pytest.raises(ValueError, match="`mode` must be one of 'sigmoid', 'global', but got 'other'"):
+    with pytest.raises(ValueError, match="`mode` must be one of 'sigmoid', 'global', got 'other'"):
         display_frames(frames, "other")  # type: ignore[arg-type]
 
 

@@ -35,9 +35,9 @@ def test_gmar_head_weights_of_the_two_layer_example() -> None:
 
 def test_gmar_of_the_two_layer_example() -> None:
     top_down = fused("l1")[::-1]
-    close(chain(CLASS, top_down, normalise=True), [0.472675, 0.312310, 0.215015])
-    close(chain(CLASS, fused("l2")[::-1], normalise=True), [0.472572, 0.312639, 0.214789])
-    close(chain(CLASS, top_down, normalise=False), [1.890702, 1.249240, 0.860058])
+    close(chain(CLASS, top_down, normalize=True), [0.472675, 0.312310, 0.215015])
+    close(chain(CLASS, fused("l2")[::-1], normalize=True), [0.472572, 0.312639, 0.214789])
+    close(chain(CLASS, top_down, normalize=False), [1.890702, 1.249240, 0.860058])
     close(horner(CLASS, top_down), [1.622281, 0.775556, 0.602164])
     close(horner(CLASS, fused("l1"), order="as_published"), [1.678421, 0.637456, 0.684123])
 

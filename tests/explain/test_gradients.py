@@ -29,9 +29,9 @@ def images(model: nn.Module) -> Tensor:
 
 def test_the_other_methods_of_the_two_layer_example() -> None:
     gradient_rollout = [(a * g).mean(1).clamp(min=0) for a, g in ((A2, G2), (A1, G1))]
-    close(chain(CLASS, gradient_rollout, normalise=True), [0.801048, 0.198381, 0.000571])
+    close(chain(CLASS, gradient_rollout, normalize=True), [0.801048, 0.198381, 0.000571])
     generic = [(a * g).clamp(min=0).mean(1) for a, g in ((A2, G2), (A1, G1))]
-    close(chain(CLASS, generic, normalise=False), [1.088675, 0.272, 0.075])
+    close(chain(CLASS, generic, normalize=False), [1.088675, 0.272, 0.075])
 
 
 def by_definition(method: type[vi.Explainer], layers: list[tuple[Tensor, Tensor]], scores: list[Tensor]) -> Tensor:
@@ -143,15 +143,15 @@ def test_a_target_is_needed(method: type[vi.Explainer], model: nn.Module, images
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda m: vi.GMAR(m, "l3"), "`norm` must be one of 'l1', 'l2', but got 'l3'"),
+        (lambda m: vi.GMAR(m, "l3"), "`norm` must be one of 'l1', 'l2', got 'l3'"),
         (lambda m: vi.GMAR(m, order="up"), "`order` must be one of"),
         (lambda m: vi.GMAR(m, residual="none"), "`residual` must be one of"),
         (lambda m: vi.GMAR(m, scope="all"), "`scope` must be one of"),
         (lambda m: vi.GMAR(m, score_from="value"), "`score_from` must be one of"),
-        (lambda m: vi.GMAR(m, alpha=-1), "`alpha` must be finite and >= 0, but got -1"),
+        (lambda m: vi.GMAR(m, alpha=-1), "`alpha` must be finite and >= 0, got -1"),
         (lambda m: vi.GradientRollout(m, discard=2), r"`discard` must lie in \[0, 1\]"),
         (lambda m: vi.GenericAttention(m, start_layer=-1), "`start_layer` must be >= 0"),
-        (lambda m: vi.GenericAttention(m, start_layer=0.5), "`start_layer` must be an int, but got 0.5"),
+        (lambda m: vi.GenericAttention(m, start_layer=0.5), "`start_layer` must be an int, got 0.5"),
     ],
 )
 def test_options_outside_their_range(make: Callable[[nn.Module], object], message: str) -> None:

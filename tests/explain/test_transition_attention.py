@@ -160,9 +160,9 @@ def test_memory_of_the_path_is_the_read_rows_alone(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "`steps`, the points of the path, must be an integer >= 1, but got 0"),
-        ({"steps": 2.5}, "`steps`, the points of the path, must be an integer >= 1, but got 2.5"),
-        ({"steps": True}, "`steps`, the points of the path, must be an integer >= 1, but got True"),
+        ({"steps": 0}, "`steps`, the points of the path, must be an integer >= 1, got 0"),
+        ({"steps": 2.5}, "`steps`, the points of the path, must be an integer >= 1, got 2.5"),
+        ({"steps": True}, "`steps`, the points of the path, must be an integer >= 1, got True"),
         ({"start": -1}, "`start` must be >= 0, got -1"),
     ],
 )

@@ -216,13 +216,13 @@ def test_pages_at_224_pixels_are_smaller_than_3_mb(trained_vit: nn.Module) -> No
 
 def test_arguments_are_checked(model: nn.Module, tmp_path: Path) -> None:
     image = Image.new("RGB", (50, 50))
-    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], but got 1.5"):
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], got 1.5"):
         vi.explorer(model, image, alpha=1.5)
-    with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], but got -1"):
+    with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], got -1"):
         vi.explorer(model, image, beta=-1)
     with pytest.raises(FileNotFoundError):
         vi.explorer(model, tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="must be a model of timm"):
+    with pytest.raises(ValueError, match="must be a timm model"):
         vi.explorer("no_such_vit", image)
 
 

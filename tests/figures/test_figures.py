@@ -485,7 +485,7 @@ def test_chosen_beta_is_marked_in_its_panel(chosen):
     assert [title.split()[2].rstrip(":") for title in titles] == [f"{beta:g}" for beta in betas]
     [marked] = [title for title in titles if "(chosen)" in title]
     assert marked == f"β = {chosen:g} (chosen): {round(chosen * N)} of {N} dropped"
-    with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], but got 7"):
+    with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], got 7"):
         figures.indiscriminative_figure(ready, u, LAYOUT, chosen=7)
 
 
@@ -535,7 +535,7 @@ def test_errors_name_argument_expected_and_got():
         figures.interaction_figure(ready, u, field, LAYOUT, [])
     with pytest.raises(ValueError, match=r"`field` must have the grid \(4, 6\) of `layout`, got \(6, 4\)"):
         figures.field_figure(ready, vi.responsive_field(u[None], (6, 4)), LAYOUT)
-    with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], but got 7"):
+    with pytest.raises(ValueError, match=r"`betas` .*\[0, 1\], got 7"):
         figures.indiscriminative_figure(ready, u, LAYOUT, (7,))
 
 

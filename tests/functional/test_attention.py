@@ -1,4 +1,4 @@
-"""Attention and its gradient against torch's own attention, which multiplies values and tells nobody."""
+"""Attention and its gradient against torch's attention, which returns only its product with the values."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ from vit_interactions.functional.attention import attention_blocks
 
 
 def queries_and_keys(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Random queries and keys that attend sharply."""
+    """Return random queries and keys with sharp attention."""
     query, key = 2 * torch.randn(2, *shape, dtype=torch.float64)
     return query.to(dtype), key.to(dtype)
 
 
 def by_identity_values(query: Tensor, key: Tensor, **options: Any) -> Tensor:
-    """A = SDPA(q, k, I): torch's own attention of unit values is the attention itself."""
+    """Compute A = SDPA(q, k, I): with identity values, the output is the attention."""
     identity = torch.eye(key.shape[-2], dtype=query.dtype).expand(*key.shape[:-1], -1)
     return F.scaled_dot_product_attention(query, key, identity, **options)
 
@@ -62,7 +62,7 @@ def test_equals_the_equation_written_as_a_loop() -> None:
 
 
 @pytest.mark.parametrize("additive", [False, True])
-def test_a_row_that_sees_nothing_is_zero(additive: bool) -> None:
+def test_a_fully_masked_row_is_zero(additive: bool) -> None:
     query, key = queries_and_keys(1, 1, 3, 4)
     mask = torch.ones(3, 3, dtype=torch.bool)
     mask[1] = False
@@ -79,7 +79,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     result = attention_probabilities(query, key)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, by_identity_values(query.float(), key.float()), rtol=1e-5, atol=1e-7)
-    # In half precision itself the rows would miss 1 by far more.
+    # In half precision, the error of the sum would be much larger.
     torch.testing.assert_close(result.sum(-1), torch.ones(1, 2, 40), rtol=0, atol=1e-6)
     assert (attention_probabilities(query, key, scale=1.0).to(dtype).float().sum(-1) - 1).abs().max() > 1e-5
 
@@ -109,7 +109,7 @@ def test_gradient_equals_autograd_through_explicit_attention(masked: bool) -> No
     torch.testing.assert_close((attention * expected).sum(-1), (output_gradient * output).sum(-1))
 
 
-def test_autocast_around_the_call_makes_no_difference() -> None:
+def test_autocast_does_not_change_the_result() -> None:
     query, key = queries_and_keys(1, 2, 20, 8, dtype=torch.float32)
     value = torch.randn(1, 2, 20, 8)
     attention, gradient = attention_probabilities(query, key), attention_gradient(query, value)
@@ -122,7 +122,7 @@ def test_autocast_around_the_call_makes_no_difference() -> None:
         assert torch.is_autocast_enabled("cpu")
 
 
-def test_gradient_of_half_precision_is_float32() -> None:
+def test_the_gradient_of_half_precision_is_float32() -> None:
     gradient = attention_gradient(torch.ones(1, 2, 4).half(), torch.full((1, 3, 4), 2.0).half())
     assert gradient.dtype == torch.float32
     assert gradient.tolist() == [[[8.0] * 3] * 2]

@@ -18,8 +18,8 @@ def test_chains_of_vectors_are_products_of_matrices() -> None:
         recursive = matrix @ recursive + 0.7 * identity  # R <- A R + alpha I
         published = published @ matrix + 0.7 * identity  # R <- R A + alpha I
     row = readout[:, None]
-    assert torch.allclose(chain(readout, matrices[::-1], 0.7, normalise=True), (row @ product)[:, 0])
-    without = chain(readout, matrices[::-1], normalise=False) - readout
+    assert torch.allclose(chain(readout, matrices[::-1], 0.7, normalize=True), (row @ product)[:, 0])
+    without = chain(readout, matrices[::-1], normalize=False) - readout
     assert torch.allclose(chain_without_identity(readout, matrices[::-1]), without)
     assert torch.allclose(horner(readout, matrices[::-1], 0.7), (row @ recursive)[:, 0])
     assert torch.allclose(horner(readout, matrices, 0.7, "as_published"), (row @ published)[:, 0])

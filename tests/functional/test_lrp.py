@@ -1,4 +1,4 @@
-"""The rules of AttnLRP: contribution by contribution, by hand, and as derivatives with something held constant."""
+"""The rules of AttnLRP: against loops over contributions, by hand, and as derivatives with a constant divisor."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from vit_interactions.functional.lrp import (
 
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 0.25, 100.0])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_gamma_rule_shares_contributions_one_by_one(gamma: float, with_bias: bool) -> None:
+def test_gamma_rule_by_a_loop_over_contributions(gamma: float, with_bias: bool) -> None:
     x, weight = torch.randn(7).double(), torch.randn(5, 7).double()
     bias = torch.randn(5).double() if with_bias else None
     gradient = torch.randn(5).double()
@@ -30,7 +30,7 @@ def test_gamma_rule_shares_contributions_one_by_one(gamma: float, with_bias: boo
         torch.testing.assert_close((passed * x).sum(), (z * gradient).sum())
 
 
-def test_gamma_rule_of_a_convolution_is_that_of_each_of_its_windows() -> None:
+def test_gamma_rule_of_a_convolution_equals_that_of_its_windows() -> None:
     x, weight, bias = torch.randn(1, 4, 5, 5).double(), torch.randn(6, 2, 3, 3).double(), torch.randn(6).double()
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,7 +53,7 @@ def test_gamma_rule_of_a_convolution_is_that_of_each_of_its_windows() -> None:
 
 
 def test_gamma_rule_by_hand_and_of_zeros() -> None:
-    # z = 2 - 1 = 1; favoured 4 - 1 = 3: shares 4/3 and -1/3. z = -2 + 1 = -1: the other way round.
+    # z = 2 - 1 = 1; weighted 4 - 1 = 3: parts 4/3 and -1/3. z = -2 + 1 = -1: the reverse.
     x, weight = torch.tensor([2.0, 1.0]), torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     for output, expected in ((0, [4 / 3, -1 / 3]), (1, [-4 / 3, 1 / 3])):
         gradient = torch.eye(2)[output]
@@ -64,7 +64,7 @@ def test_gamma_rule_by_hand_and_of_zeros() -> None:
     assert half.dtype == torch.float32
 
 
-def test_elementwise_rule_of_relu_is_its_derivative_and_of_gelu_is_not() -> None:
+def test_elementwise_rule_equals_the_derivative_for_relu_but_not_gelu() -> None:
     x = torch.linspace(-3, 3, 25).double().requires_grad_()
     gradient = torch.randn(25).double()
     for function, same in ((F.relu, True), (F.gelu, False), (torch.tanh, False)):

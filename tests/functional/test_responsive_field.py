@@ -20,7 +20,7 @@ Reading = Literal["window", "candidates"]
 
 
 def random_uncertainty(grid: tuple[int, int], batch: int = 2) -> Tensor:
-    """Random U, most of it small."""
+    """Return random U with mostly small values."""
     patches = grid[0] * grid[1]
     return torch.rand(batch, patches, patches, dtype=torch.float64) ** 4
 
@@ -67,12 +67,12 @@ def test_equals_the_loops_on_the_uncertainty_of_a_trained_model(
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.2, 0.5, 1.0])
-def test_as_many_patches_are_dropped_as_beta_says(beta: float) -> None:
+def test_beta_is_the_fraction_of_dropped_patches(beta: float) -> None:
     dropped = indiscriminative_patches(random_uncertainty((5, 4), batch=3), beta)
     assert dropped.sum(1).tolist() == [references.share(beta, 20)] * 3
 
 
-def test_columns_that_vary_least_are_dropped() -> None:
+def test_columns_with_the_lowest_variance_are_dropped() -> None:
     # Columns: variance 0, 1, 4, 1/4 (population variance of {a, b} repeated is ((b − a)/2)²).
     values = torch.tensor(
         [[[5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0], [5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0]]]
@@ -81,11 +81,11 @@ def test_columns_that_vary_least_are_dropped() -> None:
     assert informativeness(values).tolist() == [[5.0, 1.0, 2.0, 0.5]]
     assert indiscriminative_patches(values, 0.25).tolist() == [[True, False, False, False]]
     assert indiscriminative_patches(values, 0.5).tolist() == [[True, False, False, True]]
-    # The rows vary by 75/16 and 5/2: other patches would go if rows were taken for columns.
+    # The row variances are 75/16 and 5/2, so mistaking rows for columns would drop other patches.
     assert indiscriminative_patches(values.mT, 0.5).tolist() == [[False, True, False, True]]
 
 
-def test_of_columns_that_vary_alike_the_lowest_index_is_dropped() -> None:
+def test_ties_of_variance_drop_the_lowest_index() -> None:
     values = torch.zeros(1, 5, 5)
     values[0, 0] = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0])
     assert indiscriminative_patches(values, 0.4).tolist() == [[True, False, True, False, False]]
@@ -97,16 +97,16 @@ def test_a_dropped_patch_stays_in_its_own_field_only() -> None:
     for image, dropped in zip(fields.mask, fields.dropped, strict=True):
         for patch in dropped.nonzero().flatten().tolist():
             assert image[:, patch].nonzero().flatten().tolist() == [patch]
-    # 6 patches see the 6 that are left; the 3 dropped ones see those and themselves.
+    # The fields of 6 patches contain the 6 that are left, those of the 3 dropped ones also themselves.
     assert fields.operations.tolist() == [6 * 6 + 3 * 7] * 2
 
 
-def test_dropping_takes_beta_of_a_full_image_as_table_2_does() -> None:
+def test_dropped_operations_match_table_2() -> None:
     fields = responsive_field(random_uncertainty((10, 10), batch=1), (10, 10), alpha=1.0, beta=0.2)
     assert fields.operations.item() == 80 * 80 + 20 * 81
 
 
-def test_beta_one_leaves_every_patch_alone_without_direction() -> None:
+def test_with_beta_1_each_field_is_its_patch_without_direction() -> None:
     fields = responsive_field(random_uncertainty((3, 4)), (3, 4), alpha=1.0, beta=1.0)
     assert fields.size.eq(1).all()
     assert fields.tendency.eq(0).all()
@@ -115,7 +115,7 @@ def test_beta_one_leaves_every_patch_alone_without_direction() -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (0, (-(0.5**0.5), -(0.5**0.5))),  # from the centre of 3 x 3 to the top left
+        (0, (-(0.5**0.5), -(0.5**0.5))),  # from the center of 3 x 3 to the top left
         (1, (0.0, -1.0)),
         (3, (-1.0, 0.0)),
         (5, (1.0, 0.0)),
@@ -124,21 +124,19 @@ def test_beta_one_leaves_every_patch_alone_without_direction() -> None:
         (4, (0.0, 0.0)),
     ],
 )
-def test_tendency_points_from_the_patch_to_where_the_field_reaches(
-    target: int, expected: tuple[float, float]
-) -> None:
+def test_tendency_points_to_where_the_field_extends(target: int, expected: tuple[float, float]) -> None:
     values = torch.zeros(1, 9, 9)
     values[0, 4, target] = 1.0
     fields = responsive_field(values, (3, 3), alpha=1 / 81, beta=0.0)
     torch.testing.assert_close(fields.tendency[0, 4], torch.tensor(expected))
 
 
-def test_tendency_by_hand_where_the_field_reaches_to_both_sides() -> None:
-    # 1 x 5 and 5 x 1: patch 1 of {0, ..., 4} reaches 1 back and 3 on: (3 − 1) > 0. Patch 2: 2 and 2, no direction.
+def test_tendency_by_hand_for_fields_on_both_sides() -> None:
+    # 1 x 5 and 5 x 1: the field of patch 1 of {0, ..., 4} extends 1 back and 3 forward; patch 2: 2 and 2, no direction.
     mask = torch.ones(1, 5, 5, dtype=torch.bool)
     assert field_tendency(mask, (1, 5))[0].tolist() == [[1, 0], [1, 0], [0, 0], [-1, 0], [-1, 0]]
     assert field_tendency(mask, (5, 1))[0].tolist() == [[0, 1], [0, 1], [0, 0], [0, -1], [0, -1]]
-    # 2 x 3, patch 0 sees everything: 2 to the right, 1 down.
+    # 2 x 3, the field of patch 0 is everything: 2 to the right, 1 down.
     slope = field_tendency(torch.ones(1, 6, 6, dtype=torch.bool), (2, 3))[0, 0]
     torch.testing.assert_close(slope, torch.tensor([2.0, 1.0]) / 5**0.5)
 
@@ -153,7 +151,7 @@ def test_transposing_the_image_swaps_the_components_of_the_tendency() -> None:
     assert torch.equal(transposed.size, straight.size[:, order])
 
 
-def test_the_fields_of_a_batch_are_those_of_its_images() -> None:
+def test_fields_do_not_depend_on_the_batch() -> None:
     values = random_uncertainty((3, 4), batch=3)
     together = responsive_field(values, (3, 4))
     for b in range(3):
@@ -163,20 +161,20 @@ def test_the_fields_of_a_batch_are_those_of_its_images() -> None:
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), True])
-def test_shares_outside_their_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], but got"):
+def test_fractions_outside_their_range_raise(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], got"):
         responsive_field(torch.zeros(1, 4, 4), (2, 2), **{name: value})
 
 
-def test_an_unknown_reading_is_refused() -> None:
-    with pytest.raises(ValueError, match='`field` must be "window" or "candidates", but got \'box\''):
+def test_an_unknown_field_raises() -> None:
+    with pytest.raises(ValueError, match='`field` must be "window" or "candidates", got \'box\''):
         responsive_field(torch.zeros(1, 4, 4), (2, 2), field="box")  # type: ignore[arg-type]
 
 
-def test_wrong_shapes_grids_and_values_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`uncertainty` must have shape .* but got \(4, 4\)"):
+def test_wrong_shapes_grids_and_values_raise() -> None:
+    with pytest.raises(ValueError, match=r"`uncertainty` must have shape .* got \(4, 4\)"):
         responsive_field(torch.zeros(4, 4), (2, 2))
-    with pytest.raises(ValueError, match=r"rows \* cols = 6 patches, but got \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"rows \* cols = 6 patches, got \(2, 2\)"):
         responsive_field(torch.zeros(1, 6, 6), (2, 2))
     with pytest.raises(ValueError, match="`uncertainty` must be finite"):
         responsive_field(torch.full((1, 4, 4), float("nan")), (2, 2))

@@ -1,4 +1,4 @@
-"""Attention rollout: hand-solved numbers, limits, and the vector chain against the product of whole matrices."""
+"""Attention rollout: values computed by hand, limits, and the vector chain against the product of the matrices."""
 
 from typing import Any
 
@@ -61,12 +61,12 @@ def test_identity_attention_gives_patches_zero_and_never_nan() -> None:
     assert rollout(identity, torch.eye(5).double()[0])[0].tolist() == [1, 0, 0, 0, 0]
 
 
-def test_one_hot_attention_is_followed_to_its_end() -> None:
-    # Without the residual: in the last layer token 0 looks at 2, in the first 2 looks at 3.
+def test_one_hot_attention_is_propagated_to_its_source() -> None:
+    # Without the residual: token 0 attends to 2 in the last layer, and 2 attends to 3 in the first.
     last, first = torch.eye(4)[[2, 3, 1, 0]][None], torch.eye(4)[[2, 0, 3, 1]][None]
     token_0 = torch.tensor([1.0, 0.0, 0.0, 0.0])
     assert rollout([first, last], token_0, alpha=0.0)[0].tolist() == [0, 0, 0, 1]
-    # Layers taken in the wrong order: 0 looks at 2, 2 looks at 1.
+    # With the layers in the wrong order: 0 attends to 2, and 2 attends to 1.
     assert rollout([last, first], token_0, alpha=0.0)[0].tolist() == [0, 1, 0, 0]
 
 
@@ -89,7 +89,7 @@ def test_equals_the_product_of_whole_matrices_and_rows_sum_to_one(
     torch.testing.assert_close(mixed, (readout.unsqueeze(1) @ expected).squeeze(1), rtol=1e-10, atol=1e-12)
 
 
-def test_a_row_of_zeros_passes_nothing_on_and_never_nan() -> None:
+def test_a_row_of_zeros_stays_zero_and_not_nan() -> None:
     attention = torch.tensor([[[0.0, 0.0], [0.5, 0.5]]])
     assert rollout([attention], torch.tensor([1.0, 0.0]), alpha=0.0).tolist() == [[0.0, 0.0]]
     assert rollout([attention], torch.tensor([1.0, 0.0]), alpha=1.0).tolist() == [[1.0, 0.0]]
@@ -110,7 +110,7 @@ def test_fusions_by_hand() -> None:
     assert fuse_heads(attention, "min").tolist() == [[[0.25, 0.25]]]
 
 
-def test_discard_takes_the_smallest_of_each_sample_and_spares_the_first_entry() -> None:
+def test_discard_drops_the_smallest_entries_per_sample_except_the_first() -> None:
     attention = torch.tensor([[[0.1, 0.9], [0.3, 0.7]], [[0.8, 0.2], [0.6, 0.4]]])
     assert discard_smallest(attention, 0.0).equal(attention)
     kept = discard_smallest(attention, 0.5)
@@ -120,22 +120,22 @@ def test_discard_takes_the_smallest_of_each_sample_and_spares_the_first_entry() 
     # floor(0.49 · 4) = 1
     assert discard_smallest(attention, 0.49, keep_first=False).eq(0).sum((1, 2)).tolist() == [1, 1]
     assert discard_smallest(attention, 1.0).flatten(1).tolist()[1] == [attention[1, 0, 0].item(), 0, 0, 0]
-    assert attention[0, 0, 0] == 0.1 * torch.ones(())  # the argument is left alone
+    assert attention[0, 0, 0] == 0.1 * torch.ones(())  # the argument is unchanged
 
 
-def test_of_equal_entries_the_lowest_flat_index_is_discarded() -> None:
+def test_ties_discard_the_lowest_flat_index() -> None:
     attention = torch.full((1, 3, 3), 1 / 3)
     gone = discard_smallest(attention, 4 / 9, keep_first=False).eq(0).flatten()
     assert gone.tolist() == [True] * 4 + [False] * 5
 
 
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one layer, but got none"):
+def test_invalid_arguments_raise() -> None:
+    with pytest.raises(ValueError, match="at least one layer, got none"):
         rollout([], torch.ones(3))
     for alpha in (-0.5, float("nan")):
-        with pytest.raises(ValueError, match=r"`alpha` must be finite and >= 0, but got"):
+        with pytest.raises(ValueError, match=r"`alpha` must be finite and >= 0, got"):
             rollout([torch.eye(3)[None]], torch.ones(3), alpha=alpha)
-    with pytest.raises(ValueError, match="`fusion` must be one of 'mean', 'max', 'min', but got 'median'"):
+    with pytest.raises(ValueError, match="`fusion` must be one of 'mean', 'max', 'min', got 'median'"):
         fuse_heads(torch.zeros(1, 2, 3, 3), "median")  # type: ignore[arg-type]
     for ratio in (-0.1, 1.1, float("nan"), True):
         with pytest.raises(ValueError, match=r"`discard` must lie in \[0, 1\]"):

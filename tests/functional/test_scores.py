@@ -1,4 +1,4 @@
-"""Outputs of a head become (batch, classes), and by its link scores."""
+"""Outputs of a head become (batch, classes), and scores with its link function."""
 
 import math
 from collections import namedtuple
@@ -32,7 +32,7 @@ def test_scores_by_hand() -> None:
     assert {class_scores(LOGITS.half(), output).dtype for output in OUTPUTS[:2]} == {torch.float64}
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_outputs_that_do_not_fit_raise() -> None:
     with pytest.raises(ValueError, match="The softmax of one number is always 1"):
         class_scores(LOGITS[:, :1], "softmax")
     with pytest.raises(ValueError, match="got 'probabilities' for values from -1 to 2"):
@@ -43,16 +43,16 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_softmax_is_recognised_in_every_precision(dtype: torch.dtype) -> None:
+def test_a_softmax_is_recognized_in_every_precision(dtype: torch.dtype) -> None:
     logits = 3 * torch.randn(20, 1000, generator=torch.Generator().manual_seed(0))
     assert are_distributions(logits.to(dtype).softmax(-1))
     assert not are_distributions(logits.to(dtype))
     assert not are_distributions(logits.to(dtype).sigmoid())
-    assert not are_distributions(torch.ones(2, 1, dtype=dtype))  # one number that is 1 is no distribution
+    assert not are_distributions(torch.ones(2, 1, dtype=dtype))  # a single 1 is not a distribution
     assert not are_distributions(torch.tensor([[1.5, -0.5]], dtype=dtype))
 
 
-def test_outputs_are_laid_out_as_classes() -> None:
+def test_outputs_become_batch_times_classes() -> None:
     assert class_outputs(LOGITS, 2) is LOGITS
     assert class_outputs(SimpleNamespace(logits=LOGITS)) is LOGITS
     assert torch.equal(class_outputs(LOGITS[:, 0], 2), LOGITS[:, :1])
@@ -73,7 +73,7 @@ ODD: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_other_outputs_say_what_came_and_how_to_explain_it(name: str) -> None:
+def test_errors_describe_the_output_and_suggest_a_target(name: str) -> None:
     output, came, example = ODD[name]
     for target in (1, "pred", [0, 1]):
         with pytest.raises(ValueError, match="`target` must be a function of the output") as error:
@@ -83,13 +83,13 @@ def test_other_outputs_say_what_came_and_how_to_explain_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dict", "tuple", "named tuple", "list", "tokens"])
-def test_the_function_that_the_sentence_offers_works(name: str) -> None:
+def test_the_suggested_target_works(name: str) -> None:
     output, _, example = ODD[name]
     target = eval(f"lambda output: {example}")
     assert torch.equal(select_target(output, target, 2), LOGITS[:, 1])
 
 
-def test_one_score_per_image_whatever_the_target() -> None:
+def test_every_target_gives_one_score_per_image() -> None:
     assert torch.equal(select_target(LOGITS[:, 0], 0, 2), LOGITS[:, 0])  # one class
     assert torch.equal(select_target(LOGITS[:, 0], "pred", 2), LOGITS[:, 0])
     with pytest.raises(IndexError, match="1 classes"):

@@ -1,4 +1,4 @@
-"""U (Eqs. 2, 3): against loops over the equations, against hand-solved cases, and streamed against whole."""
+"""U (Eqs. 2, 3): against loops, against cases solved by hand, and streamed against all at once."""
 
 import importlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ uncertainty_module = importlib.import_module("vit_interactions.functional.uncert
 def random_attentions(
     layers: int, batch: int, heads: int, tokens: int, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Sharp random attention (layers, batch, heads, tokens, tokens)."""
+    """Return sharp random attention (layers, batch, heads, tokens, tokens)."""
     return (3 * torch.randn(layers, batch, heads, tokens, tokens, dtype=dtype)).softmax(-1)
 
 
@@ -48,7 +48,7 @@ def test_equals_the_loops_on_the_attention_of_a_trained_model(
 ) -> None:
     with record_attention(trained_vit) as record, torch.no_grad():
         trained_vit(real_images(2))
-    # The class token and the 25 patches of a corner, of every layer and head: softmax over all 197 tokens.
+    # The class token and 25 patches in a corner, for all layers and heads: softmax over all 197 tokens.
     chosen = [0] + [1 + 14 * row + col for row in range(5) for col in range(5)]
     corner = [record.attention(layer)[:, :, chosen][..., chosen] for layer in range(12)]
     expected = references.uncertainty(corner, prefix=1)
@@ -75,13 +75,13 @@ def test_row_is_the_query_and_column_the_key() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 7, 12])
-def test_is_exactly_zero_where_attention_never_varies(layers: int) -> None:
+def test_constant_attention_gives_exactly_zero(layers: int) -> None:
     once = random_attentions(1, 2, 3, 7, torch.float32)
     result = uncertainty(once.expand(layers, -1, -1, -1, -1), prefix=1)
     assert torch.equal(result, torch.zeros(2, 6, 6))
 
 
-def test_is_zero_where_all_heads_agree_even_if_layers_do_not() -> None:
+def test_equal_heads_give_zero_even_if_layers_differ() -> None:
     one_head = random_attentions(5, 1, 1, 6)
     assert uncertainty(one_head.expand(-1, -1, 4, -1, -1)).max() < 1e-30
     assert uncertainty(random_attentions(5, 1, 4, 6)).min() > 1e-12
@@ -92,7 +92,7 @@ def test_order_of_heads_and_layers_does_not_matter() -> None:
     expected = uncertainty(attentions, prefix=1)
     for permuted in (attentions[[3, 0, 4, 1, 2]], attentions[:, :, [2, 3, 0, 1]]):
         torch.testing.assert_close(uncertainty(permuted, prefix=1), expected, rtol=1e-12, atol=1e-18)
-    # Heads permuted in one layer only are other heads.
+    # Permuting heads in only one layer changes U.
     mixed = attentions.clone()
     mixed[0] = attentions[0][:, [1, 0, 3, 2]]
     assert (uncertainty(mixed, prefix=1) - expected).abs().max() > 1e-4
@@ -105,13 +105,13 @@ def test_permuting_the_patches_permutes_rows_and_columns() -> None:
     torch.testing.assert_close(permuted, uncertainty(attentions)[:, order][:, :, order], rtol=1e-12, atol=1e-18)
 
 
-def test_prefix_tokens_are_left_out_without_renormalising() -> None:
+def test_prefix_tokens_are_omitted_without_renormalization() -> None:
     attentions = random_attentions(3, 1, 2, 7)
     torch.testing.assert_close(uncertainty(attentions, prefix=2), uncertainty(attentions)[:, 2:, 2:])
 
 
-def test_precision_does_not_suffer_from_a_large_common_part() -> None:
-    # E[x²] − E[x]² in float32 would lose a deviation of 1e-4 beside 1.
+def test_a_large_common_offset_does_not_reduce_precision() -> None:
+    # E[x²] − E[x]² in float32 would lose deviations of 1e-4 from 1.
     small = torch.rand(6, 1, 2, 4, 4, dtype=torch.float64) * 1e-4
     expected = references.uncertainty(list(small))
     result = uncertainty((0.999 + small).float())
@@ -145,7 +145,7 @@ def test_update_whole_leaves_the_attention_unchanged() -> None:
     assert torch.equal(second, kept[1])
 
 
-def test_layers_that_disagree_in_heads_are_refused_by_name() -> None:
+def test_layers_with_different_heads_raise_and_are_named() -> None:
     running = RunningUncertainty()
     running.update_whole(torch.zeros(1, 2, 4, 4), "blocks.0.attn")
     with pytest.raises(
@@ -153,22 +153,23 @@ def test_layers_that_disagree_in_heads_are_refused_by_name() -> None:
     ):
         running.update_whole(torch.zeros(1, 3, 4, 4), "blocks.1.attn")
     with pytest.raises(
-        ValueError, match=r"agree in heads and patches: `layer 0` .* but `layer 1` has \(1, 2, 3, 3\)"
+        ValueError, match=r"must have the same heads and patches: `layer 0` .* but `layer 1` has \(1, 2, 3, 3\)"
     ):
         uncertainty([torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 3, 3)])
 
 
-def test_no_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one layer, but got none"):
+def test_no_layer_raises() -> None:
+    with pytest.raises(ValueError, match="at least one layer, got none"):
         uncertainty([])
-    with pytest.raises(ValueError, match="at least one layer, but got none"):
+    with pytest.raises(ValueError, match="at least one layer, got none"):
         RunningUncertainty().result()
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (1, 2, 4, 5), (1, 1, 2, 4, 4)])
-def test_what_is_no_attention_is_refused(shape: tuple[int, ...]) -> None:
+def test_invalid_attention_raises(shape: tuple[int, ...]) -> None:
     with pytest.raises(
-        ValueError, match=r"`attentions` must hold .*\(batch, heads, tokens, tokens\), but layer 0 has"
+        ValueError,
+        match=r"`attentions` must have shape \(batch, heads, tokens, tokens\) per layer, got .* in layer 0",
     ):
         uncertainty([torch.zeros(shape)])
 

@@ -25,7 +25,7 @@ every_prefix = pytest.mark.parametrize("prefix", [0, 1, 3])
 
 
 def tokens(seed: int = 0, *, batch: int = 2, heads: int = 3, count: int = 7, width: int = 4) -> list[Tensor]:
-    """Queries, keys and values in float64 that attend sharply."""
+    """Return queries, keys and values in float64 with sharp attention."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, heads, count, width)
     return [1.5 * torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(3)]
@@ -98,7 +98,7 @@ def test_logits_are_float32_under_autocast_and_for_half_precision() -> None:
 
 
 @every_prefix
-def test_masks_are_those_of_the_definition(prefix: int) -> None:
+def test_masks_equal_the_definition(prefix: int) -> None:
     query, key, value = tokens(1)
     expected = slow_mask(query, key, prefix)
     assert 0.2 < expected.double().mean() < 0.8
@@ -106,12 +106,12 @@ def test_masks_are_those_of_the_definition(prefix: int) -> None:
 
 
 def test_the_threshold_is_strict() -> None:
-    # sigmoid(0) = 1/2 is the mean of the first row, which holds it, and 0 and 1.
+    # The first row is sigmoid(0) = 1/2, 0 and 1, and its mean is 1/2.
     logits = torch.tensor([[-800.0, 0.0, 800.0], [3.0, 3.0, 3.0], [-1.0, -1.0, 5.0]], dtype=torch.float64)
     assert window_free_mask(logits).tolist() == [[False, False, True], [False, False, False], [False, False, True]]
 
 
-def test_rows_of_equal_values_have_no_window_whatever_the_rounding() -> None:
+def test_rows_of_equal_values_have_no_window_despite_rounding() -> None:
     values = torch.linspace(-9, 9, 500)
     rows = values[:, None].repeat(1, 196)
     weights = rows.sigmoid()
@@ -152,7 +152,7 @@ def test_the_two_fills_differ_and_a_window_matters(fill: str) -> None:
 
 
 @every_fill
-def test_derivatives_are_those_of_finite_differences(fill: str) -> None:
+def test_derivatives_equal_finite_differences(fill: str) -> None:
     query, key, value = (tensor.requires_grad_() for tensor in tokens(4, batch=1, heads=2, count=4, width=2))
 
     def output(*parts: Tensor) -> Tensor:
@@ -280,19 +280,17 @@ def test_the_loss_stays_finite_where_the_sigmoid_is_full() -> None:
     assert window_free_loss([logits], torch.ones(1, 2, 2)).item() == 0
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments_raise() -> None:
     query, key, value = tokens()
-    with pytest.raises(ValueError, match=r"`window_fill` must be one of 'zero', '-inf', but got 'minus'"):
+    with pytest.raises(ValueError, match=r"`window_fill` must be one of 'zero', '-inf', got 'minus'"):
         window_free_attention(query, key, value, 1, "minus")
-    with pytest.raises(ValueError, match=r"`num_prefix` must lie in \[0, 6\], but got 7"):
+    with pytest.raises(ValueError, match=r"`num_prefix` must lie in \[0, 6\], got 7"):
         window_free_attention(query, key, value, 7)
     with pytest.raises(
-        ValueError, match=r"one shape \(batch, heads, tokens, width\), but got \(2, 3, 7, 4\), \(2, 3, 6"
+        ValueError, match=r"the same shape \(batch, heads, tokens, width\), got \(2, 3, 7, 4\), \(2, 3, 6"
     ):
         window_free_attention(query, key[:, :, 1:], value, 1)
-    with pytest.raises(ValueError, match=r"`logits` must hold one tensor a layer, but is empty"):
+    with pytest.raises(ValueError, match=r"`logits` must contain one tensor per layer, got none"):
         window_free_loss([], torch.zeros(1, 2, 2))
-    with pytest.raises(
-        ValueError, match=r"`targets` must have the logits' shape \(1, 2, 2\), but got \(2, 2, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"`targets` must have the logits' shape \(1, 2, 2\), got \(2, 2, 2\)"):
         window_free_loss([torch.zeros(1, 2, 2)], torch.zeros(2, 2, 2))

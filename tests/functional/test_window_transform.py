@@ -1,4 +1,4 @@
-"""Windows of crops and mirrored pictures: by hand, and patch by patch from what a crop is."""
+"""Windows of crops and flipped images: by hand, and by a loop over the patches of a crop."""
 
 import math
 from fractions import Fraction
@@ -12,7 +12,7 @@ from vit_interactions.functional.window_transform import WHOLE, Box, transform_f
 
 
 def random_windows(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Any windows, each around its patch, and any dropped patches."""
+    """Return random windows, each around its patch, and random dropped patches."""
     rows, cols = grid
     patch = torch.arange(rows * cols)
     x, y = patch % cols, patch // cols
@@ -25,8 +25,8 @@ def mask_of(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) -> Tensor:
     return field_from_windows(windows[None], dropped[None], grid).mask[0]
 
 
-def patch_under(row: int, col: int, grid: tuple[int, int], box: tuple[Fraction, ...], flip: bool) -> int:
-    """The patch of the image in which the centre of a patch of the crop lies, in exact fractions."""
+def source_patch(row: int, col: int, grid: tuple[int, int], box: tuple[Fraction, ...], flip: bool) -> int:
+    """Return the patch of the image that contains the center of a patch of the crop, in exact fractions."""
     rows, cols = grid
     top, left, height, width = box
     col = cols - 1 - col if flip else col
@@ -37,7 +37,7 @@ def patch_under(row: int, col: int, grid: tuple[int, int], box: tuple[Fraction, 
 
 @pytest.mark.parametrize("grid", [(3, 4), (7, 7), (1, 5)])
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_crop_takes_part_in_what_lies_under_its_patches(grid: tuple[int, int], flip: bool) -> None:
+def test_patches_of_a_crop_inherit_the_windows_at_their_centers(grid: tuple[int, int], flip: bool) -> None:
     rows, cols = grid
     for seed in range(20):
         torch.manual_seed(seed)
@@ -49,7 +49,7 @@ def test_a_crop_takes_part_in_what_lies_under_its_patches(grid: tuple[int, int],
         )
         box = (top, left, height, width)
         got_windows, got_dropped = transform_field(windows, dropped, grid, tuple(map(float, box)), flip)  # type: ignore[arg-type]
-        under = [patch_under(r, c, grid, box, flip) for r in range(rows) for c in range(cols)]
+        under = [source_patch(r, c, grid, box, flip) for r in range(rows) for c in range(cols)]
         for p, source in enumerate(under):
             assert got_dropped[p] == dropped[source]
             left_, top_, right_, bottom_ = got_windows[p].tolist()
@@ -62,7 +62,7 @@ def test_a_crop_takes_part_in_what_lies_under_its_patches(grid: tuple[int, int],
 
 
 def test_by_hand() -> None:
-    # 2 x 4 patches; of the lower right quarter, each patch stands for the patches 6, 6, 7, 7 in both rows.
+    # The lower right quarter of 2 x 4 patches: both rows correspond to the patches 6, 6, 7, 7.
     windows = torch.tensor([[[0, 0, 3, 0]] * 4, [[1, 0, 2, 1], [0, 1, 1, 1], [0, 0, 2, 1], [3, 1, 3, 1]]]).view(
         8, 4
     )
@@ -70,17 +70,17 @@ def test_by_hand() -> None:
     got, gone = transform_field(windows, dropped, (2, 4), (0.5, 0.5, 0.5, 0.5))
     assert got.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 0, 3, 1], [2, 0, 3, 1]] * 2
     assert gone.tolist() == [True, True, False, False] * 2
-    # Mirrored afterwards.
+    # The same crop, flipped.
     got, gone = transform_field(windows, dropped, (2, 4), (0.5, 0.5, 0.5, 0.5), flip=True)
     assert got.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 0, 3, 1], [2, 0, 3, 1]] * 2
     assert gone.tolist() == [False, False, True, True] * 2
-    # The middle half of the columns, whose centres at 1.25, 1.75, 2.25 and 2.75 lie in the columns 1, 1, 2 and 2.
+    # The middle half of the columns: centers at 1.25, 1.75, 2.25 and 2.75, in the columns 1, 1, 2 and 2.
     got, _ = transform_field(windows, dropped, (2, 4), (0.0, 0.25, 1.0, 0.5))
     assert got[4:].tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 3, 1], [0, 0, 3, 1]]
 
 
-def test_centres_on_a_border_belong_to_the_right_whatever_is_rounded() -> None:
-    # Of 100 pixels in 5 columns the 60 from the 2nd on: centres at 0.4, 1, 1.6, 2.2, 2.8, of which 1 rounds below it.
+def test_centers_on_a_border_belong_to_the_right_despite_rounding() -> None:
+    # 60 of 100 pixels in 5 columns, from the 2nd pixel: centers at 0.4, 1, 1.6, 2.2, 2.8, where 1 is rounded down.
     alone = torch.tensor([[p, 0, p, 0] for p in range(5)])
     dropped = torch.tensor([False, True, False, False, False])
     assert 0.02 * 5 + 1.5 * 0.6 < 1
@@ -88,16 +88,16 @@ def test_centres_on_a_border_belong_to_the_right_whatever_is_rounded() -> None:
     assert gone.tolist() == [False, True, True, False, False]
 
 
-def test_a_window_that_the_crop_cuts_off_is_what_stands_for_the_patch() -> None:
+def test_a_window_outside_the_crop_becomes_its_patch() -> None:
     windows = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 0], [2, 0, 3, 0], [3, 0, 3, 0]])
     got, _ = transform_field(windows, torch.zeros(4, dtype=torch.bool), (1, 4), (0.0, 0.25, 1.0, 0.25))
-    assert got[:, [0, 2]].tolist() == [[0, 3]] * 4  # all of patch 1, whose window reaches to the left of the crop
+    assert got[:, [0, 2]].tolist() == [[0, 3]] * 4  # patch 1, whose window extends beyond the crop
     got, _ = transform_field(windows, torch.zeros(4, dtype=torch.bool), (1, 4), (0.0, 0.25, 1.0, 0.5))
     assert got[:, [0, 2]].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (3, 4), (6, 1), (1, 1)])
-def test_the_whole_image_is_itself_and_two_mirrorings_are_none(grid: tuple[int, int]) -> None:
+def test_the_whole_image_and_two_flips_are_the_identity(grid: tuple[int, int]) -> None:
     windows, dropped = random_windows(grid)
     same = transform_field(windows, dropped, grid)
     assert torch.equal(same[0], windows)
@@ -107,7 +107,7 @@ def test_the_whole_image_is_itself_and_two_mirrorings_are_none(grid: tuple[int, 
     assert torch.equal(twice[1], dropped)
 
 
-def test_mirrored_windows_are_the_mirrored_mask() -> None:
+def test_flipped_windows_equal_the_flipped_mask() -> None:
     grid = (3, 4)
     windows, dropped = random_windows(grid)
     mirrored = mask_of(*transform_field(windows, dropped, grid, flip=True), grid)
@@ -116,7 +116,7 @@ def test_mirrored_windows_are_the_mirrored_mask() -> None:
     assert not torch.equal(mirrored.view(*grid, *grid), mask)
 
 
-def test_a_crop_of_whole_patches_is_their_part_of_the_mask_enlarged() -> None:
+def test_a_crop_of_whole_patches_is_the_enlarged_part_of_the_mask() -> None:
     grid, box = (4, 6), (0.25, 1 / 3, 0.5, 1 / 3)  # rows 1 and 2, columns 2 and 3
     windows, dropped = random_windows(grid)
     got = mask_of(*transform_field(windows, dropped, grid, box), grid).view(*grid, *grid)
@@ -148,15 +148,15 @@ def test_bytes_stay_bytes() -> None:
 @pytest.mark.parametrize(
     "box", [(0.0, 0.0, 0.0, 1.0), (-0.1, 0.0, 1.0, 1.0), (0.5, 0.0, 0.6, 1.0), (0, float("nan"), 1, 1)]
 )
-def test_a_box_outside_the_image_is_refused(box: Box) -> None:
+def test_a_box_outside_the_image_raises(box: Box) -> None:
     windows, dropped = random_windows((2, 2))
     with pytest.raises(ValueError, match=r"`box` must be \(top, left, height, width\) inside the image"):
         transform_field(windows, dropped, (2, 2), box)
 
 
-def test_windows_of_another_grid_are_refused() -> None:
+def test_windows_of_another_grid_raise() -> None:
     windows, dropped = random_windows((2, 2))
-    with pytest.raises(ValueError, match=r"rows \* cols = 4 patches, but got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"rows \* cols = 4 patches, got \(2, 3\)"):
         transform_field(windows, dropped, (2, 3), WHOLE)
     with pytest.raises(ValueError, match="`dropped` must be bool"):
         transform_field(windows, dropped[:3], (2, 2), WHOLE)

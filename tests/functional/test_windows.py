@@ -154,25 +154,25 @@ def test_any_floating_type(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, float("nan"), float("inf"), True])
-def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], but got"):
+def test_alpha_outside_its_range_raises(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], got"):
         adaptive_windows(torch.zeros(1, 4, 4), (2, 2), alpha)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 5), (1, 1, 4, 4)])
-def test_what_is_no_uncertainty_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"`uncertainty` must have shape \(batch, patches, patches\), but got"):
+def test_invalid_uncertainty_raises(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"`uncertainty` must have shape \(batch, patches, patches\), got"):
         adaptive_windows(torch.zeros(shape), (2, 2))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_uncertainty_that_is_not_finite_is_refused(value: float) -> None:
+def test_non_finite_uncertainty_raises(value: float) -> None:
     values = torch.zeros(1, 4, 4)
     values[0, 1, 2] = value
     with pytest.raises(ValueError, match="`uncertainty` must be finite"):
         adaptive_windows(values, (2, 2))
 
 
-def test_a_grid_of_other_patches_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rows \* cols = 4 patches, but got \(2, 3\)"):
+def test_a_grid_that_does_not_fit_raises() -> None:
+    with pytest.raises(ValueError, match=r"rows \* cols = 4 patches, got \(2, 3\)"):
         adaptive_windows(torch.zeros(1, 4, 4), (2, 3))

@@ -25,8 +25,8 @@ from vit_interactions.gallery import run as gallery_run
 from vit_interactions.gallery.explanation import Explanation
 from vit_interactions.gallery.folder import belongs_to, is_complete, is_results, other_files
 from vit_interactions.gallery.run import ExplainResult, describe_model, explain_images
-from vit_interactions.utilities.names import fold
-from vit_interactions.utilities.writing import WriteError
+from vit_interactions.utilities.files import WriteError
+from vit_interactions.utilities.names import collision_key
 
 
 class Killed(BaseException):
@@ -127,7 +127,7 @@ def check_all_there(out: Path, images: list[Path], report: ExplainResult) -> Non
     assert report.failed == {}
     names = list(report.done.values())
     assert list(report.done) == list(map(str, images))
-    assert len({fold(name) for name in names}) == len(images)
+    assert len({collision_key(name) for name in names}) == len(images)
     for path, name in report.done.items():
         assert (out / name).parent.resolve() == out.resolve()
         assert (out / name).resolve().parent == out.resolve()

@@ -1,4 +1,4 @@
-"""Classes are called by their names where a model, or timm, knows them: in the figures' titles and the manifest."""
+"""Figure titles and the manifest use class names, if the model or timm has them."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ NAMES = {0: "tabby, tabby cat", 1: "LABEL_7", 2: "$\\frac{1}$ <b>", 3: "LABEL_3"
 
 
 def classifier(names: dict[int, str] | None = None, winner: int = 0) -> nn.Module:
-    """A small ViT of transformers with four classes, of which one always wins."""
+    """Return a small transformers ViT with four classes that always predicts the same one."""
     labels: dict[str, Any] = {"num_labels": 4}
     if names is not None:
         labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
@@ -40,7 +40,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def title(model: nn.Module, path: Path, target: int | str = "pred", checkpoint: str | None = "a hash") -> str:
-    """The title of one figure of a class-specific method."""
+    """Return the title of one figure of a class-specific method."""
     settings = Settings("model", checkpoint, ("gmar",), target=target)
     figure = explain_image(model, prepare(read_image(path), model), settings).figures["gmar"]
     figure.canvas.draw()  # a title that is set as mathematics would raise here
@@ -48,42 +48,42 @@ def title(model: nn.Module, path: Path, target: int | str = "pred", checkpoint: 
 
 
 def with_preprocessing(model: nn.Module) -> nn.Module:
-    """State the size of the input in timm's words, as the adapters do."""
+    """State the size of the input in timm's expected, as the adapters do."""
     model.pretrained_cfg = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
     return model
 
 
 @pytest.mark.parametrize(
-    ("winner", "words"),
+    ("winner", "expected"),
     [(0, "tabby"), (1, "LABEL_7"), (2, "$\\frac{1}$ <b>"), (3, "class 3")],
 )
-def test_models_of_transformers_name_their_classes(winner: int, words: str, image: Path) -> None:
+def test_transformers_models_name_their_classes(winner: int, expected: str, image: Path) -> None:
     model = with_preprocessing(classifier(NAMES, winner))
-    assert title(model, image) == f"gmar (predicted: {words}, 100%)"
-    assert title(model, image, target=winner) == f"gmar, {words} (predicted: {words}, 100%)"
+    assert title(model, image) == f"gmar (predicted: {expected}, 100%)"
+    assert title(model, image, target=winner) == f"gmar, {expected} (predicted: {expected}, 100%)"
     output = predict(model, torch.zeros(1, 3, 64, 64), named=False)
     assert output is not None
     assert output.index == winner
-    assert output.name == (None if winner == 3 else NAMES[winner])  # all of its names
+    assert output.name == (None if winner == 3 else NAMES[winner])  # all names of the class
 
 
-def test_generic_names_are_none(image: Path) -> None:
+def test_generic_names_are_ignored(image: Path) -> None:
     model = with_preprocessing(classifier(winner=2))
     assert title(model, image, target=-1) == "gmar, class -1 (predicted: class 2, 100%)"
     assert [class_name(model, index, named=True) for index in range(-1, 5)] == [None] * 6
 
 
-def test_names_of_imagenet_are_those_of_timms_own_weights(image: Path) -> None:
+def test_imagenet_names_are_used_only_for_timms_pretrained_weights(image: Path) -> None:
     model = timm.create_model("test_vit").eval()
     assert class_name(model, 281, named=True) == "tabby, tabby cat"
-    assert class_name(model, 281, named=False) is None  # a thousand classes of one's own
+    assert class_name(model, 281, named=False) is None  # 1,000 custom classes
     assert [class_name(model, index, named=True) for index in (-1, 1000)] == [None, None]
     assert class_name(timm.create_model("test_vit", num_classes=200), 3, named=True) is None
     assert title(model, image, target=281, checkpoint=None).startswith("gmar, tabby (predicted: ")
     assert title(model, image, target=281).startswith("gmar, class 281 (predicted: class ")
 
 
-def test_a_saved_model_keeps_its_names_on_the_command_line(image: Path, tmp_path: Path) -> None:
+def test_the_command_line_uses_the_names_of_a_saved_model(image: Path, tmp_path: Path) -> None:
     classifier(NAMES).save_pretrained(tmp_path / "saved")
     out = tmp_path / "out"
     options = ["--model", f"hf:{tmp_path / 'saved'}", "--method", "gmar", "--out", out]

@@ -1,4 +1,4 @@
-"""Predictions by the link of the model's own head: detected, read from a configuration, or stated."""
+"""Predictions with the link function of the model's head: inferred, read from a configuration, or given."""
 
 import json
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from vit_interactions.functional.scores import Output
 from vit_interactions.gallery.explanation import explain_image
 from vit_interactions.loading.predictions import (
     Prediction,
-    answer,
     find_output,
     has_classes,
     last_operation,
+    model_output,
     predict,
 )
 
@@ -31,7 +31,7 @@ IMAGE = torch.zeros(1, 3, 160, 160)
 
 
 def head(*outputs: float) -> nn.Module:
-    """A timm ViT whose outputs are these numbers, whatever the image."""
+    """Return a timm ViT with these outputs for every image."""
     model: Any = timm.create_model("test_vit", num_classes=len(outputs)).eval()
     with torch.no_grad():
         model.head.weight.zero_()
@@ -51,7 +51,7 @@ class After(nn.Module):
 
 
 def classifier(*outputs: float, **config: Any) -> nn.Module:
-    """A ViT of transformers whose outputs are these numbers."""
+    """Return a transformers ViT with these outputs."""
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     settings = hf.ViTConfig(image_size=160, patch_size=32, num_labels=len(outputs), **size, **config)
     model = hf.ViTForImageClassification(settings).eval()
@@ -61,8 +61,8 @@ def classifier(*outputs: float, **config: Any) -> nn.Module:
     return model
 
 
-def normalised(outputs: Tensor) -> Tensor:
-    """Softmax by hand, which no operation of autograd names."""
+def normalized(outputs: Tensor) -> Tensor:
+    """Compute a softmax that is not an autograd operation of that name."""
     return outputs.exp() / outputs.exp().sum(-1, keepdim=True)
 
 
@@ -73,7 +73,7 @@ KINDS: dict[str, tuple[nn.Module, Output | None]] = {
     "one logit": (head(3.0), "sigmoid"),
     "one number per image": (After(head(-2.0), lambda x: x[:, 0]), "sigmoid"),
     "softmax": (nn.Sequential(LOGITS, nn.Softmax(-1)), "probabilities"),
-    "softmax by hand": (After(LOGITS, normalised), "probabilities"),
+    "softmax by hand": (After(LOGITS, normalized), "probabilities"),
     "log-softmax": (nn.Sequential(LOGITS, nn.LogSoftmax(-1)), "softmax"),
     "a binary model's two probabilities": (
         After(head(0.3), lambda x: torch.cat([x.sigmoid(), 1 - x.sigmoid()], 1)),
@@ -112,14 +112,14 @@ KINDS: dict[str, tuple[nn.Module, Output | None]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_output_is_found(name: str) -> None:
+def test_the_kind_of_output_is_inferred(name: str) -> None:
     model, expected = KINDS[name]
-    found = answer(model, IMAGE)
+    found = model_output(model, IMAGE)
     assert found is not None
     assert found.output == expected
 
 
-def test_what_is_stated_counts() -> None:
+def test_a_stated_output_takes_precedence() -> None:
     for output, score in (("sigmoid", 0.7310586), ("value", 1.0), ("probabilities", 1.0)):
         found = predict(head(1.0), IMAGE, named=False, output=output)  # type: ignore[arg-type]
         assert found == Prediction(0, None, pytest.approx(score), output)  # type: ignore[arg-type]
@@ -153,12 +153,12 @@ def test_scores_by_hand(model: nn.Module, expected: Prediction) -> None:
     assert found.score == pytest.approx(expected.score, abs=1e-6)
 
 
-def test_the_top_class_is_that_of_the_highest_output_where_probabilities_round_to_1() -> None:
+def test_the_predicted_class_has_the_highest_output_even_if_probabilities_round_to_1() -> None:
     found = predict(head(45.0, 50.0), IMAGE, named=False, output="sigmoid")
     assert found == Prediction(1, None, 1.0, "sigmoid")
 
 
-def test_predictions_in_words() -> None:
+def test_predictions_are_formatted() -> None:
     assert str(Prediction(281, "tabby, tabby cat", 0.873)) == "tabby, 87%"
     assert str(Prediction(3, None, 0.5, "sigmoid")) == "class 3, 50%"
     assert str(Prediction(0, None, -3.251, "value")) == "output 0 = -3.25"
@@ -166,8 +166,8 @@ def test_predictions_in_words() -> None:
     assert str(Prediction(2, None, 0.5, None)) == "class 2, output 0.5"
 
 
-def test_looking_at_the_last_operation_keeps_nothing_and_changes_nothing() -> None:
-    model = nn.Sequential(head(0.2, 0.3), nn.Dropout(0.5), nn.Sigmoid())  # in training mode
+def test_finding_the_last_operation_stores_and_changes_nothing() -> None:
+    model = nn.Sequential(head(0.2, 0.3), nn.Dropout(0.5), nn.Sigmoid())  # in train mode
     kept: list[Tensor] = []
 
     class Square(torch.autograd.Function):
@@ -188,7 +188,7 @@ def test_looking_at_the_last_operation_keeps_nothing_and_changes_nothing() -> No
 
 
 class Around(nn.Module):
-    """A module around a ViT, of which nothing says how many classes it has."""
+    """A wrapper around a ViT without attributes for the number of classes."""
 
     def __init__(self, vit: nn.Module, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ def torchvision_features() -> nn.Module:
 
 
 class OwnDesign(nn.Module):
-    """A ViT that says nothing of its classes."""
+    """A ViT without attributes for its classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -260,32 +260,32 @@ CLASSIFY: dict[str, tuple[nn.Module, bool]] = {
 
 
 @pytest.mark.parametrize("name", CLASSIFY)
-def test_who_classifies(name: str) -> None:
+def test_classifiers_are_recognized(name: str) -> None:
     model, expected = CLASSIFY[name]
     assert has_classes(model) == expected
     assert ("gmar" in default_methods(model)) == expected
 
 
-def test_outputs_that_are_no_scores_predict_nothing() -> None:
+def test_unsupported_outputs_have_no_prediction() -> None:
     for change in (lambda x: {"logits": x}, lambda x: (x, None), lambda x: x[:, None], lambda x: x.squeeze()):
         assert predict(After(LOGITS, change), IMAGE, named=False) is None
     assert predict(features(), IMAGE, named=False) is None
 
 
-# What figures, manifests and commands say
+# Figures, manifests and commands
 
 NOISE = Image.effect_noise((180, 170), 60).convert("RGB")
 
 
 def explained(model: nn.Module, output: Output | None = None) -> tuple[str, Any]:
-    """The title of a map, and the prediction in the manifest."""
+    """Return the title of a map, and the prediction in the manifest."""
     settings = Settings("model", "hash", ("gmar",), output=output)
     found = explain_image(model, prepare(NOISE, model), settings)
     title = " ".join(found.figures["gmar"].get_suptitle().split())
     return title.split("(")[-1].rstrip(")"), found.facts["prediction"]
 
 
-def test_titles_and_manifests_say_the_probability_or_the_value() -> None:
+def test_titles_and_manifests_contain_the_probability_or_the_value() -> None:
     assert explained(head(-1.0)) == (
         "predicted: class 0, 27%",
         {"index": 0, "name": None, "score": pytest.approx(0.2689414), "output": "sigmoid"},
@@ -307,7 +307,7 @@ def test_other_outputs_keep_methods_that_need_no_score() -> None:
     assert "got a dict with 'scores' for 1 image." in found.facts["failed"]["gmar"]
 
 
-def test_the_option_of_explain_and_explore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_option_of_explain_and_explore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     NOISE.save(tmp_path / "noise.png")
     torch.save(head(0.0, 0.0, 3.0).state_dict(), tmp_path / "head.pt")
     model = ["--model", "test_vit", "--checkpoint", tmp_path / "head.pt"]
@@ -318,7 +318,7 @@ def test_the_option_of_explain_and_explore(tmp_path: Path, capsys: pytest.Captur
         return json.loads((out / "noise" / "manifest.json").read_text())["prediction"]
 
     assert prediction()["score"] == pytest.approx(20.0855 / 22.0855, abs=1e-4)
-    assert prediction("--output", "sigmoid", "--resume")["score"] == pytest.approx(0.9525741)  # made anew
+    assert prediction("--output", "sigmoid", "--resume")["score"] == pytest.approx(0.9525741)  # computed again
     assert run("explore", tmp_path / "noise.png", *model, "--out", page, "--output", "value") == 0
     assert "predicts <b>output 2 = 3</b>" in (page / "noise.html").read_text()
     capsys.readouterr()
@@ -326,7 +326,7 @@ def test_the_option_of_explain_and_explore(tmp_path: Path, capsys: pytest.Captur
     assert "logits" in capsys.readouterr().err
 
 
-def test_find_output_needs_no_second_pass_where_the_numbers_tell() -> None:
+def test_find_output_needs_no_second_pass_if_the_values_are_conclusive() -> None:
     passes: list[int] = []
     LOGITS.register_forward_hook(lambda *_: passes.append(1))
     assert find_output(LOGITS, IMAGE, torch.tensor([[3.0, -1.0, 0.5]])) == "softmax"

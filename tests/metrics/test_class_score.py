@@ -118,7 +118,7 @@ def test_curves_by_hand(name: str) -> None:
         ("binary", nn.Sigmoid(), None),
     ],
 )
-def test_a_model_that_ends_in_its_link_equals_its_twin_of_logits(
+def test_a_model_that_ends_in_its_link_equals_the_model_with_logits(
     metric: str, twin: str, link: nn.Module, stated: Output | None
 ) -> None:
     model, target = (BINARY, 0) if twin == "binary" else (LABELS, 1)
@@ -130,7 +130,7 @@ def test_a_model_that_ends_in_its_link_equals_its_twin_of_logits(
         torch.testing.assert_close(linked.curve, logits.curve, rtol=0, atol=1e-6)
 
 
-def test_two_links_are_not_the_same() -> None:
+def test_links_give_different_scores() -> None:
     found = planted_map()[0].double()
     values = {
         output: insertion("mean").measure(case(LABELS, 1, output), found).value  # type: ignore[arg-type]
@@ -140,12 +140,12 @@ def test_two_links_are_not_the_same() -> None:
 
 
 @pytest.mark.parametrize("metric", CONFIDENCE)
-def test_a_value_has_no_drop(metric: str) -> None:
+def test_confidence_metrics_reject_regression_values(metric: str) -> None:
     with pytest.raises(ValueError, match=f"^{metric} needs the probability of a class, .* is a value"):
         METRICS[metric].measure(case(BINARY, 0, "value"), planted_map()[0].double())
 
 
-def test_what_cannot_be_told_is_asked_for() -> None:
+def test_an_ambiguous_output_must_be_given() -> None:
     hard = After(LABELS, nn.functional.hardsigmoid)
     for metric in SCORED + CONFIDENCE:
         with pytest.raises(ValueError, match="`output` must be given for this model: its outputs lie in"):
@@ -156,7 +156,7 @@ def test_what_cannot_be_told_is_asked_for() -> None:
         class_score(case(LABELS, 1, "probabilities"), planted_image().double())
 
 
-def test_outputs_of_another_form_and_unknown_targets() -> None:
+def test_unsupported_outputs_and_unknown_targets_raise() -> None:
     wrong = case(After(LABELS, lambda x: {"logits": x}), 1, "softmax")
     with pytest.raises(ValueError, match="got a dict with 'logits' for 1 image"):
         class_score(wrong, wrong.inputs)
@@ -183,7 +183,7 @@ def compared(model: nn.Module, image: Image.Image, output: Output | None = None,
     )
 
 
-def test_a_comparison_says_what_scores_are(image: Image.Image, tmp_path: Path) -> None:
+def test_a_comparison_reports_the_kind_of_scores(image: Image.Image, tmp_path: Path) -> None:
     words = {
         "sigmoid": "class 0, 95%",
         "probabilities": "class 0, 95%",
@@ -214,7 +214,7 @@ def test_a_comparison_says_what_scores_are(image: Image.Image, tmp_path: Path) -
         assert ("the model&#39;s value" in text or "value, not a probability" in text) == (output == "value")
 
 
-def test_a_module_around_a_vit_is_scored(image: Image.Image) -> None:
+def test_a_wrapped_vit_is_scored(image: Image.Image) -> None:
     class Around(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -233,14 +233,14 @@ def test_a_module_around_a_vit_is_scored(image: Image.Image) -> None:
     assert insertion_of(around) == insertion_of(plain)
 
 
-def test_a_model_with_another_output_keeps_what_needs_no_score(image: Image.Image) -> None:
+def test_unsupported_outputs_keep_the_maps_that_need_no_score(image: Image.Image) -> None:
     comparison = compared(After(LABELS, lambda x: (x, None)), image)
     assert set(comparison.maps("vit", "image-1")) == {"random_map"}
     reasons = comparison.failures().set_index(["method", "metric"])["reason"]
     assert "its output is neither (batch, classes) nor (batch,)" in reasons["random_map", "insertion"]
 
 
-def test_what_cannot_be_told_fails_by_metric(image: Image.Image) -> None:
+def test_an_ambiguous_output_fails_per_metric(image: Image.Image) -> None:
     hard = After(LABELS, lambda x: (x / 12 + 0.5).clamp(0, 1))
     comparison = compared(hard, image)
     assert set(comparison.maps("vit", "image-1")) == {"random_map", "input_x_gradient"}
@@ -249,7 +249,7 @@ def test_what_cannot_be_told_fails_by_metric(image: Image.Image) -> None:
     assert compared(hard, image, "probabilities").failures().empty
 
 
-def test_a_comparison_is_resumed_with_the_same_output_only(image: Image.Image, tmp_path: Path) -> None:
+def test_a_comparison_resumes_only_with_the_same_output(image: Image.Image, tmp_path: Path) -> None:
     compared(BINARY, image, "value", out=tmp_path / "out")
     with pytest.raises(ValueError, match='output was "value", now is "sigmoid"'):
         compared(BINARY, image, "sigmoid", out=tmp_path / "out", resume=True)

@@ -1,4 +1,4 @@
-"""The metrics' curves against slow loops and hand-solved values, and what all metrics promise."""
+"""The metrics' curves against slow loops and values computed by hand, and properties of all metrics."""
 
 import itertools
 import math
@@ -30,9 +30,14 @@ from vit_interactions.metrics import DEFAULT_METRICS, METRICS, Case, Metric, abp
 from vit_interactions.metrics.baseline import BASELINES, baseline_image
 from vit_interactions.metrics.confidence import drop, gain, increase
 from vit_interactions.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.metrics.perturbation_curves import (
+    area_under_curve,
+    deletion_curve,
+    insertion_curve,
+    patch_counts,
+)
 from vit_interactions.metrics.pixel_scores import pixel_mask
-from vit_interactions.metrics.removal import area, deletion_curve, insertion_curve, patch_counts
-from vit_interactions.metrics.road import fill_in, road
+from vit_interactions.metrics.road import impute, road
 
 BLUE = (3, 0)
 
@@ -42,7 +47,7 @@ BLUE = (3, 0)
 
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("steps", [1, 5, 18, 40])
-def test_curves_equal_a_loop_that_replaces_patch_after_patch(baseline: str, steps: int) -> None:
+def test_curves_equal_a_loop_over_patches(baseline: str, steps: int) -> None:
     case = tiny_case()
     values = random_map(case.layout.grid, 1)
     order = sorted(np.ndindex(3, 6), key=lambda place: -float(values[place]))
@@ -74,18 +79,18 @@ def test_curves_equal_a_loop_that_replaces_patch_after_patch(baseline: str, step
         widths = [(after[0] - before[0]) for before, after in itertools.pairwise(expected)]
         heights = [(after[1] + before[1]) / 2 for before, after in itertools.pairwise(expected)]
         assert score.value == pytest.approx(sum(w * h for w, h in zip(widths, heights, strict=True)), abs=1e-12)
-    # The model is not blind: patches matter by far more than the tolerance.
+    # The effect of the patches is far above the tolerance.
     assert len({round(score, 3) for _, score in curves["deletion"]}) > min(len(counts), 4) - 1
 
 
 def test_areas_of_the_planted_patch_by_hand() -> None:
-    """Red shown: p = sigmoid(4). Red removed, whatever else is: p = 1/2."""
+    """P = sigmoid(4) if the red patch is shown, and p = 1/2 if it is removed."""
     case, values = planted_case(), planted_map()[0]
     high, low = sigmoid(STRENGTH), 0.5
     assert deletion(steps=16).measure(case, values).value == pytest.approx(low + (high - low) / 32)
     assert insertion("mean", steps=16).measure(case, values).value == pytest.approx(high - (high - low) / 32)
     assert abpc(steps=16).measure(case, values).value == pytest.approx((high - low) * 15 / 16)
-    # Black patches are -2 in normalised numbers, in each colour.
+    # Black is -2 after normalization, in each channel.
     black = deletion("zero", steps=16).measure(case, values).curve
     assert black is not None
     for removed in (1, 2, 16):
@@ -93,8 +98,8 @@ def test_areas_of_the_planted_patch_by_hand() -> None:
         assert float(black[removed, 1]) == pytest.approx(sigmoid(logits[1] - logits[0]))
 
 
-def test_every_place_in_the_ranking_of_the_planted_patch_and_the_mean_of_all() -> None:
-    """With the red patch at rank r, removal costs after r + 1 steps; over all ranks, LeRF and MoRF are equal."""
+def test_areas_for_every_rank_of_the_planted_patch() -> None:
+    """With the red patch at rank r, the score drops at step r + 1; averaged over ranks, LeRF equals MoRF."""
     high, low = sigmoid(STRENGTH), 0.5
     differences = []
     for rank in range(16):
@@ -108,7 +113,7 @@ def test_every_place_in_the_ranking_of_the_planted_patch_and_the_mean_of_all() -
     assert differences == sorted(differences, reverse=True)
 
 
-def test_no_image_is_asked_twice() -> None:
+def test_no_image_is_scored_twice() -> None:
     case = tiny_case()
     sizes, values = count_images(case.model), random_map(case.layout.grid, 1)
     first = deletion(steps=9).measure(case, values)
@@ -118,13 +123,13 @@ def test_no_image_is_asked_twice() -> None:
     METRICS["average_drop"].measure(case, values)
     METRICS["average_gain"].measure(case, values)
     assert sum(sizes) == 10 + 8 + 1
-    # Another map of the same photograph and model shares the ends.
+    # Another map of the same image and model shares the first and last point.
     other = tiny_case(model=case.model, scores=case.scores)
     deletion(steps=9).measure(other, -values)
     assert sum(sizes) == 19, "the same images: MoRF of the negative map is LeRF"
     deletion(steps=9).measure(other, random_map(case.layout.grid, 7))
     assert sum(sizes) == 19 + 8
-    # What is remembered is what would be computed.
+    # Cached scores equal recomputed ones.
     assert deletion(steps=9).measure(tiny_case(), values).value == pytest.approx(first.value, abs=1e-12)
     assert abpc(steps=9).measure(tiny_case(), values).value == pytest.approx(alone.value, abs=1e-12)
 
@@ -136,7 +141,7 @@ def test_images_go_through_the_model_in_chunks() -> None:
     assert sizes == [16, 3]
 
 
-def test_counts_are_whole_patches_from_none_to_all() -> None:
+def test_patch_counts_run_from_none_to_all() -> None:
     for patches in (1, 2, 9, 196):
         for steps in (1, 3, 20, 500):
             counts = patch_counts(patches, steps).tolist()
@@ -149,24 +154,24 @@ def test_counts_are_whole_patches_from_none_to_all() -> None:
 
 
 def test_a_curve_of_a_known_score() -> None:
-    """Score = share of patches shown: the deletion curve is the falling diagonal, the insertion curve the rising."""
+    """If the score is the fraction of patches shown, both curves are diagonals."""
     ranks = torch.arange(12).reshape(3, 4)
 
     def share(shown: Tensor) -> Tensor:
         return shown.flatten(1).double().mean(1)
 
-    assert area(deletion_curve(ranks, 5, share)) == pytest.approx(0.5)
-    assert area(insertion_curve(ranks, 5, share)) == pytest.approx(0.5)
+    assert area_under_curve(deletion_curve(ranks, 5, share)) == pytest.approx(0.5)
+    assert area_under_curve(insertion_curve(ranks, 5, share)) == pytest.approx(0.5)
     torch.testing.assert_close(deletion_curve(ranks, 5, share).sum(1), torch.ones(6, dtype=torch.float64))
 
 
 # Where the patches are
 
 
-def test_masks_cover_the_pixels_of_their_patches_also_of_padded_and_cut_images() -> None:
+def test_masks_cover_the_pixels_of_their_patches_even_with_padding_or_crop() -> None:
     shown = random_map((3, 2), 0) > 0.5
     shown[0, 0] = False
-    for size in ((12, 10), (11, 9), (13, 12)):  # exact, padded by the model, with a rest that no patch covers
+    for size in ((12, 10), (11, 9), (13, 12)):  # exact, padded by the model, with pixels that no patch covers
         layout = TokenLayout(prefix=1, rows=3, cols=2, readout="token", extent=(12, 10))
         mask = pixel_mask(shown.unsqueeze(0), layout, size)[0]
         assert mask.shape == size
@@ -179,30 +184,30 @@ def test_masks_cover_the_pixels_of_their_patches_also_of_padded_and_cut_images()
 def test_baselines() -> None:
     images = torch.rand(2, 3, 56, 40, dtype=torch.float64)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.2)
-    normalised = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    black = baseline_image(normalised, "zero", mean, std)
+    normalized = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    black = baseline_image(normalized, "zero", mean, std)
     raw = black * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     torch.testing.assert_close(raw, torch.zeros_like(raw), atol=1e-7, rtol=0)
-    assert not baseline_image(normalised, "mean", mean, std).any()
-    # The Gaussian of the shorter side's scale, by its definition, in the middle of the image.
-    blurred = baseline_image(normalised, "blur", mean, std)
+    assert not baseline_image(normalized, "mean", mean, std).any()
+    # One pixel in the middle by the definition of the Gaussian, scaled to the shorter side.
+    blurred = baseline_image(normalized, "blur", mean, std)
     sigma = 5 * 40 / 224
     weights = [[math.exp(-(dx * dx + dy * dy) / (2 * sigma**2)) for dx in (-1, 0, 1)] for dy in (-1, 0, 1)]
     total = sum(map(sum, weights))
     expected = sum(
-        weights[dy + 1][dx + 1] / total * normalised[1, 2, 20 + dy, 30 + dx]
+        weights[dy + 1][dx + 1] / total * normalized[1, 2, 20 + dy, 30 + dx]
         for dy in (-1, 0, 1)
         for dx in (-1, 0, 1)
     )
     assert float(blurred[1, 2, 20, 30]) == pytest.approx(float(expected), abs=1e-7)
-    with pytest.raises(ValueError, match="`baseline` must be one of 'blur', 'mean', 'zero', but got 'grey'"):
-        deletion("grey")
+    with pytest.raises(ValueError, match="`baseline` must be one of 'blur', 'mean', 'zero', got 'gray'"):
+        deletion("gray")
 
 
 # Drop, increase, gain
 
 
-def test_confidence_of_the_photograph_times_the_map_by_a_loop() -> None:
+def test_confidence_of_the_masked_image_by_a_loop() -> None:
     case = tiny_case()
     values = random_map(case.layout.grid, 1) * 7 - 3
     scaled = ((values - values.min()) / (values.max() - values.min())).numpy()
@@ -234,9 +239,9 @@ def test_confidence_does_not_depend_on_the_maps_scale(name: str) -> None:
 
 
 def test_a_probability_of_0_cannot_drop_and_one_of_1_cannot_gain() -> None:
-    with pytest.raises(ValueError, match="probability 0 for the whole photograph"):
+    with pytest.raises(ValueError, match="probability 0 for the whole image"):
         drop(0.0, 0.5)
-    with pytest.raises(ValueError, match="probability 1 for the whole photograph"):
+    with pytest.raises(ValueError, match="probability 1 for the whole image"):
         gain(1.0, 0.5)
     assert increase(1.0, 1.0) == 0.0
 
@@ -244,12 +249,12 @@ def test_a_probability_of_0_cannot_drop_and_one_of_1_cannot_gain() -> None:
 # ROAD
 
 
-def test_filling_in_solves_the_equations_of_the_neighbours() -> None:
-    """Each hidden pixel is the mean of its neighbours, 1/6 for edges and 1/12 for corners, over those that exist."""
+def test_imputation_solves_the_neighbor_equations() -> None:
+    """Each hidden pixel is the weighted mean of its existing neighbors: 1/6 for edges, 1/12 for corners."""
     image = torch.rand(3, 8, 9, dtype=torch.float64)
     original = image.clone()
     shown = random_map((8, 9), 0) > 0.6
-    filled = fill_in(image, shown, noise=0.0, seed=0)
+    filled = impute(image, shown, noise=0.0, seed=0)
     assert torch.equal(image, original)
     assert torch.equal(filled[:, shown], image[:, shown])
     for y, x in (~shown).nonzero().tolist():
@@ -261,8 +266,8 @@ def test_filling_in_solves_the_equations_of_the_neighbours() -> None:
                     total += weight * filled[:, y + dy, x + dx]
                     weights += weight
         torch.testing.assert_close(filled[:, y, x], total / weights, atol=1e-9, rtol=0)
-    noisy = fill_in(image, shown, noise=0.1, seed=3)
-    assert torch.equal(noisy, fill_in(image, shown, noise=0.1, seed=3))
+    noisy = impute(image, shown, noise=0.1, seed=3)
+    assert torch.equal(noisy, impute(image, shown, noise=0.1, seed=3))
     assert 0.05 < float((noisy - filled)[:, ~shown].std()) < 0.15
 
 
@@ -276,7 +281,7 @@ def test_road_by_a_loop() -> None:
             shown = torch.ones(48, 96, dtype=torch.bool)
             for row, col in places:
                 shown[16 * row : 16 * row + 16, 16 * col : 16 * col + 16] = False
-            scores.append(ask_plainly(case, fill_in(case.inputs[0], shown, noise=0.01, seed=case.seed)))
+            scores.append(ask_plainly(case, impute(case.inputs[0], shown, noise=0.01, seed=case.seed)))
         differences.append(scores[1] - scores[0])
     score = road((0.2, 0.5)).measure(case, values)
     assert score.value == pytest.approx(sum(differences) / 4, abs=1e-12)
@@ -290,7 +295,7 @@ def test_road_by_a_loop() -> None:
 # Maps
 
 
-def test_ties_are_broken_by_the_seed_and_not_by_reading_order() -> None:
+def test_ties_are_in_random_order_not_in_reading_order() -> None:
     sparse = torch.zeros(4, 5)
     sparse[3, 4] = 1.0
     ranks = [relevance_ranks(sparse, seed) for seed in range(200)]
@@ -316,11 +321,11 @@ def ranks_to_order(values: Tensor) -> Tensor:
         (torch.zeros(GRID), "same value, 0, at all 16 patches"),
         (torch.eye(4).log(), "NaN or infinite values at 12 of 16 patches"),
         (torch.full(GRID, float("nan")), "NaN or infinite values at 16 of 16 patches"),
-        (torch.rand(4, 5), r"`patch_map` must have shape \(4, 4\), but got \(4, 5\)"),
+        (torch.rand(4, 5), r"`patch_map` must have shape \(4, 4\), got \(4, 5\)"),
     ],
     ids=["constant", "zeros", "infinite", "nan", "shape"],
 )
-def test_maps_without_a_score_are_refused_with_the_reason(name: str, values: Tensor, reason: str) -> None:
+def test_maps_without_a_score_raise_with_the_reason(name: str, values: Tensor, reason: str) -> None:
     case = planted_case(explain=lambda model, inputs, target: planted_map().expand(len(inputs), -1, -1))
     with pytest.raises(ValueError, match=reason):
         METRICS[name].measure(case, values)
@@ -333,8 +338,8 @@ def test_a_checked_map_is_float64() -> None:
 # All metrics
 
 
-def knowing(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
-    """An explanation as it should be: the head's weight for what each patch's token carries."""
+def ideal(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
+    """Return the ideal attribution: the head's weights times the mean color of each patch."""
     parts: Any = model
     means = inputs.unfold(2, 16, 16).unfold(3, 16, 16).mean((-1, -2))
     weights = parts.head.weight[target, :3] - parts.head.weight[1 - target, :3]
@@ -342,33 +347,33 @@ def knowing(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
 
 
 def scene() -> Tensor:
-    """A red patch for class 1 and a blue one against it."""
+    """Return an image with a red patch for class 1 and a blue patch against it."""
     return painted(planted_image(), BLUE, 2)
 
 
-# Of the planted patches' map nearly all values are tied: randomisation has another test.
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "randomisation"])
-def test_the_perfect_map_beats_every_random_one(name: str) -> None:
-    # Blurring leaves a patch of one colour nearly as it is, and tells nothing of it.
+# Nearly all values of the planted map are tied, so randomization has its own test.
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "randomization"])
+def test_the_ideal_map_beats_every_random_map(name: str) -> None:
+    # Blurring hardly changes a patch of one color.
     metric = insertion("mean") if name == "insertion" else METRICS[name]
-    perfect = knowing(strong_model(), scene().double(), 1)[0].detach()
+    perfect = ideal(strong_model(), scene().double(), 1)[0].detach()
     assert int(perfect.argmax()) == PATCH[0] * 4 + PATCH[1]
-    best = metric.measure(planted_case(scene(), explain=knowing), perfect).value
+    best = metric.measure(planted_case(scene(), explain=ideal), perfect).value
     lowest, highest = metric.range
     sign = {"higher": 1, "lower": -1}[metric.direction]
     others = []
-    for seed in range(2 if name == "road" else 8):  # whose systems take a while
+    for seed in range(2 if name == "road" else 8):  # ROAD is slow
         case = planted_case(scene(), explain=guessing, seed=seed)
         torch.manual_seed(seed)
         others.append(metric.measure(case, random_map(GRID, seed + 20)).value)
     assert all(lowest - 1e-12 <= value <= highest + 1e-12 for value in (best, *others))
-    # A random map points at the patch, or raises the probability, once in a while.
+    # A random map sometimes hits the patch or raises the probability by chance.
     assert all(sign * best >= sign * value - 1e-12 for value in others), (best, others)
     assert sign * best > sign * sum(others) / len(others) + 1e-6, (best, others)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_metrics_say_what_they_are_and_leave_everything_as_it_was(name: str) -> None:
+def test_metrics_describe_themselves_and_change_nothing(name: str) -> None:
     metric = METRICS[name]
     assert metric.name == name
     assert metric.direction in ("higher", "lower")
@@ -377,14 +382,14 @@ def test_metrics_say_what_they_are_and_leave_everything_as_it_was(name: str) -> 
     assert metric.cost
     assert metric.parameters
     assert metric.needs <= {"object", "explain"}
-    case = planted_case(explain=knowing)
+    case = planted_case(explain=ideal)
     case.model.train()
     before = {key: value.clone() for key, value in case.model.state_dict().items()}
     image, values, state = case.inputs.clone(), random_map(GRID, 3), torch.get_rng_state()
     kept = values.clone()
     first = metric.measure(case, values)
     assert torch.equal(torch.get_rng_state(), state)
-    assert metric.measure(planted_case(explain=knowing), values).value == pytest.approx(first.value, abs=1e-9)
+    assert metric.measure(planted_case(explain=ideal), values).value == pytest.approx(first.value, abs=1e-9)
     assert torch.equal(case.inputs, image)
     assert torch.equal(values, kept)
     assert case.model.training
@@ -399,21 +404,21 @@ def test_metrics_say_what_they_are_and_leave_everything_as_it_was(name: str) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].needs])
-def test_what_a_metric_needs_it_asks_for(name: str) -> None:
+def test_missing_requirements_raise(name: str) -> None:
     case = planted_case(inside=None)
-    with pytest.raises(ValueError, match=r"needs (to know where the object is|the method to be run again)"):
+    with pytest.raises(ValueError, match=r"needs (to know where the object is|to run the method again)"):
         METRICS[name].measure(case, planted_map()[0])
 
 
-def test_the_defaults_are_metrics_that_run_nothing_again() -> None:
+def test_default_metrics_do_not_rerun_methods() -> None:
     assert set(DEFAULT_METRICS) <= set(METRICS)
     assert not any("explain" in METRICS[name].needs for name in DEFAULT_METRICS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_models_of_other_precision(dtype: torch.dtype) -> None:
-    case = planted_case(model=strong_model().to(dtype), inputs=scene().to(dtype), explain=knowing)
-    exact = planted_case(scene(), explain=knowing)
+def test_models_in_other_precision(dtype: torch.dtype) -> None:
+    case = planted_case(model=strong_model().to(dtype), inputs=scene().to(dtype), explain=ideal)
+    exact = planted_case(scene(), explain=ideal)
     values = random_map(GRID, 3)
     for name in ("insertion", "deletion", "token_deletion", "average_drop", "road", "infidelity", "sensitivity"):
         expected = METRICS[name].measure(exact, values).value
@@ -421,7 +426,7 @@ def test_models_of_other_precision(dtype: torch.dtype) -> None:
         assert METRICS[name].measure(case, values).value == pytest.approx(expected, abs=tolerance), name
 
 
-def test_a_model_that_breaks_on_a_perturbed_image_is_told() -> None:
+def test_non_finite_outputs_for_perturbed_images_raise() -> None:
     case = planted_case()
     with torch.no_grad():
         case.model.get_parameter("head.bias")[0] = float("nan")
@@ -429,20 +434,20 @@ def test_a_model_that_breaks_on_a_perturbed_image_is_told() -> None:
         deletion().measure(case, planted_map()[0])
 
 
-def test_cases_are_checked() -> None:
+def test_cases_are_validated() -> None:
     with pytest.raises(
-        ValueError, match=r"`inputs` must have shape \(1, channels, height, width\), but got \(2, 3, 64"
+        ValueError, match=r"`inputs` must have shape \(1, channels, height, width\), got \(2, 3, 64"
     ):
         planted_case(torch.zeros(2, 3, 64, 64))
-    with pytest.raises(ValueError, match="`mean` must have 3 numbers, one a channel, but got 1"):
+    with pytest.raises(ValueError, match="`mean` must have 3 numbers, one per channel, got 1"):
         planted_case(mean=(0.5,))
-    with pytest.raises(ValueError, match=r"`inside` must have shape \(4, 4\), but got \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"`inside` must have shape \(4, 4\), got \(2, 2\)"):
         planted_case(inside=torch.zeros(2, 2, dtype=torch.bool))
-    with pytest.raises(ValueError, match="`steps` must be an int >= 1, but got 0"):
+    with pytest.raises(ValueError, match="`steps` must be an int >= 1, got 0"):
         deletion(steps=0)
 
 
-def test_the_whole_photograph_is_more_than_what_patches_cover() -> None:
+def test_pixels_that_no_patch_covers_are_part_of_the_whole_image() -> None:
     class Mean(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return torch.stack([images.mean((1, 2, 3)) * 5, images.std((1, 2, 3))], 1)

@@ -1,4 +1,4 @@
-"""The metrics against those of other libraries, where these are right; where they are not, how."""
+"""The metrics against those of other libraries, and known differences."""
 
 import contextlib
 import dataclasses
@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from tests.helpers.families import tiny
 from tests.helpers.planted import INSIDE, planted_case, random_map, tiny_case
 from vit_interactions.attention import token_layout
-from vit_interactions.metrics import METRICS, Case, abpc, deletion, insertion
+from vit_interactions.metrics import METRICS, Case, abpc, agreement, deletion, insertion
 from vit_interactions.metrics import infidelity as make_infidelity
 from vit_interactions.metrics import sensitivity as make_sensitivity
 from vit_interactions.metrics.average_precision import average_precision
 from vit_interactions.metrics.baseline import baseline_image
 from vit_interactions.metrics.energy_in_box import energy_in_box
-from vit_interactions.metrics.explain import explain
 from vit_interactions.metrics.iou import intersection_over_union
 from vit_interactions.metrics.patch_map import relevance_ranks
 from vit_interactions.metrics.pixel_scores import pixel_mask
 from vit_interactions.metrics.pointing_game import pointing_game
-from vit_interactions.metrics.rank_correlation import spearman
+from vit_interactions.metrics.rerun import rerun_method
 from vit_interactions.metrics.road import road
 from vit_interactions.utilities.seeds import seeded
 
@@ -39,8 +39,8 @@ def quantus() -> Any:
         return pytest.importorskip("quantus")
 
 
-def ask_quantus(metric: Any, values: Tensor, inside: Tensor) -> Any:
-    """What one of its metrics of localisation says of one map."""
+def quantus_localization(metric: Any, values: Tensor, inside: Tensor) -> Any:
+    """Return the value of one of Quantus' localization metrics for one map."""
     images, maps, marks = (np.zeros((1, 1, 4, 4)), values.numpy()[None, None], inside.numpy()[None, None])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -53,56 +53,58 @@ def options() -> dict[str, Any]:
     return {"disable_warnings": True, "display_progressbar": False, "normalise": False, "abs": False}
 
 
-def test_pointing_and_energy_are_those_of_quantus(quantus: Any) -> None:
+def test_pointing_game_and_energy_equal_quantus(quantus: Any) -> None:
     for seed in range(20):
         values = random_map((4, 4), seed)
         values = values - values.min()
-        expected = ask_quantus(quantus.PointingGame(**options()), values, INSIDE)
+        expected = quantus_localization(quantus.PointingGame(**options()), values, INSIDE)
         assert pointing_game(values, INSIDE) == float(expected)
-        expected = ask_quantus(quantus.RelevanceMassAccuracy(**options()), values, INSIDE)
+        expected = quantus_localization(quantus.RelevanceMassAccuracy(**options()), values, INSIDE)
         assert energy_in_box(values, INSIDE) == pytest.approx(float(expected))
 
 
-def test_where_quantus_points_wrong(quantus: Any) -> None:
-    quantus_is_06()
-    # A tie is a hit to it as soon as one of the highest patches lies in the box: here 4 of 15.
+def test_known_errors_of_quantus_pointing_game_and_energy(quantus: Any) -> None:
+    require_quantus_06()
+    # Quantus counts a tie as a hit if any of the highest patches lies in the box: here 4 of 15.
     values = torch.ones(4, 4, dtype=torch.float64)
     values[0, 0] = 0.5
-    assert ask_quantus(quantus.PointingGame(**options()), values, INSIDE)
+    assert quantus_localization(quantus.PointingGame(**options()), values, INSIDE)
     assert pointing_game(values, INSIDE) == pytest.approx(4 / 15)
-    # The share of the mass is no share where values are negative.
+    # Its fraction of the mass can exceed 1 if values are negative.
     values = torch.tensor([[-1.0, 0.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 3.0, 0.0]] * 2, dtype=torch.float64)
-    mass = ask_quantus(quantus.RelevanceMassAccuracy(**options()), values, values > 0)
+    mass = quantus_localization(quantus.RelevanceMassAccuracy(**options()), values, values > 0)
     assert mass == pytest.approx(1.5)
     assert energy_in_box(values, values > 0) <= 1
 
 
-def quantus_is_06() -> None:
-    """Skip what tells of the mistakes of a version, where another one is installed."""
+def require_quantus_06() -> None:
+    """Skip checks of known errors in Quantus 0.6 if another version is installed."""
     if not importlib.metadata.version("quantus").startswith("0.6."):
-        pytest.skip("tells of Quantus 0.6")
+        pytest.skip("known errors of Quantus 0.6")
 
 
-def test_energy_is_the_attribution_localisation_of_quantus_but_for_one_photograph(quantus: Any) -> None:
+def test_energy_equals_quantus_attribution_localisation_except_for_single_images(quantus: Any) -> None:
     values = random_map((4, 4), 3)
     values = values - values.min()
     with np.errstate(divide="ignore"):  # it divides by the size of all images but the first two
-        found = ask_quantus(quantus.AttributionLocalisation(**options()), values, INSIDE)
+        found = quantus_localization(quantus.AttributionLocalisation(**options()), values, INSIDE)
         assert energy_in_box(values, INSIDE) == pytest.approx(float(found))
-        quantus_is_06()
-        weighted = ask_quantus(quantus.AttributionLocalisation(weighted=True, **options()), values, INSIDE)
+        require_quantus_06()
+        weighted = quantus_localization(
+            quantus.AttributionLocalisation(weighted=True, **options()), values, INSIDE
+        )
     assert np.isinf(weighted), "weighted by 4 of 16 pixels it would be a quarter"
 
 
-def grey_case() -> Case:
-    """A model of one channel, whose pixels Quantus does not mistake for features of several."""
+def gray_case() -> Case:
+    """Return a case with one channel, so that Quantus' features are pixels."""
     model = tiny("vit_tiny_patch16_224", img_size=64, in_chans=1).eval()
     inputs = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(2))
     return Case(model, inputs, 2, token_layout(model, (64, 64)), mean=(0.0,), std=(1.0,))
 
 
-def test_deletion_is_the_pixel_flipping_of_quantus(quantus: Any) -> None:
-    case, values = grey_case(), random_map((4, 4), 3)
+def test_deletion_equals_quantus_pixel_flipping(quantus: Any) -> None:
+    case, values = gray_case(), random_map((4, 4), 3)
     pixels = values.repeat_interleave(16, 0).repeat_interleave(16, 1).numpy()[None, None]
 
     def flip(**more: Any) -> Any:
@@ -123,18 +125,18 @@ def test_deletion_is_the_pixel_flipping_of_quantus(quantus: Any) -> None:
     assert curve is not None
     np.testing.assert_allclose(curve[1:, 1].numpy(), flip(), atol=1e-6)
     if importlib.metadata.version("quantus").startswith("0.6.") and not hasattr(np, "trapz"):
-        with pytest.raises(AttributeError, match="trapz"):  # its area does not know NumPy 2.4
+        with pytest.raises(AttributeError, match="trapz"):  # not compatible with NumPy 2.4
             flip(return_auc_per_sample=True)
 
 
 def to_pixels(values: Tensor) -> np.ndarray[Any, Any]:
-    """A map (rows, cols) as (1, 1, height, width), each pixel with the value of its patch."""
+    """Expand a map (rows, cols) to (1, 1, height, width)."""
     pixels: np.ndarray[Any, Any] = values.repeat_interleave(16, 0).repeat_interleave(16, 1).numpy()[None, None]
     return pixels
 
 
-def ask_with_model(metric: Any, case: Case, pixels: np.ndarray[Any, Any], **more: Any) -> Any:
-    """What one of the metrics of Quantus that ask a model says of one map."""
+def quantus_score(metric: Any, case: Case, pixels: np.ndarray[Any, Any], **more: Any) -> Any:
+    """Return the value of one of Quantus' metrics that run the model, for one map."""
     given = {
         "x_batch": case.inputs.float().numpy(),
         "channel_first": True,
@@ -147,45 +149,45 @@ def ask_with_model(metric: Any, case: Case, pixels: np.ndarray[Any, Any], **more
         return metric(model=case.model, y_batch=np.array([case.target]), a_batch=pixels, **given)
 
 
-def test_insertion_is_the_pixel_flipping_of_quantus_back_to_the_photograph(quantus: Any) -> None:
-    case, values = grey_case(), random_map((4, 4), 4)
-    photograph = case.inputs.flatten(1).numpy()
+def test_insertion_equals_quantus_pixel_flipping_from_the_baseline(quantus: Any) -> None:
+    case, values = gray_case(), random_map((4, 4), 4)
+    original = case.inputs.flatten(1).numpy()
 
     def restore(arr: np.ndarray[Any, Any], indices: np.ndarray[Any, Any], **_: Any) -> np.ndarray[Any, Any]:
         restored = arr.copy()
-        restored[:, indices[0]] = photograph[:, indices[0]]
+        restored[:, indices[0]] = original[:, indices[0]]
         return restored
 
     flipping = quantus.PixelFlipping(features_in_step=256, perturb_func=restore, **options())
     blurred = baseline_image(case.inputs, "blur", case.mean, case.std).numpy()
-    theirs = ask_with_model(flipping, case, to_pixels(values), x_batch=blurred)[0]
+    theirs = quantus_score(flipping, case, to_pixels(values), x_batch=blurred)[0]
     curve = insertion(steps=16).measure(case, values).curve
     assert curve is not None
     np.testing.assert_allclose(curve[1:, 1].numpy(), theirs, atol=1e-6)
     assert np.ptp(theirs) > 1e-3
 
 
-def test_abpc_is_the_region_perturbation_of_quantus_in_its_two_orders(quantus: Any) -> None:
-    case, values = grey_case(), random_map((4, 4), 5)
+def test_abpc_equals_quantus_region_perturbation_in_both_orders(quantus: Any) -> None:
+    case, values = gray_case(), random_map((4, 4), 5)
 
     def falls(order: str) -> np.ndarray[Any, Any]:
         metric = quantus.RegionPerturbation(
             patch_size=16, order=order, regions_evaluation=16, perturb_baseline=0.0, **options()
         )
-        return np.asarray(ask_with_model(metric, case, to_pixels(values))[0])
+        return np.asarray(quantus_score(metric, case, to_pixels(values))[0])
 
     curve = abpc(steps=16).measure(case, values).curve
     assert curve is not None
-    # Its curves are the falls of the probability: what is left of the difference changes its sign.
+    # Its curves are probability drops, so their difference has the opposite sign.
     np.testing.assert_allclose(curve[1:, 1].numpy(), falls("morf") - falls("lerf"), atol=1e-6)
     assert float(curve[:, 1].abs().max()) > 1e-3
 
 
-def test_infidelity_is_that_of_quantus_on_its_subsets_and_at_the_best_scale(
+def test_infidelity_equals_quantus_on_its_subsets_at_the_best_scale(
     quantus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It removes patch after patch in reading order, where ours draws subsets, and takes the map's scale as it is."""
-    case, values = grey_case(), random_map((4, 4), 6) - 0.3
+    """Quantus removes patches in reading order, not in random subsets, and does not rescale the map."""
+    case, values = gray_case(), random_map((4, 4), 6) - 0.3
     removed = torch.ones(16, 16).tril().bool().reshape(16, 4, 4)
     module = sys.modules[make_infidelity.__module__]
     monkeypatch.setattr(module, "draw_subsets", lambda *_: removed)
@@ -198,18 +200,18 @@ def test_infidelity_is_that_of_quantus_on_its_subsets_and_at_the_best_scale(
     best = (falls * sums).sum() / (sums**2).sum()
 
     def theirs(scale: float, samples: int = 1) -> float:
-        # To it a map is a gradient: it is multiplied by how far each pixel moves.
+        # Quantus treats the map as a gradient and multiplies it by the change of each pixel.
         gradient = to_pixels(scale * values) / 256 / case.inputs.double().numpy()
         given = {"perturb_patch_sizes": [16], "perturb_baseline": 0.0, "n_perturb_samples": samples}
         metric = quantus.Infidelity(**given, **options())
-        return float(ask_with_model(metric, case, gradient)[0])
+        return float(quantus_score(metric, case, gradient)[0])
 
     assert ours == pytest.approx(theirs(best), rel=1e-3)
     assert ours == pytest.approx(((best * sums - falls) ** 2).mean(), rel=1e-4)
-    # The same map in another unit is another score to it, and more samples are the same sample again.
+    # In Quantus, the scale of the map changes the score, and more samples repeat the same sample.
     assert theirs(10 * best) > 10 * theirs(best)
     assert make_infidelity(samples=16).measure(case, 10 * values).value == pytest.approx(ours, rel=1e-6)
-    quantus_is_06()
+    require_quantus_06()
     assert theirs(best, samples=3) == pytest.approx(theirs(best), rel=1e-6)
 
 
@@ -227,15 +229,15 @@ def explaining(case: Case) -> Case:
 
 def explain_for_quantus(case: Case) -> Any:
     def maps(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarray[Any, Any]:
-        found = explain(case, model, torch.as_tensor(inputs).to(case.inputs.dtype))
+        found = rerun_method(case, model, torch.as_tensor(inputs).to(case.inputs.dtype))
         return np.concatenate([to_pixels(each) for each in found])
 
     return maps
 
 
-def test_sensitivity_is_that_of_quantus_under_the_same_noise(quantus: Any) -> None:
-    case = explaining(grey_case())
-    patch_map = explain(case, case.model, case.inputs)[0]
+def test_sensitivity_equals_quantus_with_the_same_noise(quantus: Any) -> None:
+    case = explaining(gray_case())
+    patch_map = rerun_method(case, case.model, case.inputs)[0]
     ours = make_sensitivity(radius=0.1, samples=10).measure(case, patch_map).value
     torch.manual_seed(5)
     noise = iter(torch.FloatTensor(10, 1, 64, 64).uniform_(-0.1, 0.1).flatten(1).numpy())
@@ -245,62 +247,62 @@ def test_sensitivity_is_that_of_quantus_under_the_same_noise(quantus: Any) -> No
         return moved
 
     metric = quantus.MaxSensitivity(nr_samples=10, perturb_func=perturb, **options())
-    theirs = ask_with_model(metric, case, to_pixels(patch_map), explain_func=explain_for_quantus(case))[0]
+    theirs = quantus_score(metric, case, to_pixels(patch_map), explain_func=explain_for_quantus(case))[0]
     assert ours == pytest.approx(float(theirs), rel=1e-4)
     assert ours > 1e-3
 
 
-def test_randomisation_correlates_as_the_mprt_of_quantus_which_draws_otherwise(quantus: Any) -> None:
-    case = explaining(grey_case())
-    patch_map = explain(case, case.model, case.inputs)[0]
+def test_randomization_correlations_equal_quantus_mprt(quantus: Any) -> None:
+    case = explaining(gray_case())
+    patch_map = rerun_method(case, case.model, case.inputs)[0]
     maps = explain_for_quantus(case)
 
     def ask(**more: Any) -> Any:
         metric = quantus.MPRT(
             similarity_func=quantus.similarity_func.correlation_spearman, **{**options(), **more}
         )
-        return ask_with_model(metric, case, to_pixels(patch_map), explain_func=maps)
+        return quantus_score(metric, case, to_pixels(patch_map), explain_func=maps)
 
     theirs = ask()
     assert theirs.pop("original") == pytest.approx([1])
     wrapped = quantus.helpers.model.pytorch_model.PyTorchModel(case.model, channel_first=True)
     weights = []
     for name, changed in wrapped.get_random_layer_generator(seed=42):
-        assert theirs[name] == pytest.approx(
-            [spearman(patch_map, explain(case, changed, case.inputs)[0])], abs=1e-9
-        )
+        ours = spearmanr(patch_map.flatten(), rerun_method(case, changed, case.inputs)[0].flatten())
+        assert theirs[name] == pytest.approx([ours.statistic], abs=1e-9)
         if name.endswith("attn.qkv"):
             weights.append(changed.get_submodule(name).weight.clone())
     assert len(theirs) > 10
-    quantus_is_06()
-    # Wrong: each layer is drawn by the same seed, so that all blocks get the same weights; ours differ.
+    require_quantus_06()
+    # Error in Quantus: each layer is drawn with the same seed, so all blocks get the same weights.
     assert all(torch.equal(weights[0], other) for other in weights[1:])
     assert len(weights) > 1
-    # Wrong: the average counts the correlation of the map with itself.
+    # Error in Quantus: the average includes the correlation of the map with itself.
     [average] = ask(return_average_correlation=True)
     values = [value for [value] in theirs.values()]
     assert average == pytest.approx((1 + sum(values)) / (1 + len(values)))
     assert average > np.mean(values) + 0.01
 
 
-def test_rank_correlation_is_that_of_torchmetrics() -> None:
+def test_agreement_equals_torchmetrics() -> None:
     rank_correlation = pytest.importorskip("torchmetrics.functional.regression").spearman_corrcoef
     for seed in range(10):
         one, other = ((random_map((4, 4), seed + place) * 7).round() for place in (0, 50))  # with ties
         expected = rank_correlation(one.flatten(), other.flatten())
-        assert spearman(one, other) == pytest.approx(float(expected), abs=1e-5)
-    # Where a map is constant no rank is above another: theirs is 0, as if the maps had nothing in common.
+        found = agreement({"one": one.numpy(), "other": other.numpy()}).loc["one", "other"]
+        assert found == pytest.approx(float(expected), abs=1e-5)
+    # A constant map has no ranks. torchmetrics returns 0, as if the maps were unrelated.
     constant = torch.ones(16)
     assert float(rank_correlation(constant, constant)) == 0
-    assert np.isnan(spearman(constant, constant))
+    assert agreement({"constant": constant.numpy()}).isna().all(axis=None)
 
 
-def test_iou_and_average_precision_are_those_of_torchmetrics() -> None:
+def test_iou_and_average_precision_equal_torchmetrics() -> None:
     classification = pytest.importorskip("torchmetrics.classification")
     for seed in range(10):
         values = (random_map((4, 4), seed) * 7).round() / 7  # with ties
         scaled = (values - values.min()) / (values.max() - values.min())
-        jaccard = classification.BinaryJaccardIndex(threshold=0.4999)  # strictly above, where ours may be equal
+        jaccard = classification.BinaryJaccardIndex(threshold=0.4999)  # excludes the threshold; ours includes it
         assert intersection_over_union(values, INSIDE) == pytest.approx(
             float(jaccard(scaled, INSIDE.int())), abs=1e-6
         )
@@ -309,15 +311,15 @@ def test_iou_and_average_precision_are_those_of_torchmetrics() -> None:
         assert average_precision(values, INSIDE) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_value_on_the_threshold_is_high_to_us_and_not_to_torchmetrics() -> None:
+def test_iou_includes_the_threshold_and_torchmetrics_does_not() -> None:
     classification = pytest.importorskip("torchmetrics.classification")
     values, inside = torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[False, True, True]])
     assert intersection_over_union(values, inside, 0.5) == 1.0
     assert float(classification.BinaryJaccardIndex(threshold=0.5)(values, inside.int())) == 0.5
 
 
-def test_torchmetrics_takes_maps_beyond_1_for_logits() -> None:
-    """Far from 0 its sigmoid makes ties of different values: a map must be scaled before it is given there."""
+def test_torchmetrics_treats_maps_above_1_as_logits() -> None:
+    """Its sigmoid saturates to ties far from 0, so maps must be scaled to [0, 1] before they are passed to it."""
     classification = pytest.importorskip("torchmetrics.classification")
     values = torch.linspace(100, 400, 16, dtype=torch.float32).reshape(4, 4)
     theirs = float(classification.BinaryAveragePrecision()(values.flatten(), INSIDE.flatten().int()))
@@ -325,7 +327,7 @@ def test_torchmetrics_takes_maps_beyond_1_for_logits() -> None:
     assert average_precision(values, INSIDE) > 0.3
 
 
-def test_average_precision_is_that_of_scikit_learn() -> None:
+def test_average_precision_equals_scikit_learn() -> None:
     learn = pytest.importorskip("sklearn.metrics")
     for seed in range(10):
         values = (random_map((4, 4), seed) * 7).round()
@@ -339,7 +341,7 @@ def softmax_targets(case: Case) -> list[Any]:
     return [ClassifierOutputSoftmaxTarget(case.target)]
 
 
-def test_drop_and_increase_are_those_of_grad_cam() -> None:
+def test_drop_and_increase_equal_grad_cam() -> None:
     metrics = pytest.importorskip("pytorch_grad_cam.metrics.cam_mult_image")
     case, values = tiny_case(), random_map((3, 6), 1)
     scaled = (values - values.min()) / (values.max() - values.min())
@@ -348,21 +350,21 @@ def test_drop_and_increase_are_those_of_grad_cam() -> None:
         full = float(case.model(case.inputs).softmax(1)[0, case.target])
     theirs = float(metrics.DropInConfidence()(case.inputs, pixels, softmax_targets(case), case.model)[0])
     ours = METRICS["average_drop"].measure(case, values).value
-    assert ours == pytest.approx(theirs / full, abs=1e-5)  # theirs is not divided by the probability
+    assert ours == pytest.approx(theirs / full, abs=1e-5)  # grad-cam does not divide by the probability
     increased = metrics.IncreaseInConfidence()(case.inputs, pixels, softmax_targets(case), case.model)[0]
     assert METRICS["average_increase"].measure(case, values).value == float(increased)
-    # Theirs takes the map as it is: ten times the map is another score.
+    # grad-cam does not rescale the map, so ten times the map has another score.
     tenfold = float(metrics.DropInConfidence()(case.inputs, 10 * pixels, softmax_targets(case), case.model)[0])
     assert abs(tenfold - theirs) > 1e-3
     assert METRICS["average_drop"].measure(tiny_case(), 10 * values).value == pytest.approx(ours, abs=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-def test_road_is_that_of_grad_cam_on_maps_without_ties() -> None:
+def test_road_equals_grad_cam_without_ties() -> None:
     metrics = pytest.importorskip("pytorch_grad_cam.metrics.road")
     case = planted_case(torch.rand(1, 3, 64, 64), model=tiny("vit_tiny_patch16_224", img_size=64).double())
     values = random_map((4, 4), 5)
-    # A percentile inside a patch takes the whole patch: 25, 50 and 75 % of 16 patches lie between patches.
+    # A percentile inside a patch would remove the whole patch; 25%, 50% and 75% of 16 patches lie between patches.
     ranks = 1 - relevance_ranks(values, 0).double() / 15
     cams = pixel_mask(ranks.unsqueeze(0), case.layout, (64, 64)).numpy()
     torch.manual_seed(0)
@@ -371,29 +373,29 @@ def test_road_is_that_of_grad_cam_on_maps_without_ties() -> None:
         case.inputs.float(), cams.astype(np.float32), softmax_targets(case), in_float32
     )
     ours = road((0.25, 0.5, 0.75), noise=0.01).measure(case, values)
-    assert ours.value == pytest.approx(float(theirs[0]), abs=0.01)  # noise drawn otherwise
+    assert ours.value == pytest.approx(float(theirs[0]), abs=0.01)  # different noise
     assert ours.curve is not None
     assert float(ours.curve[:, 1].abs().max()) > 0.02
 
 
-def test_road_of_quantus_asks_whether_the_class_is_still_the_first(quantus: Any) -> None:
-    case = grey_case()
+def test_quantus_road_scores_whether_the_class_stays_on_top(quantus: Any) -> None:
+    case = gray_case()
     with torch.no_grad():
         predicted = int(case.model(case.inputs).argmax())
     metric = quantus.ROAD(percentages=[25, 50], **options())
     for target in range(3):
         own = dataclasses.replace(case, target=target)
         with seeded(0):  # of its noise
-            found = ask_with_model(metric, own, to_pixels(random_map((4, 4), 5)))
+            found = quantus_score(metric, own, to_pixels(random_map((4, 4), 5)))
         assert set(found) == {25, 50}
         assert set(found.values()) <= {0.0, 1.0}
-        # Of a class that never was the first there is nothing to lose, whatever its probability does.
+        # A class that was never the top class scores 0, whatever its probability.
         assert target == predicted or set(found.values()) == {0.0}
     assert METRICS["road"].parameters["score"] == "by `output`"
 
 
 class FromFloat32(nn.Module):
-    """A model of float64 for what makes float32 of its images."""
+    """A wrapper that passes float32 images to a float64 model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -405,8 +407,8 @@ class FromFloat32(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-def test_grad_cam_removes_everything_from_sparse_and_constant_maps() -> None:
-    """Why ours ranks patches itself: the threshold is the map's lowest value, and nothing lies strictly below it."""
+def test_grad_cam_road_removes_the_whole_image_of_sparse_and_constant_maps() -> None:
+    """Its threshold is the map's lowest value, and no value is below it. Ours ranks the patches instead."""
     metrics = pytest.importorskip("pytorch_grad_cam.metrics.road")
 
     def keep_count(image: Tensor, mask: Tensor) -> Tensor:
@@ -416,7 +418,7 @@ def test_grad_cam_removes_everything_from_sparse_and_constant_maps() -> None:
     sparse[0, 0] = 1.0
     for cam in (sparse, torch.ones(8, 8)):
         assert float(metrics.RemoveMostRelevantFirst(80, keep_count)(torch.zeros(3, 8, 8), cam)) == 0.0
-    # Ours removes the share that it states: one patch of 16 is relevant, and 3 of 16 are removed.
+    # Ours removes the stated fraction: one patch of 16 is relevant, and 3 of 16 are removed.
     case, values = planted_case(), torch.zeros(4, 4)
     values[0, 0] = 1.0
     curve = road((0.2,)).measure(case, values).curve
@@ -425,7 +427,7 @@ def test_grad_cam_removes_everything_from_sparse_and_constant_maps() -> None:
 
 
 class FixedMap:
-    """A map (rows, cols) to torch-cam, whose metrics take what its explainers are: a model and a call."""
+    """A map (rows, cols) with the interface of torch-cam's explainers."""
 
     def __init__(self, case: Case, values: Tensor) -> None:
         self.model, self.values = case.model, values
@@ -441,7 +443,7 @@ class FixedMap:
         yield
 
 
-def ask_torchcam(kind: str, case: Case, values: Tensor, **more: Any) -> dict[str, float]:
+def torchcam_scores(kind: str, case: Case, values: Tensor, **more: Any) -> dict[str, float]:
     metrics = pytest.importorskip("torchcam.metrics")
     metric = getattr(metrics, kind)(FixedMap(case, values), lambda logits: logits.softmax(-1), **more)
     metric.update(case.inputs, case.target)
@@ -450,24 +452,24 @@ def ask_torchcam(kind: str, case: Case, values: Tensor, **more: Any) -> dict[str
 
 
 def patchwise(values: Tensor, case: Case) -> Tensor:
-    """A map as large as the photograph, each pixel with the value of its patch."""
+    """Expand a map to the size of the image."""
     return pixel_mask(values.unsqueeze(0), case.layout, (case.inputs.shape[-2], case.inputs.shape[-1]))[0]
 
 
-def test_drop_and_increase_are_those_of_torchcam() -> None:
+def test_drop_and_increase_equal_torchcam() -> None:
     for seed in range(5):
         case, values = tiny_case(), random_map((3, 6), seed)
         scaled = (values - values.min()) / (values.max() - values.min())
-        theirs = ask_torchcam("ClassificationMetric", case, scaled)
+        theirs = torchcam_scores("ClassificationMetric", case, scaled)
         assert METRICS["average_drop"].measure(case, values).value == pytest.approx(theirs["avg_drop"], abs=1e-5)
         assert METRICS["average_increase"].measure(case, values).value == theirs["conf_increase"]
 
 
-def test_where_torchcam_drops_too_little() -> None:
-    """Ten millionths are added to what it divides by: a class that is as rare as that drops by half, not wholly."""
+def test_torchcam_underestimates_the_drop_of_rare_classes() -> None:
+    """torch-cam adds 1e-7 to the denominator, so a class with probability 1e-7 drops by half instead of fully."""
 
     class Rare(nn.Module):
-        """Whose class has the probability 1e-7 for a bright image, and next to nothing for a dim one."""
+        """A model whose class has probability 1e-7 for bright images and almost 0 for dim ones."""
 
         def forward(self, images: Tensor) -> Tensor:
             log = 40 * images.mean((1, 2, 3)) - 40 + np.log(1e-7)
@@ -477,37 +479,37 @@ def test_where_torchcam_drops_too_little() -> None:
     values = torch.zeros(3, 6).double()
     values[0, 0] = 1.0
     assert METRICS["average_drop"].measure(case, values).value == pytest.approx(1, abs=1e-3)
-    assert ask_torchcam("ClassificationMetric", case, values)["avg_drop"] == pytest.approx(0.5, abs=1e-3)
+    assert torchcam_scores("ClassificationMetric", case, values)["avg_drop"] == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("baseline", ["mean", "blur", "zero"])
-def test_insertion_and_deletion_are_those_of_torchcam(baseline: str) -> None:
+def test_insertion_and_deletion_equal_torchcam(baseline: str) -> None:
     for seed in range(3):
         case, values = tiny_case(), random_map((3, 6), seed)
         nothing = baseline_image(case.inputs, baseline, case.mean, case.std)
-        given = {"steps": 18, "baseline": None if baseline == "mean" else nothing}  # its own is the mean colour
-        theirs = ask_torchcam("DeletionInsertionMetric", case, patchwise(values, case), **given)
+        given = {"steps": 18, "baseline": None if baseline == "mean" else nothing}  # the default is the mean color
+        theirs = torchcam_scores("DeletionInsertionMetric", case, patchwise(values, case), **given)
         for metric in (deletion(baseline, steps=18), insertion(baseline, steps=18)):
             expected = theirs[f"{metric.name}_auc"]
             assert metric.measure(case, values).value == pytest.approx(expected, abs=1e-6)
 
 
-def test_torchcam_ranks_pixels_between_patches_and_ties_from_the_top() -> None:
-    """Why ours ranks patches, and draws among equals."""
+def test_torchcam_ranks_interpolated_pixels_and_breaks_ties_from_the_top() -> None:
+    """The reasons why ours ranks patches, with ties in random order."""
     case, values = planted_case(), random_map((4, 4), 1)
     high, low = float(torch.tensor(4.0, dtype=torch.float64).sigmoid()), 0.5  # with and without the red patch
-    by_patch = ask_torchcam("DeletionInsertionMetric", case, patchwise(values, case), steps=16)["deletion_auc"]
+    by_patch = torchcam_scores("DeletionInsertionMetric", case, patchwise(values, case), steps=16)["deletion_auc"]
     assert deletion(steps=16).measure(case, values).value == pytest.approx(by_patch)
-    # A map of patches is enlarged smoothly, so that parts of many patches go at once: another question.
-    by_pixel = ask_torchcam("DeletionInsertionMetric", case, values, steps=16)["deletion_auc"]
+    # torch-cam resizes the map smoothly, so it removes parts of many patches at once.
+    by_pixel = torchcam_scores("DeletionInsertionMetric", case, values, steps=16)["deletion_auc"]
     assert abs(by_pixel - by_patch) > 0.01
-    # Of a map that ranks nothing the score is where the object happens to be, and turning the photograph changes it.
+    # The score of a constant map depends on the position of the object, so rotating the image changes it.
     constant = torch.ones(4, 4).double()
     scores = []
     for inputs in (case.inputs, case.inputs.flip(2, 3)):
         turned = dataclasses.replace(case, inputs=inputs, scores={})
-        scores.append(ask_torchcam("DeletionInsertionMetric", turned, constant, steps=16)["deletion_auc"])
+        scores.append(torchcam_scores("DeletionInsertionMetric", turned, constant, steps=16)["deletion_auc"])
         with pytest.raises(ValueError, match="the same value, 1, at all 16 patches"):
             deletion(steps=16).measure(turned, constant)
-    # The red patch goes with the second row of patches, or with the third: four steps of 16 later.
+    # The red patch is removed with the second row of patches, or with the third: 4 of 16 steps later.
     assert scores[1] - scores[0] == pytest.approx((high - low) * 4 / 16, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Hidden tokens: equal to dropped ones, gone from what the model sees, refused where hiding is not removing."""
+"""Masked tokens equal dropped tokens and do not affect the output; models where they would raise an error."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from tests.helpers.planted import planted_case, random_map, sigmoid
 from vit_interactions.attention import UnsupportedModelError, token_layout
 from vit_interactions.attention.sdpa import read_sdpa
 from vit_interactions.metrics import Case, token_deletion, token_insertion
-from vit_interactions.metrics.token_scores import hide_keys, token_scores
+from vit_interactions.metrics.token_scores import mask_keys, token_scores
 from vit_interactions.training.teacher import WindowTeacher
 
-HIDEABLE = ("vit", "distilled", "dinov2_reg4", "hybrid", "rope_mixed", "non_square", "dynamic", "padded")
+MASKABLE = ("vit", "distilled", "dinov2_reg4", "hybrid", "rope_mixed", "non_square", "dynamic", "padded")
 MAPS = ("siglip", "test_vit3", "naflex_map", "pe_map")
 MEANS = ("dinov3", "dinov3_qkvb", "eva02", "beit", "relpos", "reg4_gap", "naflex", "parallel_scaling")
 
@@ -27,7 +27,7 @@ def case_of(model: nn.Module, images: Tensor, target: int = 2, **options: Any) -
 
 
 def some_shown(grid: tuple[int, int], count: int = 5, least: int = 0) -> Tensor:
-    """Some subsets of patches: all, random ones, and `least` patches."""
+    """Return subsets of patches: all, random ones, and the first `least` patches."""
     shown = torch.rand(count, *grid, generator=torch.Generator().manual_seed(0)) > 0.5
     shown[0] = True
     shown[1] = False
@@ -36,7 +36,7 @@ def some_shown(grid: tuple[int, int], count: int = 5, least: int = 0) -> Tensor:
 
 
 def dropped(model: Any, images: Tensor, shown: Tensor, target: int) -> float:
-    """The probability when only the prefix and the shown patches' tokens go through the blocks of timm's ViT."""
+    """Return the probability if only prefix tokens and shown patches pass through the blocks of timm's ViT."""
     with torch.no_grad():
         tokens = model._pos_embed(model.patch_embed(images))
         prefix = tokens.shape[1] - shown.numel()
@@ -48,7 +48,7 @@ def dropped(model: Any, images: Tensor, shown: Tensor, target: int) -> float:
 
 
 @pytest.mark.parametrize("name", ["vit", "distilled", "dinov2_reg4", "non_square", "test_vit3"])
-def test_hiding_tokens_is_dropping_them(name: str) -> None:
+def test_masking_tokens_equals_dropping_them(name: str) -> None:
     family = FAMILIES[name]
     model, images = family.build().double(), family.images().double()
     shown = some_shown(family.grid)
@@ -58,8 +58,8 @@ def test_hiding_tokens_is_dropping_them(name: str) -> None:
     assert len({round(value, 4) for value in expected}) == len(expected)
 
 
-@pytest.mark.parametrize("name", [*HIDEABLE, *MAPS])
-def test_nothing_of_a_hidden_patch_reaches_the_answer(name: str) -> None:
+@pytest.mark.parametrize("name", [*MASKABLE, *MAPS])
+def test_masked_patches_do_not_affect_the_output(name: str) -> None:
     family = FAMILIES[name]
     model = family.build().double()
     images = family.images().double()
@@ -70,7 +70,7 @@ def test_nothing_of_a_hidden_patch_reaches_the_answer(name: str) -> None:
     with torch.no_grad():
         whole = model(images[:1]).softmax(1)[0, 2]
     assert float(scores[0]) == pytest.approx(float(whole), abs=1e-10)
-    if name == "hybrid":  # a convolution sees its neighbours before there are tokens
+    if name == "hybrid":  # its convolutions mix neighboring patches before there are tokens
         return
     height, width = (extent // count for extent, count in zip(family.extent, family.grid, strict=True))
     for index in range(1, len(shown)):
@@ -82,32 +82,32 @@ def test_nothing_of_a_hidden_patch_reaches_the_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MEANS)
-def test_means_of_tokens_are_refused(name: str) -> None:
+def test_models_that_average_tokens_raise(name: str) -> None:
     family = FAMILIES[name]
     case = case_of(family.build(), family.images())
-    with pytest.raises(UnsupportedModelError, match="reads its answer from the mean of its tokens"):
+    with pytest.raises(UnsupportedModelError, match="it averages all tokens, so a masked token still contributes"):
         token_deletion().measure(case, random_map(family.grid, 0))
 
 
-def test_every_family_is_told() -> None:
-    assert {*HIDEABLE, *MAPS, *MEANS, "winft", "winft_inf"} == set(FAMILIES)
+def test_every_family_is_listed() -> None:
+    assert {*MASKABLE, *MAPS, *MEANS, "winft", "winft_inf"} == set(FAMILIES)
 
 
-def test_window_free_attention_is_refused(families: dict[str, Family]) -> None:
+def test_window_free_attention_raises(families: dict[str, Family]) -> None:
     family = families["winft"]
     case = case_of(family.build(), family.images())
-    with pytest.raises(UnsupportedModelError, match="window-free attention finds its windows among all patches"):
+    with pytest.raises(UnsupportedModelError, match="window-free attention computes its windows from all patches"):
         token_insertion().measure(case, random_map(family.grid, 0))
 
 
-def test_nothing_left_to_attend_to_is_refused(families: dict[str, Family]) -> None:
+def test_models_without_a_token_to_attend_to_raise(families: dict[str, Family]) -> None:
     family = families["siglip"]
     case = case_of(family.build(), family.images())
-    with pytest.raises(UnsupportedModelError, match="nothing is left to attend to once all are hidden"):
+    with pytest.raises(UnsupportedModelError, match="no token is left to attend to if all are masked"):
         token_insertion().measure(case, random_map(family.grid, 0))
 
 
-def test_attention_that_cannot_be_seen_is_refused() -> None:
+def test_unreadable_attention_raises() -> None:
     model = timm.create_model("test_vit", num_classes=5).eval()
     model.blocks[1].attn = Explicit(model.blocks[1].attn)
     case = case_of(model, torch.randn(1, 3, 160, 160))
@@ -116,7 +116,7 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
 
 
 class Explicit(nn.Module):
-    """Attention by hand, which no interception of scaled_dot_product_attention sees."""
+    """Attention without scaled_dot_product_attention, which cannot be intercepted."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -130,15 +130,15 @@ class Explicit(nn.Module):
         return self.attention.proj((attention @ value).transpose(1, 2).reshape(batch, count, width))
 
 
-def test_windows_of_a_teacher_are_refused() -> None:
+def test_models_with_a_window_teacher_raise() -> None:
     model: Any = timm.create_model("awd_vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5).eval()
     model.set_teacher(WindowTeacher(tiny("vit_tiny_patch16_224", img_size=64, depth=3), alpha=0.05))
     case = case_of(model, torch.randn(1, 3, 64, 64))
-    with pytest.raises(UnsupportedModelError, match="made 5 calls of scaled_dot_product_attention where its own"):
+    with pytest.raises(UnsupportedModelError, match="called scaled_dot_product_attention 5 times, but its own"):
         token_deletion().measure(case, random_map((4, 4), 0))
 
 
-def test_models_of_torchvision() -> None:
+def test_torchvision_models() -> None:
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).double().eval()
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_models_of_torchvision() -> None:
     check_repainted(model, torch.randn(1, 3, 32, 32, dtype=torch.float64), 8)
 
 
-def test_models_of_transformers() -> None:
+def test_transformers_models() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16,
@@ -166,7 +166,7 @@ def test_models_of_transformers() -> None:
 
 
 def check_repainted(model: nn.Module, image: Tensor, size: int) -> None:
-    """What a hidden patch shows plays no part, and what a shown one shows does."""
+    """Check that the content of a masked patch does not matter, and that of a shown patch does."""
     shown = some_shown((32 // size, 32 // size))
     scores = token_scores(case_of(model, image), shown)
     assert float(scores.max() - scores.min()) > 1e-3
@@ -178,8 +178,8 @@ def check_repainted(model: nn.Module, image: Tensor, size: int) -> None:
         assert (abs(again - float(scores[2])) < 1e-10) is same
 
 
-def test_tokens_of_the_planted_patch_by_hand() -> None:
-    """Uniform attention among the class token and k shown patches: logit 4 * 17 / (1 + k) while red is shown."""
+def test_token_curves_of_the_planted_patch_by_hand() -> None:
+    """With uniform attention to the class token and k patches, the logit is 4 * 17 / (1 + k) if red is shown."""
     values = torch.arange(15, -1, -1, dtype=torch.float64).roll(6 - 3).reshape(4, 4)  # red has rank 3
     for metric, shown in (
         (token_insertion(16), lambda k: (k, k > 3)),
@@ -193,22 +193,22 @@ def test_tokens_of_the_planted_patch_by_hand() -> None:
             assert float(curve[step, 1]) == pytest.approx(sigmoid(4.0 * 17 / (1 + count) if red else 0.0))
 
 
-def test_masks_of_the_models_own_are_kept() -> None:
+def test_the_models_own_masks_are_kept() -> None:
     query = torch.randn(4, 3, 8)  # 2 images of 2 heads, folded
     shown = torch.tensor([[True, False, True], [True, True, False]])
-    folded = hide_keys(read_sdpa(query, query, query), shown)
+    folded = mask_keys(read_sdpa(query, query, query), shown)
     assert folded.tolist() == [[row] for row in shown.repeat_interleave(2, 0).tolist()]
     full = query.view(2, 2, 3, 8)
     bias = torch.randn(1, 2, 3, 3)
-    added = hide_keys(read_sdpa(full, full, full, attn_mask=bias), shown)
+    added = mask_keys(read_sdpa(full, full, full, attn_mask=bias), shown)
     assert torch.equal(added[1, :, :, :2], bias[0, :, :, :2])
     assert (added[1, :, :, 2] == float("-inf")).all()
     window = torch.eye(3, dtype=torch.bool)
-    both = hide_keys(read_sdpa(full, full, full, attn_mask=window), shown)
+    both = mask_keys(read_sdpa(full, full, full, attn_mask=window), shown)
     assert torch.equal(both[0, 0], window & shown[0])
 
 
-def test_the_model_is_as_it_was() -> None:
+def test_the_model_is_unchanged() -> None:
     model: Any = tiny("vit_tiny_patch16_224", img_size=64).train()
     model.blocks[0].attn.fused_attn = False
     model.set_grad_checkpointing(True)

@@ -32,7 +32,7 @@ SHAPE: dict[str, Any] = {
 
 
 def small(name: str = "awd_vit_tiny_patch16_224", **options: Any) -> Any:
-    """A model of 3 x 4 patches, float64, with weights large enough that masks matter."""
+    """Return a float64 model with 3 x 4 patches and weights large enough for masks to matter."""
     torch.manual_seed(2)
     model = timm.create_model(name, **{**SHAPE, **options}).double()
     with torch.no_grad():
@@ -47,7 +47,7 @@ def images() -> Tensor:
 
 
 def random_field(batch: int, grid: tuple[int, int] = GRID, share: float = 0.25) -> ResponsiveField:
-    """Fields of any windows around each patch, and any dropped patches."""
+    """Return fields with random windows around each patch, and random dropped patches."""
     rows, cols = grid
     patch = torch.arange(rows * cols).expand(batch, -1)
     x, y = patch % cols, patch // cols
@@ -58,14 +58,14 @@ def random_field(batch: int, grid: tuple[int, int] = GRID, share: float = 0.25) 
 
 
 def open_field(batch: int, grid: tuple[int, int] = GRID) -> ResponsiveField:
-    """Fields of all patches."""
+    """Return fields that contain all patches."""
     rows, cols = grid
     windows = torch.tensor([0, 0, cols - 1, rows - 1]).expand(batch, rows * cols, 4)
     return field_from_windows(windows, torch.zeros(batch, rows * cols, dtype=torch.bool), grid)
 
 
 def attends(t: int, s: int, window: list[int], dropped: list[bool], prefix: int, cols: int) -> bool:
-    """Whether token t attends to token s, by the words of the paper (Secs. 4.1, 4.2)."""
+    """Return whether token t attends to token s according to the paper (Secs. 4.1, 4.2)."""
     if t < prefix or s < prefix:
         return True  # prefix tokens attend to all and are attended by all
     p, i = t - prefix, s - prefix
@@ -81,7 +81,7 @@ def layer_norm(x: Tensor, norm: Any) -> Tensor:
 
 
 def slow_features(model: Any, images: Tensor, field: ResponsiveField) -> Tensor:
-    """The tokens after the last block: one image, one token, one head, one sum at a time."""
+    """Compute the tokens after the last block with loops over images, tokens and heads."""
     prefix, cols = model.num_prefix_tokens, field.grid[1]
     heads, width = model.blocks[0].attn.num_heads, model.blocks[0].attn.head_dim
     result = []
@@ -171,7 +171,7 @@ def test_in_one_block_a_patch_depends_on_its_field_only(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
-def test_the_pixels_of_dropped_patches_are_seen_by_nobody(images: Tensor, pool: str) -> None:
+def test_the_pixels_of_dropped_patches_do_not_matter_to_other_patches(images: Tensor, pool: str) -> None:
     model, field = small(global_pool=pool).eval(), random_field(2)
     other = images.clone()
     gone = field.dropped.view(2, 3, 1, 4, 1).expand(2, 3, 16, 4, 16).reshape(2, 1, 48, 64)
@@ -223,31 +223,29 @@ def taught() -> Any:
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def batch() -> Tensor:
     return torch.randn(2, 3, 160, 160)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_teacher_gives_the_fields_at_training_and_test_time(
-    taught: Any, pictures: Tensor, training: bool
-) -> None:
+def test_a_teacher_gives_the_fields_at_training_and_test_time(taught: Any, batch: Tensor, training: bool) -> None:
     taught.train(training)
-    field = taught.teacher(pictures)
-    assert torch.equal(taught(pictures), taught(pictures, field))
-    assert not torch.allclose(taught(pictures), taught(pictures, open_field(2, (10, 10))), atol=1e-4)
-    assert torch.equal(taught.field(pictures).operations, field.mask.sum((1, 2)))
+    field = taught.teacher(batch)
+    assert torch.equal(taught(batch), taught(batch, field))
+    assert not torch.allclose(taught(batch), taught(batch, open_field(2, (10, 10))), atol=1e-4)
+    assert torch.equal(taught.field(batch).operations, field.mask.sum((1, 2)))
     assert not taught.teacher.training
 
 
-def test_beta_0_is_awd_without_dip(taught: Any, pictures: Tensor) -> None:
+def test_beta_0_is_awd_without_dip(taught: Any, batch: Tensor) -> None:
     taught.set_teacher(WindowTeacher(taught.teacher.model, alpha=0.05, beta=0.0))
-    field = taught.field(pictures)
+    field = taught.field(batch)
     assert not field.dropped.any()
     left, top, right, bottom = field.windows.unbind(-1)
     assert torch.equal(field.size, (right - left + 1) * (bottom - top + 1))
 
 
-def test_the_teacher_is_no_part_of_the_student(taught: Any, pictures: Tensor) -> None:
+def test_the_teacher_is_not_part_of_the_student(taught: Any, batch: Tensor) -> None:
     plain = timm.create_model("test_awd_vit", num_classes=5)
     assert taught.state_dict().keys() == plain.state_dict().keys()
     assert len(list(taught.parameters())) == len(list(plain.parameters()))
@@ -255,17 +253,17 @@ def test_the_teacher_is_no_part_of_the_student(taught: Any, pictures: Tensor) ->
     before = copy.deepcopy(taught.teacher.model.state_dict())
     task = ClassificationTask(taught, nn.CrossEntropyLoss(), verbose=False)
     optimizer = torch.optim.SGD(task.parameters(), lr=1.0)
-    task(pictures, torch.tensor([0, 1]))["loss"].backward()
+    task(batch, torch.tensor([0, 1]))["loss"].backward()
     optimizer.step()
     assert not torch.equal(taught.head.weight, plain.head.weight)
     for name, value in taught.teacher.model.state_dict().items():
         assert torch.equal(value, before[name])
 
 
-def test_the_teacher_goes_where_the_student_goes(taught: Any, pictures: Tensor) -> None:
+def test_the_teacher_goes_where_the_student_goes(taught: Any, batch: Tensor) -> None:
     taught.double()
     assert {parameter.dtype for parameter in taught.teacher.parameters()} == {torch.float64}
-    assert taught(pictures.double()).dtype == torch.float64
+    assert taught(batch.double()).dtype == torch.float64
     taught.to("meta")
     assert {parameter.device.type for parameter in taught.teacher.parameters()} == {"meta"}
     taught.set_teacher(None)
@@ -273,30 +271,30 @@ def test_the_teacher_goes_where_the_student_goes(taught: Any, pictures: Tensor) 
     assert taught.teacher is None
 
 
-def test_a_copy_and_a_saved_model_have_a_teacher(taught: Any, pictures: Tensor) -> None:
+def test_a_copy_and_a_saved_model_have_a_teacher(taught: Any, batch: Tensor) -> None:
     taught.eval()
     file = io.BytesIO()
     torch.save(taught, file)
     file.seek(0)
     for other in (copy.deepcopy(taught), torch.load(file, weights_only=False)):
         assert other.teacher is not taught.teacher
-        assert torch.equal(other(pictures), taught(pictures))
+        assert torch.equal(other(batch), taught(batch))
 
 
-def test_an_explainer_of_the_student_does_not_see_the_teacher(taught: Any, pictures: Tensor) -> None:
+def test_an_explainer_of_the_student_does_not_see_the_teacher(taught: Any, batch: Tensor) -> None:
     taught.eval()
-    field = taught.field(pictures)
+    field = taught.field(batch)
     with vi.record_attention(taught) as record, torch.no_grad():
-        taught(pictures)
+        taught(batch)
     assert [call.name for call in record.calls] == [f"blocks.{i}.attn" for i in range(6)]
     explainer = vi.InteractionUncertainty(taught)
-    told = explainer.uncertainty(pictures, additional_forward_args=field)
-    assert torch.equal(explainer.uncertainty(pictures), told)
-    raw = vi.GMAR(taught).patch_map(pictures, target=1)
-    torch.testing.assert_close(raw, vi.GMAR(taught).patch_map(pictures, 1, field))
+    told = explainer.uncertainty(batch, additional_forward_args=field)
+    assert torch.equal(explainer.uncertainty(batch), told)
+    raw = vi.GMAR(taught).patch_map(batch, target=1)
+    torch.testing.assert_close(raw, vi.GMAR(taught).patch_map(batch, 1, field))
 
 
-def test_what_is_missing_or_does_not_fit_is_refused(images: Tensor) -> None:
+def test_missing_teachers_and_wrong_fields_raise(images: Tensor) -> None:
     model = small()
     with pytest.raises(
         RuntimeError, match=r"AdaptiveWindowViT needs the windows of its images, but has no teacher"
@@ -304,16 +302,16 @@ def test_what_is_missing_or_does_not_fit_is_refused(images: Tensor) -> None:
         model(images)
     with pytest.raises(RuntimeError, match="has no teacher"):
         model.field(images)
-    with pytest.raises(ValueError, match="model's grid of 3 x 4 patches, but got one of 4 x 3"):
+    with pytest.raises(ValueError, match="model's grid of 3 x 4 patches, got 4 x 3"):
         model(images, random_field(2, (4, 3)))
-    with pytest.raises(ValueError, match="must be of 2 images, like the batch, but got one of 1"):
+    with pytest.raises(ValueError, match="must have 2 images, like the batch, got 1"):
         model(images, random_field(1))
-    with pytest.raises(ValueError, match="`attn_mask` must be None: give `field`"):
+    with pytest.raises(ValueError, match="`attn_mask` must be None, got a mask"):
         model.forward_intermediates(images, field=random_field(2), attn_mask=torch.ones(13, 13))
-    with pytest.raises(ValueError, match=r"`patch_drop_rate` must be 0 .*, but got 0\.5"):
+    with pytest.raises(ValueError, match=r"`patch_drop_rate` must be 0 .*, got 0\.5"):
         small(patch_drop_rate=0.5)
     model.set_teacher(WindowTeacher(small("vit_tiny_patch16_224", patch_size=8), 0.1, 0.2))
-    with pytest.raises(ValueError, match="model's grid of 3 x 4 patches, but got one of 6 x 8"):
+    with pytest.raises(ValueError, match="model's grid of 3 x 4 patches, got 6 x 8"):
         model(images)
 
 
@@ -328,10 +326,10 @@ def test_intermediate_features(images: Tensor) -> None:
     assert torch.equal(tokens, final[:, 1:])
 
 
-def test_features_only(taught: Any, pictures: Tensor) -> None:
+def test_features_only(taught: Any, batch: Tensor) -> None:
     extractor = timm.create_model("test_awd_vit", features_only=True, out_indices=(-1,))
     extractor.model.set_teacher(taught.teacher)
-    assert [tuple(part.shape) for part in extractor(pictures)] == [(2, 64, 10, 10)]
+    assert [tuple(part.shape) for part in extractor(batch)] == [(2, 64, 10, 10)]
 
 
 def test_gradient_checkpointing_recomputes_and_changes_nothing(images: Tensor) -> None:
@@ -349,21 +347,21 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(images: Tensor) -
         torch.testing.assert_close(plain, recomputed, rtol=0, atol=1e-12)
 
 
-def test_compiled_it_is_one_graph_and_a_teacher_stays_outside(taught: Any, pictures: Tensor) -> None:
+def test_compiled_it_is_one_graph_and_a_teacher_stays_outside(taught: Any, batch: Tensor) -> None:
     taught.eval()
-    field = taught.field(pictures)
-    expected = taught(pictures, field).detach()
+    field = taught.field(batch)
+    expected = taught(batch, field).detach()
     whole = torch.compile(taught, backend="eager", fullgraph=True)
-    torch.testing.assert_close(whole(pictures, field).detach(), expected)
+    torch.testing.assert_close(whole(batch, field).detach(), expected)
     torch._dynamo.reset()
     with_teacher = torch.compile(taught, backend="eager")
-    torch.testing.assert_close(with_teacher(pictures).detach(), expected)
+    torch.testing.assert_close(with_teacher(batch).detach(), expected)
     torch._dynamo.reset()
 
 
-def test_mixed_precision(taught: Any, pictures: Tensor) -> None:
+def test_mixed_precision(taught: Any, batch: Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        output = taught(pictures)
+        output = taught(batch)
     F.cross_entropy(output.float(), torch.tensor([0, 1])).backward()
     assert output.dtype == torch.bfloat16
     assert all(p.grad is not None and p.grad.isfinite().all() for p in taught.parameters())
@@ -396,8 +394,8 @@ def test_it_learns(images: Tensor) -> None:
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_a_name_of_its_own_creates_it_with_its_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Tensor
+def test_a_custom_name_creates_a_model_with_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: Tensor
 ) -> None:
     # What timm's train.py does with `--device-modules my_awd --model my_awd_vit`.
     (tmp_path / "my_awd.py").write_text(
@@ -413,7 +411,7 @@ def test_a_name_of_its_own_creates_it_with_its_teacher(
     importlib.import_module("my_awd")
     try:
         model = timm.create_model("my_awd_vit", pretrained=False, num_classes=3, drop_path_rate=0.1)
-        assert model(pictures).shape == (2, 3)
+        assert model(batch).shape == (2, 3)
         assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
     finally:
         getattr(timm.models._registry, "_clear_model_entries", lambda name: None)("my_awd_vit")

@@ -1,4 +1,4 @@
-"""The models in the package load offline, and know the pictures that they were trained for."""
+"""The bundled models load offline and classify the images that they were trained for."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ import vit_interactions as vi
 from tests.helpers.data import DATA
 from vit_interactions.models.mini import CLASSES, WEIGHTS
 
-# timm's datasets leave it to the interpreter to close the files they have read.
+# timm's datasets do not close the files that they read.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 NAMES = ("vit_mini_patch8_112", "winft_mini_patch8_112")
 IMAGENETTE = DATA / "imagenette160"
@@ -35,7 +35,7 @@ def test_both_files_are_small() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.skipif(not IMAGENETTE.exists(), reason="needs Imagenette")
-def test_they_know_their_classes(name: str) -> None:
+def test_they_classify_imagenette(name: str) -> None:
     model = timm.create_model(name, pretrained=True).eval()
     dataset = create_dataset("", root=IMAGENETTE, split="val")
     assert list(dataset.reader.class_to_idx) == list(CLASSES)
@@ -45,7 +45,7 @@ def test_they_know_their_classes(name: str) -> None:
     images, targets = zip(*(dataset[index] for index in chosen), strict=True)
     with torch.no_grad():
         right = model(torch.stack(images)).argmax(-1) == torch.tensor(targets)
-    assert right.float().mean() > 0.5  # by chance a tenth
+    assert right.float().mean() > 0.5  # chance level: 0.1
 
 
 def test_the_twins_differ_only_by_their_windows() -> None:

@@ -1,4 +1,4 @@
-"""WinfT: ViT's parameters and checkpoints, timm's conventions, and what its windows were in a forward pass."""
+"""WinfT: ViT's parameters and checkpoints, timm's conventions, and the record of its windows."""
 
 import copy
 import io
@@ -32,7 +32,7 @@ every_fill = pytest.mark.parametrize("fill", WINDOW_FILLS)
 
 
 def small(name: str = "winft_tiny_patch16_224", **options: Any) -> Any:
-    """Two sharp layers on 4 x 4 patches; the same weights every time."""
+    """Return a model with two layers, sharp attention and 4 x 4 patches, always with the same weights."""
     torch.manual_seed(0)
     shape = {"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
     return sharpen(timm.create_model(name, **{**shape, **options})).eval()
@@ -43,7 +43,7 @@ def images(batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
 
 
 def gradients(model: nn.Module, output: Tensor, *more: Tensor) -> list[Tensor]:
-    """The gradients of a score, and of what is added to it, at all parameters."""
+    """Compute the gradients of a score, plus optional terms, for all parameters."""
     loss = output.square().mean() + sum(more)
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
@@ -56,7 +56,7 @@ def assert_near(actual: list[Tensor], expected: list[Tensor]) -> None:
 # Registration and checkpoints
 
 
-def test_the_variants_are_there_and_vits_in_all_but_attention() -> None:
+def test_the_variants_are_registered_and_differ_from_vits_only_in_attention() -> None:
     assert set(VARIANTS) == {
         *(f"winft_{size}_patch16_{pixels}" for size in ("tiny", "small", "base") for pixels in (224, 384)),
         "winft_base_patch32_224",
@@ -71,12 +71,10 @@ def test_the_variants_are_there_and_vits_in_all_but_attention() -> None:
         assert all(type(block.attn) is WindowFreeAttention for block in model.blocks)
 
 
-def test_the_checkpoints_are_those_of_timms_vits() -> None:
-    tags = set(timm.list_pretrained("*winft*")) - {
-        "winft_mini_patch8_112.imagenette"
-    }  # which has weights of its own
+def test_the_pretrained_tags_equal_timms_vits() -> None:
+    tags = set(timm.list_pretrained("*winft*")) - {"winft_mini_patch8_112.imagenette"}  # it has its own weights
     assert tags == {tag for name in VARIANTS for tag in (t.replace("vit", "winft") for t in twins(name))}
-    assert "winft_base_patch16_224.augreg_in21k" in tags  # the paper's start
+    assert "winft_base_patch16_224.augreg_in21k" in tags  # the checkpoint that the paper starts from
     for tag in tags:
         cfg, twin = timm.get_pretrained_cfg(tag), timm.get_pretrained_cfg(tag.replace("winft", "vit"))
         assert cfg.hf_hub_id == f"timm/{tag.replace('winft', 'vit')}" == twin.hf_hub_id
@@ -90,7 +88,7 @@ def twins(name: str) -> list[str]:
     return timm.list_pretrained(f"{name.replace('winft', 'vit')}.*")
 
 
-def test_a_vits_checkpoint_is_loaded_as_timm_loads_it(tmp_path: Path) -> None:
+def test_vit_checkpoints_load_as_in_timm(tmp_path: Path) -> None:
     shape = {"depth": 2, "embed_dim": 32, "num_heads": 2}
     vit = timm.create_model("vit_tiny_patch16_224", **shape)
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
@@ -103,7 +101,7 @@ def test_a_vits_checkpoint_is_loaded_as_timm_loads_it(tmp_path: Path) -> None:
 
     loaded = load("winft_tiny_patch16_224")
     assert all(torch.equal(loaded[key], value) for key, value in vit.state_dict().items())
-    # Position embedding resampled, input channels folded, classifier made anew.
+    # Position embedding resampled, input channels folded, classifier re-initialized.
     options = {"img_size": 96, "in_chans": 1, "num_classes": 7}
     loaded, expected = load("winft_tiny_patch16_224", **options), load("vit_tiny_patch16_224", **options)
     for key in set(loaded) - {"head.weight", "head.bias"}:
@@ -111,7 +109,7 @@ def test_a_vits_checkpoint_is_loaded_as_timm_loads_it(tmp_path: Path) -> None:
     assert loaded["head.weight"].shape == (7, 32)
 
 
-def test_state_dicts_go_both_ways() -> None:
+def test_state_dicts_load_in_both_directions() -> None:
     vit, model = small("vit_tiny_patch16_224"), small()
     model.load_state_dict(vit.state_dict())
     vit.load_state_dict(model.state_dict())
@@ -119,12 +117,12 @@ def test_state_dicts_go_both_ways() -> None:
     assert model.group_matcher() == vit.group_matcher()
 
 
-# What it computes
+# Forward pass
 
 
 @every_fill
 @pytest.mark.parametrize("fused", [True, False])
-def test_with_windows_of_everything_it_is_vit(monkeypatch: pytest.MonkeyPatch, fill: str, fused: bool) -> None:
+def test_with_full_windows_it_equals_vit(monkeypatch: pytest.MonkeyPatch, fill: str, fused: bool) -> None:
     vit, model = small("vit_tiny_patch16_224"), small(window_fill=fill)
     model.load_state_dict(vit.state_dict())
     for one in (vit, model):
@@ -198,7 +196,7 @@ def test_attention_dropout_is_drawn_in_training_only() -> None:
     ],
 )
 @every_fill
-def test_the_windows_are_those_of_queries_and_keys(options: dict[str, Any], prefix: int, fill: str) -> None:
+def test_the_windows_equal_those_of_queries_and_keys(options: dict[str, Any], prefix: int, fill: str) -> None:
     model = small(**options, window_fill=fill)
     with torch.no_grad(), vi.record_windows(model) as record, vi.record_attention(model) as attention:
         model(images())
@@ -211,7 +209,7 @@ def test_the_windows_are_those_of_queries_and_keys(options: dict[str, Any], pref
         assert 0.1 < mask.float().mean() < 0.9
 
 
-# What the windows were
+# Recorded windows
 
 
 def test_the_record_by_hand() -> None:
@@ -231,7 +229,7 @@ def test_the_record_by_hand() -> None:
     assert torch.equal(alone.masks[1][0], record.masks[1][2])
 
 
-def test_nothing_is_kept_unless_asked_for() -> None:
+def test_windows_are_stored_only_while_recording() -> None:
     model = small()
     layers = [block.attn for block in model.blocks]
 
@@ -257,7 +255,7 @@ def test_nothing_is_kept_unless_asked_for() -> None:
     torch.save(model, io.BytesIO())
 
 
-def test_the_last_forward_pass_counts_and_layers_that_did_not_run_do_not() -> None:
+def test_the_record_has_the_layers_of_the_last_forward_pass() -> None:
     model = small()
     with vi.record_windows(model) as record:
         model(images(3))
@@ -270,18 +268,18 @@ def test_the_last_forward_pass_counts_and_layers_that_did_not_run_do_not() -> No
     assert len(record.masks) == 1
 
 
-def test_records_that_cannot_be_are_refused() -> None:
+def test_invalid_records_raise() -> None:
     model = small()
-    with pytest.raises(ValueError, match=r"layers of WindowFreeAttention, but VisionTransformer has none"):
+    with pytest.raises(ValueError, match=r"WindowFreeAttention layers, got VisionTransformer without any"):
         vi.record_windows(small("vit_tiny_patch16_224")).__enter__()
     with vi.record_windows(model) as record:
-        with pytest.raises(RuntimeError, match="recorded already"):
+        with pytest.raises(RuntimeError, match="already being recorded"):
             vi.record_windows(model).__enter__()
-        with pytest.raises(RuntimeError, match="no forward pass has been recorded"):
+        with pytest.raises(RuntimeError, match="No forward pass has been recorded"):
             _ = record.masks
     with vi.record_windows(model):
         model(images())
-        with pytest.raises(RuntimeError, match="no forward pass has been recorded"):
+        with pytest.raises(RuntimeError, match="No forward pass has been recorded"):
             _ = record.operations
     parallel = nn.DataParallel(model)
     parallel.device_ids = [0, 1]
@@ -310,7 +308,7 @@ def test_the_loss_reaches_queries_and_keys_only(fill: str) -> None:
 
 
 def compiled(backend: str) -> Callable[[nn.Module], nn.Module]:
-    # torch.compile breaks its graph at what is checkpointed while that keeps windows, by itself and without harm.
+    # torch.compile breaks the graph at checkpointed blocks that record windows, which is harmless.
     return lambda model: torch.compile(model, backend=backend, fullgraph=not model.grad_checkpointing)
 
 
@@ -326,7 +324,7 @@ def compiled_in_place(model: nn.Module) -> nn.Module:
     [lambda model: model, compiled("eager"), compiled("aot_eager"), compiled_in_place, nn.DataParallel],
     ids=["plain", "eager", "aot_eager", "in_place", "data_parallel"],
 )
-def test_a_supervised_step_is_the_same_however_it_runs(
+def test_a_supervised_step_is_the_same_in_every_execution_mode(
     wrap: Callable[[nn.Module], nn.Module], checkpointing: bool
 ) -> None:
     torch.compiler.reset()
@@ -354,7 +352,7 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
         targets = torch.eye(16).expand(2, 16, 16)
         with vi.record_windows(wrapped) as record:
             output = wrapped(images())
-        # By backward(): DDP refuses torch.autograd.grad.
+        # With backward(), because DDP does not support torch.autograd.grad.
         (output.square().mean() + window_free_loss(record.logits, targets)).backward()
         assert_near([parameter.grad for parameter in model.parameters()], expected)
         assert torch.equal(record.operations, operations)
@@ -376,12 +374,12 @@ def test_autocast_leaves_the_windows_in_float32() -> None:
     assert {logits.dtype for logits in record.logits} == {torch.float32}
 
 
-# What explains it
+# Explainers
 
 
 @pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
 @every_fill
-def test_the_explainers_take_it_or_say_why_not(fill: str) -> None:
+def test_explainers_support_it_or_raise_with_the_reason(fill: str) -> None:
     model = small(window_fill=fill)
     for name, explainer in vi.EXPLAINERS.items():
         target = 1 if explainer.class_specific else None
@@ -398,11 +396,11 @@ def test_the_explainers_take_it_or_say_why_not(fill: str) -> None:
 # timm's conventions
 
 
-def test_it_is_made_by_name_and_keyword() -> None:
+def test_it_is_created_by_name_and_keyword() -> None:
     assert timm.is_model("winft_base_patch16_224")
     assert {block.attn.window_fill for block in timm.create_model("test_winft").blocks} == {"zero"}
     assert {block.attn.window_fill for block in small(window_fill="-inf").blocks} == {"-inf"}
-    with pytest.raises(ValueError, match=r"`window_fill` must be one of 'zero', '-inf', but got 'none'"):
+    with pytest.raises(ValueError, match=r"`window_fill` must be one of 'zero', '-inf', got 'none'"):
         small(window_fill="none")
     with pytest.raises(ValueError, match=r"`attn_mask` and `is_causal` must be None and False"):
         small()(images(), attn_mask=torch.ones(17, 17, dtype=torch.bool))
@@ -482,7 +480,7 @@ def test_scripted_saved_and_exported(fill: str) -> None:
         torch.testing.assert_close(torch.export.export(model, (images(),)).module()(images()), expected)
 
 
-def test_it_is_a_leaf_to_timms_tracer() -> None:
+def test_timms_tracer_treats_it_as_a_leaf() -> None:
     assert WindowFreeAttention in get_notrace_modules()
 
 
@@ -490,8 +488,8 @@ def test_it_is_a_leaf_to_timms_tracer() -> None:
 
 
 @pytest.fixture(scope="module")
-def labelled() -> tuple[Tensor, Tensor]:
-    """The 200 images, and their classes."""
+def labeled() -> tuple[Tensor, Tensor]:
+    """Return the 200 images and their classes."""
     from PIL import Image
 
     if not (WEIGHTS.exists() and IMAGES.exists()):
@@ -508,11 +506,11 @@ def labelled() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("fill", "known_accuracy"), [("zero", 0.57), ("-inf", 0.595)])
 def test_a_trained_vit_keeps_most_of_its_accuracy(
-    labelled: tuple[Tensor, Tensor], fill: str, known_accuracy: float
+    labeled: tuple[Tensor, Tensor], fill: str, known_accuracy: float
 ) -> None:
     model = timm.create_model("winft_tiny_patch16_224", num_classes=200, window_fill=fill).eval()
     model.load_state_dict(load_file(WEIGHTS))
-    pixels, classes = labelled
+    pixels, classes = labeled
     assert len(pixels) == 200
     right, shares = 0, []
     for part, truth in zip(pixels.split(25), classes.split(25), strict=True):
@@ -521,12 +519,12 @@ def test_a_trained_vit_keeps_most_of_its_accuracy(
         shares.append(torch.stack([mask.float().mean((1, 2)) for mask in record.masks]))
     assert right / 200 == pytest.approx(known_accuracy, abs=0.01)
     if fill == "zero":
-        # Of the last 50 images: the share of pairs in the windows, block by block.
+        # The fraction of pairs in the windows of the last 50 images, per block.
         known = [0.45, 0.55, 0.49, 0.55, 0.45, 0.50, 0.45, 0.46, 0.23, 0.12, 0.05, 0.06]
         found = torch.cat(shares, 1)[:, -50:].mean(1)
         torch.testing.assert_close(found, torch.tensor(known), rtol=0, atol=0.0075)
 
 
-def test_blocks_that_bring_their_own_attention_are_refused() -> None:
-    with pytest.raises(ValueError, match="`block_fn` must build its attention by `attn_layer`"):
+def test_blocks_with_their_own_attention_raise() -> None:
+    with pytest.raises(ValueError, match="`block_fn` must build its attention with `attn_layer`"):
         timm.create_model("test_winft", block_fn=ParallelScalingBlock)

@@ -132,9 +132,9 @@ def test_grid_and_invalid_arguments(teacher: WindowTeacher) -> None:
     assert teacher.grid((48, 64)) == GRID
     with pytest.raises(ValueError, match=r"got 3 x 64 x 64 .*match model"):
         teacher(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], but got 1.5"):
+    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], got 1.5"):
         WindowTeacher(small_vit(), alpha=1.5)
-    with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], but got -0.1"):
+    with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], got -0.1"):
         WindowTeacher(small_vit(), beta=-0.1)
     with pytest.raises(TypeError, match=r"`model` must be a torch\.nn.Module, got str"):
         WindowTeacher("vit_tiny_patch16_224")  # type: ignore[arg-type]
@@ -162,17 +162,15 @@ def test_checksum_covers_names_types_shapes_and_values() -> None:
 def test_fields_from_windows_with_wrong_shapes_raise() -> None:
     windows, dropped = torch.zeros(2, 12, 4, dtype=torch.uint8), torch.zeros(2, 12, dtype=torch.bool)
     assert field_from_windows(windows, dropped, GRID).mask.sum() == 2 * (12 + 11)  # patch 0 and each itself
-    with pytest.raises(ValueError, match=r"`windows` must be integers of shape .* but got torch.float32"):
+    with pytest.raises(ValueError, match=r"`windows` must be integers of shape .*, got torch.float32"):
         field_from_windows(windows.float(), dropped, GRID)
     with pytest.raises(ValueError, match="`windows` must be integers of shape"):
         field_from_windows(windows[..., :3], dropped, GRID)
-    with pytest.raises(ValueError, match=r"rows \* cols = 12 patches, but got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"rows \* cols = 12 patches, got \(3, 5\)"):
         field_from_windows(windows, dropped, (3, 5))
-    with pytest.raises(
-        ValueError, match=r"`dropped` must be bool of shape \(2, 12\).* but got torch.bool \(1, 12\)"
-    ):
+    with pytest.raises(ValueError, match=r"`dropped` must be bool of shape \(2, 12\).*, got torch.bool \(1, 12\)"):
         field_from_windows(windows, dropped[:1], GRID)
-    with pytest.raises(ValueError, match=r"`dropped` must be bool .* but got torch.int64"):
+    with pytest.raises(ValueError, match=r"`dropped` must be bool .*, got torch.int64"):
         field_from_windows(windows, dropped.long(), GRID)
 
 

@@ -388,7 +388,7 @@ def test_initial_weights(
     # Weights of another model.
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert run(*common, "--out", tmp_path / "no", "--initial-checkpoint", tmp_path / "other.safetensors") == 2
-    assert "is not one of test_winft: it has no `cls_token`" in " ".join(capsys.readouterr().err.split())
+    assert "does not fit test_winft: it has no `cls_token`" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "no").exists()
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: the device that is chosen where the user leaves the choice."""
+"""Argument checks: the device that "auto" selects."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from vit_interactions.utilities.checks import check_device
     ("cuda", "mps", "chosen"),
     [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
 )
-def test_auto_is_cuda_then_mps_then_the_cpu(
+def test_auto_selects_cuda_then_mps_then_cpu(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -19,6 +19,6 @@ def test_auto_is_cuda_then_mps_then_the_cpu(
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:cpu"])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+def test_an_unavailable_device_raises(name: str) -> None:
     with pytest.raises(ValueError, match="`--device` must be auto or a device of this machine, got"):
         check_device("--device", name)

@@ -1,4 +1,4 @@
-"""What commands print acts on no terminal: escape sequences, controls, bidi marks and markup stay text."""
+"""Commands print escape sequences, control characters, bidi marks and markup as plain text."""
 
 import io
 import logging
@@ -26,14 +26,14 @@ def printed(*renderables: object, terminal: bool = False, **options: object) -> 
     return file.getvalue()
 
 
-def test_a_string_is_one_harmless_line_with_its_brackets() -> None:
+def test_a_string_prints_as_one_safe_line_without_markup() -> None:
     text = printed(EVIL, soft_wrap=True)
     assert not [char for char in HARMFUL if char in text]
     assert text.count("\n") == 1
     assert "[/red][bold]:cat:" in text
 
 
-def test_tables_texts_and_titles_are_harmless() -> None:
+def test_tables_texts_and_titles_are_safe() -> None:
     table = Table(EVIL, title=Text(EVIL))
     table.add_row(EVIL)
     text = printed(table, Text(EVIL))
@@ -41,7 +41,7 @@ def test_tables_texts_and_titles_are_harmless() -> None:
     assert text.count("[/red][bold]:cat:") == 4
 
 
-def test_progress_bars_are_harmless_and_keep_their_own_controls() -> None:
+def test_progress_bars_are_safe_and_keep_their_control_codes() -> None:
     file = io.StringIO()
     console = SafeConsole(file=file, width=200, force_terminal=True, color_system=None)
     with Progress(TextColumn("{task.description}", markup=False), console=console) as progress:
@@ -51,7 +51,7 @@ def test_progress_bars_are_harmless_and_keep_their_own_controls() -> None:
         assert harmful not in file.getvalue()
 
 
-def test_warnings_and_logs_of_libraries_are_harmless(
+def test_warnings_and_log_messages_are_safe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
@@ -63,9 +63,7 @@ def test_warnings_and_logs_of_libraries_are_harmless(
     assert "\x1b" not in logging.lastResort.format(record)
 
 
-def test_file_names_are_harmless_in_every_command_that_names_them(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_prints_file_names_safely(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a\x1b[31m.png", "a\u202egnp.png", "[bold][red].png", "a\nfailed: b.png"):
@@ -97,7 +95,7 @@ def test_file_names_are_harmless_in_every_command_that_names_them(
         assert "[bold][red].png" in err
 
 
-def test_keys_of_checkpoints_are_harmless(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_keys_print_safely(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     weights = timm.create_model("test_vit", num_classes=2).state_dict() | {EVIL: torch.ones(1)}
     torch.save(weights, tmp_path / "weights.pt")
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")

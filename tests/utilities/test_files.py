@@ -1,4 +1,4 @@
-"""Files are whole or not there at all, and JSON is what every parser reads."""
+"""Writes are atomic, text files are read in any Unicode encoding, and written JSON is valid."""
 
 import errno
 import io
@@ -11,52 +11,52 @@ import torch
 
 from vit_interactions.compare.plan import describe_metric
 from vit_interactions.metrics import METRICS
-from vit_interactions.utilities.files import write_json, write_whole
-from vit_interactions.utilities.writing import WriteError
+from vit_interactions.utilities.files import WriteError, read_text, write_atomically
+from vit_interactions.utilities.json_files import write_json
 
 
 def strict(text: str) -> Any:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+    def fail(name: str) -> None:
+        raise AssertionError(f"{name} is not valid JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    return json.loads(text, parse_constant=fail)
 
 
-def test_a_file_that_could_not_be_written_whole_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: file.write(b"old"))
 
     def broken(file: Any) -> None:
         file.write(b"ne")
         raise OSError("no space left")
 
     with pytest.raises(WriteError, match=r"file could not be written: no space left\."):
-        write_whole(path, broken)
+        write_atomically(path, broken)
 
     def interrupted(file: Any) -> None:
         file.write(b"ne")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_whole(path, interrupted)
+        write_atomically(path, interrupted)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_disk_that_fills_up_under_torch_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_during_torch_save_raises_write_error(tmp_path: Path) -> None:
     class Full(io.BytesIO):
         def write(self, content: Any) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(WriteError, match=r"model\.pt could not be written: No space left on device\. Free some"):
-        write_whole(tmp_path / "model.pt", lambda _: torch.save({"weight": torch.ones(9)}, Full()))
+        write_atomically(tmp_path / "model.pt", lambda _: torch.save({"weight": torch.ones(9)}, Full()))
     with pytest.raises(RuntimeError, match="another reason"):
-        write_whole(tmp_path / "model.pt", lambda _: (_ for _ in ()).throw(RuntimeError("another reason")))
+        write_atomically(tmp_path / "model.pt", lambda _: (_ for _ in ()).throw(RuntimeError("another reason")))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_a_number_that_json_does_not_have_is_refused(tmp_path: Path, number: float) -> None:
+def test_non_finite_numbers_are_rejected_in_json(tmp_path: Path, number: float) -> None:
     path = tmp_path / "file.json"
     write_json(path, {"number": 0.1, "text": "NaN"})
     with pytest.raises(ValueError, match=r"file\.json must hold finite numbers only"):
@@ -66,10 +66,35 @@ def test_a_number_that_json_does_not_have_is_refused(tmp_path: Path, number: flo
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_range_of_a_metric_is_json(name: str, tmp_path: Path) -> None:
+def test_metric_ranges_are_valid_json(name: str, tmp_path: Path) -> None:
     write_json(tmp_path / "metric.json", describe_metric(METRICS[name]))
     low, high = strict((tmp_path / "metric.json").read_text())["range"]
     expected_low, expected_high = METRICS[name].range
     assert low == expected_low
     assert high == (None if expected_high == float("inf") else expected_high)
     assert (high is None) == (name == "sensitivity")
+
+
+TEXT = "ant\r\nbée\ncat\r"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_keeps_line_endings_and_drops_the_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(TEXT.encode(encoding))
+    assert read_text("names", tmp_path / "a.txt") == TEXT
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff", r"in line 1 of .*byte 0xff is not UTF-8"),
+        (b"ant\nb\xe9e\n", r"in line 2 of .*byte 0xe9 is not UTF-8"),
+        (b"\xef\xbb\xbfant\nbee\nc\xe0t\n", r"in line 3 of .*byte 0xe0 is not UTF-8"),
+        ("ant\n\u0a0a\nbee".encode("utf-16")[:-1], r"in line 3 of .*byte 0x65 is not UTF-16"),
+        ("ant\n".encode("utf-16-le"), "zero bytes in"),
+    ],
+)
+def test_other_encodings_raise_and_name_the_line(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"`names` must be text in UTF-8, got .*{words}"):
+        read_text("names", tmp_path / "a.txt")

@@ -1,4 +1,4 @@
-"""Two runs never write to one place at the same time, and a lock ends with its process."""
+"""Two runs never write to the same folder or file at the same time, and a lock ends with its process."""
 
 import errno
 import signal
@@ -10,17 +10,17 @@ import pytest
 
 from tests.helpers.locking import held
 from vit_interactions.utilities import locks
+from vit_interactions.utilities.files import WriteError
 from vit_interactions.utilities.locks import locked, locked_file
-from vit_interactions.utilities.writing import WriteError
 
 
 @pytest.mark.parametrize(("lock", "name"), [(locked, "out"), (locked_file, "curve.png")])
-def test_another_process_is_refused_until_the_first_has_ended(
+def test_a_lock_excludes_other_processes_until_its_process_ends(
     lock: Callable[[Path], object], name: str, tmp_path: Path
 ) -> None:
     out = tmp_path / name
     with held(out, lock.__name__) as process:
-        with pytest.raises(BlockingIOError, match=f"{name} must not be in use, but another run is writing to it"):
+        with pytest.raises(BlockingIOError, match=f"{name} is in use by another run"):
             lock(out).__enter__()  # type: ignore[attr-defined]
         with locked(tmp_path / "other"):
             pass
@@ -32,8 +32,8 @@ def test_another_process_is_refused_until_the_first_has_ended(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs fork")
-def test_workers_of_a_killed_run_hold_nothing(tmp_path: Path) -> None:
-    # Workers of a loader outlive their parent for seconds.
+def test_workers_of_a_killed_run_do_not_keep_the_lock(tmp_path: Path) -> None:
+    # Data loader workers can outlive their parent by seconds.
     with held(tmp_path / "out", fork=True) as process:
         process.kill()
         process.wait()
@@ -43,15 +43,15 @@ def test_workers_of_a_killed_run_hold_nothing(tmp_path: Path) -> None:
         process.stdout.close()
 
 
-def test_another_thread_is_refused_and_the_same_one_not(tmp_path: Path) -> None:
-    refused: list[BaseException] = []
+def test_a_lock_excludes_other_threads_and_is_reentrant(tmp_path: Path) -> None:
+    blocked: list[BaseException] = []
 
     def other() -> None:
         try:
             with locked(tmp_path):
                 pass
         except BlockingIOError as error:
-            refused.append(error)
+            blocked.append(error)
 
     with locked(tmp_path):
         with locked(tmp_path / "sub" / ".."), locked(tmp_path):
@@ -59,14 +59,14 @@ def test_another_thread_is_refused_and_the_same_one_not(tmp_path: Path) -> None:
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-        with pytest.raises(AssertionError), held(tmp_path):  # the inner blocks have not let go
+        with pytest.raises(AssertionError), held(tmp_path):  # the inner blocks did not release the lock
             pass
-    assert len(refused) == 1
+    assert len(blocked) == 1
     other()
-    assert len(refused) == 1
+    assert len(blocked) == 1
 
 
-def test_what_a_block_did_not_fill_is_removed(tmp_path: Path) -> None:
+def test_created_folders_are_removed_if_empty(tmp_path: Path) -> None:
     with locked(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / ".lock").exists()
     assert list(tmp_path.iterdir()) == []
@@ -78,7 +78,7 @@ def test_what_a_block_did_not_fill_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
 
 
-def test_processes_of_one_run_do_not_refuse_each_other(tmp_path: Path) -> None:
+def test_processes_of_one_run_do_not_exclude_each_other(tmp_path: Path) -> None:
     with held(tmp_path):
         with locked(tmp_path, first=False):
             pass
@@ -86,7 +86,7 @@ def test_processes_of_one_run_do_not_refuse_each_other(tmp_path: Path) -> None:
             assert (tmp_path / ".1.lock").exists()
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_needed_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with (
         pytest.raises(ValueError, match=r"`out` must be a folder, got .*file, which is a file"),
@@ -101,7 +101,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+def test_a_symlink_instead_of_the_lock_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(WriteError, match="could not be written"), locked(tmp_path / "out"):
@@ -109,11 +109,11 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_read_only_place_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+def test_a_read_only_file_system_raises_write_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(locks.os, "open", refuse)
+    monkeypatch.setattr(locks.os, "open", fail)
     with (
         pytest.raises(WriteError, match=r"out could not be written: Read-only file system\. Choose another place"),
         locked(tmp_path / "out"),
@@ -122,11 +122,11 @@ def test_a_read_only_place_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_system_without_locks_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "lockf", refuse)
+    monkeypatch.setattr(locks.fcntl, "lockf", fail)
     with locked(tmp_path / "out"):
         (tmp_path / "out" / "file").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]

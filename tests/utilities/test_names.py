@@ -1,4 +1,4 @@
-"""Names of files and folders made from any text are safe on every system, and used once."""
+"""File and folder names made from any text are valid on every system and unique."""
 
 import random
 import re
@@ -11,7 +11,15 @@ import pytest
 from tests.helpers.hostile_names import PIECES
 from vit_interactions.compare.plan import slugs
 from vit_interactions.utilities.files import partial_path
-from vit_interactions.utilities.names import LIMIT, Names, fold, numbered, safe_name, shorten, unique_names
+from vit_interactions.utilities.names import (
+    LIMIT,
+    Names,
+    collision_key,
+    numbered_names,
+    safe_name,
+    shorten,
+    unique_names,
+)
 
 
 def nasty_texts(count: int) -> list[str]:
@@ -32,7 +40,7 @@ def is_safe(name: str) -> bool:
     )
 
 
-def test_any_text_gives_a_safe_name() -> None:
+def test_any_text_gives_a_valid_name() -> None:
     for text in nasty_texts(5000):
         name = safe_name(text)
         assert is_safe(name), (text, name)
@@ -60,42 +68,42 @@ def test_names_stay_readable(text: str, name: str) -> None:
     assert safe_name(text) == name
 
 
-def test_texts_that_are_alike_at_their_beginning_stay_apart() -> None:
+def test_long_texts_with_the_same_start_get_different_names() -> None:
     first, second = safe_name("x" * 200 + "a"), safe_name("x" * 200 + "b")
     assert first != second
     assert first[:80] == second[:80] == "x" * 80
     assert safe_name("é" * 200) == safe_name("e\N{COMBINING ACUTE ACCENT}" * 200)
 
 
-def test_each_name_is_given_once_whatever_the_case() -> None:
+def test_names_are_unique_regardless_of_case() -> None:
     texts = nasty_texts(1500)
     for names in (unique_names(texts), slugs(texts)):
         assert len(names) == len(texts)
-        assert len({fold(name) for name in names}) == len(texts)
+        assert len({collision_key(name) for name in names}) == len(texts)
         assert all(len(name.encode()) <= LIMIT + 5 for name in names)
     assert unique_names(["ß", "ss", "SS"]) == ["ß", "ss-2", "SS-3"]
 
 
-def test_a_name_in_a_folder_is_kept_for_its_owner() -> None:
+def test_an_existing_name_is_reused_only_by_its_owner() -> None:
     names = Names(["cat", "cat-2", "Dog"], reserved=["report.html"])
-    assert names.choose(numbered("cat")) == "cat-3"
-    assert names.choose(numbered("cat"), lambda there: there == "cat-2") == "cat-2"
-    assert names.choose(numbered("dog"), lambda there: True) == "Dog"
-    assert names.choose(numbered("REPORT", ".HTML")) == "REPORT-2.HTML"
+    assert names.choose(numbered_names("cat")) == "cat-3"
+    assert names.choose(numbered_names("cat"), lambda existing: existing == "cat-2") == "cat-2"
+    assert names.choose(numbered_names("dog"), lambda existing: True) == "Dog"
+    assert names.choose(numbered_names("REPORT", ".HTML")) == "REPORT-2.HTML"
     names.use("cat-3")
-    assert names.choose(numbered("cat")) == "cat-4"
+    assert names.choose(numbered_names("cat")) == "cat-4"
 
 
-def test_compare_gives_no_file_a_name_of_windows() -> None:
+def test_compare_avoids_names_that_windows_reserves() -> None:
     assert slugs(["con.jpg", "NUL"]) == ["_con", "_nul"]
 
 
-def test_numbers_go_on() -> None:
-    assert list(islice(numbered("a", ".b"), 3)) == ["a.b", "a-2.b", "a-3.b"]
+def test_numbered_names_count_from_two() -> None:
+    assert list(islice(numbered_names("a", ".b"), 3)) == ["a.b", "a-2.b", "a-3.b"]
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "猫" * 85])
-def test_what_is_written_beside_a_file_of_the_longest_name_has_room(name: str, tmp_path: Path) -> None:
+def test_temporary_names_of_the_longest_names_are_valid(name: str, tmp_path: Path) -> None:
     partial = partial_path(tmp_path / name, 12)
     partial.touch()
     assert partial != partial_path(tmp_path / f"{name[:-1]}y", 12)

@@ -19,7 +19,7 @@ from vit_interactions.images.reading import read_image
 from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors, output
-from vit_interactions.utilities.files import write_whole
+from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked_file
 from vit_interactions.utilities.text import describe_error
 
@@ -76,5 +76,5 @@ def curve(
             table.add_row(f"{share:g}", f"{operations:,.0f}", f"{operations / result.pairs:.1%}")
         output.print(table)
         figure, kind = curve_figure(result), out.suffix[1:].lower()
-        write_whole(out, lambda file: figure.savefig(file, dpi=150, format=kind))
+        write_atomically(out, lambda file: figure.savefig(file, dpi=150, format=kind))
     end_with_failures(failed)

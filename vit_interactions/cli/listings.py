@@ -10,8 +10,9 @@ from vit_interactions.explain.configured import configure
 from vit_interactions.explain.options import options_of
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
-from vit_interactions.loading.models import DIFFERENTIAL_ATTENTION, FAMILIES, nearest
+from vit_interactions.loading.models import DIFFERENTIAL_ATTENTION, FAMILIES
 from vit_interactions.utilities.console import row
+from vit_interactions.utilities.text import did_you_mean
 
 
 def models(
@@ -30,7 +31,7 @@ def models(
     if not found:
         names = [m for family in FAMILIES for m in timm.list_models(module=family)]
         refused = " Other timm models have no global attention among patches." if timm.list_models(pattern) else ""
-        raise ValueError(f"no supported model has a name like {name!r}.{refused}{nearest(name, names)}")
+        raise ValueError(f"no supported model has a name like {name!r}.{refused}{did_you_mean(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
         row(model, *([f"{known.input_size[-2]}x{known.input_size[-1]}"] if known else []))

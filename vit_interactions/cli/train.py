@@ -27,7 +27,8 @@ from vit_interactions.training.settings import BaseSettings, EvaluationSettings,
 from vit_interactions.training.train import train
 from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.console import output
-from vit_interactions.utilities.files import write_json, write_text, write_whole
+from vit_interactions.utilities.files import write_atomically, write_text
+from vit_interactions.utilities.json_files import write_json
 from vit_interactions.utilities.locks import locked
 
 Data = Annotated[
@@ -68,7 +69,7 @@ def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = 
     if result.first:
         figure = training_figure(read_rows(out / "log.csv"), read_rows(out / "summary.csv"), out.resolve().name)
         with locked(out):
-            write_whole(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
+            write_atomically(out / "curves.png", lambda file: figure.savefig(file, dpi=150, format="png"))
         if not result.signal:
             reporter.note(f"Finished {result.step} of {result.total} steps; the results are in {out}")
     if result.signal:

@@ -10,9 +10,8 @@ from PIL import Image
 
 from vit_interactions.images.boxes import ObjectBox
 from vit_interactions.images.reading import to_rgb
-from vit_interactions.utilities.files import write_whole
+from vit_interactions.utilities.files import write_atomically, write_errors
 from vit_interactions.utilities.json_files import DamagedFileError, check_keys, read_json
-from vit_interactions.utilities.writing import writing
 
 MANIFEST = "comparison.json"
 IMAGES = "images"  # folder of the images that were given as Pillow images
@@ -64,9 +63,9 @@ class ListedImage:
         path = folder / self.path
         if self.pillow is not None:
             upright = to_rgb(self.pillow)
-            with writing(path):
+            with write_errors(path):
                 path.parent.mkdir(exist_ok=True)
-            write_whole(path, lambda file: upright.save(file, "png"))
+            write_atomically(path, lambda file: upright.save(file, "png"))
         return path
 
     def as_json(self) -> dict[str, Any]:

@@ -28,11 +28,10 @@ from vit_interactions.functional.scores import Output, check_output
 from vit_interactions.images.boxes import boxes_by_image, read_boxes, unused_boxes
 from vit_interactions.images.listing import find_images
 from vit_interactions.images.masks import masks_by_image, unused_masks
-from vit_interactions.loading.models import nearest
 from vit_interactions.metrics import DEFAULT_METRICS, METRICS, Metric
 from vit_interactions.utilities.checks import check_count, check_fraction, check_index
 from vit_interactions.utilities.names import unique_names
-from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.text import did_you_mean, printable
 from vit_interactions.utilities.versions import versions
 
 PACKAGES = ("pandas", "scipy", "torchvision")
@@ -204,7 +203,9 @@ def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> 
             )
         name = metric if isinstance(metric, str) else metric.name
         if isinstance(metric, str) and metric not in METRICS:
-            raise ValueError(f"`metrics` must be of {', '.join(METRICS)}, got {name!r}.{nearest(name, METRICS)}")
+            raise ValueError(
+                f"`metrics` must be of {', '.join(METRICS)}, got {name!r}.{did_you_mean(name, METRICS)}"
+            )
         if name in found or name in COSTS:
             raise ValueError(
                 f"`metrics` must have a name each, got {name!r} twice. Pass a `name` to the function "

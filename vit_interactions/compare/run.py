@@ -34,13 +34,12 @@ from vit_interactions.images.objects import inside_object
 from vit_interactions.images.reading import read_image
 from vit_interactions.metrics import Case
 from vit_interactions.utilities.console import errors as console
-from vit_interactions.utilities.files import partial_path, refuse_folder, remove_partials, sha256, write_json
-from vit_interactions.utilities.json_files import DamagedFileError
+from vit_interactions.utilities.files import WriteError, check_not_folder, partial_path, remove_partials, sha256
+from vit_interactions.utilities.json_files import DamagedFileError, write_json
 from vit_interactions.utilities.locks import LOCK
 from vit_interactions.utilities.processes import Process, broadcast
 from vit_interactions.utilities.seeds import seed_of
 from vit_interactions.utilities.text import printable
-from vit_interactions.utilities.writing import WriteError
 
 LOG_EVERY = 60.0  # seconds
 
@@ -143,7 +142,7 @@ def earlier_record(path: Path) -> Record | None:
         ValueError: a folder instead of a file; it is not removed.
     """
     for file in (path, path.with_suffix(".npz")):
-        refuse_folder(file)
+        check_not_folder(file)
     try:
         return read_record(path, arrays=False)
     except DamagedFileError as error:

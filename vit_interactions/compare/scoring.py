@@ -21,7 +21,7 @@ from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.boxes import ObjectBox
-from vit_interactions.loading.predictions import answer
+from vit_interactions.loading.predictions import model_output
 from vit_interactions.metrics import Case, Metric, Score
 from vit_interactions.metrics.metric import Explain
 from vit_interactions.utilities.seeds import seeded
@@ -49,7 +49,7 @@ def classify(
     kind = next((p.dtype for p in model.model.parameters() if p.is_floating_point()), image.input.dtype)
     inputs = image.input.unsqueeze(0).to(model.device, kind)
     layout = image_layout(model.model, (inputs.shape[-2], inputs.shape[-1]))
-    found = answer(model.model, inputs, output)
+    found = model_output(model.model, inputs, output)
     if found is not None:
         if not found.outputs.isfinite().all():
             raise ValueError("the model gave NaN or infinite scores.")

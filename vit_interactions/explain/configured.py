@@ -16,9 +16,8 @@ from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.explain import EXPLAINERS, Explainer
 from vit_interactions.explain.options import options_of, parameters_of
 from vit_interactions.explain.registry import all_methods, find_method
-from vit_interactions.loading.models import nearest
 from vit_interactions.utilities.checksum import tensor_checksum
-from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.text import did_you_mean, printable
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def parse_method(text: str) -> ConfiguredMethod:
         if option not in known:
             raise ValueError(
                 f"`method` {name} must be given its own options ({_listed(kind)}), got {option!r}."
-                f"{nearest(option, known)}"
+                f"{did_you_mean(option, known)}"
             )
         if option in options:
             raise ValueError(f"`method` {name} must have each option once, got {option!r} twice.")

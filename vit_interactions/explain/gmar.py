@@ -84,7 +84,7 @@ class GMAR(GradientExplainer):
         seen = self._backtrace(inputs, target, additional_forward_args)
         readout, fused = seen.readout(), self._fused(seen)
         if self.residual == "product":
-            relevance = chain(readout, fused, self.alpha, normalise=self.row_norm)
+            relevance = chain(readout, fused, self.alpha, normalize=self.row_norm)
         else:
             relevance = horner(readout, fused, self.alpha, self.order)
             if self.row_norm:

@@ -52,7 +52,7 @@ class GradientRollout(GradientExplainer):
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         seen = self._backtrace(inputs, target, additional_forward_args)
-        relevance = chain(seen.readout(), self._fused(seen), self.alpha, normalise=True)
+        relevance = chain(seen.readout(), self._fused(seen), self.alpha, normalize=True)
         return relevance[:, seen.layout.prefix :], seen.layout
 
     def _fused(self, seen: Backtrace) -> Iterator[Tensor]:

@@ -9,9 +9,9 @@ from torch import nn
 from vit_interactions.attention.errors import ImagesNotTakenError, UnsupportedModelError
 from vit_interactions.attention.probe import probe
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
-from vit_interactions.loading.models import nearest
 from vit_interactions.loading.predictions import has_classes
 from vit_interactions.utilities.adapters import METHODS
+from vit_interactions.utilities.text import did_you_mean
 
 FEW_PASSES = 5  # forward and backward together; methods with more run only on request
 
@@ -41,7 +41,7 @@ def find_method(name: str) -> type[Explainer]:
         return EXPLAINERS[name]
     methods = all_methods()
     if name not in methods:
-        hint = _others().refusal(name) or nearest(name.lower().replace("+", "_plus"), methods).strip()
+        hint = _others().why_not_offered(name) or did_you_mean(name.lower().replace("+", "_plus"), methods).strip()
         raise ValueError(
             f"`method` must be a name that `vit-interactions methods` lists, got {name!r}. {hint}".rstrip()
         )

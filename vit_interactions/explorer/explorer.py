@@ -10,8 +10,7 @@ from torch import nn
 
 from vit_interactions.functional.scores import Output, check_output
 from vit_interactions.utilities.checks import check_fraction
-from vit_interactions.utilities.files import write_text
-from vit_interactions.utilities.writing import writing
+from vit_interactions.utilities.files import write_errors, write_text
 
 NOTEBOOK_HEIGHT = 900  # pixels
 
@@ -36,7 +35,7 @@ class ExplorerPage:
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the page to a file atomically and return its path."""
         file = Path(path)
-        with writing(file):
+        with write_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, self.html)
         return file

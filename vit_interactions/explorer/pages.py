@@ -16,11 +16,10 @@ from vit_interactions.explorer.render import render
 from vit_interactions.figures import prepare
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import IMAGE_ERRORS, read_image
-from vit_interactions.utilities.files import remove_partials
+from vit_interactions.utilities.files import WriteError, remove_partials
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.names import Names, numbered, safe_name
+from vit_interactions.utilities.names import Names, numbered_names, safe_name
 from vit_interactions.utilities.text import describe_error
-from vit_interactions.utilities.writing import WriteError
 
 HEAD = 4096  # bytes of a page that contain its <meta> elements
 
@@ -77,7 +76,7 @@ def write_pages(
         for path in images:
             source = image_id(path)
             try:
-                file = names.choose(numbered(safe_name(path.stem), ".html"), partial(_is_own, out, source))
+                file = names.choose(numbered_names(safe_name(path.stem), ".html"), partial(_is_own, out, source))
                 found = page_data(model, prepare(read_image(path), model), named=named, output=output)
                 html = render(found, title=path.name, model=name, alpha=alpha, beta=beta, source=source)
                 pages.done[str(path)] = ExplorerPage(html).save(out / file)

@@ -1,4 +1,4 @@
-"""The mathematics as plain functions on tensors; no model, no state."""
+"""The mathematics as pure functions on tensors, without models or state."""
 
 from vit_interactions.functional.attention import attention_gradient as attention_gradient
 from vit_interactions.functional.attention import (

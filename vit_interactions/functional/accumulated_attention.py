@@ -18,16 +18,16 @@ Display = Literal["sigmoid", "global"]
 def block_evidence(
     attention_rows: Tensor, output_gradient_rows: Tensor, value: Tensor, *, rectify: bool = True
 ) -> Tensor:
-    """Compute u[j] = Σ_rows Σ_heads A[row, j] · ⟨c[row], V[j]⟩, what each token brings to a score through one block.
+    """Compute u[j] = Σ_rows Σ_heads A[row, j] · ⟨c[row], V[j]⟩, each token's contribution to a score through one block.
 
-    A[row, j] V[j] is what token j puts into the output of the row; c is the gradient of the score there, rectified for
-    supervised models. Without rectification the sum of u over tokens is ⟨c, z⟩.
+    A[row, j] V[j] is the contribution of token j to the output of the row, and c is the gradient of the score there,
+    rectified for supervised models. Without rectification, u sums to ⟨c, z⟩ over tokens.
 
     Args:
-        attention_rows: (batch, heads, rows, tokens), the rows of the readout.
-        output_gradient_rows: (batch, heads, rows, width), the gradient of the score at these rows of z.
+        attention_rows: (batch, heads, rows, tokens), attention of the readout tokens.
+        output_gradient_rows: (batch, heads, rows, width), gradient of the score at these rows of z.
         value: (batch, heads, tokens, width).
-        rectify: take max(c, 0), as in the supervised mode.
+        rectify: use max(c, 0), as in the supervised mode.
 
     Returns:
         (batch, tokens), signed.
@@ -51,10 +51,10 @@ def accumulate(block_maps: Tensor, *, norm_blocks: bool = False) -> Tensor:
 
     Args:
         block_maps: (batch, layers, patches).
-        norm_blocks: scale each block's map to [0, 1] first, its smallest value to 0; a constant map to 0.
+        norm_blocks: first scale each block's map to [0, 1]; a constant map becomes 0.
 
     Returns:
-        (batch, layers, patches), never falling along the layers. The last one is the explanation.
+        (batch, layers, patches), non-decreasing along the layers. The last one is the attribution.
 
     Example:
         >>> accumulate(torch.tensor([[[1.0, -1.0], [2.0, 3.0]]]))
@@ -66,7 +66,7 @@ def accumulate(block_maps: Tensor, *, norm_blocks: bool = False) -> Tensor:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Scale the last axis to [0, 1]; a constant to 0.
+    """Scale the last axis to [0, 1]; constant values become 0.
 
     Example:
         >>> min_max(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]))
@@ -79,18 +79,18 @@ def min_max(values: Tensor) -> Tensor:
 
 
 def display_frames(accumulated: Tensor, mode: Display = "sigmoid") -> Tensor:
-    """Map accumulated frames to [0, 1] for showing them.
+    """Map accumulated frames to [0, 1] for display.
 
-    "sigmoid", the published code's: t = sigmoid(5 D_b / max D_L) − 1/2, then each frame scaled to [0, 1]; every frame
-    spans the whole range. "global": measured from the lowest value of the last frame, and
-    as bright as the frame's span is beside the last one's, so that early frames are dimmer.
+    "sigmoid", as in the published code: t = sigmoid(5 D_b / max D_L) − 1/2, with each frame scaled to the full range
+    [0, 1]. "global": relative to the minimum of the last frame, with a brightness proportional to the frame's range, so
+    that early frames are dimmer.
 
     Args:
         accumulated: (batch, layers, patches), from `accumulate`.
         mode: "sigmoid" or "global".
 
     Returns:
-        (batch, layers, patches) in [0, 1]; a constant frame is 0.
+        (batch, layers, patches) in [0, 1]; a constant frame becomes 0.
 
     Raises:
         ValueError: an unknown `mode`.

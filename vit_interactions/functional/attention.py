@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as the paper of every ViT writes it: probabilities, and their exact gradient.
+"""Scaled dot-product attention: probabilities and their exact gradient.
 
 Source: Vaswani et al., "Attention Is All You Need", Eq. 1, with the conventions of
 `torch.nn.functional.scaled_dot_product_attention` for masks, causality and scale.
@@ -12,18 +12,18 @@ from torch import Tensor
 
 BlockIndex = tuple[slice, slice, slice]
 
-# Elements of attention worked on at once: a block that stays in a CPU's cache, or that fills a GPU.
+# Elements of attention per block: small enough for a CPU's cache, or large enough to keep a GPU busy.
 CPU_BLOCK_ELEMENTS = 2**19
 GPU_BLOCK_ELEMENTS = 2**26
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return half precision as float32, anything wider unchanged."""
+    """Convert half precision to float32; return wider types unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Return a context that computes products in the tensors' own type, also inside the user's autocast."""
+    """Return a context that computes products in the tensor's own type, even under autocast."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device):
         return contextlib.nullcontext()
@@ -39,19 +39,19 @@ def attention_scores(
     scale: float | None = None,
     window: Tensor | None = None,
 ) -> Tensor:
-    """Compute query keyᵀ · scale ∗ window + mask, what the softmax of attention takes, at least in float32.
+    """Compute query keyᵀ · scale ∗ window + mask, the input of the softmax, at least in float32.
 
     Args:
         query: (..., queries, width).
         key: (..., keys, width).
-        mask: broadcastable to (..., queries, keys); bool (True takes part) or added to the scores.
-        is_causal: query i sees the keys 0..i only.
-        scale: factor of the products; None means 1 / sqrt(width).
-        window: broadcastable to (..., queries, keys), bool; a product outside it counts 0, as in window-free
-            attention. None means that all are inside.
+        mask: broadcastable to (..., queries, keys); bool (True is attended to), or added to the scores.
+        is_causal: query i attends only to the keys 0..i.
+        scale: factor of the products; None: 1 / sqrt(width).
+        window: broadcastable to (..., queries, keys), bool; products outside it are set to 0, as in window-free
+            attention. None: no window.
 
     Returns:
-        Scores (..., queries, keys), -inf where a key takes no part.
+        Scores (..., queries, keys), -inf for excluded keys.
 
     Example:
         >>> attention_scores(torch.tensor([[2.0]]), torch.tensor([[1.0], [3.0]]))
@@ -85,13 +85,13 @@ def attention_probabilities(
     Args:
         query: (..., queries, width).
         key: (..., keys, width).
-        mask: as in `attention_scores`.
-        is_causal: as in `attention_scores`.
-        scale: as in `attention_scores`.
-        window: as in `attention_scores`.
+        mask: see `attention_scores`, as for the other arguments.
+        is_causal: bool.
+        scale: float or None.
+        window: bool tensor or None.
 
     Returns:
-        Attention (..., queries, keys). Every row sums to 1, or is 0 where the mask excludes every key.
+        Attention (..., queries, keys). Each row sums to 1, or is 0 if the mask excludes all keys.
 
     Example:
         >>> query = torch.tensor([[0.0], [1.0]])
@@ -110,7 +110,7 @@ def attention_gradient(output_gradient: Tensor, value: Tensor) -> Tensor:
     """Compute dS/dA = (dS/dz) valueᵀ, exact because z = A value is linear in A.
 
     Args:
-        output_gradient: (..., queries, width), the gradient of a score S at the attention's output z.
+        output_gradient: (..., queries, width), gradient of a score S at the output z of the attention.
         value: (..., keys, width).
 
     Returns:
@@ -134,23 +134,23 @@ def attention_blocks(
     window: Tensor | None = None,
     prefix: int = 0,
 ) -> Iterator[tuple[BlockIndex, Tensor]]:
-    """Yield the attention among patches block by block, so that nobody has to hold all of it.
+    """Yield the attention among patches block by block, without ever storing all of it.
 
-    The softmax runs over all keys; the prefix tokens are left out of the result, rows and columns, and the
-    rows are not renormalised.
+    The softmax runs over all keys. The rows and columns of prefix tokens are omitted from the result, and the remaining
+    rows are not renormalized.
 
     Args:
         query: (batch, heads, tokens, width).
         key: (batch, heads, tokens, width).
-        mask: broadcastable to (batch, heads, tokens, tokens).
-        is_causal: as in `attention_probabilities`.
-        scale: as in `attention_probabilities`.
-        window: broadcastable to (batch, heads, tokens, tokens); as in `attention_scores`.
-        prefix: tokens before the first patch.
+        mask: broadcastable to (batch, heads, tokens, tokens); see `attention_scores`.
+        is_causal: see `attention_scores`.
+        scale: see `attention_scores`.
+        window: broadcastable to (batch, heads, tokens, tokens); see `attention_scores`.
+        prefix: number of tokens before the first patch.
 
     Yields:
-        ((batch, heads, patches) as slices, block): the block belongs at that place of the
-        (batch, heads, patches, patches) attention.
+        ((batch, heads, patches) as slices, block): the block and its position in the (batch, heads, patches, patches)
+        attention.
 
     Example:
         >>> query = key = torch.zeros(1, 2, 3, 4)
@@ -179,7 +179,7 @@ def attention_blocks(
 
 
 def _block_slices(batch: int, heads: int, rows: int, keys: int, on_gpu: bool) -> Iterator[BlockIndex]:
-    """Cut (batch, heads, rows) so that a block is of about the elements of the budget."""
+    """Divide (batch, heads, rows) into blocks of about as many elements as the budget."""
     budget = max(1, (GPU_BLOCK_ELEMENTS if on_gpu else CPU_BLOCK_ELEMENTS) // keys)
     row_step = min(rows, budget)
     head_step = min(heads, max(1, budget // row_step))

@@ -1,4 +1,4 @@
-"""Beyond Intuition: attention fused head by head or corrected token by token, then followed through the layers.
+"""Beyond Intuition: attention fused per head or corrected per token, then propagated through the layers.
 
 Source: Chen et al., "Beyond Intuition: Rethinking Token Attributions inside Transformers", TMLR 2023.
 """
@@ -12,14 +12,14 @@ from vit_interactions.functional.attention import at_least_float32, without_auto
 
 
 def head_importance(attention: Tensor, gradient: Tensor) -> Tensor:
-    """Weigh each head by b_h = mean_ij |(A_hᵀ G_h)_ij|, summing to 1 over heads.
+    """Compute head weights proportional to mean_ij |(A_hᵀ G_h)_ij|, summing to 1.
 
     Args:
         attention: A (batch, heads, tokens, tokens).
-        gradient: G, the gradient of the score at A; the same shape.
+        gradient: G, gradient of the score at A; same shape.
 
     Returns:
-        (batch, heads) ≥ 0; 1 / heads each where the gradient is zero.
+        (batch, heads) ≥ 0; 1 / heads each if the gradient is zero.
 
     Example:
         >>> attention = torch.eye(2).expand(1, 2, 2, 2)
@@ -33,11 +33,11 @@ def head_importance(attention: Tensor, gradient: Tensor) -> Tensor:
 
 
 def fuse_by_head(attention: Tensor, gradient: Tensor) -> Tensor:
-    """Fuse heads by importance: Â = Σ_h b_h A_h, (batch, tokens, tokens).
+    """Fuse heads by their importance: Â = Σ_h b_h A_h, (batch, tokens, tokens).
 
     Args:
         attention: A (batch, heads, tokens, tokens).
-        gradient: the gradient of the score at A; the same shape.
+        gradient: gradient of the score at A; same shape.
 
     Example:
         >>> attention = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]).expand(1, 2, 2, 2)
@@ -48,15 +48,15 @@ def fuse_by_head(attention: Tensor, gradient: Tensor) -> Tensor:
 
 
 def fuse_by_token(attention: Tensor, value: Tensor, projection: Tensor, inputs: Tensor) -> Tensor:
-    """Fuse heads by their mean, and scale each key by how much longer its projected value is than its input.
+    """Average over heads, and scale each key by the length of its projected value relative to its input.
 
-    Â = mean_h(A_h) diag(‖V W_oᵀ‖ / ‖X‖), norms of rows, V with its heads concatenated; no bias, no layer scale.
+    Â = mean_h(A_h) diag(‖V W_oᵀ‖ / ‖X‖), with norms of rows and the heads of V concatenated; no bias, no layer scale.
 
     Args:
         attention: A (batch, heads, tokens, tokens).
         value: V (batch, heads, tokens, width).
-        projection: W_o (channels, heads · width), the weight of the layer's output projection.
-        inputs: X (batch, tokens, channels), the block's input before normalisation.
+        projection: W_o (channels, heads · width), weight of the layer's output projection.
+        inputs: X (batch, tokens, channels), input of the block before normalization.
 
     Returns:
         (batch, tokens, tokens) ≥ 0. The column of a token whose input is zero is 0.
@@ -67,9 +67,9 @@ def fuse_by_token(attention: Tensor, value: Tensor, projection: Tensor, inputs: 
         tensor([3.0000, 0.5000])
     """
     with without_autocast(attention):
-        moved = at_least_float32(value).transpose(1, 2).flatten(2) @ at_least_float32(projection).T
+        projected = at_least_float32(value).transpose(1, 2).flatten(2) @ at_least_float32(projection).T
     length = torch.linalg.vector_norm(at_least_float32(inputs), dim=-1)
-    ratio = torch.linalg.vector_norm(moved, dim=-1) / length.masked_fill(length == 0, torch.inf)
+    ratio = torch.linalg.vector_norm(projected, dim=-1) / length.masked_fill(length == 0, torch.inf)
     fused: Tensor = attention.mean(1) * ratio.unsqueeze(1)
     return fused
 
@@ -78,8 +78,8 @@ def relevance_rows(fused: Iterable[Tensor], rows: Tensor) -> Tensor:
     """Compute rows of R = (I + Â_L) ··· (I + Â_start), without the rest of R.
 
     Args:
-        fused: Â (batch, tokens, tokens), the last layer first; at least one.
-        rows: (count,) which output tokens.
+        fused: Â (batch, tokens, tokens), last layer first; at least one.
+        rows: (count,) indices of output tokens.
 
     Returns:
         (batch, count, tokens).
@@ -95,7 +95,7 @@ def relevance_rows(fused: Iterable[Tensor], rows: Tensor) -> Tensor:
     downwards = iter(fused)
     last = next(downwards, None)
     if last is None:
-        raise ValueError("`fused` must hold at least one layer, but got none.")
+        raise ValueError("`fused` must contain at least one layer, got none.")
     identity = torch.eye(last.shape[-1], dtype=last.dtype, device=last.device)
     relevance = identity[rows] + last[:, rows]
     for matrix in downwards:

@@ -14,55 +14,55 @@ from vit_interactions.functional.attention import without_autocast
 Order = Literal["top_down", "as_published"]
 
 
-def apply_residual(vector: Tensor, matrix: Tensor, alpha: float = 1.0, *, normalise: bool) -> Tensor:
-    """Compute vector · (matrix + α I), each row of the sum divided by its own sum if `normalise`.
+def apply_residual(vector: Tensor, matrix: Tensor, alpha: float = 1.0, *, normalize: bool) -> Tensor:
+    """Compute vector · (matrix + α I), with the rows of the sum normalized to sum 1 if `normalize`.
 
     Args:
         vector: (batch, tokens).
         matrix: (batch, tokens, tokens), entries ≥ 0.
         alpha: weight of the identity, ≥ 0.
-        normalise: divide row i by Σ_j matrix_ij + α; a row of zeros passes nothing on.
+        normalize: divide row i by Σ_j matrix_ij + α; a row of zeros stays zero.
 
     Returns:
         (batch, tokens).
 
     Example:
-        >>> apply_residual(torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.5, 0.5], [0.2, 0.8]]]), normalise=True)
+        >>> apply_residual(torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.5, 0.5], [0.2, 0.8]]]), normalize=True)
         tensor([[0.7500, 0.2500]])
     """
-    if normalise:
+    if normalize:
         total = matrix.sum(-1) + alpha
         vector = vector / total.masked_fill(total == 0, torch.inf)
     with without_autocast(matrix):
         return (vector.unsqueeze(1) @ matrix).squeeze(1) + alpha * vector
 
 
-def chain(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0, *, normalise: bool) -> Tensor:
-    """Compute readout · Π (matrix + α I), the first matrix nearest to the readout.
+def chain(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0, *, normalize: bool) -> Tensor:
+    """Compute readout · Π (matrix + α I), with the first matrix next to the readout.
 
     Args:
         readout: (batch, tokens).
         matrices: (batch, tokens, tokens) each; from the last layer to the first for a map of the input.
         alpha: weight of the identity, ≥ 0.
-        normalise: whether rows are divided by their sums.
+        normalize: normalize rows to sum 1.
 
     Returns:
         (batch, tokens).
 
     Example:
-        >>> chain(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])], normalise=False)
+        >>> chain(torch.tensor([[1.0, 0.0]]), [torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])], normalize=False)
         tensor([[1., 2.]])
     """
     for matrix in matrices:
-        readout = apply_residual(readout.to(matrix.dtype), matrix, alpha, normalise=normalise)
+        readout = apply_residual(readout.to(matrix.dtype), matrix, alpha, normalize=normalize)
     return readout
 
 
 def chain_without_identity(readout: Tensor, matrices: Iterable[Tensor]) -> Tensor:
-    """Compute readout · (Π (matrix + I) - I), the first matrix nearest to the readout.
+    """Compute readout · (Π (matrix + I) - I), with the first matrix next to the readout.
 
-    With g = readout · (Π - I) so far, one more factor makes it g + (readout + g) · matrix. To subtract the readout from
-    `chain` at the end would leave of small matrices only what rounding left beside it.
+    With g = readout · (Π - I) so far, one more factor gives g + (readout + g) · matrix. Subtracting the readout from
+    the result of `chain` would lose small matrices to rounding.
 
     Args:
         readout: (batch, tokens).
@@ -78,19 +78,19 @@ def chain_without_identity(readout: Tensor, matrices: Iterable[Tensor]) -> Tenso
     gained = torch.zeros_like(readout)
     for matrix in matrices:
         readout = readout.to(matrix.dtype)
-        gained = gained + apply_residual(readout + gained, matrix, 0.0, normalise=False)
+        gained = gained + apply_residual(readout + gained, matrix, 0.0, normalize=False)
     return gained
 
 
 def horner(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0, order: Order = "top_down") -> Tensor:
-    """Compute readout · R of a recursion that adds the identity once a layer instead of in every factor.
+    """Compute readout · R for a recursion that adds the identity once per layer instead of in every factor.
 
     "top_down" is R ← M R + α I from R = I, so that R = α (I + M_L + M_L M_{L-1} + ...) + M_L ··· M_1. "as_published"
-    is R ← R M + α I, as some publications print it: with the layers in ascending order it multiplies them in reverse.
+    is R ← R M + α I, as printed in some papers, which multiplies layers in ascending order in reverse.
 
     Args:
         readout: (batch, tokens).
-        matrices: (batch, tokens, tokens) each, the one nearest to the readout first: M_L, ..., M_1 for "top_down",
+        matrices: (batch, tokens, tokens) each, the one next to the readout first: M_L, ..., M_1 for "top_down",
             M_1, ..., M_L for "as_published".
         alpha: weight of the identity.
         order: "top_down" or "as_published".
@@ -109,7 +109,7 @@ def horner(readout: Tensor, matrices: Iterable[Tensor], alpha: float = 1.0, orde
         vector = vector.to(matrix.dtype)
         if order == "top_down":
             total = total + alpha * vector
-        vector = apply_residual(vector, matrix, 0.0, normalise=False)
+        vector = apply_residual(vector, matrix, 0.0, normalize=False)
         if order == "as_published":
             vector = vector + alpha * readout
     return total + vector

@@ -1,7 +1,7 @@
 """GMAR: attention rollout with heads weighted by their gradients.
 
-Source: Jo, Jang and Park, "GMAR: Gradient-Driven Multi-Head Attention Rollout", ICIP 2025, arXiv 2504.19414. The
-sources disagree on the residual form, the order and the normalisation; the options say who does what.
+Source: Jo, Jang and Park, "GMAR: Gradient-Driven Multi-Head Attention Rollout", ICIP 2025, arXiv 2504.19414. Paper and
+code disagree on the residual, the order and the normalization; the options select them.
 """
 
 from typing import Literal
@@ -15,14 +15,14 @@ Norm = Literal["l1", "l2"]
 
 
 def head_weights(gradient: Tensor, norm: Norm = "l2") -> Tensor:
-    """Weigh each head by the norm of its attention gradient, over all entries, summing to 1.
+    """Compute head weights proportional to the norm of each head's attention gradient, summing to 1.
 
     Args:
         gradient: (batch, heads, queries, keys).
         norm: "l1" or "l2".
 
     Returns:
-        (batch, heads) ≥ 0; 1 / heads each where the gradient is zero.
+        (batch, heads) ≥ 0; 1 / heads each if the gradient is zero.
 
     Example:
         >>> gradient = torch.tensor([[[[1.0, -1.0], [1.0, 1.0]], [[2.0, 0.0], [0.0, 0.0]]]])
@@ -36,14 +36,14 @@ def head_weights(gradient: Tensor, norm: Norm = "l2") -> Tensor:
 
 
 def weighted_heads(attention: Tensor, weights: Tensor) -> Tensor:
-    """Fuse heads by their weights: Σ_h w_h A_h.
+    """Compute the weighted sum over heads Σ_h w_h A_h.
 
     Args:
         attention: (batch, heads, queries, keys).
         weights: (batch, heads).
 
     Returns:
-        (batch, queries, keys); its rows sum to 1 where the weights do.
+        (batch, queries, keys); its rows sum to 1 if the weights do.
 
     Example:
         >>> weighted_heads(torch.tensor([[[[0.2, 0.8]], [[0.6, 0.4]]]]), torch.tensor([[0.75, 0.25]]))

@@ -1,4 +1,4 @@
-"""Indiscriminative patches: those that tell all other patches the same, mostly empty background.
+"""Indiscriminative patches: those that matter equally to all other patches, mostly empty background.
 
 Source: Ma et al., arXiv 2203.05922, Sec. 4.2.
 """
@@ -33,14 +33,7 @@ def informativeness(uncertainty: Tensor) -> Tensor:
 def column_variance(uncertainty: Tensor) -> Tensor:
     """Compute the population variance of each column of U: how differently a patch matters to the others (Sec. 4.2).
 
-    Args:
-        uncertainty: U (batch, patches, patches).
-
-    Returns:
-        (batch, patches) >= 0, at least float32.
-
-    Raises:
-        ValueError: `uncertainty` has another shape or is not finite.
+    For arguments, result and errors see `informativeness`.
 
     Example:
         >>> column_variance(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]))
@@ -51,19 +44,19 @@ def column_variance(uncertainty: Tensor) -> Tensor:
 
 
 def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20) -> Tensor:
-    """Find D, the round(β N) patches whose column of U varies least.
+    """Find D, the round(β N) patches whose column of U has the lowest variance.
 
-    Of equal columns, those of lowest index are taken, so that the result does not depend on the device.
+    Ties are broken by the lowest index, so that the result does not depend on the device.
 
     Args:
         uncertainty: U (batch, patches, patches).
-        beta: share of the patches to drop, in [0, 1]. The paper's best: 0.20.
+        beta: fraction of the patches to drop, in [0, 1]. The paper's best: 0.20.
 
     Returns:
-        (batch, patches) bool: True where the patch is to be dropped.
+        (batch, patches) bool: True if the patch is dropped.
 
     Raises:
-        ValueError: `uncertainty` of another shape or not finite, `beta` outside [0, 1].
+        ValueError: `uncertainty` has another shape or is not finite, or `beta` is outside [0, 1].
 
     Example:
         >>> indiscriminative_patches(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]), beta=0.5)

@@ -1,4 +1,4 @@
-"""LeGrad: what raises a layer's own score, as seen at its attention.
+"""LeGrad: sensitivity of a layer's own score to its attention.
 
 Source: Bousselham, Boggust, Chaybouti, Strobelt and Kuehne, "LeGrad: An Explainability Method for Vision Transformers
 via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214.
@@ -11,7 +11,7 @@ def layer_sensitivity(gradient: Tensor) -> Tensor:
     """Compute E_j = mean_h mean_i max(G_hij, 0): how much attention to token j raises the score.
 
     Args:
-        gradient: G (batch, heads, queries, keys), the gradient of the layer's own score at its attention.
+        gradient: G (batch, heads, queries, keys), gradient of the layer's own score at its attention.
 
     Returns:
         (batch, keys) ≥ 0.

@@ -1,11 +1,11 @@
 """Layer-wise relevance propagation as modified derivatives: relevance is gradient times input.
 
-A rule takes the gradient at the output of an operation and gives the one that is passed on to its input, so that
-output times gradient is what input times gradient sums to, where the operation has no bias.
+A rule maps the gradient at the output of an operation to a modified gradient at its input, such that the sum of input
+times gradient equals output times gradient, if the operation has no bias.
 
 Source: Achtibat et al., "AttnLRP", ICML 2024, Section 3; Ali et al., "XAI for Transformers: Better Explanations
-through Conservative Propagation", ICML 2022 (normalisation); Montavon et al., "Layer-Wise Relevance Propagation: An
-Overview", 2019 (γ), with the signs of the output told apart as zennit's `Gamma` does.
+through Conservative Propagation", ICML 2022 (normalization); Montavon et al., "Layer-Wise Relevance Propagation: An
+Overview", 2019 (γ), with positive and negative outputs distinguished as in zennit's `Gamma`.
 """
 
 import math
@@ -21,7 +21,7 @@ LinearOperation = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def elementwise_rule(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Pass gradient · y / x: all relevance of y = f(x) goes to x. 0 where x is 0.
+    """Compute gradient · y / x, or 0 where x is 0: x gets all relevance of y = f(x).
 
     Example:
         >>> elementwise_rule(torch.ones(3), torch.tensor([-2.0, 0.0, 4.0]), torch.tensor([0.5, 0.0, 2.0]))
@@ -32,13 +32,13 @@ def elementwise_rule(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def layer_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: int, eps: float) -> Tensor:
-    """Pass the gradient of (x - mean) / std · weight with std held constant.
+    """Compute the gradient of (x - mean) / std · weight with constant std.
 
     Args:
-        gradient: the shape of x.
-        x: (..., normalised axes).
-        weight: the normalised axes, or None.
-        axes: how many of the last axes are normalised.
+        gradient: same shape as x.
+        x: (..., normalized axes).
+        weight: (normalized axes) or None.
+        axes: number of last axes that are normalized.
         eps: added to the variance.
 
     Example:
@@ -54,12 +54,12 @@ def layer_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: in
 
 
 def group_norm_rule(gradient: Tensor, x: Tensor, groups: int, weight: Tensor | None, eps: float) -> Tensor:
-    """Pass the gradient of group normalisation with the standard deviations held constant.
+    """Compute the gradient of group normalization with constant standard deviations.
 
     Args:
-        gradient: the shape of x.
+        gradient: same shape as x.
         x: (batch, channels, ...).
-        groups: into how many groups the channels fall.
+        groups: number of groups of channels.
         weight: (channels,) or None.
         eps: added to the variance.
 
@@ -74,14 +74,14 @@ def group_norm_rule(gradient: Tensor, x: Tensor, groups: int, weight: Tensor | N
 
 
 def rms_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: int, eps: float | None) -> Tensor:
-    """Pass the gradient of x / rms · weight with rms held constant.
+    """Compute the gradient of x / rms · weight with constant rms.
 
     Args:
-        gradient: the shape of x.
-        x: (..., normalised axes).
-        weight: the normalised axes, or None.
-        axes: how many of the last axes are normalised.
-        eps: added to the mean square; None is the type's machine epsilon, as in torch.
+        gradient: same shape as x.
+        x: (..., normalized axes).
+        weight: (normalized axes) or None.
+        axes: number of last axes that are normalized.
+        eps: added to the mean square; None: the type's machine epsilon, as in torch.
 
     Example:
         >>> rms_norm_rule(torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 2.0]), None, axes=1, eps=0.0)
@@ -95,14 +95,14 @@ def rms_norm_rule(gradient: Tensor, x: Tensor, weight: Tensor | None, axes: int,
 
 
 def normalize_rule(gradient: Tensor, x: Tensor, p: float, dim: int | tuple[int, ...], eps: float) -> Tensor:
-    """Pass the gradient of x / max(‖x‖, eps) with the norm held constant.
+    """Compute the gradient of x / max(‖x‖, eps) with constant norm.
 
     Args:
-        gradient: the shape of x.
+        gradient: same shape as x.
         x: the input.
         p: exponent of the norm.
-        dim: the axes of the norm.
-        eps: the smallest divisor.
+        dim: axes of the norm.
+        eps: lower bound of the divisor.
 
     Example:
         >>> normalize_rule(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]), 2.0, dim=0, eps=1e-12)
@@ -121,22 +121,22 @@ def gamma_rule(
     gamma: float,
     operation: LinearOperation = F.linear,
 ) -> Tensor:
-    """Pass the gradient of a linear operation by the γ-rule: contributions of the output's sign count 1 + γ fold.
+    """Compute the gradient of a linear operation with the γ-rule, which favors contributions with the output's sign.
 
-    With c_ij = x_i w_ij and z_j = Σ_i c_ij + b_j, an output z_j > 0 is shared among its inputs as
-    c_ij + γ max(c_ij, 0), an output z_j < 0 as c_ij + γ min(c_ij, 0), the bias likewise; γ = 0 is the derivative
-    itself, the ε-rule without ε. An input of 0, which has no relevance, gets the factor of a small positive one.
+    With c_ij = x_i w_ij and z_j = Σ_i c_ij + b_j, an output z_j > 0 is distributed in proportion to
+    c_ij + γ max(c_ij, 0), an output z_j < 0 to c_ij + γ min(c_ij, 0), and the bias in the same way. γ = 0 is the plain
+    derivative, the ε-rule without ε. An input of 0, which has no relevance, gets the factor of a small positive input.
 
     Args:
-        gradient: the shape of the output.
+        gradient: same shape as the output.
         x: the input.
-        weight: as `operation` takes it.
-        bias: as `operation` takes it; its share of the relevance goes nowhere.
+        weight: weight of the operation.
+        bias: bias of the operation; its part of the relevance is dropped.
         gamma: ≥ 0.
-        operation: computes the output from x, weight and bias: `F.linear`, or a convolution.
+        operation: computes the output from x, weight and bias: `F.linear` or a convolution.
 
     Returns:
-        The shape of x, at least float32.
+        Same shape as x, at least float32.
 
     Example:
         >>> x, weight = torch.tensor([2.0, 1.0]), torch.tensor([[1.0, -1.0]])
@@ -160,13 +160,13 @@ def gamma_rule(
             point = torch.zeros_like(x).requires_grad_()
             return torch.autograd.grad(operation(point, weight, None), point, passed)[0]
 
-    favoured = torch.where(
+    favored = torch.where(
         x >= 0, back(rising, plus) + back(falling, minus), back(falling, plus) + back(rising, minus)
     )
-    return back(weight, passed) + gamma * favoured
+    return back(weight, passed) + gamma * favored
 
 
 def check_gamma(name: str, value: float | None) -> None:
     """Raise ValueError unless `value` is None or a finite number ≥ 0."""
     if value is not None and (isinstance(value, bool) or not 0.0 <= value < math.inf):
-        raise ValueError(f"`{name}` must be None or a finite number >= 0, but got {value}.")
+        raise ValueError(f"`{name}` must be None or a finite number >= 0, got {value}.")

@@ -1,4 +1,4 @@
-"""Attention flow: how much can flow from the output to each input token, attention taken as pipes' capacities.
+"""Attention flow: the maximum flow from the output to each input token, with attention as capacities.
 
 Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, Sec. 4.2.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-# SciPy's maximum flow is of integers: capacities are counted in millionths.
+# SciPy's maximum flow requires integers, so capacities are in millionths.
 _UNIT = 1_000_000
 
 
@@ -25,7 +25,7 @@ def attention_flow(capacities: Sequence[Tensor], readout: Tensor) -> Tensor:
 
     Args:
         capacities: M_l (tokens, tokens) ≥ 0 each, first layer first.
-        readout: (tokens,) ≥ 0, the share of each top token in what is read.
+        readout: (tokens,) ≥ 0, weight of each top token in the readout.
 
     Returns:
         (tokens,) float64, each at most Σ readout.
@@ -43,7 +43,7 @@ def attention_flow(capacities: Sequence[Tensor], readout: Tensor) -> Tensor:
 
 
 def _graph(matrices: list[Array], readout: Array) -> csr_matrix:
-    """Number node (l, i) as l · tokens + i and the source last; leave out edges without capacity."""
+    """Build the graph with node (l, i) as l · tokens + i and the source last; omit edges of capacity 0."""
     layers, tokens = len(matrices), len(readout)
     tails, heads, sizes = [], [], []
     for layer, matrix in enumerate(matrices, start=1):

@@ -1,9 +1,9 @@
-"""The rules by which transformer attribution hands relevance down: α = 1, β = 0 in linear layers, shares elsewhere.
+"""Relevance propagation rules of transformer attribution: α = 1, β = 0 in linear layers, proportional elsewhere.
 
-A rule takes the relevance of an operation's output and gives that of its inputs. x / 0 is 0 throughout.
+A rule maps the relevance of an operation's output to the relevance of its inputs. x / 0 is 0 throughout.
 
 Source: Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021, Section 3.1,
-with sums rescaled for each image by itself.
+with sums rescaled per image.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear_relevance(relevance: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Share the relevance of a linear layer's output among the inputs that raised it; the bias gets none.
+    """Distribute the relevance of a linear layer's output to its positive contributions; the bias gets none.
 
     R_i = Σ_j max(x_i w_ij, 0) / Σ_k max(x_k w_kj, 0) · R_j.
 
@@ -36,7 +36,7 @@ def linear_relevance(relevance: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         weight: (outputs, inputs).
 
     Returns:
-        (..., inputs), summing to what the outputs with any positive contribution held.
+        (..., inputs); sums to the relevance of the outputs that have a positive contribution.
 
     Example:
         >>> linear_relevance(torch.tensor([1.0]), torch.tensor([1.0, -1.0]), torch.tensor([[1.0, 2.0]]))
@@ -50,7 +50,7 @@ def linear_relevance(relevance: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def sum_relevance(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Split the relevance of a + b by their shares, then rescale both so that no relevance is made or lost.
+    """Split the relevance of a + b in proportion to a and b, then rescale both so that relevance is conserved.
 
     With r_a = a R / (a + b) and S_a = Σ r_a over each image, r_a is scaled to sum to |S_a| / (|S_a| + |S_b|) · Σ R.
 
@@ -78,10 +78,10 @@ def sum_relevance(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tens
 
 
 def mean_relevance(relevance: Tensor, x: Tensor, total: Tensor) -> Tensor:
-    """Share the relevance of a mean, or a sum, among its terms: R_i = x_i R / Σ x.
+    """Distribute the relevance of a mean or a sum to its terms: R_i = x_i R / Σ x.
 
     Args:
-        relevance: the relevance of the result, broadcastable to x.
+        relevance: relevance of the result, broadcastable to x.
         x: the terms.
         total: their sum, broadcastable to x.
 
@@ -94,7 +94,7 @@ def mean_relevance(relevance: Tensor, x: Tensor, total: Tensor) -> Tensor:
 
 
 def product_relevance(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Share the relevance of the matrix product a b, half to either: R_a = a * (t bᵀ) / 2, R_b = b * (aᵀ t) / 2.
+    """Split the relevance of the matrix product a b in half: R_a = a * (t bᵀ) / 2, R_b = b * (aᵀ t) / 2.
 
     t = R / (a b).
 
@@ -117,7 +117,7 @@ def product_relevance(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, 
 def bilinear_relevance(
     relevance: Tensor, a: Tensor, b: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Do likewise for any product: the derivatives of Σ t · multiply(a, b), times a / 2 and b / 2.
+    """Split the relevance of any bilinear product in half: derivatives of Σ t · multiply(a, b), times a / 2 and b / 2.
 
     Args:
         relevance: of the product.
@@ -138,10 +138,10 @@ def bilinear_relevance(
 def attention_relevance(
     relevance: Tensor, query: Tensor, key: Tensor, value: Tensor, attention: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hand the relevance of z = A value down to query, key and value; softmax, scale and mask pass it unchanged.
+    """Propagate the relevance of z = A value to query, key and value; softmax, scale and mask pass it unchanged.
 
     Args:
-        relevance: (..., queries, width), that of z.
+        relevance: (..., queries, width), relevance of z.
         query: (..., queries, width).
         key: (..., keys, width).
         value: (..., keys, width).

@@ -1,4 +1,4 @@
-"""Responsive fields: the patches that each patch responds to, how many there are and where they lie.
+"""Responsive fields: the patches that each patch responds to, their number and their direction.
 
 Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eqs. 6 and 7.
 """
@@ -21,7 +21,7 @@ from vit_interactions.functional.windows import (
 from vit_interactions.utilities.checks import check_grid, check_uncertainty
 from vit_interactions.utilities.html_table import html_table
 
-SHOWN = 10  # images in a notebook
+SHOWN = 10  # images per table in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class ResponsiveField:
 
     Attributes:
         grid: (rows, cols) of the patches.
-        candidates: (batch, patches, patches) bool, B_p of Eq. 4: the patch and its most relevant patches. None
-            where only windows are known, as of `field_from_windows`.
+        candidates: (batch, patches, patches) bool, B_p of Eq. 4: the patch and its most relevant patches. None if only
+            the windows are known, as in `field_from_windows`.
         windows: (batch, patches, 4) int64: left, top, right, bottom of the adaptive window, inclusive.
         dropped: (batch, patches) bool, the indiscriminative patches D.
         mask: (batch, patches, patches) bool, S_p of Eq. 6 in row p.
@@ -45,24 +45,24 @@ class ResponsiveField:
 
     @property
     def size(self) -> Tensor:
-        """|S_p|, the number of patches in each field: (batch, patches) int64 in [1, patches]."""
+        """|S_p|, number of patches in each field: (batch, patches) int64 in [1, patches]."""
         return self.mask.sum(-1)
 
     @property
     def operations(self) -> Tensor:
-        """Σ_p |S_p|, the patch interactions the fields leave: (batch,) int64. Its mean over images is E_O."""
+        """Σ_p |S_p|, number of patch interactions in the fields: (batch,) int64. Its mean over images is E_O."""
         return self.mask.sum((-2, -1))
 
     @property
     def tendency(self) -> Tensor:
-        """The unit vector (x, y) in which each field reaches farther: (batch, patches, 2) (Eq. 7).
+        """Unit vector (x, y) of the direction in which each field extends farther: (batch, patches, 2) (Eq. 7).
 
-        x points right and y down. (0, 0) where the field reaches as far to either side.
+        x points right and y down. (0, 0) if the field extends equally far to both sides.
         """
         return field_tendency(self.mask, self.grid)
 
     def _repr_html_(self) -> str:
-        """Show in a notebook, for the first images, how large the fields are."""
+        """Show the sizes of the first images' fields as a table in notebooks."""
         pairs = self.mask.shape[-1] ** 2
         numbers = zip(self.size, self.dropped.sum(-1), window_operations(self.windows), strict=True)
         rows = [
@@ -93,17 +93,17 @@ def responsive_field(
     Args:
         uncertainty: U (batch, patches, patches).
         grid: (rows, cols) of the patches.
-        alpha: share of all patch pairs that count as relevant, in [0, 1].
-        beta: share of the patches that are dropped as indiscriminative, in [0, 1].
-        field: "window" takes all patches of the adaptive window, as the paper's text and Table 2 do;
-            "candidates" only the relevant patches themselves, as Eq. 6 is printed.
+        alpha: fraction of all patch pairs that count as relevant, in [0, 1].
+        beta: fraction of the patches that are dropped as indiscriminative, in [0, 1].
+        field: "window" uses all patches of the adaptive window, as in the paper's text and Table 2; "candidates" uses
+            only the relevant patches, as Eq. 6 is printed.
 
     Returns:
-        The fields. A patch always belongs to its own, even if it is dropped from the others.
+        The fields. A patch always belongs to its own field, even if it is dropped from the others.
 
     Raises:
-        ValueError: shapes that disagree, values that are not finite, `alpha` or `beta` outside [0, 1], an
-            unknown `field`.
+        ValueError: inconsistent shapes, values that are not finite, `alpha` or `beta` outside [0, 1], or an unknown
+            `field`.
 
     Example:
         >>> uncertainty = torch.zeros(1, 4, 4)
@@ -115,7 +115,7 @@ def responsive_field(
     check_uncertainty(uncertainty)
     check_grid(grid, uncertainty.shape[-1])
     if field not in ("window", "candidates"):
-        raise ValueError(f'`field` must be "window" or "candidates", but got {field!r}.')
+        raise ValueError(f'`field` must be "window" or "candidates", got {field!r}.')
     candidates = with_self(relevant_pairs(uncertainty, alpha))
     windows = bounding_boxes(candidates, grid)
     dropped = indiscriminative_patches(uncertainty, beta)
@@ -126,7 +126,7 @@ def responsive_field(
 
 
 def field_from_windows(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) -> ResponsiveField:
-    """Build the responsive fields {p} ∪ (window of p without D) that windows and dropped patches make (Eq. 6).
+    """Create the responsive fields {p} ∪ (window of p without D) from windows and dropped patches (Eq. 6).
 
     Args:
         windows: (batch, patches, 4) integers: left, top, right, bottom in patch units, inclusive.
@@ -137,7 +137,7 @@ def field_from_windows(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) 
         The fields, without candidates.
 
     Raises:
-        ValueError: shapes that disagree, or types that are not the ones above.
+        ValueError: inconsistent shapes, or other types.
 
     Example:
         >>> windows = torch.tensor([[[0, 0, 1, 0], [0, 0, 1, 0], [2, 0, 2, 0]]])  # of three patches in a row
@@ -152,41 +152,40 @@ def field_from_windows(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) 
 
 
 def check_windows(windows: Tensor, dropped: Tensor, grid: tuple[int, int]) -> None:
-    """Raise ValueError unless windows (batch, patches, 4) and dropped patches (batch, patches) are of one grid."""
+    """Raise ValueError unless windows (batch, patches, 4) and dropped patches (batch, patches) fit the grid."""
     if windows.ndim != 3 or windows.shape[-1] != 4 or windows.is_floating_point():
         raise ValueError(
-            f"`windows` must be integers of shape (batch, patches, 4), but got {windows.dtype} "
-            f"{tuple(windows.shape)}."
+            f"`windows` must be integers of shape (batch, patches, 4), got {windows.dtype} {tuple(windows.shape)}."
         )
     check_grid(grid, windows.shape[1])
     if dropped.dtype != torch.bool or dropped.shape != windows.shape[:2]:
         raise ValueError(
-            f"`dropped` must be bool of shape {tuple(windows.shape[:2])}, like `windows`, but got {dropped.dtype} "
+            f"`dropped` must be bool of shape {tuple(windows.shape[:2])}, like `windows`, got {dropped.dtype} "
             f"{tuple(dropped.shape)}."
         )
 
 
 def check_field_grid(field: ResponsiveField, grid: tuple[int, int]) -> None:
-    """Raise ValueError unless a field, a teacher's say, is of the grid (rows, cols) of the model that is to use it.
+    """Raise ValueError unless a field has the grid (rows, cols) of the model that uses it.
 
     Example:
         >>> field = field_from_windows(torch.zeros(1, 1, 4).long(), torch.zeros(1, 1, dtype=torch.bool), (1, 1))
         >>> check_field_grid(field, (14, 14))
         Traceback (most recent call last):
-        ValueError: `field` must be of the model's grid of 14 x 14 patches, but got one of 1 x 1.
+        ValueError: `field` must have the model's grid of 14 x 14 patches, got 1 x 1.
     """
     if tuple(field.grid) != tuple(grid):
         raise ValueError(
-            f"`field` must be of the model's grid of {grid[0]} x {grid[1]} patches, but got one of "
+            f"`field` must have the model's grid of {grid[0]} x {grid[1]} patches, got "
             f"{field.grid[0]} x {field.grid[1]}."
         )
 
 
 def field_tendency(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Point each patch to where its field reaches farther (Eq. 7).
+    """Compute the direction in which each patch's field extends farther (Eq. 7).
 
-    The four offsets are lengths measured from the patch to the edges of its field; the tendency is
-    (right − left, down − up) divided by its Euclidean length, and (0, 0) where that is 0.
+    The four offsets are distances from the patch to the edges of its field. The tendency is (right − left, down − up)
+    divided by its Euclidean length, or (0, 0) if that is 0.
 
     Args:
         mask: (batch, patches, patches) bool, the field S_p in row p, p itself always in it.

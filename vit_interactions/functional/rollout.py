@@ -1,7 +1,7 @@
-"""Attention rollout: attention followed back through all layers to the input tokens.
+"""Attention rollout: attention propagated back through all layers to the input tokens.
 
-Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, Sec. 4.1. Rows are
-normalised with their own sums; the thinning of small entries ("discard") is no part of the paper.
+Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, Sec. 4.1. Rows are normalized by
+their sums; discarding small entries ("discard") is not part of the paper.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def fuse_heads(attention: Tensor, fusion: Fusion = "mean") -> Tensor:
 
 
 def check_fusion(fusion: str) -> None:
-    """Raise ValueError unless `fusion` is a way to fuse heads."""
+    """Raise ValueError unless `fusion` is one of `FUSIONS`."""
     check_choice("fusion", fusion, FUSIONS)
 
 
@@ -47,11 +47,11 @@ def discard_smallest(attention: Tensor, ratio: float, *, keep_first: bool = True
 
     Args:
         attention: (batch, tokens, tokens), heads fused.
-        ratio: share of the entries, in [0, 1].
-        keep_first: leave entry (0, 0), the class token's attention to itself, as it is.
+        ratio: fraction of the entries, in [0, 1].
+        keep_first: keep entry (0, 0), the class token's attention to itself.
 
     Returns:
-        (batch, tokens, tokens). Of equal entries, those of lowest flat index go first.
+        (batch, tokens, tokens). Ties are broken by the lowest flat index.
 
     Raises:
         ValueError: `ratio` outside [0, 1].
@@ -72,17 +72,17 @@ def discard_smallest(attention: Tensor, ratio: float, *, keep_first: bool = True
 
 
 def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """Follow a readout back through the layers: readout · M_L ··· M_1, M_l = rownorm(E_l + α I).
+    """Propagate a readout back through the layers: readout · M_L ··· M_1, M_l = rownorm(E_l + α I).
 
-    Computed as a chain of vectors from the top, which costs layers · tokens² instead of layers · tokens³.
+    Computed as a chain of vectors from the top, with layers · tokens² instead of layers · tokens³ operations.
 
     Args:
         attentions: E_l (batch, tokens, tokens), heads fused, first layer first.
-        readout: (batch, tokens) or (tokens,), the share of each output token in what is explained.
+        readout: (batch, tokens) or (tokens,), weight of each output token.
         alpha: weight of the residual connection, ≥ 0. 1 is the paper's 0.5 A + 0.5 I.
 
     Returns:
-        (batch, tokens): the share of each input token; sums to the readout's sum.
+        (batch, tokens), weight of each input token; the sum is that of the readout.
 
     Raises:
         ValueError: no layer, or `alpha` < 0.
@@ -94,10 +94,10 @@ def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0
         tensor([[0.7500, 0.2500]])
     """
     if not len(attentions):
-        raise ValueError("`attentions` must hold at least one layer, but got none.")
+        raise ValueError("`attentions` must contain at least one layer, got none.")
     check_alpha(alpha)
     relevance = readout.expand(attentions[0].shape[0], -1)
-    return chain(relevance, reversed(attentions), alpha, normalise=True)
+    return chain(relevance, reversed(attentions), alpha, normalize=True)
 
 
 def check_alpha(alpha: float) -> None:

@@ -1,4 +1,4 @@
-"""The scores that a model's output holds: probabilities of classes, or values, by the link of its head."""
+"""Scores of a model's output: class probabilities or values, with the link function of its head."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ from vit_interactions.utilities.checks import check_choice
 Output = Literal["softmax", "sigmoid", "probabilities", "value"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
-ROUNDING = 1e-4  # how far a row of probabilities may miss the sum 1
+ROUNDING = 1e-4  # tolerance of the sum of probabilities
 
 
 def check_output(name: str, value: Any) -> None:
@@ -24,13 +24,13 @@ def class_outputs(output: Any, batch: int | None = None) -> Tensor:
     """Return a model's output as (batch, classes).
 
     Args:
-        output: (batch, classes); (batch,), which is one class; or an object that has either as `logits`, as the outputs
-            of transformers do.
-        batch: number of images that were given, if known. Tells (batch,) from the (classes,) of a model that drops
-            the batch dimension.
+        output: (batch, classes); (batch,), which is one class; or an object with either as `logits`, as in
+            transformers.
+        batch: number of input images, if known. Distinguishes (batch,) from the (classes,) of a model that drops the
+            batch dimension.
 
     Raises:
-        ValueError: an output of another form, with what came and how to explain it.
+        ValueError: another output; the error describes it and suggests a target.
 
     Example:
         >>> class_outputs(torch.zeros(4)).shape
@@ -44,24 +44,24 @@ def class_outputs(output: Any, batch: int | None = None) -> Tensor:
             "the model must return scores of each image, (batch, classes) or (batch,), got one number for the whole "
             "batch. Return it before it is averaged over the batch."
         )
-    came, example = _describe(outputs, batch)
+    received, example = _describe(outputs, batch)
     images = "" if batch is None else f" for {batch} image{'s' * (batch != 1)}"
     raise ValueError(
         "`target` must be a function of the output for a model whose output is neither (batch, classes) nor (batch,), "
-        f"got {came}{images}. Give one score per image, for example target=lambda output: {example}."
+        f"got {received}{images}. Return one score per image, for example target=lambda output: {example}."
     )
 
 
 def class_scores(outputs: Tensor, output: Output) -> Tensor:
-    """Apply the link of a head to what the head gives.
+    """Apply the link function of a head to its outputs.
 
     Args:
         outputs: (batch, classes), on any device.
-        output: "softmax" for logits of classes of which an image has one; "sigmoid" for logits of classes each of which
-            an image may have; "probabilities" and "value" (regression) for what is taken as it is.
+        output: "softmax" for logits of mutually exclusive classes; "sigmoid" for logits of independent classes;
+            "probabilities" and "value" (regression) for outputs that are used unchanged.
 
     Returns:
-        (batch, classes) float64 on the CPU: probabilities in [0, 1], or values as they are.
+        (batch, classes) float64 on the CPU: probabilities in [0, 1], or unchanged values.
 
     Raises:
         ValueError: an unknown `output`, the softmax of a single output, or probabilities outside [0, 1].
@@ -90,7 +90,7 @@ def class_scores(outputs: Tensor, output: Output) -> Tensor:
 
 
 def are_distributions(outputs: Tensor) -> bool:
-    """Tell whether each row of (batch, classes) is >= 0 and sums to 1, so that a softmax has been applied.
+    """Check whether each row of (batch, classes) is >= 0 and sums to 1, as after a softmax.
 
     Example:
         >>> are_distributions(torch.tensor([[0.25, 0.75]])), are_distributions(torch.tensor([[0.25, 0.5]]))
@@ -102,7 +102,7 @@ def are_distributions(outputs: Tensor) -> bool:
 
 
 def _describe(output: Any, batch: int | None) -> tuple[str, str]:
-    """Word an output that is not (batch, classes), with an expression that takes a score out of it."""
+    """Describe an output that is not (batch, classes), and return an expression that extracts a score."""
     kind = type(output).__name__
     if isinstance(output, Tensor):
         row = (

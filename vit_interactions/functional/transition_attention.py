@@ -12,13 +12,13 @@ from vit_interactions.functional.chain import apply_residual, chain
 
 
 def transition_state(attentions: Iterable[Tensor], readout: Tensor) -> Tensor:
-    """Follow the readout down the layers: pᵀ Ā_L (Ā_{L−1} + I) ··· (Ā_start + I).
+    """Propagate the readout down the layers: pᵀ Ā_L (Ā_{L−1} + I) ··· (Ā_start + I).
 
-    The last layer is taken without the identity and nothing is normalised, as published.
+    As published, the identity is not added to the last layer, and nothing is normalized.
 
     Args:
-        attentions: Ā (batch, tokens, tokens), heads averaged, the last layer first.
-        readout: p (batch, tokens), the share of each output token in what is explained.
+        attentions: Ā (batch, tokens, tokens), averaged over heads, last layer first.
+        readout: p (batch, tokens), weight of each output token in the readout.
 
     Returns:
         (batch, tokens).
@@ -35,6 +35,6 @@ def transition_state(attentions: Iterable[Tensor], readout: Tensor) -> Tensor:
     downwards = iter(attentions)
     last = next(downwards, None)
     if last is None:
-        raise ValueError("`attentions` must hold at least one layer, but got none.")
-    state = apply_residual(readout.to(last.dtype), last, alpha=0.0, normalise=False)
-    return chain(state, downwards, normalise=False)
+        raise ValueError("`attentions` must contain at least one layer, got none.")
+    state = apply_residual(readout.to(last.dtype), last, alpha=0.0, normalize=False)
+    return chain(state, downwards, normalize=False)

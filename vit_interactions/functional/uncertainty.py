@@ -12,16 +12,16 @@ from torch import Tensor
 from vit_interactions.functional.attention import BlockIndex, at_least_float32
 from vit_interactions.utilities.checks import check_index
 
-# Rows of U finished at once: keeps the temporaries of the last step small beside the running sums.
+# Rows of U per block of the last step; keeps its temporaries small compared to the running sums.
 _FINISH_ROWS = 32
 
 
 class RunningUncertainty:
-    """U of a stack of layers that arrive one after the other and are not kept.
+    """U of layers that are added one at a time and not stored.
 
-    Holds a running mean and a running sum of squared deviations (Welford's recurrence), each
-    (batch, heads, patches, patches): memory does not grow with the number of layers, nothing cancels, and
-    attention that never varies gives exactly 0.
+    Keeps a running mean and a running sum of squared deviations (Welford's recurrence), each (batch, heads, patches,
+    patches). Memory does not grow with the number of layers, there is no cancellation, and constant attention gives
+    exactly 0.
 
     Example:
         >>> running = RunningUncertainty()
@@ -32,7 +32,7 @@ class RunningUncertainty:
     """
 
     def __init__(self) -> None:
-        """Start with no layer."""
+        """Start without layers."""
         self.layers: list[str] = []
         self._mean = torch.empty(0)
         self._squares = torch.empty(0)
@@ -43,21 +43,20 @@ class RunningUncertainty:
         shape: tuple[int, int, int, int],
         name: str | None = None,
     ) -> None:
-        """Take in one layer's attention.
+        """Add the attention of one layer.
 
         Args:
-            blocks: (index, attention) pairs that together cover `shape`, as `attention_blocks` yields them.
-                They are overwritten.
+            blocks: (index, attention) pairs that together cover `shape`, as from `attention_blocks`; overwritten.
             shape: (batch, heads, patches, patches).
-            name: what an error calls this layer.
+            name: name of the layer in errors.
 
         Raises:
-            ValueError: the layer's shape is not that of the layers before it.
+            ValueError: the shape differs from that of the previous layers.
         """
         name = f"layer {len(self.layers)}" if name is None else name
         if self.layers and shape != self._mean.shape:
             raise ValueError(
-                f"all layers must agree in heads and patches: `{self.layers[0]}` has attention of shape "
+                f"all layers must have the same heads and patches: `{self.layers[0]}` has attention of shape "
                 f"{tuple(self._mean.shape)}, but `{name}` has {tuple(shape)}."
             )
         self.layers.append(name)
@@ -74,7 +73,7 @@ class RunningUncertainty:
                 self._mean[index].add_(deviation, alpha=1 / count)
 
     def update_whole(self, attention: Tensor, name: str | None = None) -> None:
-        """Take in one layer's attention among patches (batch, heads, patches, patches), left unchanged."""
+        """Add the attention of one layer among patches (batch, heads, patches, patches), which is not changed."""
         everything = (slice(None), slice(None), slice(None))
         self.update([(everything, at_least_float32(attention.clone()))], tuple(attention.shape), name)  # type: ignore[arg-type]
 
@@ -82,33 +81,32 @@ class RunningUncertainty:
         """Return U (batch, patches, patches), all values ≥ 0.
 
         Raises:
-            ValueError: no layer has been taken in.
+            ValueError: no layer has been added.
         """
         if not self.layers:
-            raise ValueError("U needs the attention of at least one layer, but got none.")
+            raise ValueError("U needs the attention of at least one layer, got none.")
         batch, _, patches, _ = self._squares.shape
         uncertainty = self._squares.new_empty(batch, patches, patches)
         for start in range(0, patches, _FINISH_ROWS):
             rows = slice(start, start + _FINISH_ROWS)
             per_head = self._squares[:, :, rows] / len(self.layers)
-            # Many times faster than `var` over this axis, and as exact.
+            # Much faster than `var` over this axis, and equally exact.
             uncertainty[:, rows] = (per_head - per_head.mean(1, keepdim=True)).square_().mean(1)
         return uncertainty
 
 
 def uncertainty(attentions: Sequence[Tensor] | Tensor, prefix: int = 0) -> Tensor:
-    """Quantify the interaction of every pair of patches from the attention of all layers (Eqs. 2, 3).
+    """Quantify the interaction of each pair of patches from the attention of all layers (Eqs. 2, 3).
 
-    The variance over layers of each head's attention, then the variance of that over heads.
+    This is the variance over heads of the variance over layers of the attention.
 
     Args:
-        attentions: one (batch, heads, tokens, tokens) attention a layer, or all in one tensor
-            (layers, batch, heads, tokens, tokens).
-        prefix: tokens before the first patch; their rows and columns are left out.
+        attentions: (batch, heads, tokens, tokens) per layer, or one tensor (layers, batch, heads, tokens, tokens).
+        prefix: number of tokens before the first patch; their rows and columns are ignored.
 
     Returns:
-        U (batch, patches, patches) ≥ 0. Row p: how much every patch matters to patch p. Column p: how
-        informative patch p is to all others. U is not symmetric.
+        U (batch, patches, patches) ≥ 0. Row p is how much each patch matters to patch p. Column p is how informative
+        patch p is to all others. U is not symmetric.
 
     Raises:
         ValueError: no layer, a tensor that is not (batch, heads, tokens, tokens), or layers that differ.
@@ -119,17 +117,17 @@ def uncertainty(attentions: Sequence[Tensor] | Tensor, prefix: int = 0) -> Tenso
         tensor(0.)
     """
     if check_index("prefix", prefix) < 0:
-        raise ValueError(f"`prefix` must be >= 0, but got {prefix}.")
+        raise ValueError(f"`prefix` must be >= 0, got {prefix}.")
     running = RunningUncertainty()
     for layer, attention in enumerate(attentions):
         if attention.ndim != 4 or attention.shape[-1] != attention.shape[-2]:
             raise ValueError(
-                "`attentions` must hold tensors of shape (batch, heads, tokens, tokens), "
-                f"but layer {layer} has {tuple(attention.shape)}."
+                f"`attentions` must have shape (batch, heads, tokens, tokens) per layer, got {tuple(attention.shape)} "
+                f"in layer {layer}."
             )
         if prefix >= attention.shape[-1]:
-            raise ValueError(f"`prefix` must be < {attention.shape[-1]}, the tokens, but got {prefix}.")
+            raise ValueError(f"`prefix` must be < {attention.shape[-1]}, the number of tokens, got {prefix}.")
         if not (attention.is_floating_point() and attention.isfinite().all()):
-            raise ValueError(f"`attentions` must be finite floating-point numbers, but layer {layer} is not.")
+            raise ValueError(f"`attentions` must be finite floating-point numbers, got others in layer {layer}.")
         running.update_whole(attention[..., prefix:, prefix:])
     return running.result()

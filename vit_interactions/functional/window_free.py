@@ -1,9 +1,9 @@
-"""Window-free attention: each layer finds the window of every patch itself, from its own queries and keys.
+"""Window-free attention: each layer computes the window of each patch from its queries and keys.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 5, Eqs. 8 and 9. A masked score is 0, not minus infinity, as Eq. 9 says; the
-other reading is `window_fill="-inf"`. Prefix tokens are not windowed and take no part in the windows.
+Source: Ma et al., arXiv 2203.05922, Sec. 5, Eqs. 8 and 9. A masked score is 0, not minus infinity, as in Eq. 9; the
+other interpretation is `window_fill="-inf"`. Prefix tokens are neither windowed nor part of the windows.
 
-These functions can be scripted by TorchScript, which knows no keyword-only arguments and no contexts of its caller's.
+TorchScript can compile these functions, so they have no keyword-only arguments.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ WINDOW_FILLS = ("zero", "-inf")
 
 
 class WindowFree(NamedTuple):
-    """What window-free attention gives.
+    """Result of window-free attention.
 
     Attributes:
         output: z (batch, heads, tokens, width).
-        logits: (batch, patches, patches), of which sigmoid is w'; at least float32, in the graph.
+        logits: logits of w' (batch, patches, patches), at least float32, with gradients.
         mask: W (batch, patches, patches) bool.
     """
 
@@ -38,11 +38,11 @@ def window_free_logits(query: Tensor, key: Tensor) -> Tensor:
     """Compute the mean over heads of Q Kᵀ, without 1/√d (Eq. 8): one product of the concatenated heads.
 
     Args:
-        query: (batch, heads, patches, width), of the patches only.
+        query: (batch, heads, patches, width), without prefix tokens.
         key: (batch, heads, patches, width).
 
     Returns:
-        (batch, patches, patches), at least float32, also under autocast.
+        (batch, patches, patches), at least float32, even under autocast.
 
     Example:
         >>> query = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)  # two heads, one patch
@@ -58,13 +58,13 @@ def window_free_logits(query: Tensor, key: Tensor) -> Tensor:
 
 
 def window_free_mask(logits: Tensor) -> Tensor:
-    """Mark the pairs whose w' = sigmoid(logit) lies above the mean of its row, strictly (Eq. 8).
+    """Mark the pairs whose w' = sigmoid(logit) is strictly above the mean of its row (Eq. 8).
 
     Args:
         logits: (..., patches, patches).
 
     Returns:
-        (..., patches, patches) bool. A row of equal values has no mark. No gradient.
+        (..., patches, patches) bool, without gradient. A row of equal values is not marked at all.
 
     Example:
         >>> window_free_mask(torch.tensor([[9.0, -9.0], [1.0, 1.0]])).int()
@@ -72,17 +72,17 @@ def window_free_mask(logits: Tensor) -> Tensor:
                 [0, 0]], dtype=torch.int32)
     """
     weights = logits.detach().sigmoid()
-    # The rounded mean of equal values may lie below them; that of equal zeros does not.
+    # The mean of equal values may be rounded to below them; the mean of zeros is not.
     weights = weights - weights[..., :1]
     return weights > weights.mean(-1, keepdim=True)
 
 
 def token_window(mask: Tensor, num_prefix: int) -> Tensor:
-    """Extend windows of patches to all tokens and heads: prefix tokens attend to all and are attended by all.
+    """Extend windows of patches to all tokens and heads: prefix tokens attend to, and are attended by, all tokens.
 
     Args:
         mask: W (batch, patches, patches) bool.
-        num_prefix: tokens before the first patch.
+        num_prefix: number of tokens before the first patch.
 
     Returns:
         (batch, 1, tokens, tokens) bool.
@@ -104,9 +104,9 @@ def windowed_probabilities(
     Args:
         query: (batch, heads, tokens, width).
         key: (batch, heads, tokens, width).
-        window: (batch, 1, tokens, tokens) bool, as of `token_window`.
-        window_fill: as in `window_free_attention`.
-        scale: as in `window_free_attention`.
+        window: (batch, 1, tokens, tokens) bool, see `token_window`.
+        window_fill: see `window_free_attention`.
+        scale: see `window_free_attention`.
 
     Returns:
         (batch, heads, tokens, tokens); with "-inf", a row without a window is 0.
@@ -121,7 +121,7 @@ def windowed_probabilities(
     scores = (query * scale) @ key.transpose(-2, -1)
     if window_fill == "zero":
         return (scores * window).softmax(-1)
-    # The softmax of a row without a window would be NaN.
+    # The softmax of a fully masked row would be NaN.
     kept = window | ~window.any(-1, keepdim=True)
     return scores.masked_fill(~kept, float("-inf")).softmax(-1) * window
 
@@ -135,24 +135,24 @@ def window_free_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> WindowFree:
-    """Find the windows of the patches, and attend by softmax((Q Kᵀ · scale) ∗ W) V (Eqs. 8 and 9).
+    """Compute the windows of the patches, and softmax((Q Kᵀ · scale) ∗ W) V (Eqs. 8 and 9).
 
-    To a `TorchFunctionMode` it is one function, as torch's own are.
+    A `TorchFunctionMode` sees one call, as for torch's own functions.
 
     Args:
         query: (batch, heads, tokens, width); prefix tokens first.
         key: (batch, heads, tokens, width).
         value: (batch, heads, tokens, width).
-        num_prefix: tokens before the first patch.
-        window_fill: "zero" gives a pair of patches outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
-        scale: factor of the scores; None means 1 / sqrt(width).
-        dropout: probability of dropping an attention.
+        num_prefix: number of tokens before the first patch.
+        window_fill: score of pairs of patches outside the windows: "zero" (Eq. 9), or "-inf", which masks them.
+        scale: factor of the scores; None: 1 / sqrt(width).
+        dropout: dropout probability of the attention.
 
     Returns:
-        The output, the logits of the windows, and the windows. A token that may attend to none gets 0.
+        The output, the logits of the windows, and the windows. The output of a fully masked token is 0.
 
     Raises:
-        ValueError: shapes that disagree, no patch, another `window_fill`.
+        ValueError: inconsistent shapes, no patch, or an unknown `window_fill`.
 
     Example:
         >>> query = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1)
@@ -193,25 +193,25 @@ def window_free_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
     """Compute the binary cross-entropy of w' = sigmoid(logits), averaged over pairs, images and layers (Sec. 5).
 
     Args:
-        logits: of each layer (batch, patches, patches).
-        targets: the binary masks of responsive fields (batch, patches, patches), bool or float in [0, 1].
+        logits: (batch, patches, patches) per layer.
+        targets: binary masks of responsive fields (batch, patches, patches), bool or float in [0, 1].
 
     Returns:
-        Scalar ≥ 0, in nats a pair.
+        Scalar ≥ 0, in nats per pair.
 
     Raises:
-        ValueError: no layer, or shapes that disagree.
+        ValueError: no layer, or inconsistent shapes.
 
     Example:
         >>> window_free_loss([torch.zeros(1, 2, 2)], torch.eye(2)[None])
         tensor(0.6931)
     """
     if not logits:
-        raise ValueError("`logits` must hold one tensor a layer, but is empty.")
+        raise ValueError("`logits` must contain one tensor per layer, got none.")
     for layer in logits:
         if layer.shape != targets.shape:
             raise ValueError(
-                f"`targets` must have the logits' shape {tuple(layer.shape)}, but got {tuple(targets.shape)}."
+                f"`targets` must have the logits' shape {tuple(layer.shape)}, got {tuple(targets.shape)}."
             )
     targets = targets.to(logits[0].dtype)
     losses = [F.binary_cross_entropy_with_logits(layer, targets) for layer in logits]
@@ -221,8 +221,8 @@ def window_free_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
 def _check(query: Tensor, key: Tensor, value: Tensor, num_prefix: int) -> None:
     if query.ndim != 4 or query.shape != key.shape or key.shape != value.shape:
         raise ValueError(
-            "`query`, `key` and `value` must have one shape (batch, heads, tokens, width), but got "
+            "`query`, `key` and `value` must have the same shape (batch, heads, tokens, width), got "
             f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}."
         )
     if not 0 <= num_prefix < query.shape[2]:
-        raise ValueError(f"`num_prefix` must lie in [0, {query.shape[2] - 1}], but got {num_prefix}.")
+        raise ValueError(f"`num_prefix` must lie in [0, {query.shape[2] - 1}], got {num_prefix}.")

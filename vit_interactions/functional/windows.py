@@ -1,7 +1,7 @@
 """Adaptive attention windows: the part of the image that matters to each patch, as a rectangle.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 4.1, Eqs. 4 and 5. Bounds are inclusive: the α = 1 row of the paper's
-Table 1, 38,416 = 196², cannot be had otherwise.
+Source: Ma et al., arXiv 2203.05922, Sec. 4.1, Eqs. 4 and 5. Bounds are inclusive; otherwise the α = 1 row of the
+paper's Table 1, 38,416 = 196², would be impossible.
 """
 
 import torch
@@ -13,17 +13,17 @@ from vit_interactions.utilities.checks import check_fraction, check_grid, check_
 def relevant_pairs(uncertainty: Tensor, alpha: float) -> Tensor:
     """Mark the T = round(α N²) largest of all N² values of each image's U.
 
-    Exactly T are marked; of values equal to the smallest marked one, those of lowest flat index.
+    Exactly T values are marked; ties are broken by the lowest flat index.
 
     Args:
         uncertainty: U (batch, patches, patches).
-        alpha: share of all pairs, in [0, 1].
+        alpha: fraction of all pairs, in [0, 1].
 
     Returns:
         (batch, patches, patches) bool.
 
     Raises:
-        ValueError: `uncertainty` of another shape or not finite, `alpha` outside [0, 1].
+        ValueError: `uncertainty` has another shape or is not finite, or `alpha` is outside [0, 1].
 
     Example:
         >>> relevant_pairs(torch.tensor([[[3.0, 1.0], [1.0, 2.0]]]), alpha=0.75).int()
@@ -43,10 +43,10 @@ def relevant_pairs(uncertainty: Tensor, alpha: float) -> Tensor:
 
 
 def bounding_boxes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Find the smallest rectangle around the marked patches of each row.
+    """Compute the bounding box of the marked patches of each row.
 
     Args:
-        mask: (batch, patches, patches) bool, at least one patch marked in every row.
+        mask: (batch, patches, patches) bool, at least one marked patch per row.
         grid: (rows, cols) of the patches.
 
     Returns:
@@ -65,19 +65,19 @@ def bounding_boxes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def adaptive_windows(uncertainty: Tensor, grid: tuple[int, int], alpha: float = 0.10) -> Tensor:
-    """Give each patch the smallest window around itself and the patches most relevant to it (Eq. 4).
+    """Compute the smallest window around each patch and the patches most relevant to it (Eq. 4).
 
     Args:
         uncertainty: U (batch, patches, patches).
         grid: (rows, cols) of the patches.
-        alpha: share of all patch pairs of an image that count as relevant, in [0, 1]. The paper's best: 0.10.
-            How large the windows get depends strongly on the model; see `interaction_curve`.
+        alpha: fraction of all patch pairs of an image that count as relevant, in [0, 1]. The paper's best: 0.10. The
+            size of the windows depends strongly on the model; see `interaction_curve`.
 
     Returns:
         (batch, patches, 4) int64: left, top, right, bottom in patch units, inclusive.
 
     Raises:
-        ValueError: shapes that disagree, values that are not finite, `alpha` outside [0, 1].
+        ValueError: inconsistent shapes, values that are not finite, or `alpha` outside [0, 1].
 
     Example:
         >>> uncertainty = torch.zeros(1, 4, 4)
@@ -92,19 +92,19 @@ def adaptive_windows(uncertainty: Tensor, grid: tuple[int, int], alpha: float = 
 
 
 def with_self(mask: Tensor) -> Tensor:
-    """Mark every patch in its own row of a (batch, patches, patches) bool mask."""
+    """Mark each patch in its own row of a (batch, patches, patches) bool mask."""
     return mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
 
 
 def window_masks(windows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Turn windows into masks over patches.
+    """Convert windows to masks over patches.
 
     Args:
         windows: (batch, patches, 4): left, top, right, bottom, inclusive.
         grid: (rows, cols) of the patches.
 
     Returns:
-        (batch, patches, patches) bool: whether column i lies in the window of row p.
+        (batch, patches, patches) bool: True if patch i (column) is in the window of patch p (row).
 
     Example:
         >>> window_masks(torch.tensor([[[0, 0, 1, 0]]]).expand(1, 4, 4), (2, 2))[0, 0].int()
@@ -120,7 +120,7 @@ def window_masks(windows: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def window_operations(windows: Tensor) -> Tensor:
-    """Count the patch interactions O = Σ_p (right − left + 1)(bottom − top + 1) that windows leave (Eq. 5).
+    """Count the patch interactions O = Σ_p (right − left + 1)(bottom − top + 1) in windows (Eq. 5).
 
     Args:
         windows: (batch, patches, 4): left, top, right, bottom, inclusive.

@@ -45,7 +45,7 @@ from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
 from vit_interactions.utilities.names import unique_names
-from vit_interactions.utilities.text import describe_error, method_in_words
+from vit_interactions.utilities.text import describe_error, method_label
 
 ZERO_NOTE = ". The map is zero everywhere"
 OPEN_NOTE = (
@@ -176,7 +176,7 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
         else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
     )
     part = Explanation({method.name: patch_map.cpu().numpy()})
-    title = method_in_words(method.name)
+    title = method_label(method.name)
     if isinstance(explainer, DynamicAccumulatedAttention):
         part.readouts[method.name] = layout.readout
         title += f", read from the {READ_FROM[layout.readout]}" if layout.readout in READ_FROM else ""

@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vit_interactions.gallery.folder import MANIFEST, is_complete, is_results, other_files
-from vit_interactions.utilities.files import PARTIAL, partial_path, sync_folder
-from vit_interactions.utilities.writing import writing
+from vit_interactions.utilities.files import PARTIAL, fsync_folder, partial_path, write_errors
 
 REPLACED = ".replaced"  # suffix of folders that are being removed
 
@@ -24,7 +23,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         WriteError: the disk is full or not writable; the old folder is unchanged.
     """
     partial = partial_path(folder)
-    with writing(folder):
+    with write_errors(folder):
         clear(partial)
         partial.mkdir()
         try:
@@ -48,7 +47,7 @@ def put_in_place(partial: Path, folder: Path) -> None:
             path.rename(partial / path.name)
         folder.rename(old)
     partial.rename(folder)
-    sync_folder(folder.parent)
+    fsync_folder(folder.parent)
     discard(old)
 
 
@@ -78,7 +77,7 @@ def discard(folder: Path) -> None:
 
 def repair(out: Path) -> None:
     """Complete or revert the replacements that a killed run left behind in its output folder."""
-    with writing(out):
+    with write_errors(out):
         for partial, folder in _hidden(out, PARTIAL):
             if is_complete(partial) and (is_results(folder) or not folder.exists()):
                 put_in_place(partial, folder)

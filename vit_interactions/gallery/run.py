@@ -22,12 +22,12 @@ from vit_interactions.gallery.replace import repair, replacing
 from vit_interactions.images.prepared import preprocessing
 from vit_interactions.images.reading import IMAGE_ERRORS, read_image
 from vit_interactions.utilities.checksum import architecture_checksum, checksum
-from vit_interactions.utilities.files import checksums, sha256, write_json
+from vit_interactions.utilities.files import WriteError, checksums, sha256
+from vit_interactions.utilities.json_files import write_json
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.names import Names, numbered, safe_name
+from vit_interactions.utilities.names import Names, numbered_names, safe_name
 from vit_interactions.utilities.text import describe_error
 from vit_interactions.utilities.versions import versions
-from vit_interactions.utilities.writing import WriteError
 
 RESOLUTION = 120  # dots per inch
 
@@ -98,7 +98,7 @@ def explain_images(
             try:
                 digest = sha256(path, "image")
                 origin = {"sha256": digest, "settings": settings.as_json(), "model": facts}
-                name = names.choose(numbered(safe_name(path.stem)), partial(_is_own, out, path, digest))
+                name = names.choose(numbered_names(safe_name(path.stem)), partial(_is_own, out, path, digest))
                 if not (resume and _made_from(out / name, origin)):
                     explanation = explain_image(model, prepare(read_image(path), model), settings)
                     _write_folder(out / name, explanation, {"image": os.path.abspath(path), **origin})

@@ -14,8 +14,7 @@ from torch import Tensor
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.images.matching import match
 from vit_interactions.images.prepared import PreparedImage
-from vit_interactions.utilities.files import check_regular_file
-from vit_interactions.utilities.text_files import read_text_file
+from vit_interactions.utilities.files import check_regular_file, read_text
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -56,7 +55,7 @@ def read_boxes(path: Path) -> dict[str, list[ObjectBox]]:
         OSError: the file cannot be read.
     """
     check_regular_file("boxes", path)
-    rows = csv.DictReader(io.StringIO(read_text_file("boxes", path), newline=""), strict=True)
+    rows = csv.DictReader(io.StringIO(read_text("boxes", path), newline=""), strict=True)
     boxes: dict[str, list[ObjectBox]] = {}
     try:
         missing = [name for name in ("file", *SIDES) if name not in (rows.fieldnames or ())]

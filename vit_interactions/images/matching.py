@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import TypeVar
 
-from vit_interactions.utilities.names import composed
+from vit_interactions.utilities.names import normalize_unicode
 
 Named = TypeVar("Named", bound=PurePath)
 
@@ -36,7 +36,7 @@ def match(
     """
     alike: dict[str, list[Named]] = {}
     for path in dict.fromkeys(images):
-        alike.setdefault(composed(called(path).name), []).append(path)
+        alike.setdefault(normalize_unicode(called(path).name), []).append(path)
     found = {}
     for name in names:
         parts = _parts(name)
@@ -55,4 +55,4 @@ def match(
 
 
 def _parts(path: PurePath) -> tuple[str, ...]:
-    return tuple(map(composed, path.parts)) or ("",)
+    return tuple(map(normalize_unicode, path.parts)) or ("",)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_interactions.loading.models import nearest
-from vit_interactions.utilities.files import check_regular_file
-from vit_interactions.utilities.names import composed
-from vit_interactions.utilities.text_files import read_text_file
+from vit_interactions.utilities.files import check_regular_file, read_text
+from vit_interactions.utilities.names import normalize_unicode
+from vit_interactions.utilities.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class ClassNames:
 
     def __post_init__(self) -> None:
         first: dict[str, int] = {}
-        for number, name in enumerate(map(composed, self.names), 1):
+        for number, name in enumerate(map(normalize_unicode, self.names), 1):
             if name in first:
                 raise ValueError(
                     f"{self.source} must name each class once, got {name!r} as entries {first[name]} and {number}."
@@ -57,14 +56,14 @@ class ClassNames:
         if unknown := [name for name in found if name not in indices]:
             raise ValueError(
                 f"`data` must have classes of {self.source} only, got {abbreviate(unknown)}."
-                f"{nearest(unknown[0], self.names)} Make the names agree, or remove their images."
+                f"{did_you_mean(unknown[0], self.names)} Make the names agree, or remove their images."
             )
         return indices
 
     def known_class_to_idx(self, found: Iterable[str]) -> dict[str, int]:
         """Return the index of each class found in the data that is among the classes."""
-        known = {composed(name): index for index, name in enumerate(self.names)}
-        return {name: known[composed(name)] for name in found if composed(name) in known}
+        known = {normalize_unicode(name): index for index, name in enumerate(self.names)}
+        return {name: known[normalize_unicode(name)] for name in found if normalize_unicode(name) in known}
 
 
 def abbreviate(names: Sequence[str], shown: int = 5) -> str:
@@ -92,7 +91,7 @@ def read_class_map(path: Path, count: int) -> ClassNames:
         ValueError: not a regular file, another encoding, an empty or repeated line, or another number of names.
     """
     check_regular_file("class_map", path)
-    lines = [line.strip() for line in re.split("\r\n|\r|\n", read_text_file("class_map", path).rstrip())]
+    lines = [line.strip() for line in re.split("\r\n|\r|\n", read_text("class_map", path).rstrip())]
     source = f"`class_map` {path}"
     if "" in lines:
         raise ValueError(f"{source} must have a class name in each line, got an empty line {lines.index('') + 1}.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vit_interactions.loading.models import (
     check_model_name,
-    classes_of,
+    count_classes,
     load_weights,
     new_model,
     pretrained_model,
@@ -68,7 +68,7 @@ def load_classifier(name: str, checkpoint: Path | None = None, **options: Any) -
     check_model_name(name)
     if checkpoint is None:
         return pretrained_model(name, **options).eval()
-    classes = classes_of(name, read_checkpoint(checkpoint))
+    classes = count_classes(name, read_checkpoint(checkpoint))
     model, notes = create_classifier(name, classes, checkpoint=checkpoint, **options)
     if notes:
         raise ValueError(

@@ -1,6 +1,5 @@
-"""Load a model by name, with its own or a checkpoint's weights: of timm, or of a package that an adapter knows."""
+"""Load a timm model, or a model of a library that an adapter supports, by name, pretrained or from a checkpoint."""
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from vit_interactions.attention.probe import probe
 from vit_interactions.utilities.adapters import MODELS
 from vit_interactions.utilities.files import check_regular_file
+from vit_interactions.utilities.text import did_you_mean
 
-# Modules of timm whose models have attention from every patch to every patch.
+# timm modules whose models have global attention, from every patch to every patch.
 FAMILIES = (
     "vision_transformer",
     "deit",
@@ -29,43 +29,31 @@ FAMILIES = (
     "mini",
 )
 
-LOCAL = "local-dir:"  # what timm calls folders with a model
+LOCAL = "local-dir:"  # timm's prefix of a folder with a model
 
-# Models of these modules with two attention maps a layer.
+# Models of these modules with two attention maps per layer.
 DIFFERENTIAL_ATTENTION = ("*dwee*", "*dlittle*", "*dpwee*")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Word a suggestion of the known names nearest to a wrong one.
-
-    Example:
-        >>> nearest("rollout", ["attention_rollout", "gmar"])
-        ' Did you mean attention_rollout?'
-    """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name in k][:3]
-    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def load_model(
     name: str, checkpoint: Path | None = None, device: str = "cpu", *, needs_attention: bool = True
 ) -> nn.Module:
-    """Create a model for explaining: in evaluation mode, on a device, with trained weights.
+    """Load a model with trained weights, in eval mode, on a device.
 
     Args:
-        name: a model of timm, or of a package imported before that registers with timm; "hf:" and a folder or a
-            name on the Hugging Face hub; "torchvision:" and a name; or "open_clip:", a name, "/" and a tag.
-        checkpoint: a safetensors file, or a pickle that holds weights only; None loads the weights that timm
-            knows for the name. The number of classes is read from the checkpoint.
-        device: where the model goes.
-        needs_attention: whether only models with attention among patches are of use.
+        name: a timm model, including those that other imported packages register; "hf:" and a folder or a name on the
+            Hugging Face hub; "torchvision:" and a name; or "open_clip:", a name, "/" and a tag.
+        checkpoint: a safetensors file, or a pickle that contains only weights. The number of classes is read from it.
+            None: the library's pretrained weights.
+        device: device of the model.
+        needs_attention: raise if the model has no attention among patches.
 
     Raises:
-        UnsupportedModelError: a model whose attention cannot be explained, before its weights are downloaded.
-        ImportError: the package of the model is not installed.
-        ValueError: an unknown name, or a checkpoint that is not this model's.
+        UnsupportedModelError: the model's attention is not supported; raised before its weights are downloaded.
+        ImportError: the model's library is not installed.
+        ValueError: an unknown name, or a checkpoint of another model.
         FileNotFoundError: no such checkpoint.
-        OSError: the weights that timm knows could not be had.
+        OSError: the pretrained weights could not be downloaded.
     """
     source, _, inner_name = name.partition(":")
     if source not in MODELS:
@@ -74,14 +62,14 @@ def load_model(
     if source in MODELS:
         adapter = importlib.import_module(MODELS[source])
         model = adapter.load(inner_name, weights)
-        # Models of images and texts hold more than the tower that sees the image.
-        weights = adapter.own_weights(weights) if weights and hasattr(adapter, "own_weights") else weights
+        # Checkpoints of image-text models contain more than the image tower.
+        weights = adapter.tower_weights(weights) if weights and hasattr(adapter, "tower_weights") else weights
     elif weights is None:
         if needs_attention and not is_known_family(name):
-            _refuse_before_download(name)
+            _probe_untrained(name)
         model = pretrained_model(name)
     else:
-        model = new_model(name, num_classes=classes_of(name, weights))
+        model = new_model(name, num_classes=count_classes(name, weights))
     if checkpoint is not None and weights is not None:
         load_weights(model, name, weights, checkpoint)
     loaded: nn.Module = model.eval().to(device)
@@ -89,20 +77,20 @@ def load_model(
 
 
 def is_known_family(name: str) -> bool:
-    """Whether a model is of one of timm's modules whose models have global attention."""
+    """Check whether a timm model belongs to a family with global attention."""
     architecture = name.split(".")[0]
     return any(architecture in timm.list_models(architecture, module=family) for family in FAMILIES)
 
 
-def _refuse_before_download(name: str) -> None:
-    """Probe the untrained model, so that an unsupported one is refused before its weights are downloaded."""
+def _probe_untrained(name: str) -> None:
+    """Probe the untrained model, so that an unsupported model raises before its weights are downloaded."""
     model = new_model(name)
     _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
     probe(model, (height, width))
 
 
 def weights_file(name: str, checkpoint: Path | None) -> Path | None:
-    """Find the file that a model's weights come from: the checkpoint, or that of a local "hf:" folder; else None.
+    """Return the file with a model's weights: the checkpoint, or the one in a local "hf:" folder; None if neither.
 
     Example:
         >>> weights_file("test_vit", Path("weights.safetensors")).name
@@ -114,48 +102,49 @@ def weights_file(name: str, checkpoint: Path | None) -> Path | None:
 
 
 def check_model_name(name: str) -> None:
-    """Raise ValueError unless timm knows the model, with the nearest names, or where to look for it."""
+    """Raise ValueError unless timm can load the name; the error suggests similar names."""
     if ":" in name and not name.startswith((LOCAL, "hf-hub:", "hf_hub:")):
         raise ValueError(
-            f"`model` must be a model of timm, {LOCAL} and a folder, or hf-hub: and a name, got {name!r}."
+            f"`model` must be a timm model, {LOCAL} and a folder, or hf-hub: and a name, got {name!r}."
         )
     if ":" not in name and not timm.is_model(name.split(".")[0]):
-        raise ValueError(f"`model` must be a model of timm, but got {name!r}.{nearest(name, timm.list_models())}")
+        raise ValueError(f"`model` must be a timm model, got {name!r}.{did_you_mean(name, timm.list_models())}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint without running any code that it may hold.
+    """Read the weights of a checkpoint without executing any code in it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a regular file, no safetensors file and no weights-only pickle, or one without weights.
+        ValueError: not a regular file, neither safetensors nor a weights-only pickle, or a file without weights.
     """
     check_regular_file("checkpoint", path)
     try:
         content = load_state_dict(str(path), weights_only=True)
-    # Each format and version of its reader has errors of its own; what they mean to the user is one thing.
+    # Each format and library version raises different errors; they all mean the same to the user.
     except Exception as error:
         raise ValueError(
-            f"`checkpoint` must be a safetensors file or a pickle of weights only, but {path} could not be read "
+            f"`checkpoint` must be a safetensors file or a pickle of weights only, got {path}, which could not be read "
             f"as one ({type(error).__name__})."
         ) from error
     weights = find_weights(content)
     if weights is None:
         raise ValueError(
-            f"`checkpoint` must map names to tensors, once, but {path} does not. Save the model's `state_dict()`."
+            f"`checkpoint` must contain exactly one dict of tensors, got none or several in {path}. Save the model's "
+            "`state_dict()`."
         )
     for key, value in weights.items():
         if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             kind = "no data" if value.is_meta else f"{value.layout}, {value.dtype}".replace("torch.", "")
             raise ValueError(
-                f"`checkpoint` must hold dense tensors of real numbers, got `{key}` with {kind} in {path}. Save the "
-                "weights dense and dequantized."
+                f"`checkpoint` must contain dense tensors of real numbers, got `{key}` with {kind} in {path}. Save "
+                "dense, dequantized weights."
             )
     return weights
 
 
 def find_weights(content: Any) -> dict[str, Tensor] | None:
-    """Find the one dict of tensors in what a checkpoint holds: itself, or one of its values by whatever name.
+    """Return the only dict of tensors in a checkpoint's content, which may be a value under any key; None if not one.
 
     Example:
         >>> find_weights({"model_state_dict": {"head.bias": torch.ones(1)}, "epoch": 3})
@@ -173,60 +162,65 @@ def find_weights(content: Any) -> dict[str, Tensor] | None:
 
 
 def new_model(name: str, **options: Any) -> nn.Module:
-    """Create a model of timm; options that are None are left out.
+    """Create a timm model; options that are None are omitted.
 
     Raises:
-        ValueError: an option that the model does not take, or a "local-dir:" folder that timm cannot read.
-        OSError: a model or weights that could not be downloaded.
+        ValueError: an option that the model does not accept, or a "local-dir:" folder that timm cannot read.
+        OSError: the model or its weights could not be downloaded.
     """
     options = {key: value for key, value in options.items() if value is not None}
     try:
         model: nn.Module = timm.create_model(name, **options)
-    # Models check their options in ways of their own, some by running out of memory; so do sources of weights.
+    # Models and download sources raise many types of errors, even out of memory.
     except Exception as error:
         raise _creation_error(name, options, error) from error
     return model
 
 
 def pretrained_model(name: str, **options: Any) -> nn.Module:
-    """Create a model of timm with the weights that timm knows for it; raises as `new_model` does."""
+    """Create a timm model with timm's pretrained weights; raises as `new_model` does."""
     return new_model(name, pretrained=True, **options)
 
 
 def _creation_error(name: str, options: dict[str, Any], error: Exception) -> Exception:
-    reason = reason_of(error)
+    reason = error_summary(error)
     if name.startswith(LOCAL):
         return ValueError(
-            f"`model` must be {LOCAL} and a folder with config.json and weights of a model of timm, got {name}, "
+            f"`model` must be {LOCAL} and a folder with the config.json and weights of a timm model, got {name}, "
             f"which cannot be loaded: {type(error).__name__}: {reason}"
         )
     given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "pretrained")
     if given and (isinstance(error, TypeError) or not ("pretrained" in options or isinstance(error, OSError))):
         return ValueError(f"`model` {name} does not take {given}: {reason}")
+    return download_error(f"the pretrained weights of {name}", reason)
+
+
+def download_error(what: str, reason: str) -> OSError:
+    """Return the error for pretrained weights that could not be downloaded, with advice."""
     return OSError(
-        f"the pretrained weights of {name} could not be had; give a file of yours as `checkpoint` "
-        f"(--checkpoint on the command line). The reason: {reason}"
+        f"{what} could not be downloaded. Pass your own file as `checkpoint` (--checkpoint on the command line). "
+        f"Reason: {reason}"
     )
 
 
-def reason_of(error: Exception) -> str:
-    """Return the first line of an error, without torch's advice to run the code in a pickle.
+def error_summary(error: Exception) -> str:
+    """Return the first line of an error, without torch's advice to execute the code in a pickle.
 
     Example:
-        >>> reason_of(RuntimeError("no connection" + chr(10) + "more")), reason_of(KeyError("architecture"))
+        >>> error_summary(RuntimeError("no connection" + chr(10) + "more")), error_summary(KeyError("architecture"))
         ('no connection', "'architecture'")
-        >>> reason_of(ValueError("Weights only load failed. Set weights_only=False ..."))
-        'it is a pickle that holds more than weights, which is not read because it could run code'
+        >>> error_summary(ValueError("Weights only load failed. Set weights_only=False ..."))
+        'it is a pickle that contains more than weights, which is not read because it could run code'
     """
     text = str(error)
     if "weights_only" in text or "allow_pickle" in text:
-        return "it is a pickle that holds more than weights, which is not read because it could run code"
+        return "it is a pickle that contains more than weights, which is not read because it could run code"
     first, *others = text.splitlines() or [type(error).__name__]
     return f"{first} {others[0].strip()}" if others and first.endswith(":") else first
 
 
-def classes_of(name: str, weights: dict[str, Tensor]) -> int:
-    """Read the number of classes from the classifier's weight, under any prefix; 0 where the checkpoint has none."""
+def count_classes(name: str, weights: dict[str, Tensor]) -> int:
+    """Read the number of classes from the classifier's weight, under any prefix; 0 without a classifier."""
     known = get_pretrained_cfg(name)
     classifier = "head" if known is None else known.classifier
     first = classifier[0] if isinstance(classifier, tuple | list) else classifier
@@ -235,14 +229,14 @@ def classes_of(name: str, weights: dict[str, Tensor]) -> int:
 
 
 def strip_prefix(weights: dict[str, Tensor], wanted: Iterable[str]) -> tuple[dict[str, Tensor], str]:
-    """Take the prefix off the keys of a model that was saved as a part of another: Lightning's `model.`, `backbone.`.
+    """Remove the key prefix of a model that was saved as part of another, such as Lightning's `model.` or `backbone.`.
 
     Args:
-        weights: of a checkpoint.
+        weights: weights of the checkpoint.
         wanted: keys of the model.
 
     Returns:
-        The weights by the keys that fit the model best, and the prefix that was taken off; keys without it stay.
+        The weights without the prefix that fits the model best, and that prefix; keys without it are kept.
 
     Example:
         >>> strip_prefix({"net.head.bias": torch.ones(1)}, ["head.bias"])
@@ -253,7 +247,9 @@ def strip_prefix(weights: dict[str, Tensor], wanted: Iterable[str]) -> tuple[dic
     fitting = {prefix: sum(prefix + key in weights for key in wanted) for prefix in prefixes}
     best = max(sorted(prefixes, key=len), key=fitting.__getitem__)
     stripped = {key.removeprefix(best): value for key, value in weights.items()}
-    if 2 * fitting[best] <= len(wanted) or len(stripped) < len(weights):  # another model, or two that would mix
+    if 2 * fitting[best] <= len(wanted) or len(stripped) < len(
+        weights
+    ):  # another model, or keys that would collide
         return weights, ""
     return stripped, best
 
@@ -263,10 +259,10 @@ def _ends(key: str) -> list[int]:
 
 
 def load_weights(model: nn.Module, name: str, weights: dict[str, Tensor], path: Path) -> None:
-    """Load the weights of a checkpoint into a model of exactly these.
+    """Load the weights of a checkpoint into a model with exactly the same keys, shapes and kinds of types.
 
     Raises:
-        ValueError: weights that are missing, too many or of other shapes; some are named.
+        ValueError: missing or unexpected weights, or other shapes or types; the error names some.
     """
     own = model.state_dict()
     weights, prefix = strip_prefix(weights, own)
@@ -274,7 +270,7 @@ def load_weights(model: nn.Module, name: str, weights: dict[str, Tensor], path: 
     given = {key: tuple(value.shape) for key, value in weights.items()}
     problems = [
         *(f"no `{key}`" for key in wanted if key not in given),
-        *(f"`{key}` that the model has not" for key in given if key not in wanted),
+        *(f"`{key}`, which the model does not have" for key in given if key not in wanted),
         *(
             f"`{k}` of shape {given[k]} instead of {wanted[k]}"
             for k in wanted
@@ -290,6 +286,6 @@ def load_weights(model: nn.Module, name: str, weights: dict[str, Tensor], path: 
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         after = f" (after the prefix `{prefix}`)" if prefix else ""
         raise ValueError(
-            f"`checkpoint` {path} is not one of {name}: it has {', '.join(problems[:3])}{more}{after}."
+            f"`checkpoint` {path} does not fit {name}: it has {', '.join(problems[:3])}{more}{after}."
         )
     model.load_state_dict(weights)

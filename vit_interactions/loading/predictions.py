@@ -1,4 +1,4 @@
-"""The class that a model predicts, its name and its score, by the link of the model's own head."""
+"""The class that a model predicts, its name, and its score with the link function of the model's head."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,13 @@ from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.own_input import differentiable
 from vit_interactions.functional.scores import Output, are_distributions, class_outputs, class_scores
 
-PROBLEMS: dict[str, Output] = {  # `problem_type` of transformers
+PROBLEMS: dict[str, Output] = {  # transformers' `problem_type`
     "single_label_classification": "softmax",
     "multi_label_classification": "sigmoid",
     "regression": "value",
 }
-# Autograd's names of operations that a head may end in, and of those that change neither logits nor probabilities
-# into the other.
+# Autograd's names of operations: link functions, operations whose outputs are logits, and operations that keep logits
+# logits and probabilities probabilities.
 LINKS = {"Softmax", "Sigmoid"}
 PRODUCTS = {"Addmm", "Mm", "Bmm", "Mv", "Dot", "Linear", "Convolution", "NativeLayerNorm"}
 PASSED = {
@@ -39,13 +39,13 @@ PASSED |= {"Add", "Sub", "Rsub", "Mul", "Div", "Neg"}
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class of a model with its score for one image.
+    """A class with its score for one image.
 
     Attributes:
-        index: of the class, or of the output of a regression.
-        name: all its names in words; None where they are not known.
-        score: its probability in [0, 1]; the model's value where `output` is "value" or None.
-        output: what the model's output is, see `functional.scores.class_scores`; None where it cannot be told.
+        index: index of the class, or of the output of a regression.
+        name: all names of the class, comma-separated; None if unknown.
+        score: probability in [0, 1]; the model's raw value if `output` is "value" or None.
+        output: kind of the model's output, see `functional.scores.class_scores`; None if ambiguous.
     """
 
     index: int
@@ -55,15 +55,13 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The class by the first of its names, or its number."""
-        return (
-            f"output {self.index}"
-            if self.output == "value" and not self.name
-            else class_label(self.index, self.name)
-        )
+        """The first name of the class, or its number."""
+        if self.output == "value" and not self.name:
+            return f"output {self.index}"
+        return class_label(self.index, self.name)
 
     def __str__(self) -> str:
-        """Return the class with its score in words.
+        """Format the class with its score.
 
         Example:
             >>> print(Prediction(281, "tabby, tabby cat", 0.873), Prediction(0, None, -1.5, "value"), sep="; ")
@@ -75,13 +73,13 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class ModelOutput:
     """A model's output for one image.
 
     Attributes:
-        outputs: (classes,) as the model gives them.
-        scores: (classes,) float64 on the CPU, as of `Prediction.score`.
-        output: as of `Prediction`.
+        outputs: (classes,) raw outputs.
+        scores: (classes,) float64 on the CPU, see `Prediction.score`.
+        output: kind of the output, see `Prediction`.
     """
 
     outputs: Tensor
@@ -90,73 +88,74 @@ class Answer:
 
     @property
     def top(self) -> int:
-        """The class of the highest output; scores would tie where a probability rounds to 1."""
+        """The predicted class, by raw output, because probabilities may tie when they round to 1."""
         return int(self.outputs.argmax())
 
     def prediction(self, model: nn.Module, index: int, *, named: bool) -> Prediction:
-        """Return a class with its score and its name; arguments as of `class_name`."""
+        """Return a class with its score and its name; for the arguments see `class_name`."""
         return Prediction(index, class_name(model, index, named=named), float(self.scores[index]), self.output)
 
 
 def predict(
     model: nn.Module, inputs: Tensor, *, named: bool, output: Output | None = None, outputs: Any = None
 ) -> Prediction | None:
-    """Return the top class of one image; None for a model without classes.
+    """Return the predicted class of one image; None for a model without classes.
 
     Args:
-        model: in evaluation mode.
+        model: model in eval mode.
         inputs: (1, channels, height, width).
-        named: as in `class_name`.
-        output: as in `answer`.
-        outputs: as in `answer`.
+        named: see `class_name`.
+        output: see `model_output`.
+        outputs: see `model_output`.
     """
-    found = answer(model, inputs, output, outputs)
+    found = model_output(model, inputs, output, outputs)
     return None if found is None else found.prediction(model, found.top, named=named)
 
 
 @torch.no_grad()
-def answer(model: nn.Module, inputs: Tensor, output: Output | None = None, outputs: Any = None) -> Answer | None:
-    """Ask a model for the scores of one image; None for features, and for outputs that are not (1, classes) or (1,).
+def model_output(
+    model: nn.Module, inputs: Tensor, output: Output | None = None, outputs: Any = None
+) -> ModelOutput | None:
+    """Run a classifier on one image; return None for feature extractors and outputs that are not (1, classes) or (1,).
 
     Args:
-        model: in evaluation mode.
+        model: model in eval mode.
         inputs: (1, channels, height, width).
-        output: what the model's output is; None: see `find_output`.
+        output: kind of the output; None: see `find_output`.
         outputs: the model's output for `inputs`, if it has already run.
 
     Raises:
-        ValueError: an output that `output` does not fit, or scores that are not finite.
+        ValueError: an output that does not fit `output`, or scores that are not finite.
     """
     if not has_classes(model):
         return None
-    given = model(inputs) if outputs is None else outputs
+    raw = model(inputs) if outputs is None else outputs
     try:
-        outputs = class_outputs(given, len(inputs))
-    except ValueError:  # methods that need a class say so
+        outputs = class_outputs(raw, len(inputs))
+    except ValueError:  # methods that need a class raise this error
         return None
     kind = output or find_output(model, inputs, outputs)
     scores = class_scores(outputs, kind or "value")
     if not scores.isfinite().all():
-        raise ValueError("`model` must give finite scores, got NaN or infinite ones. Check its weights.")
-    return Answer(outputs[0], scores[0], kind)
+        raise ValueError("`model` must return finite scores, got NaN or infinite values. Check its weights.")
+    return ModelOutput(outputs[0], scores[0], kind)
 
 
 def find_output(model: nn.Module, inputs: Tensor, outputs: Tensor) -> Output | None:
-    """Find out what a model's output is, from its configuration and from the output itself.
+    """Infer the kind of a model's output from its configuration and from the output itself.
 
-    The configuration of a classifier of transformers may say that it is a regression (`problem_type`, or one label).
-    Rows that sum to 1 are probabilities, and so are outputs in [0, 1] that come from a sigmoid. Otherwise the
-    configuration's `problem_type` says it. Without one, a single output is the logit of one class (sigmoid), and
-    several are logits of classes of which an image has one (softmax).
+    A transformers classifier may be configured as a regression (`problem_type`, or one label). Rows that sum to 1 are
+    probabilities, and so are outputs in [0, 1] that come from a sigmoid. Otherwise the configured `problem_type` is
+    used. Without one, a single output is the logit of one class (sigmoid), and several outputs are logits of mutually
+    exclusive classes (softmax).
 
     Args:
-        model: in evaluation mode.
+        model: model in eval mode.
         inputs: (batch, channels, height, width).
-        outputs: (batch, classes), the model's output for them.
+        outputs: (batch, classes), the model's output for the inputs.
 
     Returns:
-        The output, or None where all outputs lie in [0, 1] and what computed them does not tell whether they are
-        probabilities.
+        The kind, or None if all outputs lie in [0, 1] and may or may not be probabilities.
     """
     configured = configured_output(model)
     if configured == "value":
@@ -173,7 +172,7 @@ def find_output(model: nn.Module, inputs: Tensor, outputs: Tensor) -> Output | N
 
 
 def configured_output(model: nn.Module) -> Output | None:
-    """Read the output of a classifier of transformers, which may be inside, from its configuration; None of others."""
+    """Read the kind of output from the configuration of a transformers classifier in the model, if there is one."""
     config = next((module.config for module in model.modules() if _classifies_images(module)), None)
     problem = getattr(config, "problem_type", None)
     if problem in PROBLEMS:
@@ -182,10 +181,10 @@ def configured_output(model: nn.Module) -> Output | None:
 
 
 def last_operation(model: nn.Module, inputs: Tensor) -> str:
-    """Name the operation that computes a model's output, as autograd calls it; "" where it does not tell.
+    """Return autograd's name of the last operation that computes a model's output, or "" if unknown.
 
-    Reshaping, averaging and scaling are passed over. The graph is built without the tensors that a backward pass
-    needs, so it takes no more memory than a forward pass.
+    Reshaping, averaging and scaling are skipped. The graph is built without the tensors that a backward pass needs, so
+    it takes no more memory than a forward pass.
 
     Example:
         >>> last_operation(nn.Sequential(nn.Linear(3, 2), nn.Sigmoid()), torch.zeros(1, 3))
@@ -208,11 +207,11 @@ def last_operation(model: nn.Module, inputs: Tensor) -> str:
 
 
 def has_classes(model: nn.Module) -> bool:
-    """Tell whether a model classifies, rather than giving features.
+    """Check whether a model is a classifier and not a feature extractor.
 
-    A model of transformers does by its class; one of timm or torchvision if its head is there. A module around one
-    of them does if that one does or if the module has parameters of its own, a head presumably. Of any other module
-    nothing is known, and it is taken to classify.
+    A transformers model is one by its type, a timm or torchvision model if it has a head. A module that contains such a
+    model is a classifier if that model is, or if the module has other parameters, presumably a head. Any other module
+    is assumed to be a classifier.
 
     Example:
         >>> import timm
@@ -229,7 +228,7 @@ def has_classes(model: nn.Module) -> bool:
 
 
 def _classifies(model: nn.Module) -> bool | None:
-    """Tell whether a model of a known library classifies; None of others."""
+    """Check whether a model of a known library is a classifier; return None for other models."""
     if any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__):
         return _classifies_images(model)
     classifier: Any = getattr(model, "get_classifier", None)
@@ -240,7 +239,7 @@ def _classifies(model: nn.Module) -> bool | None:
     else:
         return None
     heads = [each for each in (head if isinstance(head, tuple | list) else [head]) if isinstance(each, nn.Module)]
-    if heads:  # which may be another than the number of classes once was
+    if heads:  # checked before `num_classes`, which is stale if the head was replaced
         return any(not isinstance(part, _EMPTY) for each in heads for part in each.modules())
     return bool(getattr(model, "num_classes", 0))
 
@@ -253,7 +252,7 @@ def _classifies_images(model: nn.Module) -> bool:
 
 
 def class_label(index: int, name: str | None) -> str:
-    """Return the first of a class's names, or its number.
+    """Return the first of a class's comma-separated names, or its number if it has no name.
 
     Example:
         >>> class_label(281, "tabby, tabby cat"), class_label(3, None)
@@ -263,13 +262,13 @@ def class_label(index: int, name: str | None) -> str:
 
 
 def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:
-    """Name a class in words, where it is known.
+    """Return the names of a class, comma-separated, or None if unknown.
 
     Args:
-        model: a model of transformers whose configuration names its classes, or any other.
-        index: of the class.
-        named: whether the classes of any other model are those of its own weights: the labels of its configuration,
-            ImageNet's 1,000, or subsets that timm knows. How many classes there are does not tell what they are.
+        model: any model; transformers' configurations name the classes.
+        index: index of the class.
+        named: whether other models have the classes of their pretrained weights: the labels in the configuration,
+            ImageNet's 1,000 classes, or timm's subsets of them. The number of classes alone does not identify them.
 
     Example:
         >>> import timm
@@ -284,7 +283,7 @@ def class_name(model: nn.Module, index: int, *, named: bool) -> str | None:
 
 
 def _class_names(model: nn.Module) -> list[str]:
-    """List what a model of timm with its own weights calls its classes; empty where that is not known."""
+    """Return the class names of timm's pretrained weights for the model; empty if unknown."""
     known: Any = getattr(model, "pretrained_cfg", None) or {}
     labels = known.get("label_names") or ()
     if labels and len(labels) == getattr(model, "num_classes", None):

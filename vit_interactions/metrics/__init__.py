@@ -1,4 +1,4 @@
-"""How good a map is: `METRICS` names the standard choice of each metric, and functions of its name make others."""
+"""Metrics of how good a map is. `METRICS` has each metric with its default options; functions create others."""
 
 from vit_interactions.metrics.abpc import abpc as abpc
 from vit_interactions.metrics.agreement import agreement as agreement
@@ -15,7 +15,7 @@ from vit_interactions.metrics.metric import Case as Case
 from vit_interactions.metrics.metric import Metric as Metric
 from vit_interactions.metrics.metric import Score as Score
 from vit_interactions.metrics.pointing_game import POINTING_GAME as POINTING_GAME
-from vit_interactions.metrics.randomisation import randomisation as randomisation
+from vit_interactions.metrics.randomization import randomization as randomization
 from vit_interactions.metrics.road import road as road
 from vit_interactions.metrics.sensitivity import sensitivity as sensitivity
 from vit_interactions.metrics.token_removal import token_deletion as token_deletion
@@ -35,14 +35,14 @@ METRICS: dict[str, Metric] = {
         road(),
         infidelity(),
         sensitivity(),
-        randomisation(),
+        randomization(),
         POINTING_GAME,
         ENERGY_IN_BOX,
         iou(),
         AVERAGE_PRECISION,
     )
 }
-# Sixty forward passes for three curves, and what costs none.
+# Three curves for sixty forward passes, and the metrics that need no pass.
 DEFAULT_METRICS: tuple[str, ...] = (
     "insertion",
     "deletion",

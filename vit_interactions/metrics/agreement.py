@@ -1,26 +1,23 @@
-"""Which methods say the same of a photograph."""
+"""Agreement: do two methods rank the patches of an image alike?"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-
-from vit_interactions.metrics.rank_correlation import average_ranks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> "pd.DataFrame":
-    """Compute Spearman's rank correlation between the maps of each two methods.
+    """Compute Spearman's rank correlation between the maps of every pair of methods.
 
     Args:
-        maps: method to (rows, cols), all of one shape and all more = more relevant.
+        maps: method -> (rows, cols), all of one shape; higher is more relevant in all.
 
     Returns:
-        A symmetric table, methods × methods, in [-1, 1]; NaN, also on the diagonal, for a map that is constant or not
-        finite and so has no ranks.
+        Symmetric table, methods x methods, in [-1, 1]. NaN, even on the diagonal, for maps without ranks: those that
+        are constant or not finite.
 
     Raises:
         ValueError: maps of different shapes.
@@ -33,16 +30,9 @@ def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> "pd.DataFrame":
 
     shapes = {name: values.shape for name, values in maps.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"`maps` must have one shape, but got {shapes}.")
-    names = list(maps)
-    table: np.ndarray[Any, np.dtype[np.float64]] = np.full((len(names), len(names)), np.nan)
-    tensors = [torch.as_tensor(np.asarray(values, np.float64)) for values in maps.values()]
-    usable = [index for index, values in enumerate(tensors) if values.isfinite().all()]
-    if usable:
-        ranks = torch.stack([average_ranks(tensors[index]) for index in usable])
-        ranks -= ranks.mean(1, keepdim=True)
-        products = ranks @ ranks.T
-        squares = products.diagonal()
-        table[np.ix_(usable, usable)] = products / (squares * squares[:, None]).sqrt()
-    # The stubs of pandas know no type of a new table before Python 3.11.
-    return cast(pd.DataFrame, pd.DataFrame(table, index=names, columns=names))
+        raise ValueError(f"`maps` must have one shape, got {shapes}.")
+    # pandas skips single NaNs; a map with any must have no ranks at all.
+    columns = {name: values.ravel() if np.isfinite(values).all() else np.nan for name, values in maps.items()}
+    size = next(iter(maps.values())).size if maps else 0
+    # The stubs of pandas have no type for a new table before Python 3.11.
+    return cast("pd.DataFrame", pd.DataFrame(columns, index=range(size), dtype=np.float64).corr("spearman"))

@@ -1,4 +1,4 @@
-"""What removed pixels are replaced by."""
+"""Images that replace removed pixels."""
 
 import torch
 from torch import Tensor
@@ -15,18 +15,18 @@ def check_baseline(baseline: str) -> None:
 
 
 def baseline_image(inputs: Tensor, baseline: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Make the image that shows nothing.
+    """Create the baseline image, which replaces removed pixels.
 
     Args:
-        inputs: (batch, channels, height, width), normalised.
-        baseline: "blur", the image blurred by a Gaussian of σ = 5 pixels of an image of 224, cut off at 11 of them, and
-            in proportion at other sizes (RISE, Sec. 4.2; the border is mirrored, not black); "mean", the colour of the
-            normalisation's mean, which is 0 in normalised numbers (RISE's and AGCAM's "zero"); "zero", black.
-        mean: of the normalisation, one number a channel.
-        std: of the normalisation, one number a channel.
+        inputs: (batch, channels, height, width), normalized.
+        baseline: "blur" is the image after a Gaussian blur with σ = 5 pixels and a kernel of 11 pixels at 224 pixels,
+            scaled for other sizes (RISE, Sec. 4.2; borders are mirrored, not black). "mean" is the mean color of the
+            normalization, 0 after normalization (called "zero" by RISE and AGCAM). "zero" is black.
+        mean: mean of the normalization, one number per channel.
+        std: standard deviation of the normalization, one number per channel.
 
     Returns:
-        Of the inputs' shape and type, normalised.
+        Normalized image of the inputs' shape and type.
 
     Example:
         >>> baseline_image(torch.ones(1, 1, 2, 2), "zero", (0.5,), (0.25,))
@@ -37,17 +37,17 @@ def baseline_image(inputs: Tensor, baseline: str, mean: tuple[float, ...], std: 
     if baseline == "mean":
         return torch.zeros_like(inputs)
     if baseline == "zero":
-        black = -torch.tensor(mean, dtype=torch.float64, device="cpu") / torch.tensor(
-            std, dtype=torch.float64, device="cpu"
+        black = [-center / scale for center, scale in zip(mean, std, strict=True)]
+        return (
+            torch.tensor(black, dtype=torch.float64, device="cpu").to(inputs).reshape(-1, 1, 1).expand_as(inputs)
         )
-        return black.to(inputs).reshape(-1, 1, 1).expand_as(inputs)
     kernel, sigma = blur_kernel((inputs.shape[-2], inputs.shape[-1]))
     blurred: Tensor = gaussian_blur(inputs, [kernel, kernel], [sigma, sigma])
     return blurred
 
 
 def blur_kernel(image_size: tuple[int, int]) -> tuple[int, float]:
-    """Scale RISE's kernel of 11 pixels and σ = 5 from 224 pixels to the shorter side of another image.
+    """Scale RISE's kernel (11 pixels, σ = 5, for 224 pixels) to the shorter side of another image size.
 
     Example:
         >>> blur_kernel((224, 300)), blur_kernel((448, 448))

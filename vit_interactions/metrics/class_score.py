@@ -1,4 +1,4 @@
-"""The model's score of the class that is explained, asked once per image."""
+"""The model's score of the target class, computed once per image."""
 
 from collections.abc import Callable
 
@@ -10,22 +10,22 @@ from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.scores import class_outputs, class_scores
 from vit_interactions.metrics.metric import Case
 
-# Images in one forward pass: a batch that fits wherever the model's own training did.
+# Images per forward pass: small enough for any device that could train the model.
 CHUNK = 16
 
 
 def class_score(case: Case, images: Tensor) -> Tensor:
-    """Compute the score of the case's target for each image, by the link of the model's head.
+    """Compute the score of the case's target for each image, with the link function of the model's head.
 
     Args:
-        case: whose model is asked, in evaluation mode.
+        case: case with the model, which runs in eval mode.
         images: (batch, channels, height, width).
 
     Returns:
-        (batch,) float64 on the CPU: probabilities, or values where `Case.link` is "value".
+        (batch,) float64 on the CPU: probabilities, or values if `Case.link` is "value".
 
     Raises:
-        ValueError: an output that is neither (batch, classes) nor (batch,), or not finite, or that does not fit
+        ValueError: an output that is neither (batch, classes) nor (batch,), is not finite, or does not fit
             `Case.output`.
         IndexError: a target that the output does not have.
     """
@@ -37,22 +37,22 @@ def class_score(case: Case, images: Tensor) -> Tensor:
     return scores
 
 
-def remembered(case: Case, kind: str, shown: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
-    """Look up what the model said of images, and ask it in chunks for those that are new.
+def cached_scores(case: Case, kind: str, shown: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Look up the scores of perturbed images, and compute the missing ones in chunks.
 
     Args:
-        case: whose `scores` are read and filled.
-        kind: how the images are made of what is shown.
-        shown: (images, rows, cols), how much of each patch is shown: 1 or True wholly, 0 or False not at all.
-        ask: computes (chunk,) from a chunk of `shown`.
+        case: case whose `scores` are the cache.
+        kind: how the images are perturbed; part of the cache key.
+        shown: (images, rows, cols), how much of each patch is shown, from 0 or False to 1 or True.
+        score: computes (chunk,) scores from a chunk of `shown`.
 
     Returns:
         (images,) float64.
     """
-    # Whatever would replace it, an image that is wholly shown is the photograph.
+    # An image that is fully shown is the original, whatever the perturbation.
     keys = [("" if (one == 1).all() else kind, one.double().numpy().tobytes()) for one in shown]
     new = list({key: index for index, key in enumerate(keys) if key not in case.scores}.values())
     for start in range(0, len(new), CHUNK):
         chunk = new[start : start + CHUNK]
-        case.scores.update(zip([keys[index] for index in chunk], ask(shown[chunk]).tolist(), strict=True))
+        case.scores.update(zip([keys[index] for index in chunk], score(shown[chunk]).tolist(), strict=True))
     return torch.tensor([case.scores[key] for key in keys], dtype=torch.float64, device="cpu")

@@ -1,28 +1,28 @@
-"""Average drop, increase and gain: the class's probability once all but what the map marks is dimmed.
+"""Average drop, increase and gain: change of the class probability when the image is multiplied by the map.
 
 Source: Chattopadhay et al., Grad-CAM++, WACV 2018, Sec. 4.1 (drop, increase); Zhang et al., Opti-CAM, CVIU 2024 (gain).
-One photograph's values; the averages are over photographs.
+These are the values of one image; comparisons average them over images.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vit_interactions.explain.base import to_pixels
-from vit_interactions.metrics.class_score import class_score, remembered
+from vit_interactions.metrics.class_score import cached_scores, class_score
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map
-from vit_interactions.metrics.pixel_scores import mix, pixel_scores
+from vit_interactions.metrics.perturbation_metric import Direction
+from vit_interactions.metrics.pixel_scores import blend, pixel_scores
 
 
 def drop(full: float, masked: float) -> float:
     """Compute max(0, p - o) / p.
 
     Args:
-        full: p, the probability for the whole photograph.
-        masked: o, that for the masked one.
+        full: p, probability for the whole image.
+        masked: o, probability for the masked image.
 
     Raises:
         ValueError: p = 0.
@@ -32,12 +32,12 @@ def drop(full: float, masked: float) -> float:
         (0.25, 0.0)
     """
     if full == 0:
-        raise ValueError("the class has probability 0 for the whole photograph, so that it cannot drop.")
+        raise ValueError("the class has probability 0 for the whole image, so it cannot drop.")
     return max(0.0, full - masked) / full
 
 
 def increase(full: float, masked: float) -> float:
-    """Tell whether o > p, as 1 or 0; arguments as of `drop`.
+    """Return 1 if o > p, otherwise 0; for the arguments see `drop`.
 
     Example:
         >>> increase(0.5, 0.375), increase(0.5, 0.75)
@@ -47,7 +47,7 @@ def increase(full: float, masked: float) -> float:
 
 
 def gain(full: float, masked: float) -> float:
-    """Compute max(0, o - p) / (1 - p); arguments as of `drop`.
+    """Compute max(0, o - p) / (1 - p); for the arguments see `drop`.
 
     Raises:
         ValueError: p = 1.
@@ -57,18 +57,18 @@ def gain(full: float, masked: float) -> float:
         (0.5, 0.0)
     """
     if full == 1:
-        raise ValueError("the class has probability 1 for the whole photograph, so that it cannot gain.")
+        raise ValueError("the class has probability 1 for the whole image, so it cannot gain.")
     return max(0.0, masked - full) / (1 - full)
 
 
-def masked_probability(case: Case, patch_map: Tensor) -> tuple[float, float]:
-    """Ask the model for the whole photograph and for that times the map.
+def full_and_masked_probability(case: Case, patch_map: Tensor) -> tuple[float, float]:
+    """Compute the class probability for the whole image and for the image times the map.
 
-    The map is scaled to [0, 1] patch by patch and then resized bilinearly; where it is 0, the photograph has the mean
-    colour of the normalisation.
+    The map is scaled to [0, 1] and resized bilinearly. Where it is 0, the image has the mean color of the
+    normalization.
 
     Args:
-        case: whose photograph and model these are.
+        case: case with the image and the model.
         patch_map: (rows, cols), not constant.
 
     Returns:
@@ -76,21 +76,19 @@ def masked_probability(case: Case, patch_map: Tensor) -> tuple[float, float]:
     """
     scaled = (patch_map - patch_map.min()) / (patch_map.max() - patch_map.min())
 
-    def ask(weights: Tensor) -> Tensor:
+    def score(weights: Tensor) -> Tensor:
         pixels = to_pixels(weights, case.layout.extent, (case.inputs.shape[-2], case.inputs.shape[-1]))
-        return class_score(case, mix(case, pixels, "mean"))
+        return class_score(case, blend(case, pixels, "mean"))
 
-    # Patches need not cover the input: the whole photograph is more than all patches.
+    # Patches may not cover the whole input, so the whole image can be more than all patches.
     whole = pixel_scores(case, torch.ones(1, *case.layout.grid, dtype=torch.bool, device="cpu"), "mean").item()
-    return whole, remembered(case, "times map", scaled.unsqueeze(0), ask).item()
+    return whole, cached_scores(case, "times map", scaled.unsqueeze(0), score).item()
 
 
-def _metric(
-    name: str, direction: Literal["higher", "lower"], source: str, compare: Callable[[float, float], float]
-) -> Metric:
+def _metric(name: str, direction: Direction, source: str, compare: Callable[[float, float], float]) -> Metric:
     def measure(case: Case, patch_map: Tensor) -> Score:
         case.require_probability(name)
-        return Score(compare(*masked_probability(case, check_map(patch_map, case.layout.grid))))
+        return Score(compare(*full_and_masked_probability(case, check_map(patch_map, case.layout.grid))))
 
     return Metric(
         name=name,

@@ -1,20 +1,20 @@
-"""Deletion: how fast the class vanishes when the most relevant pixels are removed first.
+"""Deletion: how fast does the class score fall when the most relevant pixels are removed first?
 
-Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, by whole patches in place of pixels.
+Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, with whole patches instead of pixels.
 """
 
-from vit_interactions.metrics.area_metric import pixel_metric
 from vit_interactions.metrics.metric import Metric
-from vit_interactions.metrics.removal import deletion_curve
+from vit_interactions.metrics.perturbation_curves import deletion_curve
+from vit_interactions.metrics.perturbation_metric import pixel_metric
 
 
 def deletion(baseline: str = "mean", steps: int = 20, *, name: str = "deletion") -> Metric:
-    """Make the metric: the area below the curve of the class's score over the share of patches removed.
+    """Create the metric: area under the curve of the class score over the fraction of patches removed.
 
     Args:
-        baseline: what replaces removed patches: "blur", "mean" or "zero".
-        steps: into how many the patches are divided.
-        name: what tables call it.
+        baseline: replacement of removed patches: "blur", "mean" or "zero".
+        steps: number of steps in which the patches are removed.
+        name: name in tables.
 
     Example:
         >>> deletion("blur", name="deletion_blur").direction

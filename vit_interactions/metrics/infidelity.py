@@ -1,6 +1,6 @@
-"""Infidelity: does the sum of the map over removed patches tell how far the class's score falls?
+"""Infidelity: does the sum of the map over removed patches predict how far the class score drops?
 
-Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, Def. 2.1, by captum.
+Source: Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, Def. 2.1, computed by captum.
 """
 
 import torch
@@ -15,16 +15,16 @@ from vit_interactions.utilities.checks import check_count, check_fraction
 
 
 def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -> Tensor:
-    """Draw subsets of the patches, all of the same size.
+    """Draw random subsets of the patches, all of the same size.
 
-    Of the same size, since among subsets of all sizes a map that says the same of every patch does well: more patches,
-    larger fall.
+    With subsets of different sizes, even a constant map would score well, because removing more patches lowers the
+    score more.
 
     Args:
-        samples: how many subsets.
+        samples: number of subsets.
         grid: (rows, cols).
-        share: of the patches that is in each; at least one patch, and not all.
-        seed: of the draw.
+        share: fraction of the patches in each subset; at least one patch, and not all.
+        seed: random seed.
 
     Returns:
         (samples, rows, cols) bool.
@@ -42,17 +42,17 @@ def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -
 def infidelity(
     baseline: str = "mean", share: float = 0.2, samples: int = 50, *, name: str = "infidelity"
 ) -> Metric:
-    """Make the metric: E (β Σ map over removed patches - fall of the score)², captum's with `normalize=True`.
+    """Create the metric: E (β Σ map over removed patches - drop of the score)², captum's with `normalize=True`.
 
-    β is the factor that makes it least, since maps have no scale of their own. It may be negative: a map and its
-    negative get the same value, so that a low one says that the map tells the falls, not that it tells their sign.
-    Perturbations are 1 at removed patches and 0 elsewhere, as captum has it for maps that are no gradients.
+    Maps have no absolute scale, so β is the factor that minimizes the error. It may be negative: a map and its negative
+    get the same value, so a low value shows that the map predicts the drops up to their sign. Perturbations are 1 at
+    removed patches and 0 elsewhere, as captum recommends for maps that are not gradients.
 
     Args:
-        baseline: what replaces removed patches: "blur", "mean" or "zero".
-        share: of the patches that is removed each time.
-        samples: how many subsets of patches are removed.
-        name: what tables call it.
+        baseline: replacement of removed patches: "blur", "mean" or "zero".
+        share: fraction of the patches removed in each subset.
+        samples: number of subsets of patches.
+        name: name in tables.
 
     Example:
         >>> infidelity().direction
@@ -69,7 +69,7 @@ def infidelity(
         def scores(marks: Tensor) -> Tensor:
             return pixel_scores(case, marks[:, 0] == 0, baseline)
 
-        # To captum the patches are the features: the photograph is all of them, marked 0, and 1 marks a removed one.
+        # For captum, patches are the features: the image is all zeros, and a removed patch is marked with 1.
         whole = torch.zeros(1, 1, *case.layout.grid, dtype=torch.float64, device="cpu")
         marks = removed.unsqueeze(1).double()
         error = captum_infidelity(

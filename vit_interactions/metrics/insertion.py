@@ -1,21 +1,21 @@
-"""Insertion: how fast the class appears when the most relevant pixels are shown first.
+"""Insertion: how fast does the class score rise when the most relevant pixels are shown first?
 
-Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, by whole patches in place of pixels, since a patch is the
-finest thing that these maps tell apart.
+Source: Petsiuk, Das and Saenko, RISE, BMVC 2018, Sec. 4.2, with whole patches instead of pixels, since a patch is the
+finest detail of these maps.
 """
 
-from vit_interactions.metrics.area_metric import pixel_metric
 from vit_interactions.metrics.metric import Metric
-from vit_interactions.metrics.removal import insertion_curve
+from vit_interactions.metrics.perturbation_curves import insertion_curve
+from vit_interactions.metrics.perturbation_metric import pixel_metric
 
 
 def insertion(baseline: str = "blur", steps: int = 20, *, name: str = "insertion") -> Metric:
-    """Make the metric: the area below the curve of the class's score over the share of patches shown.
+    """Create the metric: area under the curve of the class score over the fraction of patches shown.
 
     Args:
-        baseline: what is shown before: "blur", "mean" or "zero".
-        steps: into how many the patches are divided.
-        name: what tables call it.
+        baseline: content of patches that are not shown yet: "blur", "mean" or "zero".
+        steps: number of steps in which the patches are shown.
+        name: name in tables.
 
     Example:
         >>> insertion("zero", steps=10, name="insertion_black").cost

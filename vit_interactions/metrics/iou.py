@@ -1,13 +1,12 @@
-"""Intersection over union of the object and the map above a threshold.
+"""Intersection over union of the object and the thresholded map.
 
-Source: Leem and Seo, Attention Guided CAM, AAAI 2024 (threshold 0.5 of the min-max scaled map).
+Source: Leem and Seo, Attention Guided CAM, AAAI 2024 (threshold 0.5 on the min-max scaled map).
 """
 
 from torch import Tensor
 
-from vit_interactions.metrics.metric import Case, Metric, Score
-from vit_interactions.metrics.object import check_object
-from vit_interactions.metrics.patch_map import check_map
+from vit_interactions.metrics.localization_metric import localization_metric
+from vit_interactions.metrics.metric import Metric
 from vit_interactions.utilities.checks import check_fraction
 
 
@@ -17,10 +16,10 @@ def intersection_over_union(patch_map: Tensor, inside: Tensor, threshold: float 
     Args:
         patch_map: (rows, cols), not constant.
         inside: (rows, cols) bool.
-        threshold: patches are high whose value reaches this share of the way from the lowest to the highest.
+        threshold: a patch is high if its value, scaled from the map's minimum 0 to its maximum 1, reaches this.
 
     Returns:
-        In [0, 1].
+        Value in [0, 1].
 
     Example:
         >>> import torch
@@ -33,25 +32,16 @@ def intersection_over_union(patch_map: Tensor, inside: Tensor, threshold: float 
 
 
 def iou(threshold: float = 0.5, *, name: str = "iou") -> Metric:
-    """Make the metric for a threshold in [0, 1].
+    """Create the metric for a threshold in [0, 1].
 
     Example:
         >>> iou(0.2, name="iou_low").parameters["threshold"]
         0.2
     """
     check_fraction("threshold", threshold)
-
-    def measure(case: Case, patch_map: Tensor) -> Score:
-        values = check_map(patch_map, case.layout.grid)
-        return Score(intersection_over_union(values, check_object(case), threshold))
-
-    return Metric(
-        name=name,
-        direction="higher",
-        range=(0.0, 1.0),
+    return localization_metric(
+        name,
+        lambda patch_map, inside: intersection_over_union(patch_map, inside, threshold),
         source="Leem and Seo, Attention Guided CAM, AAAI 2024",
         parameters={"threshold": threshold, "scale": "min-max"},
-        needs=frozenset({"object"}),
-        cost="no forward pass",
-        measure=measure,
     )

@@ -1,4 +1,4 @@
-"""What a metric is, what it is given, and what it gives."""
+"""A metric, its input (a case and a map) and its output (a score)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,22 +18,22 @@ Explain = Callable[[nn.Module, Tensor, int], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One photograph, one model, one method: all that a metric may need beside the map.
+    """One image, model and method: everything that a metric may need besides the map.
 
     Attributes:
-        model: the classifier; borrowed, and given back as it was.
-        inputs: (1, channels, height, width), normalised, on the model's device.
-        target: the class that was explained.
-        layout: where the patches are.
-        inside: (rows, cols) bool, the patches on the object; None where it is not known.
-        explain: model, inputs (batch, channels, height, width) and target to maps (batch, rows, cols), more = more
-            relevant; None where the method cannot be run again.
-        mean: of the normalisation, one number a channel.
-        std: of the normalisation, one number a channel.
-        seed: of everything that is drawn.
-        scores: of perturbed images, filled as they are computed, so that no metric asks the model again. Give the cases
-            of one photograph, model, target and output the same dict to share them among methods.
-        output: what the model's output is, see `functional.scores.class_scores`; None: see `link`.
+        model: the classifier; it is not modified.
+        inputs: (1, channels, height, width), normalized, on the model's device.
+        target: index of the target class.
+        layout: position of the patches.
+        mean: mean of the normalization, one number per channel.
+        std: standard deviation of the normalization, one number per channel.
+        inside: (rows, cols) bool, the patches on the object; None if unknown.
+        explain: maps model, inputs (batch, channels, height, width) and target to maps (batch, rows, cols), higher is
+            more relevant; None if the method cannot be run again.
+        seed: random seed of everything that the metric draws.
+        scores: cache of the scores of perturbed images. Pass the same dict to all cases of one image, model, target and
+            output, so that methods share it.
+        output: kind of the model's output, see `functional.scores.class_scores`; None: see `link`.
     """
 
     model: nn.Module
@@ -53,21 +53,21 @@ class Case:
         check_output("output", self.output)
         if self.inputs.ndim != 4 or len(self.inputs) != 1:
             raise ValueError(
-                f"`inputs` must have shape (1, channels, height, width), but got {tuple(self.inputs.shape)}."
+                f"`inputs` must have shape (1, channels, height, width), got {tuple(self.inputs.shape)}."
             )
         channels = self.inputs.shape[1]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
-                raise ValueError(f"`{name}` must have {channels} numbers, one a channel, but got {len(values)}.")
+                raise ValueError(f"`{name}` must have {channels} numbers, one per channel, got {len(values)}.")
         if self.inside is not None and tuple(self.inside.shape) != self.layout.grid:
-            raise ValueError(f"`inside` must have shape {self.layout.grid}, but got {tuple(self.inside.shape)}.")
+            raise ValueError(f"`inside` must have shape {self.layout.grid}, got {tuple(self.inside.shape)}.")
 
     @cached_property
     def link(self) -> Output:
-        """Return `output`, or what `predictions.find_output` finds in the model and its output for the whole image.
+        """Return `output`, or the kind that `predictions.find_output` infers from the whole image.
 
         Raises:
-            ValueError: an output of which it cannot be told whether it holds probabilities.
+            ValueError: an output that may or may not be probabilities.
         """
         if self.output is not None:
             return self.output
@@ -76,28 +76,28 @@ class Case:
         found = find_output(self.model, self.inputs, outputs)
         if found is None:
             raise ValueError(
-                "`output` must be given for this model: its outputs lie in [0, 1] but do not sum to 1, and may be "
-                "probabilities or not. Give output='probabilities', 'softmax', 'sigmoid' or 'value' (--output on the "
-                "command line)."
+                "`output` must be given for this model: its outputs lie in [0, 1] but do not sum to 1, so they may or "
+                "may not be probabilities. Set output='probabilities', 'softmax', 'sigmoid' or 'value' (--output on "
+                "the command line)."
             )
         return found
 
     def require_probability(self, metric: str) -> None:
-        """Raise ValueError for a model whose scores are values of a regression, which a metric cannot use."""
+        """Raise ValueError for a regression model, whose output is not a probability."""
         if self.link == "value":
             raise ValueError(
                 f"{metric} needs the probability of a class, but the model's output is a value (regression). Use "
-                "insertion, deletion or abpc. If the output is a logit or a probability, say so by `output`."
+                "insertion, deletion or abpc. If the output is a logit or a probability, set `output`."
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What a metric says of one map.
+    """The result of a metric for one map.
 
     Attributes:
-        value: the number.
-        curve: (points, 2) float64 of (fraction, score) for metrics that have a curve.
+        value: the value.
+        curve: (points, 2) float64 of (fraction, score), if the metric has a curve.
     """
 
     value: float
@@ -106,19 +106,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a map is.
+    """A measure of how good a map is.
 
     Attributes:
-        name: what tables call it.
-        direction: which values are better; "none" where neither is.
-        range: (lowest, highest) possible value, where scores are probabilities.
+        name: name in tables.
+        direction: which values are better; "none" if neither.
+        range: (lowest, highest) possible value if scores are probabilities.
         source: the paper.
-        parameters: every setting that changes the value, for reports and to tell on resuming whether it is the same
-            metric: numbers, texts, and lists of them.
-        needs: "object" where `Case.inside` must be given, "explain" where `Case.explain` must.
-        cost: in words, for one map.
-        measure: case and map (rows, cols), more = more relevant, to the score; raises ValueError with the reason where
-            the score of this map is not defined.
+        parameters: all settings that change the value (numbers, strings, and lists of them). Reports show them, and a
+            run is resumed only if they are the same.
+        needs: "object" if `Case.inside` must be given, "explain" if `Case.explain` must.
+        cost: description of the cost of one map.
+        measure: maps a case and a map (rows, cols), higher is more relevant, to the score; raises ValueError with the
+            reason if the score is not defined for this map.
     """
 
     name: str

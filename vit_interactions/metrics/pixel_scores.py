@@ -1,4 +1,4 @@
-"""Scores of images in which patches of pixels are replaced."""
+"""Scores of images in which the pixels of some patches are replaced."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,16 @@ from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.metrics.baseline import baseline_image
-from vit_interactions.metrics.class_score import class_score, remembered
+from vit_interactions.metrics.class_score import cached_scores, class_score
 from vit_interactions.metrics.metric import Case
 
 
 def pixel_mask(shown: Tensor, layout: TokenLayout, image_size: tuple[int, int]) -> Tensor:
-    """Carry marks of patches to the pixels of these patches.
+    """Expand a mask over patches to pixels.
 
     Args:
         shown: (images, rows, cols).
-        layout: where the patches are.
+        layout: position of the patches.
         image_size: (height, width) of the input; pixels that no patch covers are shown.
 
     Returns:
@@ -32,39 +32,39 @@ def pixel_mask(shown: Tensor, layout: TokenLayout, image_size: tuple[int, int]) 
     return F.pad(pixels, beyond, value=1)
 
 
-def mix(case: Case, weights: Tensor, baseline: str) -> Tensor:
-    """Show the photograph where the weight is 1, the baseline where it is 0, and their mixture between.
+def blend(case: Case, weights: Tensor, baseline: str) -> Tensor:
+    """Blend the image (weight 1) and the baseline (weight 0).
 
     Args:
-        case: whose photograph is shown.
-        weights: (images, height, width) in [0, 1].
-        baseline: as in `baseline.baseline_image`.
+        case: case with the image.
+        weights: (images, height, width), bool or in [0, 1].
+        baseline: see `baseline.baseline_image`.
 
     Returns:
         (images, channels, height, width).
     """
-    nothing = baseline_image(case.inputs, baseline, case.mean, case.std)
-    shares = weights.to(case.inputs.device).unsqueeze(1)
-    # Selecting, not multiplying, leaves what is shown exactly as it is.
-    if shares.dtype == torch.bool:
-        return torch.where(shares, case.inputs, nothing)
-    return torch.lerp(nothing, case.inputs, shares.to(case.inputs))
+    replacement = baseline_image(case.inputs, baseline, case.mean, case.std)
+    weights = weights.to(case.inputs.device).unsqueeze(1)
+    # Selecting instead of multiplying keeps the shown pixels exact.
+    if weights.dtype == torch.bool:
+        return torch.where(weights, case.inputs, replacement)
+    return torch.lerp(replacement, case.inputs, weights.to(case.inputs))
 
 
 def pixel_scores(case: Case, shown: Tensor, baseline: str) -> Tensor:
-    """Compute the score of the target for images of which some patches are shown.
+    """Compute the score of the target class for images in which only some patches are shown.
 
     Args:
-        case: whose photograph and model these are.
+        case: case with the image and the model.
         shown: (images, rows, cols) bool.
-        baseline: what the others are replaced by; as in `baseline.baseline_image`.
+        baseline: replacement of the other patches, see `baseline.baseline_image`.
 
     Returns:
         (images,) float64.
     """
     size = (case.inputs.shape[-2], case.inputs.shape[-1])
 
-    def ask(shown: Tensor) -> Tensor:
-        return class_score(case, mix(case, pixel_mask(shown, case.layout, size), baseline))
+    def score(shown: Tensor) -> Tensor:
+        return class_score(case, blend(case, pixel_mask(shown, case.layout, size), baseline))
 
-    return remembered(case, baseline, shown, ask)
+    return cached_scores(case, baseline, shown, score)

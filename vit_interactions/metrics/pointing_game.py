@@ -6,20 +6,18 @@ pixels, which is about one patch.
 
 from torch import Tensor
 
-from vit_interactions.metrics.metric import Case, Metric, Score
-from vit_interactions.metrics.object import check_object
-from vit_interactions.metrics.patch_map import check_map
+from vit_interactions.metrics.localization_metric import localization_metric
 
 
 def pointing_game(patch_map: Tensor, inside: Tensor) -> float:
-    """Compute the chance that the highest patch lies inside.
+    """Compute the probability that a randomly chosen highest patch lies inside.
 
     Args:
         patch_map: (rows, cols).
         inside: (rows, cols) bool.
 
     Returns:
-        1 or 0; where several patches share the highest value, the share of them that lies inside.
+        1 or 0; if several patches share the highest value, the fraction of them that lie inside.
 
     Example:
         >>> import torch
@@ -29,17 +27,9 @@ def pointing_game(patch_map: Tensor, inside: Tensor) -> float:
     return float(inside[patch_map == patch_map.max()].double().mean())
 
 
-def _measure(case: Case, patch_map: Tensor) -> Score:
-    return Score(pointing_game(check_map(patch_map, case.layout.grid), check_object(case)))
-
-
-POINTING_GAME = Metric(
-    name="pointing_game",
-    direction="higher",
-    range=(0.0, 1.0),
+POINTING_GAME = localization_metric(
+    "pointing_game",
+    pointing_game,
     source="Zhang et al., Top-Down Neural Attention by Excitation Backprop, IJCV 2018",
-    parameters={"hit": "highest patch on the object; of several highest, the share"},
-    needs=frozenset({"object"}),
-    cost="no forward pass",
-    measure=_measure,
+    parameters={"hit": "highest patch on the object; the fraction of ties that are on it"},
 )

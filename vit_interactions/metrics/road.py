@@ -1,9 +1,9 @@
-"""ROAD: MoRF and LeRF with removed pixels filled in from their neighbours.
+"""ROAD: MoRF and LeRF with noisy linear imputation of the removed pixels.
 
-Source: Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML 2022. The equations of
-the filling in, noisy linear imputation, are pytorch-grad-cam's. Its choice of pixels is not used: it removes what lies
-at or above a percentile of the map, which is the whole image where much of the map is 0. Here equal values are put in
-an order drawn by the seed, and exactly the stated share of the patches is removed.
+Source: Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML 2022. The imputation
+is pytorch-grad-cam's. Its choice of pixels is not used: it removes all values at or above a percentile of the map,
+which is the whole image if much of the map is 0. Here ties are in random order, and exactly the given fraction of the
+patches is removed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from vit_interactions.metrics.class_score import class_score, remembered
+from vit_interactions.metrics.class_score import cached_scores, class_score
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map, relevance_ranks
 from vit_interactions.metrics.pixel_scores import pixel_mask
@@ -22,25 +22,25 @@ from vit_interactions.utilities.checks import check_fraction
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def fill_in(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
-    """Replace hidden pixels by the weighted mean of their neighbours, hidden ones included, plus noise.
+def impute(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
+    """Replace each hidden pixel by the weighted mean of its neighbors, including hidden ones, plus noise.
 
     Args:
         image: (channels, height, width).
         shown: (height, width) bool, not all False.
-        noise: standard deviation of what is added, in normalised numbers.
-        seed: of the noise.
+        noise: standard deviation of the noise, in normalized units.
+        seed: random seed of the noise.
 
     Returns:
-        Of the image's shape, type and device.
+        Image of the same shape and type, on the same device.
 
     Example:
         >>> image = torch.tensor([[[1.0, 9.0, 1.0]] * 3])
         >>> shown = torch.tensor([[True, False, True]] * 3)
-        >>> fill_in(image, shown, noise=0.0, seed=0)[0, 0]
+        >>> impute(image, shown, noise=0.0, seed=0)[0, 0]
         tensor([1., 1., 1.])
     """
-    # Loads OpenCV and scikit-learn.
+    # Slow: imports OpenCV and scikit-learn.
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer, neighbors_weights
 
     if shown.all():
@@ -56,24 +56,24 @@ def fill_in(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
 
 
 def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "road") -> Metric:
-    """Make the metric: half the mean over the shares of LeRF - MoRF, as pytorch-grad-cam's ROADCombined.
+    """Create the metric: half the mean of LeRF - MoRF over the shares, as in pytorch-grad-cam's ROADCombined.
 
     Args:
-        shares: of the patches that are removed, each in (0, 1) and at least one patch, not all.
-        noise: as in `fill_in`.
-        name: what tables call it.
+        shares: fractions of the patches removed, each in (0, 1); at least one patch and not all are removed.
+        noise: see `impute`.
+        name: name in tables.
 
     Returns:
-        Of its score's curve, (share of the patches that is removed, LeRF - MoRF).
+        The metric; the curve of its score is (fraction of the patches removed, LeRF - MoRF).
 
     Example:
         >>> road((0.25, 0.5)).cost
-        '4 forward passes and sparse linear systems, of seconds each where much of a large image is removed'
+        '4 forward passes and sparse linear systems, which take seconds each for large images'
     """
     for share in shares:
         check_fraction("shares", share)
     if not shares:
-        raise ValueError("`shares` must hold at least one share of the patches, but got none.")
+        raise ValueError("`shares` must contain at least one fraction of the patches, got none.")
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
@@ -97,8 +97,7 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
             "ties": "seeded",
         },
         needs=frozenset(),
-        cost=f"{2 * len(shares)} forward passes and sparse linear systems, of seconds each where much of a large image "
-        "is removed",
+        cost=f"{2 * len(shares)} forward passes and sparse linear systems, which take seconds each for large images",
         measure=measure,
     )
 
@@ -106,9 +105,10 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
 def _scores(case: Case, shown: Tensor, noise: float) -> Tensor:
     image = case.inputs[0]
 
-    def ask(shown: Tensor) -> Tensor:
+    def score(shown: Tensor) -> Tensor:
         pixels = pixel_mask(shown, case.layout, (image.shape[-2], image.shape[-1]))
-        filled = [fill_in(image, mask, noise=noise, seed=case.seed) for mask in pixels]
-        return class_score(case, torch.stack(filled))
+        return class_score(
+            case, torch.stack([impute(image, mask, noise=noise, seed=case.seed) for mask in pixels])
+        )
 
-    return remembered(case, f"road, noise {noise}", shown, ask)
+    return cached_scores(case, f"road, noise {noise}", shown, score)

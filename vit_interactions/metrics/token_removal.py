@@ -1,57 +1,50 @@
-"""Insertion and deletion by hiding patches' tokens in place of painting over their pixels.
+"""Insertion and deletion of tokens instead of pixels.
 
-A ViT takes any number of tokens, so removing them shows it no picture that it has never seen, as grey squares do.
+A ViT accepts any number of tokens. Removing tokens therefore avoids out-of-distribution images, such as gray squares.
 """
 
-from collections.abc import Callable
-from typing import Literal
-
-from torch import Tensor
-
-from vit_interactions.metrics.area_metric import area_metric
 from vit_interactions.metrics.metric import Metric
-from vit_interactions.metrics.removal import Ask, deletion_curve, insertion_curve
+from vit_interactions.metrics.perturbation_curves import deletion_curve, insertion_curve
+from vit_interactions.metrics.perturbation_metric import CurveOf, Direction, perturbation_metric
 from vit_interactions.metrics.token_scores import token_scores
 
 
 def token_insertion(steps: int = 20, *, name: str = "token_insertion") -> Metric:
-    """Make the metric: the area below the curve of the class's score over the share of tokens shown.
+    """Create the metric: area under the curve of the class score over the fraction of tokens shown.
 
     Args:
-        steps: into how many the patches are divided.
-        name: what tables call it.
+        steps: number of steps in which the tokens are shown.
+        name: name in tables.
 
     Example:
         >>> token_insertion().direction
         'higher'
     """
-    return _metric(name, steps, "higher", insertion_curve)
+    return _metric(name, "higher", steps, insertion_curve)
 
 
 def token_deletion(steps: int = 20, *, name: str = "token_deletion") -> Metric:
-    """Make the metric: the area below the curve of the class's score over the share of tokens removed.
+    """Create the metric: area under the curve of the class score over the fraction of tokens removed.
 
     Args:
-        steps: into how many the patches are divided.
-        name: what tables call it.
+        steps: number of steps in which the tokens are removed.
+        name: name in tables.
 
     Example:
         >>> token_deletion().direction
         'lower'
     """
-    return _metric(name, steps, "lower", deletion_curve)
+    return _metric(name, "lower", steps, deletion_curve)
 
 
-def _metric(
-    name: str, steps: int, direction: Literal["higher", "lower"], curve_of: Callable[[Tensor, int, Ask], Tensor]
-) -> Metric:
-    return area_metric(
+def _metric(name: str, direction: Direction, steps: int, curve_of: CurveOf) -> Metric:
+    return perturbation_metric(
         name,
         direction,
         steps,
         curve_of,
         token_scores,
-        source="Petsiuk et al., RISE, BMVC 2018, with tokens for pixels",
-        parameters={"removal": "attention masked", "steps": steps, "score": "by `output`", "ties": "seeded"},
-        passes=steps + 2,
+        source="Petsiuk et al., RISE, BMVC 2018, with tokens instead of pixels",
+        parameters={"removal": "attention masked"},
+        cost=f"{steps + 2} forward passes",
     )

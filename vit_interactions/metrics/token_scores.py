@@ -1,9 +1,9 @@
-"""Probabilities of images of which some patches' tokens are hidden from all attention.
+"""Scores of images in which the tokens of some patches are masked in all attention.
 
-Hiding a token as a key is removing it, wherever the answer is read from tokens that are left (a class token, or an
-attention-pooling head): nothing of it reaches them any more. It needs no knowledge of the model's insides but its calls
-of scaled dot-product attention, and images with different patches removed go through the model in one batch. That it
-equals dropping the tokens is a test. Position tables and rotary embeddings stay those of the tokens' own places.
+Masking a token as a key is the same as removing it if the output is read from other tokens (a class token, or an
+attention pooling head); a test verifies this. It only needs the model's calls of scaled dot-product attention, and
+images with different patches removed can share a batch. Position and rotary embeddings of the other tokens do not
+change.
 """
 
 from typing import Any
@@ -21,51 +21,56 @@ from vit_interactions.attention.readable import readable
 from vit_interactions.attention.sdpa import SDPA, read_sdpa
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.window_free import window_free_attention
-from vit_interactions.metrics.class_score import class_score, remembered
+from vit_interactions.metrics.class_score import cached_scores, class_score
 from vit_interactions.metrics.metric import Case
+
+ADVICE = "Use `insertion` and `deletion`, which remove pixels."
 
 
 def token_scores(case: Case, shown: Tensor) -> Tensor:
-    """Compute the score of the target for the photograph with some patches' tokens hidden.
+    """Compute the score of the target class with the tokens of some patches masked.
 
     Args:
-        case: whose photograph and model these are.
+        case: case with the image and the model.
         shown: (images, rows, cols) bool.
 
     Returns:
         (images,) float64.
 
     Raises:
-        UnsupportedModelError: attention that cannot be seen or is not among all tokens; an answer read from the mean of
-            tokens, of which hidden ones stay a part; nothing left to attend to.
+        UnsupportedModelError: attention that cannot be read or is not among all tokens; an output that averages all
+            tokens, masked ones included; no token left to attend to.
     """
     calls = _check(case)
-    _ = case.link  # which may run the model, before tokens are hidden
+    _ = case.link  # may run the model, so before tokens are masked
 
-    def ask(shown: Tensor) -> Tensor:
+    def score(shown: Tensor) -> Tensor:
         repeated = case.inputs.expand(len(shown), -1, -1, -1)
-        with readable(unwrap(case.model)), _Hiding(shown.flatten(1).to(case.inputs.device), case.layout) as hiding:
+        with (
+            readable(unwrap(case.model)),
+            _Masking(shown.flatten(1).to(case.inputs.device), case.layout) as masking,
+        ):
             scores = class_score(case, repeated)
-        if hiding.calls != calls:
+        if masking.calls != calls:
             raise UnsupportedModelError(
-                f"{type(unwrap(case.model)).__name__} made {hiding.calls} calls of scaled_dot_product_attention where "
-                f"its own layers attend {calls} times: it runs another model inside, or attends by an explicit "
-                "softmax, so that it cannot be told which tokens to hide. Use insertion and deletion of pixels."
+                f"{type(unwrap(case.model)).__name__} called scaled_dot_product_attention {masking.calls} times, but "
+                f"its own layers attend {calls} times: it contains another model, or computes attention with an "
+                f"explicit softmax, so the tokens to mask are unknown. {ADVICE}"
             )
         return scores
 
-    return remembered(case, "tokens", shown, ask)
+    return cached_scores(case, "tokens", shown, score)
 
 
-def hide_keys(given: SDPA, shown: Tensor) -> Tensor:
-    """Add to the mask of a call that some keys are not attended to.
+def mask_keys(given: SDPA, shown: Tensor) -> Tensor:
+    """Combine the mask of a call with a mask of its keys.
 
     Args:
-        given: the call, of which the batch may be folded with the heads.
-        shown: (batch, keys) bool.
+        given: the call; its batch axis may include the heads.
+        shown: (batch, keys) bool, False for keys that are masked.
 
     Returns:
-        A mask for `scaled_dot_product_attention`, bool or added to the scores like the call's own.
+        A mask for `scaled_dot_product_attention`, bool or additive like the mask of the call.
     """
     keep = shown.repeat_interleave(given.query.shape[0] // len(shown), 0).unsqueeze(1)
     keep = keep if given.query.ndim == 3 else keep.unsqueeze(1)
@@ -75,25 +80,24 @@ def hide_keys(given: SDPA, shown: Tensor) -> Tensor:
 
 
 def _check(case: Case) -> int:
-    """Refuse models in which hiding is not removing; return how many calls of attention a forward pass makes."""
+    """Raise an error if masking a token does not remove it; return the number of attention calls per forward pass."""
     model = unwrap(case.model)
     seen = observe(model, case.inputs, None, lambda call, layout: None)
     layout, record = seen.layout, seen.record
     if layout.readout in ("avg", "token_avg"):
         raise UnsupportedModelError(
-            f"{type(model).__name__} reads its answer from the mean of its tokens, of which one that is hidden from "
-            "attention stays a part. Use insertion and deletion of pixels."
+            f"`token_insertion` and `token_deletion` do not support {type(model).__name__}: it averages all tokens, so "
+            f"a masked token still contributes to the output. {ADVICE}"
         )
     if layout.order is not None:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has its patches in another order than row by row, so that it cannot be told which "
-            "tokens to hide. Use insertion and deletion of pixels."
+            f"{type(model).__name__} does not order its patches row by row, so the tokens to mask are unknown. {ADVICE}"
         )
     return record.seen + len(record.pool_calls)
 
 
-class _Hiding(TorchFunctionMode):
-    """Hides tokens from every call of scaled dot-product attention."""
+class _Masking(TorchFunctionMode):
+    """A mode that masks tokens in every call of scaled dot-product attention."""
 
     def __init__(self, shown: Tensor, layout: TokenLayout) -> None:
         super().__init__()
@@ -107,8 +111,8 @@ class _Hiding(TorchFunctionMode):
             return attend(self, "MultiheadAttention", args, kwargs)
         if func is window_free_attention:
             raise UnsupportedModelError(
-                "window-free attention finds its windows among all patches, the hidden ones too, so that hiding a "
-                "token does not remove it. Use insertion and deletion of pixels."
+                "window-free attention computes its windows from all patches, including masked ones, so masking a "
+                f"token does not remove it. {ADVICE}"
             )
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
@@ -118,24 +122,22 @@ class _Hiding(TorchFunctionMode):
             given.query,
             given.key,
             given.value,
-            hide_keys(given, self._keys(given)),
+            mask_keys(given, self._shown_keys(given)),
             given.dropout,
             scale=given.scale,
         )
 
-    def _keys(self, given: SDPA) -> Tensor:
-        """Which keys of a call are shown, (batch, keys)."""
+    def _shown_keys(self, given: SDPA) -> Tensor:
+        """Return which keys of a call are shown, (batch, keys) bool."""
         keys = given.key.shape[-2]
         if given.is_causal or keys not in (self.layout.tokens, self.layout.patches):
             raise UnsupportedModelError(
-                f"a layer attends {'causally ' if given.is_causal else ''}to {keys} keys, where the image has "
-                f"{self.layout.tokens} tokens, so that it cannot be told which are the patches. Use insertion and "
-                "deletion of pixels."
+                f"a layer attends {'causally ' if given.is_causal else ''}to {keys} keys, but the image has "
+                f"{self.layout.tokens} tokens, so the keys of the patches are unknown. {ADVICE}"
             )
         shown = F.pad(self.shown, (keys - self.layout.patches, 0), value=True)
         if not shown.any(1).all():
             raise UnsupportedModelError(
-                "the model attends to patches only, so that nothing is left to attend to once all are hidden. Use "
-                "insertion and deletion of pixels."
+                f"the model attends only to patches, so no token is left to attend to if all are masked. {ADVICE}"
             )
         return shown

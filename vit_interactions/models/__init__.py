@@ -1,4 +1,4 @@
-"""Vision Transformers whose patches attend within windows, as timm models; importing registers them."""
+"""Vision Transformers with attention windows, as timm models; importing this package registers them."""
 
 from vit_interactions.models import mini as mini
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT as AdaptiveWindowViT

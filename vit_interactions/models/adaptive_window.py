@@ -1,8 +1,8 @@
-"""AWD-ViT: a ViT whose patches attend to their windows only, without and with dropped patches (DIP).
+"""AWD-ViT: a ViT whose patches attend only to their windows, with or without dropped patches (DIP).
 
 Source: Ma et al., "Visualizing and Understanding Patch Interactions in Vision Transformer", arXiv 2203.05922,
-Secs. 4.1 and 4.2, Tables 1 and 2. The model is timm's VisionTransformer; windows reach its blocks as the mask that
-timm's attention takes.
+Secs. 4.1 and 4.2, Tables 1 and 2. The model is timm's VisionTransformer, and the windows are passed to its blocks as
+timm's attention mask.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vit_interactions.functional.responsive_field import ResponsiveField, check_field_grid
-from vit_interactions.models.build import build_vit
+from vit_interactions.models.build import TEST_SHAPE, build_vit
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
 Teacher = Callable[[Tensor], ResponsiveField]
 
 
 class TokenMask(NamedTuple):
-    """What a block needs of a batch's fields.
+    """Masks that a block applies to a batch.
 
     Attributes:
-        attended: (batch, 1, tokens, tokens) bool: whether the token of the row attends to that of the column.
-        dropped: (batch, tokens, 1) bool: whose token is multiplied by 0 before every block.
+        attended: (batch, 1, tokens, tokens) bool, True if the token of the row attends to that of the column.
+        dropped: (batch, tokens, 1) bool, True for tokens that are set to 0 before every block.
     """
 
     attended: Tensor
@@ -35,14 +35,14 @@ class TokenMask(NamedTuple):
 
 
 def token_mask(field: ResponsiveField, prefix: int) -> TokenMask:
-    """Extend fields to the prefix tokens, which attend to all and are attended by all and are never dropped.
+    """Extend fields to prefix tokens, which attend to, and are attended by, all tokens and are never dropped.
 
-    A patch attends to its field: its window without the dropped patches of others. So a dropped patch attends to itself
-    and to what is left of its window, and no row is empty.
+    A patch attends to its field: its window without the other dropped patches. A dropped patch attends to itself and
+    the rest of its window, so no row is empty.
 
     Args:
-        field: of a batch.
-        prefix: how many tokens come before the first patch.
+        field: fields of a batch.
+        prefix: number of tokens before the first patch.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ def token_mask(field: ResponsiveField, prefix: int) -> TokenMask:
 
 
 class AdaptiveWindowBlock(Block):
-    """timm's block, before which dropped tokens are 0, and in which tokens attend within their windows."""
+    """timm's block with dropped tokens set to 0 and attention within windows."""
 
     grad_checkpointing = False
 
@@ -70,24 +70,24 @@ class AdaptiveWindowBlock(Block):
 
         Args:
             x: the tokens.
-            attn_mask: the batch's; in the place in which timm hands its masks through. None: a plain block.
-            is_causal: only for timm's signature; patches have no order.
+            attn_mask: masks of the batch, in the argument through which timm passes masks. None: a plain block.
+            is_causal: ignored; part of timm's signature.
         """
         attended = None
         if attn_mask is not None:
             attended, x = attn_mask.attended, x.masked_fill(attn_mask.dropped, 0.0)
-        # timm does not checkpoint blocks that take a mask.
+        # timm does not checkpoint blocks with a mask.
         run = partial(checkpoint, super().forward) if self.grad_checkpointing else super().forward
         tokens: Tensor = run(x, attended)
         return tokens
 
 
 class AdaptiveWindowViT(VisionTransformer):
-    """timm's VisionTransformer in which, in every layer and head, each patch attends to its window only.
+    """timm's VisionTransformer in which each patch attends only to its window, in every layer and head.
 
-    The windows differ from image to image. They come with the call, `model(images, field)`, or from a teacher, a
-    trained plain ViT, so that `model(images)` works at training and test time alike. Parameters are ViT's exactly: any
-    checkpoint of the same shape loads. With fields of α = 1 and β = 0 it is ViT.
+    The windows differ per image. Pass them to the call, `model(images, field)`, or set a teacher (a trained plain ViT)
+    to use `model(images)` in training and evaluation. The parameters are exactly those of ViT, so any checkpoint of the
+    same shape loads. With fields for α = 1 and β = 0, it equals ViT.
 
     Example:
         >>> import timm, torch
@@ -99,34 +99,34 @@ class AdaptiveWindowViT(VisionTransformer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take timm's arguments.
+        """Create the model with timm's arguments.
 
         Raises:
-            ValueError: a `patch_drop_rate` other than 0: patches left out at random have no windows.
+            ValueError: `patch_drop_rate` > 0, because windows need all patches.
         """
         if kwargs.get("patch_drop_rate"):
             raise ValueError(
-                f"`patch_drop_rate` must be 0 in a model of windows, but got {kwargs['patch_drop_rate']!r}."
+                f"`patch_drop_rate` must be 0 in a model with windows, got {kwargs['patch_drop_rate']!r}."
             )
         super().__init__(*args, block_fn=AdaptiveWindowBlock, **kwargs)  # type: ignore[misc]
         self.set_teacher(None)
 
     @property
     def teacher(self) -> Teacher | None:
-        """What gives the fields of images that come without."""
+        """The function that computes fields for images without them, or None."""
         return self._teacher[0]
 
     def set_teacher(self, teacher: Teacher | None) -> None:
-        """Let a teacher give the fields of images that come without.
+        """Set the teacher that computes the fields of images without them.
 
-        The teacher goes where the model goes (`to`, `cuda`, `half`), but is no part of it: its weights are neither in
-        the state dict nor among the parameters, and it does not see `train`.
+        The teacher follows the model (`to`, `cuda`, `half`), but is not part of it: its weights are neither in the
+        state dict nor among the parameters, and `train` does not affect it.
 
         Args:
-            teacher: maps images (batch, channels, height, width), as this model gets them, to their fields; a
-                `WindowTeacher`. None: take it away.
+            teacher: maps the model's input images (batch, channels, height, width) to fields, such as a
+                `WindowTeacher`. None: remove the teacher.
         """
-        # In a tuple, where torch does not look for submodules.
+        # A tuple, so that torch does not register the teacher as a submodule.
         self._teacher = (teacher,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptiveWindowViT":
@@ -136,17 +136,18 @@ class AdaptiveWindowViT(VisionTransformer):
         return self
 
     def field(self, images: Tensor) -> ResponsiveField:
-        """Ask the teacher for the fields of images. The mean of their `operations` is E_O.
+        """Compute the fields of images with the teacher. The mean of their `operations` is E_O.
 
-        To have fields and answer at one cost: `field = model.field(images); model(images, field)`.
+        To get the fields and the output without computing the fields twice, use `field = model.field(images)` and
+        `model(images, field)`.
 
         Raises:
-            RuntimeError: there is no teacher.
+            RuntimeError: no teacher is set.
         """
         if self.teacher is None:
             raise RuntimeError(
-                f"{type(self).__name__} needs the windows of its images, but has no teacher: call it as "
-                "`model(images, field)`, or give it one that is trained, "
+                f"{type(self).__name__} needs the windows of its images, but has no teacher. Call "
+                "`model(images, field)`, or set a trained teacher: "
                 "`model.set_teacher(WindowTeacher(vit, alpha=0.10, beta=0.20))`."
             )
         return self.teacher(images)
@@ -156,37 +157,37 @@ class AdaptiveWindowViT(VisionTransformer):
 
         Args:
             x: the images.
-            field: theirs, of the model's grid; None: the teacher's.
+            field: fields of the images, with the model's grid; None: computed by the teacher.
 
         Raises:
             RuntimeError: neither `field` nor a teacher.
-            ValueError: a field of another grid or of another number of images.
+            ValueError: `field` has another grid or another number of images.
         """
-        # Asked first, so that a compiled model is one graph after the teacher, which cannot be compiled.
+        # The teacher cannot be compiled. It runs first, so that the rest of a compiled model is one graph.
         field = self.field(x) if field is None else field
         return self.forward_head(self.forward_features(x, field))
 
     def forward_features(  # type: ignore[override]
         self, x: Tensor, field: ResponsiveField | None = None
     ) -> Tensor:
-        """Compute the tokens after the last block (batch, tokens, width); arguments as of `forward`."""
+        """Compute the tokens after the last block (batch, tokens, width); for the arguments see `forward`."""
         mask: Any = self._token_mask(x, field)
         return super().forward_features(x, attn_mask=mask)
 
     def forward_intermediates(
         self, x: Tensor, *args: Any, field: ResponsiveField | None = None, **kwargs: Any
     ) -> Any:
-        """Return the tokens after chosen blocks: timm's arguments, and `field` as of `forward`.
+        """Return the tokens after selected blocks, with timm's arguments and `field`, see `forward`.
 
         Raises:
-            ValueError: an `attn_mask`, in whose place the field stands.
+            ValueError: `attn_mask` is given; it is computed from the field.
         """
         if kwargs.get("attn_mask") is not None:
-            raise ValueError("`attn_mask` must be None: give `field`, from which the mask is made.")
+            raise ValueError("`attn_mask` must be None, got a mask. Pass `field` instead.")
         return super().forward_intermediates(x, *args, **{**kwargs, "attn_mask": self._token_mask(x, field)})
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping what it computed."""
+        """Recompute each block in the backward pass instead of storing its activations."""
         super().set_grad_checkpointing(enable)
         for block in self.blocks:
             block.grad_checkpointing = enable  # type: ignore[assignment]
@@ -196,7 +197,7 @@ class AdaptiveWindowViT(VisionTransformer):
         check_field_grid(field, self.patch_embed.dynamic_feat_size(images.shape[-2:]))
         if field.mask.shape[0] != images.shape[0]:
             raise ValueError(
-                f"`field` must be of {images.shape[0]} images, like the batch, but got one of {field.mask.shape[0]}."
+                f"`field` must have {images.shape[0]} images, like the batch, got {field.mask.shape[0]}."
             )
         return token_mask(field, self.num_prefix_tokens)
 
@@ -238,7 +239,7 @@ def awd_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adapti
 
 @register_model
 def awd_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """AWD-ViT-B/16 at 224 x 224, of the paper's Tables 1 and 2."""
+    """AWD-ViT-B/16 at 224 x 224, as in the paper's Tables 1 and 2."""
     return _create("awd_vit_base_patch16_224", pretrained, {"patch_size": 16, **_BASE}, kwargs)
 
 
@@ -250,13 +251,5 @@ def awd_vit_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> Adaptiv
 
 @register_model
 def test_awd_vit(pretrained: bool = False, **kwargs: Any) -> AdaptiveWindowViT:
-    """An AWD-ViT of 0.4 million parameters at 160 x 160, for tests."""
-    shape = {
-        "patch_size": 16,
-        "embed_dim": 64,
-        "depth": 6,
-        "num_heads": 2,
-        "mlp_ratio": 3,
-        "dynamic_img_size": True,
-    }
-    return _create("test_awd_vit", pretrained, shape, kwargs)
+    """AWD-ViT with 0.4 million parameters at 160 x 160, for tests."""
+    return _create("test_awd_vit", pretrained, TEST_SHAPE, kwargs)

@@ -1,4 +1,4 @@
-"""Build a model of timm's ViT family, as timm builds its own."""
+"""Build models of timm's ViT family in the same way as timm."""
 
 from typing import Any, TypeVar
 
@@ -7,18 +7,28 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 
 Model = TypeVar("Model", bound=VisionTransformer)
 
+# The shape of timm's `test_vit`.
+TEST_SHAPE: dict[str, Any] = {
+    "patch_size": 16,
+    "embed_dim": 64,
+    "depth": 6,
+    "num_heads": 2,
+    "mlp_ratio": 3,
+    "dynamic_img_size": True,
+}
+
 
 def build_vit(
     kind: type[Model], variant: str, pretrained: bool, shape: dict[str, Any], options: dict[str, Any]
 ) -> Model:
-    """Build a model of a registered name.
+    """Build the model of a registered name.
 
     Args:
-        kind: the class to build.
-        variant: the name.
-        pretrained: whether to load the weights that its configuration names.
-        shape: what the name stands for.
-        options: of the caller, which go before the shape.
+        kind: class of the model.
+        variant: registered name.
+        pretrained: load the pretrained weights of its configuration.
+        shape: options that define the variant.
+        options: options of the caller, which override the shape.
     """
     model: Model = build_model_with_cfg(
         kind,

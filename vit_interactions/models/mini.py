@@ -1,6 +1,6 @@
-"""The two small models that the package brings with it: a ViT and its WinfT twin, trained on Imagenette.
+"""The two small bundled models: a ViT and a WinfT of the same shape, trained on Imagenette.
 
-Their 14 x 14 patches of 8 x 8 pixels are the grid of a ViT/16 at 224 pixels, at a seventh of ViT-Ti/16's cost.
+Their 14 x 14 patches of 8 x 8 pixels form the same grid as in a ViT/16 at 224 pixels, at a seventh of ViT-Ti/16's cost.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from vit_interactions.models.winft import WindowFreeTransformer
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-# Imagenette's folders, in the order of the classes.
+# Folders and names of Imagenette's classes, in order.
 CLASSES = {
     "n01440764": "tench",
     "n02102040": "English springer",
@@ -54,11 +54,11 @@ _MINI = {"img_size": 112, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_he
 
 @register_model
 def vit_mini_patch8_112(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """A ViT of 2.7 million parameters at 112 x 112; the pretrained weights are in the package."""
+    """ViT with 2.7 million parameters at 112 x 112; the pretrained weights are in the package."""
     return build_vit(VisionTransformer, "vit_mini_patch8_112", pretrained, _MINI, kwargs)
 
 
 @register_model
 def winft_mini_patch8_112(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The WinfT of the same shape; the pretrained weights are in the package."""
+    """WinfT of the same shape as the ViT; the pretrained weights are in the package."""
     return build_vit(WindowFreeTransformer, "winft_mini_patch8_112", pretrained, _MINI, kwargs)

@@ -1,4 +1,4 @@
-"""Keep the windows that a window-free transformer finds, while somebody asks for them."""
+"""Record the windows of a window-free transformer for the duration of a `with` block."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,60 +10,60 @@ from vit_interactions.models.winft import WindowFreeAttention
 
 
 class WindowRecord:
-    """The windows of the last forward pass, one a layer; nothing is computed twice."""
+    """The windows of the last forward pass, per layer; nothing is recomputed."""
 
     def __init__(self, layers: list[WindowFreeAttention]) -> None:
-        """Read from these layers, until closed."""
+        """Create a record that reads from these layers until it is closed."""
         self._layers = layers
         self._closed: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def logits(self) -> list[Tensor]:
-        """Of each layer the logits of w' (batch, patches, patches), at least float32, in the graph: for the loss."""
+        """Logits of w' (batch, patches, patches) per layer, at least float32, with gradients for the loss."""
         return [logits for logits, _ in self._windows()]
 
     @property
     def masks(self) -> list[Tensor]:
-        """Of each layer W (batch, patches, patches) bool: whether patch j is in the window of patch i."""
+        """W (batch, patches, patches) bool per layer, True if patch j is in the window of patch i."""
         return [mask for _, mask in self._windows()]
 
     @property
     def operations(self) -> Tensor:
-        """E_O of each image (batch,) float32: the pairs of patches in a layer's windows, averaged over layers."""
+        """E_O (batch,) float32 per image: number of patch pairs in the windows, averaged over layers."""
         return torch.stack([mask.sum((-2, -1)) for mask in self.masks]).float().mean(0)
 
     def _windows(self) -> list[tuple[Tensor, Tensor]]:
-        windows = self._kept() if self._closed is None else self._closed
+        windows = self._read() if self._closed is None else self._closed
         if not windows:
-            raise RuntimeError("no forward pass has been recorded: call the model inside the `with` block.")
+            raise RuntimeError("No forward pass has been recorded. Call the model inside the `with` block.")
         return windows
 
-    def _kept(self) -> list[tuple[Tensor, Tensor]]:
+    def _read(self) -> list[tuple[Tensor, Tensor]]:
         pairs = [(layer.window_logits, layer.window_mask) for layer in self._layers]
         return [(logits, mask) for logits, mask in pairs if logits is not None and mask is not None]
 
     def _close(self) -> None:
-        """Take the windows over from the layers."""
-        self._closed = self._kept()
+        """Copy the windows from the layers."""
+        self._closed = self._read()
 
 
 @contextlib.contextmanager
 def record_windows(model: nn.Module) -> Iterator[WindowRecord]:
-    """Keep the windows of the last forward pass of a window-free transformer inside the `with` block.
+    """Record the windows of the last forward pass of a window-free transformer in the `with` block.
 
-    Outside of it the model keeps nothing. Wrapped models (DistributedDataParallel, torch.compile, a training task) are
-    looked into. With activation checkpointing, run the backward pass after the block: what it recomputes would be kept
-    too. The layers keep the last pass of any thread, so run the model from one thread inside the block.
+    The model stores no windows outside of the block. It may be wrapped (DistributedDataParallel, torch.compile, a
+    training task). With activation checkpointing, run the backward pass after the block, because it would record the
+    recomputed windows. The layers store the last pass of any thread, so run the model from one thread in the block.
 
     Args:
-        model: a module with layers of `WindowFreeAttention`.
+        model: module with `WindowFreeAttention` layers.
 
     Yields:
-        The record: `logits`, `masks`, `operations`, of the layers that ran.
+        The record: `logits`, `masks` and `operations` of the layers that ran.
 
     Raises:
-        ValueError: a model without such layers, or one whose copies on other devices would keep the windows.
-        RuntimeError: the model is being recorded already.
+        ValueError: the model has no such layers, or is a DataParallel module that would record on its replicas.
+        RuntimeError: the model is already being recorded.
 
     Example:
         >>> import timm
@@ -76,13 +76,13 @@ def record_windows(model: nn.Module) -> Iterator[WindowRecord]:
     layers = [module for module in model.modules() if isinstance(module, WindowFreeAttention)]
     if not layers:
         raise ValueError(
-            f"`model` must have layers of WindowFreeAttention, but {type(model).__name__} has none; "
-            'timm.create_model("winft_base_patch16_224") has.'
+            f"`model` must have WindowFreeAttention layers, got {type(model).__name__} without any. Use for example "
+            'timm.create_model("winft_base_patch16_224").'
         )
     if any(isinstance(module, nn.DataParallel) and len(module.device_ids) > 1 for module in model.modules()):
-        raise ValueError("`model` must not be copied by DataParallel at each call; use DistributedDataParallel.")
+        raise ValueError("`model` must not be a DataParallel module. Use DistributedDataParallel.")
     if any(layer.recording for layer in layers):
-        raise RuntimeError("`model` is being recorded already; use the record of the outer `with` block.")
+        raise RuntimeError("`model` is already being recorded. Use the record of the outer `with` block.")
     record = WindowRecord(layers)
     try:
         for layer in layers:

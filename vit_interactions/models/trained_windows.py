@@ -1,4 +1,4 @@
-"""The windows that a model was trained with, where its files say so."""
+"""The window settings α and β that a model was trained with, if its files contain them."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def trained_windows(name: str) -> dict[str, float]:
-    """Read α and β that a model "local-dir:FOLDER" was trained with; empty where they are not known.
+    """Read the α and β that a model "local-dir:FOLDER" was trained with; empty if unknown.
 
     Example:
         >>> trained_windows("vit_tiny_patch16_224")
@@ -21,7 +21,7 @@ def trained_windows(name: str) -> dict[str, float]:
 
 
 def other_windows(name: str, trained: Mapping[str, float], alpha: float, beta: float) -> list[str]:
-    """Word where α and β differ from those that a model was trained with.
+    """Describe differences of α and β from those that a model was trained with.
 
     Example:
         >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2}, 0.1, 0.2)

@@ -1,4 +1,4 @@
-"""Which of timm's ViT checkpoints a model with exactly ViT's parameters can start from: all of its shape."""
+"""timm's ViT checkpoints, for models with exactly the same parameters as a ViT."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,14 +8,14 @@ from timm.models.vision_transformer import default_cfgs
 
 
 def vit_checkpoints(names: Iterable[str], own: str) -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """Offer the checkpoints of timm's ViTs under the same tags, for `timm.models.generate_default_cfgs`.
+    """Return the configurations of timm's ViT checkpoints for other models, with the same tags.
 
     Args:
-        names: of the models.
-        own: what stands in them in place of "vit".
+        names: names of the models.
+        own: part of these names that replaces "vit".
 
     Returns:
-        Name and tag -> timm's configuration, whose weights are still the ViT's.
+        Name and tag -> timm's configuration with the ViT's weights, for `timm.models.generate_default_cfgs`.
 
     Example:
         >>> vit_checkpoints(["winft_base_patch16_224"], "winft")["winft_base_patch16_224.augreg_in21k"]["hf_hub_id"]

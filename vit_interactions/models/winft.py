@@ -1,7 +1,7 @@
 """WinfT, the window-free transformer, as timm models.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 5. WinfT has exactly the parameters of timm's ViT of the same shape: every
-checkpoint of one loads into the other, and the pretrained tags are those of the ViT, to start training from.
+Source: Ma et al., arXiv 2203.05922, Sec. 5. WinfT has exactly the parameters of timm's ViT of the same shape, so every
+checkpoint of one loads into the other. The pretrained tags are those of the ViT, as a starting point for training.
 """
 
 from typing import Any
@@ -23,21 +23,21 @@ from vit_interactions.functional.window_free import (
     window_free_mask,
     windowed_probabilities,
 )
-from vit_interactions.models.build import build_vit
+from vit_interactions.models.build import TEST_SHAPE, build_vit
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
 from vit_interactions.utilities.checks import check_choice
 
 
 @register_notrace_module
 class WindowFreeAttention(Attention):
-    """timm's `Attention`, windowed by what its own queries and keys say (Eqs. 8 and 9).
+    """timm's `Attention` with windows computed from its queries and keys (Eqs. 8 and 9).
 
     Attributes:
-        num_prefix_tokens: tokens before the first patch.
-        window_fill: "zero" or "-inf", the score of a pair of patches outside the windows.
-        recording: whether the windows of the next forward pass are kept; see `record_windows`.
-        window_logits: (batch, patches, patches), in the graph, of the last recorded forward pass.
-        window_mask: (batch, patches, patches) bool, likewise.
+        num_prefix_tokens: number of tokens before the first patch.
+        window_fill: "zero" or "-inf", the score of pairs of patches outside the windows.
+        recording: whether the next forward pass stores its windows; see `record_windows`.
+        window_logits: (batch, patches, patches), with gradients, of the last recorded forward pass.
+        window_mask: (batch, patches, patches) bool, of the last recorded forward pass.
     """
 
     window_logits: Tensor | None
@@ -47,15 +47,15 @@ class WindowFreeAttention(Attention):
         """Build timm's attention layer.
 
         Args:
-            *args: of timm's `Attention`.
-            **kwargs: of timm's `Attention`.
+            *args: arguments of timm's `Attention`.
+            **kwargs: arguments of timm's `Attention`.
 
         Raises:
-            ValueError: a gate, which window-free attention does not have.
+            ValueError: gated attention, which is not supported.
         """
         super().__init__(*args, **kwargs)
         if getattr(self, "gate", None) is not None:
-            raise ValueError("`gated` must be False: window-free attention has no gate.")
+            raise ValueError("`gated` must be False, got True. Window-free attention has no gate.")
         self.num_prefix_tokens = 1
         self.window_fill = "zero"
         self.recording = False
@@ -66,11 +66,11 @@ class WindowFreeAttention(Attention):
         """Attend among tokens (batch, tokens, dim), prefix tokens first.
 
         Raises:
-            ValueError: a mask from outside, which would change what a window is.
+            ValueError: an external mask, which would conflict with the windows.
         """
         if attn_mask is not None or is_causal:
             raise ValueError(
-                "`attn_mask` and `is_causal` must be None and False: window-free attention masks itself."
+                "`attn_mask` and `is_causal` must be None and False. Window-free attention masks itself."
             )
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
@@ -93,25 +93,25 @@ class WindowFreeAttention(Attention):
 
 
 class WindowFreeTransformer(VisionTransformer):
-    """timm's `VisionTransformer` with window-free attention in every block; the parameters are the same."""
+    """timm's `VisionTransformer` with window-free attention in every block and the same parameters."""
 
     def __init__(self, *, window_fill: str = "zero", **kwargs: Any) -> None:
-        """Build timm's ViT and tell its attention layers where the patches begin.
+        """Build timm's ViT with window-free attention layers.
 
         Args:
-            window_fill: "zero" gives a pair of patches outside the windows the score 0 (Eq. 9); "-inf" leaves it out.
-            **kwargs: of timm's `VisionTransformer`.
+            window_fill: score of pairs of patches outside the windows: "zero" (Eq. 9), or "-inf", which masks them.
+            **kwargs: arguments of timm's `VisionTransformer`.
 
         Raises:
-            ValueError: another `window_fill`, or blocks that bring their own attention.
+            ValueError: an unknown `window_fill`, or blocks that do not use `attn_layer`.
         """
         check_choice("window_fill", window_fill, WINDOW_FILLS)
         super().__init__(attn_layer=WindowFreeAttention, **kwargs)
         layers = [module for module in self.modules() if isinstance(module, WindowFreeAttention)]
         if len(layers) < len(self.blocks):
             raise ValueError(
-                "`block_fn` must build its attention by `attn_layer`, else the blocks find no windows, but got "
-                f"{kwargs.get('block_fn')}."
+                f"`block_fn` must build its attention with `attn_layer`, got {kwargs.get('block_fn')}, whose blocks "
+                "would have no windows."
             )
         for layer in layers:
             layer.num_prefix_tokens = self.num_prefix_tokens
@@ -173,37 +173,29 @@ def winft_small_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Modul
 
 @register_model
 def winft_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WinfT-B/16 at 224 x 224, of the paper's Tables 3 and 4."""
+    """WinfT-B/16 at 224 x 224, as in the paper's Tables 3 and 4."""
     return _create("winft_base_patch16_224", pretrained, _BASE, kwargs)
 
 
 @register_model
 def winft_base_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WinfT-B/16 at 384 x 384, of the paper's Table 3."""
+    """WinfT-B/16 at 384 x 384, as in the paper's Table 3."""
     return _create("winft_base_patch16_384", pretrained, _BASE, kwargs)
 
 
 @register_model
 def winft_base_patch32_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WinfT-B/32 at 224 x 224, of the paper's Table 3."""
+    """WinfT-B/32 at 224 x 224, as in the paper's Table 3."""
     return _create("winft_base_patch32_224", pretrained, {**_BASE, "patch_size": 32}, kwargs)
 
 
 @register_model
 def winft_base_patch32_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """WinfT-B/32 at 384 x 384, of the paper's Table 3."""
+    """WinfT-B/32 at 384 x 384, as in the paper's Table 3."""
     return _create("winft_base_patch32_384", pretrained, {**_BASE, "patch_size": 32}, kwargs)
 
 
 @register_model
 def test_winft(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """A WinfT of 0.4 million parameters at 160 x 160, for tests."""
-    shape = {
-        "patch_size": 16,
-        "embed_dim": 64,
-        "depth": 6,
-        "num_heads": 2,
-        "mlp_ratio": 3,
-        "dynamic_img_size": True,
-    }
-    return _create("test_winft", pretrained, shape, kwargs)
+    """WinfT with 0.4 million parameters at 160 x 160, for tests."""
+    return _create("test_winft", pretrained, TEST_SHAPE, kwargs)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit_interactions.utilities.files import check_regular_file, write_whole
+from vit_interactions.utilities.files import check_regular_file, write_atomically
 from vit_interactions.utilities.json_files import DamagedFileError, check_keys, short_repr
 
 ADVICE = "Restore the file, or train again into another folder."
@@ -29,7 +29,7 @@ FIELDS = {
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save tensors, numbers, strings and collections of them."""
     state = {**state, "format": FORMAT}
-    write_whole(path, lambda file: torch.save({**state, SEAL: plain_checksum(state)}, file))
+    write_atomically(path, lambda file: torch.save({**state, SEAL: plain_checksum(state)}, file))
 
 
 def plain_checksum(state: dict[str, Any]) -> str:

@@ -13,9 +13,15 @@ from timm.models import save_for_hf
 from torch import nn
 
 from vit_interactions.training.checkpoint import ADVICE
-from vit_interactions.utilities.files import checksums, partial_path, remove_partials, write_bytes
+from vit_interactions.utilities.files import (
+    checksums,
+    partial_path,
+    remove_partials,
+    write_bytes,
+    write_error,
+    write_errors,
+)
 from vit_interactions.utilities.json_files import DamagedFileError
-from vit_interactions.utilities.writing import write_error, writing
 
 # Keys of timm's model configuration that describe the origin of its weights.
 ORIGIN = (
@@ -110,7 +116,7 @@ def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
     for name in damaged:
         if whole[name] != files[name]:
             raise DamagedFileError(f"{folder / name} is missing or damaged: its checksum differs", ADVICE)
-    with writing(folder):
+    with write_errors(folder):
         for name in damaged:
             folder.mkdir(parents=True, exist_ok=True)
             write_bytes(folder / name, (source / name).read_bytes())
@@ -119,7 +125,7 @@ def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Convert errors as `writing` does, including system errors that safetensors reports as text."""
-    with writing(folder):
+    with write_errors(folder):
         try:
             yield
         except SafetensorError as error:

@@ -20,8 +20,8 @@ from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases,
 from vit_interactions.training.reporter import Reporter
 from vit_interactions.training.settings import TrainingSettings, check_resumable
 from vit_interactions.training.trainer import Trainer
-from vit_interactions.utilities.files import remove_partials, write_json
-from vit_interactions.utilities.json_files import DamagedFileError, read_json
+from vit_interactions.utilities.files import remove_partials
+from vit_interactions.utilities.json_files import DamagedFileError, read_json, write_json
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.processes import Process, all_gather, broadcast, process_group
 from vit_interactions.utilities.seeds import seed_everything, seed_of

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from timm.optim import list_optimizers
 
-from vit_interactions.loading.models import nearest
 from vit_interactions.utilities.checks import check_choice
+from vit_interactions.utilities.text import did_you_mean
 
 Check = Callable[[str, Any], None]
 
@@ -62,7 +62,9 @@ def known_optimizer(name: str, value: str) -> None:
     """
     known = list_optimizers()
     if value.lower().removeprefix("lookahead_") not in known:
-        raise ValueError(f"`{name}` must be a timm optimizer, got {value!r}.{nearest(value, map(str, known))}")
+        raise ValueError(
+            f"`{name}` must be a timm optimizer, got {value!r}.{did_you_mean(value, map(str, known))}"
+        )
 
 
 def one_of(*choices: str) -> Check:

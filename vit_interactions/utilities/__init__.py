@@ -1,1 +1,1 @@
-"""Helpers that know nothing of models: names of files, locks, and errors of writing."""
+"""Helpers that do not depend on models: files, locks, names, seeds, processes, console."""

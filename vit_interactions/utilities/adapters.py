@@ -1,10 +1,10 @@
-"""The one table of what this package asks of the adapters: their modules by name, each imported where it is used."""
+"""The modules of the adapters package that the core imports by name, each only when it is needed."""
 
-# What stands before the colon of a model's name -> the module whose `load` creates it.
+# Prefix of a model name (before the colon) -> module whose `load` creates the model.
 MODELS = {
     "hf": "vit_interactions_adapters.huggingface_loading",
     "open_clip": "vit_interactions_adapters.open_clip",
     "torchvision": "vit_interactions_adapters.torchvision",
 }
-# The module whose `METHODS` are other libraries', by name.
+# Module whose `METHODS` maps names to the methods of other libraries.
 METHODS = "vit_interactions_adapters.methods"

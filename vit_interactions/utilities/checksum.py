@@ -1,4 +1,4 @@
-"""Checksums of a model: of its weights, and of how they are put to use."""
+"""Checksums of a model's weights and of its architecture."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def checksum(model: nn.Module) -> str:
-    """Compute the SHA-256 of a model's weights: names, types, shapes and values, wherever they lie.
+    """Compute the SHA-256 of a model's weights: names, types, shapes and values, on any device.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -43,10 +43,10 @@ def _update(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
 
 
 def architecture_checksum(model: nn.Module) -> str:
-    """Compute the SHA-256 of what a model computes with its weights.
+    """Compute the SHA-256 of a model's architecture.
 
-    Two models with equal weights may differ in the number of heads, an activation, an epsilon or a fill value. The
-    checksum covers each module's class, its public attributes with plain values, and buffers that no checkpoint holds.
+    Models with equal weights may differ in the number of heads, an activation, an epsilon or a fill value. The checksum
+    covers each module's class, its public attributes with plain values, and non-persistent buffers.
 
     Example:
         >>> model = nn.LayerNorm(4)
@@ -68,7 +68,7 @@ def architecture_checksum(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-# Where a model came from and the mode it is in change nothing that a comparison computes.
+# Attributes that do not change results: the mode during evaluation, and where the model was loaded from.
 NOT_ARCHITECTURE = ("training", "name_or_path", "_name_or_path")
 
 
@@ -85,7 +85,7 @@ def _plain_attributes(module: nn.Module) -> dict[str, Any]:
 def _as_plain(value: Any) -> Any:
     if _is_plain(value):
         return value
-    if hasattr(value, "to_dict"):  # configurations of transformers
+    if hasattr(value, "to_dict"):  # transformers' configurations
         settings = {name: part for name, part in value.to_dict().items() if name not in NOT_ARCHITECTURE}
         return json.dumps(settings, sort_keys=True, default=str)
     return f"{value.__module__}.{value.__qualname__}"

@@ -1,4 +1,4 @@
-"""Consoles through which all commands print: text from anywhere is made harmless, and markup stays text."""
+"""The consoles of all commands; they print text from any source safely and never interpret it as markup."""
 
 import logging
 import warnings
@@ -13,10 +13,10 @@ from vit_interactions.utilities.text import printable
 
 
 class SafeConsole(Console):
-    """A rich console that lets no text act on the terminal: no escape sequences, control characters or bidi marks.
+    """A rich console that replaces escape sequences, control characters and bidi marks in all text.
 
-    All that rich draws passes through `render`, tables and progress bars included. Rich keeps its own control codes
-    apart from text, so they stay. A string is one line, so that a file name cannot fake another message.
+    Everything that rich draws passes through `render`, including tables and progress bars. Rich's own control codes are
+    separate from text, so they are kept. A string is printed as one line, so that a file name cannot imitate a message.
 
     Example:
         >>> SafeConsole().print("cannot read cat" + chr(27) + "[31m" + chr(10) + "[/red].jpg")
@@ -24,21 +24,21 @@ class SafeConsole(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        """Take the options of rich's `Console`; brackets in file names are no markup, and ":cat:" no emoji."""
+        """Pass on options to rich's `Console`; "[red]" and ":cat:" in file names stay as they are."""
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Draw as rich does, with characters that cannot be printed replaced."""
+        """Render as rich does, and replace unprintable characters."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text, lines=True))
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make rich's text of a string, as one line."""
+        """Convert a string to rich's text, as one line."""
         return super().render_str(one_line(text), **options)
 
 
 def one_line(text: str) -> str:
-    """Join the lines of a text and replace what cannot be printed.
+    """Join the lines of a text and replace unprintable characters.
 
     Example:
         >>> one_line("size mismatch:" + chr(10) + chr(9) + "head")
@@ -48,7 +48,7 @@ def one_line(text: str) -> str:
 
 
 def row(*cells: str) -> None:
-    """Print the cells of a row to standard output, with tabs between them, for scripts.
+    """Print tab-separated cells to standard output, for scripts.
 
     Example:
         >>> row("test_vit" + chr(27))
@@ -63,7 +63,7 @@ class _PrintableFormatter(logging.Formatter):
 
 
 def make_warnings_printable() -> None:
-    """Make harmless what Python's warnings and the logs of other libraries print, which name files too."""
+    """Replace unprintable characters in Python's warnings and other libraries' log messages, which may name files."""
     warnings.formatwarning = _format_warning
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())

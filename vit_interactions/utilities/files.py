@@ -1,42 +1,88 @@
-"""Files that are whole or not there at all, and what is in them."""
+"""Read, hash and atomically write files; every error names the path."""
 
+import codecs
+import errno
 import hashlib
-import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from vit_interactions.utilities.names import shorten
-from vit_interactions.utilities.writing import writing
 
-PARTIAL = ".partial"  # ends the names of files that are being written
+PARTIAL = ".partial"  # suffix of files that are being written
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | None = None) -> None:
-    """Write a file beside the wanted one, and put it in its place when it is on the disk.
+class WriteError(OSError):
+    """A write that failed because the disk is full or the folder is read-only; further writes would fail too."""
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Convert any `OSError` in the block to a `WriteError` that names the path and what to do.
 
     Args:
-        path: of the file, in a folder that exists.
-        write: gets the open file.
-        writer: tells processes apart that may write the same file at the same time.
+        path: file or folder that is written.
 
     Raises:
-        WriteError: the disk is full, or the folder cannot be written to. What was there before is still there.
+        WriteError: the system could not write.
+
+    Example:
+        >>> with write_errors(Path("out")):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        vit_interactions.utilities.files.WriteError: out could not be written: No space left on device. Free some ...
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise write_error(path, error) from error
+    except RuntimeError as error:  # `torch.save` raises it while it handles the system's error
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise write_error(path, error.__context__) from error
+
+
+def write_error(path: Path, error: OSError) -> WriteError:
+    """Return the `WriteError` for a path that the system could not write."""
+    advice = ""
+    if error.errno in _FULL:
+        advice = " Free some space, and run the command again."
+    elif error.errno in _FORBIDDEN:
+        advice = " Choose another place, or change the permissions."
+    result = WriteError(f"{path} could not be written: {error.strerror or error}.{advice}")
+    result.errno = error.errno
+    return result
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], writer: int | None = None) -> None:
+    """Write to a temporary file in the same folder, fsync it, and rename it to the final name.
+
+    Args:
+        path: file to write; its folder must exist.
+        write: function that is given the open file.
+        writer: number that distinguishes processes that may write the same file at the same time.
+
+    Raises:
+        WriteError: the disk is full, or the folder is not writable. A previous file is left unchanged.
 
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     write_whole(Path(folder, "a"), lambda file: file.write(b"whole"))
+        ...     write_atomically(Path(folder, "a"), lambda file: file.write(b"whole"))
         ...     Path(folder, "a").read_bytes(), os.listdir(folder)
         (b'whole', ['a'])
     """
     partial = partial_path(path, writer)
-    with writing(path):
+    with write_errors(path):
         try:
             with partial.open("wb") as file:
                 write(file)
@@ -47,34 +93,59 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], writer: int | 
             with suppress(OSError):
                 partial.unlink()
             raise
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
 
 
 def write_bytes(path: Path, content: bytes, writer: int | None = None) -> None:
-    """Write bytes, whole or not at all, as `write_whole` does."""
-    write_whole(path, lambda file: file.write(content), writer)
+    """Write bytes atomically; see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(content), writer)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all.
+def read_text(argument: str, path: Path) -> str:
+    r"""Read a text file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets write it.
+
+    Args:
+        argument: name of the file in error messages.
+        path: file to read.
+
+    Returns:
+        The text without the byte order mark; line endings are kept.
 
     Raises:
-        ValueError: NaN or an infinity, which JSON does not have.
+        ValueError: another encoding (the error gives the line), or zero bytes.
+        OSError: the file cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "names.txt").write_bytes("ant\nbée\n".encode("utf-16"))
+        ...     read_text("class_map", Path(folder, "names.txt"))
+        'ant\nbée\n'
     """
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = json.dumps(content, indent=2, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(f"{path} must hold finite numbers only, since JSON has no others: {error}.") from error
-    write_text(path, text + "\n")
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        # Offsets in the decoder's errors do not count the byte order mark of UTF-8.
+        rest = content.removeprefix(codecs.BOM_UTF8)
+        line = rest[: error.start].decode(encoding, "ignore").count("\n") + 1
+        raise ValueError(
+            f"`{argument}` must be text in UTF-8, got another encoding in line {line} of {path} (byte "
+            f"{rest[error.start]:#04x} is not {encoding.removesuffix('-sig').upper()}). Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"`{argument}` must be text in UTF-8, got zero bytes in {path}. Save it as UTF-8.")
+    return text
 
 
 def partial_path(path: Path, writer: int | None = None) -> Path:
-    """Name what is written beside a file or folder until it is whole.
+    """Return the temporary path that a file or folder is written to before it is renamed.
 
     Example:
         >>> partial_path(Path("out", "a.json")).name, partial_path(Path("a.json"), 3).name
@@ -83,18 +154,18 @@ def partial_path(path: Path, writer: int | None = None) -> Path:
     return path.with_name(f".{shorten(path.name, 200)}{'' if writer is None else f'.{writer}'}{PARTIAL}")
 
 
-def refuse_folder(path: Path) -> None:
-    """Raise ValueError where a folder is in the place of a file to write; it is left as it is."""
+def check_not_folder(path: Path) -> None:
+    """Raise ValueError if there is a folder where a file is to be written; the folder is left unchanged."""
     if path.is_dir():
         raise ValueError(f"{path} must be a file, got a folder. Move it away and resume.")
 
 
 def remove_partials(folder: Path, names: str = "*") -> None:
-    """Remove what killed runs left half written directly in a folder: `.NAME.partial`, files or folders.
+    """Remove the temporary files and folders, `.NAME.partial`, that interrupted runs left directly in a folder.
 
     Args:
-        folder: of the runs.
-        names: pattern of NAME, for folders that may hold files of others.
+        folder: output folder of the runs.
+        names: glob pattern of NAME, for folders that may also contain other files.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -113,15 +184,15 @@ def remove_partials(folder: Path, names: str = "*") -> None:
 
 
 def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
-    """Raise an error for what cannot be read as a file; opening a pipe or a device may wait forever.
+    """Raise an error unless the path is a regular file; opening a pipe or a device may block forever.
 
     Args:
-        argument: what it is called in the message.
-        path: of the file; links are followed.
+        argument: name of the file in error messages.
+        path: file to check; links are followed.
 
     Raises:
         FileNotFoundError: no such file, or a broken link.
-        OSError: links in a circle, or a folder that may not be entered.
+        OSError: circular links, or a folder without permission to enter.
         ValueError: a folder, named pipe, socket or device.
 
     Example:
@@ -135,7 +206,7 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
     except FileNotFoundError:
         found = f"a broken link to {os.readlink(path)}" if os.path.islink(path) else "nothing"
         raise FileNotFoundError(f"`{argument}` must be a file, got {found} at {os.fspath(path)}.") from None
-    except OSError as error:  # links in a circle, a name that is too long, a folder that may not be entered
+    except OSError as error:  # circular links, a name that is too long, a folder without permission to enter
         raise OSError(
             f"`{argument}` must be a file that can be read, got {os.fspath(path)}: {error.strerror}."
         ) from None
@@ -146,7 +217,7 @@ def check_regular_file(argument: str, path: str | PathLike[str]) -> None:
 
 
 def sha256(path: Path, argument: str = "path") -> str:
-    """Compute the SHA-256 of a file's bytes, in hexadecimal; `argument` is what errors call the file.
+    """Compute the SHA-256 of a file's bytes, in hexadecimal; `argument` is its name in error messages.
 
     Raises:
         FileNotFoundError: no such file.
@@ -161,7 +232,7 @@ def sha256(path: Path, argument: str = "path") -> str:
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """Return the SHA-256 of files in a folder by their names, None for those that are missing or cannot be read."""
+    """Map names of files in a folder to their SHA-256, or to None if a file is missing or unreadable."""
     found: dict[str, str | None] = {}
     for name in names:
         path = folder / name
@@ -172,8 +243,8 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
     return found
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a renaming in the folder outlive a loss of power, where the system can."""
+def fsync_folder(folder: Path) -> None:
+    """Fsync the folder, so that a rename survives a power failure (POSIX only)."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,16 +1,16 @@
-"""A small table for notebooks, in the colours that they have."""
+"""A small HTML table for notebooks, in the notebook's own colors."""
 
 from collections.abc import Sequence
 from html import escape
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
-    """Write a table of texts as HTML, escaped.
+    """Format a table of strings as escaped HTML.
 
     Args:
-        heads: of the columns.
-        rows: their cells.
-        note: below.
+        heads: column headings.
+        rows: cells of each row.
+        note: paragraph below the table.
 
     Example:
         >>> html_table(["α"], [["<1"]], "a note")

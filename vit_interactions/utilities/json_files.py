@@ -1,4 +1,4 @@
-"""Read JSON that may be missing, damaged or edited; every error names the file."""
+"""Write JSON atomically, and read JSON that may be missing, damaged or edited; every error names the file."""
 
 import json
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-# Names of types as JSON has them.
-WORDS = {
+from vit_interactions.utilities.files import write_text
+
+JSON_TYPES = {
     dict: "an object",
     list: "a list",
     str: "a string",
@@ -19,15 +20,15 @@ WORDS = {
 
 
 class DamagedFileError(ValueError):
-    """A file of this library that is damaged or was edited.
+    """A file written by this library that is damaged or was edited.
 
     Attributes:
-        problem: names the file, and what is wrong with it.
+        problem: the file, and what is wrong with it.
         advice: what to do, a sentence.
     """
 
     def __init__(self, problem: str, advice: str) -> None:
-        """Take the two parts of the message."""
+        """Join the problem and the advice to one message."""
         super().__init__(problem, advice)
         self.problem, self.advice = problem, advice
 
@@ -35,15 +36,28 @@ class DamagedFileError(ValueError):
         return f"{self.problem}. {self.advice}"
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON cannot represent.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold finite numbers only, since JSON has no others: {error}.") from error
+    write_text(path, text + "\n")
+
+
 def read_json(path: Path, advice: str) -> dict[str, Any] | None:
-    """Read a JSON object from a file; None where there is no file.
+    """Read a JSON object from a file; return None if there is no file.
 
     Args:
-        path: of the file.
+        path: file to read.
         advice: what to do about a damaged file, a sentence.
 
     Raises:
-        DamagedFileError: the file holds anything but one JSON object.
+        DamagedFileError: the content is not exactly one JSON object.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -56,7 +70,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any] | None:
     except ValueError as error:
         raise DamagedFileError(f"{path} is damaged: it is not JSON ({error})", advice) from None
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{path} must hold a JSON object, got {describe_type(content)}", advice)
+        raise DamagedFileError(f"{path} must hold a JSON object, got {JSON_TYPES[type(content)]}", advice)
     return content
 
 
@@ -64,14 +78,14 @@ def check_keys(path: Path, content: Any, wanted: Mapping[str, Any], advice: str,
     """Check the keys of a JSON object and the types of their values.
 
     Args:
-        path: of the file that it came from, for errors.
+        path: file that the object comes from, for errors.
         content: the object.
-        wanted: key -> type or union of types; a float may be whole, and no number may be NaN or infinite.
+        wanted: key -> type, or union of types. `float` accepts whole numbers; NaN and infinities are rejected.
         advice: what to do about a damaged file, a sentence.
-        within: where in the file the object is, e.g. "settings".
+        within: position of the object in the file, e.g. "settings".
 
     Raises:
-        DamagedFileError: another type, a missing key, or a value of another type.
+        DamagedFileError: not an object, a missing key, or a value of another type.
 
     Example:
         >>> try:
@@ -86,18 +100,18 @@ def check_keys(path: Path, content: Any, wanted: Mapping[str, Any], advice: str,
         key = f"{within}.{name}" if within else name
         if name not in content:
             raise DamagedFileError(f"{path} has no `{key}`", advice)
-        if not is_of(content[name], kind):
+        if not has_json_type(content[name], kind):
             raise DamagedFileError(
-                f"{path}: `{key}` must be {describe_kind(kind)}, got {short_repr(content[name])}", advice
+                f"{path}: `{key}` must be {describe_type(kind)}, got {short_repr(content[name])}", advice
             )
 
 
-def is_of(value: Any, kind: Any) -> bool:
-    """Tell whether a JSON value is of a type, or of one of a union.
+def has_json_type(value: Any, kind: Any) -> bool:
+    """Check whether a JSON value has a type, or one of a union of types.
 
     Example:
-        >>> is_of(3, float), is_of(True, int), is_of(None, str | None), is_of(float("nan"), float)
-        (True, False, True, False)
+        >>> has_json_type(3, float), has_json_type(True, int), has_json_type(float("nan"), float)
+        (True, False, False)
     """
     kinds = getattr(kind, "__args__", (kind,))
     if isinstance(value, bool):
@@ -107,23 +121,18 @@ def is_of(value: Any, kind: Any) -> bool:
     return isinstance(value, kinds)
 
 
-def describe_kind(kind: Any) -> str:
-    """Put a type, or a union of types, into words.
+def describe_type(kind: Any) -> str:
+    """Return the JSON name of a type, or of a union of types, for errors.
 
     Example:
-        >>> describe_kind(float), describe_kind(str | None)
+        >>> describe_type(float), describe_type(str | None)
         ('a number', 'a string or null')
     """
     kinds = getattr(kind, "__args__", (kind,))
-    return " or ".join(WORDS.get(each, each.__name__) for each in kinds)
-
-
-def describe_type(value: Any) -> str:
-    """Put the type of a JSON value into words."""
-    return WORDS[type(value)]
+    return " or ".join(JSON_TYPES.get(each, each.__name__) for each in kinds)
 
 
 def short_repr(value: Any, longest: int = 60) -> str:
-    """Return the `repr` of a value, cut to one short line."""
+    """Return the ASCII `repr` of a value, truncated to `longest` characters."""
     text = ascii(value)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

@@ -1,4 +1,4 @@
-"""A lock on the place that a run writes to, which ends with the process, however that ends."""
+"""Locks on output folders and files; the system releases them when the process ends, even if it is killed."""
 
 import errno
 import os
@@ -8,31 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vit_interactions.utilities.files import write_errors
 from vit_interactions.utilities.names import shorten
-from vit_interactions.utilities.writing import writing
 
-LOCK = ".lock"  # ends the names of lock files
+LOCK = ".lock"  # suffix of lock files
 CONTENDED = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _guard = threading.Lock()
-_held: dict[Path, int] = {}  # lock file -> thread that has it
+_owners: dict[Path, int] = {}  # lock file -> thread that owns it
 
 
 @contextmanager
 def locked(out: Path, rank: int = 0, *, first: bool = True) -> Iterator[None]:
-    """Keep other runs out of a folder for a block.
+    """Lock a folder against other runs for the duration of the block.
 
-    The folder is made if missing, and removed again if nothing was written to it. A block of the same thread inside
-    may lock it again. On file systems without locks, nothing is locked.
+    A missing folder is created, and removed again if it is empty at the end. The same thread may lock it again inside
+    the block. On file systems without locks, nothing is locked.
 
     Args:
         out: the folder.
-        rank: number of this process where each process of a run has a lock of its own.
-        first: False in processes of a run whose first one has the lock; they do nothing.
+        rank: rank of this process, if each process of a run has its own lock.
+        first: False in the other processes of a run whose first process owns the lock; they do nothing.
 
     Raises:
         BlockingIOError: another run writes to the folder.
         ValueError: `out` is a file.
-        WriteError: the folder cannot be made or written to.
+        WriteError: the folder cannot be created or written to.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -49,33 +49,33 @@ def locked(out: Path, rank: int = 0, *, first: bool = True) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise ValueError(f"`out` must be a folder, got {out}, which is a file.")
     folder = out.resolve()
-    with _made(folder), _file_locked(folder / f"{f'.{rank}' if rank else ''}{LOCK}", out):
+    with _created(folder), _file_locked(folder / f"{f'.{rank}' if rank else ''}{LOCK}", out):
         yield
 
 
 @contextmanager
 def locked_file(out: Path) -> Iterator[None]:
-    """Keep other runs off a file for a block, as `locked` keeps them out of a folder; its folder is made if missing.
+    """Lock a file against other runs for the duration of the block, as `locked` does for a folder.
 
     Raises:
         BlockingIOError: another run writes the file.
-        WriteError: its folder cannot be made or written to.
+        WriteError: its folder cannot be created or written to.
     """
     file = out.resolve()
-    with _made(file.parent), _file_locked(file.with_name(f".{shorten(file.name, 200)}{LOCK}"), out):
+    with _created(file.parent), _file_locked(file.with_name(f".{shorten(file.name, 200)}{LOCK}"), out):
         yield
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make a folder; remove it again, and those made above it, if it is empty in the end."""
+def _created(folder: Path) -> Iterator[None]:
+    """Create a folder and its parents; remove those that it created and that are empty at the end."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with writing(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        with suppress(OSError):  # of the first that is not empty
+        with suppress(OSError):  # the first one that is not empty ends the loop
             for path in missing:
                 path.rmdir()
 
@@ -83,35 +83,34 @@ def _made(folder: Path) -> Iterator[None]:
 @contextmanager
 def _file_locked(path: Path, out: Path) -> Iterator[None]:
     with _guard:
-        owner = _held.get(path)
+        owner = _owners.get(path)
         handle = None
         if owner is None:
-            with writing(out):
+            with write_errors(out):
                 handle = _take(path)
         if owner != threading.get_ident() and handle is None:
             raise BlockingIOError(
-                f"{out} must not be in use, but another run is writing to it. Wait until that run has ended, or choose "
-                "another place."
+                f"{out} is in use by another run. Wait until that run has ended, or choose another place."
             )
         if handle is not None:
-            _held[path] = threading.get_ident()
+            _owners[path] = threading.get_ident()
     try:
         yield
     finally:
         if handle is not None:
             with _guard:
-                del _held[path]
+                del _owners[path]
                 _release(path, handle)
 
 
 def _take(path: Path) -> int | None:
-    """Open and lock a file; None if another process has it."""
+    """Open and lock a file; return its handle, or None if another process owns the lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         if not _lock(handle):
             os.close(handle)
             return None
-        # Whoever had the lock may have removed the file between the two calls above.
+        # The previous owner may have removed the file between the two calls above.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.lstat()):
                 return handle
@@ -119,7 +118,7 @@ def _take(path: Path) -> int | None:
 
 
 def _release(path: Path, handle: int) -> None:
-    if sys.platform == "win32":  # where no open file can be removed
+    if sys.platform == "win32":  # Windows cannot remove open files
         os.close(handle)
         with suppress(OSError):
             path.unlink()
@@ -143,7 +142,7 @@ else:
     import fcntl
 
     def _lock(handle: int) -> bool:
-        # A lock of `flock` would live on in the workers of a loader when their parent is killed.
+        # `flock` locks would be inherited by data loader workers, which can outlive their killed parent.
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

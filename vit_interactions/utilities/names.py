@@ -1,4 +1,4 @@
-"""Names of files and folders that are made from any text: safe on every system, and each used once."""
+"""Unique names of files and folders, made from any text and valid on every system."""
 
 import hashlib
 import re
@@ -6,18 +6,18 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
-LIMIT = 100  # bytes of a name; file systems allow 255 or 143, and endings and numbers come on top
-DIGEST = 8  # hexadecimal digits that tell shortened names apart
+LIMIT = 100  # bytes per name; file systems allow 143 or 255, and suffixes and numbers are added
+DIGEST = 8  # hexadecimal digits that keep shortened names different
 FORBIDDEN = set('<>:"/\\|?*')
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³]) *(\.|$)", re.IGNORECASE)
 
 
 def safe_name(text: str) -> str:
-    """Return a name for a file or folder, made from any text.
+    """Convert any text to a valid name of a file or folder.
 
-    The name has at most `LIMIT` bytes in UTF-8 (NFC), is not empty, does not begin with a dot, does not end with a dot
-    or a space, and holds no separators, control characters or marks of direction. Windows does not reserve it. Longer
-    texts are cut and get a checksum of the whole text.
+    The name has 1 to `LIMIT` bytes in UTF-8 (NFC), does not start with a dot, does not end with a dot or a space, and
+    contains no separators, control characters or bidi marks. Windows does not reserve it. Longer texts are truncated
+    and get a checksum of the whole text.
 
     Example:
         >>> [safe_name(text) for text in ("cat", "..", "a/b", ".hidden", "nul.txt", "tail. ")]
@@ -25,13 +25,13 @@ def safe_name(text: str) -> str:
         >>> safe_name("x" * 300)[-12:], len(safe_name("x" * 300))
         ('xxx-0d4e2ca9', 100)
     """
-    normal = composed(text)
+    normal = normalize_unicode(text)
     plain = "".join(char if is_allowed(char) else "_" for char in normal).strip(". ") or "unnamed"
     return shorten(f"_{plain}" if DEVICES.match(plain) else plain, LIMIT, normal)
 
 
 def shorten(name: str, limit: int, text: str = "") -> str:
-    """Cut a name of more than `limit` bytes, and end it with a checksum of the text that it stands for.
+    """Truncate a name of more than `limit` bytes, and append a checksum of `text` (default: the name itself).
 
     Example:
         >>> shorten("cat.png", 200), len(shorten("x" * 250, 200))
@@ -45,35 +45,35 @@ def shorten(name: str, limit: int, text: str = "") -> str:
 
 
 def is_allowed(char: str) -> bool:
-    """Return whether a character may stand in a name on every system."""
+    """Check whether a character is valid in names on every system."""
     return char not in FORBIDDEN and unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
-def composed(name: str) -> str:
-    """Return a name with each accent in one character with its letter, as macOS and Linux may write it apart.
+def normalize_unicode(name: str) -> str:
+    """Compose letters and accents (NFC); file names may contain them as separate characters, above all on macOS.
 
     Example:
-        >>> composed("cafe" + chr(0x301)) == "caf" + chr(0xE9)
+        >>> normalize_unicode("cafe" + chr(0x301)) == "caf" + chr(0xE9)
         True
     """
     return unicodedata.normalize("NFC", name)
 
 
-def fold(name: str) -> str:
-    """Return what two names share that some file system takes for one: case and composition of letters ignored.
+def collision_key(name: str) -> str:
+    """Return a key that is equal for names that collide on some file system, regardless of case and Unicode form.
 
     Example:
-        >>> fold("É.jpg") == fold("e\N{COMBINING ACUTE ACCENT}.JPG")
+        >>> collision_key("É.jpg") == collision_key("e\N{COMBINING ACUTE ACCENT}.JPG")
         True
     """
-    return composed(composed(name).casefold())
+    return normalize_unicode(normalize_unicode(name).casefold())
 
 
-def numbered(name: str, ending: str = "") -> Iterator[str]:
-    """Yield a name, then the name with the numbers from 2 on.
+def numbered_names(name: str, ending: str = "") -> Iterator[str]:
+    """Yield the name, then the name with the numbers 2, 3, ...
 
     Example:
-        >>> names = numbered("cat", ".html")
+        >>> names = numbered_names("cat", ".html")
         >>> next(names), next(names)
         ('cat.html', 'cat-2.html')
     """
@@ -83,41 +83,42 @@ def numbered(name: str, ending: str = "") -> Iterator[str]:
 
 
 class Names:
-    """Names of one run's results in a folder.
+    """Names of the results of one run in a folder.
 
     Example:
         >>> names = Names(["Cat"], reserved=["manifest.json"])
-        >>> names.choose(numbered("cat"), lambda there: False)
+        >>> names.choose(numbered_names("cat"), lambda existing: False)
         'cat-2'
-        >>> names.choose(numbered("cat"), lambda there: True)
+        >>> names.choose(numbered_names("cat"), lambda existing: True)
         'Cat'
     """
 
-    def __init__(self, there: Iterable[str] = (), reserved: Iterable[str] = ()) -> None:
-        """Take the names that are in the folder already, and those that no result may have."""
-        self._there = {fold(name): name for name in there}
-        self._used = {fold(name) for name in reserved}
+    def __init__(self, existing: Iterable[str] = (), reserved: Iterable[str] = ()) -> None:
+        """Start from the names that exist in the folder, and those that no result may have."""
+        self._existing = {collision_key(name): name for name in existing}
+        self._used = {collision_key(name) for name in reserved}
 
-    def choose(self, candidates: Iterable[str], is_own: Callable[[str], bool] = lambda there: False) -> str:
-        """Return the first candidate that is free, or in the folder already as this very result's own.
+    def choose(self, candidates: Iterable[str], is_own: Callable[[str], bool] = lambda existing: False) -> str:
+        """Return the first candidate that is free, or that exists and may be replaced.
 
         Args:
-            candidates: in order; endless.
-            is_own: gets the name of what is there, and returns whether it may be replaced; it may raise.
+            candidates: names in order of preference; infinite.
+            is_own: function that is given an existing name and returns whether it may be replaced; it may raise.
         """
         for name in candidates:
-            there = self._there.get(fold(name))
-            if fold(name) not in self._used and (there is None or is_own(there)):
-                return there or name
-        raise ValueError("`candidates` must be endless, got names that are all in use.")
+            key = collision_key(name)
+            existing = self._existing.get(key)
+            if key not in self._used and (existing is None or is_own(existing)):
+                return existing or name
+        raise ValueError("`candidates` must be infinite, got names that are all in use.")
 
     def use(self, name: str) -> None:
-        """Give no other result of this run this name."""
-        self._used.add(fold(name))
+        """Reserve the name for one result of this run."""
+        self._used.add(collision_key(name))
 
 
 def unique_names(texts: Iterable[str]) -> list[str]:
-    """Return a safe name per text, all different.
+    """Return a different valid name for each text.
 
     Example:
         >>> unique_names(["cat", "dog", "Cat", "cat-2", ".."])
@@ -125,6 +126,6 @@ def unique_names(texts: Iterable[str]) -> list[str]:
     """
     names, found = Names(), []
     for text in texts:
-        found.append(names.choose(numbered(safe_name(text))))
+        found.append(names.choose(numbered_names(safe_name(text))))
         names.use(found[-1])
     return found

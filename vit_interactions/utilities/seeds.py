@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are drawn, so that nothing of them has to be kept."""
+"""Random numbers as a function of a seed, so that no generator state has to be stored."""
 
 import random
 import threading
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-# What the numbers are for: the first number of a seed, so that no two purposes share one.
+# First number of a seed: what it is for, so that no two purposes share a seed.
 ORDER, SAMPLE, STEP = 0, 1, 2
-_SEEDED = threading.RLock()
+_LOCK = threading.RLock()
 
 
 def seed_of(*numbers: int) -> int:
-    """Mix whole numbers ≥ 0 into one seed in [0, 2^63), by numpy's SeedSequence.
+    """Mix integers ≥ 0 into one seed in [0, 2^63) with numpy's SeedSequence.
 
     Example:
         >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(1, 0)
@@ -24,7 +24,7 @@ def seed_of(*numbers: int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Set the generators of Python, numpy and torch, on all its devices, to a seed in [0, 2^63)."""
+    """Seed Python, numpy and torch on all devices with a seed in [0, 2^63)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -32,9 +32,10 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from generators of this seed inside, on the CPU; outside they go on as if nothing had been drawn.
+    """Seed Python, numpy and torch for the duration of the block; their previous states are restored.
 
-    The generators belong to the process. One thread at a time is inside; what others draw meanwhile is seeded too.
+    Generators are global to the process: only one thread at a time enters the block, and numbers that other threads
+    draw meanwhile are seeded too.
 
     Example:
         >>> with seeded(7):
@@ -44,19 +45,25 @@ def seeded(seed: int) -> Iterator[None]:
         ...     print(torch.rand(1) == first)
         tensor([True])
     """
-    with _SEEDED, _restored():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _restored() -> Iterator[None]:
-    python, numbers, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)
-        torch.set_rng_state(tensors)
+    with _LOCK:
+        python, numbers, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        # Before CUDA starts it has no state to restore, and a seed would be queued until it starts.
+        started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all() if started else []
+        mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                torch.cuda.manual_seed_all(seed)
+            if mps is not None:
+                torch.mps.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
+            torch.set_rng_state(tensors)
+            torch.cuda.set_rng_state_all(cuda)
+            if mps is not None:
+                torch.mps.set_rng_state(mps)

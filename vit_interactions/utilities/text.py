@@ -1,13 +1,15 @@
-"""Text from outside made printable."""
+"""Text for people: printable strings, and suggestions for misspelled names."""
 
+import difflib
+from collections.abc import Iterable
 from unicodedata import category
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Replace what cannot be printed: control characters, changes of direction, bytes of file names that are no text.
+    """Replace control characters, bidi marks and undecodable bytes of file names by U+FFFD.
 
     Args:
-        text: any.
+        text: any text.
         lines: keep line breaks.
 
     Example:
@@ -25,7 +27,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def _is_printable(char: str) -> bool:
-    # Python calls all spaces but one unprintable; names of files in macOS and in Japanese have others.
+    # `str.isprintable` rejects all spaces except one; macOS and Japanese file names contain others.
     return char.isprintable() or category(char) == "Zs"
 
 
@@ -49,12 +51,24 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def method_in_words(name: str) -> str:
+def method_label(name: str) -> str:
     """Return the display name of a method; its options stay as typed.
 
     Example:
-        >>> method_in_words("attention_rollout"), method_in_words("legrad:pool=mean_all")
+        >>> method_label("attention_rollout"), method_label("legrad:pool=mean_all")
         ('attention rollout', 'legrad:pool=mean_all')
     """
     method, colon, options = name.partition(":")
     return method.replace("_", " ") + colon + options
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that suggests the known names closest to a misspelled one, or "" if none is close.
+
+    Example:
+        >>> did_you_mean("rollout", ["attention_rollout", "gmar"])
+        ' Did you mean attention_rollout?'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [k for k in known if name in k][:3]
+    return f" Did you mean {' or '.join(close)}?" if close else ""

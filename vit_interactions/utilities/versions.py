@@ -1,4 +1,4 @@
-"""Versions of the packages that results depend on."""
+"""Versions of Python and of the packages that results depend on."""
 
 import platform
 from importlib.metadata import version
@@ -7,5 +7,5 @@ PACKAGES = ("vit_interactions", "torch", "timm", "captum", "grad-cam", "numpy", 
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that an explanation depends on."""
+    """Return the versions of Python and of the packages that results depend on, by name."""
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}

@@ -22,7 +22,7 @@ from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
-from vit_interactions.utilities.text import method_in_words, printable
+from vit_interactions.utilities.text import method_label, printable
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
@@ -52,7 +52,7 @@ CURVE_AXES = {
     "token_deletion": _REMOVED,
     "abpc": _BETWEEN,
     "road": _BETWEEN,
-    "randomisation": ("fraction of the stages redrawn", "rank correlation"),
+    "randomization": ("fraction of the stages redrawn", "rank correlation"),
 }
 
 
@@ -105,7 +105,7 @@ def grid_figure(
         _title(first, f"{_short(names[key])}\n{record.prediction_text}")
         for method, axes in zip(methods, others, strict=False):
             found = record.maps.get(method)
-            _title(axes, method_in_words(method) + ("\n(no map)" if found is None else ""))
+            _title(axes, method_label(method) + ("\n(no map)" if found is None else ""))
             draw_image(axes, image, layout, gray=True)
             if found is not None:
                 draw_cells(axes, image, layout, _translucent(map_colors(found)))
@@ -326,7 +326,7 @@ def _label(method: str) -> str:
 
 def _in_lines(method: str) -> str:
     """Break the name of a method into lines, and escape "$", which would start a formula."""
-    return "\n".join(textwrap.wrap(method_in_words(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(method_label(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
 
 
 def _area(curve: Array) -> float:

@@ -38,7 +38,7 @@ from vit_interactions.training.interruption import ignore_signals
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.checks import check_index
 from vit_interactions.utilities.checksum import architecture_checksum, checksum
-from vit_interactions.utilities.files import PARTIAL, refuse_folder, write_bytes
+from vit_interactions.utilities.files import PARTIAL, check_not_folder, write_bytes
 from vit_interactions.utilities.locks import LOCK
 
 SHARD = 1024  # images; an interrupted process loses at most one shard
@@ -107,7 +107,7 @@ def build_window_store(
     open_folder(out, manifest, names, mine, resume=resume, rank=rank, world=world)
     progress = BuildProgress(total=sum(len(manifest.shard_images(shard)) for shard in mine))
     if read_names(out, manifest) is None:
-        refuse_folder(out / NAMES)
+        check_not_folder(out / NAMES)
         progress.damaged.append(NAMES)
         _write_names(out, names, rank)
     missing = _missing_shards(out, manifest, names, mine, progress)
@@ -218,7 +218,7 @@ def _missing_shards(
         path = out / shard_name(shard)
         records = manifest.read_shard(out, shard)
         if records is None:
-            refuse_folder(path)
+            check_not_folder(path)
             progress.damaged += [path.name] if path.exists() else []
             missing.append(shard)
             continue

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_interactions.utilities.checks import check_index
-from vit_interactions.utilities.json_files import DamagedFileError, check_keys, is_of, read_json, short_repr
+from vit_interactions.utilities.json_files import (
+    DamagedFileError,
+    check_keys,
+    has_json_type,
+    read_json,
+    short_repr,
+)
 
 MANIFEST, NAMES = "manifest.json", "names.txt.gz"
 UNREADABLE = 255
@@ -142,7 +148,10 @@ def check_manifest(path: Path, content: dict[str, Any]) -> None:
         **{name: (content[name] >= 1, ">= 1") for name in ("images", "shard")},
         "grid": (_is_size(content["grid"], LARGEST_SIDE), f"two whole numbers in [1, {LARGEST_SIDE}]"),
         "image_size": (_is_size(content["image_size"], 10**6), "two whole numbers >= 1"),
-        **{name: (all(is_of(v, float) for v in content[name]), "a list of numbers") for name in ("mean", "std")},
+        **{
+            name: (all(has_json_type(v, float) for v in content[name]), "a list of numbers")
+            for name in ("mean", "std")
+        },
     }
     for name, (holds, words) in expected.items():
         if not holds:
@@ -152,7 +161,7 @@ def check_manifest(path: Path, content: dict[str, Any]) -> None:
 
 
 def _is_size(value: Sequence[Any], largest: int) -> bool:
-    return len(value) == 2 and all(is_of(side, int) and 1 <= side <= largest for side in value)
+    return len(value) == 2 and all(has_json_type(side, int) and 1 <= side <= largest for side in value)
 
 
 def count_unreadable(folder: Path) -> int | None:

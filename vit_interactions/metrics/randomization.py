@@ -1,8 +1,8 @@
-"""Cascading randomisation: does the map depend on what the model has learned?
+"""Cascading randomization: does the map depend on what the model has learned?
 
-Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, Sec. 3.1. There layers are initialised anew; here
-each parameter is drawn anew from the normal distribution of its own mean and standard deviation, which needs no
-knowledge of how a model was initialised and leaves the scale of its layers as it is.
+Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, Sec. 3.1. They re-initialize layers. Here each
+parameter is redrawn from a normal distribution with its own mean and standard deviation, which keeps the scale of each
+layer and works for any initialization.
 """
 
 import copy
@@ -14,20 +14,19 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.metrics.explain import explain
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map
-from vit_interactions.metrics.rank_correlation import spearman
+from vit_interactions.metrics.rerun import rerun_method
 
 
 def block_names(callers: Sequence[str]) -> list[str]:
-    """Find the blocks of a model from the modules that attend: each name up to the first number in it.
+    """Return the names of the blocks that contain the attention modules: each name up to the first number in it.
 
     Args:
-        callers: names of modules, first to last.
+        callers: names of the attention modules, first to last.
 
     Raises:
-        UnsupportedModelError: a module that is in no list.
+        UnsupportedModelError: a module that is not in a list.
 
     Example:
         >>> block_names(["blocks.0.attn", "blocks.1.attn"])
@@ -39,15 +38,15 @@ def block_names(callers: Sequence[str]) -> list[str]:
         number = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
         if number is None:
             raise UnsupportedModelError(
-                f"`{caller}` is in no list of blocks, so that the order of blocks cannot be told. Use a model whose "
-                "blocks stand in a list, as timm's do."
+                f"`{caller}` is not in a list of blocks, so the order of the blocks is unknown. Use a model whose "
+                "blocks are in a list, as in timm."
             )
         names.append(".".join(parts[: number + 1]))
     return list(dict.fromkeys(names))
 
 
 def attention_blocks(model: nn.Module, inputs: Tensor) -> list[str]:
-    """Name the blocks that attend; of a model without attention among patches, its parts and those of its lists.
+    """Return the names of the attention blocks; without attention, the model's children and the items of its lists.
 
     Example:
         >>> import timm
@@ -67,15 +66,16 @@ def attention_blocks(model: nn.Module, inputs: Tensor) -> list[str]:
     return block_names(callers)
 
 
-def stages(model: nn.Module, blocks: Sequence[str]) -> list[list[nn.Parameter]]:
-    """Divide the parameters from the head down: what comes after the blocks, then each block, the last one first.
+def parameter_stages(model: nn.Module, blocks: Sequence[str]) -> list[list[nn.Parameter]]:
+    """Group the parameters from the head down: those after the blocks, then each block, the last one first.
 
     Args:
-        model: of which modules are registered in the order in which they run, as in timm, torchvision and transformers.
+        model: model whose modules are registered in the order in which they run, as in timm, torchvision and
+            transformers.
         blocks: names of the blocks, first to last.
 
     Returns:
-        The parameters of each stage; what comes before the blocks is in none.
+        The parameters of each stage, without those before the blocks.
     """
     names = [name for name, _ in model.named_parameters()]
     parameters = dict(model.named_parameters())
@@ -85,12 +85,12 @@ def stages(model: nn.Module, blocks: Sequence[str]) -> list[list[nn.Parameter]]:
 
 
 @torch.no_grad()
-def draw_anew(parameter: Tensor, generator: torch.Generator) -> None:
-    """Fill a parameter from the normal distribution of its own mean and standard deviation.
+def redraw(parameter: Tensor, generator: torch.Generator) -> None:
+    """Redraw a parameter from a normal distribution with its own mean and standard deviation.
 
     Example:
         >>> bias = torch.full((3,), 7.0)
-        >>> draw_anew(bias, torch.Generator())
+        >>> redraw(bias, torch.Generator())
         >>> bias
         tensor([7., 7., 7.])
     """
@@ -101,40 +101,45 @@ def draw_anew(parameter: Tensor, generator: torch.Generator) -> None:
     parameter.copy_(values.mean() + values.std(correction=0) * noise)
 
 
-def randomised(model: nn.Module, blocks: Sequence[str], seed: int) -> Iterator[nn.Module]:
-    """Yield one copy of the model, with one more stage of `stages` drawn anew each time; the model is left alone."""
+def randomized_models(model: nn.Module, blocks: Sequence[str], seed: int) -> Iterator[nn.Module]:
+    """Yield the same copy of the model again and again, each time with one more of its `parameter_stages` redrawn."""
     changed = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
-    for stage in stages(changed, blocks):
+    for stage in parameter_stages(changed, blocks):
         for parameter in stage:
-            draw_anew(parameter, generator)
+            redraw(parameter, generator)
         yield changed
 
 
-def randomisation(*, name: str = "randomisation") -> Metric:
-    """Make the metric: the mean over stages of |Spearman correlation| of the map to the original's.
+def randomization(*, name: str = "randomization") -> Metric:
+    """Create the metric: mean |Spearman correlation| between the original map and the maps of the randomized models.
 
-    A map that turns constant once the model is random has nothing left of the original: its correlation counts as 0.
-    Two random maps of 196 patches correlate by 0.06 in the mean.
+    If the map of a randomized model is constant, nothing is left of the original, and the correlation counts as 0. For
+    two random maps of 196 patches, the mean |correlation| is 0.06.
 
     Args:
-        name: what tables call it.
+        name: name in tables.
 
     Returns:
-        Of its score's curve, (share of the stages drawn anew, correlation with its sign); at 0 the map itself.
+        The metric; the curve of its score is (fraction of the stages redrawn, signed correlation), from (0, 1).
 
     Example:
-        >>> randomisation().direction
+        >>> randomization().direction
         'lower'
     """
 
     def measure(case: Case, patch_map: Tensor) -> Score:
+        from scipy.stats import spearmanr  # takes two seconds
+
         original = check_map(patch_map, case.layout.grid)
         model = unwrap(case.model)
         correlations = [1.0]
-        for changed in randomised(model, attention_blocks(model, case.inputs), case.seed):
-            values = explain(case, changed, case.inputs)[0]
-            correlations.append(0.0 if values.min() == values.max() else spearman(original, values))
+        for changed in randomized_models(model, attention_blocks(model, case.inputs), case.seed):
+            values = rerun_method(case, changed, case.inputs)[0]
+            constant = values.min() == values.max()
+            correlations.append(
+                0.0 if constant else float(spearmanr(original.flatten(), values.flatten()).statistic)
+            )
         curve = torch.tensor(correlations, dtype=torch.float64, device="cpu")
         points = torch.linspace(0, 1, len(curve), dtype=torch.float64, device="cpu")
         return Score(float(curve[1:].abs().mean()), torch.stack([points, curve], dim=1))
@@ -146,6 +151,6 @@ def randomisation(*, name: str = "randomisation") -> Metric:
         source="Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018",
         parameters={"order": "head, last block ... first block", "draw": "normal, own mean and deviation"},
         needs=frozenset({"explain"}),
-        cost="one explanation a block and one for the head, and one copy of the model",
+        cost="one map per block and one for the head, and one copy of the model",
         measure=measure,
     )

@@ -1,4 +1,4 @@
-"""Metrics of localisation, against loops, limits and hand-solved values."""
+"""Localization metrics against loops, limits and values computed by hand."""
 
 import itertools
 
@@ -13,10 +13,10 @@ from vit_interactions.metrics.energy_in_box import energy_in_box
 from vit_interactions.metrics.iou import intersection_over_union
 from vit_interactions.metrics.pointing_game import pointing_game
 
-LOCALISING = [name for name in METRICS if "object" in METRICS[name].needs]
+LOCALIZATION = [name for name in METRICS if "object" in METRICS[name].needs]
 
 
-@pytest.mark.parametrize("name", LOCALISING)
+@pytest.mark.parametrize("name", LOCALIZATION)
 def test_the_object_itself_is_the_best_map_and_its_negative_the_worst(name: str) -> None:
     case = planted_case(inside=INSIDE)
     assert METRICS[name].measure(case, INSIDE.double()).value == 1.0
@@ -24,7 +24,7 @@ def test_the_object_itself_is_the_best_map_and_its_negative_the_worst(name: str)
     assert worst == (0.25 if name == "average_precision" else 0.0)  # all patches are needed to find the object
 
 
-@pytest.mark.parametrize("name", LOCALISING)
+@pytest.mark.parametrize("name", LOCALIZATION)
 def test_scale_and_shift_of_the_map_do_not_matter(name: str) -> None:
     case, values = planted_case(inside=INSIDE), random_map((4, 4), 6)
     score = METRICS[name].measure(case, values).value
@@ -32,7 +32,7 @@ def test_scale_and_shift_of_the_map_do_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pointing_game", "energy_in_box", "average_precision"])
-def test_a_random_map_gets_about_the_share_of_the_object(name: str) -> None:
+def test_a_random_map_scores_the_fraction_of_the_object(name: str) -> None:
     grid = (14, 14)
     inside = box(slice(2, 9), slice(0, 7), grid)  # a quarter
     measure = {
@@ -44,16 +44,16 @@ def test_a_random_map_gets_about_the_share_of_the_object(name: str) -> None:
     assert sum(scores) / 400 == pytest.approx(0.25, abs=0.07 if name == "pointing_game" else 0.03)
 
 
-@pytest.mark.parametrize("name", LOCALISING)
-def test_without_an_object_or_a_patch_on_it_there_is_no_score(name: str) -> None:
+@pytest.mark.parametrize("name", LOCALIZATION)
+def test_no_object_or_no_patch_on_it_raises(name: str) -> None:
     with pytest.raises(ValueError, match="needs to know where the object is"):
         METRICS[name].measure(planted_case(inside=None), INSIDE.double())
-    with pytest.raises(ValueError, match="the object holds no patch"):
+    with pytest.raises(ValueError, match="the object covers no patch"):
         METRICS[name].measure(planted_case(inside=torch.zeros(4, 4, dtype=torch.bool)), INSIDE.double())
 
 
-@pytest.mark.parametrize("name", LOCALISING)
-def test_an_object_that_is_everywhere_is_always_hit(name: str) -> None:
+@pytest.mark.parametrize("name", LOCALIZATION)
+def test_an_object_on_all_patches_is_always_hit(name: str) -> None:
     case, values = planted_case(inside=torch.ones(4, 4, dtype=torch.bool)), random_map((4, 4), 6)
     if name == "iou":
         assert METRICS[name].measure(case, values).value == pytest.approx(
@@ -67,7 +67,7 @@ def mid(values: Tensor) -> float:
     return float(values.min() + values.max()) / 2
 
 
-def test_several_highest_patches_point_by_share() -> None:
+def test_tied_highest_patches_score_a_fraction() -> None:
     values = torch.zeros(4, 4, dtype=torch.float64)
     values[1, 2] = values[0, 0] = values[0, 1] = 7.0
     assert pointing_game(values, INSIDE) == pytest.approx(1 / 3)
@@ -91,8 +91,8 @@ def test_iou_by_a_loop(threshold: float) -> None:
     assert iou(threshold).measure(planted_case(inside=INSIDE), values).value == pytest.approx(both / either)
 
 
-def test_thresholds_of_iou_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"`threshold` must lie in \[0, 1\], but got 2"):
+def test_iou_thresholds_are_validated() -> None:
+    with pytest.raises(ValueError, match=r"`threshold` must lie in \[0, 1\], got 2"):
         iou(2)
 
 
@@ -108,7 +108,7 @@ def test_average_precision_by_a_loop_over_the_values(seed: int) -> None:
     assert average_precision(values, INSIDE) == pytest.approx(result, abs=1e-12)
 
 
-def test_average_precision_of_ties_is_not_that_of_a_lucky_order() -> None:
+def test_average_precision_does_not_depend_on_the_order_of_ties() -> None:
     values = torch.zeros(1, 4)
     values[0, 3] = 1.0
     inside = torch.tensor([[True, True, False, False]])
