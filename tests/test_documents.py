@@ -80,10 +80,10 @@ def test_methods_page_lists_every_method() -> None:
         assert [row for row in rows if f"`{name}`" in row and f"| {explainer.library} |" in row], name
 
 
-def test_the_guide_names_what_is_not_offered() -> None:
+def test_guide_lists_methods_that_are_not_included() -> None:
     from vit_interactions_adapters.gradcam_methods import NOT_OFFERED
 
     guide = ROOT / "docs" / "guides" / "compare_with_captum_and_gradcam.md"
-    listed = re.search(r"\*\*Not offered\*\* are ([^:]*):", guide.read_text(encoding="utf-8"))
+    listed = re.search(r"\*\*Not included\*\* are ([^:]*):", guide.read_text(encoding="utf-8"))
     assert listed
     assert set(re.split(r",\s+|\s+and\s+", listed[1])) == set(NOT_OFFERED)

@@ -1,4 +1,4 @@
-"""What the probe sees of timm's architectures is what they declare, or a refusal: see docs/families.md."""
+"""The probe agrees with the layouts that timm's architectures declare, or raises: see docs/families.md."""
 
 import families
 import pytest
@@ -21,7 +21,7 @@ EQUAL = (
     "deit_tiny_distilled_patch16_224",
     "eva02_tiny_patch14_224",
 )
-REFUSED = {
+UNSUPPORTED = {
     "cait_xxs24_224": r"blocks\.0\.attn.*softmax",
     "coat_lite_tiny": r"factoratt_crpe.*softmax",
     "convit_tiny": r"blocks\.0\.attn.*softmax",
@@ -43,27 +43,27 @@ REFUSED = {
 MODULE = {name: module for module, names in families.FAMILIES.items() for name in names}
 
 
-def test_no_architecture_of_timm_is_left_out() -> None:
+def test_every_timm_module_is_listed() -> None:
     assert families.unlisted() == []
     assert len(MODULE) >= 60
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_what_is_seen_is_what_is_declared(name: str) -> None:
+def test_probe_agrees_with_declared_layout(name: str) -> None:
     row = families.examine(MODULE[name], name)
     assert (row.verdict, row.size) == ("equal", (96, 128))
-    assert row.seen.startswith(row.declared.partition(" patches")[0])
+    assert row.observed.startswith(row.declared.partition(" patches")[0])
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_global_attention_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_models_without_global_attention_raise(name: str) -> None:
     row = families.examine(MODULE[name], name)
-    assert row.verdict == "refused"
-    with pytest.raises(vi.UnsupportedModelError, match=REFUSED[name]):
-        raise vi.UnsupportedModelError(row.seen)
+    assert row.verdict == "unsupported"
+    with pytest.raises(vi.UnsupportedModelError, match=UNSUPPORTED[name]):
+        raise vi.UnsupportedModelError(row.observed)
 
 
-def test_a_difference_shows_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_shows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     declared = vi.TokenLayout(1, 8, 6, "token", (96, 128))
     monkeypatch.setattr(families, "declared_layout", lambda *_: declared)
     table = families.table([families.examine("vision_transformer", "test_vit")])

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: times in turn, peak memory of one call in a process of its own."""
+"""Measure alternating run times, and the peak memory of one call in a separate process."""
 
 import gc
 import time
@@ -9,7 +9,7 @@ import torch
 
 
 def seconds_in_turn(runs: Mapping[str, Callable[[], object]], device: str, rounds: int) -> dict[str, list[float]]:
-    """Time each run once a round, after one round that does not count."""
+    """Time each run once per round, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for counted in range(-1, rounds):
         for name, run in runs.items():
@@ -23,7 +23,7 @@ def seconds_in_turn(runs: Mapping[str, Callable[[], object]], device: str, round
 
 
 def peak(run: Callable[[], object], device: str) -> float:
-    """Measure how many GB one call adds at most to what this process holds; right once a process."""
+    """Measure the peak memory of one call in GB beyond the current use; valid only once per process."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()

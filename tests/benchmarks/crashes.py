@@ -1,10 +1,10 @@
-"""Kill each command that resumes at eight moments, resume it, and compare with a run that was left alone.
+"""Kill each resumable command at eight points, resume it, and compare with an uninterrupted run.
 
     python -m tests.benchmarks.crashes [--moments 8] [--command NAME ...]
 
-A moment is a call that makes something durable: `os.fsync`, `os.replace`, `os.rename` or `os.unlink`. They are spread
-evenly over all calls of a whole run. Prints a row per command: moments, runs that resumed to the same results. The exit
-code is 1 if any differs.
+A point is a call that changes the disk durably: `os.fsync`, `os.replace`, `os.rename` or `os.unlink`. The points are
+spread evenly over all calls of a complete run. Prints one row per command: kills, and runs with identical results. The
+exit code is 1 if any result differs.
 """
 
 import argparse
@@ -55,12 +55,12 @@ def counted_calls(run_command: Callable[[], Ended], kill_at: int | None = None) 
         counted = file.read()
     if os.WIFSIGNALED(status):
         return -1
-    assert os.waitstatus_to_exitcode(status) == 0, "a run that was left alone failed"
+    assert os.waitstatus_to_exitcode(status) == 0, "an uninterrupted run failed"
     return int(counted)
 
 
 def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
-    """Return, for each moment, whether the resumed run has the results of a run that was left alone."""
+    """Return, for each point, whether the resumed run has the results of an uninterrupted run."""
     images = [sandbox.good, *sorted((sandbox.data / "train").glob("*/*.png"))]
 
     def arguments(out: Path) -> list[object]:
@@ -93,9 +93,9 @@ def crashes(sandbox: Sandbox, command: str, moments: int) -> list[bool]:
 
 
 def differences(command: str, out: Path, ended: Ended, wanted: dict[str, object]) -> str:
-    """Say what differs from a run that was left alone; empty if nothing does."""
+    """Describe the differences from an uninterrupted run; empty if there are none."""
     if ended.code is None:
-        return f"not done after {ended.seconds:.0f} s"
+        return f"not finished after {ended.seconds:.0f} s"
     if ended.code != 0:
         return f"exit code {ended.code}: {ended.text}"
     if left := [path.name for path in out.rglob(".*") if path.name.endswith((".partial", ".replaced", ".lock"))]:
@@ -120,7 +120,7 @@ def main() -> None:
         sandbox = Sandbox(Path(root).resolve())
         for command in given.command:
             found[command] = crashes(sandbox, command, given.moments)
-    print("| command | killed | resumed to identical results |\n| --- | --- | --- |")
+    print("| command | kills | identical results after resuming |\n| --- | --- | --- |")
     for command, same in found.items():
         print(f"| `{command}` | {len(same)} | {sum(same)} |")
     sys.exit(not all(map(all, found.values())))

@@ -1,8 +1,8 @@
-"""How soon the explorer's page answers: from a move of the pointer to the frame that shows it, in headless Chromium.
+"""Measure the explorer's latency, from a pointer move to the frame that shows it, in headless Chromium.
 
     python -m tests.benchmarks.explorer_speed
 
-Prints for 14 x 14 and 37 x 37 patches the page's size and milliseconds of 60 moves over other patches.
+Prints the page size and the latency of 60 pointer moves in milliseconds, for 14 x 14 and 37 x 37 patches.
 """
 
 import json
@@ -46,7 +46,7 @@ def main() -> None:
         middle, late = times[len(times) // 2], times[int(0.9 * len(times))]
         print(
             f"{size // 16} x {size // 16} patches, {len(explorer.html) / 1e6:.1f} MB: median {middle:.0f} ms, "
-            f"90 % within {late:.0f} ms, at most {times[-1]:.0f} ms"
+            f"90% within {late:.0f} ms, at most {times[-1]:.0f} ms"
         )
 
 

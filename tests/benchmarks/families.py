@@ -1,10 +1,10 @@
-"""Compare what `vi.probe` sees of timm's architectures with what they declare: one row per family, as a table.
+"""Compare what `vi.probe` observes in timm's architectures with what they declare, in one table.
 
-python tests/benchmarks/families.py            # all families, a few minutes on one core
-python tests/benchmarks/families.py cait deit  # the families of these modules of timm
+python tests/benchmarks/families.py            # all of them, a few minutes on one core
+python tests/benchmarks/families.py cait deit  # the models of these timm modules
 
-Each family is run with random weights, three layers where it takes a depth, and the first size of image that it takes.
-A family of timm that is neither listed nor known to have no attention ends the run with an error.
+Each model has random weights, three layers if its depth can be set, and the first image size that it accepts.
+The run fails if a timm module is neither listed nor known to have no attention.
 """
 
 import sys
@@ -21,11 +21,11 @@ from torch import nn
 import vit_interactions as vi
 from vit_interactions.attention.declared import declared_layout
 
-# Tried in turn: one that is not square first, so that rows and columns cannot be mixed up unnoticed.
+# In this order. The first is not square, so that swapped rows and columns do not go unnoticed.
 SIZES = ((96, 128), (128, 128), (160, 160), (224, 224), (240, 240), (256, 256), (384, 384))
 DEPTH = 3
 
-# The smallest model of each module of timm with attention or other exchange among tokens, and of each structure in it.
+# The smallest model of each timm module with attention or another exchange among tokens, and of each variant in it.
 FAMILIES = {
     "beit": ("beit_base_patch16_224", "beitv2_base_patch16_224"),
     "byoanet": ("botnet26t_256", "halonet26t", "lambda_resnet26t"),
@@ -159,7 +159,7 @@ xception_aligned
 """
 OWN = {"adaptive_window", "mini", "winft"}  # modules that this package registers
 
-WORDS = {True: "equal", False: "**different**", None: "handled"}
+VERDICTS = {True: "equal", False: "**different**", None: "handled"}
 
 
 @dataclass(frozen=True)
@@ -167,47 +167,47 @@ class Row:
     """The verdict on one family.
 
     Attributes:
-        module: of timm.
-        model: the name of its model.
+        module: the timm module.
+        model: the model's name.
         size: (height, width) of the image in pixels.
-        seen: the probe's sentence, or its refusal.
-        declared: the layout by the model's attributes, "" where it declares none.
-        verdict: "equal", "handled" (nothing is declared), "refused", or "**different**".
+        observed: the probe as text, or its error message.
+        declared: the layout from the model's attributes, "" if it declares none.
+        verdict: "equal", "handled" (nothing is declared), "unsupported", or "**different**".
     """
 
     module: str
     model: str
     size: tuple[int, int]
-    seen: str
+    observed: str
     declared: str
     verdict: str
 
 
 def build(name: str, size: tuple[int, int]) -> nn.Module:
-    """Create a model for images of a size, as shallow as it can be; always with the same weights."""
+    """Create the shallowest possible model for an image size, always with the same weights."""
     error: Exception | None = None
     for options in ({"img_size": size, "depth": DEPTH}, {"img_size": size}, {"depth": DEPTH}, {}):
         torch.manual_seed(0)
         try:
             model: nn.Module = timm.create_model(name, **options)
-        except Exception as refused:  # models refuse options that they do not take in ways of their own
-            error = refused
+        except Exception as exception:  # each model raises its own type of error for unknown options
+            error = exception
         else:
             return model.eval()
     raise ValueError(f"{name} cannot be built for {size}") from error
 
 
 def examine(module: str, name: str) -> Row:
-    """Probe one model with the first size of image that it takes, and compare with what it declares."""
+    """Probe one model with the first image size that it accepts, and compare with its declaration."""
     reason = ""
     for size in SIZES:
         try:
             return _row(module, build(name, size), name, size)
-        except vi.UnsupportedModelError as refusal:
-            return Row(module, name, size, str(refusal), "", "refused")
-        except ValueError as other:  # not of this size
-            reason = str(other)
-    raise ValueError(f"{name} takes images of none of the sizes {SIZES}: {reason}")
+        except vi.UnsupportedModelError as exception:
+            return Row(module, name, size, str(exception), "", "unsupported")
+        except ValueError as exception:  # another size may work
+            reason = str(exception)
+    raise ValueError(f"{name} accepts none of the image sizes {SIZES}: {reason}")
 
 
 def _row(module: str, model: nn.Module, name: str, size: tuple[int, int]) -> Row:
@@ -219,34 +219,35 @@ def _row(module: str, model: nn.Module, name: str, size: tuple[int, int]) -> Row
     except (ValueError, TypeError):
         declared = None
     equal = None if declared is None else _comparable(found.layout) == _comparable(declared)
-    return Row(module, name, size, str(found), str(declared or ""), WORDS[equal])
+    return Row(module, name, size, str(found), str(declared or ""), VERDICTS[equal])
 
 
 def _comparable(layout: vi.TokenLayout) -> vi.TokenLayout:
-    """Leave out what a declaration cannot tell: the order of tokens, and what a pooling head attends to."""
+    """Drop what attributes cannot declare: the order of tokens, and which tokens a pooling head attends to."""
     return replace(layout, order=None, pool_prefix=layout.pool_prefix and layout.readout != "map")
 
 
 def unlisted() -> list[str]:
-    """Name the modules of the installed timm that this file does not know."""
+    """Return the modules of the installed timm that are missing in this file."""
     return sorted(set(timm.list_modules()) - FAMILIES.keys() - set(CONVOLUTIONS.split()) - OWN)
 
 
 def table(rows: list[Row]) -> str:
-    """Write rows as a table in Markdown."""
+    """Format rows as a Markdown table."""
     lines = ["| family | model | image | probe | declared | verdict |", "| --- " * 6 + "|"]
     for row in rows:
         declared = "the same" if row.verdict == "equal" else row.declared or "–"
-        seen = textwrap.shorten(row.seen, 160, placeholder=" ...") if row.verdict == "refused" else row.seen
+        unsupported = row.verdict == "unsupported"
+        observed = textwrap.shorten(row.observed, 160, placeholder=" ...") if unsupported else row.observed
         size = f"{row.size[0]} x {row.size[1]}"
-        lines.append(f"| {row.module} | `{row.model}` | {size} | {seen} | {declared} | {row.verdict} |")
+        lines.append(f"| {row.module} | `{row.model}` | {size} | {observed} | {declared} | {row.verdict} |")
     return "\n".join(lines)
 
 
 def main(modules: list[str]) -> None:
-    """Print the table of all families, or of some."""
+    """Print the table of all modules, or of the given ones."""
     if missing := unlisted():
-        raise SystemExit(f"timm has families that are not listed: {', '.join(missing)}")
+        raise SystemExit(f"timm has modules that are not listed: {', '.join(missing)}")
     rows = []
     for module in modules or FAMILIES:
         for name in FAMILIES[module]:
@@ -254,8 +255,8 @@ def main(modules: list[str]) -> None:
             print(".", end="", file=sys.stderr, flush=True)
     print(table(rows))
     counts = Counter(row.verdict for row in rows)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*WORDS.values(), "refused"))
-    print(f"\n{len(rows)} models of {len({row.module for row in rows})} modules: {told}.")
+    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*VERDICTS.values(), "unsupported"))
+    print(f"\n{len(rows)} models of {len({row.module for row in rows})} modules: {summary}.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Give every command hostile inputs, and print how it ended.
+"""Run every command with hostile inputs, and print how the runs ended.
 
     python -m tests.benchmarks.fuzz [--seed 0] [--count 100] [--command NAME ...]
 
-Prints a row per command: hostile inputs, runs, refusals (exit code 2), runs that ended with the good inputs kept (0 and
-1), and what must be 0: tracebacks, hangs, silent wrong results, other problems. Problems go to standard error; the exit
-code is 1 if there are any.
+Prints one row per command: hostile inputs, runs, rejected runs (exit code 2) and accepted runs (exit code 0 or 1, with
+the results of the valid inputs). The other columns must be 0: tracebacks, hangs, silent wrong results, other problems.
+Problems are printed to standard error; the exit code is 1 if there are any.
 """
 
 import argparse
@@ -20,14 +20,14 @@ import torch
 from tests.helpers import fuzz_trials as trials
 from tests.helpers.fuzzed import Sandbox, Trial
 
-COLUMNS = ("inputs", "runs", "refused", "kept", "tracebacks", "hangs", "silent", "other")
+COLUMNS = ("inputs", "runs", "rejected", "accepted", "tracebacks", "hangs", "silent", "other")
 
 
 COMMANDS = (*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS, "models", "methods")
 
 
 def everything(sandbox: Sandbox, command: str, seed: int, count: int) -> Iterator[Trial]:
-    """Try out a command: images, names, files, options, and edits of what it resumes."""
+    """Yield the trials of a command: images, names, files, options, and edited results to resume."""
 
     def draws(number: int) -> np.random.Generator:
         return np.random.default_rng([seed, number])
@@ -48,11 +48,11 @@ def everything(sandbox: Sandbox, command: str, seed: int, count: int) -> Iterato
 
 
 def counted(trial: Trial) -> dict[str, int]:
-    """Count what the table shows of one run."""
+    """Count one run for the columns of the table."""
     code = None if trial.ended is None else trial.ended.code
     of = {"tracebacks": "traceback", "hangs": "hang", "silent": "silent"}
     found = {column: sum(each.startswith(word) for each in trial.problems) for column, word in of.items()}
-    row = {"inputs": len(trial.inputs), "runs": 1, "refused": code == 2, "kept": code in (0, 1), **found}
+    row = {"inputs": len(trial.inputs), "runs": 1, "rejected": code == 2, "accepted": code in (0, 1), **found}
     return row | {"other": len(trial.problems) - sum(found.values())}
 
 

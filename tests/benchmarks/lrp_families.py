@@ -1,10 +1,10 @@
-"""AttnLRP on families of vision models: does it run, and do the pixels sum to the score?
+"""Check that AttnLRP runs on families of vision models, and that the relevance of the pixels sums to the score.
 
     python -m tests.benchmarks.lrp_families
 
-Prints per family, for a small model with random weights in float64 and biases of 0, the difference between the
-sum of the pixels' relevance and the score as a share of the score: with attention held constant (the default variant
-"cp", without and with gamma-rules), and with relevance through the softmax (variant "attn"), which conserves none.
+Uses small models with random weights in float64 and zero biases. Prints, per family, the difference between the summed
+relevance of the pixels and the score, relative to the score. The variant "cp" (default, without and with gamma rules)
+treats attention as a constant. The variant "attn" propagates relevance through the softmax, which does not conserve it.
 """
 
 import torch

@@ -1,10 +1,11 @@
-"""What every method costs beside a forward pass, and beside a forward and a backward pass, of the same model.
+"""Measure the cost of every method relative to a forward pass, and to a forward and a backward pass.
 
     python tests/benchmarks/method_cost.py
 
-Prints Markdown tables: the methods of this library, then captum's and grad-cam's through the adapters. Times by
-alternation in one process, peak memory of one call above the loaded model in a process of its own. One image; random
-weights and noise, which change no cost. "Backward" is that of one class's score with respect to the image.
+Prints Markdown tables: the methods of this library, then captum's and pytorch-grad-cam's. Times come from alternating
+runs in one process. Peak memory is that of one call beyond the loaded model, measured in a separate process. The
+input is one image of noise, and the weights are random, which does not affect the cost. "Backward" computes the
+gradient of one class score with respect to the image.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def forward_backward(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Take the gradient of a score with respect to the image."""
+    """Compute the gradient of a score with respect to the image."""
 
     def run(images: Tensor) -> Tensor:
         images = images.requires_grad_()
@@ -45,7 +46,7 @@ def forward_backward(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def method(name: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Run a method's map."""
+    """Compute a method's map."""
     explainer = {**vi.EXPLAINERS, **METHODS}[name](model)
     return partial(explainer.patch_map, target=TARGET)
 
@@ -54,7 +55,7 @@ BASELINES = {"forward pass": forward, "forward and backward pass": forward_backw
 
 
 def build(way: str, name: str, size: int, device: str) -> Callable[[], Tensor]:
-    """Make a run of one way on a model of its own."""
+    """Create the run of one method or baseline, with its own model."""
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=size, num_classes=10).eval().to(device).requires_grad_(False)
     make = BASELINES.get(way) or partial(method, way)
@@ -66,10 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--setting", choices=SETTINGS, help="only this one")
+    parser.add_argument("--setting", choices=SETTINGS, help="setting to measure")
     parser.add_argument("--methods", nargs="*", default=[*vi.EXPLAINERS, *METHODS])
-    parser.add_argument("--without", nargs="*", default=[], help="methods to leave out")
-    parser.add_argument("--peak", nargs=2, metavar=("SETTING", "WAY"), help="print one peak only")
+    parser.add_argument("--without", nargs="*", default=[], help="methods to skip")
+    parser.add_argument("--peak", nargs=2, metavar=("SETTING", "WAY"), help="print only one peak memory")
     options = parser.parse_args()
     if options.peak:
         setting, way = options.peak
@@ -83,7 +84,7 @@ def main() -> None:
         print(f"\n| {setting} | time / forward: median (min-max) | time / forward + backward | peak memory, GB |")
         print("| --- | --- | --- | --- |")
         for way in [*BASELINES, *ways]:
-            # Three in turn, so that a slow minute of the machine falls on all of them.
+            # Alternating, so that a slow phase of the machine affects all three equally.
             runs = {
                 name: build(name, *SETTINGS[setting], options.device) for name in dict.fromkeys([*BASELINES, way])
             }

@@ -1,10 +1,10 @@
-"""Images whose object's place is known without boxes: mosaics of four images of four classes.
+"""Create mosaics of four images of four classes, whose object positions are known without annotated boxes.
 
     python tests/benchmarks/mosaics.py ../shared/data/imagenette160/val mosaics
     vit-interactions compare mosaics --boxes mosaics/boxes.csv --out comparison
 
-The grid pointing game of Böhle et al., CVPR 2021, 2104.00032: a map of a class should lie in the quarter that shows it;
-by chance a quarter of it does. Only images that the model classifies rightly by themselves are taken.
+For the grid pointing game (Böhle et al., CVPR 2021, arXiv 2104.00032): the map of a class should be in the quadrant
+that shows it; the chance level is 25%. Only images that the model classifies correctly are used.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIDE = 160
 def main() -> None:
     """Write the mosaics and their boxes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", type=Path, help="a folder a class, in the order of the model's classes")
+    parser.add_argument("images", type=Path, help="one folder per class, in the order of the model's classes")
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--model", default=DEFAULT_MODEL)

@@ -1,10 +1,10 @@
-"""Are the responsive fields of object patches smaller than those of the background, as the paper says?
+"""Check whether object patches have smaller responsive fields than background patches, as the paper observes.
 
     python tests/benchmarks/object_fields.py MODEL CHECKPOINT FOLDER
 
-FOLDER holds `boxes.csv` (file, ..., left, top, right, bottom in pixels) and `images/`. For every image and α,
-the mean field size of the patches whose centre lies in the box is divided by that of the others. The last column
-is the control: the same with each image's box taken from another image.
+FOLDER contains `boxes.csv` (file, ..., left, top, right, bottom in pixels) and `images/`. For every image and α, the
+mean field size of the patches whose center is in the box is divided by that of the other patches. The last column is
+the baseline: the same with the box of another image.
 """
 
 import argparse
@@ -40,15 +40,15 @@ def main() -> None:
         layout = vi.token_layout(model, tuple(inputs.shape[-2:]))
         left, top, right, bottom = (float(row[side]) for side in ("left", "top", "right", "bottom"))
         boxes = [prepared.patch_box(r, c, layout) for r in range(layout.rows) for c in range(layout.cols)]
-        centres = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
-        insides.append(torch.tensor([left <= x <= right and top <= y <= bottom for x, y in centres]))
+        centers = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
+        insides.append(torch.tensor([left <= x <= right and top <= y <= bottom for x, y in centers]))
         uncertainties.append(explainer.uncertainty(inputs))
-    # Half the list away is another image: boxes of the same one stand together.
+    # Boxes of an image are adjacent in the list, so a box half the list away belongs to another image.
     shuffled_boxes = insides[len(rows) // 2 :] + insides[: len(rows) // 2]
     print(f"{len(rows)} boxes\n")
     print(
-        "| α | windows, of all pairs | size inside / outside: median | boxes with smaller fields inside |"
-        " the same, boxes of other images |"
+        "| α | pairs inside the windows | median size inside / outside | boxes with smaller fields inside |"
+        " same, with boxes of other images |"
     )
     print("| --- | --- | --- | --- | --- |")
     for alpha in ALPHAS:
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def ratios(sizes: list[Tensor], insides: list[Tensor]) -> Tensor:
-    """Divide the mean size inside each box by that outside; boxes that leave nothing on one side are left out."""
+    """Divide the mean size inside each box by that outside, skipping boxes with no patch on one side."""
     pairs = [(s.double(), i) for s, i in zip(sizes, insides, strict=True) if i.any() and not i.all()]
     return torch.stack([size[inside].mean() / size[~inside].mean() for size, inside in pairs])
 

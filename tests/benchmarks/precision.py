@@ -2,9 +2,11 @@
 
     python tests/benchmarks/precision.py MODEL CHECKPOINT FOLDER [IMAGES] [--method NAME ...]
 
-Prints per method, over the first images of a folder, the largest difference between the map of the float32 model and
-that of the float64 model, as a share of the latter's largest value, the lowest rank correlation of the two, and the
-lowest rank correlation of the float64 map with that of a float64 model whose weights differ by a relative 6e-8.
+Prints, per method over the first images of a folder:
+
+- the largest difference between the float32 and the float64 map, relative to the largest value of the latter,
+- their lowest rank correlation,
+- the lowest rank correlation of the float64 map with that of a model whose weights are perturbed by a relative 6e-8.
 """
 
 import argparse
@@ -64,7 +66,7 @@ def nudged(model: nn.Module) -> nn.Module:
 
 
 def compare(name: str, models: list[nn.Module], images: list[Tensor]) -> Iterator[tuple[float, float, float]]:
-    """Yield per image the relative difference, the rank correlation, and that under nudged weights."""
+    """Yield the relative difference, the rank correlation, and that with nudged weights, per image."""
     for image in images:
         target = int(models[0](image).argmax())
         single, double, other = (

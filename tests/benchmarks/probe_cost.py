@@ -1,4 +1,4 @@
-"""Cost of the probe, as ratios of times measured in turn in one process: `python -m tests.benchmarks.probe_cost`."""
+"""Measure the cost of the probe as ratios of alternating run times: `python -m tests.benchmarks.probe_cost`."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def measure(name: str, side: int) -> tuple[float, float, float]:
-    """Return medians: probe / (forward + backward), to the parameters and to the image only, and a hit / forward."""
+    """Return the medians of probe / (forward + backward), to the parameters and to the image, and cached / forward."""
     from vit_interactions.attention.probe import _probes
 
     model, image = timm.create_model(name).eval(), torch.rand(1, 3, side, side)
@@ -38,7 +38,7 @@ def measure(name: str, side: int) -> tuple[float, float, float]:
         leaf = image.clone().requires_grad_()
         torch.autograd.grad(model(leaf).sum(), leaf)
 
-    def anew() -> None:
+    def probe_again() -> None:
         _probes.clear()
         probing(model, image)
 
@@ -46,15 +46,17 @@ def measure(name: str, side: int) -> tuple[float, float, float]:
         with torch.no_grad():
             model(image)
 
-    anew(), pass_with_gradient(), pass_to_the_image(), forward()
-    first = [seconds(anew) / seconds(pass_with_gradient) for _ in range(ROUNDS)]
-    image_only = [seconds(anew) / seconds(pass_to_the_image) for _ in range(ROUNDS)]
+    probe_again(), pass_with_gradient(), pass_to_the_image(), forward()
+    first = [seconds(probe_again) / seconds(pass_with_gradient) for _ in range(ROUNDS)]
+    image_only = [seconds(probe_again) / seconds(pass_to_the_image) for _ in range(ROUNDS)]
     again = [seconds(lambda: probing(model, image)) / seconds(forward) for _ in range(ROUNDS)]
     return statistics.median(first), statistics.median(image_only), statistics.median(again)
 
 
 if __name__ == "__main__":
-    print("| model, image side | probe / (forward + backward) | to the image only | remembered probe / forward |")
+    print(
+        "| model, image side | probe / (forward + backward) | same, to the image only | cached probe / forward |"
+    )
     print("| --- | --- | --- | --- |")
     for label, arguments in MODELS.items():
         first, image_only, again = measure(*arguments)

@@ -1,9 +1,10 @@
-"""What U costs beside a plain forward pass: time by alternation in one process, peak memory one process each.
+"""Measure the cost of U relative to a plain forward pass.
 
     python tests/benchmarks/streamed_uncertainty.py
 
-Prints a Markdown table. "naive" is the usual way: the model unfused, the attention maps of all layers caught by
-hooks, stacked, and `var` over them.
+Prints a Markdown table. Times come from alternating runs in one process; each peak memory is measured in a separate
+process. "Naive" is the usual implementation: unfused attention, hooks that collect the attention maps of all layers,
+`torch.stack` and `var`.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def streamed(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def naive(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Run the unfused model, keep every map, stack them, take the variances."""
+    """Run the unfused model, collect and stack all maps, and compute the variances."""
     maps: list[Tensor] = []
     for block in model.blocks:
         block.attn.fused_attn = False
@@ -62,7 +63,7 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
 
 
 def build(way: str, name: str, size: int, batch: int, device: str) -> Callable[[], Tensor]:
-    """Make a run of the model with random weights on a batch of noise: neither changes what it costs."""
+    """Create the run of one implementation; random weights and noise do not affect the cost."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0).eval().to(device)
     return partial(WAYS[way](model), torch.randn(batch, 3, size, size, device=device))
@@ -73,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peak", nargs=2, metavar=("SETTING", "WAY"), help="print one peak only")
+    parser.add_argument("--peak", nargs=2, metavar=("SETTING", "WAY"), help="print only one peak memory")
     options = parser.parse_args()
     if options.peak:
         setting, way = options.peak
@@ -82,7 +83,7 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads"
     )
-    print("\n| setting | way | time / plain: median (min-max) | peak memory, GB an image |")
+    print("\n| setting | implementation | time / plain: median (min-max) | peak memory, GB per image |")
     print("| --- | --- | --- | --- |")
     for setting, (name, size, batch) in SETTINGS.items():
         runs = {way: build(way, name, size, batch, options.device) for way in WAYS}

@@ -1,13 +1,12 @@
-"""Does the window help? The paper's protocol in small: every model from the same trained ViT, on the same budget.
+"""Measure whether windows help: the paper's protocol at a small size, from one ViT and on one training budget.
 
     python tests/benchmarks/study.py --data ../shared/data/imagenette160 \
         --weights ../shared/data/weights/vit_tiny_patch16_224.tiny_imagenet_200.safetensors --out study
 
-Trains plain ViT, AWD-ViT, AWD-ViT with DIP and WinfT as `vit-interactions train` does, and writes runs.csv, a row a
-run as each ends; started again it goes on. Prints a Markdown table of means and standard deviations over the seeds, and
-draws them as study.png.
-The trained ViT is start and teacher of all. On a GPU: `--img-size 224 --per-class 0 --epochs 15
---batch-size 128 --device cuda --workers 12 --alpha-low 0.028`.
+Trains plain ViT, AWD-ViT, AWD-ViT with DIP and WinfT as `vit-interactions train` does. All start from the trained
+ViT, which is also the teacher. Each finished run adds a row to runs.csv; an interrupted study resumes. Prints a
+Markdown table of means and standard deviations over the seeds, and draws them as study.png. On a GPU: `--img-size 224
+--per-class 0 --epochs 15 --batch-size 128 --device cuda --workers 12 --alpha-low 0.028`.
 """
 
 import argparse
@@ -31,7 +30,7 @@ MARKERS = {"ViT": "s", "AWD-ViT": "o", "AWD-ViT DIP": "^", "WinfT": "D"}
 
 
 def models(alpha_low: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name every model of the study, with the options that make it."""
+    """Yield the name and the training options of every model of the study."""
     teacher = {"teacher": TEACHER}
     yield "ViT", {"model": TEACHER}
     awd = {"model": "awd_vit_tiny_patch16_224", **teacher}
@@ -50,7 +49,7 @@ def models(alpha_low: float) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def subset(data: Path, folder: Path, train_images: int, val_images: int) -> Path:
-    """Link to the first images of each class, in the order of their names; 0: all of them."""
+    """Link to the first images of each class by file name, or to all of them for 0."""
     for split, count in (("train", train_images), ("val", val_images)):
         for kind in sorted((data / split).iterdir()):
             (folder / split / kind.name).mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,7 @@ def run(name: str, options: dict[str, Any], seed: int, args: argparse.Namespace,
     folder = args.out / "runs" / f"{name.replace(', ', '_').replace(' ', '_')}_seed_{seed}"
     result = train(settings, folder, resume=True).evaluation
     if result is None or result.operations is None or result.pairs is None:
-        raise RuntimeError(f"{folder} holds a run that was evaluated before; remove it.")
+        raise RuntimeError(f"{folder} contains a run that has already been evaluated. Remove it.")
     return {
         "model": name,
         "seed": seed,
@@ -100,7 +99,7 @@ def run(name: str, options: dict[str, Any], seed: int, args: argparse.Namespace,
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lay out means and standard deviations over the seeds, as Markdown."""
+    """Format means and standard deviations over the seeds as a Markdown table."""
     lines = ["| model | seeds | top-1 (%) | E_O | of all pairs |", "| --- | --- | --- | --- | --- |"]
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == name]
@@ -108,14 +107,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         operations = mean(float(row["E_O"]) for row in own)
         spread = f" ± {stdev(top1):.2f}" if len(top1) > 1 else ""
         share = operations / float(own[0]["pairs"])
-        lines.append(
-            f"| {name} | {len(own)} | {mean(top1):.2f}{spread} | {operations:,.0f} | {100 * share:.0f} % |"
-        )
+        lines.append(f"| {name} | {len(own)} | {mean(top1):.2f}{spread} | {operations:,.0f} | {share:.0%} |")
     return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw top-1 against the share of all pairs that are left, mean and standard deviation of each model."""
+    """Draw mean and standard deviation of top-1 against the fraction of pairs inside the windows, per model."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(row["model"] for row in rows))
@@ -126,14 +123,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         kind = MARKERS[name.split(",")[0].split()[0] + (" DIP" if "DIP" in name else "")]
         spread = stdev(top1) if len(top1) > 1 else 0.0
         axes.errorbar(share, mean(top1), spread, fmt=kind, capsize=3, label=name, markersize=8)
-    axes.set(xlabel="pairs of patches left ($E_O$), % of all", ylabel="top-1, %", xlim=(0, 105))
+    axes.set(xlabel="pairs inside the windows ($E_O$), % of all", ylabel="top-1, %", xlim=(0, 105))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=120)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Read the rows that are there."""
+    """Read the existing rows, if any."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -141,7 +138,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to the file."""
+    """Append a row to the file."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
@@ -156,18 +153,20 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train and val")
-    parser.add_argument("--weights", type=Path, required=True, help="of the trained vit_tiny_patch16_224")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="checkpoint of the trained vit_tiny_patch16_224"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--img-size", type=int, default=112)
-    parser.add_argument("--per-class", type=int, default=100, help="images to train on; 0: all")
-    parser.add_argument("--val-per-class", type=int, default=0, help="images to evaluate on; 0: all")
+    parser.add_argument("--per-class", type=int, default=100, help="training images per class; 0: all")
+    parser.add_argument("--val-per-class", type=int, default=0, help="validation images per class; 0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--warmup-steps", type=int, default=10)
     parser.add_argument(
-        "--alpha-low", type=float, default=0.10, help="where windows hold about 23 %% of all pairs"
+        "--alpha-low", type=float, default=0.10, help="alpha at which windows contain about 23%% of all pairs"
     )
     parser.add_argument("--amp", default="bf16")
     parser.add_argument("--device", default="cpu")
@@ -177,7 +176,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train what is missing, and print the table."""
+    """Train the missing models, and print the table."""
     args = parse()
     data = subset(args.data, args.out / "data", args.per_class, args.val_per_class)
     results = args.out / "runs.csv"

@@ -1,9 +1,9 @@
-"""Explain a model in one thread while another runs it: does either see anything of the other?
+"""Check that a thread that explains a model and another that runs it do not affect each other.
 
     python -m tests.benchmarks.threads [--explanations 200] [--calls 1000] [--method NAME ...]
 
-Prints, for each method and mode of the model, how many plain calls and maps differ from those computed alone; then what
-an explanation's evaluation copy costs beside a plain forward pass. The exit code is 1 if anything differs.
+Prints, per method and mode of the model, how many outputs and maps differ from those computed without another thread,
+and the cost of the evaluation copy relative to a plain forward pass. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -22,25 +22,25 @@ from vit_interactions.attention.evaluation_copy import evaluation_copy
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """CPU seconds of this thread, which other processes disturb less."""
+    """Measure CPU seconds of this thread, which depend less on other processes."""
     started = time.thread_time()
     run()
     return time.thread_time() - started
 
 
 def costs(name: str, size: int, rounds: int = 30) -> dict[str, float]:
-    """Time a plain pass, a borrowed one in either mode, and the copy alone, in turn; ratios of medians to the first."""
+    """Return the median times of passes in both modes and of copying, relative to a plain pass."""
     model, inputs = timm.create_model(name), torch.rand(1, 3, size, size)
 
-    def run_borrowed() -> None:
+    def run_on_copy() -> None:
         with borrowed(model) as own:
             own(inputs)
 
     runs: dict[str, tuple[bool, Callable[[], object]]] = {
         "plain": (False, lambda: model(inputs)),
-        "borrowed, eval mode": (False, run_borrowed),
-        "borrowed, train mode": (True, run_borrowed),
-        "copy alone": (True, lambda: evaluation_copy(model)),
+        "forward pass, eval mode": (False, run_on_copy),
+        "forward pass, training mode (on a copy)": (True, run_on_copy),
+        "copying only": (True, lambda: evaluation_copy(model)),
     }
     taken: dict[str, list[float]] = {key: [] for key in runs}
     with torch.no_grad():
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     different = 0
-    print("| method | mode | plain calls | that differ | explanations | that differ |")
+    print("| method | mode | model calls | different outputs | maps | different maps |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for method in options.method:
         for training in (False, True):
@@ -69,7 +69,7 @@ def main() -> None:
             made, wrong, maps = differences(method, model, options.explanations, options.calls)
             different += wrong + maps
             mode = "train" if training else "eval"
-            print(f"| {method} | {mode} | {made} | {wrong} | {options.explanations} | {maps} |", flush=True)
+            print(f"| `{method}` | {mode} | {made} | {wrong} | {options.explanations} | {maps} |", flush=True)
     for name, size in (("test_vit", 160), ("vit_tiny_patch16_224", 224)):
         print(name, {key: round(ratio, 2) for key, ratio in costs(name, size).items()})
     raise SystemExit(different > 0)

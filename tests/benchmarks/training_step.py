@@ -1,10 +1,10 @@
-"""What a training step costs beside that of a plain ViT of the same shape: time by alternation in one process.
+"""Measure the cost of a training step relative to that of a plain ViT of the same shape.
 
     python tests/benchmarks/training_step.py
 
-Prints a Markdown table. A step is forward, backward and optimizer on pictures that are there already; the student and
-the teacher have the same shape. "cached" starts from the bytes of a window store, "online" asks the teacher. The store
-is made once: per 1,000 pictures it takes the given share of what 1,000 pictures of training take, reading left out.
+Prints a Markdown table of alternating runs in one process. A step is a forward pass, a backward pass and an optimizer
+step on images already in memory. Student and teacher have the same shape. "Cached" starts from the bytes of a window
+store, "online" runs the teacher. The cost of the store is that of computing it once, without reading images.
 """
 
 import argparse
@@ -32,10 +32,10 @@ PLAIN = "ViT"
 
 
 class Steps:
-    """The ways to take a step, on one batch, each with a student of its own."""
+    """Variants of a training step on one batch, each with its own student."""
 
     def __init__(self, shape: str, batch: int, device: str, amp: str) -> None:
-        """Create what all ways share."""
+        """Create the batch and the teacher."""
         torch.manual_seed(0)
         self.shape, self.device = shape, device
         self.images = torch.randn(batch, 3, 224, 224, device=device)
@@ -54,32 +54,35 @@ class Steps:
         return model.to(self.device)
 
     def ways(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        """Name each way and give its step."""
+        """Yield the name and the step of each variant."""
         loss, supervised = nn.CrossEntropyLoss(), WindowSupervisionTask
         yield PLAIN, self.step(ClassificationTask(self.student("vit"), loss, verbose=False))
         for fill in ("zero", "-inf"):
             task = ClassificationTask(self.student("winft", window_fill=fill), loss, verbose=False)
-            yield f"WinfT, fill {fill}, no window loss", self.step(task)
+            yield f'WinfT, `window_fill="{fill}"`, no window loss', self.step(task)
         task = supervised(self.student("winft"), loss, verbose=False)
         yield "WinfT, cached windows", self.step(task, self.cached)
         task = supervised(self.student("winft"), loss, teacher=self.teacher, verbose=False)
         yield "WinfT, online windows", self.step(task)
-        yield "making a store, once", self.store
+        yield "computing and packing the windows for a store", self.store
         adaptive: Any = self.student("awd_vit")
         adaptive.set_teacher(self.teacher)
-        yield "AWD-ViT with DIP", self.step(ClassificationTask(adaptive, loss, verbose=False))
+        yield (
+            "AWD-ViT with DIP, including the teacher",
+            self.step(ClassificationTask(adaptive, loss, verbose=False)),
+        )
 
     def cached(self) -> dict[str, Any]:
-        """Unpack the windows as a loader gives them."""
+        """Unpack the windows as a data loader returns them."""
         return {"windows": field_from_windows(self.windows.long(), self.dropped, self.grid).mask}
 
     def store(self) -> None:
-        """Find and pack the windows of the batch, as `build_window_store` does."""
+        """Compute and pack the windows of the batch, as `build_window_store` does."""
         field = self.teacher(self.images)
         pack(field.windows, field.dropped)
 
     def step(self, task: ClassificationTask, windows: Callable[[], dict[str, Any]] = dict) -> Callable[[], None]:
-        """Make the step of a task."""
+        """Create the step of a task."""
         task.train()
         optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=1e-3, momentum=0.9)
 
@@ -96,7 +99,7 @@ class Steps:
 
 
 def times(shape: str, batch: int, device: str, amp: str, rounds: int) -> dict[str, list[float]]:
-    """Time the ways in turn, round by round, after one round that does not count."""
+    """Time each variant once per round, after one warm-up round."""
     steps = dict(Steps(shape, batch, device, amp).ways())
     seconds: dict[str, list[float]] = {way: [] for way in steps}
     for counted in range(-1, rounds):
@@ -116,7 +119,7 @@ def main() -> None:
     parser.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
     parser.add_argument("--setting", choices=SETTINGS, action="append")
     options = parser.parse_args()
-    print("| setting | step | time / ViT's: median (min-max) | ViT's, s |")
+    print("| setting | step | time / plain ViT: median (min-max) | plain ViT, s |")
     print("| --- | --- | --- | --- |")
     for setting in options.setting or SETTINGS:
         seconds = times(*SETTINGS[setting], options.device, options.amp, options.rounds)

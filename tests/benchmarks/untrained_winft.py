@@ -1,8 +1,8 @@
-"""What a trained ViT-Ti/16 keeps when its weights are loaded into WinfT without any training.
+"""Measure the accuracy of a trained ViT-Ti/16 whose weights are loaded into WinfT, without training.
 
 python tests/benchmarks/untrained_winft.py WEIGHTS IMAGES CLASSES
 
-IMAGES is a folder of files WNID_name.jpg, CLASSES a CSV of index, wnid, name.
+IMAGES is a folder of files WNID_name.jpg, CLASSES a CSV with the columns index, wnid, name.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""Ways to compute softmax((Q Kᵀ · scale) ∗ W) V, timed in turn, as ratios of plain fused attention.
+"""Measure implementations of softmax((Q Kᵀ · scale) ∗ W) V, relative to plain fused attention.
 
     python tests/benchmarks/window_free_forms.py [--device cuda]
 
-`flex` is torch's compiled `flex_attention` with a score that looks its window up; it has no backward on the CPU.
+`flex` is torch's compiled `flex_attention` with a score function that looks up the window; it has no backward pass on
+the CPU.
 """
 
 import argparse
@@ -34,12 +35,12 @@ def filled(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
 
 
 def biased(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
-    """Fused attention with a bias that takes away the scores outside."""
+    """Compute fused attention with a bias that cancels the scores outside the window."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=-scores_of(query, key) * ~window)
 
 
 def doubled(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
-    """Fused attention to each key inside the window, and to 0 in place of each key outside."""
+    """Compute fused attention with an additional zero key for each key, used outside the window."""
     keys, values = F.pad(key, (0, 0, 0, key.shape[-2])), torch.cat((value, value), -2)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=torch.cat((window, ~window), -1))
 
@@ -57,8 +58,8 @@ def flex(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
     return result
 
 
-def left_out(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
-    """The other reading, -inf outside."""
+def masked(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> Tensor:
+    """Compute the alternative reading, with -inf outside the window."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=window)
 
 
@@ -71,7 +72,7 @@ def find_windows(query: Tensor, key: Tensor, value: Tensor, window: Tensor) -> T
     return logits + token_window(window_free_mask(logits), 0).squeeze(1)
 
 
-FORMS = (plain, left_out, product, filled, biased, doubled, flex, find_windows)
+FORMS = (plain, masked, product, filled, biased, doubled, flex, find_windows)
 
 
 def seconds(form: Callable[..., Tensor], parts: list[Tensor], backward: bool) -> float:

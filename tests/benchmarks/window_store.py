@@ -1,9 +1,9 @@
-"""What a window store costs: time against a plain forward pass of the teacher, in turn, and bytes an image.
+"""Measure the cost of a window store: time relative to a forward pass of the teacher, and bytes per image.
 
     python tests/benchmarks/window_store.py
 
-Prints a Markdown table. All ways take the same images (JPEG, 500 x 375, smooth noise), so the ratios are those of
-1,000 images, too.
+Prints a Markdown table of alternating runs. All steps use the same images (JPEG, 500 x 375, smooth noise), so the
+ratios do not depend on the number of images.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def ways(model: nn.Module, dataset: object, out: Path, batch: int, device: str) -> dict[str, Callable[[], object]]:
-    """The ways to go through all images."""
+    """Return the steps to measure, each over all images."""
     teacher = WindowTeacher(model).to(device)
     transform = timm.data.create_transform(**transform_options(teacher))
     images = torch.stack([transform(dataset[i][0]) for i in range(len(dataset))]).to(device)  # type: ignore
@@ -52,13 +52,13 @@ def ways(model: nn.Module, dataset: object, out: Path, batch: int, device: str) 
     return {
         "plain forward, images in memory": lambda: [plain(part) for part in images.split(batch)],
         "the teacher's fields, images in memory": lambda: [teacher(part) for part in images.split(batch)],
-        "reading, resizing": lambda: [transform(dataset[i][0]) for i in range(len(dataset))],  # type: ignore
-        "the whole store, reading included": build,
+        "reading and resizing": lambda: [transform(dataset[i][0]) for i in range(len(dataset))],  # type: ignore
+        "the whole store, including reading": build,
     }
 
 
 def times(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Time the ways in turn, round by round, after one round that does not count."""
+    """Time each step once per round, after one warm-up round."""
     seconds: dict[str, list[float]] = {way: [] for way in runs}
     for counted in range(-1, rounds):
         for way, run in runs.items():
@@ -83,7 +83,7 @@ def main() -> None:
         f"torch {torch.__version__}, timm {timm.__version__}, {options.device}, {torch.get_num_threads()} threads, "
         f"{options.images} images, batch {options.batch}"
     )
-    print("\n| teacher | way | time / plain: median (min-max) | bytes an image |")
+    print("\n| teacher | step | time / plain forward: median (min-max) | bytes per image |")
     print("| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), options.images)

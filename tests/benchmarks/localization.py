@@ -1,12 +1,15 @@
-"""Do the maps point at the object? Pointing game, energy in box and time of every method, beside the random control.
+"""Measure pointing game, energy in box and run time of every method, including the random baseline.
 
-    python tests/benchmarks/localisation.py MODEL CHECKPOINT FOLDER
+    python tests/benchmarks/localization.py MODEL CHECKPOINT FOLDER
 
-FOLDER holds `boxes.csv` (file, index, ..., left, top, right, bottom in pixels) and `images/`; the class that is
-explained is that of the column `index`. Pointing: the highest patch's centre lies in a box of that class. Energy: the
-share of the map's sum (shifted to start at 0) that lies in the boxes. Maps of which less is more relevant are turned
-round. Time: the median over images of the method's time divided by that of a forward pass of the same image,
-in turn.
+FOLDER contains `boxes.csv` (file, index, ..., left, top, right, bottom in pixels) and `images/`. The target class is
+that of the column `index`.
+
+- Pointing game: whether the center of the highest patch is in a box of the target class.
+- Energy: the fraction of the map's sum (after subtracting its minimum) that is in the boxes.
+- Time: the method's run time divided by that of a forward pass of the same image, median over images.
+
+Maps in which lower is more relevant are negated.
 """
 
 import argparse
@@ -32,9 +35,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, help="only so many, the first")
-    parser.add_argument("--alpha", type=float, default=0.025, help="of the responsive fields")
-    parser.add_argument("--methods", nargs="*", default=list(KINDS), help="these only")
+    parser.add_argument("--images", type=int, help="use only the first images")
+    parser.add_argument("--alpha", type=float, default=0.025, help="alpha of the responsive fields")
+    parser.add_argument("--methods", nargs="*", default=list(KINDS), help="methods to measure")
     options = parser.parse_args()
     model = load_model(options.model, options.checkpoint)
     boxes = read_boxes(options.folder / "boxes.csv")
@@ -61,7 +64,7 @@ def main() -> None:
             mass = values - values.min()
             energy = float(mass[inside].sum() / mass.sum()) if mass.sum() > 0 else 0.0
             results[method].append((bool(inside[values.argmax()]), energy, ratio))
-    print(f"{len(names)} images; the boxes hold {statistics.mean(sizes):.0%} of the patches on average\n")
+    print(f"{len(names)} images; the boxes contain {statistics.mean(sizes):.0%} of the patches on average\n")
     print("| method | pointing game ± standard error | energy in box | time / forward pass |")
     print("| --- | --- | --- | --- |")
     for method, values in sorted(results.items(), key=lambda item: -statistics.mean(v[0] for v in item[1])):
