@@ -670,7 +670,7 @@ def test_models_of_another_structure_are_refused_with_the_reason(build: Any, mes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": "mean"}, "`pool` must be one of 'mean_all', 'model', but got 'mean'"),
+        ({"pool": "mean"}, "`pool` must be one of 'mean_all', 'model', got 'mean'"),
         ({"layers": 2}, '`layers` must be an integer < 0 or "all", got 2'),
         ({"layers": 0}, '`layers` must be an integer < 0 or "all", got 0'),
         ({"layers": "last"}, "`layers` must be an integer < 0 or \"all\", got 'last'"),

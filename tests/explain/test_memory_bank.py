@@ -104,7 +104,7 @@ def test_outputs_without_features_are_refused_by_the_remedy() -> None:
     ("options", "message"),
     [
         ({"neighbours": 0}, "`neighbours` must be >= 1, got 0"),
-        ({"neighbours": 2.5}, "`neighbours` must be an int, but got 2.5"),
+        ({"neighbours": 2.5}, "`neighbours` must be an int, got 2.5"),
         ({"temperature": 0}, "`temperature` must be finite and > 0, got 0"),
         ({"temperature": -0.1}, "`temperature` must be finite and > 0, got -0.1"),
         ({"temperature": float("inf")}, "`temperature` must be finite and > 0, got inf"),

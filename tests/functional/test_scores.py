@@ -66,7 +66,6 @@ ODD: dict[str, tuple[Any, str, str]] = {
     "list": ([LOGITS], "a list of length 1", "output[0][:, 1]"),
     "tokens": (LOGITS.unsqueeze(1), "shape (2, 1, 3)", "output[:, 0, 1]"),
     "pixels": (LOGITS[..., None, None], "shape (2, 3, 1, 1)", "output[:, 0, 0, 1]"),
-    "number": (LOGITS.sum(), "shape ()", "output.reshape(2, -1)[:, 0]"),
     "dropped dimension": (LOGITS[0], "shape (3,)", "output.reshape(2, -1)[:, 0]"),
     "nothing": (None, "a NoneType", "output.scores[:, 1]"),
 }
@@ -80,6 +79,14 @@ def test_errors_describe_the_output_and_suggest_a_target(name: str) -> None:
             select_target(output, target, 2)
         assert f"got {came} for 2 images. " in str(error.value)
         assert f"target=lambda output: {example}." in str(error.value)
+
+
+def test_one_number_for_the_batch_raises() -> None:
+    for target in (1, "pred", [0, 1]):
+        with pytest.raises(
+            ValueError, match=r"must return scores of each image.* got one number for the whole batch"
+        ):
+            select_target(LOGITS.sum(), target, 2)
 
 
 @pytest.mark.parametrize("name", ["dict", "tuple", "named tuple", "list", "tokens"])
