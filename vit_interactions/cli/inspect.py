@@ -27,23 +27,23 @@ def inspect_command(
         tuple[int, int] | None,
         typer.Option(metavar="H W", help="Image size in pixels. Default: the model's."),
     ] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Print the patches, the readout and the attention layers of a model.
 
     For a model without attention among all patches, print its feature grid and the methods that work.
     """
-    check_device("--device", device)
+    place = check_device("--device", device)
     if img_size:
         check_pair("--img-size", img_size)
-    vit = load_model(model, checkpoint, device, needs_attention=False)
+    vit = load_model(model, checkpoint, place, needs_attention=False)
     size = img_size or resolve_model_data_config(vit)["input_size"][1:]  # type: ignore[no-untyped-call]
     for line in lines_about(vit, (size[0], size[1])):
         row(line)
 
 
 def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
-    """Word what was observed of any model, line by line.
+    """Yield the lines that describe any model.
 
     Example:
         >>> import timm

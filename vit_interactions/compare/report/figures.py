@@ -22,6 +22,7 @@ from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.values import Array
+from vit_interactions.metrics.perturbation_curves import area_under_curve
 from vit_interactions.utilities.text import method_label, printable
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
@@ -220,7 +221,7 @@ def draw_curves(
         color, line = styles[number % len(styles)] if name != BASELINE else (BASELINE_COLOR, "-")
         width = 2.6 if name == BASELINE else 1.4
         [lines[name]] = axes.plot(*curve.T, color=color, linestyle=line, linewidth=width)
-    names = sorted(curves, key=lambda name: _area(curves[name]), reverse=True)
+    names = sorted(curves, key=lambda name: area_under_curve(torch.from_numpy(curves[name])), reverse=True)
     axes.legend(
         [lines[name] for name in names],
         [_label(name) for name in names],
@@ -327,10 +328,6 @@ def _label(method: str) -> str:
 def _in_lines(method: str) -> str:
     """Break the name of a method into lines, and escape "$", which would start a formula."""
     return "\n".join(textwrap.wrap(method_label(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
-
-
-def _area(curve: Array) -> float:
-    return float((np.diff(curve[:, 0]) * (curve[1:, 1] + curve[:-1, 1])).sum() / 2)
 
 
 def _translucent(colors: Array) -> Array:
