@@ -68,3 +68,22 @@ def real_images() -> Callable[[int], Tensor]:
         return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths[-count:]])
 
     return load
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Iterator[Path]:
+    """Create an output folder among user files, and check at the end that they are unchanged."""
+    out = tmp_path / "home" / "out"
+    theirs = {
+        out.parent / "thesis.txt": "a",
+        out / "notes.txt": "b",
+        out / "theirs" / "data.csv": "c",
+        out / ".mine.partial" / "data.csv": "d",
+        out / ".mine.replaced" / "data.csv": "e",
+    }
+    for path, text in theirs.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    yield out
+    assert {path: path.read_text() for path in theirs} == theirs
+    assert [path.name for path in out.parent.iterdir() if path.name not in ("out", "thesis.txt")] == []
