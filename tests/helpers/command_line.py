@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +58,8 @@ def set_field(content: Any, path: str, value: Any) -> None:
         del content[last]
     else:
         content[last] = value
+
+
+def explain(*arguments: object, checkpoint: Path, out: Path) -> int:
+    """Run `vit-interactions explain` with a small model; return the exit code."""
+    return run("explain", *arguments, "--model", "test_vit", "--checkpoint", checkpoint, "--out", out)

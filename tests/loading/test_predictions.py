@@ -67,7 +67,9 @@ def normalized(outputs: Tensor) -> Tensor:
 
 
 LOGITS = head(3.0, -1.0, 0.5)
+
 SMALL = head(0.2, 0.7, 0.3)  # logits that could be probabilities
+
 KINDS: dict[str, tuple[nn.Module, Output | None]] = {
     "logits": (LOGITS, "softmax"),
     "one logit": (head(3.0), "sigmoid"),
@@ -272,8 +274,6 @@ def test_unsupported_outputs_have_no_prediction() -> None:
     assert predict(features(), IMAGE, named=False) is None
 
 
-# Figures, manifests and commands
-
 NOISE = Image.effect_noise((180, 170), 60).convert("RGB")
 
 
@@ -332,3 +332,13 @@ def test_find_output_needs_no_second_pass_if_the_values_are_conclusive() -> None
     assert find_output(LOGITS, IMAGE, torch.tensor([[3.0, -1.0, 0.5]])) == "softmax"
     assert find_output(LOGITS, IMAGE, torch.tensor([[0.5, 0.25, 0.25]])) == "probabilities"
     assert not passes
+
+
+def test_checkpoint_with_1000_classes_gets_no_imagenet_names() -> None:
+    model = timm.create_model("test_vit")
+    images = torch.zeros(1, 3, 160, 160)
+    nameless, named = (predict(model, images, named=named) for named in (False, True))
+    assert nameless is not None
+    assert named is not None
+    assert nameless.name is None
+    assert isinstance(named.name, str)

@@ -1,9 +1,7 @@
-"""The command line, on a small model with random weights and generated images."""
+"""`vit-interactions explain`, on a small model with random weights and generated images."""
 
-import errno
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,51 +14,21 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from vit_interactions_adapters.captum_base import CaptumMethod
-from vit_interactions_adapters.methods import METHODS as OTHERS
 
 import vit_interactions as vi
-from tests.helpers.command_line import run
-from tests.helpers.locking import held
+from tests.helpers.command_line import explain, run
 from vit_interactions.cli import explain as command
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
-from vit_interactions.explorer.pages import image_id
 from vit_interactions.figures import prepare
 from vit_interactions.gallery import run as gallery_run
 from vit_interactions.gallery.explanation import explain_image
 from vit_interactions.images import read_image
 from vit_interactions.images.listing import find_images
 from vit_interactions.loading.models import load_model
-from vit_interactions.loading.predictions import predict
 
 METHODS = ["--method", "attention_rollout", "--method", "interaction_uncertainty"]
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", num_classes=5)
-    for name, weight in model.named_parameters():
-        if name.endswith("qkv.weight"):
-            weight.data.mul_(10)
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> list[Path]:
-    random = np.random.default_rng(0)
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name, size in (("wide", (90, 200, 3)), ("tall", (200, 90, 3))):
-        Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{name}.png")
-    return sorted(folder.iterdir())
-
-
-def explain(*arguments: object, checkpoint: Path, out: Path) -> int:
-    return run("explain", *arguments, "--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
 
 
 def test_explain_writes_figures_raw_maps_and_a_manifest(
@@ -124,43 +92,6 @@ def test_broken_images_are_reported_and_skipped(
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
 
 
-def test_explore_writes_a_page_for_each_image_that_can_be_read(
-    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = images[0].parent
-    (folder / "text.jpg").write_text("<script>alert(1)</script>")
-    (folder / "truncated.png").write_bytes(images[0].read_bytes()[:5000])
-    hostile = folder / "<img src=x onerror=alert(1)>.png"
-    hostile.write_bytes(images[0].read_bytes())
-    out = tmp_path / "out"
-    options = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", out)
-    assert run("explore", folder, "gone.png", *options, "--alpha", "0.05") == 1
-    safe = "_img src=x onerror=alert(1)_"
-    assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall.html", "wide.html"]
-    shown = capsys.readouterr().err
-    assert f"Wrote 3 pages to {out}/; 3 of 6 images failed\n" in shown
-    for name in ("text.jpg", "truncated.png", "gone.png"):
-        assert re.search(rf"failed: .*{name}", shown)
-    model = load_model("test_vit", checkpoint)
-    page = vi.explorer(model, images[0], alpha=0.05)
-    data = re.compile(r'<script type="text/plain" id="(\w+)">(.*)</script>')
-    assert data.findall((out / "tall.html").read_text()) == data.findall(page.html)
-    assert {name for name, _ in data.findall(page.html)} > {"pairs", "attention"}
-    assert "<img src=x" not in (out / f"{safe}.html").read_text()
-    other = tmp_path / "other" / "tall.png"
-    other.parent.mkdir()
-    images[1].rename(other)
-    assert run("explore", other, images[0], *options) == 0  # replaces its own page, not that of the other image
-    assert sorted(path.name for path in out.iterdir()) == [f"{safe}.html", "tall-2.html", "tall.html", "wide.html"]
-    for name, source in (("tall.html", images[0]), ("tall-2.html", other)):
-        assert f'<meta name="image" content="{image_id(source)}">' in (out / name).read_text()
-
-    assert run("explore", folder, *options, "--alpha", "2") == 2
-    assert "`--alpha` must lie in [0, 1], got 2.0" in capsys.readouterr().err
-    assert run("explore", folder, *options[:-1], checkpoint) == 2
-    assert "`--out` must be a folder" in capsys.readouterr().err
-
-
 def test_resume_keeps_results_of_the_same_settings(
     checkpoint: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,40 +149,6 @@ def test_killed_run_leaves_complete_folders_and_resumes(
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "tall", "wide"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--method", "atention_rolout"], "Did you mean attention_rollout"),
-        (["--method", "salience"], "Did you mean saliency"),
-        (
-            ["--method", "scorecam"],
-            "got 'scorecam'. ScoreCAM is not offered: it runs the model once per channel",
-        ),
-        (["--method", "gmar:norm=l3"], "`norm` of gmar must be l1 or l2, got 'l3'"),
-        (["--method", "gmar:nrm=l1"], r"own options \(norm=l2\|l1, .*\), got 'nrm'. Did you mean norm"),
-        (["--method", "gmar:norm"], "`method` must be NAME or NAME:OPTION=VALUE"),
-        (["--method", "attention_rollout:discard=2"], r"`discard` must lie in \[0, 1\]"),
-        (["--patch", "10,0"], r"`patch` must lie in the grid: row in \[0, 9\]"),
-        (["--patch", "1;2"], r"`--patch` must be ROW,COL"),
-        (["--device", "cuda:99"], "`--device` must be auto or a device of this machine"),
-        (["--device", "gpu"], "`--device` must be auto or a device of this machine"),
-    ],
-)
-def test_wrong_options_print_one_line(
-    arguments: list[str],
-    message: str,
-    checkpoint: Path,
-    images: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert explain(*images, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
-    shown = " ".join(capsys.readouterr().err.split())
-    assert re.search(message, shown), shown
-    assert "Traceback" not in shown
-    assert not (tmp_path / "out").exists()
-
-
 def test_methods_with_options_stand_beside_their_defaults(
     checkpoint: Path, images: list[Path], tmp_path: Path
 ) -> None:
@@ -284,15 +181,6 @@ def test_methods_with_options_stand_beside_their_defaults(
     assert [described[name]["options"]["alpha"] for name in names[2:]] == [0.05, 0.2]
     assert explained(*options, "--alpha", "0.05") == first
     assert explained(*options[:3], "gmar:norm=l2", "--alpha", "0.05") != first  # made anew with other options
-
-
-@pytest.mark.parametrize("option", ["--alpha", "--beta"])
-@pytest.mark.parametrize("value", ["-0.1", "1.5", "nan"])
-def test_fractions_out_of_range(
-    option: str, value: str, checkpoint: Path, images: list[Path], tmp_path: Path
-) -> None:
-    assert explain(*images, option, value, checkpoint=checkpoint, out=tmp_path / "out") != 0
-    assert not (tmp_path / "out" / "wide").exists()
 
 
 def test_model_without_attention_is_explained_by_other_methods(
@@ -328,38 +216,6 @@ def test_open_windows_are_noted(
     assert "cover almost all pairs" in " ".join(capsys.readouterr().err.split())
     assert explain(images[0], *method, "--alpha", "0.0", checkpoint=checkpoint, out=tmp_path / "out") == 0
     assert "cover almost all pairs" not in " ".join(capsys.readouterr().err.split())
-
-
-def test_curve_writes_a_figure_and_a_table(
-    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
-    assert run("curve", *images, *options, "--alpha", "1.0", "--alpha", "0.0") == 0
-    table = capsys.readouterr().out
-    assert table.index("100") < table.index("10,000")  # alpha 0: every patch alone; alpha 1: all pairs of 100
-    with Image.open(tmp_path / "curve.png") as image:
-        assert min(image.size) > 300
-    (tmp_path / "broken.png").write_text("no image")
-    assert run("curve", *images, tmp_path / "broken.png", *options) == 1
-    assert "broken.png" in capsys.readouterr().err
-
-
-def test_models_and_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("models", "test_vit*") == 0
-    assert "test_vit\t160x160" in capsys.readouterr().out.splitlines()
-    assert run("models", "vit_tiny_patch61") == 2
-    assert "Did you mean" in capsys.readouterr().err
-    assert run("methods") == 0
-    listed = capsys.readouterr().out
-    assert all(re.search(rf"^{name}$", listed, re.MULTILINE) for name in vi.EXPLAINERS)
-    for name, method in OTHERS.items():
-        library = "captum" if issubclass(method, CaptumMethod) else "pytorch-grad-cam"
-        about, source, *_ = listed.split(f"\n{name} ({library})\n")[1].splitlines()
-        assert about.startswith(f"    {method.quantity}; ")
-        assert source == f"    {method.source}"
-    assert "    options: fusion=mean|max|min, discard=0.0, alpha=1.0, start_layer=0\n" in listed
-    assert "    options: rectify=true, norm_blocks=false, readout=model|class_token\n" in listed
-    assert "    options: variant=head|token, steps=20, start=none|int\n" in listed
 
 
 def test_methods_of_other_libraries_next_to_ours(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
@@ -421,22 +277,6 @@ def test_a_second_run_into_the_same_folder_keeps_the_first_listed(
     assert json.loads((out / "manifest.json").read_text())["done"] == {str(p): p.stem for p in images}
 
 
-def test_unsupported_model_fails_before_its_weights_are_loaded(
-    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("curve", *images, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
-    assert "error: ResNet" in capsys.readouterr().err
-
-
-def test_curve_without_readable_images_reports_them(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "broken.png").write_text("no image")
-    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
-    assert run("curve", tmp_path / "broken.png", *options) == 1
-    assert "failed: " in capsys.readouterr().err
-
-
 def test_user_folders_are_never_replaced(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -474,60 +314,6 @@ def test_requested_method_that_is_unsupported_fails(
     monkeypatch.setattr(command, "default_methods", lambda model: names)
     assert explain(images[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
     assert "note: attention_rollout skipped: this model has no such thing" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare", "windows", "train"])
-def test_second_run_with_the_same_output_fails(
-    command: str, checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / "data"
-    for part in ("train", "val"):
-        for number, image in enumerate(images):
-            target = data / part / f"class{number}" / image.name
-            target.parent.mkdir(parents=True)
-            target.write_bytes(image.read_bytes())
-    out = tmp_path / ("curve.png" if command == "curve" else "out")
-    given = {"windows": ["--data", data], "train": [data]}.get(command, [images[0]])
-    options = [] if command == "train" else ["--checkpoint", checkpoint]
-    with held(out, "locked_file" if command == "curve" else "locked"):
-        before = sorted(tmp_path.rglob("*"))
-        assert run(command, *given, "--model", "test_vit", *options, "--out", out) == 2
-        assert sorted(tmp_path.rglob("*")) == before
-    shown = " ".join(capsys.readouterr().err.split())
-    assert f"error: {out} is in use by another run. Wait until that run has ended" in shown
-
-
-@pytest.mark.parametrize("command", ["explain", "explore", "curve", "compare"])
-def test_full_disk_prints_one_line(
-    command: str,
-    checkpoint: Path,
-    images: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    out = tmp_path / ("curve.png" if command == "curve" else "out")
-    method = ["--method", "raw_attention"] if command in ("explain", "compare") else []
-    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", out, *method]
-    assert run(command, *images, *options) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "No space left" in line]
-    assert len(lines) == 1
-    assert re.search(r"^error: .* could not be written: No space left on device\. Free some space", lines[0])
-    assert not out.exists()
-
-
-def test_checkpoint_with_1000_classes_gets_no_imagenet_names() -> None:
-    model = timm.create_model("test_vit")
-    images = torch.zeros(1, 3, 160, 160)
-    nameless, named = (predict(model, images, named=named) for named in (False, True))
-    assert nameless is not None
-    assert named is not None
-    assert nameless.name is None
-    assert isinstance(named.name, str)
 
 
 def test_interaction_maps_share_one_forward_pass(images: list[Path]) -> None:

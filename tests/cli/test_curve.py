@@ -1,0 +1,38 @@
+"""`vit-interactions curve`: a figure and a table, and the images that cannot be read."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.helpers.command_line import run
+
+
+def test_curve_writes_a_figure_and_a_table(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
+    assert run("curve", *images, *options, "--alpha", "1.0", "--alpha", "0.0") == 0
+    table = capsys.readouterr().out
+    assert table.index("100") < table.index("10,000")  # alpha 0: every patch alone; alpha 1: all pairs of 100
+    with Image.open(tmp_path / "curve.png") as image:
+        assert min(image.size) > 300
+    (tmp_path / "broken.png").write_text("no image")
+    assert run("curve", *images, tmp_path / "broken.png", *options) == 1
+    assert "broken.png" in capsys.readouterr().err
+
+
+def test_unsupported_model_fails_before_its_weights_are_loaded(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("curve", *images, "--model", "test_resnet", "--out", tmp_path / "out.png") == 2
+    assert "error: ResNet" in capsys.readouterr().err
+
+
+def test_curve_without_readable_images_reports_them(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
+    assert run("curve", tmp_path / "broken.png", *options) == 1
+    assert "failed: " in capsys.readouterr().err
