@@ -1,4 +1,4 @@
-"""The patch explorer: the data of the page compared with the library, and its behavior in a browser."""
+"""The page of the patch explorer: its bytes, and its behavior in a browser."""
 
 import base64
 import html
@@ -13,180 +13,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
-import torch
 from PIL import Image
 from skimage.data import chelsea
-from torch import Tensor, nn
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+from torch import nn
 
 import vit_interactions as vi
 from tests.helpers.browser import Page, page
+from tests.helpers.explored import COLS, ROWS
 from vit_interactions.explorer import quantize
 from vit_interactions.explorer.data import PageData, page_data
-from vit_interactions.explorer.quantize import QuantizedAttention, quantize_rows
+from vit_interactions.explorer.quantize import QuantizedAttention
 from vit_interactions.explorer.render import render
 from vit_interactions.explorer.thresholds import (
     alpha_steps,
-    beta_steps,
     first_relevant_step,
-    largest_error,
-    step_means,
 )
-from vit_interactions.figures import PreparedImage, prepare
-from vit_interactions.functional.windows import relevant_pairs
+from vit_interactions.figures import prepare
 from vit_interactions.loading.predictions import Prediction
 
-ROWS, COLS = 6, 10  # not square, to detect swapped axes
 HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>&\"'"
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", img_size=(16 * ROWS, 16 * COLS), num_classes=5)
-    for name, weight in model.named_parameters():
-        if name.endswith("qkv.weight"):
-            weight.data.mul_(10)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def prepared(model: nn.Module) -> PreparedImage:
-    pixels = np.random.default_rng(0).integers(0, 256, (130, 170, 3), dtype=np.uint8)
-    # The aspect ratio is not kept, so that patches are not square on the image.
-    resize = Compose([Resize((16 * ROWS, 16 * COLS)), ToTensor(), Normalize(0.5, 0.5)])
-    return prepare(Image.fromarray(pixels), model, resize)
-
-
-@pytest.fixture(scope="module")
-def found(model: nn.Module, prepared: PreparedImage) -> PageData:
-    return page_data(model, prepared, named=False)
-
-
-@pytest.fixture(scope="module")
-def file(found: PageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    page = vi.ExplorerPage(render(found, title="noise", model="test_vit", alpha=0.013, beta=0.2))
-    return page.save(tmp_path_factory.mktemp("explorer") / "page.html")
 
 
 def blocks(text: str) -> dict[str, bytes]:
     """Unpack the page's data as a browser does."""
     packed = re.findall(r'<script type="text/plain" id="(\w+)">([^<]*)</script>', text)
     return {name: zlib.decompress(base64.b64decode(data)) for name, data in packed}
-
-
-# ---------------------------------------------------------------- data of the page
-
-
-@pytest.mark.parametrize("levels", [None, 3])
-def test_alpha_steps_match_relevant_pairs_exactly(levels: int | None) -> None:
-    values = torch.rand(1, 12, 12, dtype=torch.float64)
-    values = values if levels is None else (values * levels).floor()  # ties: the lowest flat index first
-    alphas = alpha_steps(0.0537, 144)
-    assert alphas == sorted(set(alphas))
-    assert (alphas[0], alphas[-1]) == (0.0, 1.0)
-    assert len(alphas) <= 256
-    steps = torch.from_numpy(first_relevant_step(values[0], alphas))
-    for step, alpha in enumerate(alphas):
-        assert torch.equal(steps <= step, relevant_pairs(values, alpha)[0])
-
-
-@pytest.mark.parametrize("pairs", [1, 4, 38_416, 37**4, 64**4])
-def test_steps_fit_into_a_byte_and_start_with_one_pair(pairs: int) -> None:
-    alphas = alpha_steps(0.1, pairs)
-    assert len(alphas) <= 256
-    assert 0.1 in alphas
-    assert round(alphas[1] * pairs) <= 1
-    assert (beta_steps(0.2)[0], beta_steps(0.2)[-1], len(beta_steps(0.2))) == (0.0, 1.0, 101)
-
-
-def test_shown_u_is_the_mean_of_its_step_with_a_known_error() -> None:
-    values = torch.rand(9, 9, dtype=torch.float64) ** 6
-    steps = first_relevant_step(values, [0.0, 0.01, 0.3, 1.0])
-    shown = step_means(values, steps, 4)
-    assert np.isnan(shown[0])
-    worst = 0.0
-    for step in (1, 2, 3):
-        members = [values[p, q].item() for p in range(9) for q in range(9) if steps[p, q] == step]
-        assert shown[step] == pytest.approx(sum(members) / len(members))
-        worst = max(worst, *(abs(shown[step] - member) for member in members))
-    assert largest_error(values, steps, shown) == pytest.approx(worst / values.max().item())
-    assert largest_error(torch.zeros(2, 2), np.ones((2, 2), np.uint8), np.zeros(2)) == 0.0
-
-
-@pytest.mark.parametrize("levels", [16, 256])
-def test_quantization_error_is_at_most_half_a_level(levels: int) -> None:
-    attention = (torch.randn(2, 5, 5, dtype=torch.float64) * 3).softmax(-1)
-    attention[0, 1] = 0.0
-    quantized = quantize_rows(attention, levels)
-    peak = attention.amax(-1, keepdim=True)
-    roots = quantized.double() / (levels - 1) * peak.sqrt()
-    assert ((roots - attention.sqrt()).abs() <= 0.5001 / (levels - 1) * peak.sqrt()).all()
-    assert (quantized[0, 1] == 0).all()
-
-
-def own_attention(model: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.no_grad(), vi.record_attention(model) as record:
-        model(inputs)
-    prefix = record.layout.prefix
-    return torch.stack([record.attention(layer)[0, :, prefix:, prefix:] for layer in range(len(record.calls))])
-
-
-def test_page_data_matches_the_library(model: nn.Module, prepared: PreparedImage, found: PageData) -> None:
-    inputs = prepared.input[None]
-    assert torch.equal(found.uncertainty, vi.InteractionUncertainty(model).uncertainty(inputs)[0])
-    attention, kept = own_attention(model, inputs), found.attention
-    assert (kept.form, kept.levels) == ("heads", 256)
-    assert torch.equal(torch.from_numpy(kept.values), quantize_rows(attention, 256))
-    assert np.allclose(kept.peaks / 65535, attention.amax(-1), atol=1e-5)
-    assert np.allclose(kept.inside / 65535, attention.sum(-1), atol=1e-5)
-    assert found.prediction is not None
-    assert found.prediction.index == int(model(inputs).argmax())
-
-
-def test_the_model_runs_once(model: nn.Module, prepared: PreparedImage) -> None:
-    passes: list[int] = []
-    handle = model.register_forward_hook(lambda *_: passes.append(1))
-    page_data(model, prepared, named=False)  # the first one probes the model
-    passes.clear()
-    page_data(model, prepared, named=False)
-    handle.remove()
-    assert len(passes) == 1
-
-
-def test_the_model_is_restored(model: nn.Module, prepared: PreparedImage) -> None:
-    model.train()
-    try:
-        state = torch.random.get_rng_state()
-        found = page_data(model, prepared, named=False)
-        assert model.training
-        assert torch.equal(state, torch.random.get_rng_state())
-    finally:
-        model.eval()
-    assert torch.equal(found.uncertainty, page_data(model, prepared, named=False).uncertainty)
-
-
-def test_large_grids_keep_the_mean_over_heads_or_nothing(
-    model: nn.Module, prepared: PreparedImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention = own_attention(model, prepared.input[None])
-    layers, heads, patches, _ = attention.shape
-    monkeypatch.setattr(quantize, "EACH_HEAD", layers * heads * patches**2 - 1)
-    monkeypatch.setattr(quantize, "FINE_VALUES", layers * patches**2 - 1)
-    found = page_data(model, prepared, named=False)
-    assert (found.attention.form, found.attention.levels, found.attention.all_heads) == ("means", 16, heads)
-    assert torch.equal(torch.from_numpy(found.attention.values), quantize_rows(attention.mean(1, True), 16))
-    packed = found.attention.packed()
-    assert packed.size == -(-found.attention.values.size // 2)
-    assert np.array_equal(np.stack([packed & 15, packed >> 4], 1).ravel(), found.attention.values.ravel())
-    text = render(found, title="t", model="m", alpha=0.1, beta=0.2)
-    assert f"the mean of its {heads} heads (with {patches} patches" in text
-
-    monkeypatch.setattr(quantize, "LAYER_MEANS", 1)
-    nothing = page_data(model, prepared, named=False)
-    assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
-    assert "Not shown" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
 
 
 def test_page_contains_the_same_bytes(file: Path, found: PageData) -> None:
@@ -212,29 +63,6 @@ def test_pages_at_224_pixels_are_smaller_than_3_mb(trained_vit: nn.Module) -> No
     assert quantize.FINE_VALUES < values.size <= quantize.EACH_HEAD
     large = replace(found, attention=QuantizedAttention("heads", 16, 12, values, **repeated))
     assert 2e6 < len(render(large, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
-
-
-def test_arguments_are_checked(model: nn.Module, tmp_path: Path) -> None:
-    image = Image.new("RGB", (50, 50))
-    with pytest.raises(ValueError, match=r"`alpha` must lie in \[0, 1\], got 1.5"):
-        vi.explorer(model, image, alpha=1.5)
-    with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], got -1"):
-        vi.explorer(model, image, beta=-1)
-    with pytest.raises(FileNotFoundError):
-        vi.explorer(model, tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="must be a timm model"):
-        vi.explorer("no_such_vit", image)
-
-
-def test_a_notebook_shows_the_page_in_a_frame(file: Path) -> None:
-    text = file.read_text()
-    shown = vi.ExplorerPage(text)._repr_html_()
-    frame = re.fullmatch(r'<iframe sandbox="allow-scripts" srcdoc="([^"]*)" [^<]*></iframe>', shown)
-    assert frame
-    assert html.unescape(frame[1]) == text
-
-
-# ---------------------------------------------------------------- behavior in a browser
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 from torchvision import transforms
 
 from vit_interactions import figures
@@ -62,3 +63,7 @@ PLACES = [((480, 800), 0, 240), ((1000, 320), 260, 0)]
 
 def centers(left: float, top: float) -> dict[tuple[int, int], tuple[float, float]]:
     return {(r, c): (left + 80 * c + 40, top + 80 * r + 40) for r, c in product(range(ROWS), range(COLS))}
+
+
+def uncertainty(seed: int = 0) -> Tensor:
+    return torch.rand(N, N, generator=torch.Generator().manual_seed(seed)) ** 8
