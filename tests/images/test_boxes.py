@@ -8,7 +8,13 @@ import timm
 from PIL import Image
 
 import vit_interactions as vi
-from vit_interactions.images.boxes import ObjectBox, boxes_by_image, read_boxes, unused_boxes
+from vit_interactions.images.boxes import (
+    ObjectBox,
+    boxes_by_image,
+    boxes_of_class,
+    read_boxes,
+    unused_boxes,
+)
 
 ROW = "file,left,top,right,bottom\ncat.png,1,1,20,20\n"
 
@@ -70,3 +76,25 @@ def test_missing_class_fails_before_the_run(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"`target` must"):
             vi.compare([Image.new("RGB", (64, 64))], model, ["random_map"], target=target, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "row", ["a,x,0,1,1,1", "a,0,0,1", "a,1,0,1,1,1", "a,0,0,1,1,-1", "a,0,0,inf,1,1", "a,0,0,1,1,x"]
+)
+def test_invalid_boxes_raise(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text(f"file,left,top,right,bottom,index\na,0,0,1,1,2\n{row}\n")
+    with pytest.raises(ValueError, match=r"`boxes` must have numbers .*, got .* in line 3 of"):
+        read_boxes(path)
+
+
+def test_boxes_are_read() -> None:
+    assert boxes_of_class([ObjectBox(0, 0, 1, 1, 3), ObjectBox(0, 0, 1, 1, 4)], 4) == [ObjectBox(0, 0, 1, 1, 4)]
+
+
+def test_boxes_need_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("file,left,top\n")
+    with pytest.raises(
+        ValueError, match=r"`boxes` must have a column right and bottom, got .* with file, left, top"
+    ):
+        read_boxes(tmp_path / "boxes.csv")

@@ -1,11 +1,9 @@
 """The figures of a comparison: maps at their places, means in the right order, curves and correlations as they are."""
 
-import base64
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +15,6 @@ from PIL import Image
 
 from tests.helpers.compared import COLS, MEANS, METHODS, NAMES, ROWS, Compared
 from vit_interactions.compare.cost import COSTS
-from vit_interactions.compare.report.embedded import themed, tile
 from vit_interactions.compare.report.figures import (
     agreement_figure,
     alike_together,
@@ -28,7 +25,7 @@ from vit_interactions.compare.report.figures import (
     ranking_figure,
     ranking_of,
 )
-from vit_interactions.figures.colors import POLICY, map_colors
+from vit_interactions.figures.colors import POLICY
 from vit_interactions.metrics import METRICS
 
 
@@ -40,34 +37,6 @@ def rendered(figure: Figure) -> np.ndarray:
 
 def names_of(axes: Axes) -> list[str]:
     return [label.get_text() for label in axes.get_yticklabels()]
-
-
-def test_colours_run_from_a_maps_smallest_to_its_largest_value() -> None:
-    values = np.random.default_rng(0).random((3, 5)) + 2
-    share = (values - values.min()) / (values.max() - values.min())
-    expected = matplotlib.colormaps["inferno"](share, bytes=True)[..., :3]
-    assert np.abs(map_colors(values).astype(int) - expected).max() <= 1
-    assert (map_colors(values) == map_colors(1000 * values - 7)).mean() > 0.9  # by itself, whatever its units
-
-
-def test_colours_of_both_signs_are_neutral_at_zero() -> None:
-    negative, zero, positive = map_colors(np.array([[-1.0, 0.0, 4.0]]))[0].astype(int)
-    assert np.ptp(zero) < 6  # grey
-    assert positive[0] > positive[2] + 50  # red: the largest of either sign
-    assert negative[2] > negative[0]  # bluish only: a quarter of the way
-    assert np.abs(map_colors(np.array([[0.0, 1.0]]))[0, 0].astype(int) - [0, 0, 4]).max() <= 1  # inferno's darkest
-
-
-def test_a_constant_map_has_one_colour() -> None:
-    assert len(np.unique(map_colors(np.full((3, 4), 0.25)).reshape(-1, 3), axis=0)) == 1
-
-
-@pytest.mark.parametrize(
-    ("values", "message"), [(np.ones(3), r"\(rows, cols\)"), (np.full((2, 2), np.nan), "finite")]
-)
-def test_colors_require_a_map(values: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        map_colors(values)
 
 
 @pytest.mark.parametrize(("key", "left", "top", "size"), [("a", 0, 240, (480, 800)), ("b", 260, 0, (1000, 320))])
@@ -246,26 +215,6 @@ def test_alike_together_is_a_permutation_that_finds_a_hidden_line(count: int) ->
     assert sorted(order) == list(range(count))
     if count > 2:
         assert set(np.abs(np.diff(at[order]))) == {1}
-
-
-def test_a_tile_holds_the_image_and_patches_beyond_it() -> None:
-    # By hand: an image of 90 x 90, patches from (-15, 5) to (105, 85): the canvas is 120 x 90.
-    found = tile((90, 90), (-15, 5, 105, 85), [(0, 0, 45, 90)])
-    assert found.aspect == 1.3333
-    assert found.image == (12.5, 0, 75, 100)
-    assert found.patches == (0, 5.556, 100, 88.889)
-    assert found.objects == ((12.5, 0, 37.5, 100),)
-
-
-def test_a_figure_for_the_night_has_light_text() -> None:
-    picture = themed(lambda: ranking_figure(Compared(), "vit", "insertion"), "a ranking")
-    day, night = (base64.b64decode(uri.split(",")[1]).decode() for uri in (picture.light, picture.dark))
-    assert "#22252b" in day
-    assert "#dddad4" not in day
-    assert "#dddad4" in night
-    assert "#22252b" not in night
-    assert picture.width == round(96 * 3.9)
-    assert matplotlib.rcParams["text.color"] == "black"  # as it was
 
 
 def test_figures_leave_the_image_as_it_was() -> None:

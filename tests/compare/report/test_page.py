@@ -2,11 +2,9 @@
 
 import base64
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,20 +19,8 @@ from vit_interactions.compare import compare
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.report import page as report_module
-from vit_interactions.compare.report import rendering as report_templates
-from vit_interactions.compare.report.failures import failure_line, failures_by_reason
 from vit_interactions.compare.report.figures import grid_figure
 from vit_interactions.compare.report.page import render, report
-from vit_interactions.compare.report.tables import (
-    Column,
-    FailureGroup,
-    best_by_metric,
-    columns,
-    grouped_failures,
-    model_tables,
-    number,
-    summary_rows,
-)
 from vit_interactions.figures.colors import map_colors
 
 
@@ -54,130 +40,6 @@ def column(p: Page, number: int, table: str = "table.values") -> list[str]:
     """Return the texts of a column of the first such table, without the intervals."""
     cells = f"document.querySelector('{table}').tBodies[0].rows"
     return list(p.run(f"[...{cells}].map(row => row.cells[{number}].firstChild.textContent.trim())"))
-
-
-def test_numbers_keep_three_digits_that_say_something() -> None:
-    values = [0.12345, -0.5, 12.345, 123.45, 999.7, 1234567.8, 1.234e-5, 0.0, float("nan")]
-    assert [number(value) for value in values] == [
-        *("0.123", "−0.500", "12.3", "123", "1,000", "1,234,568", "1.23e−05", "0", "–"),
-    ]
-
-
-def test_the_table_says_which_is_best_how_good_the_others_are_and_why_some_are_missing() -> None:
-    compared = Compared()
-    heads = columns(compared.table(), compared.directions)
-    assert [head.images for head in heads] == [3, 3, 3]
-    rows = summary_rows(compared.summary(), METHODS, heads, compared.failures())
-    cells = {row.method: row.cells for row in rows}
-    assert [head.arrow for head in heads] == ["↑", "↓", ""]
-    assert [row.method for row in rows if row.baseline] == ["random_map"]
-    # By hand from MEANS: of 0.1 ... 0.7 upwards, and of 0.7 ... 0.4 downwards; the baseline is not ranked.
-    assert [cells[name][0].good for name in METHODS] == pytest.approx([1, 0.5, None, 0])
-    assert [cells[name][1].good for name in METHODS[:3]] == pytest.approx([0, 1, None])
-    assert [[cell.best for cell in cells[name]] for name in METHODS[:3]] == [
-        [True, False, False],
-        [False, True, False],
-        [False, False, False],
-    ]
-    assert [cells[name][2].good for name in METHODS] == [None] * 4
-    assert cells["gmar"][0].interval == "0.600 – 0.800"
-    assert cells["gmar"][0].note == ""
-    missing = cells["responsive_field_size"][1]
-    assert (missing.text, missing.value, missing.note) == ("–", None, f"undefined {SCRIPT}")
-    found = best_by_metric(rows, heads)
-    assert [(best.column.name, best.methods) for best in found] == [
-        ("insertion", ("gmar",)),
-        ("deletion", ("attention_rollout",)),
-    ]
-    assert found[0].baseline == cells["random_map"][0]
-    assert not any(best.beaten for best in found)
-
-
-@pytest.mark.parametrize(
-    ("direction", "baseline", "beaten"),
-    [("higher", 0.8, True), ("higher", 0.6, False), ("lower", 0.6, True), ("lower", 0.8, False)],
-)
-def test_no_method_is_better_if_the_baseline_is_ahead(direction: str, baseline: float, beaten: bool) -> None:
-    frame = pd.DataFrame(
-        [
-            ("m", name, "iou", mean, mean, mean, 3, direction)
-            for name, mean in (("gmar", 0.7), ("random_map", baseline))
-        ],
-        columns=list(Compared().summary()),
-    )
-    head = Column("iou", "IoU", direction, 3)
-    rows = summary_rows(frame, ["gmar", "random_map"], [head], Compared().failures())
-    [best] = best_by_metric(rows, [head])
-    assert best.methods == ("gmar",)
-    assert best.beaten == beaten
-
-
-def test_models_are_side_by_side_metric_by_metric() -> None:
-    compared = Compared(("vit", SCRIPT))
-    summary = compared.summary()
-    summary.loc[(summary["model"] == SCRIPT) & (summary["metric"] == "insertion"), "mean"] = [0.1, 0.9, 0.2, 0.3]
-    tables = model_tables(summary, METHODS, compared.failures(), compared.directions)
-    assert [about.name for about, _, _ in tables] == ["insertion", "deletion", "sparsity"]
-    _, heads, rows = tables[0]
-    assert [(head.name, head.direction, head.images) for head in heads] == [
-        ("vit", "higher", 3),
-        (SCRIPT, "higher", 3),
-    ]
-    given = summary[summary["metric"] == "insertion"].set_index(["model", "method"])["mean"]
-    for row in rows:
-        assert [cell.value for cell in row.cells] == [given["vit", row.method], given[SCRIPT, row.method]]
-    best = [[row.method for row in rows if row.cells[place].best] for place in (0, 1)]
-    candidates = [name for name in METHODS if name != "random_map"]
-    assert best == [[max(candidates, key=lambda name: given[model, name])] for model in ("vit", SCRIPT)]
-    # Why the first model has no value by one method, in its own column only.
-    missing = {row.method: row.cells for row in tables[1][2]}["responsive_field_size"]
-    assert missing[0].note == f"undefined {SCRIPT}"
-    page = render(compared)  # type: ignore[arg-type]
-    assert page.count("Models side by side") == 1
-    assert SCRIPT not in page
-    assert "Models side by side" not in render(Compared())  # type: ignore[arg-type]
-
-
-def test_a_mean_over_fewer_images_is_not_ranked_with_the_others() -> None:
-    compared = Compared()
-    [head] = [head for head in columns(compared.table(), compared.directions) if head.name == "insertion"]
-    summary = compared.summary()
-    summary.loc[(summary["method"] == "gmar") & (summary["metric"] == "insertion"), "images"] = 2
-    rows = {row.method: row.cells[0] for row in summary_rows(summary, METHODS, [head], compared.failures())}
-    assert (rows["gmar"].good, rows["gmar"].best, rows["gmar"].note) == (None, False, "2 of 3 images")
-    assert rows["attention_rollout"].best  # 0.4 is the highest of the others'
-    assert rows["attention_rollout"].good == 1
-
-
-def test_the_baseline_is_not_ranked_by_cost() -> None:
-    rows = [
-        ("m", name, "seconds", mean, mean, mean, 3, "lower") for name, mean in zip("abr", (1, 3, 0), strict=True)
-    ]
-    frame = pd.DataFrame(rows, columns=list(Compared().summary()))
-    frame["method"] = ["gmar", "attn_lrp", "random_map"]
-    [head] = heads = [Column("seconds", "time, s", "lower", 3)]
-    made = summary_rows(frame, list(frame["method"]), heads, Compared().failures())
-    assert [row.cells[0].good for row in made] == [1, 0, None]
-    assert [row.cells[0].best for row in made] == [True, False, False]
-    assert head.cost
-    assert best_by_metric(made, heads) == []
-
-
-def test_failures_are_grouped_by_reason() -> None:
-    rows = [
-        *(("m", key, method, "iou", "x", "E") for key in "ab" for method in ("gmar", "legrad")),
-        ("m", "a", "attn_lrp", "iou", "x", "E"),
-        ("m", "a", "gmar", "", "y", "E"),
-        ("m", "b", "", "", "z", "E"),
-    ]
-    frame = pd.DataFrame(rows, columns=["model", "image", "method", "metric", "reason", "error"])
-    found = grouped_failures(frame, {"a": "A", "b": "B"})
-    assert [(each.metric, each.reason, each.methods, each.images) for each in found] == [
-        ("iou", "x", ("gmar", "legrad"), ("A", "B")),
-        ("iou", "x", ("attn_lrp",), ("A",)),
-        ("", "y", ("gmar",), ("A",)),
-        ("", "z", (), ("B",)),
-    ]
 
 
 def test_nothing_from_outside_becomes_a_tag_an_attribute_or_an_address(text: str) -> None:
@@ -366,51 +228,6 @@ def test_two_models_are_side_by_side() -> None:
     assert len([1 for _, attributes in outline.tags if attributes.get("class") == "map"]) == 8
 
 
-def test_a_missing_file_loses_its_image_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = Compared(keys="ab")
-    image = compared.image
-
-    def gone(key: str) -> Image.Image:
-        if key == "a":
-            raise FileNotFoundError(key)
-        return image(key)
-
-    monkeypatch.setattr(compared, "image", gone)
-    text = render(compared)  # type: ignore[arg-type]
-    assert text.count("The image file is gone") == 1
-    assert len(re.findall('class="map"', text)) == 8
-
-
-def test_masks_are_outlined_where_they_can_be_read(tmp_path: Path) -> None:
-    compared = Compared()
-    across, down = SIZES["a"]
-    mask = np.zeros((down, across), np.uint8)
-    mask[200:600, 120:360] = 255
-    for key, image in {"a": Image.fromarray(mask), "b": Image.new("L", (3, 3), 1)}.items():
-        image.save(tmp_path / f"{key}.png")
-    # That of "b" has another size, "c" has none.
-    compared.images = [replace(image, mask=tmp_path / f"{image.key}.png") for image in compared.images]
-    text = render(compared)  # type: ignore[arg-type]
-    assert Outline(text).open == []
-    tags = Outline(text).tags
-    assert "the green line is the outline of the object&#39;s mask" in text
-    assert "the green line" not in render(Compared())  # type: ignore[arg-type]
-    shots = [attributes["style"] or "" for tag, attributes in tags if attributes.get("class") == "shown"]
-    assert ["--outline" in style for style in shots] == [True, False, False]
-    lines = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "outline"]
-    images = [attributes["style"] for tag, attributes in tags if attributes.get("class") == "original"]
-    assert lines == images[: 1 + len(METHODS)]  # on the image and on each of its maps
-    [uri] = re.findall(r"--outline:url\(data:image/png;base64,([^)]*)\)", shots[0])
-    with Image.open(io.BytesIO(base64.b64decode(uri))) as image:
-        alpha = np.asarray(image)[..., 3] > 0
-    assert alpha.shape == (400, 240)  # half as large: the mask is 200 x 120 pixels at (60, 100)
-    rows, cols = np.nonzero(alpha)
-    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (100, 299, 60, 179)
-    assert not alpha[110:290, 70:170].any()
-    assert alpha[100:300, 60:63].all()
-    assert alpha.sum() == 200 * 120 - 194 * 114
-
-
 def test_images_that_failed_are_named_and_the_others_shown() -> None:
     compared = Compared()
     compared.images[1] = ListedImage("b", NAMES["b"], Path("b.jpg"), error=f"bad {SCRIPT}")
@@ -448,13 +265,6 @@ def test_a_report_is_the_same_each_time(text: str) -> None:
     assert render(Compared()) == text  # type: ignore[arg-type]
 
 
-def test_settings_are_written_as_people_read_them() -> None:
-    words: Any = report_templates._format_value
-    assert words({"a": [1, 2], "b": {"c": None}}) == "a = [1, 2], b = c = null"
-    assert words("x") == "x"
-    assert words(json.loads("0.1")) == "0.1"
-
-
 def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -476,13 +286,3 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
         insertion = p.run("+document.querySelector('table.values td').dataset.value")
     assert insertion == comparison.summary()["mean"][0]
     assert len(grid_figure(comparison, SCRIPT).axes) == 4
-
-
-def test_failed_images_come_before_unsupported_metrics() -> None:
-    unsupported = [
-        FailureGroup("vit", metric, "no box", ("gmar",), ("a.jpg",)) for metric in ("iou", "pointing_game")
-    ]
-    lost = FailureGroup("vit", "", "no image", (), ("b.jpg",))
-    assert [len(alike) for alike in failures_by_reason([*unsupported, lost])] == [1, 2]
-    assert failure_line([lost]) == "b.jpg: no image"
-    assert failure_line(unsupported) == "2 metrics of gmar on a.jpg: no box"

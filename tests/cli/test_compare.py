@@ -1,0 +1,100 @@
+"""`vit-interactions compare`: its table, broken images and hostile names."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import run
+from tests.helpers.resumed import METHODS, arguments, make_images
+from vit_interactions.compare.comparison import Comparison
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_images(tmp_path)
+    return tmp_path
+
+
+def test_the_command_prints_the_best_first(
+    root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments(root, checkpoint, "out")) == 0
+    shown = capsys.readouterr()
+    assert f"the results are in {root / 'out'}" in shown.err
+    summary = Comparison.open(root / "out").summary().set_index(["metric", "method"])
+    lines = shown.out.splitlines()
+    for metric, words, down in (
+        ("deletion", "lower is better", True),
+        ("pointing_game", "higher is better", False),
+        ("forwards", "forward passes", True),
+    ):
+        begin = next(number for number, line in enumerate(lines) if metric in line)
+        rows = lines[begin : begin + len(METHODS)]
+        methods = [next(part for part in row.split() if part in METHODS) for row in rows]
+        means = [summary.loc[(metric, method), "mean"] for method in methods]
+        assert sorted(methods) == sorted(METHODS)
+        assert means == sorted(means, reverse=not down)
+        assert words in rows[1]
+        assert f"{means[0]:.3g}" in rows[0]
+    before = (root / "out" / "comparison.json").read_text()
+    assert run(*arguments(root, checkpoint, "out")) == 2
+    assert "resume it (--resume)" in capsys.readouterr().err
+    assert run(*arguments(root, checkpoint, "out"), "--resume") == 0
+    assert (root / "out" / "comparison.json").read_text() == before
+
+
+def test_broken_images_and_hostile_names_lose_nothing_else(
+    root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "images"
+    sound = (folder / "a.png").read_bytes()
+    names = ["<img src=x onerror=alert(1)>.png", "[red]b.png", "c\x1b[31m.png", "\udcff.png", "x" * 250 + ".png"]
+    for name in names:
+        (folder / name).write_bytes(sound)
+    (folder / "[bold]\x1btext.jpg").write_text("<script>alert(1)</script>")
+    (folder / "truncated.png").write_bytes(sound[:3000])
+    assert run(*arguments(root, checkpoint, "out")) == 1
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.err + shown.out
+    assert "[bold]\ufffdtext.jpg" in shown.err
+    assert "truncated.png` is not an image that can be read" in shown.err
+    comparison = Comparison.open(root / "out")
+    images = {image.name: image for image in comparison.images}
+    assert [name for name, image in images.items() if image.error is not None] == [
+        "[bold]\ufffdtext.jpg",
+        "truncated.png",
+    ]
+    assert len(comparison.table()["image"].unique()) == 4 + len(names)
+    # The same pixels, the same values, whatever they are called; but they have no boxes.
+    keys = [image.key for image in comparison.images if image.sha256 is not None]
+    assert len(set(keys)) == 11
+    deletion = comparison.table().query("metric == 'deletion' and method == 'raw_attention'")
+    values = deletion.set_index("image")["value"]
+    assert values["img-src-x-onerror-alert-1"] == values["a"] != values["b"]
+    for name in names:
+        written = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")
+        key = images[written].key
+        assert comparison.image(key).size == (70, 80)
+    failures = comparison.failures()
+    assert set(failures[failures["metric"] == "pointing_game"]["image"]) == {
+        images[name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x1b", "\ufffd")].key
+        for name in names
+    }
+
+
+def test_a_folder_without_images_raises(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    model = ("--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert run("compare", tmp_path / "empty", *model) == 2
+    assert "which contains none" in capsys.readouterr().err
+    assert run("compare", tmp_path / "empty", *model, "--model", "test_vit") == 2
+    assert "`--checkpoint` must come with one --model, got 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty" / "text.jpg").write_text("no picture")
+    assert run("compare", tmp_path / "empty", *model) == 1
+    out, shown = capsys.readouterr()
+    assert "failed: text.jpg: `" in shown
+    assert "metric" not in out  # a table without a row
+    assert Comparison.open(tmp_path / "out").table().empty
