@@ -13,9 +13,7 @@ import vit_interactions as vi
 from vit_interactions.compare.comparison import Comparison
 
 METHODS = ["raw_attention", "random_map"]
-
 METRICS = ["deletion", "pointing_game"]
-
 SIZE = 64
 
 

@@ -18,9 +18,7 @@ from vit_interactions import figures
 from vit_interactions.attention import TokenLayout
 
 ROWS, COLS = 4, 6
-
 LAYOUT = TokenLayout(prefix=1, rows=ROWS, cols=COLS, readout="token", extent=(32, 48))
-
 N = LAYOUT.patches
 
 

@@ -11,7 +11,6 @@ from tests.helpers.compared import make_model
 from vit_interactions.compare.comparison import Comparison
 
 METHODS = ["raw_attention", "responsive_field_size", "random_map"]
-
 METRICS = ["deletion", "pointing_game"]
 
 

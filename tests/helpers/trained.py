@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from vit_interactions.training.log import read_rows
 from vit_interactions.training.reporter import Reporter
+from vit_interactions.training.settings import TrainingSettings
+from vit_interactions.training.train import train
 from vit_interactions.training.trainer import Trainer
 
 
@@ -64,3 +66,17 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Trainer, "train_step", stopping)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(torch.load(path, weights_only=True))
+
+
+def refused(settings: TrainingSettings, out: Path) -> str:
+    """Resume, which must fail with one line and change no file, and return that line."""
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"\w") as found:
+        train(settings, out, resume=True)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert "\n" not in str(found.value)
+    return str(found.value)

@@ -67,7 +67,6 @@ def normalized(outputs: Tensor) -> Tensor:
 
 
 LOGITS = head(3.0, -1.0, 0.5)
-
 SMALL = head(0.2, 0.7, 0.3)  # logits that could be probabilities
 
 KINDS: dict[str, tuple[nn.Module, Output | None]] = {

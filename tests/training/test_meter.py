@@ -21,3 +21,14 @@ def test_means_cover_all_batches() -> None:
     meter.add({"loss": torch.tensor(math.inf), "operations": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"numbers of a step must be finite, got loss inf, operations 0.0"):
         meter.state_dict()
+
+
+def test_means_count_readable_images() -> None:
+    meter = Meter()
+    meter.add({"loss": torch.tensor(1.0)}, 0.5)
+    meter.add({"loss": torch.tensor(4.0)})
+    meter.add({"loss": torch.tensor(100.0)}, 0.0)
+    assert meter.take("row") == {"loss": 3.0}
+    meter.add({"loss": torch.tensor(7.0)}, 0.0)
+    assert math.isnan(meter.take("row")["loss"])
+    assert meter.take("epoch") == {"loss": 3.0}

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from tests.helpers.command_line import run
 from tests.helpers.tiny_images import (
@@ -39,7 +37,7 @@ from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.task import WindowSupervisionTask
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.training.train import train
-from vit_interactions.training.trainer import Trainer, create_schedule
+from vit_interactions.training.trainer import Trainer
 
 # timm's datasets leave files open until they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -398,28 +396,6 @@ def test_numbers_that_are_not_finite_end_the_run_before_a_checkpoint(image_folde
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state["step"] >= 1
     assert all(value.isfinite().all() for value in state["state_dict"].values())
-
-
-def test_learning_rate_schedule(image_folder: Path) -> None:
-    def rates(**changes: Any) -> list[float]:
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-        schedule = create_schedule(optimizer, tiny_settings(image_folder, lr=0.1, **changes), 100)
-        found = []
-        for step in range(100):
-            found.append(optimizer.param_groups[0]["lr"])
-            schedule.step_update(step + 1)
-        return found
-
-    cosine = rates(warmup_steps=20, min_lr=0.01)
-    for step in range(20):
-        assert cosine[step] == pytest.approx(1e-5 + (0.1 - 1e-5) * step / 20)
-    for step in range(20, 100):
-        share = (step - 20) / 80
-        assert cosine[step] == pytest.approx(0.01 + 0.09 * (1 + math.cos(math.pi * share)) / 2)
-    assert rates(sched="linear")[25] == pytest.approx(0.075)
-    assert rates(sched="constant") == [0.1] * 100
-    with pytest.raises(ValueError, match="`warmup_steps` must be less than the total of 100 steps, got 100"):
-        rates(warmup_steps=100)
 
 
 def test_a_stream_resumes_in_the_middle(

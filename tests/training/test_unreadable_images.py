@@ -12,37 +12,27 @@ import timm
 import torch
 import torch.multiprocessing
 from safetensors.torch import load_file, save_file
-from timm.data import Mixup
 from torch import nn
 
 from tests.helpers.command_line import run
 from tests.helpers.tiny_images import CLASSES, SIZE, TRAIN, VAL, make_images, tiny_settings
 from tests.helpers.trained import NoteKeeper, free_ports, same_run, stop_at
+from tests.helpers.unreadable_images import TRAINED_ON, spoil, training_data
 from vit_interactions.training.data.datasets import open_split
-from vit_interactions.training.data.loaders import EvaluationLoader, TrainingLoader, training_transform
-from vit_interactions.training.data.sampling import TrainingBatchSampler
-from vit_interactions.training.data.unreadable import TransformedImages
+from vit_interactions.training.data.loaders import EvaluationLoader
 from vit_interactions.training.evaluate import Evaluation, evaluate, run_evaluation
 from vit_interactions.training.log import read_rows
-from vit_interactions.training.meter import Meter
 from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.training.train import train
-from vit_interactions.training.trainer import _mix
 from vit_interactions.utilities.processes import Process
 
 CPU = Process(torch.device("cpu"))
 CONFIG = {"input_size": (3, SIZE, SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 CONFIG |= {"interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
+
 # Unreadable evaluation images by class: all of one batch of three in each of two processes, and some others.
 BROKEN = {"class0": (0, 1, 2, 3, 4), "class1": (0, 2), "class2": (1,)}
 NAMES = [f"{name}/{number}.png" for name, numbers in BROKEN.items() for number in numbers]
-
-
-def spoil(data: Path, names: list[str]) -> None:
-    for number, name in enumerate(names):
-        content = (data / name).read_bytes()
-        # Empty, cut short, PostScript by another name, or missing.
-        (data / name).write_bytes([b"", content[: len(content) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n"][number % 3])
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +67,6 @@ def same_numbers(one: Evaluation, other: Evaluation) -> bool:
     names = ("images", "top1", "top5", "operations", "pairs")
     alike = all(getattr(one, name) == getattr(other, name) for name in names)
     return alike and one.loss == pytest.approx(other.loss, rel=1e-6)
-
-
-# Evaluation.
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -187,51 +174,6 @@ def test_each_image_is_in_one_batch_of_one_process(root: Path) -> None:
     assert 0 in counts[0] + counts[1]
 
 
-# Training.
-
-TRAINED_ON = ["class0/1.png", "class1/4.png", "class2/0.png", "class2/8.png"]
-
-
-def training_data(folder: Path) -> Path:
-    data = make_images(folder / "data")
-    spoil(data / "train", TRAINED_ON)
-    return data
-
-
-def batches_of(data: Path, **changes: Any) -> tuple[TrainingLoader, list[Any]]:
-    settings = tiny_settings(data, auto_augment="rand-m9-mstd0.5", **{"batch_size": 2, **changes})
-    samples = TransformedImages(open_split(data, "train"), training_transform(settings, CONFIG))
-    loader = TrainingLoader(samples, settings, CONFIG, CPU)
-    return loader, list(loader.batches(1, 0))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_other_images_of_a_batch_stay_unchanged(workers: int, tmp_path: Path) -> None:
-    _, whole = batches_of(make_images(tmp_path / "whole"))
-    loader, rest = batches_of(training_data(tmp_path), workers=workers)
-    names = open_split(tmp_path / "data", "train").filenames()
-    order = TrainingBatchSampler(CLASSES * TRAIN, 2)
-    order.epoch = 1
-    lost = 0
-    for batch, (images, classes, _), (found, numbers, weight) in zip(order, whole, rest, strict=True):
-        kept = [place for place, (_, index) in enumerate(batch) if names[index] not in TRAINED_ON]
-        assert weight == len(kept) / 2
-        lost += 2 - len(kept)
-        if kept:
-            assert torch.equal(found, images[kept])
-            assert torch.equal(numbers, classes[kept])
-    met = {names[index] for batch in order for _, index in batch}  # one of 27 is left over at the end of an epoch
-    assert sorted(loader.unreadable) == [name for name in TRAINED_ON if name in met]
-    assert lost == len(loader.unreadable) >= 3
-
-
-def test_a_batch_without_images_has_no_weight(tmp_path: Path) -> None:
-    _, batches = batches_of(training_data(tmp_path), batch_size=1)
-    assert len(batches) == CLASSES * TRAIN
-    empty = [images for images, _, weight in batches if weight == 0]
-    assert [image.shape for image in empty] == [(1, 3, SIZE, SIZE)] * len(TRAINED_ON)
-
-
 @pytest.mark.parametrize("mixed", [{}, {"mixup": 0.5, "smoothing": 0.1}])
 def test_accumulated_step_equals_the_whole_step(mixed: dict[str, Any], tmp_path: Path) -> None:
     """Images are mixed within a part, so mixed runs only need finite weights."""
@@ -273,33 +215,6 @@ def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:
     spoil(data / "train", [f"class{c}/{i}.png" for c in range(CLASSES) for i in range(TRAIN)])
     with pytest.raises(ValueError, match=r"must have training images that can be read, got none in epoch 0: "):
         train(tiny_settings(data, model="test_vit"), tmp_path / "run")
-
-
-def test_image_without_partner_is_not_mixed() -> None:
-    mixup = Mixup(1.0, num_classes=4, label_smoothing=0.1)
-    images, classes = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 3])
-    mixed, shares = _mix(mixup, images.clone(), classes)
-    assert torch.equal(mixed[2], images[2])
-    torch.testing.assert_close(shares[2], torch.tensor([0.025, 0.025, 0.025, 0.925]))
-    assert shares.shape == (3, 4)
-    assert not torch.equal(mixed[0], images[0])
-    alone, share = _mix(mixup, images[:1].clone(), classes[:1])
-    assert torch.equal(alone, images[:1])
-    torch.testing.assert_close(share[0], torch.tensor([0.925, 0.025, 0.025, 0.025]))
-
-
-def test_means_count_readable_images() -> None:
-    meter = Meter()
-    meter.add({"loss": torch.tensor(1.0)}, 0.5)
-    meter.add({"loss": torch.tensor(4.0)})
-    meter.add({"loss": torch.tensor(100.0)}, 0.0)
-    assert meter.take("row") == {"loss": 3.0}
-    meter.add({"loss": torch.tensor(7.0)}, 0.0)
-    assert math.isnan(meter.take("row")["loss"])
-    assert meter.take("epoch") == {"loss": 3.0}
-
-
-# Two processes.
 
 
 def _process(rank: int, root: Path, ports: list[int]) -> None:

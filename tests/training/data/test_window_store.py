@@ -1,130 +1,179 @@
-"""The window store: its content, killed and resumed builds, and errors for wrong stores."""
+"""Damaged or edited window stores: errors that name the file, and shards rebuilt on resume."""
 
 import json
-import os
-import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from timm.data import create_dataset
-from torch import Tensor
-from torchvision.datasets import FakeData, ImageFolder
-from typer.testing import CliRunner
+from torchvision.datasets import FakeData
 
-from vit_interactions.cli.main import app
 from vit_interactions.training.data import build_store
-from vit_interactions.training.data.build_store import BuildProgress, build_window_store
-from vit_interactions.training.data.images import image_names, read_sample
-from vit_interactions.training.data.window_store import Manifest, WindowStore, pack, read_manifest, unpack
+from vit_interactions.training.data.build_store import (
+    BuildProgress,
+    build_window_store,
+    make_manifest,
+    transform_options,
+)
+from vit_interactions.training.data.images import image_names
+from vit_interactions.training.data.window_store import WindowStore, pack, unpack
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.json_files import DamagedFileError
 
 IMAGES = 26
-SHARD = 8
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make shards small, so that a few images fill several."""
-    assert build_store.SHARD == 1024
-    monkeypatch.setattr(build_store, "SHARD", SHARD)
+    monkeypatch.setattr(build_store, "SHARD", 8)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write images of two classes and many sizes, one of them unreadable."""
-    root = tmp_path_factory.mktemp("images")
-    numbers = np.random.default_rng(0)
-    for index in range(IMAGES):
-        path = root / "train" / ("cat" if index < 10 else "dog") / f"{index:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        size = tuple(numbers.integers(40, 90, 2))
-        coarse = Image.fromarray(numbers.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-        coarse.resize(size, Image.Resampling.BICUBIC).save(path)
-    broken = root / "train" / "dog" / "013.png"
-    broken.write_bytes(broken.read_bytes()[:100])
-    return root
-
-
-BROKEN = 13
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def create_teacher(alpha: float = 0.05) -> WindowTeacher:
     torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "teacher.safetensors"
-    save_file({name: value.clone() for name, value in timm.create_model("test_vit").state_dict().items()}, path)
-    return path
+    return WindowTeacher(timm.create_model("test_vit"), alpha=alpha, beta=0.2)
 
 
 @pytest.fixture
-def teacher(weights: Path) -> WindowTeacher:
-    model = timm.create_model("test_vit")
-    model.load_state_dict(load_file(weights))
-    return WindowTeacher(model, alpha=0.05, beta=0.2)
+def teacher() -> WindowTeacher:
+    return create_teacher()
+
+
+@pytest.fixture(scope="module")
+def dataset() -> FakeData:
+    return FakeData(size=IMAGES, image_size=(3, 20, 20))
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: FakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a store, and one with other windows, in a folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_store, "SHARD", 8)
+        build(dataset, create_teacher(), folder / "store")
+        build(dataset, create_teacher(0.06), folder / "other")
+    return folder
 
 
 @pytest.fixture
-def dataset(folder: Path) -> Any:
-    return create_dataset("", root=str(folder), split="train")
+def store(finished: Path, tmp_path: Path) -> Path:
+    """Copy the two stores, and return the first."""
+    return shutil.copytree(finished, tmp_path / "stores") / "store"
 
 
 def build(dataset: Any, teacher: WindowTeacher, out: Path, **options: Any) -> BuildProgress:
-    """Build a store, or one process's part of it."""
-    report = None
-    for report in build_window_store(dataset, teacher, out, **{"batch_size": 3, "workers": 0, **options}):  # noqa: B007
-        pass
-    assert report is not None
-    return report
+    """Build a whole store in this process."""
+    return list(build_window_store(dataset, teacher, out, workers=0, **options))[-1]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def resized_images(dataset: Any, indices: list[int]) -> Tensor:
-    """Resize images to 160 x 160 by PIL, in [-1, 1], without using the package."""
-    images = [read_sample(dataset, i)[0].resize((160, 160), Image.Resampling.BICUBIC) for i in indices]
-    arrays = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(arrays.astype(np.float32) / 255 * 2 - 1)
+def flip(path: Path, place: int) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
-def test_store_contains_the_teachers_windows_of_whole_images(
-    dataset: Any, teacher: WindowTeacher, tmp_path: Path
+DAMAGE: dict[str, Any] = {
+    "flipped": lambda path: flip(path, 1000),
+    "a flipped checksum": lambda path: flip(path, -1),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "another shard": lambda path: path.write_bytes((path.parent / "shard-000002.bin").read_bytes()),
+    "of other windows": lambda path: path.write_bytes((path.parents[1] / "other" / path.name).read_bytes()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_shard_is_named_and_rebuilt(
+    damage: str, dataset: Any, teacher: WindowTeacher, store: Path
 ) -> None:
-    report = build(dataset, teacher, tmp_path / "store")
-    assert (report.done, report.total) == (IMAGES, IMAGES)
-    store = WindowStore(tmp_path / "store")
-    assert len(store) == IMAGES
-    indices = [0, 7, 8, 25]
-    field = teacher(resized_images(dataset, indices))
-    windows, dropped = store.lookup(indices)
-    assert (windows.dtype, dropped.dtype) == (torch.uint8, torch.bool)
-    assert torch.equal(windows.long(), field.windows)
-    assert torch.equal(dropped, field.dropped)
-    assert torch.equal(store[8][0], windows[2])
-    assert torch.equal(store[8][1], dropped[2])
+    before = contents(store)
+    path = store / "shard-000001.bin"
+    DAMAGE[damage](path)
+    with pytest.raises(DamagedFileError) as found:
+        WindowStore(store)
+    assert str(found.value) == (
+        f"{path} is damaged, or does not belong to its manifest.json: its length or checksum differs. "
+        "Rebuild it with `vit-interactions windows --resume`."
+    )
+    report = build(dataset, teacher, store, resume=True)
+    assert report.damaged == [path.name]
+    assert contents(store) == before
 
 
-def test_record_is_4_bytes_and_a_bit_per_patch(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
-    build(dataset, teacher, tmp_path)
-    manifest = read_manifest(tmp_path)
-    assert manifest.grid == (10, 10)
-    assert manifest.record_bytes == 4 * 100 + 13
-    shards = sorted(tmp_path.glob("shard-*.bin"))
-    assert [path.stat().st_size - 32 for path in shards] == [8 * 413, 8 * 413, 8 * 413, 2 * 413]
-    imagenet = Manifest("", "", 0.1, 0.2, (14, 14), (224, 224), (), (), "", images=1_281_167, names="", shard=1024)
-    assert imagenet.record_bytes == 809
-    assert 1.03e9 < imagenet.record_bytes * imagenet.images < 1.04e9
+@pytest.mark.parametrize("content", [b"", b"no gzip", None], ids=str)
+def test_damaged_list_of_names_is_named_and_rebuilt(
+    content: bytes | None, dataset: Any, teacher: WindowTeacher, store: Path
+) -> None:
+    before = contents(store)
+    path = store / "names.txt.gz"
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(DamagedFileError, match=r"names\.txt\.gz is missing or damaged\. Rebuild it with"):
+        _ = WindowStore(store).names
+    assert build(dataset, teacher, store, resume=True).damaged == ["names.txt.gz"]
+    assert contents(store) == before
+
+
+def test_folder_named_like_a_shard_is_named_and_kept(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
+    path = store / "shard-000001.bin"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"shard-000001\.bin must be a file, got a folder\. Move it away"):
+        build(dataset, teacher, store, resume=True)
+    assert path.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("alpha", "x", "`alpha` must be a number, got 'x'"),
+        ("alpha", 7, "`alpha` must be in [0, 1], got 7"),
+        ("beta", float("nan"), "`beta` must be a number, got nan"),
+        ("grid", [10], "`grid` must be two whole numbers in [1, 255], got [10]"),
+        ("grid", [10, 256], "`grid` must be two whole numbers in [1, 255], got [10, 256]"),
+        ("image_size", [160, "x"], "`image_size` must be two whole numbers >= 1"),
+        ("mean", ["x"], "`mean` must be a list of numbers, got ['x']"),
+        ("images", -1, "`images` must be >= 1, got -1"),
+        ("shard", 0, "`shard` must be >= 1, got 0"),
+        ("teacher", ..., "has no `teacher`"),
+        ("more", 1, "has an unknown key `more`"),
+    ],
+)
+def test_an_edited_manifest_is_named_with_its_key(
+    key: str, value: Any, words: str, dataset: Any, teacher: WindowTeacher, tmp_path: Path
+) -> None:
+    path = tmp_path / "manifest.json"
+    names = image_names(dataset)
+    content = json.loads(make_manifest(names, teacher, transform_options(teacher)).as_json())
+    changed = {name: part for name, part in {**content, key: value}.items() if part is not ...}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(DamagedFileError) as found:
+        WindowStore(tmp_path)
+    assert str(found.value).startswith(str(path))
+    assert words in str(found.value)
+    assert str(found.value).endswith("Restore the file, or build the store again in another folder.")
+
+
+def test_edited_manifest_does_not_match_its_shards(store: Path) -> None:
+    path = store / "manifest.json"
+    whole = path.read_text()
+    for before, after in (('"alpha": 0.05', '"alpha": 0.06'), ('"images": 26', '"images": 25')):
+        path.write_text(whole.replace(before, after))
+        with pytest.raises(DamagedFileError, match=r"does not belong to its manifest\.json"):
+            WindowStore(store)
+
+
+def test_teacher_with_another_architecture_raises(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
+    attention: Any = teacher.model.blocks[0].attn  # type: ignore[index]
+    attention.num_heads, attention.head_dim = attention.num_heads * 2, attention.head_dim // 2
+    with pytest.raises(ValueError, match=r"store of the same windows, got .*: architecture is"):
+        build(dataset, teacher, store, resume=True)
 
 
 def test_packing_keeps_all_bounds_and_bits() -> None:
@@ -137,284 +186,3 @@ def test_packing_keeps_all_bounds_and_bits() -> None:
     again = unpack(records, 35)
     assert torch.equal(again[0].long(), windows)
     assert torch.equal(again[1], dropped)
-
-
-def test_unreadable_image_is_reported_and_has_no_windows(
-    dataset: Any, teacher: WindowTeacher, tmp_path: Path
-) -> None:
-    report = build(dataset, teacher, tmp_path)
-    assert report.failed.keys() == {BROKEN}
-    assert report.failed[BROKEN].startswith("dog/013.png: ")
-    store = WindowStore(tmp_path)
-    assert [i for i in range(IMAGES) if not store.is_readable(i)] == [BROKEN]
-    with pytest.raises(ValueError, match=r"Image 13 \(dog/013.png\) has no windows: it could not be read"):
-        store[BROKEN]
-    with pytest.raises(ValueError, match="Image 13"):
-        store.lookup([1, BROKEN])
-
-
-def test_names_that_are_not_text(folder: Path, teacher: WindowTeacher, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "data")
-    first = min((tmp_path / "data" / "train").rglob("*.*"))
-    odd = os.fsencode(first.parent) + b"/caf\xe9" + os.fsencode(first.suffix)
-    try:
-        os.rename(first, odd)
-    except OSError:
-        pytest.skip("this file system takes no such name")
-    dataset = create_dataset("", root=str(tmp_path / "data"), split="train")
-    assert build(dataset, teacher, tmp_path / "store").failed.keys() == {BROKEN}
-    store = WindowStore(tmp_path / "store")
-    names = image_names(dataset)
-    store.check_names(names)
-    assert store.names == names
-
-
-def test_workers_processes_and_last_batches_do_not_change_a_byte(
-    dataset: Any, teacher: WindowTeacher, tmp_path: Path
-) -> None:
-    build(dataset, teacher, tmp_path / "one")
-    build(dataset, teacher, tmp_path / "workers", workers=2)
-    reports = [build(dataset, teacher, tmp_path / "three", rank=rank, world=3) for rank in (2, 0, 1)]
-    assert [report.total for report in reports] == [8, 8 + 2, 8]
-    assert contents(tmp_path / "one") == contents(tmp_path / "workers") == contents(tmp_path / "three")
-    assert len(contents(tmp_path / "one")) == 4 + 2
-
-
-def test_store_of_some_processes_is_incomplete(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
-    build(dataset, teacher, tmp_path, rank=1, world=2)
-    with pytest.raises(ValueError, match=r"2 of 4 shards are missing, the first is shard-000000.bin"):
-        WindowStore(tmp_path)
-    build(dataset, teacher, tmp_path, resume=True)  # by one process now
-    build(dataset, teacher, tmp_path.with_name("whole"))
-    assert contents(tmp_path) == contents(tmp_path.with_name("whole"))
-
-
-def test_resume_computes_only_missing_shards(
-    dataset: Any, teacher: WindowTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build(dataset, teacher, tmp_path)
-    before = contents(tmp_path)
-    (tmp_path / "shard-000001.bin").unlink()
-    (tmp_path / "shard-000003.bin").write_bytes(b"half")
-    (tmp_path / ".shard-000002.bin.0.partial").write_bytes(b"half")
-    (tmp_path / ".shard-000002.bin.5.partial").write_bytes(b"half")
-    seen: list[int] = []
-    forward = WindowTeacher.forward
-    monkeypatch.setattr(WindowTeacher, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
-    report = build(dataset, teacher, tmp_path, resume=True)
-    assert (sum(seen), report.done) == (8 + 2, IMAGES)
-    assert contents(tmp_path) == before
-
-
-COMMAND = """
-import sys
-from pathlib import Path
-import timm, torch
-from safetensors.torch import load_file
-from timm.data import create_dataset
-from vit_interactions.training.data import build_store
-from vit_interactions.training.teacher import WindowTeacher
-
-build_store.SHARD = {shard}
-model = timm.create_model("test_vit")
-model.load_state_dict(load_file({weights!r}))
-teacher = WindowTeacher(model, alpha=0.05, beta=0.2)
-dataset = create_dataset("", root={folder!r}, split="train")
-for report in build_store.build_window_store(dataset, teacher, Path({out!r}), batch_size=3, workers=1, resume=True):
-    print(report.done, flush=True)
-    sys.stdin.readline()
-"""
-
-
-def start(folder: Path, weights: Path, out: Path) -> subprocess.Popen[str]:
-    code = COMMAND.format(shard=SHARD, weights=str(weights), folder=str(folder), out=str(out))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def test_killed_build_resumes_to_the_same_bytes(
-    folder: Path, weights: Path, dataset: Any, teacher: WindowTeacher, tmp_path: Path
-) -> None:
-    killed = tmp_path / "killed"
-    with start(folder, weights, killed) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        for line in process.stdout:
-            process.stdin.write("go on\n")
-            process.stdin.flush()
-            if int(line) >= SHARD + 3:
-                break
-        process.kill()  # in the middle of the next batch
-    assert process.returncode == -9
-    there = [path.name for path in killed.glob("shard-*.bin")]
-    assert 1 <= len(there) < 4
-    kept = {name: (killed / name).stat().st_mtime_ns for name in there}
-    with pytest.raises(ValueError, match="shards are missing"):
-        WindowStore(killed)
-    build(dataset, teacher, killed, resume=True)
-    assert {name: (killed / name).stat().st_mtime_ns for name in there} == kept
-    build(dataset, teacher, tmp_path / "quiet")
-    assert contents(killed) == contents(tmp_path / "quiet")
-
-
-def test_partial_files_of_a_killed_build_are_ignored(
-    dataset: Any, teacher: WindowTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build(dataset, teacher, tmp_path / "quiet")
-    # Kill the build at each rename in turn: the file that was there before must remain.
-    for place in range(6):
-        out, puts = tmp_path / f"killed-{place}", []
-
-        def replace(source: Any, target: Any, puts: list[Any] = puts, place: int = place) -> None:
-            if len(puts) == place:
-                raise KeyboardInterrupt
-            puts.append(target)
-            shutil.move(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
-            with pytest.raises(KeyboardInterrupt):
-                build(dataset, teacher, out)
-        assert len(list(out.glob("*.partial"))) == 1
-        build(dataset, teacher, out, resume=True)
-        assert contents(out) == contents(tmp_path / "quiet")
-
-
-def test_other_store_or_folder_raises(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    build(dataset, teacher, store)
-    with pytest.raises(ValueError, match=r"which has windows. Add `resume`, or choose another folder"):
-        build(dataset, teacher, store)
-    with pytest.raises(
-        ValueError, match=r"store of the same windows, got .*: alpha is 0\.05 there and 0\.1 here\."
-    ):
-        build(dataset, WindowTeacher(teacher.model, 0.1, 0.2), store, resume=True)
-    with pytest.raises(ValueError, match=r"beta is 0\.2 there and 0\.0 here\."):
-        build(dataset, WindowTeacher(teacher.model, 0.05, 0.0), store, resume=True)
-    other = WindowTeacher(timm.create_model("test_vit"), 0.05, 0.2)
-    with pytest.raises(ValueError, match=r"same windows, got .*: teacher is [0-9a-f]{64} there"):
-        build(dataset, other, store, resume=True)
-    fewer = create_dataset("", root=str(folder / "train" / "dog"), split="train")
-    with pytest.raises(ValueError, match="images is 26 there and 16 here; names is"):
-        build(fewer, teacher, store, resume=True)
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "a.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"must be a new folder or a window store, got .* with a\.txt in it"):
-        build(dataset, teacher, tmp_path / "letters", resume=True)
-    with pytest.raises(ValueError, match=r"`rank` must be in \[0, 1\] for `world` 2, got 2"):
-        build(dataset, teacher, tmp_path / "new", rank=2, world=2)
-    with pytest.raises(ValueError, match="`dataset` must have images, got none"):
-        build(FakeData(size=0), teacher, tmp_path / "new")
-    with pytest.raises(ValueError, match="`dataset` must come without its own transform"):
-        build(FakeData(size=2, transform=lambda image: image), teacher, tmp_path / "new")
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1, got 0"):
-        build(dataset, teacher, tmp_path / "new", batch_size=0)
-    assert not (tmp_path / "new").exists()
-
-
-def test_unreadable_store_raises(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"built by `vit-interactions windows`, got no "):
-        WindowStore(tmp_path)
-    build(dataset, teacher, tmp_path)
-    manifest = tmp_path / "manifest.json"
-    content = json.loads(manifest.read_text())
-    for wrong in ({**content, "format": 1}, {"format": "2"}, {}):
-        manifest.write_text(json.dumps(wrong))
-        with pytest.raises(DamagedFileError, match="must be a window store of format 3, got format"):
-            WindowStore(tmp_path)
-    manifest.write_text(json.dumps(content))
-    store = WindowStore(tmp_path)
-    for index in (-1, IMAGES):
-        with pytest.raises(IndexError, match=rf"`index` must be in \[0, 25\], got {index}"):
-            store[index]
-
-
-def test_store_checks_image_names(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
-    build(dataset, teacher, tmp_path)
-    store = WindowStore(tmp_path)
-    names = image_names(dataset)
-    assert names[0] == "cat/000.png"
-    store.check_names(names)
-    assert image_names(ImageFolder(folder / "train")) == names
-    with pytest.raises(ValueError, match=r"got 26 in .* and 25 in the dataset"):
-        store.check_names(names[:-1])
-    with pytest.raises(ValueError, match=r"image 3 is 'cat/003\.png' in .* and 'cat/other\.png' in the dataset"):
-        store.check_names([*names[:3], "cat/other.png", *names[4:]])
-
-
-def test_worker_processes_map_the_files_themselves(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
-    build(dataset, teacher, tmp_path)
-    store = WindowStore(tmp_path)
-    expected = store[9]
-    copied = pickle.dumps(store)
-    assert len(copied) < 2000
-    assert torch.equal(pickle.loads(copied)[9][0], expected[0])
-    assert isinstance(store._record(9), np.memmap)
-    windows, _ = store[9]
-    windows.zero_()  # a copy: what is on the disk stays
-    assert torch.equal(store[9][0], expected[0])
-
-
-def test_grids_up_to_255_per_side_fit_bytes(tmp_path: Path, teacher: WindowTeacher, dataset: Any) -> None:
-    shape = {"patch_size": 1, "embed_dim": 8, "depth": 1, "num_heads": 1, "num_classes": 0}
-    wide = timm.create_model("vit_tiny_patch16_224", img_size=(1, 256), **shape)
-    with pytest.raises(
-        ValueError, match="at most 255 patches per side, because bounds are stored as bytes, got 1 x 256"
-    ):
-        build(dataset, WindowTeacher(wide), tmp_path)
-    fits = timm.create_model("vit_tiny_patch16_224", img_size=(1, 255), **shape)
-    build(FakeData(size=2, image_size=(3, 9, 9)), WindowTeacher(fits, 1.0), tmp_path)
-    windows, _ = WindowStore(tmp_path)[1]
-    assert windows[0].tolist() == [0, 0, 254, 0]
-
-
-def test_datasets_without_files_are_numbered(teacher: WindowTeacher, tmp_path: Path) -> None:
-    fake = FakeData(size=3, image_size=(3, 40, 40))
-    build(fake, teacher, tmp_path)
-    store = WindowStore(tmp_path)
-    assert store.names == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="must be indexed by image, got the stream IterableImageDataset"):
-        image_names(timm.data.IterableImageDataset.__new__(timm.data.IterableImageDataset))
-
-
-def test_the_command(folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--data", str(folder), "--model", "test_vit", "--checkpoint", str(weights), "--alpha", "0.05"]
-    command = ["windows", *options, "--batch-size", "3", "--workers", "0", "--out"]
-    result = CliRunner().invoke(app, [*command, str(tmp_path / "one")])
-    assert result.exit_code == 1, "an image is missing"
-    assert "Wrote the windows of 25 of 26 images" in result.output
-    assert "skipped: dog/013.png: " in result.output
-    assert WindowStore(tmp_path / "one").manifest.alpha == 0.05
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, code in ("0", 0), ("1", 1):  # the last process to finish speaks for all
-        monkeypatch.setenv("RANK", rank)
-        assert CliRunner().invoke(app, [*command, str(tmp_path / "two")]).exit_code == code
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    again = CliRunner().invoke(app, [*command, str(tmp_path / "one")])
-    assert isinstance(again.exception, ValueError)
-    resumed = CliRunner().invoke(app, [*command, str(tmp_path / "one"), "--resume"])
-    assert resumed.exit_code == 1
-
-
-def test_command_names_rebuilt_and_skipped_files(folder: Path, weights: Path, tmp_path: Path) -> None:
-    options = ["--data", str(folder), "--model", "test_vit", "--checkpoint", str(weights), "--workers", "0"]
-    command = ["windows", *options, "--out", str(tmp_path / "store"), "--resume"]
-    assert CliRunner().invoke(app, command).exit_code == 1
-    before = contents(tmp_path / "store")
-    shard = tmp_path / "store" / "shard-000002.bin"
-    shard.write_bytes(shard.read_bytes()[::-1])
-    again = CliRunner().invoke(app, command)
-    assert again.exit_code == 1
-    assert f"rebuilt: shard-000002.bin in {tmp_path / 'store'} was damaged" in again.output
-    assert (
-        "skipped: dog/013.png: could not be read in an earlier run. To try again, remove shard-000001.bin"
-        in again.output
-    )
-    assert contents(tmp_path / "store") == before
-    (tmp_path / "data").mkdir()
-    shutil.copytree(folder / "train" / "cat", tmp_path / "data" / "train" / "cat")
-    command[2], command[-2] = str(tmp_path / "data"), str(tmp_path / "whole")
-    assert CliRunner().invoke(app, command).exit_code == 0
