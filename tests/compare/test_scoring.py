@@ -21,8 +21,8 @@ from vit_interactions.metrics import METRICS, Case, Score
     ("measure", "error", "reason"),
     [
         (lambda case, patch_map: 1 / 0, "ZeroDivisionError", "division by zero"),
-        (lambda case, patch_map: Score(float("nan")), "ValueError", "the metric gave nan"),
-        (lambda case, patch_map: 0.5, "TypeError", "must give a Score, got float"),
+        (lambda case, patch_map: Score(float("nan")), "ValueError", "must return a finite value, got nan"),
+        (lambda case, patch_map: 0.5, "TypeError", "must return a Score, got float"),
     ],
 )
 def test_a_metric_that_raises_loses_its_own_values_only(
