@@ -391,7 +391,9 @@ def _of(center: dict[FeatureGrid, Tensor], grid: FeatureGrid) -> Tensor:
 
 
 def _lies_over(grid: FeatureGrid, center: Tensor) -> bool:
-    """Check whether the features that change move along with the pixels that change."""
+    """Check whether the features that change move along with the pixels that change; constant ones lie nowhere."""
+    if not center.isfinite().any():
+        return False
     if grid.form == "tokens" and agreement(center, grid.orientation) < AGREEMENT:
         return False
     along, across = uprightness(center, grid.orientation)

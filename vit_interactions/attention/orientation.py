@@ -151,8 +151,9 @@ def agreement(center: Tensor, placed: Orientation) -> float:
         place = (place.unsqueeze(1) if pixels == 0 else place).expand(center.shape[1:])
         seen = center[pixels].isfinite()
         if length > 1:
-            pair = torch.stack((place[seen], center[pixels][seen]))
-            found.append(float(torch.corrcoef(pair)[0, 1].nan_to_num(0.0)))
+            # Fewer than two centers correlate with nothing: 0.
+            place, line = place[seen] - place[seen].mean(), center[pixels][seen] - center[pixels][seen].mean()
+            found.append(float(torch.cosine_similarity(place, line, 0).nan_to_num(0.0)))
     return min(found, default=1.0)
 
 
