@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.readable import changed_flags, is_compiled
-from vit_interactions.attention.references import PLAIN, Carrier, UncopyableReferenceError, holders, is_atom
+from vit_interactions.attention.references import (
+    PLAIN,
+    ReferenceCopier,
+    UncopyableReferenceError,
+    find_holders,
+    is_atom,
+)
 
 ADVICE = (
     "Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, which hook modules."
@@ -94,7 +100,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     states = {key: dict(vars(module)) for key, module in modules.items()}
     try:
         values = [value for state in states.values() for value in _values(state)]
-        carry = Carrier(copies, holders(values, modules))
+        carry = ReferenceCopier(copies, find_holders(values, modules))
         for key, state in states.items():
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
@@ -136,7 +142,9 @@ def _values(state: dict[str, Any]) -> Iterator[Any]:
             yield value
 
 
-def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: dict[int, Tensor]) -> dict[str, Any]:
+def _state(
+    copied: nn.Module, state: dict[str, Any], carry: ReferenceCopier, private: dict[int, Tensor]
+) -> dict[str, Any]:
     """Make the attributes of a copied module."""
     new: dict[str, Any] = {}
     for name, value in state.items():

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluation_copy
 from vit_interactions.attention.graph import noise
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.orientation import (
     BANDS,
@@ -30,7 +30,7 @@ from vit_interactions.attention.orientation import (
     uprightness,
 )
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import Asked, ask, probe, remembered
+from vit_interactions.attention.probe import ProbeRequest, cached, probe, probe_request
 from vit_interactions.attention.probing.outputs import main_output
 
 CELLS = 14  # rows and columns where no features lie over the image
@@ -124,9 +124,9 @@ def image_layout(
     try:
         return probe(model, inputs_or_size, additional_forward_args).layout
     except UnsupportedModelError:
-        asked = ask(model, inputs_or_size, additional_forward_args)
-    found = remembered(_grids, asked, lambda: _find(asked))
-    return cells(asked.shape[1:], CELLS, CELLS) if isinstance(found, str) else found.layout
+        request = probe_request(model, inputs_or_size, additional_forward_args)
+    found = cached(_grids, request, lambda: _find(request))
+    return cells(request.shape[1:], CELLS, CELLS) if isinstance(found, str) else found.layout
 
 
 def feature_grid(
@@ -147,17 +147,17 @@ def feature_grid(
         ValueError: no such layer.
         UnsupportedModelError: none, or a layer whose output does not lie over the image.
     """
-    asked = ask(model, inputs_or_size, additional_forward_args)
-    if layer is not None and layer not in dict(asked.model.named_modules()):
-        raise ValueError(f"`layer` must name a module of {type(asked.model).__name__}, got {layer!r}.")
-    best = remembered(_grids, asked, lambda: _find(asked))
-    found = _find(asked, layer) if layer else best
+    request = probe_request(model, inputs_or_size, additional_forward_args)
+    if layer is not None and layer not in dict(request.model.named_modules()):
+        raise ValueError(f"`layer` must name a module of {type(request.model).__name__}, got {layer!r}.")
+    best = cached(_grids, request, lambda: _find(request))
+    found = _find(request, layer) if layer else best
     if isinstance(found, FeatureGrid):
         return found
     where = f"`{layer}` gives no" if layer else "no module gives"
     other = "use occlusion" if isinstance(best, str) else f"leave `layer` out for `{best.name}`, or use occlusion"
     raise UnsupportedModelError(
-        f"{where} features of {type(asked.model).__name__} that lie over the image as a grid and that its output "
+        f"{where} features of {type(request.model).__name__} that lie over the image as a grid and that its output "
         f"depends on, so a CAM has no place: {found}. {other[0].upper()}{other[1:]}."
     )
 
@@ -174,13 +174,13 @@ def cells(image_size: tuple[int, int], rows: int, cols: int) -> TokenLayout:
     return TokenLayout(0, rows, cols, "other", (rows * sides[0], cols * sides[1]))
 
 
-def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
+def _find(request: ProbeRequest, layer: str | None = None) -> FeatureGrid | str:
     """Search, from the last module, for an output that lies over the image; return the reason if there is none."""
     # A linear layer by itself makes queries, keys or values of features.
-    parts = (n for n, part in asked.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
-    with differentiable(asked.image) as leaf:
-        own = evaluation_copy(asked.model)
-        outputs, answer = _outputs(own, leaf.clone(), asked.arguments, set(parts))
+    parts = (n for n, part in request.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
+    with differentiable(request.image) as leaf:
+        own = evaluation_copy(request.model)
+        outputs, answer = _outputs(own, leaf.clone(), request.arguments, set(parts))
         if layer and layer not in outputs:
             return f"`{layer}` gives no tensor, or does not run exactly once"
         covers = _read_part(answer, leaf)
@@ -188,7 +188,7 @@ def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
             return covers
         forms = {name: grids for name, output in outputs.items() if (grids := list(_forms(name, output, covers)))}
         if layer and layer not in forms:
-            height, width = asked.shape[1:]
+            height, width = request.shape[1:]
             shape = tuple(outputs[layer].shape)
             return f"`{layer}` gives {shape}, which is no grid of several cells over {height} x {width} pixels"
         names = [layer] if layer else list(reversed(forms))[:TRIED]
@@ -197,7 +197,7 @@ def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
     last = {(grid.form, grid.shape, grid.start): name for name, grids in forms.items() for grid in grids}
     first = [name for name in forms if isinstance(own.get_submodule(name), nn.Conv2d)][:1]
     measured = {name: forms[name] for name in forms if name in (*names, *last.values(), *first)}
-    placed = _placed(measured, _centers(own, asked, measured, outputs), first)
+    placed = _placed(measured, _centers(own, request, measured, outputs), first)
     reasons = []
     for name, gradient in zip(names, gradients, strict=True):
         found = placed[name]
@@ -227,7 +227,7 @@ def _outputs(
 
     handles = [part.register_forward_hook(keep(n)) for n, part in model.named_modules() if n in names]
     try:
-        with borrowed(model):
+        with evaluation_mode(model):
             answer = main_output(model(image, *arguments))
     finally:
         for handle in handles:
@@ -315,21 +315,21 @@ def _sides(tokens: int, image_size: Size) -> Size | None:
 @torch.no_grad()
 def _centers(
     model: nn.Module,
-    asked: Asked,
+    request: ProbeRequest,
     forms: dict[str, list[FeatureGrid]],
     before: dict[str, Tensor],
 ) -> dict[FeatureGrid, Tensor]:
     """Find the center of the pixels that change each feature, (2, rows, cols); see `centers`."""
     grids = [grid for some in forms.values() for grid in some]
     changes: dict[FeatureGrid, tuple[list[Tensor], list[Tensor]]] = {grid: ([], []) for grid in grids}
-    image = asked.image
+    image = request.image
     other = torch.rand(image.shape, generator=torch.Generator().manual_seed(1)).to(image)
     for axis in (0, 1) if grids else ():
         length = grids[0].covers[axis]
         bands = torch.arange(image.shape[axis + 2], device=image.device) * BANDS // length
         bands = bands.unsqueeze(1) if axis == 0 else bands
         for band in range(BANDS):
-            after, _ = _outputs(model, torch.where(bands == band, other, image), asked.arguments, forms)
+            after, _ = _outputs(model, torch.where(bands == band, other, image), request.arguments, forms)
             for grid in grids:
                 base = before[grid.name].detach()
                 change = grid.read(after.get(grid.name, base)) - grid.read(base)

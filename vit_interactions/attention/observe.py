@@ -19,9 +19,9 @@ from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,
+    Interception,
     check_finite,
     intercept,
-    intercept_unnoticed,
     ordered_keys,
     output_gradients,
     whole_layer,
@@ -151,7 +151,7 @@ def record_attention(
             record.seen += 1
             consume(call)
 
-    with readable(model), intercept(record, inner, on_call):
+    with readable(model), Interception(record, inner, on_call):
         yield record
 
 
@@ -209,7 +209,7 @@ def guarded(
     """
     scored = probe_score(model, inputs, additional_forward_args, score)
     guard = LayerGuard(evaluated(model), scored, inputs.shape[0], on_layer)
-    with rules or contextlib.nullcontext(), intercept_unnoticed(guard.record, guard.model, guard):
+    with rules or contextlib.nullcontext(), intercept(guard.record, guard.model, guard):
         yield guard
 
 

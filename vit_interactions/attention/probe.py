@@ -20,12 +20,12 @@ from vit_interactions.attention.errors import (
 )
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.probing.asked import Asked as Asked
-from vit_interactions.attention.probing.asked import as_arguments as as_arguments
-from vit_interactions.attention.probing.asked import ask as ask
-from vit_interactions.attention.probing.asked import check_images as check_images
-from vit_interactions.attention.probing.asked import remembered as remembered
 from vit_interactions.attention.probing.probe_pass import probe_pass
+from vit_interactions.attention.probing.request import ProbeRequest as ProbeRequest
+from vit_interactions.attention.probing.request import as_arguments as as_arguments
+from vit_interactions.attention.probing.request import cached as cached
+from vit_interactions.attention.probing.request import check_images as check_images
+from vit_interactions.attention.probing.request import probe_request as probe_request
 from vit_interactions.utilities.checks import check_pair
 
 WITHOUT_ATTENTION = (
@@ -64,9 +64,9 @@ def probe(
         >>> probe(timm.create_model("vit_tiny_patch16_224"), (224, 224)).layout.grid
         (14, 14)
     """
-    asked = ask(model, inputs_or_size, additional_forward_args)
+    request = probe_request(model, inputs_or_size, additional_forward_args)
     return found_or_raise(
-        asked, remembered(_probes, asked, lambda: attempt(lambda: _compared(asked, additional_forward_args)))
+        request, cached(_probes, request, lambda: attempt(lambda: _compared(request, additional_forward_args)))
     )
 
 
@@ -78,15 +78,15 @@ def attempt(look: Callable[[], Probe]) -> Found:
         return error
 
 
-def found_or_raise(asked: Asked, found: Found) -> Probe:
+def found_or_raise(request: ProbeRequest, found: Found) -> Probe:
     """Return what was found or raise what was remembered, with the methods that remain; warn where it is assumed."""
     if isinstance(found, UnsupportedModelError):
         remain = WITHOUT_GRADIENTS if isinstance(found, UnobservableModelError) else WITHOUT_ATTENTION
         raise type(found)(f"{found} {remain}")
     if found.unobserved:
         warnings.warn(
-            f"{type(asked.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as "
-            f"{'stated' if stated_layout(asked.root) else 'declared'}: {found.layout}.",
+            f"{type(request.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as "
+            f"{'stated' if stated_layout(request.root) else 'declared'}: {found.layout}.",
             UnprobedModelWarning,
             stacklevel=3,
         )
@@ -118,20 +118,20 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
     return probe(model, check_pair("image_size", image_size)).layout
 
 
-def _compared(asked: Asked, additional_forward_args: Any) -> Probe:
+def _compared(request: ProbeRequest, additional_forward_args: Any) -> Probe:
     """Probe, and compare with what the user stated.
 
     Raises:
         ValueError: a statement that contradicts what was observed.
     """
-    found = probe_pass(asked, additional_forward_args)
-    stated = stated_layout(asked.root)
+    found = probe_pass(request, additional_forward_args)
+    stated = stated_layout(request.root)
     if stated is None or found.unobserved:
         return found
     order = None if stated.order is None else found.layout.order
     if stated != replace(found.layout, order=order, shares=stated.shares):
         raise ValueError(
-            f"`layout`, stated for {type(asked.root).__name__}, must be what the model does with an image of "
+            f"`layout`, stated for {type(request.root).__name__}, must be what the model does with an image of "
             f"{found.image_size[0]} x {found.image_size[1]} pixels: {found.layout}; got {stated}."
         )
     return found

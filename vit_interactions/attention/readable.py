@@ -28,7 +28,7 @@ def is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
-class _Held:
+class _SharedChanges:
     """A change shared by several threads: the first one makes it, the last one restores it."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class _Held:
                     self.stance.close()
 
 
-_held = _Held()
+_changes = _SharedChanges()
 
 
 def check_unscripted(model: nn.Module) -> None:
@@ -93,8 +93,8 @@ def readable(model: nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in modules:
             for flag, wanted in _FLAGS:
-                if _held.take(module, flag, wanted):
-                    stack.callback(_held.release, module, flag, wanted)
+                if _changes.take(module, flag, wanted):
+                    stack.callback(_changes.release, module, flag, wanted)
         if any(map(is_compiled, modules)):
-            stack.enter_context(_held.eagerly())
+            stack.enter_context(_changes.eagerly())
         yield

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
+from vit_interactions.attention.isolation import Isolation
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import check_unscripted
@@ -300,13 +300,6 @@ def check_finite(names: list[str], finite: list[Tensor]) -> None:
 
 def intercept(
     record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
-) -> TorchFunctionMode:
-    """Return the mode under which the attention calls of a model's modules are handed on; the model runs as it is."""
-    return Interception(record, model, on_call, lambda func, args, kwargs: func(*args, **kwargs))
-
-
-def intercept_unnoticed(
-    record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
 ) -> "Interception":
     """Intercept the calls of a model from `evaluated`, without changes that other threads could notice.
 
@@ -314,7 +307,7 @@ def intercept_unnoticed(
         UnsupportedModelError: a scripted model.
     """
     check_unscripted(model)
-    return Interception(record, model, on_call, Unnoticed(model))
+    return Interception(record, model, on_call, Isolation(model))
 
 
 class Interception(TorchFunctionMode):
@@ -325,11 +318,11 @@ class Interception(TorchFunctionMode):
         record: AttentionRecord,
         model: nn.Module,
         on_call: Callable[[AttentionCall], None],
-        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
+        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None,
     ) -> None:
-        """Take what `intercept` takes, and what runs the functions of torch."""
+        """Create the mode; `run` runs a function of torch with its arguments, by default as it is."""
         super().__init__()
-        self.run = run
+        self.run = run or (lambda func, args, kwargs: func(*args, **kwargs))
         self.record = record
         self.on_call = on_call
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}

@@ -32,7 +32,7 @@ def is_atom(value: Any) -> bool:
     return type(value) in _ATOMS or isinstance(value, _NO_HOLDERS)
 
 
-def holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
+def find_holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
     """Find the objects that lead to a target, among values and all that they reach.
 
     Args:
@@ -49,7 +49,7 @@ def holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
         >>> target = object()
         >>> inner, other = [target], [1]
         >>> outer = {"inner": inner, "other": other}
-        >>> list(holders([outer], {id(target): target}).values()) == [inner, outer]
+        >>> list(find_holders([outer], {id(target): target}).values()) == [inner, outer]
         True
     """
     seen: dict[int, Any] = {}
@@ -88,12 +88,12 @@ def _parts(value: Any) -> list[Any]:
     return [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]
 
 
-class Carrier:
+class ReferenceCopier:
     """A function from objects to what takes their place beside copied modules.
 
     Attributes:
         copies: what is copied, by the `id` of its original.
-        holding: objects that lead to a copied module, from `holders`.
+        holding: objects that lead to a copied module, from `find_holders`.
     """
 
     def __init__(self, copies: dict[int, Any], holding: dict[int, Any]) -> None:

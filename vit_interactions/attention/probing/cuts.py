@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from vit_interactions.attention.draws import draws
 from vit_interactions.attention.graph import Node, noise
+from vit_interactions.attention.random_draws import draws_random_numbers
 
 STEP = 0.1  # relative change of what is given to a function whose result leaves the graph
 
@@ -47,7 +47,7 @@ class CutWatch:
         """Return func(*args, **kwargs)."""
         node = next((tensor.grad_fn for tensor in _tensors((args, kwargs)) if tensor.grad_fn), None)
         result = self._run(func, args, kwargs)
-        left = node is not None and _is_outside(result) and not draws(func, args, kwargs)
+        left = node is not None and _is_outside(result) and not draws_random_numbers(func, args, kwargs)
         if left and (module := self._module()) and not _has_own_derivative():
             self.found.append((module[0], node))
             if len(self.found) - 1 in self._disturbed:

@@ -9,7 +9,6 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.declared import declared_layout, stated_layout
 from vit_interactions.attention.errors import (
     ImagesNotTakenError,
@@ -20,23 +19,24 @@ from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.examine import Probe, examine
 from vit_interactions.attention.folded import check_folds, folded
 from vit_interactions.attention.graph import ancestors, node_of, noise
+from vit_interactions.attention.isolation import Isolation
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probing.asked import Asked, as_arguments
 from vit_interactions.attention.probing.cuts import CutWatch
 from vit_interactions.attention.probing.outputs import main_output, tensors_of
-from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept_unnoticed
+from vit_interactions.attention.probing.request import ProbeRequest, as_arguments
+from vit_interactions.attention.record import AttentionCall, AttentionRecord, intercept
 
 SAME = 1e-4  # relative difference up to which an answer is the same: what a cut changes is more, rounding is less
 Pick = Callable[[Any], Tensor]
 SEEDS = 8  # further passes of a model that draws random numbers: a coin that falls the same way each time is rare
 
 
-def probe_pass(asked: Asked, additional_forward_args: Any, pick: Pick | None = None) -> Probe:
+def probe_pass(request: ProbeRequest, additional_forward_args: Any, pick: Pick | None = None) -> Probe:
     """Probe with one image, or with as many as were given where the model takes no other number.
 
     Args:
-        asked: the model and its images.
+        request: the model and its images.
         additional_forward_args: as they were given.
         pick: computes what is asked about from the model's output; None: its main tensor, and whether the others are
             read alike.
@@ -46,26 +46,26 @@ def probe_pass(asked: Asked, additional_forward_args: Any, pick: Pick | None = N
         ImagesNotTakenError: images that the model does not take.
     """
     found, image, arguments = on_random_image(
-        asked, additional_forward_args, lambda images, given: _probe(asked, images, given, pick=pick)
+        request, additional_forward_args, lambda images, given: _probe(request, images, given, pick=pick)
     )
     if found.drew:
         for seed in range(1, 1 + SEEDS):
-            _check_same(asked, found.probe, image, arguments, seed, pick)
-    return _with_steady_shares(asked, found.probe, image, arguments, pick)
+            _check_same(request, found.probe, image, arguments, seed, pick)
+    return _with_steady_shares(request, found.probe, image, arguments, pick)
 
 
 def on_random_image(
-    asked: Asked, additional_forward_args: Any, run: Callable[[Tensor, tuple[Any, ...]], Any]
+    request: ProbeRequest, additional_forward_args: Any, run: Callable[[Tensor, tuple[Any, ...]], Any]
 ) -> Any:
     """Return run(images, arguments) for one random image, or as many as were given; and the two."""
     try:
-        return run(asked.image, asked.arguments), asked.image, asked.arguments
+        return run(request.image, request.arguments), request.image, request.arguments
     except ImagesNotTakenError as error:
-        if asked.guessed:
-            raise ImagesNotTakenError(f"{error} {asked.guessed}") from error
-        if asked.batch == 1:
+        if request.guessed:
+            raise ImagesNotTakenError(f"{error} {request.guessed}") from error
+        if request.batch == 1:
             raise
-        images = asked.image.repeat(asked.batch, 1, 1, 1)
+        images = request.image.repeat(request.batch, 1, 1, 1)
         arguments = as_arguments(additional_forward_args)
         return run(images, arguments), images, arguments
 
@@ -79,18 +79,18 @@ class _Pass:
 
 
 def _check_same(
-    asked: Asked, found: Probe, image: Tensor, arguments: tuple[Any, ...], seed: int, pick: Pick | None
+    request: ProbeRequest, found: Probe, image: Tensor, arguments: tuple[Any, ...], seed: int, pick: Pick | None
 ) -> None:
     """Raise UnsupportedModelError if a pass with other random numbers shows other places or layers."""
     try:
-        again = _probe(asked, image, arguments, seed, pick).probe
+        again = _probe(request, image, arguments, seed, pick).probe
         same = replace(again.layout, shares=found.layout.shares) == found.layout
         same = same and (again.calls, again.structure) == (found.calls, found.structure)
     except UnsupportedModelError:
         same = False
     if not same:
         raise UnsupportedModelError(
-            f"{type(asked.root).__name__} draws random numbers in evaluation mode, and they change where its patches "
+            f"{type(request.root).__name__} draws random numbers in evaluation mode, and they change where its patches "
             "are or what it does with them (tokens in random order or dropped, a random flip or crop), so what one "
             "pass shows does not hold for the next. Turn that off, or give the model its random numbers as an "
             "argument, such as `noise` of ViTMAE."
@@ -98,12 +98,12 @@ def _check_same(
 
 
 def _with_steady_shares(
-    asked: Asked, found: Probe, image: Tensor, arguments: tuple[Any, ...], pick: Pick | None
+    request: ProbeRequest, found: Probe, image: Tensor, arguments: tuple[Any, ...], pick: Pick | None
 ) -> Probe:
     """Drop shares of tokens that are others for another image, as of the largest patches."""
     if found.layout.shares is None:
         return found
-    other = _probe(asked, 1 - image, arguments, pick=pick).probe.layout
+    other = _probe(request, 1 - image, arguments, pick=pick).probe.layout
     if other.shares is not None and torch.allclose(
         torch.tensor(found.layout.shares), torch.tensor(other.shares), rtol=1e-2, atol=1e-5
     ):
@@ -112,9 +112,13 @@ def _with_steady_shares(
 
 
 def _probe(
-    asked: Asked, image: Tensor, arguments: tuple[Any, ...], seed: int | None = None, pick: Pick | None = None
+    request: ProbeRequest,
+    image: Tensor,
+    arguments: tuple[Any, ...],
+    seed: int | None = None,
+    pick: Pick | None = None,
 ) -> _Pass:
-    own = evaluated(asked.model)
+    own = evaluated(request.model)
     before = _other_generators()
     answer_of = pick or main_output
     with differentiable(image) as leaf:
@@ -126,11 +130,11 @@ def _probe(
         try:
             found = examine(own, leaf, calls, answer, not others, whole)
         except UnobservableModelError as error:
-            return _Pass(_assumed(asked, str(error)), drew)
+            return _Pass(_assumed(request, str(error)), drew)
         except (RuntimeError, NotImplementedError) as error:
             if "derivative" not in str(error) and "not implemented" not in str(error):
                 raise
-            return _Pass(_assumed(asked, f"{str(error).splitlines()[0]}."), drew)
+            return _Pass(_assumed(request, f"{str(error).splitlines()[0]}."), drew)
         _check_cuts(
             own, leaf, answer, watch, lambda *how: _pass_again(own, leaf, arguments, seed, answer_of, *how)
         )
@@ -145,16 +149,16 @@ def _sum_of(output: Any) -> Tensor:
     return torch.stack([part.to(parts[0]) for part in parts]).sum()
 
 
-def _assumed(asked: Asked, reason: str) -> Probe:
+def _assumed(request: ProbeRequest, reason: str) -> Probe:
     """Return the stated or declared layout of a model that cannot be observed.
 
     Raises:
         UnobservableModelError: neither.
     """
-    size = asked.shape[1:]
-    layout: TokenLayout | None = stated_layout(asked.root)
+    size = request.shape[1:]
+    layout: TokenLayout | None = stated_layout(request.root)
     try:
-        return Probe(size, layout or declared_layout(asked.model, size), None, None, reason)
+        return Probe(size, layout or declared_layout(request.model, size), None, None, reason)
     except UnsupportedModelError as error:
         raise UnobservableModelError(f"{reason} {error}") from error
 
@@ -185,8 +189,8 @@ def _record(
     """
     record = AttentionRecord(model, declared_layout)
     calls: list[AttentionCall] = []
-    with intercept_unnoticed(record, model, calls.append) as mode:
-        unnoticed = Unnoticed(model, seed)
+    with intercept(record, model, calls.append) as mode:
+        unnoticed = Isolation(model, seed)
         mode.run = watch = CutWatch(unnoticed, mode.running, before, disturbed)
         output = run_model(model, image, arguments)
     record.check_read()

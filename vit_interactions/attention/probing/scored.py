@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.examine import Probe
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.probe import Found, attempt, found_or_raise, probe
-from vit_interactions.attention.probing.asked import Asked, as_arguments, ask, remembered
 from vit_interactions.attention.probing.outputs import tensors_of
 from vit_interactions.attention.probing.probe_pass import on_random_image, probe_pass, run_model
+from vit_interactions.attention.probing.request import ProbeRequest, as_arguments, cached, probe_request
 
 Score = Callable[[Any], Tensor]
 SCORES = 256  # probes of one model's scores that are remembered
@@ -34,13 +34,13 @@ class Scored:
 
     Attributes:
         probe: what was observed.
-        asked: the model and its images; None where all numbers of its output are read alike.
+        request: the model and its images; None where all numbers of its output are read alike.
         numbers: which numbers of the output the score of each image is made of, and how they are weighed where that
             gives several tokens their shares.
     """
 
     probe: Probe
-    asked: Asked | None = None
+    request: ProbeRequest | None = None
     numbers: frozenset[bytes] = frozenset()
 
     def check(self, output: Any, score: Score, additional_forward_args: Any) -> None:
@@ -51,12 +51,12 @@ class Scored:
             score: as of `probe_score`.
             additional_forward_args: likewise.
         """
-        if self.asked is None:
+        if self.request is None:
             return
-        parts = _parts(output, score, self.asked.batch)
+        parts = _parts(output, score, self.request.batch)
         if _numbers(parts, self.probe) == self.numbers:
             return
-        found = _common(self.asked, additional_forward_args, parts)
+        found = _common(self.request, additional_forward_args, parts)
         if not _is_same(found, self.probe):
             raise UnsupportedModelError(
                 "`target` must take the same part of the output for every image, got one whose part for these images "
@@ -87,28 +87,28 @@ def probe_score(model: nn.Module, inputs: Tensor, additional_forward_args: Any, 
             return Scored(found)
     except UnsupportedModelError as error:  # of the main tensor; another one may be read otherwise
         refusal = error
-    asked = ask(model, inputs, additional_forward_args)
-    output = remembered(_outputs, asked, lambda: _random_output(asked, additional_forward_args))
+    request = probe_request(model, inputs, additional_forward_args)
+    output = cached(_outputs, request, lambda: _random_output(request, additional_forward_args))
     if refusal is not None and len(tensors_of(output)) < 2:
         raise refusal
     try:
-        parts = _parts(output, score, asked.batch)
+        parts = _parts(output, score, request.batch)
     except Exception:  # a function made for the given images only, or a fault of its own, which shows here again
-        with torch.no_grad(), borrowed(model) as own:
+        with torch.no_grad(), evaluation_mode(model) as own:
             output = own(inputs.clone(), *as_arguments(additional_forward_args))
-        parts = _parts(output, score, asked.batch)
-    found = _common(asked, additional_forward_args, parts)
-    return Scored(found, asked, _numbers(parts, found))
+        parts = _parts(output, score, request.batch)
+    found = _common(request, additional_forward_args, parts)
+    return Scored(found, request, _numbers(parts, found))
 
 
-def _random_output(asked: Asked, additional_forward_args: Any) -> Any:
+def _random_output(request: ProbeRequest, additional_forward_args: Any) -> Any:
     """Return what a model answers to a random image, its tensors outside the graph."""
 
     def run(image: Tensor, arguments: tuple[Any, ...]) -> Any:
-        with borrowed(asked.model) as own, torch.inference_mode(False), torch.no_grad():
+        with evaluation_mode(request.model) as own, torch.inference_mode(False), torch.no_grad():
             return run_model(own, image.clone(), arguments)
 
-    return on_random_image(asked, additional_forward_args, run)[0]
+    return on_random_image(request, additional_forward_args, run)[0]
 
 
 def _parts(output: Any, score: Score, batch: int) -> list[list[Tensor]]:
@@ -169,14 +169,14 @@ def _digest(tensors: Sequence[Tensor]) -> bytes:
     return found.digest()
 
 
-def _common(asked: Asked, additional_forward_args: Any, parts: list[list[Tensor]]) -> Probe:
+def _common(request: ProbeRequest, additional_forward_args: Any, parts: list[list[Tensor]]) -> Probe:
     """Probe the scores of all images, which must be read in one way.
 
     Raises:
         UnsupportedModelError: they are not.
     """
     kinds = {_digest(image): image for image in zip(*parts, strict=True)}
-    found = [_probe(asked, additional_forward_args, key, image) for key, image in kinds.items()]
+    found = [_probe(request, additional_forward_args, key, image) for key, image in kinds.items()]
     for other in found[1:]:
         if not _is_same(other, found[0]):
             raise UnsupportedModelError(
@@ -186,14 +186,14 @@ def _common(asked: Asked, additional_forward_args: Any, parts: list[list[Tensor]
     return found[0]
 
 
-def _probe(asked: Asked, additional_forward_args: Any, key: bytes, parts: Sequence[Tensor]) -> Probe:
+def _probe(request: ProbeRequest, additional_forward_args: Any, key: bytes, parts: Sequence[Tensor]) -> Probe:
     """Probe one score: that of its whole tensor, if it is of one whose numbers are read alike."""
 
     def look(key: Any, pick: Callable[[Any], Tensor]) -> Found:
-        return remembered(
+        return cached(
             _scores,
-            replace(asked, key=(asked.key, key)),
-            lambda: attempt(lambda: probe_pass(asked, additional_forward_args, pick)),
+            replace(request, key=(request.key, key)),
+            lambda: attempt(lambda: probe_pass(request, additional_forward_args, pick)),
             SCORES,
         )
 
@@ -210,5 +210,5 @@ def _probe(asked: Asked, additional_forward_args: Any, key: bytes, parts: Sequen
     if len(touched) == 1:
         whole = look(touched[0], lambda output: tensors_of(output)[touched[0]])
         if isinstance(whole, Probe) and whole.alike:
-            return found_or_raise(asked, whole)
-    return found_or_raise(asked, look(key, weighted))
+            return found_or_raise(request, whole)
+    return found_or_raise(request, look(key, weighted))

@@ -26,7 +26,7 @@ _Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ProbeRequest:
     """A model and the images to run it on.
 
     Attributes:
@@ -58,7 +58,9 @@ class Asked:
         return torch.rand((1, *self.shape), generator=generator, device="cpu").to(self.device, self.dtype)
 
 
-def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any) -> Asked:
+def probe_request(
+    model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any
+) -> ProbeRequest:
     """Check the arguments of `probe`, and say what to run the model on."""
     model = unwrap(model)
     is_size = isinstance(inputs_or_size, tuple | list) and not any(isinstance(i, Tensor) for i in inputs_or_size)
@@ -70,23 +72,23 @@ def ask(model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_f
     arguments = tuple(_of_one(argument, batch) for argument in as_arguments(additional_forward_args))
     key = shape, dtype, device, *map(_kind, arguments), stated_layout(root), _signature(root)
     guessed = GUESSED.format(channels=shape[0]) if is_size else ""
-    return Asked(model, root, shape, dtype, device, arguments, batch, key, guessed)
+    return ProbeRequest(model, root, shape, dtype, device, arguments, batch, key, guessed)
 
 
-def remembered(
+def cached(
     memory: weakref.WeakKeyDictionary[nn.Module, dict[Any, _Found]],
-    asked: Asked,
+    request: ProbeRequest,
     look: Callable[[], _Found],
     limit: int = REMEMBERED,
 ) -> _Found:
     """Return what was seen of a model before, or look, and remember the last few."""
-    known = memory.setdefault(asked.root, {})
-    if asked.key not in known:
-        check_runnable(asked.model)
-        known[asked.key] = look()
+    known = memory.setdefault(request.root, {})
+    if request.key not in known:
+        check_runnable(request.model)
+        known[request.key] = look()
         for old in list(known)[:-limit]:
             del known[old]
-    return known[asked.key]
+    return known[request.key]
 
 
 def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ ALWAYS = frozenset(
     getattr(owner, name) for owner in (torch, Tensor, F) for name in _NAMES.split() if hasattr(owner, name)
 )
 # Those that draw only if an argument says so: its name, its place and its default.
-IF_TOLD: dict[Any, tuple[str, int, Any]] = {
+DRAWS_IF: dict[Any, tuple[str, int, Any]] = {
     F.scaled_dot_product_attention: ("dropout_p", 4, 0.0),
     F.multi_head_attention_forward: ("training", 13, True),
     F.rrelu: ("training", 3, False),
@@ -37,17 +37,17 @@ IF_TOLD: dict[Any, tuple[str, int, Any]] = {
 }
 
 
-def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def draws_random_numbers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether a function of torch draws random numbers from a global generator.
 
     Example:
-        >>> draws(torch.rand, (3,), {}), draws(torch.sin, (), {})
+        >>> draws_random_numbers(torch.rand, (3,), {}), draws_random_numbers(torch.sin, (), {})
         (True, False)
-        >>> draws(F.dropout, (torch.ones(1), 0.5, False), {})
+        >>> draws_random_numbers(F.dropout, (torch.ones(1), 0.5, False), {})
         False
     """
-    if func in IF_TOLD:
-        name, place, default = IF_TOLD[func]
+    if func in DRAWS_IF:
+        name, place, default = DRAWS_IF[func]
         return bool(kwargs.get(name, args[place] if len(args) > place else default))
     if isinstance(func, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded in func.tags
