@@ -1,7 +1,7 @@
 """Observe what a model does with an image: its patches, its attention calls, and what its output is read from.
 
-Nothing of it is taken from the model's attributes: one forward pass of a random image leaves a graph that holds all of
-it (docs/design.md, "See where the image goes").
+Nothing is taken from the model's attributes: the graph of one forward pass of a random image shows all of it
+(docs/design.md, "See where the image goes").
 """
 
 import warnings
@@ -13,11 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_interactions.attention.declared import stated_layout
-from vit_interactions.attention.errors import (
-    UnobservableModelError,
-    UnprobedModelWarning,
-    UnsupportedModelError,
-)
+from vit_interactions.attention.errors import UnobservableModelError, UnprobedModelWarning, UnsupportedModelError
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.probing.probe_pass import probe_pass
@@ -40,14 +36,14 @@ _probes: weakref.WeakKeyDictionary[nn.Module, dict[Any, Found]] = weakref.WeakKe
 def probe(
     model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any = None
 ) -> Probe:
-    """Observe what a model does with an image, once for each size of image and structure of arguments.
+    """Observe what a model does with an image, once per image size and structure of arguments.
 
-    A random image runs forward through the model, in evaluation mode; the graph of the pass tells the rest. What was
-    seen is remembered until the model's modules or settings change.
+    Runs a random image through the model in evaluation mode and reads the graph of the pass. The result is cached until
+    the model's modules or settings change.
 
     Args:
-        model: any model; wrappers such as torch.compile's are looked into.
-        inputs_or_size: images (batch, channels, height, width) as the model will be given, or their (height, width).
+        model: any model; wrappers such as torch.compile's are removed.
+        inputs_or_size: images (batch, channels, height, width), or their (height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
 
     Raises:
@@ -56,8 +52,8 @@ def probe(
         TypeError: neither images nor a size.
 
     Warns:
-        UnprobedModelWarning: the model's output depends on the image by no gradient (int8, a backbone without
-            gradients), so that the layout is the stated or declared one.
+        UnprobedModelWarning: no gradient reaches the image (int8, a backbone without gradients), so the layout is the
+            stated or declared one.
 
     Example:
         >>> import timm
@@ -70,16 +66,16 @@ def probe(
     )
 
 
-def attempt(look: Callable[[], Probe]) -> Found:
-    """Return what was found, or the refusal, to remember either."""
+def attempt(run: Callable[[], Probe]) -> Found:
+    """Return the probe or its error, to cache either."""
     try:
-        return look()
+        return run()
     except UnsupportedModelError as error:
         return error
 
 
 def found_or_raise(request: ProbeRequest, found: Found) -> Probe:
-    """Return what was found or raise what was remembered, with the methods that remain; warn where it is assumed."""
+    """Return a probe, with a warning if its layout is assumed; raise an error with the methods that remain."""
     if isinstance(found, UnsupportedModelError):
         remain = WITHOUT_GRADIENTS if isinstance(found, UnobservableModelError) else WITHOUT_ATTENTION
         raise type(found)(f"{found} {remain}")
@@ -102,7 +98,7 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
 
     Raises:
         UnsupportedModelError: the model has no patches, or they cannot be placed.
-        ValueError: no pair of positive ints, or the model does not take images of this size.
+        ValueError: not a pair of positive ints, or the model does not take images of this size.
         TypeError: a tensor.
 
     Example:
@@ -119,11 +115,7 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
 
 
 def _compared(request: ProbeRequest, additional_forward_args: Any) -> Probe:
-    """Probe, and compare with what the user stated.
-
-    Raises:
-        ValueError: a statement that contradicts what was observed.
-    """
+    """Probe; raise ValueError if the user stated a layout that contradicts what was observed."""
     found = probe_pass(request, additional_forward_args)
     stated = stated_layout(request.root)
     if stated is None or found.unobserved:
