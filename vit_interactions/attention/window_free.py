@@ -18,7 +18,7 @@ def read_window_free(
 ) -> SDPA:
     """Read the arguments of `window_free_attention`, whose names and order these are, and the windows it found.
 
-    Where pairs outside the windows are left out, the windows are a mask; where their scores are 0, they are `window`.
+    The windows become a mask if pairs outside are masked, and `window` if their scores are 0.
     """
     window = token_window(result.mask, num_prefix)
     zeroed = window_fill == "zero"

@@ -22,13 +22,13 @@ from vit_interactions.attention.probe import as_arguments
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,
-    intercept_unnoticed,
+    intercept,
     ordered_keys,
     output_gradients,
 )
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
-from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
+from vit_interactions.explain.logit_lens import enclosing_blocks, keeping_states, with_last_state
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.functional.legrad import layer_sensitivity
 from vit_interactions.utilities.checks import check_choice
@@ -110,7 +110,7 @@ class LeGrad(GradientExplainer):
             read = _detached if pooling else READ[self.pool]
             for call, state in zip(calls, states, strict=True):
                 record = AttentionRecord(self.model, lambda *_: guard.layout)
-                with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
+                with intercept(record, self.model, record.take), with_last_state(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 block_score = self._finite(select_target(output, target).sum())
                 used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call

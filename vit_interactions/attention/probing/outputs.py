@@ -7,18 +7,15 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 
-# What transformers' outputs call the tensor that their users read, in the order in which it is looked for.
+# Names in outputs of Hugging Face models, in the order in which they are searched.
 OUTPUTS = ("logits", "pooler_output", "image_embeds", "last_hidden_state")
 
 
 def main_output(output: Any) -> Tensor:
-    """Find the tensor that a model answers with.
-
-    Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
+    """Return the main tensor of a model's output: the tensor itself, the first of `OUTPUTS`, or any other.
 
     Raises:
-        UnsupportedModelError: nothing of the kind.
+        UnsupportedModelError: an output without a floating-point tensor.
 
     Example:
         >>> import torch
@@ -36,7 +33,7 @@ def main_output(output: Any) -> Tensor:
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """List the floating-point tensors in an output once each, those that are called like an answer first.
+    """List the floating-point tensors in an output, those named in `OUTPUTS` first.
 
     Example:
         >>> import torch
