@@ -1,9 +1,7 @@
 """Run a model in evaluation mode without any effect on its other users and on other threads."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import ADVICE, evaluated, originals
+from vit_interactions.attention.frames import running_objects
 from vit_interactions.attention.random_draws import PrivateGenerators, draws_random_numbers
 
 
@@ -57,7 +56,7 @@ class Isolation(TorchFunctionMode):
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return func(*args, **kwargs); raise UnsupportedModelError if a module of the original model is running."""
         if self._foreign:
-            self._check(sys._getframe(1))
+            self._check()
         if not draws_random_numbers(func, args, kwargs):
             result = func(*args, **kwargs)
             if func is F.batch_norm and result.requires_grad:
@@ -79,10 +78,9 @@ class Isolation(TorchFunctionMode):
         """Return whether the model has drawn random numbers."""
         return self._generators is not None
 
-    def _check(self, frame: FrameType | None) -> None:
+    def _check(self) -> None:
         """Raise if the innermost module that runs is one of the original model."""
-        while frame is not None:
-            owner = frame.f_locals.get("self")
+        for owner in running_objects():
             foreign = self._foreign.get(id(owner))
             if foreign:
                 raise UnsupportedModelError(
@@ -91,4 +89,3 @@ class Isolation(TorchFunctionMode):
                 )
             if foreign is not None:
                 return
-            frame = frame.f_back

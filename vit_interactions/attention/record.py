@@ -5,11 +5,9 @@ At that call, query and key already include normalization and rotary embedding, 
 kernels left on and nothing attached to the model.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
+from vit_interactions.attention.frames import running_objects
 from vit_interactions.attention.isolation import Isolation
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
@@ -338,10 +337,8 @@ class Interception(TorchFunctionMode):
 
     def running(self) -> tuple[str, nn.Module] | None:
         """Find the running module of the model: the `self` of the innermost frame that has one."""
-        frame: FrameType | None = sys._getframe(2)
         others: dict[int, Any] = {}
-        while frame is not None:
-            owner = frame.f_locals.get("self")
+        for owner in running_objects():
             found = self.modules.get(id(owner))
             if found is not None:
                 return found
@@ -349,7 +346,6 @@ class Interception(TorchFunctionMode):
                 others |= owner.modules
             elif id(owner) in others:
                 break  # another recorded model that runs inside this one: its teacher
-            frame = frame.f_back
         return None
 
 

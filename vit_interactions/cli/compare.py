@@ -44,7 +44,7 @@ UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
 def compare_command(
     *,
-    photos: Images = None,
+    images: Images = None,
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"Same as in `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
@@ -113,7 +113,7 @@ def compare_command(
         held.enter_context(locked(out, first=process.first))  # until all processes have finished
         place = str(process.device)
         comparison = compare(
-            photos or bundled_images(),
+            images or bundled_images(),
             {
                 name: load_model(name, checkpoint, place, needs_attention=False)
                 if checkpoint is not None
@@ -145,7 +145,7 @@ def compare_command(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
-        for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
+        for note in filter(None, [skipped_files(images or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
     end(comparison, metric or (), lost_pages=lost)
 

@@ -37,7 +37,7 @@ def classify(
         image: prepared for the model.
         record: to fill.
         target: class to explain; None for the predicted class.
-        output: as in `predictions.answer`.
+        output: as in `predictions.model_output`.
 
     Returns:
         What metrics need besides a map, without the object and the method.

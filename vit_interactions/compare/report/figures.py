@@ -21,8 +21,8 @@ from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
-from vit_interactions.figures.values import Array
 from vit_interactions.metrics.perturbation_curves import area_under_curve
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.text import method_label, printable
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
