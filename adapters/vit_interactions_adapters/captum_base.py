@@ -14,7 +14,7 @@ from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments, check_images
+from vit_interactions.attention.probing.request import as_arguments, check_images
 from vit_interactions.explain.attn_lrp import sum_patches
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.isolation import evaluation_mode
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.utilities.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place

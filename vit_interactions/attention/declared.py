@@ -85,21 +85,17 @@ def declared_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayou
 
 def _find_vit(model: nn.Module) -> Any:
     """Return the module with the attributes of a ViT: the model itself or the only one inside it."""
-    found = [
-        module
-        for module in model.modules()
-        if (hasattr(module, "patch_embed") or hasattr(module, "embeds"))
-        and isinstance(getattr(module, "num_prefix_tokens", None), int)
-    ]
+    counted = [part for part in model.modules() if isinstance(getattr(part, "num_prefix_tokens", None), int)]
+    found = [part for part in counted if hasattr(part, "patch_embed") or hasattr(part, "embeds")]
     if found and (found[0] is model or len(found) == 1):
         return found[0]
-    reason = (
-        f"contains {len(found)} ViTs; explain one of them"
-        if found
-        else "does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`). For methods that "
-        "need no gradient, such as attention_rollout, state them with `vi.state_layout(model, layout)`"
+    if found:
+        raise UnsupportedModelError(f"{type(model).__name__} contains {len(found)} ViTs; explain one of them.")
+    raise UnsupportedModelError(
+        f"{type(model).__name__} does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`). "
+        "For methods that need no gradient, such as attention_rollout, state them with `vi.state_layout(model, "
+        "layout)`."
     )
-    raise UnsupportedModelError(f"{type(model).__name__} {reason}.")
 
 
 def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:

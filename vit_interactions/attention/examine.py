@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,8 @@ APART = 0.1  # fraction of the pixels of some tokens that one head may see and t
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # endings of parameter names
 
 
-@dataclass(frozen=True)
-class ObservedCall:
-    """One attention call of the probe's pass.
-
-    Attributes:
-        name: the module that made it.
-        shape: (heads, queries, width) of its query.
-    """
+class ObservedCall(NamedTuple):
+    """An attention call of the probe's pass: name of its module, and (heads, queries, width) of its query."""
 
     name: str
     shape: tuple[int, ...]
@@ -119,9 +113,8 @@ class Probe:
         count = len(self.structure.layers)
         parts = [str(self.layout), f"{count} layer{'s in series' if count > 1 else ''}"]
         if ignored := len(self.structure.ignored):
-            parts.append(
-                f"{ignored} attention call{'s' if ignored > 1 else ''} that the output does not depend on"
-            )
+            plural = "s" if ignored > 1 else ""
+            parts.append(f"{ignored} attention call{plural} that the output does not depend on")
         return ", ".join(parts)
 
 

@@ -66,7 +66,8 @@ class SoftmaxWatch:
         # Gates and routers multiply too. A softmax with heads, or a square one, is attention in another form, unless
         # it multiplies values later: some models compute the softmaxes of all heads first.
         for _, live in self._live.values():
-            if _inside(live.owner, name) and _is_attention(live.scores):
+            square = live.scores.shape[-1] == live.scores.shape[-2]
+            if _inside(live.owner, name) and (square or live.scores.ndim > 3):
                 self._suspects.setdefault(live, name)
         return None
 
@@ -101,10 +102,6 @@ def read_explicit(scores: Tensor, value: Tensor) -> SDPA:
 def _inside(owner: str, name: str) -> bool:
     """Check whether a module is another, or inside it."""
     return owner == name or owner.startswith(f"{name}." if name else "")
-
-
-def _is_attention(scores: Tensor) -> bool:
-    return scores.ndim > 3 or scores.shape[-1] == scores.shape[-2]
 
 
 def _rows_by_columns(equation: Any) -> bool:

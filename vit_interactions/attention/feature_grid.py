@@ -32,8 +32,9 @@ from vit_interactions.attention.orientation import (
     uprightness,
 )
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import ProbeRequest, cached, probe, probe_request
+from vit_interactions.attention.probe import probe
 from vit_interactions.attention.probing.outputs import main_output
+from vit_interactions.attention.probing.request import ProbeRequest, cached, probe_request
 
 CELLS = 14  # rows and columns if no features lie over the image
 PREFIX = 16  # most tokens before those of the image
@@ -86,7 +87,7 @@ class FeatureGrid:
         return self.orientation.place(features)
 
     def write(self, grid: Tensor, output: Tensor) -> Tensor:
-        """Return an output with a grid in place of the features that `read` returns."""
+        """Return an output whose features, as `read` returns them, are replaced by a grid."""
         features = self.orientation.undo(grid)
         if self.form == "tokens":
             tokens = features.flatten(2).transpose(1, 2)

@@ -25,13 +25,7 @@ _SIGNATURE = inspect.signature(_OPAQUE)
 def attend(
     mode: AbstractContextManager[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    """Run `F.multi_head_attention_forward` so that a mode sees the scaled dot-product attention in it.
-
-    Args:
-        mode: the mode, which is not active.
-        name: name of the module, for messages.
-        args: positional arguments of `F.multi_head_attention_forward`.
-        kwargs: its keyword arguments.
+    """Run `F.multi_head_attention_forward` so that a mode, not yet active, sees the attention in it.
 
     Returns:
         The output and the weights of the function. To return weights, it would compute an explicit softmax; they are
@@ -49,11 +43,11 @@ def attend(
             "tokens does not sum to 1. Build it without."
         )
     need_weights, given.arguments["need_weights"] = given.arguments["need_weights"], False
-    seen: list[tuple[SDPA, Tensor]] = []
+    recorded: list[tuple[SDPA, Tensor]] = []
 
     def attention(*args: Any, **kwargs: Any) -> Tensor:
         result = F.scaled_dot_product_attention(*args, **kwargs)
-        seen.append((read_sdpa(*args, **kwargs), result))
+        recorded.append((read_sdpa(*args, **kwargs), result))
         return result
 
     changes = {"has_torch_function": lambda _: False, "scaled_dot_product_attention": attention}
@@ -63,7 +57,7 @@ def attend(
     if not need_weights:
         return output, None
     # Hidden from every mode: the model's output does not depend on it.
-    call, result = seen[0]
+    call, result = recorded[0]
     with torch._C.DisableTorchFunction():
         weights = _Returned.apply(call.attention().to(output.dtype), result, name)
         weights = weights.mean(1) if given.arguments["average_attn_weights"] else weights

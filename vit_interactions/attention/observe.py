@@ -13,7 +13,8 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments, token_layout
+from vit_interactions.attention.probe import token_layout
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.probing.scored import Score, Scored, probe_score
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (

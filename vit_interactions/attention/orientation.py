@@ -118,8 +118,8 @@ def orientation(center: Tensor) -> Orientation | None:
             return None
         if steep[pixels, 1 - axis] > 0.5 * steep[pixels, axis]:
             return None
-    flips = tuple(bool(place < 0) for place in _along(slope, found.transposed))
-    return Orientation(found.transposed, (flips[0], flips[1]))
+    down, across = (slope.flip(1) if found.transposed else slope).diagonal().tolist()
+    return Orientation(found.transposed, (down < 0, across < 0))
 
 
 def disordered(center: Tensor) -> bool:
@@ -137,8 +137,8 @@ def disordered(center: Tensor) -> bool:
 
 def uprightness(center: Tensor, placed: Orientation) -> tuple[list[float], list[float]]:
     """Return the slopes of placed features along and across the pixels, per axis; 0 along an axis of one feature."""
-    slope, _ = slopes(placed.place(center))
-    return _along(slope), _along(slope, transposed=True)
+    slope = slopes(placed.place(center))[0].nan_to_num(0.0)
+    return slope.diagonal().tolist(), slope.flip(1).diagonal().tolist()
 
 
 def agreement(center: Tensor, placed: Orientation) -> float:
@@ -177,8 +177,3 @@ def covered(center: Tensor, placed: Orientation) -> Sequence[tuple[float, float]
         middle = float(line[seen].mean()) - steep * (float(_steps(len(line))[seen].mean()) - 0.5)
         found.append((middle - steep / 2, middle + steep / 2))
     return found
-
-
-def _along(slope: Tensor, transposed: bool = False) -> list[float]:
-    """Return the slopes of each axis of pixels along one axis of features; 0 for NaN."""
-    return [float(slope[pixels, 1 - pixels if transposed else pixels].nan_to_num(0.0)) for pixels in (0, 1)]

@@ -17,11 +17,7 @@ from vit_interactions.attention.errors import UnobservableModelError, UnprobedMo
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.probing.probe_pass import probe_pass
-from vit_interactions.attention.probing.request import ProbeRequest as ProbeRequest
-from vit_interactions.attention.probing.request import as_arguments as as_arguments
-from vit_interactions.attention.probing.request import cached as cached
-from vit_interactions.attention.probing.request import check_images as check_images
-from vit_interactions.attention.probing.request import probe_request as probe_request
+from vit_interactions.attention.probing.request import ProbeRequest, cached, probe_request
 from vit_interactions.utilities.checks import check_pair
 
 WITHOUT_ATTENTION = (

@@ -23,8 +23,7 @@ from vit_interactions.attention.isolation import Isolation
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import check_unscripted
-from vit_interactions.attention.sdpa import SDPA, read_sdpa, split_heads
-from vit_interactions.attention.window_free import read_window_free
+from vit_interactions.attention.sdpa import SDPA, read_sdpa, read_window_free, split_heads
 from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
 from vit_interactions.functional.window_free import window_free_attention
 
@@ -137,7 +136,7 @@ class AttentionRecord:
         if tokens != layout.tokens:
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} attends among {tokens} tokens, but an image of {self.image_size} has "
-                f"{layout.tokens}: it drops, merges or adds tokens, so that their places cannot be told."
+                f"{layout.tokens}: it drops, merges or adds tokens, so their positions are unknown."
             )
         return layout
 
@@ -183,12 +182,7 @@ class AttentionRecord:
 
 
 def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> AttentionCall:
-    """Join calls that each computed some heads of a layer, and reorder its tokens.
-
-    Args:
-        calls: the calls of one layer, in the order of its heads.
-        order: (tokens,) the model's index of each token; None keeps their order.
-    """
+    """Join calls that each computed some heads of a layer, and reorder its tokens by `order`, if given."""
     first = calls[0]
     if len(calls) == 1 and order is None:
         return first

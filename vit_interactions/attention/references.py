@@ -52,16 +52,16 @@ def find_holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, An
         >>> list(find_holders([outer], {id(target): target}).values()) == [inner, outer]
         True
     """
-    seen: dict[int, Any] = {}
+    visited: dict[int, Any] = {}
     parents: dict[int, list[int]] = {}
     found: list[int] = []
     todo = [value for value in values if id(value) not in targets]
     while todo:
         value = todo.pop()
-        if id(value) in seen:
+        if id(value) in visited:
             continue
-        seen[id(value)] = value
-        if len(seen) > _LIMIT:
+        visited[id(value)] = value
+        if len(visited) > _LIMIT:
             raise UncopyableReferenceError(f"objects of more than {_LIMIT:,} parts")
         for part in _parts(value):
             if id(part) in targets:
@@ -73,7 +73,7 @@ def find_holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, An
     while found:
         key = found.pop()
         if key not in holding:
-            holding[key] = seen[key]
+            holding[key] = visited[key]
             found.extend(parents.get(key, ()))
     return holding
 

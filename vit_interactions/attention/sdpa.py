@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.functional.attention import attention_probabilities, attention_scores
+from vit_interactions.functional.window_free import WindowFree, token_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,26 @@ def read_sdpa(
             shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3) for shared in (key, value)
         )
     return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale, window=None)
+
+
+def read_window_free(
+    result: WindowFree,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_prefix: int,
+    window_fill: str = "zero",
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> SDPA:
+    """Read the arguments of `window_free_attention`, whose names and order these are, and the windows it found.
+
+    The windows become a mask if pairs outside are masked, and `window` if their scores are 0.
+    """
+    window = token_window(result.mask, num_prefix)
+    zeroed = window_fill == "zero"
+    given = (query, key, value, None if zeroed else window, dropout, False, scale)
+    return SDPA(*given, window=window if zeroed else None)
 
 
 def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -> SDPA:

@@ -1,8 +1,9 @@
 """Read from the graph of a forward pass what its attention calls are: layers in series, a pooling head, or neither."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from operator import or_
 
 import torch
@@ -47,13 +48,7 @@ class Graph:
     """The graph of a recorded forward pass."""
 
     def __init__(self, model: str, image: Tensor, calls: Sequence[AttentionCall], output: Tensor) -> None:
-        """Walk the graph of an output, back to the image.
-
-        Args:
-            model: name of the model, for messages.
-            image: (batch, channels, height, width), the leaf of the graph.
-            calls: all attention calls, in order.
-            output: the tensor to trace.
+        """Walk the graph from an output back to the image, with all attention calls in order.
 
         Raises:
             UnobservableModelError: an output that does not depend on the image by way of the graph.
@@ -96,7 +91,11 @@ def read_structure(graph: Graph) -> Structure:
     ignored = tuple(i for i in every if i not in relevant)
     if not relevant:
         raise UnsupportedModelError(_nothing(graph, fed))
-    pools = [i for i in relevant if _is_pool(graph, i)] or [i for i in relevant[-1:] if _reads_for_all(graph, i)]
+    # The queries of a pooling head are latents, which no pixel feeds.
+    latent = [not graph.found.get(node_of(call.query), 0) for call in calls]
+    pools = [i for i in relevant if calls[i].is_pooling and latent[i]] or [
+        i for i in relevant[-1:] if _reads_for_all(graph, i)
+    ]
     layers = [i for i in relevant if i not in pools]
     if len(pools) > 1 or (pools and (not layers or any(reach[i] >> pools[0] & 1 for i in layers))):
         raise UnsupportedModelError(
@@ -111,7 +110,9 @@ def read_structure(graph: Graph) -> Structure:
         check_tokens(calls[i], largest.query.shape[-2], len(graph.image), owner)
     for i in layers:
         _check_connected(graph, calls[i])
-    groups = list(_groups(layers, reach, reduce(or_, (1 << i for i in layers))))
+    # Consecutive calls that depend on the same calls make up one layer.
+    mask = sum(1 << i for i in layers)
+    groups = [tuple(group) for _, group in groupby(layers, lambda i: reach[i] & mask)]
     _check_series(graph, groups, reach)
     again = next((i for i in ignored if i not in fed and calls[i].name in {calls[j].name for j in layers}), None)
     if again is not None:
@@ -189,12 +190,6 @@ def _check_connected(graph: Graph, call: AttentionCall) -> None:
             )
 
 
-def _is_pool(graph: Graph, index: int) -> bool:
-    """Check whether a call's queries are its own tokens (latents), which no pixel feeds."""
-    call = graph.calls[index]
-    return call.is_pooling and not graph.found.get(node_of(call.query), 0)
-
-
 def _reads_for_all(graph: Graph, index: int) -> bool:
     """Check whether the last call pools tokens by a query made of them, and all of the output comes through it."""
     call = graph.calls[index]
@@ -202,21 +197,10 @@ def _reads_for_all(graph: Graph, index: int) -> bool:
     return call.query.shape[-2] < call.key.shape[-2] and index > 0 and behind & (graph.image_bit - 1) == 1 << index
 
 
-def _groups(layers: Sequence[int], reach: Sequence[int], mask: int) -> Iterator[tuple[int, ...]]:
-    """Group consecutive calls that depend on the same calls."""
-    group: list[int] = []
-    for index in layers:
-        if group and reach[index] & mask != reach[group[0]] & mask:
-            yield tuple(group)
-            group = []
-        group.append(index)
-    yield tuple(group)
-
-
 def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequence[int]) -> None:
     """Raise UnsupportedModelError unless each layer depends on all before it, and its calls are heads of one map."""
     before = 0
-    every = reduce(or_, (1 << i for group in groups for i in group))
+    every = sum(1 << i for group in groups for i in group)
     names = [named(graph.calls[group[0]].name) for group in groups]
     for group, name in zip(groups, names, strict=True):
         own = reach[group[0]] & every
@@ -229,7 +213,7 @@ def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequen
             )
         if len(group) > 1:
             _check_one_map(graph, group)
-        before |= reduce(or_, (1 << i for i in group))
+        before |= sum(1 << i for i in group)
 
 
 def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:

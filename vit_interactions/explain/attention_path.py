@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace, LayerGradient, guarded
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.record import AttentionCall, output_gradients
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.memory_bank import MemoryBank

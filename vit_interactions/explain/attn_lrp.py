@@ -18,7 +18,7 @@ from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import differentiable, own_input
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.readable import check_unscripted
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer

@@ -18,7 +18,7 @@ from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,

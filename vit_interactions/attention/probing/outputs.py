@@ -44,15 +44,15 @@ def tensors_of(output: Any) -> list[Tensor]:
     return list(found.values())
 
 
-def _tensors(output: Any, seen: set[int]) -> Iterator[Tensor]:
+def _tensors(output: Any, visited: set[int]) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
         return
-    if id(output) in seen or isinstance(output, nn.Module | type):
+    if id(output) in visited or isinstance(output, nn.Module | type):
         return
-    seen.add(id(output))
+    visited.add(id(output))
     fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
     named = [part for name in OUTPUTS if (part := fields.get(name, getattr(output, name, None))) is not None]
     others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
     for part in (*named, *others):
-        yield from _tensors(part, seen)
+        yield from _tensors(part, visited)

@@ -198,12 +198,7 @@ def _check_folds(
 def _check_cuts(model: nn.Module, leaf: Tensor, output: Tensor, watch: CutWatch, rerun: Rerun) -> None:
     """Raise UnsupportedModelError if the output depends on the image along a path that has no gradient.
 
-    Args:
-        model: for the message.
-        leaf: the image.
-        output: of the pass.
-        watch: what watched the pass.
-        rerun: runs the model again, given a watch and which of its cuts to disturb, if any.
+    `rerun` runs the model again, given a watch and which of its cuts to disturb, if any.
     """
     name = _cut(leaf, output, watch, rerun)
     # A first pass may compute what later ones reuse (a teacher probes itself): only the second is repeated exactly.

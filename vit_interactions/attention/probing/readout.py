@@ -83,12 +83,8 @@ def read_tokens(
 def reads_every_group(output: Tensor, last: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> bool:
     """Return whether each group of tokens changes all numbers of an output or none.
 
-    The derivative of the backward pass (a push forward) shows which numbers a group of tokens changes.
-
-    Args:
-        output: of the model, in the graph.
-        last: the outputs (..., tokens, width) of the last layer's attention calls.
-        groups: indices of tokens.
+    The derivative of the backward pass (a push forward) shows which numbers a group of tokens changes. `last` are the
+    outputs (..., tokens, width) of the last layer's attention calls.
 
     Example:
         >>> tokens = torch.ones(1, 2, 3, requires_grad=True)

@@ -69,7 +69,11 @@ def probe_request(
     root = next(iter(originals(model).values()), model)
     shape, dtype, device = _kind_of_images(model, inputs_or_size)
     batch = inputs_or_size.shape[0] if isinstance(inputs_or_size, Tensor) else 1
-    arguments = tuple(_of_one(argument, batch) for argument in as_arguments(additional_forward_args))
+    # Arguments with a row per image are cut to the first image.
+    arguments = tuple(
+        argument[:1] if isinstance(argument, Tensor) and argument.shape[:1] == (batch,) else argument
+        for argument in as_arguments(additional_forward_args)
+    )
     key = shape, dtype, device, *map(_kind, arguments), stated_layout(root), _signature(root)
     guessed = GUESSED.format(channels=shape[0]) if is_size else ""
     return ProbeRequest(model, root, shape, dtype, device, arguments, batch, key, guessed)
@@ -138,11 +142,6 @@ def _channels(model: nn.Module) -> int:
     cuts = [module for module in convolutions if module.stride == module.kernel_size != (1, 1)]
     stems = [module for module in leaves[:1] if module in convolutions] + cuts
     return int(getattr(model, "in_chans", stems[0].in_channels if stems else 3))
-
-
-def _of_one(argument: Any, batch: int) -> Any:
-    rows = isinstance(argument, Tensor) and argument.ndim > 0 and argument.shape[0] == batch
-    return argument[:1] if rows else argument
 
 
 def _kind(argument: Any) -> Any:

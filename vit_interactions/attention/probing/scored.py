@@ -62,11 +62,8 @@ class Scored:
 def probe_score(model: nn.Module, inputs: Tensor, additional_forward_args: Any, score: Score | None) -> Scored:
     """Observe what a model does with an image for a score of its output.
 
-    Args:
-        model: an unwrapped model.
-        inputs: (batch, channels, height, width).
-        additional_forward_args: further positional arguments of the model; a tuple is spread.
-        score: computes (batch,) from the model's output. Default: the main tensor of the output.
+    `score` computes (batch,) from the model's output; by default, the main tensor of the output is traced. See `probe`
+    for the other arguments.
 
     Raises:
         UnsupportedModelError: attention that cannot be explained, or scores that differ in how they are read.
@@ -116,7 +113,8 @@ def _parts(output: Any, score: Score, batch: int) -> list[list[Tensor]]:
     """
     tensors = tensors_of(output)
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = [_of_batch(tensor, batch).detach().clone().requires_grad_() for tensor in tensors]
+        images = (t.expand(batch, *t.shape[1:]) if t.shape[:1] == (1,) else t for t in tensors)
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in images]
         # The memo makes the copy contain the leaves instead of the tensors.
         copied = copy.deepcopy(output, {id(tensor): leaf for tensor, leaf in zip(tensors, leaves, strict=True)})
         scores = score(copied).sum()
@@ -134,10 +132,6 @@ def _parts(output: Any, score: Score, batch: int) -> list[list[Tensor]]:
         [gradient[i : i + 1] for i in range(batch)] if gradient.shape[:1] == (batch,) else [gradient] * batch
         for gradient in gradients
     ]
-
-
-def _of_batch(tensor: Tensor, batch: int) -> Tensor:
-    return tensor.expand(batch, *tensor.shape[1:]) if tensor.shape[:1] == (1,) else tensor
 
 
 def _numbers(parts: list[list[Tensor]], found: Probe) -> frozenset[bytes]:
