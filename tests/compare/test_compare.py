@@ -188,8 +188,8 @@ def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
     ("measure", "error", "reason"),
     [
         (lambda case, patch_map: 1 / 0, "ZeroDivisionError", "division by zero"),
-        (lambda case, patch_map: Score(float("nan")), "ValueError", "the metric gave nan"),
-        (lambda case, patch_map: 0.5, "TypeError", "must give a Score, got float"),
+        (lambda case, patch_map: Score(float("nan")), "ValueError", "must return a finite value, got nan"),
+        (lambda case, patch_map: 0.5, "TypeError", "must return a Score, got float"),
     ],
 )
 def test_a_metric_that_raises_loses_its_own_values_only(
@@ -397,7 +397,7 @@ def test_wrong_arguments_raise_before_anything_is_computed(
         with pytest.raises(ValueError, match=match):
             vi.compare(*arguments, **options)  # type: ignore[arg-type]
 
-    refused("`images` must be at least one, got none", [], model)
+    refused("`images` must contain at least one image, got none", [], model)
     (tmp_path / "empty").mkdir()
     refused("which contains none", [tmp_path / "empty"], model)
     refused("which does not exist", [tmp_path / "gone.png"], model)
@@ -410,7 +410,7 @@ def test_wrong_arguments_raise_before_anything_is_computed(
     refused("`target` must be a class >= 0", image_files, model, target=-1)
     refused("`boxes` must be given for `target`", image_files, model, target="boxes")
     refused("`alpha` must lie in", image_files, model, alpha=2)
-    refused("`model` must be at least one", image_files, {})
+    refused("`model` must name at least one", image_files, {})
     refused("pretrained_cfg", image_files, nn.Linear(1, 1))
     refused("`out` must be a folder to resume", image_files, model, resume=True)
     refused("`batch_size` must be an int >= 1, got 0", image_files, model, batch_size=0)

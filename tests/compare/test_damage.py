@@ -247,7 +247,7 @@ def test_a_manifest_of_another_format_is_named(keys: str, value: Any, found: str
 def test_a_manifest_that_is_not_json_is_named(content: bytes, root: Path) -> None:
     (root / "out" / "comparison.json").write_bytes(content)
     for read in (lambda: Comparison.open(root / "out"), lambda: compare(root, resume=True)):
-        with pytest.raises(DamagedFileError, match=r"comparison\.json (is damaged|must hold a JSON object)"):
+        with pytest.raises(DamagedFileError, match=r"comparison\.json (is damaged|must contain a JSON object)"):
             read()
 
 

@@ -212,14 +212,14 @@ def test_the_token_wise_factor_is_of_the_layers_own_projection_and_input(monkeyp
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (FAMILIES["parallel_scaling"].build, "`blocks.1` does not give its attention's output straight to"),
+        (FAMILIES["parallel_scaling"].build, "`blocks.1` does not pass its attention's output directly to"),
         (
             lambda: tiny("vit_relpos_base_patch16_rpn_224", img_size=64),
-            r"`blocks.1`, which contains `blocks.1.attn`, does not start by norming its input with `norm1`",
+            r"`blocks.1`, which contains `blocks.1.attn`, does not normalize its input with `norm1`",
         ),
         (
             lambda: tiny("vit_tiny_patch16_224", img_size=64, scale_attn_norm=True),
-            r"`blocks.1.attn` does not give its attention's output straight to a linear layer named `proj`",
+            r"`blocks.1.attn` does not pass its attention's output directly to a linear layer named `proj`",
         ),
     ],
     ids=["parallel", "post-norm", "normed attention"],
@@ -236,7 +236,7 @@ def test_the_token_wise_variant_refuses_other_blocks_by_name(build: Any, message
 def test_blocks_that_share_their_weights_are_not_mixed_up() -> None:
     model = vit()
     model.blocks[2] = model.blocks[1]
-    with pytest.raises(UnsupportedModelError, match=r"`blocks.1.attn` does not give"):
+    with pytest.raises(UnsupportedModelError, match=r"`blocks.1.attn` does not pass"):
         BeyondIntuition(model, variant="token", steps=1, start=1).patch_map(images(), target=0)
 
 

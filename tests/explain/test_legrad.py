@@ -642,7 +642,7 @@ def _bare(kind: type[Bare]) -> Callable[[], nn.Module]:
         (_bare(NoList), "NoList has no nn.ModuleList or nn.Sequential that contains all of its attention layers"),
         (_bare(AddsBetweenBlocks), "Block does not get exactly the output of the block before it"),
         (_bare(AddsInPlace), "Block does not get exactly the output of the block before it"),
-        (_bare(ReadsTwoBlocks), "ReadsTwoBlocks would have .* depends on other blocks than the last"),
+        (_bare(ReadsTwoBlocks), "ReadsTwoBlocks would have .* also depends on earlier blocks"),
         (_bare(CallsForward), "Block is a block that is called 0 times, not once"),
         (_bare(OpensBlocks), "Block is a block that is called 0 times, not once"),
         (_bare(ListsOfParts), "ModuleList is a block that is called 0 times, not once"),

@@ -287,7 +287,7 @@ class Spoiled(nn.Module):
         (torch.sigmoid, "computes `sigmoid`"),
         (lambda x: x - 2 * x, "computes `sub`"),
         (lambda x: x * F.gelu(x), "multiplies two tensors"),
-        (lambda x: x * torch.rand(x.shape[1:]), r"other factors for each token, of shape \(5, 12\)"),
+        (lambda x: x * torch.rand(x.shape[1:]), r"multiplies each token by different factors, of shape \(5, 12\)"),
         (lambda x: x / x.mean(2, keepdim=True), "divides by a tensor"),
         (lambda x: x / torch.rand(12), "divides by a tensor"),
         (lambda x: torch.add(x, x, alpha=2), "adds 2 times"),

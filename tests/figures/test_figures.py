@@ -529,7 +529,7 @@ def test_errors_name_argument_expected_and_got():
         )
     with pytest.raises(ValueError, match=r"`uncertainty` must have shape \(24, 24\), got \(1, 24, 24\)"):
         figures.interaction_figure(ready, u[None], field, LAYOUT, [(0, 0)])
-    with pytest.raises(ValueError, match=r"row in \[0, 3\], col in \[0, 5\], but got \(4, 0\)"):
+    with pytest.raises(ValueError, match=r"row in \[0, 3\], col in \[0, 5\], got \(4, 0\)"):
         figures.interaction_figure(ready, u, field, LAYOUT, [(4, 0)])
     with pytest.raises(ValueError, match="`patches` must contain at least one"):
         figures.interaction_figure(ready, u, field, LAYOUT, [])

@@ -153,7 +153,7 @@ def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> No
     for text, words in (
         ("", "is damaged: it is not JSON"),
         ("[" * 200_000, "is damaged: its JSON is nested too deeply"),
-        ("[]", "must hold a JSON object, got a list"),
+        ("[]", "must contain a JSON object, got a list"),
         (json.dumps({k: v for k, v in content.items() if k != "lr"}), "got `lr` 0.05, not missing."),
         (json.dumps({**content, "lr": "x"}), "got `lr` 0.05, not 'x'."),
     ):

@@ -59,7 +59,7 @@ def test_a_full_disk_during_torch_save_raises_write_error(tmp_path: Path) -> Non
 def test_non_finite_numbers_are_rejected_in_json(tmp_path: Path, number: float) -> None:
     path = tmp_path / "file.json"
     write_json(path, {"number": 0.1, "text": "NaN"})
-    with pytest.raises(ValueError, match=r"file\.json must hold finite numbers only"):
+    with pytest.raises(ValueError, match=r"file\.json must contain finite numbers only"):
         write_json(path, {"deep": [{"in": number}]})
     assert strict(path.read_text()) == {"number": 0.1, "text": "NaN"}
     assert list(tmp_path.iterdir()) == [path]

@@ -273,7 +273,7 @@ class Results:
         return read_image(self.folder / path)
 
     def __repr__(self) -> str:
-        missing = f", {self.unfinished} measurements to do" if self.unfinished else ""
+        missing = f", {self.unfinished} measurements missing" if self.unfinished else ""
         failed = len(self._numbers.failures)
         missing += f", {failed} failure{'s' * (failed != 1)}: see .failures()" if failed else ""
         listed = {"method": self.methods, "metric": self.metrics, "image": self._listed, "model": self.models}

@@ -1,7 +1,7 @@
 """Base class for methods that integrate the attention gradient along a path from a black image to the input.
 
-The input itself is the last point of the path and reuses the pass of the base class. Every other point takes a forward
-pass and a backward pass that ends at the last layer's attention. Only the rows of the readout tokens are kept.
+The last point of the path is the input itself, whose pass the base class has already made. Every other point takes a
+forward pass and a backward pass that ends at the last layer's attention. Only the rows of the readout tokens are kept.
 """
 
 from typing import Any

@@ -115,13 +115,13 @@ class LeGrad(GradientExplainer):
                 block_score = self._finite(select_target(output, target).sum())
                 used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call
                 gradient = _gradient(self.model, block_score, used_call)
-                # Of a pooling head's latents the first is the one that is read.
+                # If a pooling head has several latents, the model reads the first.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
-        # The prefix comes first, and a pooling head may attend to the patches only.
+        # Patches come last; a pooling head may attend to patches only, without prefix tokens.
         return total[:, -guard.layout.patches :], guard.layout
 
     def _blocks(self, probe: Probe) -> tuple[list[nn.Module], int]:
-        """Find the model's blocks, and how many of them, counted from the last, are used."""
+        """Find the model's blocks, and the number of last blocks that are used."""
         if probe.calls is None or probe.structure is None:
             refuse_cut(self.model, probe.unobserved.rstrip("."))
         blocks = enclosing_blocks(self.model, [probe.calls[layer[0]].name for layer in probe.structure.layers])
@@ -135,8 +135,8 @@ class LeGrad(GradientExplainer):
             return score
         raise UnsupportedModelError(
             f"the score that {type(self.model).__name__} would have if it ended after one of its blocks cannot be "
-            "computed: it depends on other blocks than the last too, or it overflowed. Explain the ViT itself, with "
-            "what is computed from its output as `target`."
+            "computed: it also depends on earlier blocks, or it overflowed. Explain the ViT itself, and pass the "
+            "rest of the computation as `target`."
         )
 
 
