@@ -27,11 +27,11 @@ from vit_interactions.functional.relevance import (
 
 # Rotary embeddings and gates have no rule.
 REFUSED = {
-    "dinov3": r"`blocks.1.attn` \(EvaAttention\) multiplies by other factors",
-    "dinov3_qkvb": r"`blocks.1.attn` \(EvaAttention\) multiplies by other factors",
+    "dinov3": r"`blocks.1.attn` \(EvaAttention\) multiplies each token by different factors",
+    "dinov3_qkvb": r"`blocks.1.attn` \(EvaAttention\) multiplies each token by different factors",
     "eva02": r"`blocks.0.mlp` \(GluMlp\) multiplies two tensors",
-    "rope_mixed": r"`blocks.1.attn` \(AttentionRope\) multiplies by other factors",
-    "pe_map": r"`blocks.1.attn` \(AttentionRope\) multiplies by other factors",
+    "rope_mixed": r"`blocks.1.attn` \(AttentionRope\) multiplies each token by different factors",
+    "pe_map": r"`blocks.1.attn` \(AttentionRope\) multiplies each token by different factors",
     "winft": r"computes `window_free_attention` from the image",
     "winft_inf": r"computes `window_free_attention` from the image",
 }

@@ -288,17 +288,15 @@ def test_other_store_or_folder_raises(dataset: Any, teacher: WindowTeacher, fold
     build(dataset, teacher, store)
     with pytest.raises(ValueError, match=r"which has windows. Add `resume`, or choose another folder"):
         build(dataset, teacher, store)
-    with pytest.raises(
-        ValueError, match=r"store of the same windows, got .*: alpha is 0\.05 there and 0\.1 here\."
-    ):
+    with pytest.raises(ValueError, match=r"store of the same windows, got .*: `alpha` is 0\.05 instead of 0\.1\."):
         build(dataset, WindowTeacher(teacher.model, 0.1, 0.2), store, resume=True)
-    with pytest.raises(ValueError, match=r"beta is 0\.2 there and 0\.0 here\."):
+    with pytest.raises(ValueError, match=r"`beta` is 0\.2 instead of 0\.0\."):
         build(dataset, WindowTeacher(teacher.model, 0.05, 0.0), store, resume=True)
     other = WindowTeacher(timm.create_model("test_vit"), 0.05, 0.2)
-    with pytest.raises(ValueError, match=r"same windows, got .*: teacher is [0-9a-f]{64} there"):
+    with pytest.raises(ValueError, match=r"same windows, got .*: `teacher` is [0-9a-f]{64} instead"):
         build(dataset, other, store, resume=True)
     fewer = create_dataset("", root=str(folder / "train" / "dog"), split="train")
-    with pytest.raises(ValueError, match="images is 26 there and 16 here; names is"):
+    with pytest.raises(ValueError, match="`images` is 26 instead of 16; `names` is"):
         build(fewer, teacher, store, resume=True)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("a")
