@@ -187,8 +187,10 @@ def tables(comparison: "Comparison") -> list[Table]:
 def model_table(model: str, summary: "pd.DataFrame") -> Table:
     """Return the table of one model."""
     table = Table("metric", "method", "mean", "95% CI", "images", title=Text(printable(model)))
+    table.columns[1].overflow = "fold"  # long names stay readable in narrow terminals
     for column in table.columns[2:]:
         column.justify = "right"
+        column.no_wrap = True
     records: list[Any] = summary.to_dict("records")
     for metric in dict.fromkeys(row["metric"] for row in records):
         rows = [row for row in records if row["metric"] == metric]
