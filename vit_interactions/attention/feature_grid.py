@@ -184,7 +184,7 @@ def _find(request: ProbeRequest, layer: str | None = None) -> FeatureGrid | str:
         if layer and layer not in forms:
             height, width = request.shape[1:]
             shape = tuple(outputs[layer].shape)
-            return f"`{layer}` gives {shape}, which is no grid of several cells over {height} x {width} pixels"
+            return f"`{layer}` gives {shape}, which is not a grid of several cells over {height} x {width} pixels"
         names = [layer] if layer else list(reversed(forms))[:TRIED]
         gradients = _gradients(output, [outputs[name] for name in names])
     # Earlier features show the orientation too: the last of each size, and those of the first convolution.

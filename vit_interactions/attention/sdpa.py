@@ -125,7 +125,7 @@ def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -
     if not isinstance(heads, int) or folded % heads:
         raise UnsupportedModelError(
             f"{named(name)} calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)} for "
-            f"{images} image{'' if images == 1 else 's'}; its heads cannot be told from its batch without an "
+            f"{images} image{'' if images == 1 else 's'}; its heads cannot be separated from its batch without an "
             "attribute `num_heads` on that module."
         )
 

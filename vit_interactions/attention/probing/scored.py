@@ -157,7 +157,7 @@ def _common(request: ProbeRequest, additional_forward_args: Any, parts: list[lis
         if not (other.agrees(found[0]) and other.has_shares_of(found[0])):
             raise UnsupportedModelError(
                 f"`target` must take parts of the output that come from the same tokens for all images of a batch, got "
-                f"{found[0]} and {other}. Explain these images one by one."
+                f"{found[0]} and {other}. Explain these images one at a time."
             )
     return found[0]
 
