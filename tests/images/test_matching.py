@@ -1,31 +1,13 @@
 """Masks match the ends of image paths."""
 
-import itertools
 from pathlib import Path
 from typing import Any
+
 import numpy as np
-import pandas as pd
 import pytest
-import timm
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torchvision import transforms
-import vit_interactions as vi
-from tests.helpers.command_line import run
-from tests.helpers.compared import make_model, scores
-from vit_interactions.compare import run as running
-from vit_interactions.compare.comparison import Comparison
-from vit_interactions.figures import PreparedImage, prepare
-from vit_interactions.images import read_image
-from vit_interactions.images.masks import covered, inside_mask, masks_by_image, object_pixels, read_mask
-from vit_interactions.images.placement import Placement
-from vit_interactions.metrics import METRICS, Case, Metric, Score
-from vit_interactions.metrics.average_precision import average_precision
-from vit_interactions.metrics.energy_in_box import energy_in_box
-from vit_interactions.metrics.iou import intersection_over_union
-from vit_interactions.metrics.pointing_game import pointing_game
+
+from vit_interactions.images.masks import masks_by_image
 
 
 def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:

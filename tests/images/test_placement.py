@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import timm
-import torch
 from PIL import Image
 from timm.data import create_transform
 from timm.data.transforms import ResizeKeepRatio
-from torch import nn
 from torchvision import transforms
+
 from vit_interactions import token_layout
-from vit_interactions.figures import Placement, place, prepare, preprocessing
+from vit_interactions.figures import Placement, place, prepare
 
 SIZES = [(300, 200), (200, 300), (97, 401), (401, 97), (40, 31), (256, 256), (224, 224)]
 

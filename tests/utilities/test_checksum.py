@@ -1,15 +1,10 @@
 """Checksums of models."""
 
 import copy
-import pickle
-import pytest
-import timm
+
 import torch
-from torch import Tensor, nn
-import vit_interactions as vi
-from tests.helpers import references
-from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
-from vit_interactions.training.teacher import WindowTeacher
+from torch import nn
+
 from vit_interactions.utilities.checksum import checksum
 
 

@@ -1,15 +1,13 @@
 """Numbers that JSON does not have are rejected."""
 
-import errno
-import io
 import json
 from pathlib import Path
 from typing import Any
+
 import pytest
-import torch
+
 from vit_interactions.compare.plan import describe_metric
 from vit_interactions.metrics import METRICS
-from vit_interactions.utilities.files import WriteError, read_text, write_atomically
 from vit_interactions.utilities.json_files import write_json
 
 

@@ -1,22 +1,10 @@
-"""Devices must have a name."""
+"""Devices must have a name, and workers a limit."""
 
-import errno
-from importlib import import_module
 from pathlib import Path
+
 import pytest
-import timm
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-import vit_interactions as vi
-from tests.helpers.fuzzed import run
-from vit_interactions.images.masks import masks_by_image, unused_masks
-from vit_interactions.loading.classifiers import create_classifier, load_classifier
-from vit_interactions.loading.predictions import model_output, predict
-from vit_interactions.training.data.folders import ImageFolder
-from vit_interactions.training.export import export_model
+
 from vit_interactions.training.settings import EvaluationSettings
-from vit_interactions.utilities.files import WriteError
 from vit_interactions.utilities.processes import process_group
 
 

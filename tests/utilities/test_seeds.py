@@ -1,22 +1,12 @@
 """Generators are restored after a seeded block."""
 
 import random
+
 import numpy as np
-import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
-from vit_interactions.training.data.sampling import SeededDataset, TrainingBatchSampler
+
+from tests.helpers.draws import Draws
 from vit_interactions.utilities.seeds import seeded
-
-
-class Draws(Dataset[tuple[float, float, float]]):
-    """One random number of each generator per sample."""
-
-    def __getitem__(self, index: int) -> tuple[float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(1))
-
-    def __len__(self) -> int:
-        return 6
 
 
 def test_generators_are_restored() -> None:
