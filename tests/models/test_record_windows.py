@@ -2,29 +2,17 @@
 
 import copy
 import io
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
-from timm.models import FeatureInfo, _hub, get_notrace_modules
-from timm.models.vision_transformer import ParallelScalingBlock
-from torch import Tensor, nn
-from torchvision import transforms
+from torch import nn
+
 import vit_interactions as vi
-from tests.helpers.data import IMAGES, WEIGHTS
-from tests.helpers.families import sharpen
+from tests.helpers.window_free import every_fill, images, small
 from vit_interactions.functional.window_free import (
-    WINDOW_FILLS,
-    window_free_attention,
-    window_free_loss,
     window_free_mask,
 )
-from vit_interactions.models import winft
-from vit_interactions.models.winft import WindowFreeAttention
-from tests.helpers.window_free import every_fill, images, small
 
 
 @pytest.mark.parametrize(
