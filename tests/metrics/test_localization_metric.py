@@ -1,4 +1,4 @@
-"""Localization metrics against loops, limits and values computed by hand."""
+"""Localization metrics: limits and properties, and Quantus' values."""
 
 from typing import Any
 

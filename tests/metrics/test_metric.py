@@ -1,4 +1,4 @@
-"""The metrics' curves against slow loops and values computed by hand, and properties of all metrics."""
+"""Properties of all metrics."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Masked tokens equal dropped tokens and do not affect the output; models where they would raise an error."""
+"""Token curves by hand, and models for which they raise an error."""
 
 from typing import Any
 
