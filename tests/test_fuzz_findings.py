@@ -17,9 +17,7 @@ from vit_interactions.loading.classifiers import create_classifier, load_classif
 from vit_interactions.loading.predictions import model_output, predict
 from vit_interactions.training.data.folders import ImageFolder
 from vit_interactions.training.export import export_model
-from vit_interactions.training.settings import EvaluationSettings
 from vit_interactions.utilities.files import WriteError
-from vit_interactions.utilities.processes import process_group
 
 
 def test_a_link_to_itself_is_one_unreadable_image(tmp_path: Path) -> None:
@@ -84,13 +82,6 @@ def test_a_score_of_minus_infinity_is_a_class_that_is_left_out() -> None:
     found = model_output(model, torch.rand(1, 3, 160, 160))
     assert found is not None
     assert found.scores[0] == 0
-
-
-def test_workers_have_a_limit_and_devices_a_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`workers`"):
-        EvaluationSettings(data=tmp_path, model="test_vit", workers=10**30)
-    with pytest.raises(ValueError, match="`device` must be"), process_group("--"):
-        pass
 
 
 def test_masks_that_fit_no_image_are_counted(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments, check_images
+from vit_interactions.attention.probing.request import as_arguments, check_images
 from vit_interactions.explain.attn_lrp import sum_patches
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.targets import require_target, select_target
@@ -94,12 +94,12 @@ class CaptumMethod(Explainer):
         """
         if isinstance(target, str) and target == "pred":
             # Only once, for the images themselves: the predicted class changes along a path to a baseline.
-            with torch.no_grad(), borrowed(model):
+            with torch.no_grad(), evaluation_mode(model):
                 target = class_outputs(model(inputs, *arguments), len(inputs)).argmax(1)
         example = torch.arange(len(inputs), device=inputs.device)
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
-            with borrowed(model):  # captum's random numbers are separate from the model's
+            with evaluation_mode(model):  # captum's random numbers are separate from the model's
                 output = model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
             pick = partial(select_target, target=target, batch=len(inputs))
             scores = _score_rows(output, rest[-1], len(inputs), pick)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.derivatives import check_differentiable
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.isolation import evaluation_mode
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.utilities.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
@@ -65,7 +65,7 @@ class GradcamMethod(Explainer):
         with torch.inference_mode(False), torch.set_grad_enabled(self.class_specific):
             leaf = inputs.detach().clone().requires_grad_(self.class_specific)
             with (
-                borrowed(self.model),
+                evaluation_mode(self.model),
                 grid_at(self.model, layout, self.layer, attention) as grid,
             ):
                 grid.register_forward_hook(lambda _, args, output: features.append(output))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.threaded import TARGET, differences, explain, images, lived_in, together
-from vit_interactions.attention.borrow import borrowed
-from vit_interactions.attention.draws import ALWAYS, IF_TOLD, PrivateGenerators
 from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.attention.isolation import evaluation_mode
+from vit_interactions.attention.random_draws import ALWAYS, DRAWS_IF, PrivateGenerators
 from vit_interactions.attention.readable import readable
 
 SLOW = {"transition_attention", "beyond_intuition", "dynamic_accumulated_attention"}
@@ -165,7 +165,7 @@ def test_parametrized_weights_and_running_statistics_are_used_as_they_are() -> N
         model(torch.randn(8, 3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inputs = torch.randn(4, 3)
-    with borrowed(model) as own:
+    with evaluation_mode(model) as own:
         found = own(inputs)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(found, model.eval()(inputs))
@@ -231,7 +231,7 @@ class Referring(nn.Module):
 @pytest.mark.parametrize("kind", REFERENCES)
 def test_references_lead_to_the_copy(kind: str) -> None:
     model, x = Referring(kind).train(), torch.ones(100)
-    with borrowed(model) as own:
+    with evaluation_mode(model) as own:
         assert torch.equal(own(x), x)
     assert not torch.equal(model(x), x)
 
@@ -242,7 +242,7 @@ def test_a_replaced_forward_and_a_hook_run_the_copy() -> None:
     seen: list[Any] = []
     model.forward = lambda x: plain(x) + 1  # type: ignore[method-assign]
     model[0].register_forward_hook(lambda module, args, output: seen.append(module.training))
-    with borrowed(model) as own:
+    with evaluation_mode(model) as own:
         assert torch.equal(own(torch.ones(100)), torch.full((100,), 2.0))
     assert seen == [False]
 
@@ -289,7 +289,7 @@ def test_a_model_that_draws_moves_no_generator_and_draws_what_it_would() -> None
     torch.manual_seed(4)
     expected = model(torch.zeros(5))
     torch.manual_seed(4)
-    with borrowed(model) as own:
+    with evaluation_mode(model) as own:
         assert torch.equal(own(torch.zeros(5)), expected)
     after = torch.rand(3)
     torch.manual_seed(4)
@@ -337,7 +337,7 @@ def test_every_function_of_torch_that_draws_is_known() -> None:
             with contextlib.suppress(AttributeError):
                 op = getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")
                 drawing |= {name} if torch.Tag.nondeterministic_seeded in op.tags else set()
-    known = ALWAYS | set(IF_TOLD)
+    known = ALWAYS | set(DRAWS_IF)
     recurrent = {"gru", "lstm", "rnn_relu", "rnn_tanh", "miopen_rnn"}  # no ViT has such layers
     missing = {
         name

@@ -136,7 +136,7 @@ def test_features_in_another_order_are_no_place(order: Callable[[Tensor], Tensor
     assert re.search(why, str(no.value))
     assert str(no.value).endswith(". Leave `layer` out for `embed`, or use occlusion.")
     with pytest.raises(
-        vi.UnsupportedModelError, match=r"`head` gives \(1, 3\), which is no grid of several cells over"
+        vi.UnsupportedModelError, match=r"`head` gives \(1, 3\), which is not a grid of several cells over"
     ):
         Gradcam(model, layer="head").patch_map(images(), target=0)
 

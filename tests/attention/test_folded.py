@@ -89,5 +89,7 @@ def test_masks_are_split_like_queries_and_a_remainder_is_refused() -> None:
     assert given.query[..., 0, 0].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     assert given.mask is not None
     assert torch.equal(given.mask, mask.reshape(2, 3, 5, 5))
-    with pytest.raises(UnsupportedModelError, match=r"`attn` calls .* its heads cannot be told from its batch"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"`attn` calls .* its heads cannot be separated from its batch"
+    ):
         split_heads(nn.Identity(), "attn", read_sdpa(query, query, query), images=4)

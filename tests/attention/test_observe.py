@@ -86,7 +86,7 @@ SOFTMAX = r"computes its attention by a softmax in a form.*must multiply the val
 POOLED = r"attends from \d+ of the tokens to \d+ .*Use a ViT in which all tokens attend to all"
 UNPLACED = r"the patches of \w+ cannot be placed: .*Give a Vision Transformer whose tokens are a regular"
 NO_ATTENTION = r"made no call of scaled_dot_product_attention.*Give a Vision Transformer"
-SEVERAL = r"combines 2 attention maps into one \(differential attention.*one softmax a layer"
+SEVERAL = r"combines 2 attention maps into one \(differential attention.*one softmax per layer"
 
 
 def timm_model(name: str, **options: Any) -> Callable[[], nn.Module]:

@@ -96,7 +96,7 @@ def test_classes_that_read_other_tokens_have_readouts_of_their_own() -> None:
     assert_same_maps(model, 3, tokens_of(lambda x: x[:, 0]), 3)
     assert_same_maps(model, 7, tokens_of(lambda x: x[:, 1:].mean(1)), 7)
     assert_same_maps(model, [3, 4], tokens_of(lambda x: x[:, 0]), [3, 4])
-    with pytest.raises(UnsupportedModelError, match=r"class token.*mean of the patches.*one by one"):
+    with pytest.raises(UnsupportedModelError, match=r"class token.*mean of the patches.*one at a time"):
         vi.AttentionRollout(model).patch_map(images(), [3, 7])
 
 

@@ -25,7 +25,7 @@ UNSUPPORTED = {
     "cait_xxs24_224": r"blocks\.0\.attn.*softmax",
     "coat_lite_tiny": r"factoratt_crpe.*softmax",
     "convit_tiny": r"blocks\.0\.attn.*softmax",
-    "cpubone_nano": r"pooled tokens beside a path of all",
+    "cpubone_nano": r"pooled tokens next to a path of all",
     "edgenext_xx_small": r"xca.*channel",
     "efficientvit_m0": r"softmax",
     "levit_128s": r"attn_downsample.*pooled keys",

@@ -17,8 +17,8 @@ from torch import nn
 
 import vit_interactions as vi
 from tests.helpers.threaded import differences, lived_in
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.evaluation_copy import evaluation_copy
+from vit_interactions.attention.isolation import evaluation_mode
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -33,7 +33,7 @@ def costs(name: str, size: int, rounds: int = 30) -> dict[str, float]:
     model, inputs = timm.create_model(name), torch.rand(1, 3, size, size)
 
     def run_on_copy() -> None:
-        with borrowed(model) as own:
+        with evaluation_mode(model) as own:
             own(inputs)
 
     runs: dict[str, tuple[bool, Callable[[], object]]] = {

@@ -15,9 +15,8 @@ from vit_interactions_adapters.captum_methods import CaptumIntegratedGradients
 import vit_interactions as vi
 from tests.helpers.explaining import images, small_vit
 from vit_interactions.explain.configured import ConfiguredMethod, configure, parse_method
-from vit_interactions.explain.options import READERS, options_of, parameters_of
+from vit_interactions.explain.options import options_of, parameters_of
 from vit_interactions.explain.registry import all_methods
-from vit_interactions.explain.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +59,6 @@ def test_values_have_the_types_of_the_annotations(text: str, options: dict[str, 
     assert {name: type(value) for name, value in method.options.items()} == {
         name: type(value) for name, value in options.items()
     }
-
-
-EVERY_OPTION = [(name, option) for name, kind in all_methods().items() for option in options_of(kind).values()]
-
-
-@pytest.mark.parametrize(
-    ("name", "option"), EVERY_OPTION, ids=[f"{name}:{each.name}" for name, each in EVERY_OPTION]
-)
-def test_every_choice_and_default_of_every_method_can_be_typed(name: str, option: Any, model: nn.Module) -> None:
-    choices = [each for each in option.allowed if each not in READERS]
-    for value in (*choices, option.default):
-        method = parse_method(f"{name}:{option.name}={value}")
-        assert method.options == {option.name: value}
-        assert parse_method(f"{name}:{option.name}={str(value).lower()}").options == {option.name: value}
-        if choices:
-            assert getattr(method.create(model), option.name) == value
 
 
 @pytest.mark.parametrize("name", all_methods())
@@ -209,35 +192,6 @@ def test_the_same_method_twice_is_one() -> None:
     assert [method.name for method in configure(["gmar", "gmar:norm=l1", "gmar"])] == ["gmar", "gmar:norm=l1"]
 
 
-def test_a_run_sets_options_that_are_not_given() -> None:
-    class Subclass(vi.ResponsiveFieldSize):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__(model, alpha=0.5)
-
-    methods = {
-        "field": "responsive_field_size",
-        "own": "responsive_field_size:alpha=0.2",
-        "partial": partial(vi.ResponsiveFieldTendency, beta=0.4),
-        "fixed": Subclass,
-        "rollout": "attention_rollout",
-        "daam": "dynamic_accumulated_attention",
-        "daam of class tokens": "dynamic_accumulated_attention:readout=class_token",
-    }
-    settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3)
-    assert {method.name: method.options for method in settings.methods} == {
-        "field": {"alpha": 0.05, "beta": 0.3},
-        "own": {"alpha": 0.2, "beta": 0.3},
-        "partial": {"alpha": 0.05, "beta": 0.4},
-        "fixed": {},
-        "rollout": {},  # whose alpha is another one
-        "daam": {"readout": "model"},
-        "daam of class tokens": {"readout": "class_token"},
-    }
-    made = configure({"x": lambda model: vi.ResponsiveFieldSize(model, alpha=0.4)}, small_vit())
-    (kept,) = Settings("vit", methods=made, alpha=0.05).methods
-    assert kept.options == {"alpha": 0.4, "beta": 0.2}
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -276,15 +230,6 @@ def test_options_that_json_does_not_know_are_recorded_by_name() -> None:
     assert method.describe()["options"] == {"pool": f"{__name__}._mean", "dtype": "torch.float32"}
     assert method.describe()["method"] == "raw_attention"  # whose subclass it is
     assert options_of(Odd) == {}
-
-
-def test_options_without_annotations_have_the_types_of_their_defaults() -> None:
-    class Plain(vi.RawAttention):
-        def __init__(self, model, scale=2.0, deep=True, **more):  # type: ignore[no-untyped-def]
-            super().__init__(model)
-
-    assert " ".join(map(str, options_of(Plain).values())) == "scale=2.0 deep=true"
-    assert options_of(Plain)["scale"].parse("3", "plain") == 3.0
 
 
 def test_captums_noise_tunnel_takes_a_configured_explainer(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""DAAM: the tiny case by hand, the decomposition, the accumulation, the display, the memory bank."""
+"""DAAM: the decomposition, the accumulation and the memory bank."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import vit_interactions as vi
 from tests.helpers.families import FAMILIES
 from vit_interactions.explain.memory_bank import dimension_weights
-from vit_interactions.functional.accumulated_attention import accumulate, block_evidence, display_frames
+from vit_interactions.functional.accumulated_attention import block_evidence, display_frames
 
 
 @pytest.fixture
@@ -18,20 +18,6 @@ def model() -> nn.Module:
 @pytest.fixture
 def images() -> Tensor:
     return FAMILIES["vit"].images().double()
-
-
-def test_one_block_by_hand() -> None:
-    # H = 2, d = 1, tokens (class, p1, p2): F = [[.5, 0], [.6, .6], [-.2, .9]], c = (2, -1)
-    attention = torch.tensor([[[[0.5, 0.3, 0.2]], [[0.1, 0.6, 0.3]]]])
-    value = torch.tensor([[[[1.0], [2.0], [-1.0]], [[0.0], [1.0], [3.0]]]])
-    gradient = torch.tensor([[[[2.0]], [[-1.0]]]])
-    signed = block_evidence(attention, gradient, value, rectify=False)
-    assert torch.allclose(signed, torch.tensor([[1.0, 0.6, -1.3]]))
-    assert torch.allclose(signed.sum(), torch.tensor(2 * 0.9 - 1 * 1.5))
-    rectified = block_evidence(attention, gradient, value)
-    assert torch.allclose(rectified, torch.tensor([[1.0, 1.2, -0.4]]))
-    assert torch.allclose(accumulate(rectified[:, None, 1:]), torch.tensor([[[1.2, 0.0]]]))
-    assert torch.allclose(accumulate(signed[:, None, 1:]), torch.tensor([[[0.6, 0.0]]]))
 
 
 @pytest.mark.parametrize("family_name", ["vit", "dinov2_reg4", "rope_mixed", "hybrid"])
@@ -94,26 +80,6 @@ def test_scale_of_the_score_and_blocks_scaled_before(model: nn.Module, images: T
     lowest, highest = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
     scaled = ((blocks - lowest) / (highest - lowest)).nan_to_num()
     assert torch.allclose(normed.flatten(2), scaled.cumsum(1))
-
-
-def test_display_of_the_published_code() -> None:
-    frames = torch.tensor([[[0.0, 0.2, 0.4], [0.0, 0.5, 1.0]]], dtype=torch.float64)
-    shown = display_frames(frames)
-    assert torch.allclose(shown.amax(-1), torch.ones(1, 2, dtype=torch.float64))  # every frame spans 0..1
-    assert torch.allclose(shown[0, 1, 1], torch.tensor(0.859793, dtype=torch.float64), atol=1e-6)
-    assert int(shown[0, 1, 1] * 255) == 219
-    assert (display_frames(torch.full((1, 2, 3), 0.7)) == 0).all()  # constant: nothing to show, no NaN
-    assert (display_frames(torch.zeros(1, 2, 3)) == 0).all()
-
-
-def test_global_display_keeps_early_frames_dim() -> None:
-    frames = torch.tensor([[[0.0, 0.2, 0.4], [0.0, 0.5, 1.0]]])
-    assert torch.allclose(display_frames(frames, "global"), torch.tensor([[[0.0, 0.2, 0.4], [0.0, 0.5, 1.0]]]))
-    raised = torch.tensor([[[0.0, 0.3], [0.2, 1.0]]])
-    # min D_L = .2: frame 1 is (0 - .2, .3 - .2) / .1 clipped, times (.3 / .8)
-    assert torch.allclose(display_frames(raised, "global"), torch.tensor([[[0.0, 0.375], [0.0, 1.0]]]))
-    with pytest.raises(ValueError, match="`mode` must be one of 'sigmoid', 'global', got 'other'"):
-        display_frames(frames, "other")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family_name", ["distilled", "dinov3", "siglip", "beit"])

@@ -157,17 +157,3 @@ def test_a_target_is_needed(method: type[vi.Explainer], model: nn.Module, images
 def test_options_outside_their_range(make: Callable[[nn.Module], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(timm.create_model("test_vit"))
-
-
-def test_discarding_and_starting_later(model: nn.Module, images: Tensor) -> None:
-    assert not torch.allclose(
-        vi.GradientRollout(model, discard=0.9).patch_map(images, target=1),
-        vi.GradientRollout(model).patch_map(images, target=1),
-    )
-    layers = explicit_layers(model, images, target=1)
-    last = torch.relu(layers[-1][0] * layers[-1][1]).mean(1)[:, 0, 1:]
-    start = len(layers) - 1
-    result = vi.GenericAttention(model, start_layer=start).patch_map(images, target=1).flatten(1)
-    assert torch.allclose(result, last)
-    with pytest.raises(ValueError, match=f"`start_layer` must be < {start + 1}"):
-        vi.GenericAttention(model, start_layer=start + 1).patch_map(images, target=1)

@@ -1,112 +1,34 @@
-"""Transformer attribution: its rules by hand and by loops, the whole against a slow implementation in float64."""
+"""Transformer attribution against a slow implementation in float64."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
-from tests.helpers.chefer_reference import slow_attribution, slow_linear, slow_sum
-from tests.helpers.families import Family, tiny
+from tests.helpers.chefer_reference import slow_attribution
+from tests.helpers.families import Family
+from tests.helpers.small_vits import Spoiled, images, small_vit
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain import transformer_attribution
 from vit_interactions.explain.generic_attention import GenericAttention
 from vit_interactions.explain.transformer_attribution import RelevanceRules, TransformerAttribution
 from vit_interactions.functional.relevance import (
-    attention_relevance,
-    divide,
-    linear_relevance,
-    mean_relevance,
     product_relevance,
-    sum_relevance,
 )
 
 # Rotary embeddings and gates have no rule.
 REFUSED = {
-    "dinov3": r"`blocks.1.attn` \(EvaAttention\) multiplies by other factors",
-    "dinov3_qkvb": r"`blocks.1.attn` \(EvaAttention\) multiplies by other factors",
+    "dinov3": r"`blocks.1.attn` \(EvaAttention\) multiplies each token by different factors",
+    "dinov3_qkvb": r"`blocks.1.attn` \(EvaAttention\) multiplies each token by different factors",
     "eva02": r"`blocks.0.mlp` \(GluMlp\) multiplies two tensors",
-    "rope_mixed": r"`blocks.1.attn` \(AttentionRope\) multiplies by other factors",
-    "pe_map": r"`blocks.1.attn` \(AttentionRope\) multiplies by other factors",
+    "rope_mixed": r"`blocks.1.attn` \(AttentionRope\) multiplies each token by different factors",
+    "pe_map": r"`blocks.1.attn` \(AttentionRope\) multiplies each token by different factors",
     "winft": r"computes `window_free_attention` from the image",
     "winft_inf": r"computes `window_free_attention` from the image",
 }
-
-
-def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
-    """A ViT of 2 x 2 patches, two layers, two heads, with every parameter mattering."""
-    model = tiny(name, **{"img_size": 32, "embed_dim": 12, **options})
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
-
-
-def images(batch: int = 2, size: int = 32) -> Tensor:
-    """Random images."""
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-# --- the rules ---
-
-
-def test_linear_rule_by_hand_and_contribution_by_contribution() -> None:
-    one = torch.ones(1)
-    shared = linear_relevance(one, torch.tensor([1.0, -1.0]), torch.tensor([[1.0, 2.0]]))
-    assert shared.tolist() == [1.0, 0.0]
-    assert linear_relevance(one, torch.tensor([1.0]), torch.tensor([[-1.0]])).tolist() == [0.0]
-    x, weight, relevance = torch.randn(4, 7).double(), torch.randn(5, 7).double(), torch.randn(4, 5).double()
-    shared = linear_relevance(relevance, x, weight)
-    torch.testing.assert_close(shared, slow_linear(relevance, x, weight))
-    torch.testing.assert_close(shared.sum(-1), relevance.sum(-1))
-    assert linear_relevance(relevance.half(), x.half(), weight.half()).dtype == torch.float32
-
-
-def test_sum_rule_keeps_the_relevance_of_each_image() -> None:
-    a, b, relevance = torch.randn(3, 4, 5).double(), torch.randn(3, 4, 5).double(), torch.randn(3, 4, 5).double()
-    first, second = sum_relevance(relevance, a, b)
-    torch.testing.assert_close((first + second).sum((1, 2)), relevance.sum((1, 2)))
-    for i in range(3):
-        expected = slow_sum(relevance[i], a[i], b[i])
-        torch.testing.assert_close((first[i], second[i]), expected)
-    first, second = sum_relevance(torch.ones(1, 2), torch.ones(1, 2), -torch.ones(1, 2))
-    assert first.eq(0).all()
-    assert second.eq(0).all()
-    # Relevance that cancels within a branch is not multiplied to infinity.
-    first, second = sum_relevance(
-        torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 2.0]])
-    )
-    assert first.tolist() == [[0.0, 0.0]]
-    assert second.tolist() == [[0.0, 2.0]]
-
-
-def test_mean_and_product_rules() -> None:
-    x, relevance = torch.randn(2, 3, 4).double(), torch.randn(2, 1, 4).double()
-    shared = mean_relevance(relevance, x, x.sum(1, keepdim=True))
-    torch.testing.assert_close(shared.sum(1, keepdim=True), relevance)
-    torch.testing.assert_close(shared[0, 1, 2], x[0, 1, 2] / x[0, :, 2].sum() * relevance[0, 0, 2])
-    a, b, relevance = torch.randn(3, 4).double(), torch.randn(4, 2).double(), torch.randn(3, 2).double()
-    of_a, of_b = product_relevance(relevance, a, b)
-    parts = a[:, :, None] * b[None] / (a @ b)[:, None] * relevance[:, None]
-    torch.testing.assert_close((of_a, of_b), (parts.sum(2) / 2, parts.sum(0) / 2))
-    torch.testing.assert_close(of_a.sum(), relevance.sum() / 2)
-    assert divide(torch.tensor([1.0, 0.0, -3.0]), torch.tensor([0.0, 0.0, 2.0])).tolist() == [0.0, 0.0, -1.5]
-    attention = torch.rand(2, 3, 3).double().softmax(-1)
-    q, k, v = torch.randn(3, 2, 3, 5).double()
-    relevance = torch.randn(2, 3, 5).double()
-    parts = attention_relevance(relevance, q, k, v, attention)
-    total = relevance.sum((1, 2))
-    for part, share in zip(parts, (0.25, 0.25, 0.5), strict=True):
-        torch.testing.assert_close(part.sum((1, 2)), share * total)
-
-
-# --- the whole ---
-
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "class token": ("vit_tiny_patch16_224", {}),
@@ -262,76 +184,6 @@ def test_half_precision(dtype: torch.dtype, tolerance: float) -> None:
     for half in (result, cast):
         assert half.dtype == torch.float32
         assert (half - expected).abs().max() < tolerance * expected.max()
-
-
-# --- refusals ---
-
-
-class Spoiled(nn.Module):
-    """Something done to the features after an attention."""
-
-    def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
-        """Take what is done."""
-        super().__init__()
-        self.spoil = spoil
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Spoil."""
-        return self.spoil(x)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "what"),
-    [
-        (torch.exp, "computes `exp`"),
-        (torch.sigmoid, "computes `sigmoid`"),
-        (lambda x: x - 2 * x, "computes `sub`"),
-        (lambda x: x * F.gelu(x), "multiplies two tensors"),
-        (lambda x: x * torch.rand(x.shape[1:]), r"other factors for each token, of shape \(5, 12\)"),
-        (lambda x: x / x.mean(2, keepdim=True), "divides by a tensor"),
-        (lambda x: x / torch.rand(12), "divides by a tensor"),
-        (lambda x: torch.add(x, x, alpha=2), "adds 2 times"),
-        (lambda x: F.linear(x, x[0, :1].expand(12, 12)), "computes weights"),
-        (lambda x: x + x.mean(-3), "averages or sums over the batch"),
-        (lambda x: F.conv1d(x.mT, torch.ones(12, 12, 1)).mT, "computes `conv1d`"),
-        (
-            lambda x: F.scaled_dot_product_attention(*[x[:, None]] * 3, x[:, None, :, :5])[:, 0],
-            "mask of its attention",
-        ),
-    ],
-)
-def test_what_is_not_understood_is_refused_by_name(spoil: Callable[[Tensor], Tensor], what: str) -> None:
-    model = small_vit()
-    model.blocks[0].drop_path2 = Spoiled(spoil)
-    with pytest.raises(UnsupportedModelError, match=rf"`blocks.0.drop_path2` \(Spoiled\) .*{what}"):
-        TransformerAttribution(model).patch_map(images(), target=0)
-    model.blocks[0].drop_path2 = nn.Identity()
-    assert TransformerAttribution(model).patch_map(images(), target=0).isfinite().all()
-
-
-class Doubled(torch.autograd.Function):
-    """An operation that no mode can see."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Compute 2 x."""
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Pass the gradient on."""
-        return 2 * gradient
-
-
-@pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")
-def test_operations_that_cannot_be_seen_are_refused() -> None:
-    model = small_vit()
-    model.norm = Spoiled(Doubled.apply)
-    with pytest.raises(UnsupportedModelError, match="computes `Doubled`"):
-        TransformerAttribution(model).patch_map(images(), target=0)
-    model.norm = Spoiled(torch.detach)
-    with pytest.raises(UnsupportedModelError, match="does not depend on the image"):
-        TransformerAttribution(model)._relevance(images(), 0, None)
 
 
 def test_scales_and_constants_pass_relevance_unchanged() -> None:

@@ -1,4 +1,4 @@
-"""Indiscriminative patches and responsive fields (Sec. 4.2, Eqs. 6, 7) against loops over the equations."""
+"""Responsive fields (Sec. 4.2, Eqs. 6, 7) against loops over the equations."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,21 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers import references
+from tests.helpers.references import random_uncertainty
 from vit_interactions import InteractionUncertainty, responsive_field
 from vit_interactions.functional import (
     column_variance,
     field_tendency,
-    indiscriminative_patches,
-    informativeness,
 )
 
 Reading = Literal["window", "candidates"]
-
-
-def random_uncertainty(grid: tuple[int, int], batch: int = 2) -> Tensor:
-    """Return random U with mostly small values."""
-    patches = grid[0] * grid[1]
-    return torch.rand(batch, patches, patches, dtype=torch.float64) ** 4
 
 
 def assert_equals_loops(
@@ -64,32 +57,6 @@ def test_equals_the_loops_on_the_uncertainty_of_a_trained_model(
     values = InteractionUncertainty(trained_vit).uncertainty(real_images(1)).double()
     assert_equals_loops(values, (14, 14), 0.05, 0.2)
     assert_equals_loops(values, (14, 14), 0.1, 0.2, "candidates")
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.1, 0.2, 0.5, 1.0])
-def test_beta_is_the_fraction_of_dropped_patches(beta: float) -> None:
-    dropped = indiscriminative_patches(random_uncertainty((5, 4), batch=3), beta)
-    assert dropped.sum(1).tolist() == [references.share(beta, 20)] * 3
-
-
-def test_columns_with_the_lowest_variance_are_dropped() -> None:
-    # Columns: variance 0, 1, 4, 1/4 (population variance of {a, b} repeated is ((b − a)/2)²).
-    values = torch.tensor(
-        [[[5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0], [5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0]]]
-    )
-    assert column_variance(values).tolist() == [[0.0, 1.0, 4.0, 0.25]]
-    assert informativeness(values).tolist() == [[5.0, 1.0, 2.0, 0.5]]
-    assert indiscriminative_patches(values, 0.25).tolist() == [[True, False, False, False]]
-    assert indiscriminative_patches(values, 0.5).tolist() == [[True, False, False, True]]
-    # The row variances are 75/16 and 5/2, so mistaking rows for columns would drop other patches.
-    assert indiscriminative_patches(values.mT, 0.5).tolist() == [[False, True, False, True]]
-
-
-def test_ties_of_variance_drop_the_lowest_index() -> None:
-    values = torch.zeros(1, 5, 5)
-    values[0, 0] = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0])
-    assert indiscriminative_patches(values, 0.4).tolist() == [[True, False, True, False, False]]
-    assert indiscriminative_patches(torch.ones(1, 5, 5), 0.6).tolist() == [[True, True, True, False, False]]
 
 
 def test_a_dropped_patch_stays_in_its_own_field_only() -> None:

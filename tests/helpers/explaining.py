@@ -152,7 +152,7 @@ REASONS = {
     (
         "beyond_intuition_token",
         "parallel_scaling",
-    ): "does not give its attention's output straight to a linear layer",
+    ): "does not pass its attention's output directly to a linear layer",
 }
 
 CHOOSY = {row.method for row in ROWS for name, _ in REASONS if row.name == name and not row.options}

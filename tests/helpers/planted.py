@@ -187,3 +187,15 @@ def box(rows: slice, cols: slice, grid: tuple[int, int] = (4, 4)) -> Tensor:
 
 
 INSIDE = box(slice(1, 3), slice(2, 4))
+
+
+def slow_spearman(first: Tensor, second: Tensor) -> float:
+    ranks = []
+    for values in (first.flatten().tolist(), second.flatten().tolist()):
+        ranks.append(
+            [sum(v < value for v in values) + (sum(v == value for v in values) - 1) / 2 for value in values]
+        )
+    mean = (len(ranks[0]) - 1) / 2
+    product = sum((a - mean) * (b - mean) for a, b in zip(*ranks, strict=True))
+    one, other = (sum((a - mean) ** 2 for a in rank) for rank in ranks)
+    return product / (one * other) ** 0.5

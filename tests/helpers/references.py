@@ -135,3 +135,9 @@ def bilinear(values: Matrix, size: tuple[int, int]) -> Tensor:
             lower = values[bottom][left] * (1 - across) + values[bottom][right] * across
             result[y, x] = upper * (1 - down) + lower * down
     return result
+
+
+def random_uncertainty(grid: tuple[int, int], batch: int = 2) -> Tensor:
+    """Return random U with mostly small values."""
+    patches = grid[0] * grid[1]
+    return torch.rand(batch, patches, patches, dtype=torch.float64) ** 4

@@ -21,7 +21,7 @@ from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.figures import PreparedImage, prepare
 from vit_interactions.images import read_image
-from vit_interactions.images.masks import covered, inside_mask, masks_by_image, object_pixels, read_mask
+from vit_interactions.images.masks import covered, inside_mask, object_pixels, read_mask
 from vit_interactions.images.placement import Placement
 from vit_interactions.metrics import METRICS, Case, Metric, Score
 from vit_interactions.metrics.average_precision import average_precision
@@ -30,7 +30,9 @@ from vit_interactions.metrics.iou import intersection_over_union
 from vit_interactions.metrics.pointing_game import pointing_game
 
 METHODS = ["raw_attention", "random_map"]
+
 LOCALISATION = ["pointing_game", "energy_in_box", "iou", "average_precision"]
+
 LAYOUT = vi.TokenLayout(prefix=1, rows=4, cols=4, readout="token", extent=(64, 64))
 
 
@@ -47,9 +49,6 @@ def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> n
 
 def prepared_of(size: tuple[int, int], placement: Placement) -> PreparedImage:
     return PreparedImage(Image.new("RGB", size), torch.zeros(3, 64, 64), placement)
-
-
-# Patches on the object
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,6 @@ def test_half_covered_patches_count() -> None:
     mask = np.zeros((22, 22), bool)
     mask[:, :8] = True  # 8 pixels = one and a half patches
     assert inside_mask(prepared_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
-
-
-# Object pixels
 
 
 def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:
@@ -180,42 +176,6 @@ def test_unusable_masks_are_reported(tmp_path: Path) -> None:
     refused("is JPEG, which is not a supported image format. Convert it to PNG.", "photo.png")
     (tmp_path / "folder.png").mkdir()
     refused("must be a file, got a folder at", "folder.png")
-
-
-# Mask files
-
-
-def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:
-    one, other = Path("/data/cats/1.jpg"), Path("/data/dogs/1.JPEG")
-    alone = Path("/data/dogs/2.tar.png")
-    masks = tmp_path / "masks"
-    for name in ("cats/1.png", "dogs/1.PNG", "2.tar.png", "3.png"):
-        png(masks / name, np.ones((1, 1), np.uint8))
-    assert masks_by_image(masks, [one, other, alone, Path("/data/4.jpg")]) == {
-        one: masks / "cats/1.png",
-        other: masks / "dogs/1.PNG",
-        alone: masks / "2.tar.png",
-        Path("/data/4.jpg"): masks / "4.png",  # the expected path
-    }
-    png(masks / "1.png", np.ones((1, 1), np.uint8))
-    with pytest.raises(
-        ValueError, match=r"got '1', which matches 2, e\.g\. '/data/cats/1\.jpg' and '/data/dogs/1\.JPEG'"
-    ):
-        masks_by_image(masks, [one, other])
-    with pytest.raises(ValueError, match=r"must have one mask per image, got .*1\.png and .*1\.png for"):
-        masks_by_image(masks, [one])
-    with pytest.raises(ValueError, match=r"named like the images, e\.g\. '5\.png', got e\.g\. '1\.png' in"):
-        masks_by_image(masks, [Path("/data/5.jpg")])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"got no PNG file in .*empty"):
-        masks_by_image(tmp_path / "empty", [one])
-    with pytest.raises(ValueError, match="must be a folder of PNG files, got"):
-        masks_by_image(masks / "1.png", [one])
-    with pytest.raises(ValueError, match="must not be the folder of the images"):
-        masks_by_image(masks, [masks / "3.png"])
-
-
-# Masks in a comparison
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Masked tokens equal dropped tokens and do not affect the output; models where they would raise an error."""
+"""Token curves by hand, and models for which they raise an error."""
 
 from typing import Any
 
@@ -9,76 +9,10 @@ from torch import Tensor, nn
 
 from tests.helpers.families import FAMILIES, Family, tiny
 from tests.helpers.planted import planted_case, random_map, sigmoid
-from vit_interactions.attention import UnsupportedModelError, token_layout
-from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.metrics import Case, token_deletion, token_insertion
-from vit_interactions.metrics.token_scores import mask_keys, token_scores
+from tests.helpers.token_cases import MEANS, case_of
+from vit_interactions.attention import UnsupportedModelError
+from vit_interactions.metrics import token_deletion, token_insertion
 from vit_interactions.training.teacher import WindowTeacher
-
-MASKABLE = ("vit", "distilled", "dinov2_reg4", "hybrid", "rope_mixed", "non_square", "dynamic", "padded")
-MAPS = ("siglip", "test_vit3", "naflex_map", "pe_map")
-MEANS = ("dinov3", "dinov3_qkvb", "eva02", "beit", "relpos", "reg4_gap", "naflex", "parallel_scaling")
-
-
-def case_of(model: nn.Module, images: Tensor, target: int = 2, **options: Any) -> Case:
-    layout = token_layout(model, (images.shape[-2], images.shape[-1]))
-    given: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, **options}
-    return Case(model=model, inputs=images[:1], target=target, layout=layout, **given)
-
-
-def some_shown(grid: tuple[int, int], count: int = 5, least: int = 0) -> Tensor:
-    """Return subsets of patches: all, random ones, and the first `least` patches."""
-    shown = torch.rand(count, *grid, generator=torch.Generator().manual_seed(0)) > 0.5
-    shown[0] = True
-    shown[1] = False
-    shown[1].view(-1)[:least] = True
-    return shown
-
-
-def dropped(model: Any, images: Tensor, shown: Tensor, target: int) -> float:
-    """Return the probability if only prefix tokens and shown patches pass through the blocks of timm's ViT."""
-    with torch.no_grad():
-        tokens = model._pos_embed(model.patch_embed(images))
-        prefix = tokens.shape[1] - shown.numel()
-        kept = torch.cat([torch.arange(prefix), prefix + shown.flatten().nonzero().flatten()])
-        tokens = model.norm_pre(tokens[:, kept])
-        for block in model.blocks:
-            tokens = block(tokens)
-        return float(model.forward_head(model.norm(tokens)).softmax(1)[0, target])
-
-
-@pytest.mark.parametrize("name", ["vit", "distilled", "dinov2_reg4", "non_square", "test_vit3"])
-def test_masking_tokens_equals_dropping_them(name: str) -> None:
-    family = FAMILIES[name]
-    model, images = family.build().double(), family.images().double()
-    shown = some_shown(family.grid)
-    scores = token_scores(case_of(model, images), shown)
-    expected = [dropped(model, images[:1], one, 2) for one in shown]
-    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert len({round(value, 4) for value in expected}) == len(expected)
-
-
-@pytest.mark.parametrize("name", [*MASKABLE, *MAPS])
-def test_masked_patches_do_not_affect_the_output(name: str) -> None:
-    family = FAMILIES[name]
-    model = family.build().double()
-    images = family.images().double()
-    least = 0 if family.prefix and name not in ("naflex_map", "pe_map") else 1
-    shown = some_shown(family.grid, least=least)
-    scores = token_scores(case_of(model, images), shown)
-    assert float(scores.max() / scores.min()) > 1.01
-    with torch.no_grad():
-        whole = model(images[:1]).softmax(1)[0, 2]
-    assert float(scores[0]) == pytest.approx(float(whole), abs=1e-10)
-    if name == "hybrid":  # its convolutions mix neighboring patches before there are tokens
-        return
-    height, width = (extent // count for extent, count in zip(family.extent, family.grid, strict=True))
-    for index in range(1, len(shown)):
-        repainted = images.clone()
-        for row, col in (~shown[index]).nonzero().tolist():
-            repainted[..., row * height : (row + 1) * height, col * width : (col + 1) * width] = 3.0
-        again = token_scores(case_of(model, repainted), shown[index : index + 1])
-        assert float(again) == pytest.approx(float(scores[index]), abs=1e-10), index
 
 
 @pytest.mark.parametrize("name", MEANS)
@@ -87,10 +21,6 @@ def test_models_that_average_tokens_raise(name: str) -> None:
     case = case_of(family.build(), family.images())
     with pytest.raises(UnsupportedModelError, match="it averages all tokens, so a masked token still contributes"):
         token_deletion().measure(case, random_map(family.grid, 0))
-
-
-def test_every_family_is_listed() -> None:
-    assert {*MASKABLE, *MAPS, *MEANS, "winft", "winft_inf"} == set(FAMILIES)
 
 
 def test_window_free_attention_raises(families: dict[str, Family]) -> None:
@@ -138,46 +68,6 @@ def test_models_with_a_window_teacher_raise() -> None:
         token_deletion().measure(case, random_map((4, 4), 0))
 
 
-def test_torchvision_models() -> None:
-    torchvision = pytest.importorskip("torchvision")
-    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.5)
-    check_repainted(model, torch.randn(1, 3, 32, 32, dtype=torch.float64), 8)
-
-
-def test_transformers_models() -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=32,
-        patch_size=8,
-    )
-    config.num_labels = 5
-    model = transformers.ViTForImageClassification(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.5)
-    check_repainted(model, torch.randn(1, 3, 32, 32, dtype=torch.float64), 8)
-
-
-def check_repainted(model: nn.Module, image: Tensor, size: int) -> None:
-    """Check that the content of a masked patch does not matter, and that of a shown patch does."""
-    shown = some_shown((32 // size, 32 // size))
-    scores = token_scores(case_of(model, image), shown)
-    assert float(scores.max() - scores.min()) > 1e-3
-    (row, col), (other_row, other_col) = (~shown[2]).nonzero()[0].tolist(), shown[2].nonzero()[0].tolist()
-    for place, same in (((row, col), True), ((other_row, other_col), False)):
-        repainted = image.clone()
-        repainted[..., place[0] * size : (place[0] + 1) * size, place[1] * size : (place[1] + 1) * size] = 3.0
-        again = float(token_scores(case_of(model, repainted), shown[2:3]))
-        assert (abs(again - float(scores[2])) < 1e-10) is same
-
-
 def test_token_curves_of_the_planted_patch_by_hand() -> None:
     """With uniform attention to the class token and k patches, the logit is 4 * 17 / (1 + k) if red is shown."""
     values = torch.arange(15, -1, -1, dtype=torch.float64).roll(6 - 3).reshape(4, 4)  # red has rank 3
@@ -191,21 +81,6 @@ def test_token_curves_of_the_planted_patch_by_hand() -> None:
             count, red = shown(step)
             assert float(curve[step, 0]) == step / 16
             assert float(curve[step, 1]) == pytest.approx(sigmoid(4.0 * 17 / (1 + count) if red else 0.0))
-
-
-def test_the_models_own_masks_are_kept() -> None:
-    query = torch.randn(4, 3, 8)  # 2 images of 2 heads, folded
-    shown = torch.tensor([[True, False, True], [True, True, False]])
-    folded = mask_keys(read_sdpa(query, query, query), shown)
-    assert folded.tolist() == [[row] for row in shown.repeat_interleave(2, 0).tolist()]
-    full = query.view(2, 2, 3, 8)
-    bias = torch.randn(1, 2, 3, 3)
-    added = mask_keys(read_sdpa(full, full, full, attn_mask=bias), shown)
-    assert torch.equal(added[1, :, :, :2], bias[0, :, :, :2])
-    assert (added[1, :, :, 2] == float("-inf")).all()
-    window = torch.eye(3, dtype=torch.bool)
-    both = mask_keys(read_sdpa(full, full, full, attn_mask=window), shown)
-    assert torch.equal(both[0, 0], window & shown[0])
 
 
 def test_the_model_is_unchanged() -> None:

@@ -1,6 +1,5 @@
-"""WinfT: ViT's parameters and checkpoints, timm's conventions, and the record of its windows."""
+"""WinfT: ViT's parameters and checkpoints, and timm's conventions."""
 
-import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -17,29 +16,16 @@ from torchvision import transforms
 
 import vit_interactions as vi
 from tests.helpers.data import IMAGES, WEIGHTS
-from tests.helpers.families import sharpen
+from tests.helpers.window_free import every_fill, images, small
 from vit_interactions.functional.window_free import (
     WINDOW_FILLS,
     window_free_attention,
     window_free_loss,
-    window_free_mask,
 )
 from vit_interactions.models import winft
 from vit_interactions.models.winft import WindowFreeAttention
 
 VARIANTS = [name for name in timm.list_models("*winft*", module="winft") if name != "test_winft"]
-every_fill = pytest.mark.parametrize("fill", WINDOW_FILLS)
-
-
-def small(name: str = "winft_tiny_patch16_224", **options: Any) -> Any:
-    """Return a model with two layers, sharp attention and 4 x 4 patches, always with the same weights."""
-    torch.manual_seed(0)
-    shape = {"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
-    return sharpen(timm.create_model(name, **{**shape, **options})).eval()
-
-
-def images(batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def gradients(model: nn.Module, output: Tensor, *more: Tensor) -> list[Tensor]:
@@ -51,9 +37,6 @@ def gradients(model: nn.Module, output: Tensor, *more: Tensor) -> list[Tensor]:
 def assert_near(actual: list[Tensor], expected: list[Tensor]) -> None:
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-# Registration and checkpoints
 
 
 def test_the_variants_are_registered_and_differ_from_vits_only_in_attention() -> None:
@@ -115,9 +98,6 @@ def test_state_dicts_load_in_both_directions() -> None:
     vit.load_state_dict(model.state_dict())
     assert model.no_weight_decay() == vit.no_weight_decay()
     assert model.group_matcher() == vit.group_matcher()
-
-
-# Forward pass
 
 
 @every_fill
@@ -183,108 +163,6 @@ def test_attention_dropout_is_drawn_in_training_only() -> None:
         assert torch.equal(model(images()), model(images()))
         model.train()
         assert not torch.allclose(model(images()), model(images()), atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("options", "prefix"),
-    [
-        ({}, 1),
-        ({"reg_tokens": 3}, 4),
-        ({"class_token": False, "global_pool": "avg"}, 0),
-        ({"class_token": False, "reg_tokens": 2, "global_pool": "map"}, 2),
-        ({"no_embed_class": True, "reg_tokens": 1, "qk_norm": True, "init_values": 0.1}, 2),
-    ],
-)
-@every_fill
-def test_the_windows_equal_those_of_queries_and_keys(options: dict[str, Any], prefix: int, fill: str) -> None:
-    model = small(**options, window_fill=fill)
-    with torch.no_grad(), vi.record_windows(model) as record, vi.record_attention(model) as attention:
-        model(images())
-    assert len(attention.calls) == len(record.masks) == 2
-    for call, logits, mask in zip(attention.calls, record.logits, record.masks, strict=True):
-        expected = torch.einsum("bhid,bhjd->bij", call.query[:, :, prefix:], call.key[:, :, prefix:]) / 2
-        torch.testing.assert_close(logits, expected)
-        weights = expected.double().sigmoid()
-        assert torch.equal(mask, weights > weights.mean(-1, keepdim=True))
-        assert 0.1 < mask.float().mean() < 0.9
-
-
-# Recorded windows
-
-
-def test_the_record_by_hand() -> None:
-    model = small()
-    with torch.no_grad(), vi.record_windows(model) as record:
-        model(images(3))
-    assert [logits.shape for logits in record.logits] == [(3, 16, 16)] * 2
-    assert all(
-        torch.equal(window_free_mask(logits), mask)
-        for logits, mask in zip(record.logits, record.masks, strict=True)
-    )
-    for image, operations in enumerate(record.operations.tolist()):
-        assert operations == sum(int(mask[image].sum()) for mask in record.masks) / 2
-    # The same for each image alone.
-    with torch.no_grad(), vi.record_windows(model) as alone:
-        model(images(3)[2:])
-    assert torch.equal(alone.masks[1][0], record.masks[1][2])
-
-
-def test_windows_are_stored_only_while_recording() -> None:
-    model = small()
-    layers = [block.attn for block in model.blocks]
-
-    def kept() -> bool:
-        return any(
-            layer.recording or layer.window_logits is not None or layer.window_mask is not None for layer in layers
-        )
-
-    model(images())
-    assert not kept()
-    with vi.record_windows(model) as record:
-        model(images())
-        assert kept()
-    assert not kept()
-    assert len(record.logits) == 2
-    model.blocks[1].register_forward_hook(lambda *_: 1 // 0)
-    with pytest.raises(ZeroDivisionError), vi.record_windows(model):
-        model(images())
-    assert not kept()
-    model = small()
-    assert list(model.state_dict()) == list(small("vit_tiny_patch16_224").state_dict())
-    copy.deepcopy(model)
-    torch.save(model, io.BytesIO())
-
-
-def test_the_record_has_the_layers_of_the_last_forward_pass() -> None:
-    model = small()
-    with vi.record_windows(model) as record:
-        model(images(3))
-        model(images(2))
-        assert record.logits[0].shape[0] == 2
-        model.forward_intermediates(images(), indices=[0], stop_early=True)
-    assert len(record.masks) == 2
-    with vi.record_windows(model) as record:
-        model.forward_intermediates(images(), indices=[0], stop_early=True, intermediates_only=True)
-    assert len(record.masks) == 1
-
-
-def test_invalid_records_raise() -> None:
-    model = small()
-    with pytest.raises(ValueError, match=r"WindowFreeAttention layers, got VisionTransformer without any"):
-        vi.record_windows(small("vit_tiny_patch16_224")).__enter__()
-    with vi.record_windows(model) as record:
-        with pytest.raises(RuntimeError, match="already being recorded"):
-            vi.record_windows(model).__enter__()
-        with pytest.raises(RuntimeError, match="No forward pass has been recorded"):
-            _ = record.masks
-    with vi.record_windows(model):
-        model(images())
-        with pytest.raises(RuntimeError, match="No forward pass has been recorded"):
-            _ = record.operations
-    parallel = nn.DataParallel(model)
-    parallel.device_ids = [0, 1]
-    with pytest.raises(ValueError, match="use DistributedDataParallel"):
-        vi.record_windows(parallel).__enter__()
 
 
 def supervised(model: nn.Module, parameters: nn.Module) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -374,9 +252,6 @@ def test_autocast_leaves_the_windows_in_float32() -> None:
     assert {logits.dtype for logits in record.logits} == {torch.float32}
 
 
-# Explainers
-
-
 @pytest.mark.filterwarnings("ignore::vit_interactions.ZeroMapWarning")  # attention Grad-CAM may find nothing
 @every_fill
 def test_explainers_support_it_or_raise_with_the_reason(fill: str) -> None:
@@ -391,9 +266,6 @@ def test_explainers_support_it_or_raise_with_the_reason(fill: str) -> None:
                 explainer(model).patch_map(images(), target)
         else:
             assert explainer(model, **options).patch_map(images(), target).shape == (2, 4, 4), name
-
-
-# timm's conventions
 
 
 def test_it_is_created_by_name_and_keyword() -> None:
@@ -482,9 +354,6 @@ def test_scripted_saved_and_exported(fill: str) -> None:
 
 def test_timms_tracer_treats_it_as_a_leaf() -> None:
     assert WindowFreeAttention in get_notrace_modules()
-
-
-# The trained ViT, without any training as WinfT
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,14 @@
-"""Writes are atomic, text files are read in any Unicode encoding, and written JSON is valid."""
+"""Writes are atomic, and text files are read in any Unicode encoding."""
 
 import errno
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vit_interactions.compare.plan import describe_metric
-from vit_interactions.metrics import METRICS
 from vit_interactions.utilities.files import WriteError, read_text, write_atomically
-from vit_interactions.utilities.json_files import write_json
-
-
-def strict(text: str) -> Any:
-    def fail(name: str) -> None:
-        raise AssertionError(f"{name} is not valid JSON")
-
-    return json.loads(text, parse_constant=fail)
 
 
 def test_a_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
@@ -53,26 +42,6 @@ def test_a_full_disk_during_torch_save_raises_write_error(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError, match="another reason"):
         write_atomically(tmp_path / "model.pt", lambda _: (_ for _ in ()).throw(RuntimeError("another reason")))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_numbers_are_rejected_in_json(tmp_path: Path, number: float) -> None:
-    path = tmp_path / "file.json"
-    write_json(path, {"number": 0.1, "text": "NaN"})
-    with pytest.raises(ValueError, match=r"file\.json must hold finite numbers only"):
-        write_json(path, {"deep": [{"in": number}]})
-    assert strict(path.read_text()) == {"number": 0.1, "text": "NaN"}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_metric_ranges_are_valid_json(name: str, tmp_path: Path) -> None:
-    write_json(tmp_path / "metric.json", describe_metric(METRICS[name]))
-    low, high = strict((tmp_path / "metric.json").read_text())["range"]
-    expected_low, expected_high = METRICS[name].range
-    assert low == expected_low
-    assert high == (None if expected_high == float("inf") else expected_high)
-    assert (high is None) == (name == "sensitivity")
 
 
 TEXT = "ant\r\nbée\ncat\r"

@@ -1,6 +1,6 @@
 """The layout that a model declares by timm's attributes, for models that cannot be observed (no graph).
 
-A declaration may be false; so whoever uses it says so.
+A declaration may be false, so its use comes with a warning.
 """
 
 import math
@@ -18,16 +18,16 @@ POOLS: tuple[Readout, ...] = ("token", "avg", "map")
 
 
 def state_layout(model: nn.Module, layout: TokenLayout) -> None:
-    """State where a model's patches are, where that can neither be observed nor is declared by timm's attributes.
+    """State the layout of a model's tokens, if it can neither be observed nor is declared by timm's attributes.
 
-    A statement that contradicts what can be observed is an error when the model is explained.
+    Explaining the model raises an error if the statement contradicts what can be observed.
 
     Args:
-        model: the model as it is given to explainers.
-        layout: for images of the size that it will be given.
+        model: the model that explainers will get.
+        layout: its layout for images of the size that it will get.
 
     Raises:
-        TypeError: `layout` is no `TokenLayout`.
+        TypeError: `layout` is not a `TokenLayout`.
 
     Example:
         >>> model = nn.Identity()
@@ -41,7 +41,7 @@ def state_layout(model: nn.Module, layout: TokenLayout) -> None:
 
 
 def stated_layout(model: nn.Module) -> TokenLayout | None:
-    """Return the layout that was stated for an unwrapped model; None without a statement."""
+    """Return the layout that was stated for an unwrapped model, if any."""
     return _stated.get(model)
 
 
@@ -53,8 +53,8 @@ def declared_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayou
         image_size: (height, width) of the input in pixels.
 
     Raises:
-        UnsupportedModelError: the model does not declare where its patches are.
-        ValueError: an image of less than one patch.
+        UnsupportedModelError: the model does not declare its patches.
+        ValueError: an image smaller than one patch.
 
     Example:
         >>> import timm
@@ -85,29 +85,23 @@ def declared_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayou
 
 def _find_vit(model: nn.Module) -> Any:
     """Return the module with the attributes of a ViT: the model itself or the only one inside it."""
-    found = [module for module in model.modules() if _is_vit(module)]
+    counted = [part for part in model.modules() if isinstance(getattr(part, "num_prefix_tokens", None), int)]
+    found = [part for part in counted if hasattr(part, "patch_embed") or hasattr(part, "embeds")]
     if found and (found[0] is model or len(found) == 1):
         return found[0]
-    reason = (
-        f"contains {len(found)} ViTs; explain one of them"
-        if found
-        else "does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`). For methods that "
-        "need "
-        "no gradient, such as attention_rollout, state them with `vi.state_layout(model, layout)`"
+    if found:
+        raise UnsupportedModelError(f"{type(model).__name__} contains {len(found)} ViTs; explain one of them.")
+    raise UnsupportedModelError(
+        f"{type(model).__name__} does not declare its patches either (timm's `num_prefix_tokens` and `patch_embed`). "
+        "For methods that need no gradient, such as attention_rollout, state them with `vi.state_layout(model, "
+        "layout)`."
     )
-    raise UnsupportedModelError(f"{type(model).__name__} {reason}.")
-
-
-def _is_vit(module: nn.Module) -> bool:
-    has_embedding = hasattr(module, "patch_embed") or hasattr(module, "embeds")
-    return has_embedding and isinstance(getattr(module, "num_prefix_tokens", None), int)
 
 
 def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
-    """Return (height, width) in pixels of one token's patch, a convolutional stem's stride included."""
-    ratio = (
-        embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else getattr(embed, "patch_size", None)
-    )
+    """Return (height, width) in pixels of one token's patch, including the stride of a convolutional stem."""
+    has_ratio = hasattr(embed, "feat_ratio")
+    ratio = embed.feat_ratio(as_scalar=False) if has_ratio else getattr(embed, "patch_size", None)
     if ratio is None:
         raise UnsupportedModelError(
             f"{type(vit).__name__} has a patch embedding without `patch_size`, so its patches cannot be placed "
@@ -120,14 +114,9 @@ def _patch_size(vit: Any, embed: Any) -> tuple[int, int]:
 def _readout(vit: Any) -> Readout:
     if getattr(vit, "head_dist", None) is not None:
         return "distilled"
-    pool = getattr(vit, "global_pool", None)
-    # Without pooling the output is all tokens; what is read from them is the class token where there is one.
-    pool = pool or ("token" if _has_class_token(vit) else "avg")
-    return next(
-        (known for known in POOLS if known == pool and (vit.num_prefix_tokens or known != "token")), "other"
-    )
-
-
-def _has_class_token(vit: Any) -> bool:
+    # Without pooling the output is all tokens; users read the class token, if any.
     owners = (vit, getattr(vit, "embeds", None))
-    return any(getattr(owner, "cls_token", None) is not None for owner in owners)
+    has_class_token = any(getattr(owner, "cls_token", None) is not None for owner in owners)
+    pool: Any = getattr(vit, "global_pool", None) or ("token" if has_class_token else "avg")
+    known = pool in POOLS and (vit.num_prefix_tokens or pool != "token")
+    return pool if known else "other"

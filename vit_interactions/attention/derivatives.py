@@ -1,18 +1,15 @@
-"""Tell a gradient that is zero from one that a model cuts: detached, under `torch.no_grad`, or quantized."""
+"""Find gradients that a model cuts: detached, under `torch.no_grad`, or quantized."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.graph import ancestors, name_of
+from vit_interactions.attention.graph import ancestors, has_no_derivative, node_of
 
 
 def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None = None) -> None:
-    """Raise unless a score has a gradient, through operations that have one, that arrives at `source` if given.
-
-    Raises:
-        UnsupportedModelError: none; the message names the reason.
+    """Raise UnsupportedModelError unless a score has a gradient, and one that reaches `source` if given.
 
     Example:
         >>> import torch
@@ -22,15 +19,14 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
     if score.grad_fn is None:
         refuse_cut(model, "the score has no gradient")
     nodes = list(ancestors([score.grad_fn], {}))
-    # What torch puts in the place of a derivative that an operation does not have.
-    if any(name_of(node).endswith("WarnNotImplemented") for node in nodes):
+    if has_no_derivative(nodes):
         refuse_cut(model, "an operation between the image and the score has no derivative")
-    if source is not None and not any(_is_origin(node, source) for node in nodes):
+    if source is not None and node_of(source) not in nodes:
         refuse_cut(model, "the score's gradient does not arrive at the image or the layer that was asked for")
 
 
 def refuse_cut(model: nn.Module, what: str) -> NoReturn:
-    """Raise UnsupportedModelError for a gradient that the model cuts, with the reason where the modules tell it."""
+    """Raise UnsupportedModelError for a gradient that the model cuts, with the reason if the modules show it."""
     quantized = quantized_module(model)
     reason = (
         f"`{quantized}` is quantized, so it has no derivative. Explain the model before its quantization"
@@ -54,12 +50,7 @@ def quantized_module(model: nn.Module) -> str | None:
     name: str
     for name, module in model.named_modules():
         weights = module.parameters(recurse=False)
-        if ".nn.quantized." in type(module).__module__ or any(
-            type(w).__module__[:7] == "torchao" for w in weights
-        ):
+        owners = [type(weight).__module__ for weight in weights]
+        if ".nn.quantized." in type(module).__module__ or any(owner.startswith("torchao") for owner in owners):
             return name
     return None
-
-
-def _is_origin(node: Any, source: Tensor) -> bool:
-    return node is source.grad_fn if source.grad_fn else getattr(node, "variable", None) is source

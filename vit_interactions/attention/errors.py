@@ -1,4 +1,4 @@
-"""The refusal that every part of the library uses when a model cannot be explained correctly."""
+"""Errors and warnings for models that cannot be explained correctly."""
 
 
 class UnsupportedModelError(ValueError):
@@ -13,7 +13,7 @@ class UnobservableModelError(UnsupportedModelError):
 
 
 class UnprobedModelWarning(UserWarning):
-    """A model could not be observed, so where its patches are is what it declares.
+    """A model could not be observed, so its layout is the one that it declares.
 
     Example:
         >>> issubclass(UnprobedModelWarning, UserWarning)

@@ -1,12 +1,12 @@
 """A model in evaluation mode whose attention can be read, without a change to the model itself.
 
-The modules are copied, their parameters and buffers are shared: the very same tensors. So mode, flags and hooks of the
-copy are nobody else's, whatever other threads do with the model meanwhile.
+The modules are copied, and share their parameters and buffers with the originals. So mode, flags and hooks of the copy
+are independent of what other threads do with the model.
 """
 
 import copy
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -15,12 +15,18 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.readable import changed_flags, is_compiled
-from vit_interactions.attention.references import PLAIN, Carrier, UncopyableReferenceError, holders, is_atom
+from vit_interactions.attention.references import (
+    PLAIN,
+    ReferenceCopier,
+    UncopyableReferenceError,
+    find_holders,
+    is_atom,
+)
 
 ADVICE = (
     "Call `model.eval()`, and use a method other than LeGrad, Beyond Intuition and the CAMs, which hook modules."
 )
-# Their `train` and `eval` write to no parameter.
+# The `train` and `eval` of these packages write to no parameter.
 _TRUSTED = ("torch", "timm", "transformers", "peft")
 _OWN = frozenset(vars(nn.Module()))
 _PLAIN_METHODS = (nn.Module.train, nn.Module.eval)
@@ -29,7 +35,7 @@ _originals: weakref.WeakKeyDictionary[nn.Module, dict[int, nn.Module]] = weakref
 
 
 class _Inside(nn.Module):
-    """The one module inside a wrapper that compiles or parallelizes, run as it is."""
+    """A module that runs the single child of a wrapper for compilation or parallelization."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return next(self.children())(*args, **kwargs)
@@ -42,12 +48,12 @@ class _Inside(nn.Module):
 
 
 def originals(model: nn.Module) -> dict[int, nn.Module]:
-    """Return the modules that an evaluation copy was made of, by `id`; none for any other model."""
+    """Return the original modules of an evaluation copy, by `id`; none for any other model."""
     return _originals.get(model, {})
 
 
 def evaluated(model: nn.Module) -> nn.Module:
-    """Return the model itself if it is in evaluation mode, readable and differentiable, else an evaluation copy.
+    """Return the model itself if it is in evaluation mode, readable and differentiable, or an evaluation copy.
 
     Example:
         >>> model = nn.Dropout()
@@ -66,9 +72,9 @@ def evaluated(model: nn.Module) -> nn.Module:
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """Copy the modules of a model, in evaluation mode, with flags under which its attention can be read.
 
-    Parameters and buffers are the model's own. Modules whose own `train` or `eval` may write to them, as LoRA layers
-    that merge weights do, get copies of their parameters instead; so do those created in inference mode, which take no
-    part in a graph. Compiled parts run eagerly.
+    Parameters and buffers are shared, with two exceptions that are copied: those of modules whose own `train` or `eval`
+    may write to them (LoRA layers that merge weights), and those created in inference mode, which no graph can contain.
+    Compiled parts run eagerly.
 
     Args:
         model: any module; it is not changed.
@@ -94,7 +100,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     states = {key: dict(vars(module)) for key, module in modules.items()}
     try:
         values = [value for state in states.values() for value in _values(state)]
-        carry = Carrier(copies, holders(values, modules))
+        carry = ReferenceCopier(copies, find_holders(values, modules))
         for key, state in states.items():
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
@@ -104,8 +110,11 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         ) from error
     copied: nn.Module = copies[id(model)]
     parts = [copies[key] for key in modules]
-    if evaluates:
-        _evaluate(copied, parts)
+    if evaluates and any(map(_own_methods, parts)):
+        copied.eval()
+    elif evaluates:
+        for module in parts:
+            vars(module)["training"] = False
     for module in parts:
         for flag, wanted in list(changed_flags(module)):
             setattr(module, flag, wanted)
@@ -129,14 +138,16 @@ def _kind(module: nn.Module) -> type[nn.Module]:
 
 
 def _values(state: dict[str, Any]) -> Iterator[Any]:
-    """Yield what a module's attributes and hooks hold, apart from parameters, buffers and submodules."""
+    """Yield the values of a module's attributes and hooks, except parameters, buffers and submodules."""
     for name, value in state.items():
         is_own = name in (*_TENSORS, "_modules") or (name in _OWN and not value)
         if not is_own and not is_atom(value):
             yield value
 
 
-def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: dict[int, Tensor]) -> dict[str, Any]:
+def _state(
+    copied: nn.Module, state: dict[str, Any], carry: ReferenceCopier, private: dict[int, Tensor]
+) -> dict[str, Any]:
     """Make the attributes of a copied module."""
     new: dict[str, Any] = {}
     for name, value in state.items():
@@ -147,7 +158,7 @@ def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: di
         elif isinstance(value, Tensor):
             new[name] = private.get(id(value), value)
         elif type(value) in PLAIN and id(value) not in carry.copies:
-            # What a module collects in a list or caches in a dict is not for the model to see.
+            # The copy must not write to lists and caches of the original.
             new[name] = carry.copied(value)
         elif name != "_compiled_call_impl":
             new[name] = value if is_atom(value) else carry(value)
@@ -157,7 +168,7 @@ def _state(copied: nn.Module, state: dict[str, Any], carry: Carrier, private: di
 
 
 def _private_tensors(modules: Iterable[nn.Module], evaluates: bool) -> dict[int, Tensor]:
-    """Copy the tensors that a graph or the way into evaluation mode may not share, by the `id` of the original."""
+    """Copy the tensors that a graph or the switch to evaluation mode may not share, by the `id` of the original."""
     tensors: dict[int, Tensor] = {}
     for module in modules:
         writes = evaluates and not all(package in _TRUSTED for package in _own_methods(module))
@@ -171,17 +182,8 @@ def _private_tensors(modules: Iterable[nn.Module], evaluates: bool) -> dict[int,
 
 
 def _own_methods(module: nn.Module) -> list[str]:
-    """Return the packages that a module's own `train` and `eval` come from, "" for those of an instance."""
+    """Return the packages that define a module's own `train` and `eval`, "" for those of an instance."""
     kind = type(module)
     own = (kind.train, kind.eval) if (kind.train, kind.eval) != _PLAIN_METHODS else ()
     packages = [method.__module__.split(".")[0] for method in own if method not in _PLAIN_METHODS]
     return packages + ["" for name in ("train", "eval") if name in vars(module)]
-
-
-def _evaluate(copied: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Put a copy into evaluation mode, by its own `eval` where one of its parts has its own."""
-    if any(map(_own_methods, parts)):
-        copied.eval()
-        return
-    for module in parts:
-        vars(module)["training"] = False

@@ -1,4 +1,4 @@
-"""Read attention that a model computes itself: softmax(...) and then a product with values of the same module."""
+"""Read explicit attention: a softmax whose result multiplies values in the same module."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,44 +12,30 @@ from vit_interactions.functional.attention import at_least_float32
 
 SOFTMAXES = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "einsum"})
-# What models do with the probabilities before they multiply values; in evaluation mode they stay what they are.
-_CARRIERS = frozenset(
-    {
-        "dropout",
-        "to",
-        "type",
-        "type_as",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "contiguous",
-        "clone",
-        "nan_to_num",
-    }
-    | {"view", "reshape"}
-)
+# Functions between the softmax and the product; in evaluation mode they do not change the probabilities.
+_TYPES = frozenset({"to", "type", "type_as", "float", "double", "half", "bfloat16"})
+_NEUTRAL = _TYPES | {"dropout", "contiguous", "clone", "nan_to_num", "view", "reshape"}
 
 
 class SoftmaxWatch:
-    """A mode that follows the results of softmaxes until they multiply values."""
+    """A watch that follows the results of softmaxes until they multiply values."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Create a watch that follows nothing yet."""
         self._suspects: dict[_Softmax, str] = {}
         self._live: dict[int, tuple[Tensor, _Softmax]] = {}
 
     def follow(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
-        """Follow the result of a softmax that a module computed; those of classifiers and of outputs never multiply."""
-        if result.ndim > 2:
+        """Follow the result of a softmax that a module computed."""
+        if result.ndim > 2:  # not that of a classifier
             scores = args[0] if args else kwargs["input"]
             axis = args[1] if len(args) > 1 else kwargs.get("dim")
             self._live[id(result)] = (result, _Softmax(name, scores, axis in (-1, result.ndim - 1)))
 
     def read(self, name: str, func: Any, args: tuple[Any, ...], result: Any) -> SDPA | None:
-        """Inspect a function that a module called; return the attention if it multiplies probabilities and values."""
+        """Return the attention if a function that a module called multiplies probabilities and values."""
         kind = getattr(func, "__name__", "")
-        if kind in _CARRIERS and args and id(args[0]) in self._live and isinstance(result, Tensor):
+        if kind in _NEUTRAL and args and id(args[0]) in self._live and isinstance(result, Tensor):
             self._live[id(result)] = (result, self._live[id(args[0])][1])
         elif kind in _PRODUCTS:
             return self._product(name, kind, args)
@@ -57,7 +43,7 @@ class SoftmaxWatch:
 
     @property
     def unread(self) -> list[str]:
-        """Modules whose softmax took part in a product of a form that cannot be read as attention."""
+        """The modules whose softmax is part of a product that cannot be read as attention."""
         return list(self._suspects.values())
 
     @property
@@ -74,26 +60,21 @@ class SoftmaxWatch:
         if found is not None and readable and _inside(found.owner, name):
             self._live = {key: live for key, live in self._live.items() if live[1] is not found}
             self._suspects.pop(found, None)
-            # Out of sight of the modes that the model runs under: this is no operation of its own.
+            # Hidden from the modes that the model runs under: this is not one of its operations.
             with torch._C.DisableTorchFunction():
                 return read_explicit(found.scores.reshape(factors[0].shape), factors[1])
-        # Gates and routers multiply too; what has heads, or is square, is attention in another form, unless it
-        # multiplies values later: some models compute the softmaxes of all heads first.
+        # Gates and routers multiply too. A softmax with heads, or a square one, is attention in another form, unless
+        # it multiplies values later: some models compute the softmaxes of all heads first.
         for _, live in self._live.values():
-            if _inside(live.owner, name) and _is_attention(live.scores):
+            square = live.scores.shape[-1] == live.scores.shape[-2]
+            if _inside(live.owner, name) and (square or live.scores.ndim > 3):
                 self._suspects.setdefault(live, name)
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class _Softmax:
-    """A softmax that a module computed.
-
-    Attributes:
-        owner: name of the module.
-        scores: what the softmax was taken of.
-        in_rows: whether it was taken over the last axis, as attention is.
-    """
+    """A softmax of `scores` that the module `owner` computed; `in_rows` if over the last axis, as attention is."""
 
     owner: str
     scores: Tensor
@@ -104,7 +85,7 @@ def read_explicit(scores: Tensor, value: Tensor) -> SDPA:
     """Write softmax(scores) value as scaled dot-product attention: the scores are the queries of keys 1.
 
     Args:
-        scores: (..., queries, keys), -inf where a key takes no part.
+        scores: (..., queries, keys), -inf for masked keys.
         value: (..., keys, width).
 
     Example:
@@ -123,12 +104,8 @@ def _inside(owner: str, name: str) -> bool:
     return owner == name or owner.startswith(f"{name}." if name else "")
 
 
-def _is_attention(scores: Tensor) -> bool:
-    return scores.ndim > 3 or scores.shape[-1] == scores.shape[-2]
-
-
 def _rows_by_columns(equation: Any) -> bool:
-    """Check whether an einsum equation multiplies matrices: "bhqk,bhkd->bhqd"."""
+    """Check whether an einsum equation multiplies matrices, as "bhqk,bhkd->bhqd" does."""
     if not isinstance(equation, str) or "->" not in equation:
         return False
     factors, product = equation.replace(" ", "").split("->")

@@ -1,22 +1,24 @@
-"""Lay a grid over the image for methods that need no attention: that of the last features which lie over the image.
+"""Find the last grid of features that lies over the image, for methods that need no attention.
 
-Where features lie is observed: bands of pixels that change must change bands of features, in the same order or
-mirrored, upright or turned.
+The position of features is observed: changed bands of pixels must change bands of features, in the same order or
+flipped, upright or transposed.
 """
 
+import contextlib
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, isqrt
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluation_copy
 from vit_interactions.attention.graph import noise
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.orientation import (
     BANDS,
@@ -30,16 +32,17 @@ from vit_interactions.attention.orientation import (
     uprightness,
 )
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import Asked, ask, probe, remembered
+from vit_interactions.attention.probe import probe
 from vit_interactions.attention.probing.outputs import main_output
+from vit_interactions.attention.probing.request import ProbeRequest, cached, probe_request
 
-CELLS = 14  # rows and columns where no features lie over the image
-PREFIX = 16  # tokens beside those of the image, at most
-TRIED = 12  # modules, from the last, whose output may be the features
-OFF = 0.15  # by how much what changes may move across the pixels more than along them, as a share of the image
-EDGE = 0.05  # share of the image by which the edge of what features cover may err
-AGREEMENT = 0.8  # least correlation of where tokens are and where the pixels are that change them
-STRETCH = 1.5  # how much longer than wide a cell may be, or the other way round
+CELLS = 14  # rows and columns if no features lie over the image
+PREFIX = 16  # most tokens before those of the image
+TRIED = 12  # last modules whose outputs are tried
+OFF = 0.15  # by how much more features may move across the pixels than along them, as a fraction of the image
+EDGE = 0.05  # tolerance for the edge of the part that features cover, as a fraction of the image
+AGREEMENT = 0.8  # least correlation of the positions of tokens and of the pixels that change them
+STRETCH = 1.5  # largest aspect ratio of a cell
 Form = Literal["channels first", "channels last", "tokens"]
 Size = tuple[int, int]
 
@@ -49,13 +52,13 @@ class FeatureGrid:
     """A module whose output lies over the image.
 
     Attributes:
-        name: of the module.
-        form: (batch, channels, *shape), (batch, *shape, channels), or (batch, tokens, channels), of which those from
-            `start` on are row by row.
-        shape: rows and columns of features, as the model has them.
+        name: name of the module.
+        form: (batch, channels, *shape), (batch, *shape, channels), or (batch, tokens, channels) with the features row
+            by row from token `start`.
+        shape: rows and columns of features in the model.
         covers: (height, width) in pixels that they cover, from the top left corner of the image.
-        start: tokens before them.
-        orientation: how they lie over the image.
+        start: number of tokens before them.
+        orientation: their orientation over the image.
     """
 
     name: str
@@ -67,7 +70,7 @@ class FeatureGrid:
 
     @property
     def layout(self) -> TokenLayout:
-        """The cells of the image that features belong to."""
+        """The cells of the image that the features belong to."""
         return cells(self.covers, *self.counts)
 
     @property
@@ -84,7 +87,7 @@ class FeatureGrid:
         return self.orientation.place(features)
 
     def write(self, grid: Tensor, output: Tensor) -> Tensor:
-        """Replace with a grid what `read` took from an output."""
+        """Return an output whose features, as `read` returns them, are replaced by a grid."""
         features = self.orientation.undo(grid)
         if self.form == "tokens":
             tokens = features.flatten(2).transpose(1, 2)
@@ -102,15 +105,10 @@ _grids: weakref.WeakKeyDictionary[nn.Module, dict[Any, FeatureGrid | str]] = wea
 def image_layout(
     model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any = None
 ) -> TokenLayout:
-    """Return the patches of a Vision Transformer, or else the cells of its last features over the image.
+    """Return the patches of a Vision Transformer, or the cells of any other model's last features over the image.
 
-    For methods that need no attention, and what measures and draws their maps. Cells have no prefix tokens and
-    readout "other"; where no features lie over the image, they are 14 x 14.
-
-    Args:
-        model: any model.
-        inputs_or_size: as of `probe`.
-        additional_forward_args: as of `probe`.
+    For methods that need no attention. Cells have no prefix tokens and readout "other"; if no features lie over the
+    image, they are 14 x 14. See `probe` for the arguments.
 
     Raises:
         ValueError: images that the model does not take.
@@ -124,9 +122,9 @@ def image_layout(
     try:
         return probe(model, inputs_or_size, additional_forward_args).layout
     except UnsupportedModelError:
-        asked = ask(model, inputs_or_size, additional_forward_args)
-    found = remembered(_grids, asked, lambda: _find(asked))
-    return cells(asked.shape[1:], CELLS, CELLS) if isinstance(found, str) else found.layout
+        request = probe_request(model, inputs_or_size, additional_forward_args)
+    found = cached(_grids, request, lambda: _find(request))
+    return cells(request.shape[1:], CELLS, CELLS) if isinstance(found, str) else found.layout
 
 
 def feature_grid(
@@ -137,28 +135,24 @@ def feature_grid(
 ) -> FeatureGrid:
     """Find the last features of a model that lie over the image, and that its output depends on.
 
-    Args:
-        model: any model.
-        inputs_or_size: as of `probe`.
-        additional_forward_args: as of `probe`.
-        layer: name of the module whose output is meant.
+    Takes the output of the module `layer` if given; see `probe` for the other arguments.
 
     Raises:
         ValueError: no such layer.
-        UnsupportedModelError: none, or a layer whose output does not lie over the image.
+        UnsupportedModelError: no such features, or a layer whose output does not lie over the image.
     """
-    asked = ask(model, inputs_or_size, additional_forward_args)
-    if layer is not None and layer not in dict(asked.model.named_modules()):
-        raise ValueError(f"`layer` must name a module of {type(asked.model).__name__}, got {layer!r}.")
-    best = remembered(_grids, asked, lambda: _find(asked))
-    found = _find(asked, layer) if layer else best
+    request = probe_request(model, inputs_or_size, additional_forward_args)
+    if layer is not None and layer not in dict(request.model.named_modules()):
+        raise ValueError(f"`layer` must name a module of {type(request.model).__name__}, got {layer!r}.")
+    best = cached(_grids, request, lambda: _find(request))
+    found = _find(request, layer) if layer else best
     if isinstance(found, FeatureGrid):
         return found
     where = f"`{layer}` gives no" if layer else "no module gives"
-    other = "use occlusion" if isinstance(best, str) else f"leave `layer` out for `{best.name}`, or use occlusion"
+    other = "Use occlusion" if isinstance(best, str) else f"Leave `layer` out for `{best.name}`, or use occlusion"
     raise UnsupportedModelError(
-        f"{where} features of {type(asked.model).__name__} that lie over the image as a grid and that its output "
-        f"depends on, so a CAM has no place: {found}. {other[0].upper()}{other[1:]}."
+        f"{where} features of {type(request.model).__name__} that lie over the image as a grid and that its output "
+        f"depends on, so a CAM has no place: {found}. {other}."
     )
 
 
@@ -174,30 +168,30 @@ def cells(image_size: tuple[int, int], rows: int, cols: int) -> TokenLayout:
     return TokenLayout(0, rows, cols, "other", (rows * sides[0], cols * sides[1]))
 
 
-def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
-    """Search, from the last module, for an output that lies over the image; return the reason if there is none."""
-    # A linear layer by itself makes queries, keys or values of features.
-    parts = (n for n, part in asked.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
-    with differentiable(asked.image) as leaf:
-        own = evaluation_copy(asked.model)
-        outputs, answer = _outputs(own, leaf.clone(), asked.arguments, set(parts))
+def _find(request: ProbeRequest, layer: str | None = None) -> FeatureGrid | str:
+    """Search, from the last module, for an output that lies over the image; return the reason if none does."""
+    # Linear layers are skipped: they compute queries, keys or values.
+    parts = (n for n, part in request.model.named_modules() if n == layer or not isinstance(part, nn.Linear))
+    with differentiable(request.image) as leaf:
+        own = evaluation_copy(request.model)
+        outputs, output = _outputs(own, leaf.clone(), request.arguments, set(parts))
         if layer and layer not in outputs:
             return f"`{layer}` gives no tensor, or does not run exactly once"
-        covers = _read_part(answer, leaf)
+        covers = _read_part(output, leaf)
         if isinstance(covers, str):
             return covers
-        forms = {name: grids for name, output in outputs.items() if (grids := list(_forms(name, output, covers)))}
+        forms = {name: grids for name, part in outputs.items() if (grids := list(_forms(name, part, covers)))}
         if layer and layer not in forms:
-            height, width = asked.shape[1:]
+            height, width = request.shape[1:]
             shape = tuple(outputs[layer].shape)
-            return f"`{layer}` gives {shape}, which is no grid of several cells over {height} x {width} pixels"
+            return f"`{layer}` gives {shape}, which is not a grid of several cells over {height} x {width} pixels"
         names = [layer] if layer else list(reversed(forms))[:TRIED]
-        gradients = _gradients(answer, [outputs[name] for name in names])
-    # How features lie is told by those before them, too: the last of each size, and the first convolution's.
+        gradients = _gradients(output, [outputs[name] for name in names])
+    # Earlier features show the orientation too: the last of each size, and those of the first convolution.
     last = {(grid.form, grid.shape, grid.start): name for name, grids in forms.items() for grid in grids}
     first = [name for name in forms if isinstance(own.get_submodule(name), nn.Conv2d)][:1]
     measured = {name: forms[name] for name in forms if name in (*names, *last.values(), *first)}
-    placed = _placed(measured, _centers(own, asked, measured, outputs), first)
+    placed = _placed(measured, _centers(own, request, measured, outputs), first)
     reasons = []
     for name, gradient in zip(names, gradients, strict=True):
         found = placed[name]
@@ -212,35 +206,28 @@ def _find(asked: Asked, layer: str | None = None) -> FeatureGrid | str:
 def _outputs(
     model: nn.Module, image: Tensor, arguments: tuple[Any, ...], names: Collection[str]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Run a copy of a model; return the outputs of those of some modules that ran once, in order, and its own."""
-    outputs: dict[str, Tensor] = {}
-    again: set[str] = set()
+    """Run a copy of a model; return the outputs of the named modules that ran once, in order, and its own output."""
+    outputs: dict[str, list[Tensor]] = {}
 
-    def keep(name: str) -> Any:
-        def hook(_: nn.Module, args: Any, output: Any) -> None:
-            if name in outputs:
-                again.add(name)
-            elif isinstance(output, Tensor) and output.is_floating_point():
-                outputs[name] = output
+    def keep(name: str, _: nn.Module, args: Any, output: Any) -> None:
+        if name in outputs or (isinstance(output, Tensor) and output.is_floating_point()):
+            outputs.setdefault(name, []).append(output)
 
-        return hook
-
-    handles = [part.register_forward_hook(keep(n)) for n, part in model.named_modules() if n in names]
-    try:
-        with borrowed(model):
-            answer = main_output(model(image, *arguments))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: output for name, output in outputs.items() if name not in again}, answer
+    with contextlib.ExitStack() as stack:
+        for name, part in model.named_modules():
+            if name in names:
+                stack.callback(part.register_forward_hook(partial(keep, name)).remove)
+        with evaluation_mode(model):
+            result = main_output(model(image, *arguments))
+    return {name: found[0] for name, found in outputs.items() if len(found) == 1}, result
 
 
-def _read_part(answer: Tensor, image: Tensor) -> Size | str:
-    """Find the (height, width) of the pixels that an answer depends on, from the corner of the image on."""
+def _read_part(output: Tensor, image: Tensor) -> Size | str:
+    """Find the (height, width) of the pixels that an output depends on, from the top left corner."""
     size = (image.shape[-2], image.shape[-1])
-    (gradient,) = _gradients(answer, [image])
+    (gradient,) = _gradients(output, [image])
     if gradient is None or not gradient.any():
-        return size  # where nothing is told by gradients
+        return size  # unknown: gradients show nothing
     read = gradient[0].ne(0).any(0)
     ends = []
     for axis, length in enumerate(size):
@@ -254,45 +241,35 @@ def _read_part(answer: Tensor, image: Tensor) -> Size | str:
     return ends[0], ends[1]
 
 
-def _gradients(answer: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Compute the gradients of a random sum of an answer; None where it does not depend on a tensor."""
-    places = [place for place, tensor in enumerate(tensors) if tensor.requires_grad and answer.requires_grad]
-    found: list[Tensor | None] = [None] * len(tensors)
-    if places:
-        given = [tensors[place] for place in places]
-        computed = torch.autograd.grad(answer, given, noise(answer), retain_graph=True, allow_unused=True)
-        for place, gradient in zip(places, computed, strict=True):
-            found[place] = gradient
-    return found
+def _gradients(output: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Compute the gradients of a random sum of an output; None for tensors that it does not depend on."""
+    given = [tensor for tensor in tensors if tensor.requires_grad and output.requires_grad]
+    if not given:
+        return [None] * len(tensors)
+    computed = iter(torch.autograd.grad(output, given, noise(output), retain_graph=True, allow_unused=True))
+    return [next(computed) if tensor.requires_grad else None for tensor in tensors]
 
 
 def _forms(name: str, output: Tensor, covers: Size) -> Iterator[FeatureGrid]:
-    """List the ways in which an output may lie over one image, in more than one cell, upright or turned."""
+    """List the ways in which an output may lie over one image, in more than one cell, upright or transposed."""
+    options: list[tuple[Form, Sequence[int], int]] = []
     if output.ndim == 4 and len(output) == 1:
-        maps: list[tuple[Form, Sequence[int]]] = [
-            ("channels first", output.shape[2:]),
-            ("channels last", output.shape[1:3]),
-        ]
-        for form, (rows, cols) in maps:
-            grid = FeatureGrid(name, form, (rows, cols), covers)
-            if any(_fits(replace(grid, orientation=Orientation(turned))) for turned in (False, True)):
-                yield grid
+        options = [("channels first", output.shape[2:], 0), ("channels last", output.shape[1:3], 0)]
     elif output.ndim == 3 and len(output) == 1:
-        seen = set()
-        for turned in (False, True):
-            for prefix in range(PREFIX + 1):
-                shape = _sides(output.shape[1] - prefix, covers[::-1] if turned else covers)
-                if shape is not None:
-                    seen |= {(shape, prefix), (shape, 0)}
-                    break
-        for shape, start in sorted(seen):
-            grid = FeatureGrid(name, "tokens", shape, covers, start)
-            if any(_fits(replace(grid, orientation=Orientation(turned))) for turned in (False, True)):
-                yield grid
+        found = set()
+        for size in (covers, covers[::-1]):
+            sides = ((_sides(output.shape[1] - prefix, size), prefix) for prefix in range(PREFIX + 1))
+            shape, prefix = next((pair for pair in sides if pair[0]), (None, 0))
+            found |= {(shape, prefix), (shape, 0)} if shape else set()
+        options = [("tokens", shape, start) for shape, start in sorted(found)]
+    for form, (rows, cols), start in options:
+        grid = FeatureGrid(name, form, (rows, cols), covers, start)
+        if any(_fits(replace(grid, orientation=Orientation(transposed))) for transposed in (False, True)):
+            yield grid
 
 
 def _fits(grid: FeatureGrid) -> bool:
-    """Check whether there are several features, of nearly square parts of the image."""
+    """Check whether features divide the image into several, nearly square cells."""
     height, width = (side / count for side, count in zip(grid.covers, grid.counts, strict=True))
     return grid.shape[0] * grid.shape[1] > 1 and max(height / width, width / height) <= STRETCH
 
@@ -315,21 +292,21 @@ def _sides(tokens: int, image_size: Size) -> Size | None:
 @torch.no_grad()
 def _centers(
     model: nn.Module,
-    asked: Asked,
+    request: ProbeRequest,
     forms: dict[str, list[FeatureGrid]],
     before: dict[str, Tensor],
 ) -> dict[FeatureGrid, Tensor]:
-    """Find the center of the pixels that change each feature, (2, rows, cols); see `centers`."""
+    """Find the center (2, rows, cols) of the pixels that change each feature; see `centers`."""
     grids = [grid for some in forms.values() for grid in some]
     changes: dict[FeatureGrid, tuple[list[Tensor], list[Tensor]]] = {grid: ([], []) for grid in grids}
-    image = asked.image
+    image = request.image
     other = torch.rand(image.shape, generator=torch.Generator().manual_seed(1)).to(image)
     for axis in (0, 1) if grids else ():
         length = grids[0].covers[axis]
         bands = torch.arange(image.shape[axis + 2], device=image.device) * BANDS // length
         bands = bands.unsqueeze(1) if axis == 0 else bands
         for band in range(BANDS):
-            after, _ = _outputs(model, torch.where(bands == band, other, image), asked.arguments, forms)
+            after, _ = _outputs(model, torch.where(bands == band, other, image), request.arguments, forms)
             for grid in grids:
                 base = before[grid.name].detach()
                 change = grid.read(after.get(grid.name, base)) - grid.read(base)
@@ -340,19 +317,23 @@ def _centers(
 def _placed(
     forms: dict[str, list[FeatureGrid]], center: dict[FeatureGrid, Tensor], first: Collection[str]
 ) -> dict[str, FeatureGrid | str]:
-    """Place the features of each module over the image, or say why they cannot be placed.
+    """Place the features of each module over the image, or return why they cannot be placed.
 
-    Far above the image, attention lets each feature depend on all pixels nearly alike. Maps of features, which
-    convolutions need in a fixed order, then lie as those before them; tokens may be in any order.
+    In deep layers each feature depends on all pixels nearly alike. Feature maps are then taken to have the orientation
+    of those before them, since convolutions need a fixed order; tokens may be in any order.
     """
     placed: dict[str, FeatureGrid | str] = {}
-    known = None  # how the last features lie that tell
+    known = None  # orientation of the last features that show it
     astray = ""
+
+    def agrees(grid: FeatureGrid) -> float:
+        return agreement(_of(center, grid), grid.orientation)
+
     for name, grids in forms.items():
         clear = [replace(g, orientation=found) for g in grids if (found := orientation(center[g])) is not None]
         clear = [grid for grid in clear if _fits(grid)]
         if clear:
-            best = max(clear, key=lambda grid: agreement(_of(center, grid), grid.orientation))
+            best = max(clear, key=agrees)
             known = best.orientation
             astray = astray or _beyond(best, covered(_of(center, best), known))
         elif name in first and any(grid.form == "channels first" and disordered(center[grid]) for grid in grids):
@@ -365,9 +346,9 @@ def _placed(
         elif astray:
             placed[name] = astray
         elif not whole:
-            placed[name] = f"the cells of `{name}`, {options[0].counts} over the image, are no whole pixels"
+            placed[name] = f"the cells of `{name}`, {options[0].counts} over the image, are not of whole pixels"
         else:
-            placed[name] = max(whole, key=lambda grid: agreement(_of(center, grid), grid.orientation))
+            placed[name] = max(whole, key=agrees)
     return placed
 
 
@@ -376,7 +357,7 @@ def _out_of_order(name: str) -> str:
 
 
 def _beyond(grid: FeatureGrid, parts: Sequence[tuple[float, float]] | None) -> str:
-    """Say that features cover another part of the image than all of it, if they do, by more than half a cell."""
+    """Return the reason against features that do not cover the whole image, by more than half a cell; "" if none."""
     for side, (first, last), count in zip(("height", "width"), parts or (), grid.counts, strict=False):
         if max(abs(first), abs(last - 1)) > EDGE + 0.5 / count:
             return (
@@ -391,7 +372,9 @@ def _of(center: dict[FeatureGrid, Tensor], grid: FeatureGrid) -> Tensor:
 
 
 def _lies_over(grid: FeatureGrid, center: Tensor) -> bool:
-    """Check whether the features that change move along with the pixels that change."""
+    """Check whether the features that change move along with the changed pixels; constant ones lie nowhere."""
+    if not center.isfinite().any():
+        return False
     if grid.form == "tokens" and agreement(center, grid.orientation) < AGREEMENT:
         return False
     along, across = uprightness(center, grid.orientation)

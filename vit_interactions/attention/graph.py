@@ -1,4 +1,4 @@
-"""Ask the autograd graph of a forward pass what depends on what."""
+"""Find out from the autograd graph of a forward pass what depends on what."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,12 +16,17 @@ def node_of(tensor: Tensor) -> Node | None:
 
 
 def name_of(node: Node) -> str:
-    """Return what a node computes, such as "MulBackward0"; an own function may have a `name` of another kind."""
+    """Return what a node computes, such as "MulBackward0"; custom functions may have a `name` of another kind."""
     return node.name() if callable(node.name) else type(node).__name__
 
 
+def has_no_derivative(nodes: Iterable[Node]) -> bool:
+    """Return whether any of these nodes is the placeholder of torch for an operation without a derivative."""
+    return any(name_of(node).endswith("WarnNotImplemented") for node in nodes)
+
+
 def noise(like: Tensor, seed: int = 0) -> Tensor:
-    """Draw normal numbers of a tensor's shape, type and device; no generator of the user's is touched.
+    """Draw normal numbers of a tensor's shape, type and device without advancing global generators.
 
     Example:
         >>> import torch
@@ -37,8 +42,8 @@ def ancestors(starts: Iterable[Node | None], marks: Mapping[Node, int], barriers
 
     Args:
         starts: nodes to walk back from.
-        marks: a bit for each marked node. A node may be reached past another marked one, as by a residual connection.
-        barriers: bits of the marked nodes behind which the walk does not go on.
+        marks: a bit for each marked node. A residual connection may lead past a marked node.
+        barriers: bits of the marked nodes at which the walk stops.
 
     Returns:
         For every node visited, the union of the bits of the marked nodes behind it, itself included.

@@ -24,18 +24,18 @@ class TokenLayout:
     """The order of a model's tokens for one image size: prefix tokens, then the patches row by row.
 
     Attributes:
-        prefix: class, distillation and register tokens before the first patch.
+        prefix: number of class, distillation and register tokens before the first patch.
         rows: rows of patches, row 0 at the top.
         cols: columns of patches, column 0 at the left.
-        readout: what the model's output is computed from: the class token ("token"), class and distillation
-            token ("distilled"), the mean of tokens ("avg"), an attention-pooling head ("map"), or the class
-            token beside the mean of the patches ("token_avg"). "other" is none of these.
-        extent: (height, width) in pixels of the input that the grid covers; more than the image where the
-            model pads it, less where the model leaves a rest at the right or bottom unseen.
-        pool_prefix: whether prefix tokens take part beside the patches. Of a pooling head, its attention tells.
-        order: the model's index of each token, where the model has its tokens in another order than this one.
-        shares: the share of each token in the output, where it was observed to be fixed but is not what `readout`
-            alone says: a score of one patch, or class token and mean in other parts than halves.
+        readout: the tokens that the output is computed from: the class token ("token"), class and distillation token
+            ("distilled"), the mean of tokens ("avg"), an attention-pooling head ("map"), or the class token and the
+            mean of the patches ("token_avg"). "other" is none of these.
+        extent: (height, width) in pixels of the input that the grid covers; more than the image if the model pads it,
+            less if the model ignores a margin at the right or bottom.
+        pool_prefix: whether the mean includes prefix tokens. Not used for a pooling head.
+        order: the model's index of each token, if the model has its tokens in another order.
+        shares: each token's share in the output, if it is fixed but not given by `readout`: for a score of one patch,
+            or a class token and mean that do not count half each.
     """
 
     prefix: int
@@ -63,10 +63,7 @@ class TokenLayout:
         return self.prefix + self.patches
 
     def places(self, count: int) -> Tensor:
-        """Return where the tokens of this order are in a sequence of the model's, (count,) int64.
-
-        Args:
-            count: the length of the sequence: all tokens, or the patches only, in the model's order of them.
+        """Return the model's index of each token, (count,) int64, in its sequence of all tokens or of the patches only.
 
         Example:
             >>> layout = TokenLayout(1, 1, 3, "token", (16, 48), order=(3, 2, 1, 0))  # the class token behind
@@ -77,21 +74,20 @@ class TokenLayout:
         return order if count == self.tokens else order[self.prefix :].argsort().argsort()
 
     def readout_weights(self, pool_attention: Tensor | None = None) -> Tensor:
-        """Return the share of each token in the model's output.
+        """Return each token's share in the model's output.
 
-        Where the class token and the mean of the patches are read side by side (concatenated), a classifier weighs
-        each class's features of both as it likes; they count half each here. Where they are added up, their weights
-        are observed (`shares`).
+        If class token and mean of the patches are concatenated, they count half each, though a classifier may weight
+        them differently per class. If they are added, their weights are observed (`shares`).
 
         Args:
-            pool_attention: (batch, heads, latents, keys), the pooling head's attention; for "map" only. The keys
-                are all tokens, or the patches only.
+            pool_attention: (batch, heads, latents, keys), attention of the pooling head, for "map" only; the keys are
+                all tokens, or the patches only.
 
         Returns:
             (1 or batch, tokens) float32, ≥ 0, each row summing to 1.
 
         Raises:
-            UnsupportedModelError: the answer is read from the tokens in another way.
+            UnsupportedModelError: the output is read from the tokens in another way.
             ValueError: a "map" readout without `pool_attention`, or with one of another length.
 
         Example:
@@ -105,10 +101,9 @@ class TokenLayout:
         if self.readout == "other":
             raise UnsupportedModelError(
                 "the tokens of the last layer do not have fixed shares in the output: it may be their maximum, a head "
-                "may weigh each token's features differently, or earlier layers are read too. So there is no token "
-                "to follow attention from. "
-                "Use a model that reads a class token or a mean of tokens, a `target` of one patch, or a method that "
-                "needs no readout, such as U or AttnLRP."
+                "may weigh each token's features differently, or earlier layers are read too. So there is no token to "
+                "follow attention from. Use a model that reads a class token or a mean of tokens, a `target` of one "
+                "patch, or a method that needs no readout, such as U or AttnLRP."
             )
         weights = torch.zeros(1, self.tokens, device="cpu")
         if self.readout == "avg":
@@ -128,10 +123,6 @@ class TokenLayout:
             )
         return nn.functional.pad(pool_attention.mean((1, 2)), (self.tokens - pool_attention.shape[-1], 0))
 
-    def _token(self, token: int) -> str:
-        row, col = divmod(token - self.prefix, self.cols)
-        return f"the patch in row {row}, column {col}" if token >= self.prefix else f"prefix token {token}"
-
     def __str__(self) -> str:
         """Describe the layout in one line.
 
@@ -144,10 +135,10 @@ class TokenLayout:
         order = ", its tokens in another order (`layout.order`)" if self.order else ""
         source = READ_FROM[self.readout]
         if self.shares is not None and self.readout == "other":
-            read = sum(share > 0 for share in self.shares)
-            source = (
-                self._token(self.shares.index(max(self.shares))) if read == 1 else f"{read} tokens in fixed shares"
-            )
+            read = [token for token, share in enumerate(self.shares) if share > 0]
+            row, col = divmod(read[0] - self.prefix, self.cols)
+            source = f"prefix token {read[0]}" if row < 0 else f"the patch in row {row}, column {col}"
+            source = source if len(read) == 1 else f"{len(read)} tokens in fixed shares"
         return (
             f"{self.rows} x {self.cols} patches of {height:g} x {width:g} px, {prefix}{order}, read from: "
             f"{source}{' and prefix tokens' if self.pool_prefix else ''}"

@@ -1,4 +1,4 @@
-"""See what modules of a model are given, for the time of one forward pass."""
+"""Record the inputs of modules during a forward pass."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -16,29 +16,24 @@ class ModuleInput(NamedTuple):
 
 @contextlib.contextmanager
 def module_inputs(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[ModuleInput]]]:
-    """Note every call of some modules inside the `with` block; no hook stays behind, also after an exception.
+    """Yield the calls of each module inside the `with` block, in order, with inputs as changed by the user's hooks.
 
-    Args:
-        modules: modules of a model; what hooks of the user's make of the input is what is noted.
-
-    Yields:
-        The calls of each module, in order; a module that was not called has none.
+    All hooks are removed on exit, even after an exception.
 
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Identity(), nn.ReLU())
-        >>> with module_inputs([model[1]]) as seen:
+        >>> with module_inputs([model[1]]) as calls:
         ...     _ = model(torch.tensor([-1.0]))
-        >>> seen[model[1]], len(model[1]._forward_pre_hooks)
+        >>> calls[model[1]], len(model[1]._forward_pre_hooks)
         ([ModuleInput(args=(tensor([-1.]),), kwargs={})], 0)
     """
-    seen: dict[nn.Module, list[ModuleInput]] = {module: [] for module in modules}
+    calls: dict[nn.Module, list[ModuleInput]] = {module: [] for module in modules}
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen[module].append(ModuleInput(args, kwargs))
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[module].append(ModuleInput(args, kwargs))
 
     with contextlib.ExitStack() as stack:
-        for module in seen:
-            handle = module.register_forward_pre_hook(note, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield seen
+        for module in calls:
+            stack.callback(module.register_forward_pre_hook(record, with_kwargs=True).remove)
+        yield calls

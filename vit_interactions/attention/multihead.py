@@ -1,9 +1,9 @@
-"""Open torch.nn.MultiheadAttention, whose attention happens inside one opaque call.
+"""Read the attention of torch.nn.MultiheadAttention, which happens inside one opaque call.
 
-To a `TorchFunctionMode`, `F.multi_head_attention_forward` is a single function, and calling it again within the mode
-only arrives at the mode again. Here the same code runs with other globals: nothing leads it back there, and its
-scaled dot-product attention is seen. Torch itself is not changed, in this thread or any other. PyTorch's fast path,
-which runs whole layers at once, is off by itself wherever a mode is active.
+To a `TorchFunctionMode`, `F.multi_head_attention_forward` is a single function, and calling it within the mode only
+enters the mode again. So the same code runs here with other globals, which do not dispatch to the mode and record its
+scaled dot-product attention. Torch itself is not changed, in this thread or any other. PyTorch's fast path, which runs
+whole layers at once, is off whenever a mode is active.
 """
 
 import inspect
@@ -25,35 +25,29 @@ _SIGNATURE = inspect.signature(_OPAQUE)
 def attend(
     mode: AbstractContextManager[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    """Run `F.multi_head_attention_forward` so that a mode sees the scaled dot-product attention in it.
-
-    Args:
-        mode: the mode, which is not active.
-        name: the module that attends, for messages.
-        args: positional arguments of `F.multi_head_attention_forward`.
-        kwargs: its keyword arguments.
+    """Run `F.multi_head_attention_forward` so that a mode, not yet active, sees the attention in it.
 
     Returns:
-        What the function returns. Asked for weights, it would take an explicit softmax; they are computed from the
-        same queries and keys instead, without dropout.
+        The output and the weights of the function. To return weights, it would compute an explicit softmax; they are
+        computed from the same queries and keys instead, without dropout.
 
     Raises:
-        UnsupportedModelError: keys that are no tokens (`add_bias_kv`, `add_zero_attn`); a gradient that takes the
-            way through the returned weights, which that at the output does not show.
+        UnsupportedModelError: keys that are not tokens (`add_bias_kv`, `add_zero_attn`); a gradient through the
+            returned weights, which the gradient at the output does not include.
     """
     given = _SIGNATURE.bind(*args, **kwargs)
     given.apply_defaults()
     if given.arguments["bias_k"] is not None or given.arguments["add_zero_attn"]:
         raise UnsupportedModelError(
-            f"`{name}` attends to a key that is no token (`add_bias_kv` or `add_zero_attn`), so its attention among "
+            f"`{name}` attends to a key that is not a token (`add_bias_kv` or `add_zero_attn`), so its attention among "
             "tokens does not sum to 1. Build it without."
         )
     need_weights, given.arguments["need_weights"] = given.arguments["need_weights"], False
-    seen: list[tuple[SDPA, Tensor]] = []
+    recorded: list[tuple[SDPA, Tensor]] = []
 
     def attention(*args: Any, **kwargs: Any) -> Tensor:
         result = F.scaled_dot_product_attention(*args, **kwargs)
-        seen.append((read_sdpa(*args, **kwargs), result))
+        recorded.append((read_sdpa(*args, **kwargs), result))
         return result
 
     changes = {"has_torch_function": lambda _: False, "scaled_dot_product_attention": attention}
@@ -62,8 +56,8 @@ def attend(
         output, _ = opened(*given.args, **given.kwargs)
     if not need_weights:
         return output, None
-    # Out of sight of every mode: beside what the model computes its answer by.
-    call, result = seen[0]
+    # Hidden from every mode: the model's output does not depend on it.
+    call, result = recorded[0]
     with torch._C.DisableTorchFunction():
         weights = _Returned.apply(call.attention().to(output.dtype), result, name)
         weights = weights.mean(1) if given.arguments["average_attn_weights"] else weights
@@ -73,7 +67,7 @@ def attend(
 class _Returned(torch.autograd.Function):
     """An identity on attention weights that raises if a gradient flows through them.
 
-    That they seem to depend on the attention's output lets every backward pass to that output come by here.
+    `output` is an argument so that every backward pass to it runs `backward`.
     """
 
     @staticmethod

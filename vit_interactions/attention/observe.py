@@ -1,4 +1,4 @@
-"""Run a borrowed model forward and hand on its attention, or refuse: never a wrong map."""
+"""Run a model and pass its attention layer by layer, or raise: never a wrong map."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,15 +13,16 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments, token_layout
+from vit_interactions.attention.probe import token_layout
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.probing.scored import Score, Scored, probe_score
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,
+    Interception,
     check_finite,
     intercept,
-    intercept_unnoticed,
     ordered_keys,
     output_gradients,
     whole_layer,
@@ -38,7 +39,7 @@ class Observation:
     Attributes:
         output: what the model returned.
         layout: the layout of its tokens.
-        record: the calls of a pooling head, and of all layers after a backward pass, outside any graph.
+        record: the calls of a pooling head, and after a backward pass those of all layers, outside any graph.
     """
 
     output: Any
@@ -46,19 +47,14 @@ class Observation:
     record: AttentionRecord
 
     def readout(self) -> Tensor:
-        """Return the share of each token in the model's output, (1 or batch, tokens) float32."""
+        """Return each token's share in the model's output, (1 or batch, tokens) float32."""
         pool = self.record.pool_calls
         weights = self.layout.readout_weights(pool[-1].attention() if pool else None)
         return weights.to(self.record.device)
 
 
 class LayerGradient(NamedTuple):
-    """The attention call of one layer, detached, and the gradient of the score at its output.
-
-    Attributes:
-        call: the layer's call.
-        output_gradient: (batch, heads, tokens, width), the gradient at z.
-    """
+    """The detached attention call of one layer, and the gradient of the score at its output z, of z's shape."""
 
     call: AttentionCall
     output_gradient: Tensor
@@ -74,11 +70,7 @@ class LayerGradient(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Backtrace(Observation):
-    """The result of one forward and one backward pass.
-
-    Attributes:
-        gradients: the gradient of the score at each layer's output z, (batch, heads, tokens, width).
-    """
+    """The result of a forward and a backward pass: also each layer's gradient at z (batch, heads, tokens, width)."""
 
     gradients: tuple[Tensor, ...]
 
@@ -91,18 +83,15 @@ class Backtrace(Observation):
         return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
 
     def readout(self) -> Tensor:
-        """Return the share of each output token in the model's output, (batch, tokens), at least float32."""
+        """Return each token's share in the model's output, (batch, tokens), at least float32."""
         query = self.record.calls[0].query
         return super().readout().to(torch.promote_types(query.dtype, torch.float32)).expand(query.shape[0], -1)
 
     def readout_rows(self) -> slice:
         """Return the tokens that the output is read from: class token, class and distillation token, or patches."""
-        if self.layout.readout == "token":
-            return slice(0, 1)
-        if self.layout.readout == "distilled":
-            return slice(0, 2)
-        if self.layout.readout == "token_avg":
-            return slice(None)
+        fixed = {"token": slice(0, 1), "distilled": slice(0, 2), "token_avg": slice(None)}
+        if self.layout.readout in fixed:
+            return fixed[self.layout.readout]
         prefix_is_read = bool((self.readout()[:, : self.layout.prefix] > 0).any())
         return slice(0 if prefix_is_read else self.layout.prefix, None)
 
@@ -113,25 +102,25 @@ def record_attention(
 ) -> Iterator[AttentionRecord]:
     """Record the attention of every forward pass of `model` inside the `with` block.
 
-    The model runs as it is, fused kernels included. For the time of the block, modules of timm that were
-    built with `fused_attn=False` take their fused path, activation checkpointing is off and compiled parts run
-    eagerly; all of it is restored, even after an exception. Other threads that run the model meanwhile see these
-    changes; explainers make none. Call `model.eval()` first for the attention of evaluation.
+    The model runs as it is, fused kernels included. Inside the block, timm modules built with `fused_attn=False` use
+    their fused path, activation checkpointing is off, and compiled parts run eagerly. All of this is restored, even
+    after an exception. Other threads that run the model meanwhile see these changes; explainers make none. Call
+    `model.eval()` first for the attention of evaluation.
 
-    The calls are those of the model, one by one. Explainers also join heads that a model computes in several calls, and
-    put tokens in another order right.
+    The record has one call per call of the model. Only explainers join heads that a model computes in several calls,
+    and restore the order of tokens.
 
     Args:
         model: a model whose modules call `torch.nn.functional.scaled_dot_product_attention`, or multiply values by a
-            softmax. Compiled models and (Distributed)DataParallel wrappers are looked into.
-        consume: called with each self-attention call as it happens, which is then not kept. Memory does not
+            softmax. Compiled models and (Distributed)DataParallel wrappers are unwrapped.
+        consume: called with each self-attention call as it happens, which is then not kept, so that memory does not
             grow with the number of layers.
 
     Yields:
         The record, filled as the model runs.
 
     Raises:
-        UnsupportedModelError: a scripted model, which runs where nothing can be seen.
+        UnsupportedModelError: a scripted model, whose attention cannot be seen.
 
     Example:
         >>> import timm
@@ -151,7 +140,7 @@ def record_attention(
             record.seen += 1
             consume(call)
 
-    with readable(model), intercept(record, inner, on_call):
+    with readable(model), Interception(record, inner, on_call):
         yield record
 
 
@@ -169,8 +158,8 @@ def observe(
         inputs: (batch, channels, height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
         on_layer: called with the attention of every layer, which is not kept.
-        score: picks (batch,) from the model's output: layers and layout are those that it is read from; None: those
-            of the main tensor of the output.
+        score: picks (batch,) from the model's output; layers and layout are those that it is read from. Default: the
+            main tensor of the output.
 
     Raises:
         UnsupportedModelError: attention that is not from every patch to every patch of one image.
@@ -193,23 +182,17 @@ def guarded(
     rules: contextlib.AbstractContextManager[Any] | None = None,
     score: Score | None = None,
 ) -> Iterator["LayerGuard"]:
-    """Record a model's layers, passing each to `on_layer`; the probe says which calls make up a layer.
+    """Record a model's layers, as the probe found them, passing each to `on_layer`.
 
-    Args:
-        model: an unwrapped model.
-        inputs: (batch, channels, height, width).
-        additional_forward_args: further positional arguments of the model; a tuple is spread.
-        on_layer: called with the attention of every layer.
-        rules: a mode to run the model under. It stands behind the record, so that it gets what that finds inside
-            `nn.MultiheadAttention`, and behind the probe, which looks at the plain model.
-        score: as in `observe`.
+    Runs the model under the mode `rules` if given, which also gets the calls found inside `nn.MultiheadAttention`; the
+    probe runs without it. See `observe` for the other arguments.
 
     Yields:
         The guard; `guard.model` is the module to run. Call `guard.finish()` after the pass.
     """
     scored = probe_score(model, inputs, additional_forward_args, score)
     guard = LayerGuard(evaluated(model), scored, inputs.shape[0], on_layer)
-    with rules or contextlib.nullcontext(), intercept_unnoticed(guard.record, guard.model, guard):
+    with rules or contextlib.nullcontext(), intercept(guard.record, guard.model, guard):
         yield guard
 
 
@@ -220,18 +203,10 @@ def observe_gradients(
     score: Callable[[Tensor], Tensor],
     rules: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Backtrace:
-    """Run the model forward and backward once; no `.grad` of a parameter or of the input is touched.
+    """Run the model forward and backward once, without writing to any `.grad`.
 
-    Args:
-        model: an unwrapped model; its parameters may be frozen.
-        inputs: (batch, channels, height, width).
-        additional_forward_args: further positional arguments of the model; a tuple is spread.
-        score: picks (batch,) from the model's output; summed, then differentiated.
-        rules: as in `guarded`.
-
-    Raises:
-        UnsupportedModelError: attention that is not from every patch to every patch of one image.
-        ValueError: inputs that the model does not take; attention that is not finite.
+    The sum of `score` (batch,) of the output is differentiated. See `observe` and `guarded` for the other arguments and
+    for the errors.
     """
     calls: list[AttentionCall] = []
     with differentiable(inputs) as leaf:
@@ -249,7 +224,7 @@ def observe_gradients(
 
 
 class LayerGuard:
-    """A callback that assembles a pass's calls into layers, by the probe's roles, and checks that they are finite."""
+    """A callback that assembles the calls of a pass into the layers that the probe found."""
 
     def __init__(self, model: nn.Module, scored: Scored, batch: int, on_layer: OnLayer) -> None:
         """Create the guard for the module that will run, and its probe."""
@@ -265,7 +240,7 @@ class LayerGuard:
         self._finite: list[Tensor] = []
 
     def __call__(self, call: AttentionCall) -> None:
-        """Pass a layer to `on_layer` once all of its calls are complete."""
+        """Pass a layer to `on_layer` once all of its calls were made."""
         role = self.probe.role(self._made, call, self.batch)
         self._made += 1
         if role == "pool":
@@ -279,18 +254,12 @@ class LayerGuard:
                 self.on_layer(layer, self.layout)
 
     def finish(self) -> None:
-        """Raise unless the pass made all the calls that the probe saw, of finite numbers.
-
-        Raises:
-            UnsupportedModelError: other calls, or attention that could not be read.
-            ValueError: NaN or infinite values.
-        """
+        """Raise UnsupportedModelError unless the pass made the same calls as the probe; ValueError if not finite."""
         self.record.check_read()
         self.record.seen = self._made - len(self.record.pool_calls)
         if self.probe.calls is not None and self._made != len(self.probe.calls):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} made {self._made} attention calls for this image, but "
-                f"{len(self.probe.calls)} for a random one: what it does depends on the image (early exit, routing), "
-                "so that its layers are not the same for all images."
+                f"{len(self.probe.calls)} for a random one: its layers depend on the image (early exit, routing)."
             )
         check_finite(self._names, self._finite)

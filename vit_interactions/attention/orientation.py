@@ -1,6 +1,6 @@
-"""Observe how a grid of features lies over the image: upright, flipped or turned, and over which part of it.
+"""Observe the orientation of a grid of features over the image, and the part of the image that it covers.
 
-Bands of pixels change one after the other. Where the pixels lie that change a feature tells where the feature lies.
+One band of pixels changes at a time. A feature lies where the pixels are that change it.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BANDS = 6  # of rows, or columns, of pixels that change together
-CLEAR = 0.15  # least slope of the pixels' place along the features' that tells the orientation
+BANDS = 6  # bands of rows, or columns, of pixels that change together
+CLEAR = 0.15  # least slope of the pixels' positions along the features' for a clear orientation
 STRAIGHT = 0.9  # least correlation of the two
-APART = 0.5  # least spread of the pixels' places, by that of the features', that is no chance
-# Bands make steps of a straight line, and so its slope smaller.
+APART = 0.5  # least spread of the pixels' positions, relative to the features', that is not by chance
+# Bands turn a straight line into steps, which reduces its slope.
 STEPS = 1 - 1 / BANDS**2
-SHARP = 0.93  # least slope, but for the steps, of features that tell which part of the image they cover
+SHARP = 0.93  # least slope, corrected for the steps, of features that show the part of the image they cover
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Orientation:
 
     Attributes:
         transposed: whether rows of features are columns of the image.
-        flips: whether rows, and columns, of the image then run from the last to the first.
+        flips: whether rows, and columns, then run from the last to the first.
 
     Example:
         >>> Orientation(True, (False, True)).place(torch.tensor([[1, 2, 3], [4, 5, 6]]))
@@ -54,6 +54,11 @@ class Orientation:
 UPRIGHT = Orientation()
 
 
+def _steps(count: int) -> Tensor:
+    """Return the middles of `count` equal parts of the range from 0 to 1."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
 def centers(changes: tuple[Tensor, Tensor]) -> Tensor:
     """Find the center of the pixels that change each feature.
 
@@ -63,11 +68,10 @@ def centers(changes: tuple[Tensor, Tensor]) -> Tensor:
     Returns:
         (2, rows, cols) from 0 at the first pixel to 1 at the last; NaN for features that hardly change.
     """
-    places = (torch.arange(BANDS) + 0.5) / BANDS
     found = []
     for change in changes:
         total = change.sum(0)
-        center = torch.einsum("b,brc->rc", places.to(change), change) / total
+        center = torch.einsum("b,brc->rc", _steps(BANDS).to(change), change) / total
         found.append(center.masked_fill(total <= 1e-3 * total.max(), torch.nan))
     return torch.stack(found)
 
@@ -76,11 +80,11 @@ def slopes(center: Tensor) -> tuple[Tensor, Tensor]:
     """Fit lines to the mean centers of rows and columns of features.
 
     Args:
-        center: (2, rows, cols) as of `centers`.
+        center: (2, rows, cols) from `centers`.
 
     Returns:
-        Slopes and correlations (2, 2): of the rows, and columns, of pixels along the rows, and columns, of features.
-        NaN along an axis of one feature.
+        Slopes and correlations (2, 2) of the rows and columns of pixels along the rows and columns of features. NaN
+        along an axis of one feature.
     """
     slope, straight = torch.full((2, 2, 2), torch.nan, dtype=torch.float64)
     for pixels in (0, 1):
@@ -89,7 +93,7 @@ def slopes(center: Tensor) -> tuple[Tensor, Tensor]:
             seen = line.isfinite()
             if seen.sum() < 2:
                 continue
-            place = ((torch.arange(len(line)) + 0.5) / len(line)).double()[seen]
+            place = _steps(len(line)).to(line)[seen]
             place, line = place - place.mean(), line[seen] - line[seen].mean()
             slope[pixels, axis] = (place @ line) / (place @ place)
             straight[pixels, axis] = torch.cosine_similarity(place, line, 0)
@@ -97,7 +101,7 @@ def slopes(center: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def orientation(center: Tensor) -> Orientation | None:
-    """Read the orientation of features from the centers of their pixels; None where it is not clear.
+    """Read the orientation of features from the centers of their pixels; None if it is not clear.
 
     Example:
         >>> place = torch.linspace(0, 1, 4).expand(4, 4)
@@ -114,12 +118,12 @@ def orientation(center: Tensor) -> Orientation | None:
             return None
         if steep[pixels, 1 - axis] > 0.5 * steep[pixels, axis]:
             return None
-    flips = tuple(bool(place < 0) for place in _along(slope, found.transposed))
-    return Orientation(found.transposed, (flips[0], flips[1]))
+    down, across = (slope.flip(1) if found.transposed else slope).diagonal().tolist()
+    return Orientation(found.transposed, (down < 0, across < 0))
 
 
 def disordered(center: Tensor) -> bool:
-    """Check whether features see distinct places in no order of rows and columns, such as an image that wraps around.
+    """Check whether features see distinct places but in no order of rows and columns, as in an image that is rolled.
 
     Example:
         >>> place = torch.linspace(0, 1, 6).expand(6, 6)
@@ -127,37 +131,32 @@ def disordered(center: Tensor) -> bool:
         [False, True]
     """
     slope, straight = slopes(center)
-    spread = (slope / straight).abs()  # of their pixels' places, by that of their own
+    spread = (slope / straight).abs()  # of the pixels' positions, relative to the features'
     return bool(((spread >= APART) & (straight.abs() < STRAIGHT)).any())
 
 
 def uprightness(center: Tensor, placed: Orientation) -> tuple[list[float], list[float]]:
-    """Measure how features placed over the image move with the pixels, along and across: per axis of the image.
-
-    Returns:
-        Slopes along the axes, and across them; 0 along an axis of one feature.
-    """
-    slope, _ = slopes(placed.place(center))
-    return _along(slope), _along(slope, transposed=True)
+    """Return the slopes of placed features along and across the pixels, per axis; 0 along an axis of one feature."""
+    slope = slopes(placed.place(center))[0].nan_to_num(0.0)
+    return slope.diagonal().tolist(), slope.flip(1).diagonal().tolist()
 
 
 def agreement(center: Tensor, placed: Orientation) -> float:
-    """Correlate the places of features with those of their pixels, along the axis where they agree less."""
+    """Correlate the positions of features and of their pixels, along the axis where they agree less."""
     center = placed.place(center)
     found = []
     for pixels in (0, 1):
-        length = center.shape[pixels + 1]
-        place = torch.arange(length).to(center)
-        place = (place.unsqueeze(1) if pixels == 0 else place).expand(center.shape[1:])
-        seen = center[pixels].isfinite()
-        if length > 1:
-            pair = torch.stack((place[seen], center[pixels][seen]))
-            found.append(float(torch.corrcoef(pair)[0, 1].nan_to_num(0.0)))
+        if center.shape[pixels + 1] > 1:
+            seen = center[pixels].isfinite()
+            place, line = seen.nonzero()[:, pixels].to(center), center[pixels][seen]
+            # Not `corrcoef`, which warns of fewer than two centers. They correlate with nothing: 0.
+            correlation = torch.cosine_similarity(place - place.mean(), line - line.mean(), 0)
+            found.append(float(correlation.nan_to_num(0.0)))
     return min(found, default=1.0)
 
 
 def covered(center: Tensor, placed: Orientation) -> Sequence[tuple[float, float]] | None:
-    """Return the part of the image's height and width that features cover; None if they see too far to know.
+    """Return the part of the image that features cover; None if their receptive fields are too large to know.
 
     Returns:
         (first, last) per axis, from 0 at the first pixel to 1 at the last; (0, 1) along an axis of one feature.
@@ -173,14 +172,8 @@ def covered(center: Tensor, placed: Orientation) -> Sequence[tuple[float, float]
         if not steep >= SHARP:
             return None
         line = center[pixels].nanmean(1 - pixels)
-        place = ((torch.arange(len(line)) + 0.5) / len(line)).to(line)
         seen = line.isfinite()
         # Lines end half a step before the first center and after the last.
-        middle = float(line[seen].mean()) - steep * (float(place[seen].mean()) - 0.5)
+        middle = float(line[seen].mean()) - steep * (float(_steps(len(line))[seen].mean()) - 0.5)
         found.append((middle - steep / 2, middle + steep / 2))
     return found
-
-
-def _along(slope: Tensor, transposed: bool = False) -> list[float]:
-    """Take the slopes of each axis of pixels along one axis of features; 0 where there are none."""
-    return [float(slope[pixels, 1 - pixels if transposed else pixels].nan_to_num(0.0)) for pixels in (0, 1)]

@@ -1,4 +1,4 @@
-"""Give a borrowed model an input of its own, and say in a sentence why some models cannot be explained."""
+"""Copies of the input to run a model on, and clear errors for models that cannot be run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +17,10 @@ IN_PLACE = (
 
 @contextmanager
 def own_input(inputs: Tensor) -> Iterator[Tensor]:
-    """Copy the input for a block that runs the model, and refuse models that torch's errors do not explain.
+    """Yield a copy of the input for a block that runs the model.
 
     Args:
         inputs: (batch, channels, height, width); not changed, whatever the model does.
-
-    Yields:
-        The copy.
 
     Raises:
         UnsupportedModelError: a model that changes its input in place.
@@ -33,7 +30,7 @@ def own_input(inputs: Tensor) -> Iterator[Tensor]:
         ...     image.shape
         torch.Size([1, 3, 2, 2])
     """
-    if not isinstance(inputs, Tensor) or inputs.is_meta:  # refused where inputs are checked
+    if not isinstance(inputs, Tensor) or inputs.is_meta:  # later checks raise
         yield inputs
         return
     with torch.inference_mode(False):
@@ -51,7 +48,7 @@ def own_input(inputs: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def differentiable(inputs: Tensor, factor: float = 1.0) -> Iterator[Tensor]:
-    """Copy the input, times a factor, as the leaf of a graph for a block that runs the model.
+    """Yield a copy of the input, times a factor, as the leaf of a graph for a block that runs the model.
 
     The graph is built even inside the caller's `no_grad` or `inference_mode`.
 

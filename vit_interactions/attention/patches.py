@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NONE, SEVERAL = -1, -2  # pixels that feed no token, or more than one
-TOLERANCE = 0.2  # distance of a digit from a whole number up to which a pixel feeds one token
-DRAWS = 384  # numbers (channels times random directions) by which the center of a patch is estimated
-GAP = 0.9  # share of a cell below which a patch leaves a gap to the next
-OVERLAP = 0.3  # share of pixels that feed several tokens above which patches overlap instead of touching
-OFF = 0.6  # share of a cell by which the center of what a token sees may be off the cell's: stems are off by up to 0.5
+TOLERANCE = 0.2  # largest distance of a digit from a whole number for a pixel that feeds one token
+DRAWS = 384  # numbers (channels times random directions) to estimate the center of a patch
+GAP = 0.9  # fraction of a cell below which a patch leaves a gap to the next
+OVERLAP = 0.3  # fraction of pixels that feed several tokens above which patches overlap
+OFF = 0.6  # largest distance of a token's center from its cell's, in cells: stems are off by up to 0.5
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class PatchGrid:
         order: the token of each patch, row by row from the top left.
         rows: rows of patches.
         cols: columns of patches.
-        top: the row of pixels where the first row of patches begins; negative where the model pads the image.
-        left: likewise, the column.
+        top: first row of pixels of the first row of patches; negative if the model pads the image.
+        left: first column of pixels of the first column of patches.
         pitch: (height, width) in pixels from one patch to the next.
-        slack: (height, width) in pixels by which a patch may be off its cell: 0 where patches touch, more where they
-            share pixels or leave gaps between them, so that they have no edges of their own.
+        slack: (height, width) in pixels by which a patch may be off its cell: 0 if patches touch, more if they overlap
+            or leave gaps.
     """
 
     prefix: tuple[int, ...]
@@ -41,27 +41,20 @@ class PatchGrid:
     slack: tuple[float, float] = (0.0, 0.0)
 
     def extent(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) in pixels of the image that the patches cover, from its top left corner on.
+        """Return the (height, width) in pixels of the image that the patches cover, from its top left corner.
 
-        Overlapping patches are placed side by side, each within `OFF` of a cell of the center of what it sees.
+        Overlapping patches are placed side by side, each within `OFF` cells of its center.
 
         Raises:
-            ValueError: patches that begin elsewhere than at the corner of the image.
+            ValueError: patches that do not start at the corner of the image.
 
         Example:
             >>> PatchGrid((0,), (1, 2), 1, 2, 0.0, 0.0, (16.0, 16.0)).extent((20, 32))
             (16, 32)
         """
-        sides = zip(
-            ["height", "width"],
-            (self.top, self.left),
-            self.pitch,
-            self.slack,
-            (self.rows, self.cols),
-            image_size,
-            strict=True,
-        )
-        return tuple(self._side(*side) for side in sides)  # type: ignore[return-value]
+        down = self._side("height", self.top, self.pitch[0], self.slack[0], self.rows, image_size[0])
+        across = self._side("width", self.left, self.pitch[1], self.slack[1], self.cols, image_size[1])
+        return down, across
 
     def pixels(self, tokens: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Mark the pixels of the patches of some tokens, (height, width) bool.
@@ -80,13 +73,10 @@ class PatchGrid:
     def _side(self, name: str, start: float, pitch: float, slack: float, count: int, length: int) -> int:
         whole = round(pitch) if abs(pitch - round(pitch)) < 1e-6 else pitch
         covered = round(whole * count)
-        # A model that resizes the image has patches of a fraction of a pixel, which cover all of it.
+        # Patches of fractions of a pixel come from a model that resizes the image; they cover all of it.
         resized = whole != round(whole)
-        if (
-            abs(start) > max(slack, 1.0 if resized else 0.0)
-            or covered >= length + pitch
-            or (resized and abs(covered - length) > 0.05 * length)
-        ):
+        shifted = abs(start) > max(slack, 1.0 if resized else 0.0)
+        if shifted or covered >= length + pitch or (resized and abs(covered - length) > 0.05 * length):
             raise ValueError(_moved(name, start, start + pitch * count, length, bool(slack)))
         return length if resized else covered
 
@@ -100,7 +90,7 @@ def _moved(side: str, start: float, end: float, length: int, wide: bool) -> str:
 
 
 def _nominal(pitch: float, count: int, length: int) -> float:
-    """Return the stride of a stem whose estimated pitch is near it: its border tokens are drawn inwards by padding.
+    """Return the likely stride of a stem with an estimated pitch, since padding moves border tokens inwards.
 
     Strides are products of small factors, mostly of 2.
 
@@ -119,10 +109,10 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
 
     Args:
         query: (batch, heads, tokens, width), or value, of the first attention call, in the graph of the images.
-        image: (batch, channels, height, width), a leaf that requires gradients; the first is looked at.
+        image: (batch, channels, height, width), a leaf that requires gradients; only the first is used.
 
     Raises:
-        ValueError: patches that are not a regular grid of tokens; the text says why.
+        ValueError: patches that are not a regular grid of tokens, with the reason.
     """
     query = query[:1]
     pixels = pixel_tokens(query, image)
@@ -137,9 +127,9 @@ def find_patches(query: Tensor, image: Tensor) -> PatchGrid:
 def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
     """Return the token that each pixel feeds.
 
-    The gradient of a weighted sum of the tokens at a pixel is that token's weight times its gradient at weight 1. So
-    the digits of the tokens' numbers as weights, one pass through the embedding for each, read the number at all
-    pixels at once. Further passes with random digits tell where several tokens meet.
+    The gradient of a weighted sum of the tokens at a pixel is its token's weight times the gradient at weight 1. With
+    the digits of the tokens' indices as weights, one backward pass per digit reads the index at all pixels at once.
+    Further passes with random digits find pixels of several tokens.
 
     Returns:
         (height, width) int64 on the CPU: the index of the token, `NONE` or `SEVERAL`.
@@ -181,14 +171,13 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
     for _ in range(checks):
         digits = torch.randint(base, (tokens,), generator=generator)
         several |= read(digits) != digits[code.clamp(max=tokens - 1)]
-    untouched = size[0] == 0
     code[several | (code >= tokens)] = SEVERAL
-    code[untouched] = NONE
+    code[size[0] == 0] = NONE
     return code
 
 
 def token_centers(query: Tensor, image: Tensor) -> Tensor:
-    """Estimate the center of mass of the pixels that feed each token, weighted by the square of their influence.
+    """Estimate the center of mass of the pixels that feed each token, weighted by their squared influence.
 
     With J the derivative of a token by the pixels and r random signs, E[(J r √x)²] / E[(J r)²] = Σ x J² / Σ J². Each
     direction takes one pass for all tokens (the backward pass of the backward pass).
@@ -211,13 +200,13 @@ def token_centers(query: Tensor, image: Tensor) -> Tensor:
 
 
 def _signs(like: Tensor, seed: int = 0) -> Tensor:
-    """Draw random signs, which keep gradients from canceling; no generator of the user's is touched."""
+    """Draw random signs, which keep gradients from canceling, without advancing global generators."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randint(2, like.shape, generator=generator, device="cpu") * 2 - 1).to(like.device, like.dtype)
 
 
 def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
-    """Read the grid from patches of which every pixel feeds one token."""
+    """Read the grid from patches that share no pixels."""
     boxes = _boxes(pixels, tokens)
     fed = (boxes[2] >= 0).nonzero().flatten()
     found = len(fed)
@@ -225,8 +214,8 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     lefts, col = torch.unique(boxes[1, fed], return_inverse=True)
     rows, cols = len(tops), len(lefts)
     place = row * cols + col
-    if len(fed) < rows * cols and len(fed) and (fed - place == fed[0] - place[0]).all():
-        # Tokens that the model blanked (dropped patches) have their places among those that it did not.
+    if 0 < len(fed) < rows * cols and (fed - place == fed[0] - place[0]).all():
+        # Fill in the tokens of patches that the model blanked or dropped.
         fed = fed[0] - place[0] + torch.arange(rows * cols)
         place = fed - fed[0]
     if not len(fed) or len(fed) != rows * cols or len(place.unique()) != len(place) or fed.max() >= tokens:
@@ -237,46 +226,42 @@ def _grid_of_pixels(pixels: Tensor, tokens: int) -> PatchGrid:
     gaps = height < GAP * down or width < GAP * across
     slack = (down - height, across - width) if gaps else (0.0, 0.0)
     order = tuple(fed[place.argsort()].tolist())
-    return PatchGrid(_others(tokens, fed.tolist()), order, rows, cols, top, left, (down, across), slack)
+    return PatchGrid(_others(tokens, order), order, rows, cols, top, left, (down, across), slack)
 
 
 def _boxes(pixels: Tensor, tokens: int) -> Tensor:
-    """First row, first column, last row and last column of each token's pixels: (4, tokens); last row -1 without any.
+    """Return first row, first column, last row and last column of each token's pixels, (4, tokens); -1 if none.
 
     Raises:
         ValueError: pixels that do not fill their rectangle.
     """
     height, width = pixels.shape
-    own = (pixels >= 0).flatten()
-    token = pixels.flatten()[own]
-    at = torch.stack(
-        (torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width))
-    )
-    at = at.reshape(2, -1)[:, own]
+    own = pixels >= 0
+    token, at = pixels[own], own.nonzero().T
     low, high = torch.full((2, tokens), height + width), torch.full((2, tokens), -1)
     low.scatter_reduce_(1, token.expand(2, -1), at, "amin")
     high.scatter_reduce_(1, token.expand(2, -1), at, "amax")
     fed = (high[0] >= 0).nonzero().flatten()
     (top, left), (bottom, right) = low[:, fed], high[:, fed] + 1
     filled = token.bincount(minlength=tokens)[fed]
-    # Pixels between those that a nearest-neighbor resize picks feed nothing.
+    # Nearest-neighbor resizing skips pixels in between.
     unread = F.pad((pixels == NONE).long().cumsum(0).cumsum(1), (1, 0, 1, 0))
     filled += unread[bottom, right] - unread[top, right] - unread[bottom, left] + unread[top, left]
     holes = (filled != (bottom - top) * (right - left)).nonzero().flatten()
     if len(holes):
-        raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are no rectangle")
+        raise ValueError(f"the pixels that feed token {int(fed[holes[0]])} are not a rectangle")
     return torch.cat((low, high))
 
 
 def _line(starts: list[int], end: int) -> tuple[float, float]:
-    """Fit the first edge and the pitch of intervals; the first may be cut by padding, the last too."""
+    """Fit the first edge and the pitch of intervals; padding may have cut the first and the last."""
     count = len(starts)
     if count == 1:
         return float(starts[0]), float(end - starts[0])
     inner = starts[1:] if count > 2 else starts
     pitch = (inner[-1] - inner[0]) / (len(inner) - 1)
     first = inner[0] - pitch * (count - len(inner))
-    # Edges lie on whole pixels; of a resized image they are rounded.
+    # Edges lie on whole pixels; those of a resized image are rounded.
     strays = any(abs(first + pitch * i - start) > 1 for i, start in enumerate(starts) if i)
     if first > starts[0] + 1 or strays or end > first + pitch * count + 1:
         raise ValueError("the patches are not equally large")
@@ -284,7 +269,7 @@ def _line(starts: list[int], end: int) -> tuple[float, float]:
 
 
 def _pixel_centers(pixels: Tensor, tokens: int) -> Tensor:
-    """Return the center of the pixels that feed each token and no other, (tokens, 2); NaN for tokens without any."""
+    """Return the center of the pixels that feed each token alone, (tokens, 2); NaN if there are none."""
     own = pixels >= 0
     places = own.nonzero().double() + 0.5
     total = torch.zeros(tokens, 2, dtype=torch.float64).index_add_(0, pixels[own], places)
@@ -310,12 +295,12 @@ def _grid_of_centers(centers: Tensor, pixels: Tensor) -> PatchGrid:
             (top, down), (left, across) = (_fit(line, *_seen(pixels, i)) for i, line in enumerate(lines))
             tokens = tuple(fed[i] for i in order.tolist())
             slack = OFF * down, OFF * across
-            return PatchGrid(_others(len(centers), fed), tokens, rows, cols, top, left, (down, across), slack)
+            return PatchGrid(_others(len(centers), tokens), tokens, rows, cols, top, left, (down, across), slack)
     raise ValueError(f"the {len(fed)} tokens that pixels feed have no centers in rows and columns")
 
 
 def _in_rows(centers: Tensor, rows: int, cols: int) -> Tensor | None:
-    """Order tokens by rows and columns, None where their centers do not lie so."""
+    """Order tokens by rows and columns; None if their centers are not in rows and columns."""
     by_row = centers[:, 0].argsort().reshape(rows, cols)
     order = torch.stack([row[centers[row, 1].argsort()] for row in by_row])
     grid = centers[order]
@@ -329,10 +314,10 @@ def _in_rows(centers: Tensor, rows: int, cols: int) -> Tensor | None:
 
 
 def _seen(pixels: Tensor, axis: int) -> tuple[int, bool]:
-    """Return how many rows (axis 0) or columns of pixels there are, and whether the last of them feed a token.
+    """Return the number of rows (axis 0) or columns of pixels, and whether the last ones feed a token.
 
     Raises:
-        ValueError: a crop: more of them feed nothing before the first that does than between two that do.
+        ValueError: a crop: the unused margin before the first is wider than the gaps between those that are used.
     """
     length, seen = pixels.shape[axis], (pixels != NONE).any(1 - axis).nonzero().flatten()
     start, end = int(seen[0]), int(seen[-1]) + 1
@@ -342,12 +327,9 @@ def _seen(pixels: Tensor, axis: int) -> tuple[int, bool]:
 
 
 def _fit(centers: Tensor, length: int, whole: bool) -> tuple[float, float]:
-    """Fit the first edge and the pitch to centers; the border's are drawn inwards by padding, so it counts less.
+    """Fit the first edge and the pitch to the centers of rows or columns of patches in an image of a length.
 
-    Args:
-        centers: of the rows, or columns, of patches.
-        length: of the image.
-        whole: whether the patches see it to its end.
+    `whole` is whether patches see the image to its end. Centers at the border count less: padding moves them inwards.
     """
     if len(centers) == 1:
         return 0.0, 2 * centers.item()
@@ -357,5 +339,5 @@ def _fit(centers: Tensor, length: int, whole: bool) -> tuple[float, float]:
     return first - pitch / 2, _nominal(pitch, len(centers), length if whole else 0)
 
 
-def _others(tokens: int, fed: list[int]) -> tuple[int, ...]:
+def _others(tokens: int, fed: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(range(tokens)) - set(fed)))

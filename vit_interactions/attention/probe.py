@@ -1,7 +1,7 @@
 """Observe what a model does with an image: its patches, its attention calls, and what its output is read from.
 
-Nothing of it is taken from the model's attributes: one forward pass of a random image leaves a graph that holds all of
-it (docs/design.md, "See where the image goes").
+Nothing is taken from the model's attributes: the graph of one forward pass of a random image shows all of it
+(docs/design.md, "See where the image goes").
 """
 
 import warnings
@@ -13,19 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_interactions.attention.declared import stated_layout
-from vit_interactions.attention.errors import (
-    UnobservableModelError,
-    UnprobedModelWarning,
-    UnsupportedModelError,
-)
+from vit_interactions.attention.errors import UnobservableModelError, UnprobedModelWarning, UnsupportedModelError
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.probing.asked import Asked as Asked
-from vit_interactions.attention.probing.asked import as_arguments as as_arguments
-from vit_interactions.attention.probing.asked import ask as ask
-from vit_interactions.attention.probing.asked import check_images as check_images
-from vit_interactions.attention.probing.asked import remembered as remembered
 from vit_interactions.attention.probing.probe_pass import probe_pass
+from vit_interactions.attention.probing.request import ProbeRequest, cached, probe_request
 from vit_interactions.utilities.checks import check_pair
 
 WITHOUT_ATTENTION = (
@@ -40,14 +32,14 @@ _probes: weakref.WeakKeyDictionary[nn.Module, dict[Any, Found]] = weakref.WeakKe
 def probe(
     model: nn.Module, inputs_or_size: Tensor | tuple[int, int], additional_forward_args: Any = None
 ) -> Probe:
-    """Observe what a model does with an image, once for each size of image and structure of arguments.
+    """Observe what a model does with an image, once per image size and structure of arguments.
 
-    A random image runs forward through the model, in evaluation mode; the graph of the pass tells the rest. What was
-    seen is remembered until the model's modules or settings change.
+    Runs a random image through the model in evaluation mode and reads the graph of the pass. The result is cached until
+    the model's modules or settings change.
 
     Args:
-        model: any model; wrappers such as torch.compile's are looked into.
-        inputs_or_size: images (batch, channels, height, width) as the model will be given, or their (height, width).
+        model: any model; wrappers such as torch.compile's are removed.
+        inputs_or_size: images (batch, channels, height, width), or their (height, width).
         additional_forward_args: further positional arguments of the model; a tuple is spread.
 
     Raises:
@@ -56,37 +48,37 @@ def probe(
         TypeError: neither images nor a size.
 
     Warns:
-        UnprobedModelWarning: the model's output depends on the image by no gradient (int8, a backbone without
-            gradients), so that the layout is the stated or declared one.
+        UnprobedModelWarning: no gradient reaches the image (int8, a backbone without gradients), so the layout is the
+            stated or declared one.
 
     Example:
         >>> import timm
         >>> probe(timm.create_model("vit_tiny_patch16_224"), (224, 224)).layout.grid
         (14, 14)
     """
-    asked = ask(model, inputs_or_size, additional_forward_args)
+    request = probe_request(model, inputs_or_size, additional_forward_args)
     return found_or_raise(
-        asked, remembered(_probes, asked, lambda: attempt(lambda: _compared(asked, additional_forward_args)))
+        request, cached(_probes, request, lambda: attempt(lambda: _compared(request, additional_forward_args)))
     )
 
 
-def attempt(look: Callable[[], Probe]) -> Found:
-    """Return what was found, or the refusal, to remember either."""
+def attempt(run: Callable[[], Probe]) -> Found:
+    """Return the probe or its error, to cache either."""
     try:
-        return look()
+        return run()
     except UnsupportedModelError as error:
         return error
 
 
-def found_or_raise(asked: Asked, found: Found) -> Probe:
-    """Return what was found or raise what was remembered, with the methods that remain; warn where it is assumed."""
+def found_or_raise(request: ProbeRequest, found: Found) -> Probe:
+    """Return a probe, with a warning if its layout is assumed; raise an error with the methods that remain."""
     if isinstance(found, UnsupportedModelError):
         remain = WITHOUT_GRADIENTS if isinstance(found, UnobservableModelError) else WITHOUT_ATTENTION
         raise type(found)(f"{found} {remain}")
     if found.unobserved:
         warnings.warn(
-            f"{type(asked.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as "
-            f"{'stated' if stated_layout(asked.root) else 'declared'}: {found.layout}.",
+            f"{type(request.root).__name__} cannot be observed: {found.unobserved} Its patches are taken to be as "
+            f"{'stated' if stated_layout(request.root) else 'declared'}: {found.layout}.",
             UnprobedModelWarning,
             stacklevel=3,
         )
@@ -102,7 +94,7 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
 
     Raises:
         UnsupportedModelError: the model has no patches, or they cannot be placed.
-        ValueError: no pair of positive ints, or the model does not take images of this size.
+        ValueError: not a pair of positive ints, or the model does not take images of this size.
         TypeError: a tensor.
 
     Example:
@@ -118,20 +110,16 @@ def token_layout(model: nn.Module, image_size: tuple[int, int]) -> TokenLayout:
     return probe(model, check_pair("image_size", image_size)).layout
 
 
-def _compared(asked: Asked, additional_forward_args: Any) -> Probe:
-    """Probe, and compare with what the user stated.
-
-    Raises:
-        ValueError: a statement that contradicts what was observed.
-    """
-    found = probe_pass(asked, additional_forward_args)
-    stated = stated_layout(asked.root)
+def _compared(request: ProbeRequest, additional_forward_args: Any) -> Probe:
+    """Probe; raise ValueError if the user stated a layout that contradicts what was observed."""
+    found = probe_pass(request, additional_forward_args)
+    stated = stated_layout(request.root)
     if stated is None or found.unobserved:
         return found
     order = None if stated.order is None else found.layout.order
     if stated != replace(found.layout, order=order, shares=stated.shares):
         raise ValueError(
-            f"`layout`, stated for {type(asked.root).__name__}, must be what the model does with an image of "
+            f"`layout`, stated for {type(request.root).__name__}, must be what the model does with an image of "
             f"{found.image_size[0]} x {found.image_size[1]} pixels: {found.layout}; got {stated}."
         )
     return found

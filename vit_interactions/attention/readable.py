@@ -1,8 +1,11 @@
-"""Bring a model into the state in which its attention can be read, and back."""
+"""Set the flags of a model under which its attention can be read, and restore them."""
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +15,16 @@ from vit_interactions.attention.errors import UnsupportedModelError
 # Recomputation in the backward pass would run outside the record.
 _FLAGS = (("fused_attn", True), ("grad_checkpointing", False), ("gradient_checkpointing", False))
 _MISSING = object()
+# Threads share changes: the first one makes a change, the last one undoes it. torch's stance is global.
+_lock = threading.Lock()
+_users: Counter[Any] = Counter()
+_eager = contextlib.ExitStack()
 
 
 def changed_flags(module: nn.Module) -> Iterator[tuple[str, bool]]:
-    """Yield the flags of one module that have to change, and the values that they need."""
+    """Yield the flags of one module that must change, with the values that they need."""
     for flag, wanted in _FLAGS:
-        # Not by `getattr`: that of a module is slow where there is no such attribute.
+        # Not by `getattr`, which is slow on a module without the attribute.
         value = vars(module).get(flag, _MISSING)
         if (getattr(type(module), flag, None) if value is _MISSING else value) is (not wanted):
             yield flag, wanted
@@ -26,53 +33,6 @@ def changed_flags(module: nn.Module) -> Iterator[tuple[str, bool]]:
 def is_compiled(module: nn.Module) -> bool:
     """Return whether a module is the wrapper of torch.compile, or was compiled in place."""
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
-
-
-class _Held:
-    """A change shared by several threads: the first one makes it, the last one restores it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.flags: dict[tuple[int, str], int] = {}
-        self.stances = 0
-        self.stance = contextlib.ExitStack()
-
-    def take(self, module: nn.Module, flag: str, wanted: bool) -> bool:
-        """Set a flag, and return whether it has to be released."""
-        with self.lock:
-            key = (id(module), flag)
-            if key not in self.flags and (flag, wanted) not in changed_flags(module):
-                return False
-            self.flags[key] = self.flags.get(key, 0) + 1
-            setattr(module, flag, wanted)
-            return True
-
-    def release(self, module: nn.Module, flag: str, wanted: bool) -> None:
-        """Restore a flag once nobody needs it."""
-        with self.lock:
-            key = (id(module), flag)
-            self.flags[key] -= 1
-            if not self.flags[key]:
-                del self.flags[key]
-                setattr(module, flag, not wanted)
-
-    @contextlib.contextmanager
-    def eagerly(self) -> Iterator[None]:
-        """Run what is compiled eagerly, in all threads: torch knows no other way."""
-        with self.lock:
-            self.stances += 1
-            if self.stances == 1:
-                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.stances -= 1
-                if not self.stances:
-                    self.stance.close()
-
-
-_held = _Held()
 
 
 def check_unscripted(model: nn.Module) -> None:
@@ -87,14 +47,29 @@ def check_unscripted(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def readable(model: nn.Module) -> Iterator[None]:
-    """Make the model call scaled_dot_product_attention, once a layer and eagerly; restore it afterwards."""
+    """Make the model call scaled_dot_product_attention, once per layer and eagerly, for the duration of the block."""
     check_unscripted(model)
     modules = list(model.modules())
     with contextlib.ExitStack() as stack:
-        for module in modules:
-            for flag, wanted in _FLAGS:
-                if _held.take(module, flag, wanted):
-                    stack.callback(_held.release, module, flag, wanted)
-        if any(map(is_compiled, modules)):
-            stack.enter_context(_held.eagerly())
+        with _lock:
+            for module in modules:
+                for flag, wanted in _FLAGS:
+                    if _users[id(module), flag] or (flag, wanted) in changed_flags(module):
+                        setattr(module, flag, wanted)
+                        _users[id(module), flag] += 1
+                        stack.callback(_release, (id(module), flag), partial(setattr, module, flag, not wanted))
+            if any(map(is_compiled, modules)):
+                if not _users["eager"]:
+                    _eager.enter_context(torch.compiler.set_stance("force_eager"))
+                _users["eager"] += 1
+                stack.callback(_release, "eager", _eager.close)
         yield
+
+
+def _release(change: Any, undo: Callable[[], None]) -> None:
+    """Undo a change after its last user."""
+    with _lock:
+        _users[change] -= 1
+        if not _users[change]:
+            del _users[change]
+            undo()

@@ -1,15 +1,13 @@
 """Read a model's attention from the calls it makes of `torch.nn.functional.scaled_dot_product_attention`.
 
-At that call query and key already carry normalisation and rotary embedding, and position biases and masks
-arrive as `attn_mask`, whoever wrote the model. A `TorchFunctionMode` around the user's own forward sees it,
-with the fused kernels left on and nothing attached to the model.
+At that call, query and key already include normalization and rotary embedding, and position biases and masks are in
+`attn_mask`, whoever wrote the model. A `TorchFunctionMode` around the model's own forward sees the call, with fused
+kernels left on and nothing attached to the model.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,30 +15,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vit_interactions.attention.borrow import Unnoticed
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.attention.explicit import SOFTMAXES, SoftmaxWatch
+from vit_interactions.attention.frames import running_objects
+from vit_interactions.attention.isolation import Isolation
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import check_unscripted
-from vit_interactions.attention.sdpa import SDPA, read_sdpa, split_heads
-from vit_interactions.attention.window_free import read_window_free
+from vit_interactions.attention.sdpa import SDPA, read_sdpa, read_window_free, split_heads
 from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
 from vit_interactions.functional.window_free import window_free_attention
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall(SDPA):
-    """The attention of one layer, from which the probabilities and their gradient come on demand.
+    """The attention of one layer, which computes the probabilities and their gradient on demand.
 
-    It has all that scaled dot-product attention was given: `query`, `key`, `value`, `mask`, `dropout`, `is_causal` and
+    It has all arguments of scaled dot-product attention: `query`, `key`, `value`, `mask`, `dropout`, `is_causal` and
     `scale`.
 
     Attributes:
-        name: the module that made the call, as `model.named_modules()` calls it.
-        outputs: z of each call that computed heads of the layer, as it goes on in the model's graph.
-        order: (tokens,) the model's index of each token, where the tokens here are in another order than there.
+        name: name of the module that made the call, as in `model.named_modules()`.
+        outputs: z of each call that computed heads of the layer, in the model's graph.
+        order: (tokens,) the model's index of each token, if the tokens here are in another order.
     """
 
     name: str
@@ -50,15 +48,15 @@ class AttentionCall(SDPA):
     @property
     def output(self) -> Tensor:
         """Z (batch, heads, queries, width)."""
-        return self.joined(self.outputs)
+        return self.join(self.outputs)
 
     @property
     def is_pooling(self) -> bool:
-        """Return whether the queries are not the tokens themselves, as in an attention-pooling head."""
+        """Return whether the queries are not the tokens, as in an attention-pooling head."""
         return self.query.shape[-2] != self.key.shape[-2]
 
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Convert what belongs to `outputs`, such as their gradients, to (batch, heads, queries, width)."""
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join `outputs`, or their gradients, to (batch, heads, queries, width)."""
         if len(parts) == 1:
             whole = parts[0].reshape(*self.query.shape[:-1], -1)
         else:
@@ -68,14 +66,14 @@ class AttentionCall(SDPA):
 
     @torch.no_grad()
     def attention_grad(self, output_grad: Tensor) -> Tensor:
-        """Compute the gradient at the attention (batch, heads, queries, keys) from that at `output`.
+        """Compute the gradient at the attention (batch, heads, queries, keys) from the one at `output`.
 
         Args:
-            output_grad: (batch, heads, queries, width), the gradient of a score at z, as
-                `AttentionRecord.output_grads` gives it.
+            output_grad: (batch, heads, queries, width), the gradient of a score at z; see
+                `AttentionRecord.output_grads`.
 
         Raises:
-            RuntimeError: the call used dropout, so that attention was not what multiplied the values.
+            RuntimeError: the call used dropout, so the values were not multiplied by the attention itself.
         """
         if self.dropout:
             raise RuntimeError(
@@ -85,7 +83,7 @@ class AttentionCall(SDPA):
         return attention_gradient(output_grad, self.value)
 
     def detached(self) -> "AttentionCall":
-        """Return the same call outside the graph, so that keeping it does not keep the graph."""
+        """Return the same call outside the graph."""
         parts = {part: getattr(self, part).detach() for part in ("query", "key", "value")}
         return replace(self, **parts, outputs=tuple(output.detach() for output in self.outputs))
 
@@ -106,14 +104,14 @@ class AttentionRecord:
     Attributes:
         calls: the self-attention calls of the layers, in order.
         pool_calls: the calls of an attention-pooling head.
-        seen: how many self-attention calls there were, those not kept included.
-        image_size: (height, width) of the input, None before the model has run.
-        images: how many images the input has, likewise.
-        device: where the attention was computed.
+        seen: number of self-attention calls, including those that were not kept.
+        image_size: (height, width) of the input; None before the model has run.
+        images: number of images in the input; None before the model has run.
+        device: device of the attention.
     """
 
     def __init__(self, model: nn.Module, layout_of: Callable[[nn.Module, tuple[int, int]], TokenLayout]) -> None:
-        """Start empty; `layout_of` finds the layout of a model for a size of image."""
+        """Create an empty record; `layout_of` finds the layout of a model for an image size."""
         self.calls: list[AttentionCall] = []
         self.pool_calls: list[AttentionCall] = []
         self.seen = 0
@@ -138,7 +136,7 @@ class AttentionRecord:
         if tokens != layout.tokens:
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} attends among {tokens} tokens, but an image of {self.image_size} has "
-                f"{layout.tokens}: it drops, merges or adds tokens, so that their places cannot be told."
+                f"{layout.tokens}: it drops, merges or adds tokens, so their positions are unknown."
             )
         return layout
 
@@ -149,7 +147,7 @@ class AttentionRecord:
     def attention_grad(self, layer: int, score: Tensor) -> Tensor:
         """Compute the exact gradient of a score at one layer's attention (batch, heads, tokens, tokens).
 
-        For several layers, `output_grads` and `AttentionCall.attention_grad` need one backward pass only.
+        For several layers, `output_grads` and `AttentionCall.attention_grad` need only one backward pass.
 
         Args:
             layer: index into `calls`.
@@ -159,16 +157,7 @@ class AttentionRecord:
         return call.attention_grad(output_gradients(self._model, score, [call])[0])
 
     def output_grads(self, score: Tensor) -> tuple[Tensor, ...]:
-        """Compute the gradients of a score at the outputs z of all layers in one backward pass.
-
-        No `.grad` of a parameter is touched. The graph is kept, for further scores.
-
-        Args:
-            score: (batch,) or scalar computed from the recorded output; summed over the batch.
-
-        Raises:
-            RuntimeError: the forward pass was recorded without a graph.
-        """
+        """Compute the gradients of a score at the outputs z of all layers; see `output_gradients`."""
         return output_gradients(self._model, score, self.calls)
 
     def _call(self, layer: int) -> AttentionCall:
@@ -177,32 +166,23 @@ class AttentionRecord:
         return self.calls[layer]
 
     def take(self, call: AttentionCall) -> None:
-        """Keep a call: among the layers, or as that of a pooling head."""
+        """Append a call to those of the layers or of the pooling head."""
         self.seen += not call.is_pooling
         (self.pool_calls if call.is_pooling else self.calls).append(call)
 
     def check_read(self) -> None:
-        """Raise UnsupportedModelError if attention was computed in a way that could not be read.
-
-        Reading a part of a model's attention and taking it for the whole would give a wrong explanation.
-        """
+        """Raise UnsupportedModelError if some of the model's attention could not be read: a part would mislead."""
         if self.softmaxes.unread:
             raise UnsupportedModelError(
                 f"{named(self.softmaxes.unread[0])} computes its attention by a softmax in a form that cannot be read. "
                 "The softmax itself, over its last axis and with a row for each token, must multiply the values; here "
                 "it may be scaled, mixed over heads (talking heads), transposed, windowed, pooled or over channels "
-                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch, written "
-                "in this way."
+                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch in this way."
             )
 
 
 def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> AttentionCall:
-    """Join calls that each computed some heads of a layer, and put its tokens into an order of one's own.
-
-    Args:
-        calls: of one layer, in the order of its heads.
-        order: (tokens,) the model's index of each token; None leaves them as they are.
-    """
+    """Join calls that each computed some heads of a layer, and reorder its tokens by `order`, if given."""
     first = calls[0]
     if len(calls) == 1 and order is None:
         return first
@@ -216,11 +196,8 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
         return whole
 
     def join_pairs(parts: Sequence[Tensor | None]) -> Tensor | None:
-        given = [
-            part.expand(*call.query.shape[:3], -1)
-            for part, call in zip(parts, calls, strict=True)
-            if part is not None
-        ]
+        pairs = zip(parts, calls, strict=True)
+        given = [part.expand(*call.query.shape[:3], -1) for part, call in pairs if part is not None]
         return join(given, 2, 3) if given else None
 
     return replace(
@@ -236,12 +213,7 @@ def whole_layer(calls: Sequence[AttentionCall], order: Tensor | None) -> Attenti
 
 
 def ordered_keys(call: AttentionCall, layout: TokenLayout) -> AttentionCall:
-    """Arrange the tokens that a pooling head's latents attend to in the order of the layout.
-
-    Args:
-        call: its keys are all tokens, or the patches only.
-        layout: of the model's tokens.
-    """
+    """Arrange the keys of a pooling head's call, all tokens or the patches only, in the order of the layout."""
     count = call.key.shape[-2]
     if layout.order is None or count not in (layout.tokens, layout.patches):
         return call
@@ -260,13 +232,13 @@ def output_gradients(
 ) -> tuple[Tensor, ...]:
     """Compute the gradient of a score at the output z of each call, (batch, heads, queries, width), in one pass.
 
-    No `.grad` of a parameter is touched. Where a score does not depend on a call, its gradient is 0.
+    No `.grad` is written. The gradient at a call that the score does not depend on is 0.
 
     Args:
-        model: what computed the score, for the message.
-        score: (batch,) or scalar; summed.
-        calls: recorded with a graph.
-        keep_graph: whether further scores may be differentiated.
+        model: the model, for messages.
+        score: (batch,) or scalar, computed from the output; summed.
+        calls: the calls, recorded with a graph.
+        keep_graph: whether to keep the graph for further scores.
 
     Raises:
         RuntimeError: the forward pass was recorded without a graph.
@@ -284,11 +256,11 @@ def output_gradients(
             score.sum(), outputs, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
         )
     )
-    return tuple(call.joined(list(islice(gradients, len(call.outputs)))) for call in calls)
+    return tuple(call.join(list(islice(gradients, len(call.outputs)))) for call in calls)
 
 
 def check_finite(names: list[str], finite: list[Tensor]) -> None:
-    """Raise ValueError if a layer's attention is not finite; one synchronization with the device for all layers."""
+    """Raise ValueError if a layer's attention is not finite, synchronizing once with the device."""
     found = torch.stack(finite).tolist() if finite else []
     if not all(found):
         layer = found.index(False)
@@ -300,36 +272,25 @@ def check_finite(names: list[str], finite: list[Tensor]) -> None:
 
 def intercept(
     record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
-) -> TorchFunctionMode:
-    """Return the mode under which the attention calls of a model's modules are handed on; the model runs as it is."""
-    return Interception(record, model, on_call, lambda func, args, kwargs: func(*args, **kwargs))
-
-
-def intercept_unnoticed(
-    record: AttentionRecord, model: nn.Module, on_call: Callable[[AttentionCall], None]
 ) -> "Interception":
-    """Intercept the calls of a model from `evaluated`, without changes that other threads could notice.
-
-    Raises:
-        UnsupportedModelError: a scripted model.
-    """
+    """Intercept the calls of a model from `evaluated`, isolated from other threads; no scripted models."""
     check_unscripted(model)
-    return Interception(record, model, on_call, Unnoticed(model))
+    return Interception(record, model, on_call, Isolation(model))
 
 
 class Interception(TorchFunctionMode):
-    """A mode that passes on each attention call of a model's modules."""
+    """A mode that passes each attention call of a model's modules to `on_call`."""
 
     def __init__(
         self,
         record: AttentionRecord,
         model: nn.Module,
         on_call: Callable[[AttentionCall], None],
-        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
+        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None,
     ) -> None:
-        """Take what `intercept` takes, and what runs the functions of torch."""
+        """Create the mode; `run` runs a function of torch with its arguments, by default as it is."""
         super().__init__()
-        self.run = run
+        self.run = run or (lambda func, args, kwargs: func(*args, **kwargs))
         self.record = record
         self.on_call = on_call
         self.modules = {id(module): (name, module) for name, module in model.named_modules()}
@@ -369,23 +330,20 @@ class Interception(TorchFunctionMode):
             self.on_call(call)
 
     def running(self) -> tuple[str, nn.Module] | None:
-        """Find which module of the model is running: the innermost frame whose `self` is one."""
-        frame: FrameType | None = sys._getframe(2)
+        """Find the running module of the model: the `self` of the innermost frame that has one."""
         others: dict[int, Any] = {}
-        while frame is not None:
-            owner = frame.f_locals.get("self")
+        for owner in running_objects():
             found = self.modules.get(id(owner))
             if found is not None:
                 return found
             if isinstance(owner, Interception):
                 others |= owner.modules
             elif id(owner) in others:
-                break  # another model, recorded by somebody else while this one runs: its teacher
-            frame = frame.f_back
+                break  # another recorded model that runs inside this one: its teacher
         return None
 
 
 def _is_image(value: Any) -> bool:
-    """Test if a value could be the model's input: the first such that its modules touch, a kernel's weight aside."""
+    """Check whether a value could be the model's input: the first 4-D tensor in use that is not a weight."""
     floating = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
     return floating and not isinstance(value, nn.Parameter)

@@ -1,7 +1,7 @@
-"""Carry references to copied modules over into whatever else holds them: lists, methods, closures, helper objects.
+"""Copy the objects that refer to copied modules: lists, methods, closures, helper objects.
 
-The search looks at every object that a value reaches; only objects that lead to a copied module are copied themselves,
-all others stay the very same.
+The search visits every object that a value refers to, directly or indirectly. Only objects that lead to a copied module
+are copied; all others are shared.
 """
 
 import copy
@@ -32,15 +32,15 @@ def is_atom(value: Any) -> bool:
     return type(value) in _ATOMS or isinstance(value, _NO_HOLDERS)
 
 
-def holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
-    """Find the objects that lead to a target, among values and all that they reach.
+def find_holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
+    """Find the objects that lead to a target, among values and everything that they refer to.
 
     Args:
-        values: where the search begins.
-        targets: objects by `id`; nothing is searched behind them.
+        values: start of the search.
+        targets: objects by `id`, at which the search stops.
 
     Returns:
-        The holders by `id`.
+        The objects by `id`.
 
     Raises:
         UncopyableReferenceError: more objects than can be searched.
@@ -49,19 +49,19 @@ def holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
         >>> target = object()
         >>> inner, other = [target], [1]
         >>> outer = {"inner": inner, "other": other}
-        >>> list(holders([outer], {id(target): target}).values()) == [inner, outer]
+        >>> list(find_holders([outer], {id(target): target}).values()) == [inner, outer]
         True
     """
-    seen: dict[int, Any] = {}
+    visited: dict[int, Any] = {}
     parents: dict[int, list[int]] = {}
     found: list[int] = []
     todo = [value for value in values if id(value) not in targets]
     while todo:
         value = todo.pop()
-        if id(value) in seen:
+        if id(value) in visited:
             continue
-        seen[id(value)] = value
-        if len(seen) > _LIMIT:
+        visited[id(value)] = value
+        if len(visited) > _LIMIT:
             raise UncopyableReferenceError(f"objects of more than {_LIMIT:,} parts")
         for part in _parts(value):
             if id(part) in targets:
@@ -73,7 +73,7 @@ def holders(values: Iterable[Any], targets: dict[int, Any]) -> dict[int, Any]:
     while found:
         key = found.pop()
         if key not in holding:
-            holding[key] = seen[key]
+            holding[key] = visited[key]
             found.extend(parents.get(key, ()))
     return holding
 
@@ -88,23 +88,23 @@ def _parts(value: Any) -> list[Any]:
     return [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]
 
 
-class Carrier:
-    """A function from objects to what takes their place beside copied modules.
+class ReferenceCopier:
+    """A function that copies objects so that they refer to the copies of modules.
 
     Attributes:
-        copies: what is copied, by the `id` of its original.
-        holding: objects that lead to a copied module, from `holders`.
+        copies: the copies so far, by the `id` of the original; at first those of the modules.
+        holding: objects that lead to a copied module, from `find_holders`.
     """
 
     def __init__(self, copies: dict[int, Any], holding: dict[int, Any]) -> None:
-        """Take the copied modules, by the `id` of their originals, and what leads to them."""
+        """Create the function; `copies` will grow."""
         self.copies, self.holding = copies, holding
 
     def __call__(self, value: Any) -> Any:
-        """Return the copy of an object that is copied or leads to a copied one; else the object itself.
+        """Return the copy of an object that is a copied one or leads to it; any other object unchanged.
 
         Raises:
-            UncopyableReferenceError: an object that leads to a copied module, but cannot be copied.
+            UncopyableReferenceError: an object that leads to a copied module but cannot be copied.
         """
         if id(value) in self.copies:
             return self.copies[id(value)]
@@ -145,7 +145,7 @@ class Carrier:
         cells = tuple(map(self._cell, value.__closure__ or ()))
         new = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
         self._keep(value, new)
-        # Filled only now: a function may be in its own closure.
+        # Cells are filled last: a function may be in its own closure.
         for cell, old in zip(cells, value.__closure__ or (), strict=True):
             if cell is not old and cell == _EMPTY:
                 cell.cell_contents = self(old.cell_contents)
@@ -154,7 +154,7 @@ class Carrier:
         return new
 
     def _cell(self, cell: CellType) -> Any:
-        """Return an empty cell in place of one that is to be filled anew."""
+        """Return an empty cell to fill later, if the cell leads to a copied module."""
         if id(cell) in self.copies or cell == _EMPTY:
             return self.copies.get(id(cell), cell)
         key = id(cell.cell_contents)

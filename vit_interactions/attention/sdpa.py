@@ -9,21 +9,22 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError, named
 from vit_interactions.functional.attention import attention_probabilities, attention_scores
+from vit_interactions.functional.window_free import WindowFree, token_window
 
 
 @dataclass(frozen=True, eq=False)
 class SDPA:
-    """The arguments of one call, from which its attention comes on demand.
+    """The arguments of one call, which computes its attention on demand.
 
     Attributes:
-        query: (batch, heads, queries, width), or with more batch axes as the model passed it.
-        key: (batch, heads, keys, width); heads repeated where the model shares them (`enable_gqa`).
-        value: (batch, heads, keys, width); likewise.
-        mask: what the model passed as `attn_mask`.
+        query: (batch, heads, queries, width), or with more batch axes if the model passed them.
+        key: (batch, heads, keys, width); heads that the model shares (`enable_gqa`) are repeated.
+        value: (batch, heads, keys, width), with heads repeated in the same way.
+        mask: the model's `attn_mask`.
         dropout: dropout probability of the call; 0 in evaluation.
-        is_causal: what the model passed.
+        is_causal: the model's `is_causal`.
         scale: factor of the scores; None means 1 / sqrt(width).
-        window: (batch, 1, queries, keys) bool in window-free attention, whose scores outside are 0; else None.
+        window: (batch, 1, queries, keys) bool in window-free attention, whose scores outside are 0; None otherwise.
     """
 
     query: Tensor
@@ -37,25 +38,22 @@ class SDPA:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the functions of `functional.attention` take beside query, key and mask."""
+        """Further arguments of the functions in `functional.attention`, after query, key and mask."""
         return {"is_causal": self.is_causal, "scale": self.scale, "window": self.window}
 
     def run(self, function: Callable[..., Any]) -> Any:
-        """Call a function of the signature of `scaled_dot_product_attention`, which knows no window."""
+        """Call a function that has the signature of `scaled_dot_product_attention`, without `window`."""
         given = (self.query, self.key, self.value, self.mask, self.dropout, self.is_causal)
         return function(*given, scale=self.scale)
 
     @torch.no_grad()
     def attention(self) -> Tensor:
-        """Compute the attention (batch, heads, queries, keys), at least in float32, outside the graph.
-
-        Dropout takes no part in it.
-        """
+        """Compute the attention (batch, heads, queries, keys) without dropout, at least float32, outside the graph."""
         return attention_probabilities(self.query, self.key, self.mask, **self.options)
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        """Compute what the softmax takes, (batch, heads, queries, keys), at least in float32, outside the graph."""
+        """Compute the scores before the softmax, (batch, heads, queries, keys), at least float32, outside the graph."""
         return attention_scores(self.query, self.key, self.mask, **self.options)
 
 
@@ -83,6 +81,26 @@ def read_sdpa(
     return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale, window=None)
 
 
+def read_window_free(
+    result: WindowFree,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_prefix: int,
+    window_fill: str = "zero",
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> SDPA:
+    """Read the arguments of `window_free_attention`, whose names and order these are, and the windows it found.
+
+    The windows become a mask if pairs outside are masked, and `window` if their scores are 0.
+    """
+    window = token_window(result.mask, num_prefix)
+    zeroed = window_fill == "zero"
+    given = (query, key, value, None if zeroed else window, dropout, False, scale)
+    return SDPA(*given, window=window if zeroed else None)
+
+
 def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -> SDPA:
     """Split a query (batch · heads, tokens, width) into (batch, heads, tokens, width); same for key, value and mask.
 
@@ -107,7 +125,7 @@ def split_heads(module: nn.Module, name: str, given: SDPA, images: int | None) -
     if not isinstance(heads, int) or folded % heads:
         raise UnsupportedModelError(
             f"{named(name)} calls scaled_dot_product_attention with a query of shape {tuple(given.query.shape)} for "
-            f"{images} image{'' if images == 1 else 's'}; its heads cannot be told from its batch without an "
+            f"{images} image{'' if images == 1 else 's'}; its heads cannot be separated from its batch without an "
             "attribute `num_heads` on that module."
         )
 

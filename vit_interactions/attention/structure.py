@@ -1,21 +1,21 @@
 """Read from the graph of a forward pass what its attention calls are: layers in series, a pooling head, or neither."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from operator import or_
 
 import torch
 from torch import Tensor
 
 from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError, named
-from vit_interactions.attention.graph import Node, ancestors, name_of, node_of
+from vit_interactions.attention.graph import Node, ancestors, has_no_derivative, name_of, node_of
 from vit_interactions.attention.record import AttentionCall
 
-PREFIX = 16  # tokens beside the patches, at most, where tokens are laid out as (batch, rows, cols, channels)
-# Nodes that only change how the same numbers lie in memory, or their type.
+PREFIX = 16  # most prefix tokens, if tokens are laid out as (batch, rows, cols, channels)
+# Nodes that only change the shape, the memory layout or the type of the same numbers.
 _MOVES = (
-    "Transpose",
     "Permute",
     "View",
     "Reshape",
@@ -26,7 +26,7 @@ _MOVES = (
     "Alias",
     "Expand",
     "T",
-)
+)  # "T": Transpose
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Structure:
     """The roles of the attention calls of a forward pass.
 
     Attributes:
-        layers: the calls of each layer, by index; several where a layer computes its heads in several calls.
+        layers: the calls of each layer, by index; several if a layer computes its heads in several calls.
         pool: the call of the attention-pooling head; None without one.
-        ignored: calls that the image does not reach or that the output does not depend on.
+        ignored: calls that do not depend on the image, or that the output does not depend on.
     """
 
     layers: tuple[tuple[int, ...], ...]
@@ -48,16 +48,10 @@ class Graph:
     """The graph of a recorded forward pass."""
 
     def __init__(self, model: str, image: Tensor, calls: Sequence[AttentionCall], output: Tensor) -> None:
-        """Walk the graph once.
-
-        Args:
-            model: name of the model, for messages.
-            image: (batch, channels, height, width), the leaf from which the pass began.
-            calls: all attention calls, in order.
-            output: what the model's answer is read from.
+        """Walk the graph from an output back to the image, with all attention calls in order.
 
         Raises:
-            UnsupportedModelError: an output that does not depend on the image by way of the graph.
+            UnobservableModelError: an output that does not depend on the image by way of the graph.
         """
         self.model, self.image, self.calls, self.output = model, image, calls, output
         self.image_bit = 1 << len(calls)
@@ -67,9 +61,8 @@ class Graph:
         starts = [node_of(tensor) for call in calls for tensor in _inputs(call)]
         self.found = ancestors([*starts, node_of(output)], self.marks)
         self.score = self.found.get(node_of(output), 0)
-        # What torch puts in the place of a derivative that an operation does not have.
-        if any(name_of(node).endswith("WarnNotImplemented") for node in self.found):
-            raise UnobservableModelError(f"an operation of {model} has no derivative, as of quantized layers.")
+        if has_no_derivative(self.found):
+            raise UnobservableModelError(f"an operation of {model} has no derivative, such as a quantized layer.")
         if not self.score & self.image_bit:
             raise UnobservableModelError(
                 f"the output of {model} does not depend on the image by any gradient: it was detached, quantized, or "
@@ -77,7 +70,7 @@ class Graph:
             )
 
     def reach(self, index: int) -> int:
-        """Return the bits of all that the inputs of a call depend on."""
+        """Return the bits of everything that the inputs of a call depend on."""
         return reduce(or_, (self.found.get(node_of(tensor), 0) for tensor in _inputs(self.calls[index])), 0)
 
     def consumers(self, node: Node) -> list[Node]:
@@ -94,27 +87,32 @@ def read_structure(graph: Graph) -> Structure:
     calls, every = graph.calls, range(len(graph.calls))
     reach = [graph.reach(i) for i in every]
     fed = [i for i in every if reach[i] & graph.image_bit]
-    read = [i for i in every if graph.score >> i & 1]
-    relevant = [i for i in fed if i in read]
+    relevant = [i for i in fed if graph.score >> i & 1]
     ignored = tuple(i for i in every if i not in relevant)
     if not relevant:
         raise UnsupportedModelError(_nothing(graph, fed))
-    pools = [i for i in relevant if _is_pool(graph, i)] or [i for i in relevant[-1:] if _reads_for_all(graph, i)]
+    # The queries of a pooling head are latents, which no pixel feeds.
+    latent = [not graph.found.get(node_of(call.query), 0) for call in calls]
+    pools = [i for i in relevant if calls[i].is_pooling and latent[i]] or [
+        i for i in relevant[-1:] if _reads_for_all(graph, i)
+    ]
     layers = [i for i in relevant if i not in pools]
     if len(pools) > 1 or (pools and (not layers or any(reach[i] >> pools[0] & 1 for i in layers))):
         raise UnsupportedModelError(
             f"{named(calls[pools[0]].name)} attends from {calls[pools[0]].query.shape[-2]} tokens of its own to "
-            f"{calls[pools[0]].key.shape[-2]}, and other attention follows, so the layers do not agree in tokens. Use "
-            "a ViT with global attention."
+            f"{calls[pools[0]].key.shape[-2]}, and other attention follows, so layers have different tokens. Use a ViT "
+            "with global attention."
         )
-    # Windows come first in some models, and global attention later: what attends among fewer is to be named.
+    # Some models have windows first and global attention later: name the layer with fewer tokens.
     largest = max((calls[i] for i in layers), key=lambda call: call.query.shape[-2])
     owner = "the first layer" if largest.name == calls[layers[0]].name else named(largest.name)
     for i in layers:
         check_tokens(calls[i], largest.query.shape[-2], len(graph.image), owner)
     for i in layers:
         _check_connected(graph, calls[i])
-    groups = list(_groups(layers, reach, reduce(or_, (1 << i for i in layers))))
+    # Consecutive calls that depend on the same calls make up one layer.
+    mask = sum(1 << i for i in layers)
+    groups = [tuple(group) for _, group in groupby(layers, lambda i: reach[i] & mask)]
     _check_series(graph, groups, reach)
     again = next((i for i in ignored if i not in fed and calls[i].name in {calls[j].name for j in layers}), None)
     if again is not None:
@@ -129,11 +127,7 @@ def read_structure(graph: Graph) -> Structure:
 def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> None:
     """Raise UnsupportedModelError unless a call attends from every token of one image to every token.
 
-    Args:
-        call: the call.
-        tokens: how many tokens the model has.
-        batch: how many images there are.
-        owner: the layer with these tokens, for the message.
+    `owner` is the layer that has `tokens` tokens, for the message.
     """
     shape = tuple(call.query.shape)
     if len(shape) != 4 or shape[0] != batch:
@@ -147,13 +141,13 @@ def check_tokens(call: AttentionCall, tokens: int, batch: int, owner: str) -> No
     if shape[2] != tokens:
         raise UnsupportedModelError(
             f"{named(call.name)} attends among {shape[2]} items, but {owner} has {tokens} tokens: channel, pooled or "
-            "windowed attention, or tokens that are dropped or merged, say nothing about pairs of patches. Use a "
-            "ViT with global attention."
+            "windowed attention, and tokens that are dropped or merged, do not relate pairs of patches. Use a ViT "
+            "with global attention."
         )
 
 
 def windowed(call: AttentionCall, wrong: str) -> str:
-    """Describe a call that attends within windows, and what is wrong with its query."""
+    """Return the message for a call that attends within windows, with what is wrong with its query."""
     return (
         f"{named(call.name)} attends within windows or groups, not over the whole image: its query has shape "
         f"{tuple(call.query.shape)}, {wrong}. Use a ViT with global attention. If the model stacks several views of an "
@@ -185,46 +179,28 @@ def _nothing(graph: Graph, fed: list[int]) -> str:
 
 def _check_connected(graph: Graph, call: AttentionCall) -> None:
     """Raise UnsupportedModelError if a part of an attention is cut from the graph."""
-    # Of an attention that was written out, the probabilities stand in the query; the key is the identity.
+    # Explicit attention has its scores as the query, and the identity as the key.
     written_out = call.scale == 1.0 and torch.equal(call.key[0, 0], torch.eye(*call.key.shape[-2:]).to(call.key))
     for part in ("query", "value") if written_out else ("query", "key", "value"):
         if not graph.found.get(node_of(getattr(call, part)), 0) & graph.image_bit:
             raise UnsupportedModelError(
                 f"the {part} of {named(call.name)} does not depend on the image by any gradient: it is cut by a "
-                "detach or "
-                f"`torch.no_grad` in the forward of {graph.model}, so that what the layer does cannot be observed. "
-                "Remove the cut."
+                f"detach or `torch.no_grad` in the forward of {graph.model}. So the probe cannot see what the layer "
+                "does. Remove the cut."
             )
 
 
-def _is_pool(graph: Graph, index: int) -> bool:
-    """Check whether a call's queries are its own tokens (latents), which no pixel feeds."""
-    call = graph.calls[index]
-    return call.is_pooling and not graph.found.get(node_of(call.query), 0)
-
-
 def _reads_for_all(graph: Graph, index: int) -> bool:
-    """Check whether the last call pools the tokens by a query made of them, and all of the output comes through it."""
+    """Check whether the last call pools tokens by a query made of them, and all of the output comes through it."""
     call = graph.calls[index]
     behind = ancestors([node_of(graph.output)], graph.marks, graph.image_bit - 1).get(node_of(graph.output), 0)
     return call.query.shape[-2] < call.key.shape[-2] and index > 0 and behind & (graph.image_bit - 1) == 1 << index
 
 
-def _groups(layers: Sequence[int], reach: Sequence[int], mask: int) -> Iterator[tuple[int, ...]]:
-    """Group consecutive calls that depend on the same calls."""
-    group: list[int] = []
-    for index in layers:
-        if group and reach[index] & mask != reach[group[0]] & mask:
-            yield tuple(group)
-            group = []
-        group.append(index)
-    yield tuple(group)
-
-
 def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequence[int]) -> None:
-    """Raise UnsupportedModelError unless each layer depends on all before it, and its calls are parts of one map."""
+    """Raise UnsupportedModelError unless each layer depends on all before it, and its calls are heads of one map."""
     before = 0
-    every = reduce(or_, (1 << i for group in groups for i in group))
+    every = sum(1 << i for group in groups for i in group)
     names = [named(graph.calls[group[0]].name) for group in groups]
     for group, name in zip(groups, names, strict=True):
         own = reach[group[0]] & every
@@ -232,34 +208,33 @@ def _check_series(graph: Graph, groups: Sequence[tuple[int, ...]], reach: Sequen
             missing = next(n for n, other in zip(names, groups, strict=True) if before & ~own & 1 << other[0])
             raise UnsupportedModelError(
                 f"{name} does not depend on {missing}, which ran before it: {graph.model} runs several passes over "
-                "the image, several towers, an ensemble or parallel branches, whose attention does not follow one "
-                "another. Explain one of them."
+                "the image, several towers, an ensemble or parallel branches, not layers in series. Explain one of "
+                "them."
             )
         if len(group) > 1:
             _check_one_map(graph, group)
-        before |= reduce(or_, (1 << i for i in group))
+        before |= sum(1 << i for i in group)
 
 
 def _check_one_map(graph: Graph, group: tuple[int, ...]) -> None:
-    """Raise UnsupportedModelError unless calls side by side are the heads of one layer, joined by a concatenation."""
+    """Raise UnsupportedModelError unless parallel calls are the heads of one layer, joined by a concatenation."""
     calls = [graph.calls[i] for i in group]
     joints = [_joint(graph, node_of(call.outputs[0])) for call in calls]
-    first = joints[0]
-    if all(joint is not None and joint is first for joint in joints):
+    if all(joint is not None and joint is joints[0] for joint in joints):
         return
-    names = list(dict.fromkeys(f"{named(call.name)}" for call in calls))
+    names = list(dict.fromkeys(named(call.name) for call in calls))
     where = (
         f"{names[0]} combines" if len(names) == 1 else f"{' and '.join(names[:2])} run side by side and combine"
     )
     raise UnsupportedModelError(
         f"{where} {len(calls)} attention maps into one (differential attention, parallel branches, several passes over "
-        "the image, or an ensemble), so none of them is the attention of the layer. Explain a ViT with one softmax a "
+        "the image, or an ensemble), so none of them is the attention of the layer. Explain a ViT with one softmax per "
         "layer, or one of the branches."
     )
 
 
 def _joint(graph: Graph, node: Node) -> Node | None:
-    """Follow an output through changes of its shape to the concatenation that it ends in; None where there is none."""
+    """Follow an output through changes of its shape to the concatenation that it ends in, if any."""
     while True:
         consumers = graph.consumers(node)
         if len(consumers) != 1:
@@ -273,9 +248,9 @@ def _joint(graph: Graph, node: Node) -> Node | None:
 
 
 def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
-    """Raise UnsupportedModelError if the image enters the layers again, behind the first one.
+    """Raise UnsupportedModelError if the image enters the layers again, after the first one.
 
-    What is made of it before the first attention goes on as tokens only (the residual connection).
+    Only the residual connection may carry features from before the first attention past it, as tokens.
     """
     call = graph.calls[first[0]]
     tokens = call.query.shape[-2]
@@ -284,21 +259,16 @@ def _check_entrance(graph: Graph, first: tuple[int, ...]) -> None:
         if node in embedding:
             continue
         for parent, which in node.next_functions:
-            if (
-                parent in embedding
-                and embedding[parent] & graph.image_bit
-                and not _of_tokens(parent, which, tokens)
-            ):
+            if embedding.get(parent, 0) & graph.image_bit and not _of_tokens(parent, which, tokens):
                 raise UnsupportedModelError(
                     f"the image enters {graph.model} again after {named(call.name)}, its first attention: it runs "
-                    "several "
-                    "passes over the image, several towers or an ensemble, or attends among pooled tokens "
-                    "beside a path of all. Explain one of them."
+                    "several passes over the image, several towers or an ensemble, or attends among pooled tokens "
+                    "next to a path of all tokens. Explain one of them."
                 )
 
 
 def _of_tokens(node: Node, which: int, tokens: int) -> bool:
-    """Test if an output of a node has an axis of tokens, or two of patches; the embedding may add the prefix later."""
+    """Check whether an output of a node has an axis of tokens, or two of patches: a prefix may be added later."""
     shape = tuple(node._input_metadata[which].shape) if node._input_metadata else ()
     if len(shape) < 4 or tokens in shape:
         return True

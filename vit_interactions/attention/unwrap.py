@@ -1,4 +1,4 @@
-"""Look into the wrappers that training puts around a model."""
+"""Remove the wrappers that training puts around a model."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         model: any module; one that is not wrapped is returned as it is.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is not a module.
 
     Example:
         >>> model = nn.Linear(1, 1)

@@ -33,7 +33,7 @@ def run_command(app: Callable[..., int | None], resumable: Callable[[str], bool]
 
     Args:
         app: Typer application.
-        resumable: returns whether the command of a name has `--resume`.
+        resumable: returns whether the command of this name has `--resume`.
 
     Returns:
         Exit code: 2 for errors that the user can fix, 70 for bugs, 128 + the signal number for signals.

@@ -44,29 +44,29 @@ UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
 def compare_command(
     *,
-    photos: Images = None,
+    images: Images = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"Same as in `explain`; repeat for more. Default: {DEFAULT_MODEL}."),
+        typer.Option(metavar="NAME", help=f"A model, as in `explain`; repeatable. Default: {DEFAULT_MODEL}."),
     ] = None,
-    out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Where the results go.")],
+    out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Output folder.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(parser=given_path, metavar="FILE", help="Weights of the model, same as in `explain`."),
+        typer.Option(parser=given_path, metavar="FILE", help="Weights of the model, as in `explain`."),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             metavar=METHOD,
-            help="A method of `vit-interactions methods`, with options if wanted; repeat for more; all for all. "
-            "Default: those of this library that need few passes, and the random baseline.",
+            help="A method from `vit-interactions methods`, with options if needed; repeatable. all: every method. "
+            "Default: the fast methods of this library, and the random baseline.",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Of {', '.join(METRICS)}; repeat for more; all for all. Default: {', '.join(DEFAULT_METRICS)}.",
+            help=f"One of {', '.join(METRICS)}; repeatable. all: every metric. Default: {', '.join(DEFAULT_METRICS)}.",
         ),
     ] = None,
     boxes: Annotated[
@@ -74,7 +74,7 @@ def compare_command(
         typer.Option(
             parser=given_path,
             metavar="CSV",
-            help="Boxes around objects: columns file, left, top, right, bottom, and index, the class, if known.",
+            help="Boxes around objects: columns file, left, top, right, bottom and, optionally, index (the class).",
         ),
     ] = None,
     masks: Annotated[
@@ -82,28 +82,28 @@ def compare_command(
         typer.Option(
             parser=given_path,
             metavar="FOLDER",
-            help="Masks of objects instead of boxes: PNG files with the images' names and sizes, not 0 where the "
-            "object is.",
+            help="Masks of objects, instead of boxes: one PNG file per image, with its name and size; all nonzero "
+            "pixels count as object.",
         ),
     ] = None,
     target: Annotated[
         str,
         typer.Option(
             metavar="CLASS",
-            help="Class to explain, pred: the predicted class, or boxes: the class of the first box.",
+            help="Target class: an index from 0, pred (the predicted class) or boxes (the class of the first box).",
         ),
     ] = "pred",
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers of metrics and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of metrics and bootstrap intervals.")] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images that are explained at once; more may be faster on a GPU.")
+        int, typer.Option(min=1, help="Images per batch; larger batches may be faster on a GPU.")
     ] = 1,
     resume: ResumeSame = False,
 ) -> None:
-    """Compare methods on images by metrics, side by side; under torchrun with several processes."""
+    """Compare methods side by side, on images and by metrics. With torchrun, in several processes."""
     names = model or [DEFAULT_MODEL]
     methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:
@@ -113,7 +113,7 @@ def compare_command(
         held.enter_context(locked(out, first=process.first))  # until all processes have finished
         place = str(process.device)
         comparison = compare(
-            photos or bundled_images(),
+            images or bundled_images(),
             {
                 name: load_model(name, checkpoint, place, needs_attention=False)
                 if checkpoint is not None
@@ -145,7 +145,7 @@ def compare_command(
                 f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
             )
         errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
-        for note in filter(None, [skipped_files(photos or ()), *comparison.notes()]):
+        for note in filter(None, [skipped_files(images or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
     end(comparison, metric or (), lost_pages=lost)
 
@@ -156,7 +156,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
     Returns:
         The pages, and whether one failed; a model that the explorer does not support is a note only.
     """
-    # Bokeh is loaded only where a page is made.
+    # Load Bokeh only if a page is written.
     from vit_interactions.explorer.pages import Pages, write_pages
 
     name = comparison.models[0]
@@ -187,8 +187,10 @@ def tables(comparison: "Comparison") -> list[Table]:
 def model_table(model: str, summary: "pd.DataFrame") -> Table:
     """Return the table of one model."""
     table = Table("metric", "method", "mean", "95% CI", "images", title=Text(printable(model)))
+    table.columns[1].overflow = "fold"  # long names stay readable in narrow terminals
     for column in table.columns[2:]:
         column.justify = "right"
+        column.no_wrap = True
     records: list[Any] = summary.to_dict("records")
     for metric in dict.fromkeys(row["metric"] for row in records):
         rows = [row for row in records if row["metric"] == metric]
@@ -202,7 +204,7 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
 
 
 def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool) -> None:
-    """Report what failed, and end with exit code 1 if anything that was asked for is missing.
+    """Report failures, and exit with code 1 if any requested result is missing.
 
     Counted as missing: an image, a method or metric that failed (not one that is unsupported), a metric named on the
     command line without any value under a model, and an explorer page.

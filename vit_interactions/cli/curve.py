@@ -23,7 +23,7 @@ from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked_file
 from vit_interactions.utilities.text import describe_error
 
-# The paper's, and some in between, where the windows of many models open.
+# The paper's values, and some in between, because the windows of many models grow fast there.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
 
 

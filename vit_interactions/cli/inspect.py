@@ -43,7 +43,7 @@ def inspect_command(
 
 
 def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
-    """Yield the lines that describe any model.
+    """Yield the lines that describe any model, with or without attention among all patches.
 
     Example:
         >>> import timm

@@ -43,40 +43,40 @@ def compare(
 
     Results are written image by image: an interrupted run loses at most the batch in progress, and memory does not grow
     with the number of images. If an image, a method or a metric fails, the failure is recorded and the run continues.
-    Under torchrun each process measures its share, and every process returns the whole comparison.
+    Under torchrun, the images are divided among the processes, and every process returns the whole comparison.
 
     Args:
         images: files, folders with images directly in them, or Pillow images; files come first.
         model: a name for `loading.load_model`; a model, which is used on its device and not modified; or several of
             them by display name.
-        methods: names from `vit-interactions methods`, with options if wanted ("gmar:norm=l1"). Or a mapping from
+        methods: names from `vit-interactions methods`, with options if needed ("gmar:norm=l1"). Or a mapping from
             custom names to such names, explainer classes, partials of classes (`partial(vi.GMAR, norm="l1")`), or
             functions from a model to its explainer. By default the fast ones, and the random baseline.
-        metrics: names from `metrics.METRICS`, or metrics that its functions make; by default the cheap ones.
+        metrics: names from `metrics.METRICS`, or `Metric` objects; by default the cheap ones.
         boxes: a CSV file of boxes around objects: file (the image's name, with as many parent folders as needed to
             make it unique), left, top, right, bottom in pixels of the image, and index, the model's class index, if
             known. A patch is on the object if its center lies in a box of the target class.
         masks: instead of boxes, a folder of PNG files with the images' names (cat.png for cat.jpg; in folders if needed
-            to make them unique) and sizes, upright. Pixels other than 0 are object, of any class; in palette images
-            255, VOC's void, is not. A patch is on the object if at least half of it is.
+            to make them unique) and sizes, upright. All nonzero pixels count as object, for any class;
+            in palette images 255 (void in VOC) does not. A patch is on the object if at least half of its area is.
         target: class to explain, "pred" for the predicted class, or "boxes" for the class of the first box.
         output: what the models return: "softmax" (logits of mutually exclusive classes), "sigmoid" (logits of
-            independent classes, or of one class), "probabilities", or "value" (regression). By default found from the
-            model's configuration and its output, see `predictions.find_output`.
+            independent classes, or of one class), "probabilities", or "value" (regression). By default detected from
+            the model's configuration and its output, see `predictions.find_output`.
         alpha: fraction of all patch pairs that count as relevant, in [0, 1].
         beta: fraction of patches that are dropped as indiscriminative, in [0, 1].
         out: folder for the results, made if missing; by default a temporary one, deleted with the comparison.
         resume: keep the results in `out` that have the same images, settings and weights.
         device: for models given by name; "auto" is CUDA, then MPS, then the CPU. Other models stay where they are.
-        seed: of the random numbers of metrics and intervals; methods have their own seeds.
-        batch_size: images that are explained at once. More may be faster on a GPU; the time of a map is then its part
-            of the batch's time, its memory that of the whole batch.
+        seed: random seed of metrics and bootstrap intervals; methods have their own seeds.
+        batch_size: images per batch. Larger batches may be faster on a GPU. The reported time of a map is that of the
+            batch divided by its images; the reported memory is that of the whole batch.
 
     Returns:
         The comparison, which reads its results from the folder.
 
     Raises:
-        ValueError: arguments that do not fit, or a folder with other content, such as a comparison with other
+        ValueError: invalid arguments, or a folder with other content, such as a comparison with other
             settings.
         BlockingIOError: another run is writing to the folder.
         WriteError: the disk is full, or the folder is not writable.

@@ -19,8 +19,8 @@ MEGABYTE = 1e6
 COSTS = {
     "seconds": "time of the map",
     "forwards": "time of the map, divided by that of a forward pass taken just before",
-    "peak_memory": "peak MB beyond what was allocated before; on the CPU that of the whole process, and "
-    "a lower bound, since free memory is used first",
+    "peak_memory": "peak MB in addition to the memory already allocated; on the CPU that of the whole process, and "
+    "a lower bound, because free memory of the process is used first",
 }
 
 

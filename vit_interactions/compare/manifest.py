@@ -53,7 +53,7 @@ class ListedImage:
 
     @property
     def source(self) -> Path:
-        """The path by which boxes and masks name it."""
+        """Path that boxes and masks are matched to."""
         if self.pillow is None:
             return self.path
         return Path(getattr(self.pillow, "filename", "") or self.name)

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 def explain_batch(
     model: nn.Module, inputs: Tensor, records: Sequence[Record], layout: TokenLayout, settings: Settings
 ) -> None:
-    """Explain images at once, and write maps, costs, failures and window share into their records.
+    """Compute the maps of a batch, and write maps, costs, failures and window share into the records.
 
     A method that fails on the batch is run image by image.
 
@@ -49,9 +49,9 @@ def explain_batch(
     """
     batch = _Batch(model, inputs, records, layout, settings)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZeroMapWarning)  # metrics report it where it matters
+        warnings.simplefilter("ignore", ZeroMapWarning)  # metrics fail with the reason
         for method in settings.methods:
-            with seeded(0):  # independent of what other methods drew
+            with seeded(0):  # so that a map does not depend on which other methods run
                 batch.explain(method)
         # Methods with another alpha have other windows, which are not reported.
         if any(
@@ -97,14 +97,14 @@ class _Batch:
         self._each(lambda part: part._find_window_shares(), lambda record, error: None)
 
     def _each(self, call: "Callable[[_Batch], None]", failed: Callable[[Record, Exception], None]) -> None:
-        """Call for all images at once, or one at a time if that fails."""
+        """Make a call for the whole batch; if it fails, make it for each image separately."""
         try:
             return call(self)
-        # Methods may come from anywhere; one image's failure must not cost the others their maps.
+        # Custom methods may raise anything. A failure of one image must not affect the others.
         except Exception as error:
             if len(self.records) == 1:
                 return failed(self.records[0], error)
-        # Outside the handler, because the error's traceback keeps what the call had allocated.
+        # Outside the handler, because the traceback keeps the memory of the failed call alive.
         for part in self._singles:
             part._each(call, failed)
         return None

@@ -34,7 +34,7 @@ class ComparedModel:
 
     @cached_property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation by which inputs are normalized, one number per channel.
+        """Mean and standard deviation of the input normalization, one number per channel.
 
         Raises:
             ValueError: the model does not state its preprocessing, or does not normalize as timm does.
@@ -43,7 +43,7 @@ class ComparedModel:
         step = next((step for step in steps if isinstance(step, transforms.Normalize)), None)
         if step is None:
             raise ValueError(
-                "`model` must normalize its input by a mean and a standard deviation, got a preprocessing without."
+                "`model` must have a preprocessing with a mean and a standard deviation, got one without."
             )
         mean, std = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (step.mean, step.std))
         return mean, std
@@ -59,7 +59,7 @@ class ComparedModel:
         return {
             "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
             "preprocessing": str(preprocessing(self.model)),
-            # The preprocessing in words rounds these to four digits.
+            # The text of the preprocessing rounds these to four digits.
             "normalization": [list(values) for values in self.normalization],
             "weights": checksum(self.model),
             "architecture": architecture_checksum(self.model),
@@ -85,7 +85,7 @@ def load_models(model: str | nn.Module | Mapping[str, str | nn.Module], device: 
             f"`model` must be a name, a model, or a dict of them by display name, got {type(model).__name__}."
         )
     if not model:
-        raise ValueError("`model` must be at least one, got none.")
+        raise ValueError("`model` must name at least one model, got none.")
     models = {}
     for name, given in model.items():
         if not isinstance(given, str | nn.Module):

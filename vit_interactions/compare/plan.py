@@ -47,7 +47,7 @@ class Plan:
         settings: methods, target, output, alpha and beta.
         metrics: to measure maps by.
         seed: of all random numbers.
-        batch_size: images that are explained at once.
+        batch_size: images per batch.
         notes: remarks on the input, one line each.
     """
 
@@ -146,7 +146,7 @@ def list_images(images: Iterable[str | PathLike[str] | Image.Image]) -> list[Lis
         if not isinstance(item, str | PathLike | Image.Image):
             raise TypeError(f"`images` must be paths or Pillow images, got {type(item).__name__}.")
     if not given:
-        raise ValueError("`images` must be at least one, got none.")
+        raise ValueError("`images` must contain at least one image, got none.")
     paths = [Path(item) for item in given if not isinstance(item, Image.Image)]
     files = [path.absolute() for path in find_images(paths)] if paths else []
     pillow = [item for item in given if isinstance(item, Image.Image)]
@@ -176,7 +176,7 @@ def choose_methods(methods: Methods | None, models: Mapping[str, ComparedModel])
     """Configure methods, or choose the fast ones that any of the models supports, and the random baseline.
 
     Raises:
-        ValueError: no method, or as of `configure`.
+        ValueError: no method, or an error of `configure`.
     """
     if methods is None:
         methods = [name for each in models.values() for name in default_methods(each.model)]
@@ -204,11 +204,11 @@ def choose_metrics(metrics: Iterable[str | Metric] | None, *, objects: bool) -> 
         name = metric if isinstance(metric, str) else metric.name
         if isinstance(metric, str) and metric not in METRICS:
             raise ValueError(
-                f"`metrics` must be of {', '.join(METRICS)}, got {name!r}.{did_you_mean(name, METRICS)}"
+                f"`metrics` must be among {', '.join(METRICS)}, got {name!r}.{did_you_mean(name, METRICS)}"
             )
         if name in found or name in COSTS:
             raise ValueError(
-                f"`metrics` must have a name each, got {name!r} twice. Pass a `name` to the function "
+                f"`metrics` must have different names, got {name!r} twice. Pass a `name` to the function "
                 "that makes the metric."
             )
         found[name] = METRICS[metric] if isinstance(metric, str) else metric

@@ -17,6 +17,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.images.placement import Placement
 from vit_interactions.loading.predictions import Prediction
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.json_files import DamagedFileError, read_json, write_json
 from vit_interactions.utilities.text import printable
@@ -26,8 +27,6 @@ REPAIR = "Resume the comparison to measure it again."
 
 # Deterministic failures: trying again cannot help.
 DETERMINISTIC = ("ValueError", "UnsupportedModelError")
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

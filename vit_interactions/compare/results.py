@@ -16,13 +16,14 @@ from PIL import Image
 
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.manifest import MANIFEST, ListedImage, read_manifest, run_checksum
-from vit_interactions.compare.records import Array, Record, read_record, record_path
+from vit_interactions.compare.records import Record, read_record, record_path
 from vit_interactions.compare.summary import summarize
 from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import read_image
 from vit_interactions.metrics import agreement
 from vit_interactions.models.trained_windows import other_windows
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.json_files import DamagedFileError
 
 TABLE = ["model", "image", "method", "metric", "value"]
@@ -272,7 +273,7 @@ class Results:
         return read_image(self.folder / path)
 
     def __repr__(self) -> str:
-        missing = f", {self.unfinished} measurements to do" if self.unfinished else ""
+        missing = f", {self.unfinished} measurements missing" if self.unfinished else ""
         failed = len(self._numbers.failures)
         missing += f", {failed} failure{'s' * (failed != 1)}: see .failures()" if failed else ""
         listed = {"method": self.methods, "metric": self.metrics, "image": self._listed, "model": self.models}

@@ -181,7 +181,7 @@ def measure_batch(plan: Plan, model: ComparedModel, items: Sequence[WorkItem], w
 
 
 def classify_item(plan: Plan, model: ComparedModel, item: WorkItem) -> None:
-    """Read an image and run the model on it; what fails is recorded."""
+    """Read an image and run the model on it; failures are recorded."""
     if item.file is None:
         return
     image, record, settings = item.image, item.record, plan.settings
@@ -194,7 +194,7 @@ def classify_item(plan: Plan, model: ComparedModel, item: WorkItem) -> None:
         inside = None
         try:
             inside = inside_object(prepared, case.layout, image.boxes, image.mask, record.target)
-        except ValueError as error:  # the failure of the metrics that need it
+        except ValueError as error:  # reported by the metrics that need it
             item.without_object = error
         seed = seed_of(plan.seed, int(record.origin["sha256"][:15], 16))
         item.case = replace(case, inside=inside, seed=seed)
@@ -202,7 +202,7 @@ def classify_item(plan: Plan, model: ComparedModel, item: WorkItem) -> None:
 
 @contextmanager
 def failures_recorded(record: Record) -> Iterator[None]:
-    """Record an exception as the failure of the image, whatever was raised."""
+    """Record any exception as the failure of the image."""
     try:
         yield
     except (UnsupportedModelError, WriteError):

@@ -37,7 +37,7 @@ def classify(
         image: prepared for the model.
         record: to fill.
         target: class to explain; None for the predicted class.
-        output: as in `predictions.answer`.
+        output: as in `predictions.model_output`.
 
     Returns:
         What metrics need besides a map, without the object and the method.
@@ -102,7 +102,7 @@ def measure(
     Args:
         record: with the maps.
         case: from `classify`, with the seed of all random numbers, and the patches on the object.
-        metrics: to measure by; each starts with the seed.
+        metrics: the metrics; each starts with the seed.
         settings: methods, alpha and beta.
         without_object: why the case does not have the patches on the object.
     """
@@ -117,7 +117,7 @@ def measure(
                     with seeded(case.seed):
                         score = metric.measure(own, torch.from_numpy(patch_map))
                     _check_score(score)
-                # Metrics may come from anywhere; what one raises must not cost the others their values.
+                # Custom metrics may raise anything. A failure of one must not affect the others.
                 except Exception as error:
                     record.failures.append(Failure.of(error, name, metric.name))
                 else:
@@ -142,13 +142,13 @@ def _check_needs(metric: Metric, record: Record, without_object: ValueError | No
             raise without_object.with_traceback(None)
     elif record.target_class is None:
         raise ValueError(
-            "the model has no classes (its output is neither (batch, classes) nor (batch,)), and this metric needs the "
-            "score of one."
+            "this metric needs the score of a class, but the model has no classes (its output is neither "
+            "(batch, classes) nor (batch,))."
         )
 
 
 def _check_score(score: Score) -> None:
     if not isinstance(score, Score):
-        raise TypeError(f"the metric must give a Score, got {type(score).__name__}.")
+        raise TypeError(f"the metric must return a Score, got {type(score).__name__}.")
     if not isfinite(score.value):
-        raise ValueError(f"the metric gave {score.value}, which is not finite.")
+        raise ValueError(f"the metric must return a finite value, got {score.value}.")

@@ -5,19 +5,17 @@ All methods and metrics share the same resamples, so that their differences are 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.checks import check_fraction
 
 BASELINE = "random_map"  # methods that do not beat it are not informative
 DRAWS = 2000
 AT_ONCE = 2**22  # images drawn at a time, which bounds the memory
 COLUMNS = ["model", "method", "metric", "mean", "low", "high", "images", "direction"]
-
-Array = np.ndarray[Any, Any]
 
 
 def bootstrap_intervals(values: Array, confidence: float = 0.95, seed: int = 0) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The explainers: one file a method, and the table that lists them."""
+"""The explainers: one file per method, and the table that lists them."""
 
 import re
 

@@ -17,7 +17,7 @@ from vit_interactions.functional.rollout import fuse_heads
 
 
 class AttentionFlow(Explainer):
-    """The flow to each patch as a share of the flows to all tokens; capacities 0.5 A + 0.5 I, heads averaged.
+    """The flow to each patch as a fraction of the flow to all tokens; capacities 0.5 A + 0.5 I, heads averaged.
 
     Solves one maximum-flow problem per token on the CPU: seconds per image at 14 × 14 patches, and far slower on larger
     grids. Flows are bounded by what a token can take in, so maps can be flat.
@@ -29,7 +29,7 @@ class AttentionFlow(Explainer):
         torch.Size([1, 2, 2])
     """
 
-    quantity = "share of the flow"
+    quantity = "fraction of the flow"
     source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, arXiv 2005.00928"
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:

@@ -1,7 +1,7 @@
 """Base class for methods that integrate the attention gradient along a path from a black image to the input.
 
-The input itself is the last point of the path and reuses the pass of the base class. Every other point takes a forward
-pass and a backward pass that ends at the last layer's attention. Only the rows of the readout tokens are kept.
+The last point of the path is the input itself, whose pass the base class has already made. Every other point takes a
+forward pass and a backward pass that ends at the last layer's attention. Only the rows of the readout tokens are kept.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace, LayerGradient, guarded
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.record import AttentionCall, output_gradients
 from vit_interactions.explain.gradients import GradientExplainer
 from vit_interactions.explain.memory_bank import MemoryBank

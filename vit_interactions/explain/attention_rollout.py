@@ -25,7 +25,7 @@ from vit_interactions.utilities.checks import check_fraction, check_index
 
 
 class AttentionRollout(Explainer):
-    """The share of each input patch in the readout, following attention through all layers.
+    """The contribution of each input patch to the readout, through the attention of all layers.
 
     Keeps one (tokens, tokens) matrix per layer, with the heads fused.
 
@@ -36,7 +36,7 @@ class AttentionRollout(Explainer):
         tensor(True)
     """
 
-    quantity = "share in the readout"
+    quantity = "contribution to the readout"
     source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
 
     def __init__(

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import differentiable, own_input
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.readable import check_unscripted
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
@@ -112,7 +112,7 @@ class AttnLRP(GradientExplainer):
         check_unscripted(model)
         rules = LRPRules(model, self.variant, self.conv_gamma, self.linear_gamma)
         with differentiable(inputs) as leaf:
-            with rules, borrowed(model):
+            with rules, evaluation_mode(model):
                 output = model(leaf, *as_arguments(additional_forward_args))
             scores = select_target(output, target, len(inputs))
             rules.check_graph(scores)

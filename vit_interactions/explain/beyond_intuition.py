@@ -130,9 +130,9 @@ class BeyondIntuition(PathExplainer):
             ):
                 return linear.weight
         raise UnsupportedModelError(
-            f"`{call.name}` does not give its attention's output straight to a linear layer named "
-            f"{' or '.join(f'`{name}`' for name in PROJECTIONS)} (it may norm or gate it, or have no such layer), "
-            'so how far it moves a token is unknown. Use `variant="head"`.'
+            f"`{call.name}` does not pass its attention's output directly to a linear layer named "
+            f"{' or '.join(f'`{name}`' for name in PROJECTIONS)} (it may normalize or gate it, or have no "
+            'such layer), so the token-wise variant cannot be computed. Use `variant="head"`.'
         )
 
     def _block_input(self, call: AttentionCall, seen: Seen) -> Tensor:
@@ -143,8 +143,8 @@ class BeyondIntuition(PathExplainer):
         # A post-norm block passes something else to `norm1`.
         if given is None or given is not _only_tensor(seen[block.get_submodule("norm1")]):
             raise UnsupportedModelError(
-                f"`{name or type(self.model).__name__}`, which contains `{call.name}`, does not start by norming its "
-                "input with `norm1`, so the input that the token-wise variant needs is unknown. Use "
+                f"`{name or type(self.model).__name__}`, which contains `{call.name}`, does not normalize its input "
+                "with `norm1` first, so the token-wise variant cannot be computed. Use "
                 '`variant="head"`.'
             )
         return _in_order_of(call, given)

@@ -29,7 +29,7 @@ from vit_interactions.utilities.checks import check_choice
 
 
 class GMAR(GradientExplainer):
-    """The share of each input patch in the readout, heads weighted by the size of their gradients.
+    """The contribution of each input patch to the readout, with heads weighted by the norm of their gradients.
 
     Class-specific through the head weights only. A score and its negative give the same map.
 
@@ -40,7 +40,7 @@ class GMAR(GradientExplainer):
         tensor(True)
     """
 
-    quantity = "share in the readout"
+    quantity = "contribution to the readout"
     source = "Jo, Jang and Park, GMAR: Gradient-Driven Multi-Head Attention Rollout, ICIP 2025, arXiv 2504.19414"
 
     def __init__(
@@ -55,7 +55,7 @@ class GMAR(GradientExplainer):
         score_from: Literal["attention", "head_output"] = "attention",
         scope: Literal["per_layer", "last_layer"] = "per_layer",
     ) -> None:
-        """Create the explainer; the module's docstring says where the options come from.
+        """Create the explainer; for the sources of the options see the module docstring.
 
         Args:
             model: any ViT.

@@ -19,7 +19,7 @@ from vit_interactions.utilities.checks import check_fraction
 
 
 class GradientRollout(GradientExplainer):
-    """The share of each input patch in the readout, over attention whose gradient is positive.
+    """The contribution of each input patch to the readout, over attention times its positive gradient.
 
     E_l = max(mean over heads of A_l * G_l, 0); then as attention rollout, M_l = rownorm(E_l + α I). Not invariant to
     the scale of the score, because the weight of the identity is fixed.
@@ -31,7 +31,7 @@ class GradientRollout(GradientExplainer):
         torch.Size([1, 10, 10])
     """
 
-    quantity = "share in the readout"
+    quantity = "contribution to the readout"
     source = "vit-explain (2020), corrected; after Abnar and Zuidema, ACL 2020"
 
     def __init__(self, model: nn.Module, discard: float = 0.0, alpha: float = 1.0) -> None:

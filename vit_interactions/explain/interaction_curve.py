@@ -1,4 +1,4 @@
-"""Count the patch interactions that windows leave per α, to choose α for a model.
+"""Count the patch interactions inside the windows as a function of α, to choose α for a model.
 
 Source: Ma et al., arXiv 2203.05922, Eq. 5 and Table 1 (E_O). A window is the bounding box of a patch's
 candidates, so a few distant candidates per row open nearly the whole image, and E_O against α varies between models.
@@ -60,7 +60,7 @@ def interaction_curve(
     alphas: Sequence[float] = PAPER_ALPHAS,
     beta: float = 0.0,
 ) -> InteractionCurve:
-    """Count the patch interactions that responsive fields leave, per image and α.
+    """Count the patch interactions inside the responsive fields, per image and α.
 
     Args:
         model: any ViT.

@@ -100,7 +100,7 @@ class InteractionUncertainty(InteractionExplainer):
             target: checked only; U does not depend on a class.
             additional_forward_args: further arguments of the model; a tuple is spread.
             patch: (row, col) of the patch whose interactions are returned; None for the mean of each patch's column
-                of U, which says how informative the patch is to all others.
+                of U, i.e. how informative the patch is to all others.
 
         Returns:
             (batch, rows, cols) ≥ 0.

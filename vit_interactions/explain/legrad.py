@@ -18,17 +18,17 @@ from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import guarded
 from vit_interactions.attention.own_input import differentiable
-from vit_interactions.attention.probe import as_arguments
+from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.attention.record import (
     AttentionCall,
     AttentionRecord,
-    intercept_unnoticed,
+    intercept,
     ordered_keys,
     output_gradients,
 )
 from vit_interactions.explain.attention_path import same_class
 from vit_interactions.explain.gradients import GradientExplainer
-from vit_interactions.explain.logit_lens import answering_from, enclosing_blocks, keeping_states
+from vit_interactions.explain.logit_lens import enclosing_blocks, keeping_states, with_last_state
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.functional.legrad import layer_sensitivity
 from vit_interactions.utilities.checks import check_choice
@@ -110,18 +110,18 @@ class LeGrad(GradientExplainer):
             read = _detached if pooling else READ[self.pool]
             for call, state in zip(calls, states, strict=True):
                 record = AttentionRecord(self.model, lambda *_: guard.layout)
-                with intercept_unnoticed(record, self.model, record.take), answering_from(blocks, read(state)):
+                with intercept(record, self.model, record.take), with_last_state(blocks, read(state)):
                     output = self.model(leaf, *arguments)
                 block_score = self._finite(select_target(output, target).sum())
                 used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call
                 gradient = _gradient(self.model, block_score, used_call)
-                # Of a pooling head's latents the first is the one that is read.
+                # If a pooling head has several latents, the model reads the first.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
-        # The prefix comes first, and a pooling head may attend to the patches only.
+        # Patches come last; a pooling head may attend to patches only, without prefix tokens.
         return total[:, -guard.layout.patches :], guard.layout
 
     def _blocks(self, probe: Probe) -> tuple[list[nn.Module], int]:
-        """Find the model's blocks, and how many of them, counted from the last, are used."""
+        """Find the model's blocks, and the number of last blocks that are used."""
         if probe.calls is None or probe.structure is None:
             refuse_cut(self.model, probe.unobserved.rstrip("."))
         blocks = enclosing_blocks(self.model, [probe.calls[layer[0]].name for layer in probe.structure.layers])
@@ -135,8 +135,8 @@ class LeGrad(GradientExplainer):
             return score
         raise UnsupportedModelError(
             f"the score that {type(self.model).__name__} would have if it ended after one of its blocks cannot be "
-            "computed: it depends on other blocks than the last too, or it overflowed. Explain the ViT itself, with "
-            "what is computed from its output as `target`."
+            "computed: it also depends on earlier blocks, or it overflowed. Explain the ViT itself, and pass the "
+            "rest of the computation as `target`."
         )
 
 

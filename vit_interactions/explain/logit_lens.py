@@ -91,7 +91,7 @@ def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Itera
 
 
 @contextlib.contextmanager
-def answering_from(blocks: Sequence[nn.Module], state: Tensor) -> Iterator[None]:
+def with_last_state(blocks: Sequence[nn.Module], state: Tensor) -> Iterator[None]:
     """Compute a model's output from given tokens in place of those after its last block; no block computes anything.
 
     Any other module that reads a block's output gets NaN, which shows in the model's output.

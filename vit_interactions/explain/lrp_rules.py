@@ -32,8 +32,8 @@ from vit_interactions.functional.lrp import (
 
 Variant = Literal["cp", "attn"]
 
-# Operations that are sums, with constant weights, of what was computed from the image, or pick some of it. A norm and
-# a maximum grow with their input in proportion, so their derivative conserves relevance too.
+# Weighted sums with constant weights, and selections. Norms and maxima are proportional to the scale of their input, so
+# their derivative conserves relevance too.
 _SUMS = """
     __radd__ __rsub__ adaptive_avg_pool2d add add_ amax avg_pool2d interpolate masked_fill max max_pool2d maximum mean
     neg norm rsub sub sub_ subtract sum vector_norm
@@ -41,7 +41,7 @@ _SUMS = """
 
 
 def equal_parts(*factors: Any) -> tuple[Any, ...]:
-    """Scale the gradients of the factors of a product that were computed from the image, so that they share it.
+    """Divide the gradient equally among the factors of a product that were computed from the image.
 
     Example:
         >>> import torch
@@ -193,7 +193,7 @@ class LRPRules(RelevanceMode):
             return operation(x, weight, bias)
 
         def value(x: Tensor) -> Any:
-            # Not as a view of itself, which the model could not change in place.
+            # `.data`, because autograd forbids in-place changes of a view that a custom function returns.
             return operation(x, weight, bias).data
 
         def rule(gradient: Tensor, x: Tensor) -> tuple[Tensor]:

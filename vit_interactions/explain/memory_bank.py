@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.utilities.checks import check_index
 
@@ -122,7 +122,7 @@ class MemoryBank:
             ValueError: no batch, or an output without features.
         """
         collected = []
-        with borrowed(unwrap(model)) as own:
+        with evaluation_mode(unwrap(model)) as own:
             for images, labels in batches:
                 collected.append((read_features(own(images)), labels))
         if not collected:

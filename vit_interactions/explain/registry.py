@@ -73,15 +73,15 @@ def default_methods(model: nn.Module) -> list[str]:
 
 
 def attention_refusal(model: nn.Module) -> str | None:
-    """Return why methods that read attention do not support a model; None if they do, or if images must show it."""
+    """Return why methods that read attention do not support a model; None if they do, or if it is not known yet."""
     _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
-    # timm's configuration keeps the size of the pretrained weights where `img_size` differs.
+    # With `img_size`, timm's configuration still states the image size of the pretrained weights.
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     try:
         probe(model, built_for or (height, width))
     except UnsupportedModelError as error:
         return str(error)
-    except ImagesNotTakenError:  # reported when the images are known
+    except ImagesNotTakenError:  # raised again for the actual images
         return None
     return None
 

@@ -4,9 +4,7 @@ A `TorchFunctionMode` sees every operation on values computed from the image. Ea
 another one, or raises; none goes unnoticed.
 """
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -16,6 +14,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from vit_interactions.attention.derivatives import quantized_module, refuse_cut
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.frames import running_objects
 from vit_interactions.attention.graph import ancestors
 from vit_interactions.functional.attention import without_autocast
 
@@ -171,14 +170,11 @@ class RelevanceMode(TorchFunctionMode):
 
     def caller(self) -> tuple[str, nn.Module | None]:
         """Find the running module (the `self` of the innermost frame that has one), and its name."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            found = self._modules.get(id(frame.f_locals.get("self")))
-            if found is not None:
-                name, module = found
-                return f"`{name}` ({type(module).__name__})" if name else type(module).__name__, module
-            frame = frame.f_back
-        return "the model", None
+        running = (self._modules.get(id(each)) for each in running_objects())
+        name, module = next(filter(None, running), ("the model", None))
+        if module is None:
+            return name, None
+        return f"`{name}` ({type(module).__name__})" if name else type(module).__name__, module
 
     def check_graph(self, scores: Tensor) -> None:
         """Raise unless the scores depend on the image through operations with rules.

@@ -39,7 +39,7 @@ from vit_interactions.functional.relevance import (
     sum_relevance,
 )
 
-# Conversions of the floating-point type that name it themselves.
+# Methods that convert to the floating-point type in their name.
 CASTS = frozenset({"bfloat16", "double", "float", "half"})
 
 
@@ -63,7 +63,7 @@ class TransformerAttribution(GenericAttention):
     source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
     def _patches(self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
-        """Compute the map (batch, patches) in float64: the rules divide by sums near 0, whose digits float32 loses."""
+        """Compute the map (batch, patches) in float64: the rules divide by sums near 0, too rounded in float32."""
         dtype = torch.float32 if inputs.is_mps else torch.float64  # MPS has no float64
         found = self._relevance(inputs, target, additional_forward_args, dtype)
         return self._gather(seen, _evidence(found, seen.readout().dtype))
@@ -114,7 +114,7 @@ class RelevanceRules(RelevanceMode):
         name = operation_name(func)
         if name in CASTS:
             return self._widened(args[0])
-        # An operation in place writes to the model's own tensor, not to a copy; properties compute nothing.
+        # In-place operations must write to the model's own tensor, not to a converted copy; properties compute nothing.
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
         kept = int(in_place or getattr(func, "__name__", "") == "__get__")
         args = (*args[:kept], *map_nested(self._widened, args[kept:]))
@@ -194,7 +194,7 @@ class RelevanceRules(RelevanceMode):
     on_rms_norm = on_layer_norm
 
     def on_add(self, func: Any, a: Any, b: Any, *, alpha: float = 1) -> Any:
-        """Split relevance between two branches; a constant gets none, two heads half each."""
+        """Split relevance between two branches: none for a constant, half for each of two classifier heads."""
         if not (depends_on_image(a) and depends_on_image(b)) and alpha == 1:
             return func(a, b)
         if alpha != 1 or a.shape != b.shape:
@@ -214,14 +214,14 @@ class RelevanceRules(RelevanceMode):
         return type(self.caller()[1]).__name__.startswith("QuickGELU")
 
     def on_mul(self, func: Any, a: Any, b: Any) -> Any:
-        """Pass relevance unchanged through a factor for each channel, LayerScale, or that of QuickGELU."""
+        """Pass relevance unchanged through a constant factor per channel (LayerScale), or the gate of QuickGELU."""
         x, factor = (a, b) if depends_on_image(a) else (b, a)
         if depends_on_image(factor):
             self.refuse("multiplies two tensors that it computed from the image (a gate)")
         per_channel = not isinstance(factor, Tensor) or factor.ndim == 0 or factor.numel() == factor.shape[-1]
         if not (per_channel or self._in_quick_gelu()):
             self.refuse(
-                f"multiplies by other factors for each token, of shape {tuple(factor.shape)} (a rotary embedding?)"
+                f"multiplies each token by different factors, of shape {tuple(factor.shape)} (a rotary embedding?)"
             )
         return with_derivative(lambda x: func(x, factor), _unchanged, x)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import observe
 from vit_interactions.attention.record import AttentionCall
@@ -59,6 +59,6 @@ def page_data(model: nn.Module, prepared: PreparedImage, *, named: bool, output:
 
     seen = observe(model, inputs, None, on_layer)
     attention = quantize_attention(calls, seen.layout)
-    with borrowed(model) as own:
+    with evaluation_mode(model) as own:
         prediction = predict(own, inputs, named=named, output=output, outputs=seen.output)
     return PageData(prepared, seen.layout, running.result()[0].cpu(), attention, prediction)

@@ -80,6 +80,7 @@ def explorer(
         UnsupportedModelError: the model has no global attention among patches.
         ValueError: `alpha` or `beta` is outside [0, 1], the file is not an image, or the model is unknown.
         FileNotFoundError: the file does not exist.
+        TypeError: `image` is neither a path nor a PIL image.
 
     Example:
         >>> import timm
@@ -98,6 +99,8 @@ def explorer(
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
     check_output("output", output)
+    if not isinstance(image, str | PathLike | Image.Image):
+        raise TypeError(f"`image` must be a path or a PIL image, got {type(image).__name__}.")
     if isinstance(image, Image.Image):
         opened, file = image, "image"
     else:

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.figures.values import Array
 from vit_interactions.images.placement import Bounds
 from vit_interactions.images.prepared import PreparedImage
+from vit_interactions.utilities.arrays import Array
 
 LONGEST = 1600  # pixels of the longer side as drawn; more would only slow matplotlib down
 PATCH_COLOR = "#ff2d2d"

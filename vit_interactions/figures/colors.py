@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 
 from vit_interactions.figures.overlay import COLORS, DIVERGING
-from vit_interactions.figures.values import Array, is_symmetric, linear_scale
+from vit_interactions.figures.values import is_symmetric, linear_scale
+from vit_interactions.utilities.arrays import Array
 
 POLICY = (
     "Each map has its own color scale, from its minimum (dark) to its maximum (bright). Maps with both signs "

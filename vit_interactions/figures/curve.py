@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from vit_interactions.explain.interaction_curve import InteractionCurve
-from vit_interactions.figures.values import Array, text_width, to_array
+from vit_interactions.figures.values import text_width, to_array
+from vit_interactions.utilities.arrays import Array
 
 COLOR = "#0072b2"
 TICK_SIZE = 8  # points

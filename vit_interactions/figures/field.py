@@ -26,10 +26,11 @@ from vit_interactions.figures.canvas import (
 )
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.selection import one_image
-from vit_interactions.figures.values import Array, pairs_array
+from vit_interactions.figures.values import pairs_array
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.windows import window_masks
 from vit_interactions.images.prepared import PreparedImage
+from vit_interactions.utilities.arrays import Array
 
 WINDOW_COLOR = "#00e5ff"
 FIELD_COLOR = "#ffd400"

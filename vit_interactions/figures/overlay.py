@@ -15,7 +15,6 @@ from torch import Tensor
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import draw_cells, draw_image
 from vit_interactions.figures.values import (
-    Array,
     ConstantScale,
     is_symmetric,
     linear_scale,
@@ -24,6 +23,7 @@ from vit_interactions.figures.values import (
     to_array,
 )
 from vit_interactions.images.prepared import PreparedImage
+from vit_interactions.utilities.arrays import Array
 
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides

@@ -6,8 +6,9 @@ import numpy as np
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.values import Array, pairs_array
+from vit_interactions.figures.values import pairs_array
 from vit_interactions.functional.responsive_field import ResponsiveField
+from vit_interactions.utilities.arrays import Array
 
 
 def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) -> ResponsiveField:

@@ -15,8 +15,9 @@ from torchvision.utils import flow_to_image
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import draw_cells, draw_image, patch_edges
 from vit_interactions.figures.overlay import draw_scaled
-from vit_interactions.figures.values import Array, to_array
+from vit_interactions.figures.values import to_array
 from vit_interactions.images.prepared import PreparedImage
+from vit_interactions.utilities.arrays import Array
 
 ARROW_COLOR = "#ffd400"
 ARROW_LENGTH = 0.8  # patches

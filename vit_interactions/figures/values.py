@@ -1,20 +1,17 @@
 """Convert tensors to arrays and choose color scales that do not turn rounding errors into structure."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.text import printable
 
-Array = NDArray[Any]
 NOISE = 1e-6  # relative differences up to this are float32 rounding
 
 

@@ -4,7 +4,6 @@ Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 202
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from vit_interactions.utilities.arrays import Array
 
 # SciPy's maximum flow requires integers, so capacities are in millionths.
 _UNIT = 1_000_000

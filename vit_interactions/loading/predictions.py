@@ -8,7 +8,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.own_input import differentiable
 from vit_interactions.functional.scores import Output, are_distributions, class_outputs, class_scores
 
@@ -192,7 +192,7 @@ def last_operation(model: nn.Module, inputs: Tensor) -> str:
     """
     with (
         differentiable(inputs) as leaf,
-        borrowed(model) as own,
+        evaluation_mode(model) as own,
         saved_tensors_hooks(lambda tensor: None, lambda nothing: torch.empty(0)),
     ):
         node = class_outputs(own(leaf)).grad_fn

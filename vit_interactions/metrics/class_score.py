@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.explain.targets import select_target
 from vit_interactions.functional.scores import class_outputs, class_scores
 from vit_interactions.metrics.metric import Case
@@ -29,7 +29,7 @@ def class_score(case: Case, images: Tensor) -> Tensor:
             `Case.output`.
         IndexError: a target that the output does not have.
     """
-    with torch.no_grad(), borrowed(case.model) as model:
+    with torch.no_grad(), evaluation_mode(case.model) as model:
         outputs = class_outputs(model(images), len(images))
     scores = select_target(class_scores(outputs, case.link), case.target)
     if not scores.isfinite().all():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.borrow import borrowed
+from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.functional.scores import Output, check_output, class_outputs
 from vit_interactions.loading.predictions import find_output
@@ -71,7 +71,7 @@ class Case:
         """
         if self.output is not None:
             return self.output
-        with torch.no_grad(), borrowed(self.model) as own:
+        with torch.no_grad(), evaluation_mode(self.model) as own:
             outputs = class_outputs(own(self.inputs), len(self.inputs))
         found = find_output(self.model, self.inputs, outputs)
         if found is None:

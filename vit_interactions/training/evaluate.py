@@ -186,7 +186,7 @@ def _sums(logits: Tensor, classes: Tensor, operations: Tensor | None, dtype: tor
 
 
 def _check(images: int, infinite: int, unknown: int, unreadable: Mapping[str, str]) -> None:
-    """Raise ValueError, in each process alike, for sums that give no valid evaluation."""
+    """Raise ValueError, in all processes, unless the sums make a valid evaluation."""
     if not images and unreadable:
         name, reason = next(iter(unreadable.items()))
         raise ValueError(

@@ -58,7 +58,7 @@ def create_student(
     """Create the model to train on the process's device, with notes for the user; initial weights are optional.
 
     Raises:
-        ValueError: windows that the model has no use for, or a missing teacher.
+        ValueError: window settings that do not fit the model, or a missing teacher.
     """
     student, notes = create_classifier(
         settings.model,

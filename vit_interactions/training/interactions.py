@@ -49,9 +49,8 @@ def count_pairs(model: nn.Module, images: Tensor) -> int | None:
     if type(inner).__module__.rpartition(".")[2] not in GLOBAL:
         return None
     height, width = images.shape[-2:]
-    if isinstance(
-        inner, AdaptiveWindowViT
-    ):  # the probe would take its teacher, which needs no gradient, for a cut
+    # The teacher runs without gradients, which the probe would reject as a cut.
+    if isinstance(inner, AdaptiveWindowViT):
         rows, cols = inner.patch_embed.dynamic_feat_size((height, width))
         return int(rows * cols) ** 2
     return token_layout(inner, (height, width)).patches ** 2

@@ -8,4 +8,4 @@ class Reporter:
         """Receive a line that the user should see."""
 
     def progress(self, step: int, total: int, text: str) -> None:
-        """Receive the number of finished steps, and the latest numbers in words if there are new ones."""
+        """Receive the number of finished steps, and the latest numbers as text if they are new."""

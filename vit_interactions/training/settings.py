@@ -172,7 +172,7 @@ class TrainingSettings(BaseSettings):
             raise ValueError(f"`warmup_steps` must be less than `steps`, {self.steps}, got {self.warmup_steps}.")
 
 
-# Settings that may differ on resume: places, and what is reported.
+# Settings that may differ on resume: paths, devices and logging.
 MAY_CHANGE = frozenset(
     {"data", "workers", "initial_checkpoint", "window_store", "teacher_checkpoint", "device", "checkpoint_every"}
     | {"tensorboard", "wandb"}

@@ -49,7 +49,8 @@ class Trainer:
     ) -> None:
         """Create the task, optimizer, schedule and augmentations for a model on the process's device.
 
-        The teacher determines the windows that the student learns, or attends within; `total` is the number of steps.
+        A WinfT student learns the teacher's windows, an AWD-ViT student attends within them. `total` is the number of
+        steps.
         """
         self.step, self.meter, self.lr = 0, Meter(), settings.lr
         self._settings, self._process = settings, process

@@ -45,7 +45,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     try:
         text = json.dumps(content, indent=2, allow_nan=False)
     except ValueError as error:
-        raise ValueError(f"{path} must hold finite numbers only, since JSON has no others: {error}.") from error
+        raise ValueError(
+            f"{path} must contain finite numbers only, because JSON has no others: {error}."
+        ) from error
     write_text(path, text + "\n")
 
 
@@ -70,7 +72,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any] | None:
     except ValueError as error:
         raise DamagedFileError(f"{path} is damaged: it is not JSON ({error})", advice) from None
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{path} must hold a JSON object, got {JSON_TYPES[type(content)]}", advice)
+        raise DamagedFileError(f"{path} must contain a JSON object, got {JSON_TYPES[type(content)]}", advice)
     return content
 
 

@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from tests.helpers.draws import Draws
 from vit_interactions.training.data.sampling import SeededDataset, TrainingBatchSampler
-from vit_interactions.utilities.seeds import seeded
 
 # timm's datasets leave files open until they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -53,16 +53,6 @@ def test_epoch_starts_at_any_step() -> None:
         TrainingBatchSampler(7, 4, parts=2)
 
 
-class Draws(Dataset[tuple[float, float, float]]):
-    """One random number of each generator per sample."""
-
-    def __getitem__(self, index: int) -> tuple[float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(1))
-
-    def __len__(self) -> int:
-        return 6
-
-
 def test_random_numbers_depend_on_seed_epoch_and_image_only() -> None:
     dataset = SeededDataset(Draws(), seed=1)
     keys = [[(0, 0), (0, 1)], [(1, 0), (0, 0)]]
@@ -77,16 +67,3 @@ def test_random_numbers_depend_on_seed_epoch_and_image_only() -> None:
     different = torch.stack([first[:, 0], first[:, 1], second[:, 0]])
     assert len(different.unique()) == 9
     assert SeededDataset(Draws(), seed=2)[0, 0] != dataset[0, 0]
-
-
-def test_generators_are_restored() -> None:
-    def draw() -> tuple[float, float, float]:
-        return Draws()[0]
-
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    expected = [draw(), draw()]
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    first = draw()
-    with seeded(9):
-        draw()
-    assert [first, draw()] == expected

@@ -1,4 +1,4 @@
-"""Notice where a model leaves the graph: a detach, `torch.no_grad`, `.data`, or a number taken out of a tensor."""
+"""Find where a model leaves the graph: a detach, `torch.no_grad`, `.data`, or a number taken out of a tensor."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from vit_interactions.attention.draws import draws
 from vit_interactions.attention.graph import Node, noise
+from vit_interactions.attention.random_draws import draws_random_numbers
 
-STEP = 0.1  # relative change of what is given to a function whose result leaves the graph
+STEP = 0.1  # relative change of the arguments of a function whose result leaves the graph
 
 
 class CutWatch:
-    """A runner of torch functions that notes those whose results leave the graph.
+    """A runner of torch functions that records those whose results leave the graph.
 
     Attributes:
-        found: for each, the module that runs, and the node of the graph that it takes from.
+        found: for each of them, the running module and the node of one of its arguments.
         choices: the indices and masks that were computed, in order.
     """
 
@@ -30,13 +30,13 @@ class CutWatch:
         before: "CutWatch | None" = None,
         disturbed: Collection[int] = (),
     ) -> None:
-        """Take what runs functions, and what tells the running module.
+        """Create the runner.
 
         Args:
-            run: takes a function, its args and its kwargs.
-            module: returns (name, module), or None where another model runs.
-            before: what watched the same pass before; the same indices and masks are chosen, which have no derivative.
-            disturbed: places in `found` of functions that are given other numbers.
+            run: calls a function, given with its args and kwargs.
+            module: returns the running (name, module); None while another model runs.
+            before: the watch of an earlier pass, whose indices and masks are reused: they have no derivative.
+            disturbed: indices into `found` of functions whose arguments are changed.
         """
         self.found: list[tuple[str, Node]] = []
         self.choices: list[Tensor] = []
@@ -47,7 +47,7 @@ class CutWatch:
         """Return func(*args, **kwargs)."""
         node = next((tensor.grad_fn for tensor in _tensors((args, kwargs)) if tensor.grad_fn), None)
         result = self._run(func, args, kwargs)
-        left = node is not None and _is_outside(result) and not draws(func, args, kwargs)
+        left = node is not None and _is_outside(result) and not draws_random_numbers(func, args, kwargs)
         if left and (module := self._module()) and not _has_own_derivative():
             self.found.append((module[0], node))
             if len(self.found) - 1 in self._disturbed:
@@ -74,7 +74,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _is_outside(result: Any) -> bool:
-    """Test if a result has real numbers, none of them in the graph; those of indices and masks have no derivative."""
+    """Check whether a result has real numbers, none of them in the graph."""
     numbers = [tensor.requires_grad for tensor in _tensors(result) if tensor.is_floating_point()]
     return isinstance(result, float) or (bool(numbers) and not any(numbers))
 

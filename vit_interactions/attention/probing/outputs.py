@@ -7,18 +7,15 @@ from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 
-# What transformers' outputs call the tensor that their users read, in the order in which it is looked for.
+# Names in outputs of Hugging Face models, in the order in which they are searched.
 OUTPUTS = ("logits", "pooler_output", "image_embeds", "last_hidden_state")
 
 
 def main_output(output: Any) -> Tensor:
-    """Find the tensor that a model answers with.
-
-    Args:
-        output: a tensor, an object or dictionary with one of `OUTPUTS`, or any other with a tensor in it.
+    """Return the main tensor of a model's output: the tensor itself, the first of `OUTPUTS`, or any other.
 
     Raises:
-        UnsupportedModelError: nothing of the kind.
+        UnsupportedModelError: an output without a floating-point tensor.
 
     Example:
         >>> import torch
@@ -36,7 +33,7 @@ def main_output(output: Any) -> Tensor:
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """List the floating-point tensors in an output once each, those that are called like an answer first.
+    """List the floating-point tensors in an output, those named in `OUTPUTS` first.
 
     Example:
         >>> import torch
@@ -47,15 +44,15 @@ def tensors_of(output: Any) -> list[Tensor]:
     return list(found.values())
 
 
-def _tensors(output: Any, seen: set[int]) -> Iterator[Tensor]:
+def _tensors(output: Any, visited: set[int]) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
         return
-    if id(output) in seen or isinstance(output, nn.Module | type):
+    if id(output) in visited or isinstance(output, nn.Module | type):
         return
-    seen.add(id(output))
+    visited.add(id(output))
     fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
     named = [part for name in OUTPUTS if (part := fields.get(name, getattr(output, name, None))) is not None]
     others = output if isinstance(output, Sequence) and not isinstance(output, str) else fields.values()
     for part in (*named, *others):
-        yield from _tensors(part, seen)
+        yield from _tensors(part, visited)

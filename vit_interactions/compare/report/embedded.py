@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from vit_interactions.figures.colors import map_colors
-from vit_interactions.figures.values import Array
 from vit_interactions.images.placement import Bounds
+from vit_interactions.utilities.arrays import Array
 
 LONGEST = 400  # pixels of an image's longer side
 QUALITY = 78

@@ -21,8 +21,8 @@ from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.colors import POLICY, map_colors
 from vit_interactions.figures.overlay import OPACITY
 from vit_interactions.figures.shown import ShownFigure
-from vit_interactions.figures.values import Array
 from vit_interactions.metrics.perturbation_curves import area_under_curve
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.text import method_label, printable
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
@@ -53,7 +53,7 @@ CURVE_AXES = {
     "token_deletion": _REMOVED,
     "abpc": _BETWEEN,
     "road": _BETWEEN,
-    "randomization": ("fraction of the stages redrawn", "rank correlation"),
+    "randomization": ("fraction of the stages re-initialized", "rank correlation"),
 }
 
 
@@ -62,7 +62,7 @@ def grid_figure(
 ) -> Figure:
     """Draw images x methods, every map at its place on the whole image.
 
-    An image is followed by its maps, in as many rows as they need. Its title gives the prediction.
+    Each image is followed by its maps, in one or several rows. Its title states the prediction.
 
     Args:
         results: what was compared.
@@ -184,7 +184,7 @@ def draw_ranking(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         metric: its name.
     """
     direction = str(rows["direction"].iloc[0])
-    if metric in COSTS:  # the baseline does not explain, so its cost says nothing
+    if metric in COSTS:  # the cost of the baseline is not informative
         rows = rows[rows["method"] != BASELINE]
     rows = rows.assign(fewer=rows["images"] < rows["images"].max())
     rows = rows.sort_values(["fewer", "mean"], ascending=[False, direction != "lower"], kind="stable")

@@ -57,7 +57,7 @@ def report(results: Results, path: str | PathLike[str]) -> Path:
 
     Args:
         results: finished or not.
-        path: of the file to write; what was there is replaced when the new one is whole.
+        path: of the file to write; an existing file is replaced atomically.
 
     Returns:
         The path.

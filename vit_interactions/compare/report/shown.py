@@ -32,7 +32,7 @@ class ShownRecord:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image of a page; `address` is None if the file is gone, `outline` if no mask can be read."""
+    """One image of a page. `address` is None if the file is missing, `outline` if there is no readable mask."""
 
     name: str
     address: Markup | None

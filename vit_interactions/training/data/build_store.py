@@ -174,7 +174,7 @@ def make_manifest(names: list[str], teacher: WindowTeacher, options: dict[str, A
 def open_folder(
     out: Path, manifest: Manifest, names: list[str], mine: range, *, resume: bool, rank: int, world: int
 ) -> None:
-    """Create the folder of a store, or check that it is this one's, and remove partial files of interrupted processes.
+    """Create the folder of a store, or check that it has the same manifest; remove partial files of interrupted runs.
 
     Raises:
         ValueError: a folder with other content, or a store without `resume`.
@@ -196,7 +196,7 @@ def open_folder(
     found = read_manifest(out)
     if found != manifest:
         differ = (
-            f"{name} is {getattr(found, name)} there and {getattr(manifest, name)} here"
+            f"`{name}` is {getattr(found, name)} instead of {getattr(manifest, name)}"
             for name in vars(manifest)
             if getattr(found, name) != getattr(manifest, name)
         )

@@ -55,8 +55,8 @@ class TrainingLoader:
     Images and their augmentation are a function of seed, epoch and image (see `sampling`). A stream (WebDataset, TFDS)
     is read and skipped up to the step instead.
 
-    An unreadable image is skipped in its batch, and no other takes its place, so the order of the others does not
-    change. (Streams skip whatever their readers skip.)
+    An unreadable image is skipped and not replaced, so the order of the others does not change. (Streams skip what
+    timm's readers skip.)
 
     Attributes:
         steps: steps per epoch.

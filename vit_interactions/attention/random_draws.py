@@ -1,4 +1,4 @@
-"""Let a model draw random numbers without moving the generators that everybody else draws from."""
+"""Let a model draw random numbers without advancing the global generators."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _DRAWING = threading.RLock()
-# Torch's functions that draw from a global generator whenever they are called, as functions and as methods.
+# Functions and methods of torch that always draw from a global generator.
 _NAMES = """
     bernoulli bernoulli_ binomial cauchy_ exponential_ feature_dropout feature_dropout_ geometric_ gumbel_softmax
     fractional_max_pool2d fractional_max_pool3d log_normal_ multinomial normal normal_ poisson rand rand_like randint
@@ -18,8 +18,8 @@ _NAMES = """
 ALWAYS = frozenset(
     getattr(owner, name) for owner in (torch, Tensor, F) for name in _NAMES.split() if hasattr(owner, name)
 )
-# Those that draw only if an argument says so: its name, its place and its default.
-IF_TOLD: dict[Any, tuple[str, int, Any]] = {
+# Those that draw depending on an argument: its name, its position and its default.
+DRAWS_IF: dict[Any, tuple[str, int, Any]] = {
     F.scaled_dot_product_attention: ("dropout_p", 4, 0.0),
     F.multi_head_attention_forward: ("training", 13, True),
     F.rrelu: ("training", 3, False),
@@ -37,25 +37,25 @@ IF_TOLD: dict[Any, tuple[str, int, Any]] = {
 }
 
 
-def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def draws_random_numbers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether a function of torch draws random numbers from a global generator.
 
     Example:
-        >>> draws(torch.rand, (3,), {}), draws(torch.sin, (), {})
+        >>> draws_random_numbers(torch.rand, (3,), {}), draws_random_numbers(torch.sin, (), {})
         (True, False)
-        >>> draws(F.dropout, (torch.ones(1), 0.5, False), {})
+        >>> draws_random_numbers(F.dropout, (torch.ones(1), 0.5, False), {})
         False
     """
-    if func in IF_TOLD:
-        name, place, default = IF_TOLD[func]
-        return bool(kwargs.get(name, args[place] if len(args) > place else default))
+    if func in DRAWS_IF:
+        name, position, default = DRAWS_IF[func]
+        return bool(kwargs.get(name, args[position] if len(args) > position else default))
     if isinstance(func, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded in func.tags
     return func in ALWAYS and kwargs.get("generator") is None
 
 
 class PrivateGenerators:
-    """Generators that go on from where the global ones were at the first draw, and leave those where they are.
+    """Generators that continue from the state of the global ones at the first draw, without advancing those.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -66,7 +66,7 @@ class PrivateGenerators:
     """
 
     def __init__(self, devices: Iterable[torch.device] = (), seed: int | None = None) -> None:
-        """Take the devices on which numbers may be drawn, besides the CPU, and a seed to begin with instead."""
+        """Create the generators of the CPU and of CUDA devices; `seed` replaces the state of the global ones."""
         cuda = {device.index for device in devices if device.type == "cuda"}
         self._generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda)]
         self._states: list[Tensor] | None = None
@@ -74,17 +74,14 @@ class PrivateGenerators:
             self._states = [torch.Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
 
     def run(self, draw: Callable[[], Any]) -> Any:
-        """Return what a function draws; one thread at a time, or one would restore what another has set."""
-        with _DRAWING:
-            return self._run(draw)
-
-    def _run(self, draw: Callable[[], Any]) -> Any:
-        before = [generator.get_state() for generator in self._generators]
-        try:
-            for generator, state in zip(self._generators, self._states or before, strict=True):
-                generator.set_state(state)
-            return draw()
-        finally:
-            self._states = [generator.get_state() for generator in self._generators]
-            for generator, state in zip(self._generators, before, strict=True):
-                generator.set_state(state)
+        """Return the result of a function that draws."""
+        with _DRAWING:  # one thread at a time, or one would restore what another has set
+            before = [generator.get_state() for generator in self._generators]
+            try:
+                for generator, state in zip(self._generators, self._states or before, strict=True):
+                    generator.set_state(state)
+                return draw()
+            finally:
+                self._states = [generator.get_state() for generator in self._generators]
+                for generator, state in zip(self._generators, before, strict=True):
+                    generator.set_state(state)

@@ -1,16 +1,16 @@
-"""Localization metrics against loops, limits and values computed by hand."""
+"""Localization metrics: limits and properties, and Quantus' values."""
 
-import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.other_metrics import options, quantus_localization, require_quantus_06
 from tests.helpers.planted import INSIDE, box, planted_case, random_map
-from vit_interactions.metrics import METRICS, iou
+from vit_interactions.metrics import METRICS
 from vit_interactions.metrics.average_precision import average_precision
 from vit_interactions.metrics.energy_in_box import energy_in_box
-from vit_interactions.metrics.iou import intersection_over_union
 from vit_interactions.metrics.pointing_game import pointing_game
 
 LOCALIZATION = [name for name in METRICS if "object" in METRICS[name].needs]
@@ -67,50 +67,25 @@ def mid(values: Tensor) -> float:
     return float(values.min() + values.max()) / 2
 
 
-def test_tied_highest_patches_score_a_fraction() -> None:
-    values = torch.zeros(4, 4, dtype=torch.float64)
-    values[1, 2] = values[0, 0] = values[0, 1] = 7.0
-    assert pointing_game(values, INSIDE) == pytest.approx(1 / 3)
+def test_pointing_game_and_energy_equal_quantus(quantus: Any) -> None:
+    for seed in range(20):
+        values = random_map((4, 4), seed)
+        values = values - values.min()
+        expected = quantus_localization(quantus.PointingGame(**options()), values, INSIDE)
+        assert pointing_game(values, INSIDE) == float(expected)
+        expected = quantus_localization(quantus.RelevanceMassAccuracy(**options()), values, INSIDE)
+        assert energy_in_box(values, INSIDE) == pytest.approx(float(expected))
 
 
-def test_energy_by_hand() -> None:
-    values = torch.tensor([[-2.0, 0.0], [4.0, 1.0]])  # shifted: 0, 2, 6, 3
-    assert energy_in_box(values, torch.tensor([[False, True], [True, False]])) == pytest.approx(8 / 11)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 1.0])
-def test_iou_by_a_loop(threshold: float) -> None:
-    values = random_map((4, 4), 8) * 3 - 1
-    lowest, highest = float(values.min()), float(values.max())
-    both = either = 0
-    for row, col in itertools.product(range(4), range(4)):
-        high = float(values[row, col]) >= lowest + threshold * (highest - lowest)
-        both += high and bool(INSIDE[row, col])
-        either += high or bool(INSIDE[row, col])
-    assert intersection_over_union(values, INSIDE, threshold) == pytest.approx(both / either)
-    assert iou(threshold).measure(planted_case(inside=INSIDE), values).value == pytest.approx(both / either)
-
-
-def test_iou_thresholds_are_validated() -> None:
-    with pytest.raises(ValueError, match=r"`threshold` must lie in \[0, 1\], got 2"):
-        iou(2)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_average_precision_by_a_loop_over_the_values(seed: int) -> None:
-    values = (random_map((4, 4), seed) * 6).round()  # with ties
-    found, result = 0, 0.0
-    for value in sorted(set(values.flatten().tolist()), reverse=True):
-        taken = values >= value
-        hits = int((taken & INSIDE).sum())
-        result += (hits - found) / int(INSIDE.sum()) * hits / int(taken.sum())
-        found = hits
-    assert average_precision(values, INSIDE) == pytest.approx(result, abs=1e-12)
-
-
-def test_average_precision_does_not_depend_on_the_order_of_ties() -> None:
-    values = torch.zeros(1, 4)
-    values[0, 3] = 1.0
-    inside = torch.tensor([[True, True, False, False]])
-    assert average_precision(values, inside) == pytest.approx(0.5)  # all four to find the two
-    assert average_precision(values, inside.flip(1)) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+def test_known_errors_of_quantus_pointing_game_and_energy(quantus: Any) -> None:
+    require_quantus_06()
+    # Quantus counts a tie as a hit if any of the highest patches lies in the box: here 4 of 15.
+    values = torch.ones(4, 4, dtype=torch.float64)
+    values[0, 0] = 0.5
+    assert quantus_localization(quantus.PointingGame(**options()), values, INSIDE)
+    assert pointing_game(values, INSIDE) == pytest.approx(4 / 15)
+    # Its fraction of the mass can exceed 1 if values are negative.
+    values = torch.tensor([[-1.0, 0.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 3.0, 0.0]] * 2, dtype=torch.float64)
+    mass = quantus_localization(quantus.RelevanceMassAccuracy(**options()), values, values > 0)
+    assert mass == pytest.approx(1.5)
+    assert energy_in_box(values, values > 0) <= 1

@@ -1,0 +1,39 @@
+"""Settings give their values to options that are not set."""
+
+from functools import partial
+
+from torch import nn
+
+import vit_interactions as vi
+from tests.helpers.explaining import small_vit
+from vit_interactions.explain.configured import configure
+from vit_interactions.explain.settings import Settings
+
+
+def test_a_run_sets_options_that_are_not_given() -> None:
+    class Subclass(vi.ResponsiveFieldSize):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__(model, alpha=0.5)
+
+    methods = {
+        "field": "responsive_field_size",
+        "own": "responsive_field_size:alpha=0.2",
+        "partial": partial(vi.ResponsiveFieldTendency, beta=0.4),
+        "fixed": Subclass,
+        "rollout": "attention_rollout",
+        "daam": "dynamic_accumulated_attention",
+        "daam of class tokens": "dynamic_accumulated_attention:readout=class_token",
+    }
+    settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3)
+    assert {method.name: method.options for method in settings.methods} == {
+        "field": {"alpha": 0.05, "beta": 0.3},
+        "own": {"alpha": 0.2, "beta": 0.3},
+        "partial": {"alpha": 0.05, "beta": 0.4},
+        "fixed": {},
+        "rollout": {},  # whose alpha is another one
+        "daam": {"readout": "model"},
+        "daam of class tokens": {"readout": "class_token"},
+    }
+    made = configure({"x": lambda model: vi.ResponsiveFieldSize(model, alpha=0.4)}, small_vit())
+    (kept,) = Settings("vit", methods=made, alpha=0.05).methods
+    assert kept.options == {"alpha": 0.4, "beta": 0.2}

@@ -1,0 +1,7 @@
+"""Type of NumPy arrays."""
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
