@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -17,6 +18,8 @@ def test_arguments_are_checked(model: nn.Module, tmp_path: Path) -> None:
         vi.explorer(model, image, alpha=1.5)
     with pytest.raises(ValueError, match=r"`beta` must lie in \[0, 1\], got -1"):
         vi.explorer(model, image, beta=-1)
+    with pytest.raises(TypeError, match=r"`image` must be a path or a PIL image, got Tensor\."):
+        vi.explorer(model, torch.zeros(1, 3, 64, 64))  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         vi.explorer(model, tmp_path / "gone.png")
     with pytest.raises(ValueError, match="must be a timm model"):
