@@ -172,7 +172,7 @@ def test_edited_manifest_does_not_match_its_shards(store: Path) -> None:
 def test_teacher_with_another_architecture_raises(dataset: Any, teacher: WindowTeacher, store: Path) -> None:
     attention: Any = teacher.model.blocks[0].attn  # type: ignore[index]
     attention.num_heads, attention.head_dim = attention.num_heads * 2, attention.head_dim // 2
-    with pytest.raises(ValueError, match=r"store of the same windows, got .*: architecture is"):
+    with pytest.raises(ValueError, match=r"store of the same windows, got .*: `architecture` is"):
         build(dataset, teacher, store, resume=True)
 
 
