@@ -110,5 +110,5 @@ def test_invalid_records_raise() -> None:
             _ = record.operations
     parallel = nn.DataParallel(model)
     parallel.device_ids = [0, 1]
-    with pytest.raises(ValueError, match="use DistributedDataParallel"):
+    with pytest.raises(ValueError, match="Use DistributedDataParallel"):
         vi.record_windows(parallel).__enter__()
