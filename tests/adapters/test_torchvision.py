@@ -162,7 +162,7 @@ def test_keys_that_are_not_tokens_raise(options: dict[str, bool]) -> None:
     for block in model.encoder.layers:
         block.self_attention = nn.MultiheadAttention(32, 2, batch_first=True, **options)
     with pytest.raises(
-        UnsupportedModelError, match=r"encoder_layer_0.self_attention` attends to a key that is no token"
+        UnsupportedModelError, match=r"encoder_layer_0.self_attention` attends to a key that is not a token"
     ):
         RawAttention(model).patch_map(images())
 
