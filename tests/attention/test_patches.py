@@ -121,6 +121,18 @@ def test_an_image_resized_and_cropped_inside_the_model_is_refused():
         grid.extent((64, 64))
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("side", [64, 160])
+def test_an_image_enlarged_by_a_fraction_and_cropped_is_refused(side, mode):
+    # Patches of 8 px are 6.4 px of the image: 6 px would put the last of 20 columns a whole patch off.
+    image = picture(side, side)
+    large = F.interpolate(image, (side * 5 // 4,) * 2, mode=mode)[..., :side, :side]
+    grid = find_patches(as_query(embed(large, 8)), image)
+    assert grid.pitch == pytest.approx((6.4, 6.4), rel=0.01)
+    with pytest.raises(ValueError, match=f"of the image's (height|width) of {side}.*crops, pads or resizes"):
+        grid.extent((side, side))
+
+
 def test_pixels_that_feed_several_tokens_or_none():
     image = picture(4, 9)
     tokens = torch.cat((image[..., :4].sum((2, 3)), image[..., 3:8].sum((2, 3))), 0)[None]

@@ -13,6 +13,7 @@ DRAWS = 384  # numbers (channels times random directions) to estimate the center
 GAP = 0.9  # fraction of a cell below which a patch leaves a gap to the next
 OVERLAP = 0.3  # fraction of pixels that feed several tokens above which patches overlap
 OFF = 0.6  # largest distance of a token's center from its cell's, in cells: stems are off by up to 0.5
+DRIFT = 0.25  # cells by which the centers of the last patches may contradict a whole stride
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ def _nominal(pitch: float, count: int, length: int) -> float:
     Strides are products of small factors, mostly of 2.
 
     Example:
-        >>> _nominal(31.2, 3, 96), _nominal(31.2, 4, 100), _nominal(2.5, 4, 11)
-        (32.0, 32, 2.5)
+        >>> _nominal(31.2, 3, 96), _nominal(31.2, 4, 100), _nominal(2.5, 4, 11), _nominal(6.4, 8, 0)
+        (32.0, 32, 2.5, 6.4)
     """
     if abs(pitch * count - length) < 0.3 * pitch:
         return length / count
-    near = range(math.ceil(0.93 * pitch), math.floor(1.07 * pitch) + 1)
+    strides = range(math.ceil(0.93 * pitch), math.floor(1.07 * pitch) + 1)
+    # A stride that would move the last patches off what they see is wrong: the image was resized by a fraction.
+    near = [stride for stride in strides if abs(stride - pitch) * max(count - 3, 1) <= DRIFT * pitch]
     return max(near, key=lambda stride: (stride & -stride, -abs(stride - pitch)), default=pitch)
 
 
