@@ -15,14 +15,19 @@ def chosen_images(paths: list[Path] | None) -> list[Path]:
     found = find_images(paths or bundled_images())
     skipped = skipped_files(paths or ())
     if skipped:
-        errors.print(f"note: {skipped}", markup=False, soft_wrap=True)
+        errors.print(f"note: {skipped}", soft_wrap=True)
     return found
 
 
 def report_results(kind: str, count: int, images: int, out: Path) -> None:
     """Print how many results were written to a folder and how many images failed."""
     failed = f"; {images - count} of {images} images failed" if count < images else ""
-    errors.print(f"Wrote {plural(count, kind)} to {printable(str(out))}/{failed}", markup=False, soft_wrap=True)
+    errors.print(f"Wrote {plural(count, kind)} to {printable(str(out))}/{failed}", soft_wrap=True)
+
+
+def describe_page(page: Path) -> str:
+    """Return the path and the size of a page, to print."""
+    return f"{printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)"
 
 
 def end_with_failures(failed: dict[str, str]) -> None:
@@ -30,7 +35,6 @@ def end_with_failures(failed: dict[str, str]) -> None:
     for path, reason in failed.items():
         errors.print(
             f"failed: {reason if path in reason else f'{path}: {reason}'}",
-            markup=False,
             soft_wrap=True,
             style="red",
         )

@@ -12,7 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.cli.options import METHOD, Alpha, Beta, Device, Images, OutputKind, ResumeSame, given_path
+from vit_interactions.cli.common import describe_page
+from vit_interactions.cli.options import (
+    METHOD,
+    Alpha,
+    Beta,
+    Device,
+    Images,
+    OutputKind,
+    ResumeSame,
+    given_path,
+    read_target,
+)
 from vit_interactions.compare import compare
 from vit_interactions.compare.records import DETERMINISTIC
 from vit_interactions.explain.configured import configure
@@ -126,7 +137,7 @@ def compare_command(
             else metric,
             boxes=boxes,
             masks=masks,
-            target=int(target) if target.isdecimal() and len(target) < 10 else target,
+            target=read_target(target),
             output=output,
             alpha=alpha,
             beta=beta,
@@ -141,12 +152,10 @@ def compare_command(
         stdout.print(*tables(comparison), sep="\n")
         pages, lost = explorer_pages(comparison, checkpoint, place)
         for page in [comparison.report(out / "report.html"), *pages]:
-            errors.print(
-                f"wrote {printable(str(page))} ({page.stat().st_size / 1e6:.1f} MB)", markup=False, soft_wrap=True
-            )
-        errors.print(f"the results are in {out}", markup=False, soft_wrap=True)
+            errors.print(f"wrote {describe_page(page)}", soft_wrap=True)
+        errors.print(f"the results are in {out}", soft_wrap=True)
         for note in filter(None, [skipped_files(images or ()), *comparison.notes()]):
-            errors.print(printable(f"note: {note}"), markup=False, soft_wrap=True)
+            errors.print(printable(f"note: {note}"), soft_wrap=True)
     end(comparison, metric or (), lost_pages=lost)
 
 
@@ -171,9 +180,9 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
         for pages in steps:  # noqa: B007
             pass
     except UnsupportedModelError as error:
-        errors.print(printable(f"note: no explorer pages: {error}", lines=True), markup=False, soft_wrap=True)
+        errors.print(f"note: no explorer pages: {error}", soft_wrap=True)
     for path, reason in pages.failed.items():
-        errors.print(printable(f"no explorer page of {path}: {reason}", lines=True), markup=False, soft_wrap=True)
+        errors.print(f"no explorer page of {path}: {reason}", soft_wrap=True)
     return list(pages.done.values()), bool(pages.failed)
 
 
@@ -219,12 +228,12 @@ def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool)
     for alike in reasons[:SHOWN]:
         under = f"{alike[0].model}: " if len(comparison.models) > 1 else ""
         line = printable(f"failed: {under}{failure_line(alike, longest=REASON)}")
-        errors.print(line, markup=False, soft_wrap=True, style="red")
+        errors.print(line, soft_wrap=True, style="red")
     if len(reasons) > SHOWN:
         errors.print(f"failed: {len(reasons) - SHOWN} more reasons; `Comparison.failures` lists all", style="red")
     missing = valueless(comparison, requested)
     for line in missing:
-        errors.print(printable(f"failed: {line}"), markup=False, soft_wrap=True, style="red")
+        errors.print(printable(f"failed: {line}"), soft_wrap=True, style="red")
     lost = missing or lost_pages or (failures["method"] == "").any()
     if lost or not failures["error"].isin(DETERMINISTIC).all():
         raise typer.Exit(1)

@@ -96,7 +96,7 @@ def explain(
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = configure(methods or default_methods(vit), vit)
     if not method and (reason := attention_refusal(vit)):
-        errors.print(f"note: {reason}", markup=False, soft_wrap=True)
+        errors.print(f"note: {reason}", soft_wrap=True)
     for chosen in patches:
         patch_index(chosen, image_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
@@ -113,18 +113,16 @@ def explain(
             f"note: at alpha {alpha:g} the windows of {plural(len(result.open_windows), 'image')} cover almost all "
             "pairs of patches, so field size and tendency are uninformative; `vit-interactions curve` helps to choose "
             "alpha for this model",
-            markup=False,
             soft_wrap=True,
         )
     unsupported = {name: f"{name}: {reason}" for name, reason in result.unsupported.items()}
     for name, reason in result.unsupported.items() if not method else ():
-        errors.print(f"note: {name} skipped: {reason}", markup=False, soft_wrap=True)
+        errors.print(f"note: {name} skipped: {reason}", soft_wrap=True)
     for difference in other_windows(model, trained_windows(model), alpha, beta):
-        errors.print(f"note: {difference}", markup=False, soft_wrap=True)
+        errors.print(f"note: {difference}", soft_wrap=True)
     for name, zero in result.zero_maps.items():
         errors.print(
             f"note: the map of {name} is zero everywhere for {plural(len(zero), 'image')}",
-            markup=False,
             soft_wrap=True,
         )
     lacking = {

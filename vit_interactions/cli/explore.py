@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from vit_interactions.cli.common import chosen_images, end_with_failures, report_results
+from vit_interactions.cli.common import chosen_images, describe_page, end_with_failures, report_results
 from vit_interactions.cli.options import (
     Alpha,
     Beta,
@@ -22,7 +22,6 @@ from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors
-from vit_interactions.utilities.text import printable
 
 
 def explore(
@@ -55,6 +54,5 @@ def explore(
         pass
     report_results("page", len(pages.done), len(paths), out)
     for page in pages.done.values():
-        size = page.stat().st_size / 1e6
-        errors.print(f"{printable(str(page))} ({size:.1f} MB)", markup=False, soft_wrap=True)
+        errors.print(describe_page(page), soft_wrap=True)
     end_with_failures(pages.failed)

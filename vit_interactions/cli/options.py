@@ -68,6 +68,16 @@ def check_folder_option(out: Path) -> None:
         raise ValueError(f"`--out` must be a folder, got {out}, which is a file.")
 
 
+def read_target(text: str) -> int | str:
+    """Return a class index as an int, and any other text unchanged.
+
+    Example:
+        >>> read_target("281"), read_target("boxes")
+        (281, 'boxes')
+    """
+    return int(text) if text.isdecimal() and len(text) < 10 else text
+
+
 def parse_target(text: str) -> int | str:
     """Parse a class index or "pred".
 
@@ -75,6 +85,7 @@ def parse_target(text: str) -> int | str:
         >>> parse_target("281"), parse_target("pred")
         (281, 'pred')
     """
-    if text != "pred" and not (text.isdecimal() and len(text) < 10):
+    target = read_target(text)
+    if isinstance(target, str) and target != "pred":
         raise ValueError(f'`--target` must be a class index >= 0 or "pred", got {text!r}.')
-    return text if text == "pred" else int(text)
+    return target

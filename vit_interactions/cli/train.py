@@ -90,7 +90,7 @@ def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
         write_result(out, settings, evaluation)
     if evaluation.unreadable:
         text = f"{evaluation.images:,} images ({describe_unreadable(evaluation.unreadable)})"
-        console.print(text, markup=False, soft_wrap=True, style="red")
+        console.print(text, soft_wrap=True, style="red")
         raise typer.Exit(1)
 
 
@@ -184,7 +184,7 @@ class ConsoleReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Print a line."""
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     def progress(self, step: int, total: int, text: str) -> None:
         """Update the bar, or print a line if there is new text."""

@@ -67,16 +67,15 @@ def windows_command(
         ):
             bar.update(task, completed=progress.done, total=progress.total)
     for name in progress.damaged:
-        console.print(f"rebuilt: {name} in {out} was damaged", markup=False, soft_wrap=True)
+        console.print(f"rebuilt: {name} in {out} was damaged", soft_wrap=True)
     for reason in list(progress.failed.values())[:SHOWN]:
-        console.print(f"skipped: {reason}", markup=False, soft_wrap=True, style="red")
+        console.print(f"skipped: {reason}", soft_wrap=True, style="red")
     if len(progress.failed) > SHOWN:
         console.print(f"skipped: {len(progress.failed) - SHOWN} more unreadable images", style="red")
     size = read_manifest(out).record_bytes
     done = progress.done - len(progress.failed)
     console.print(
         f"Wrote the windows of {done} of {progress.total} images to {out}, {size} bytes each",
-        markup=False,
         soft_wrap=True,
     )
     # Any other exit code makes torchrun kill the other processes, so the last one to finish reports for all.
