@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -195,8 +196,10 @@ def tables(comparison: "Comparison") -> list[Table]:
 
 def model_table(model: str, summary: "pd.DataFrame") -> Table:
     """Return the table of one model."""
-    table = Table("metric", "method", "mean", "95% CI", "images", title=Text(printable(model)))
-    table.columns[1].overflow = "fold"  # long names stay readable in narrow terminals
+    title = Text(printable(model))
+    # Narrow, so that the names of methods fit into 80 columns.
+    table = Table("metric", "method", "mean", "95% CI", "images", title=title, box=SIMPLE, padding=0)
+    table.columns[1].overflow = "fold"
     for column in table.columns[2:]:
         column.justify = "right"
         column.no_wrap = True
@@ -206,7 +209,7 @@ def model_table(model: str, summary: "pd.DataFrame") -> Table:
         direction = rows[0]["direction"]
         words = iter([metric, UNITS.get(metric, BETTER[direction])])
         for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
-            interval = "-" if isnan(row["low"]) else f"{row['low']:.3g} ... {row['high']:.3g}"
+            interval = "-" if isnan(row["low"]) else f"{row['low']:.3g}–{row['high']:.3g}"
             table.add_row(next(words, ""), Text(row["method"]), f"{row['mean']:.3g}", interval, str(row["images"]))
         table.add_section()
     return table
