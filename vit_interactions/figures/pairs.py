@@ -74,7 +74,7 @@ def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float
             dropped + 0.5, color=color, linestyle="--", linewidth=1.2, label=f"β = {beta:g}: {dropped} dropped"
         )
     axes.set_xlim(1, max(patches, 2))
-    axes.set_xlabel("patches, least informative first", fontsize=9)
+    axes.set_xlabel("patches, lowest variance first", fontsize=9)
     axes.set_ylabel("variance of the patch's column of U", fontsize=9)
     axes.tick_params(which="both", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -155,7 +155,7 @@ def indiscriminative_figure(
     draw_pairs(pairs, uncertainty)
     set_title(pairs, "U of all pairs of patches")
     draw_column_variances(variances, uncertainty, betas)
-    set_title(variances, "Informativeness of the patches")
+    set_title(variances, "Variance of the columns of U")
     images = below.subplots(1, columns, squeeze=False)[0]
     draw_image(images[0], prepared, layout)
     set_title(images[0], SEEN)
