@@ -164,7 +164,7 @@ class CaptumOcclusion(CaptumMethod):
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         _, channels, *image_size = inputs.shape
-        patch = _patch_size(self.model, inputs)
+        patch = _patch_size(_layout(self.model, inputs, arguments))
         return captum.attr.Occlusion(forward).attribute(
             inputs,
             sliding_window_shapes=(
@@ -208,7 +208,9 @@ class CaptumFeatureAblation(CaptumMethod):
         self.perturbations_per_eval = perturbations_per_eval
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
-        mask = _patch_numbers(self.model, inputs) if self.feature_mask is None else self.feature_mask
+        mask = self.feature_mask
+        if mask is None:
+            mask = _patch_numbers(_layout(self.model, inputs, arguments), inputs)
         return captum.attr.FeatureAblation(forward).attribute(
             inputs,
             _at(inputs, self.baselines),
@@ -273,17 +275,19 @@ def _of_example(arguments: tuple[Any, ...], index: int) -> tuple[Any, ...]:
     )
 
 
-def _patch_size(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
-    layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+def _layout(model: nn.Module, inputs: Tensor, arguments: tuple[Any, ...]) -> TokenLayout:
+    return image_layout(model, inputs, arguments[:-1])  # without the examples, see `CaptumMethod._scores`
+
+
+def _patch_size(layout: TokenLayout) -> tuple[int, int]:
     return layout.extent[0] // layout.rows, layout.extent[1] // layout.cols
 
 
-def _patch_numbers(model: nn.Module, inputs: Tensor) -> Tensor:
+def _patch_numbers(layout: TokenLayout, inputs: Tensor) -> Tensor:
     """Return the patch index of each pixel, (1, 1, height, width); pixels that no patch covers are one more region."""
-    layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
     row, col = (
         torch.arange(size, device=inputs.device) // side
-        for size, side in zip(inputs.shape[-2:], _patch_size(model, inputs), strict=True)
+        for size, side in zip(inputs.shape[-2:], _patch_size(layout), strict=True)
     )
     seen = (row < layout.rows).unsqueeze(1) & (col < layout.cols)
     return torch.where(seen, row.unsqueeze(1) * layout.cols + col, layout.patches)[None, None]

@@ -86,7 +86,7 @@ class ExplainerCAM(BaseCAM):  # type: ignore[misc]
         inputs = input_tensor.to(self.device)
         size = (inputs.shape[-2], inputs.shape[-1])
         values = self.explainer.patch_map(inputs, self._target(targets, len(inputs)), **self.options)
-        extent = image_layout(self.explainer.model, size).extent
+        extent = image_layout(self.explainer.model, inputs).extent
         pixels = to_pixels(values.detach().double(), extent, size).cpu().numpy()
         sign = 1.0 if self.explainer.more_is_relevant else -1.0
         result = np.zeros(pixels.shape, dtype=np.float32)

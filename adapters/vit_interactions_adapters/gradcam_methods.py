@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.isolation import evaluation_mode
+from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probing.request import as_arguments
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.utilities.seeds import seeded
@@ -61,9 +62,7 @@ class GradcamMethod(Explainer):
         layout, attention = layout_and_place(self.model, inputs, additional_forward_args, self.layer)
         features: list[Tensor] = []
         gradient = None
-        # The graph is needed even if the caller uses `no_grad` or `inference_mode`.
-        with torch.inference_mode(False), torch.set_grad_enabled(self.class_specific):
-            leaf = inputs.detach().clone().requires_grad_(self.class_specific)
+        with differentiable(inputs) as leaf, torch.set_grad_enabled(self.class_specific):
             with (
                 evaluation_mode(self.model),
                 grid_at(self.model, layout, self.layer, attention) as grid,

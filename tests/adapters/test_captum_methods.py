@@ -322,6 +322,19 @@ def test_outputs_with_several_tensors_and_arguments_per_example(build: Any) -> N
         assert_near(explaining.patch_map(inputs, [1, 2, 3], factors), torch.cat(one_by_one), 1e-4)
 
 
+@pytest.mark.parametrize("build", [CaptumOcclusion, CaptumFeatureAblation])
+def test_a_model_that_needs_an_argument_is_divided_into_its_patches(build: Any) -> None:
+    class Needing(Scaled):
+        """The same without a default for the factor."""
+
+        def forward(self, image: Tensor, factor: Tensor | float) -> Output:  # type: ignore[override]
+            """Scale the image and return the outputs."""
+            return super().forward(image, factor)
+
+    model, inputs = Needing(), images(1)
+    assert_near(build(model).patch_map(inputs, 1, 1.0), build(model.vit).patch_map(inputs, 1), 1e-4)
+
+
 @every_method
 def test_captums_noise_tunnel_and_metrics_accept_them(method: type[Any]) -> None:
     model, inputs = small_vit(), images()

@@ -215,6 +215,18 @@ def test_gradcam_is_its_equation_on_the_last_features() -> None:
         Gradcam(model, layer="layer9").patch_map(inputs, target=2)
 
 
+def test_a_layer_is_searched_once_and_then_explained_in_one_pass() -> None:
+    model, inputs = vision_model("ResNet"), images()
+    explainer = CaptumLayerGradCam(model, layer="layer2")
+    passes: list[Tensor] = []
+    handle = model.register_forward_hook(lambda *args: passes.append(args[2]))
+    first = explainer.patch_map(inputs, target=2)
+    passes.clear()
+    assert torch.equal(explainer.patch_map(inputs, target=2), first)
+    assert len(passes) == 1
+    handle.remove()
+
+
 def test_occlusion_takes_one_cell_away_at_a_time() -> None:
     model, inputs = vision_model("ResNet"), images(1)
     layout = image_layout(model, (64, 64))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.errors import UnobservableModelError, UnsupportedModelError, named
-from vit_interactions.attention.graph import Node, ancestors, node_of, noise
+from vit_interactions.attention.graph import ancestors, node_of, noise
 from vit_interactions.attention.layout import Readout, TokenLayout
 from vit_interactions.attention.patches import PatchGrid, find_patches
 from vit_interactions.attention.probing.readout import (
@@ -325,7 +325,7 @@ def _pixels_of(value: Tensor, image: Tensor, tokens: Tensor) -> Tensor:
 def _read_by(graph: Graph, structure: Structure, tokens: int) -> Reading:
     """Find the tokens that the output is read from without a pooling head."""
     layers = sum(1 << i for layer in structure.layers for i in layer)
-    if structure.pool is not None and not _between(graph)[node_of(graph.output)] & layers:
+    if structure.pool is not None and not graph.behind_output[node_of(graph.output)] & layers:
         return Reading([])
     return _read_from(graph, structure.layers[-1], tokens)
 
@@ -333,12 +333,11 @@ def _read_by(graph: Graph, structure: Structure, tokens: int) -> Reading:
 def _read_from(graph: Graph, last: Sequence[int], tokens: int) -> Reading:
     """Find the rows of the calls' outputs that the output is read from."""
     outputs = [output for i in last for output in graph.calls[i].outputs]
-    between = _between(graph)
     # Weights per token must lie behind the tensor that `read_tokens` inspects, to show in its gradient.
     layer = sum(1 << i for i in last)
     weighing = {
         node: graph.image_bit << 1
-        for node, bits in between.items()
+        for node, bits in graph.behind_output.items()
         if bits & layer and weighs_places(node, tokens)
     }
     behind = ancestors([node_of(graph.output)], {**graph.marks, **weighing}, graph.image_bit - 1)
@@ -346,8 +345,3 @@ def _read_from(graph: Graph, last: Sequence[int], tokens: int) -> Reading:
     earlier = [output for i, call in enumerate(graph.calls) if i < last[0] for output in call.outputs]
     earlier = [output for output in earlier if output.requires_grad]
     return read_tokens((graph.output * noise(graph.output)).sum(), outputs, nodes, tokens, earlier)
-
-
-def _between(graph: Graph) -> dict[Node, int]:
-    """Walk from the output back to the attention calls nearest to it."""
-    return ancestors([node_of(graph.output)], graph.marks, (1 << len(graph.calls)) - 1)

@@ -123,7 +123,7 @@ def image_layout(
         return probe(model, inputs_or_size, additional_forward_args).layout
     except UnsupportedModelError:
         request = probe_request(model, inputs_or_size, additional_forward_args)
-    found = cached(_grids, request, lambda: _find(request))
+    found = _found(request)
     return cells(request.shape[1:], CELLS, CELLS) if isinstance(found, str) else found.layout
 
 
@@ -144,10 +144,10 @@ def feature_grid(
     request = probe_request(model, inputs_or_size, additional_forward_args)
     if layer is not None and layer not in dict(request.model.named_modules()):
         raise ValueError(f"`layer` must name a module of {type(request.model).__name__}, got {layer!r}.")
-    best = cached(_grids, request, lambda: _find(request))
-    found = _find(request, layer) if layer else best
+    found = _found(request, layer)
     if isinstance(found, FeatureGrid):
         return found
+    best = _found(request)
     where = f"`{layer}` gives no" if layer else "no module gives"
     other = "Use occlusion" if isinstance(best, str) else f"Leave `layer` out for `{best.name}`, or use occlusion"
     raise UnsupportedModelError(
@@ -166,6 +166,11 @@ def cells(image_size: tuple[int, int], rows: int, cols: int) -> TokenLayout:
     sides = [ceil(pixels / count) for pixels, count in zip(image_size, (rows, cols), strict=True)]
     rows, cols = (ceil(pixels / side) for pixels, side in zip(image_size, sides, strict=True))
     return TokenLayout(0, rows, cols, "other", (rows * sides[0], cols * sides[1]))
+
+
+def _found(request: ProbeRequest, layer: str | None = None) -> FeatureGrid | str:
+    """Return the result of `_find`, from memory if it is known."""
+    return cached(_grids, replace(request, key=(request.key, layer)), lambda: _find(request, layer))
 
 
 def _find(request: ProbeRequest, layer: str | None = None) -> FeatureGrid | str:

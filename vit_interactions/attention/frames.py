@@ -1,4 +1,4 @@
-"""Find running modules from the Python frames of a call."""
+"""Find out what is running from the Python frames of a call."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def running_objects() -> Iterator[Any]:
-    """Yield the `self` of each frame that is running, innermost first; None for functions without one.
+    """Iterate over the `self` of each frame that is running, innermost first; None for functions without one.
 
     Example:
         >>> class Module:
@@ -16,7 +16,16 @@ def running_objects() -> Iterator[Any]:
         >>> type(Module().forward()).__name__
         'Module'
     """
+    return map(_self_of, running_frames())
+
+
+def running_frames() -> Iterator[FrameType]:
+    """Yield the frames that are running, innermost first, from the one that asks for the first of them."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        yield frame.f_locals.get("self")
+        yield frame
         frame = frame.f_back
+
+
+def _self_of(frame: FrameType) -> Any:
+    return frame.f_locals.get("self")

@@ -1,6 +1,7 @@
 """Find the pixels that feed each token, from the graph between an image and the query of the first attention call."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -148,7 +149,6 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
     precise = query.dtype in (torch.float32, torch.float64)
     base, checks = (256, 1) if precise else (2, 4)
     signs = _signs(query[:, :, :1])
-    index = torch.arange(tokens)
 
     def pull(weights: Tensor) -> Tensor:
         cotangent = signs * weights.to(query.device, query.dtype)[:, None]
@@ -166,10 +166,8 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
         several.logical_or_((ratio - digit).abs() > TOLERANCE)
         return digit.long()
 
-    place = 1
-    while place == 1 or place < tokens:
-        code += read(index // place % base) * place
-        place *= base
+    for place, digits in index_digits(tokens, base):
+        code += read(digits) * place
     generator = torch.Generator().manual_seed(1)
     for _ in range(checks):
         digits = torch.randint(base, (tokens,), generator=generator)
@@ -177,6 +175,19 @@ def pixel_tokens(query: Tensor, image: Tensor) -> Tensor:
     code[several | (code >= tokens)] = SEVERAL
     code[size[0] == 0] = NONE
     return code
+
+
+def index_digits(count: int, base: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the digits of the indices below `count`, each with its place value, from the lowest place.
+
+    Example:
+        >>> list(index_digits(5, 4))
+        [(1, tensor([0, 1, 2, 3, 0])), (4, tensor([0, 0, 0, 0, 1]))]
+    """
+    place = 1
+    while place == 1 or place < count:
+        yield place, torch.arange(count) // place % base
+        place *= base
 
 
 def token_centers(query: Tensor, image: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import groupby
 from operator import or_
 
@@ -68,6 +68,11 @@ class Graph:
                 f"the output of {model} does not depend on the image by any gradient: it was detached, quantized, or "
                 "computed without gradients."
             )
+
+    @cached_property
+    def behind_output(self) -> dict[Node, int]:
+        """The nodes from the output back to the attention calls nearest to it, with the bits of those calls."""
+        return ancestors([node_of(self.output)], self.marks, self.image_bit - 1)
 
     def reach(self, index: int) -> int:
         """Return the bits of everything that the inputs of a call depend on."""
@@ -193,7 +198,7 @@ def _check_connected(graph: Graph, call: AttentionCall) -> None:
 def _reads_for_all(graph: Graph, index: int) -> bool:
     """Check whether the last call pools tokens by a query made of them, and all of the output comes through it."""
     call = graph.calls[index]
-    behind = ancestors([node_of(graph.output)], graph.marks, graph.image_bit - 1).get(node_of(graph.output), 0)
+    behind = graph.behind_output.get(node_of(graph.output), 0)
     return call.query.shape[-2] < call.key.shape[-2] and index > 0 and behind & (graph.image_bit - 1) == 1 << index
 
 

@@ -1,14 +1,13 @@
 """Find where a model leaves the graph: a detach, `torch.no_grad`, `.data`, or a number taken out of a tensor."""
 
-import sys
 from collections.abc import Callable, Collection, Iterator
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from vit_interactions.attention.frames import running_frames
 from vit_interactions.attention.graph import Node, noise
 from vit_interactions.attention.random_draws import draws_random_numbers
 
@@ -85,10 +84,7 @@ def _has_own_derivative() -> bool:
     for function in functions:
         functions += function.__subclasses__()
     forwards = {getattr(function.forward, "__code__", None) for function in functions}
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code not in forwards:
-        frame = frame.f_back
-    return frame is not None
+    return any(frame.f_code in forwards for frame in running_frames())
 
 
 def _disturb(tensor: Tensor) -> Tensor:

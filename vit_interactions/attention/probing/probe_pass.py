@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
@@ -31,6 +31,7 @@ SAME_QUERY = 1e-2  # the same for an image's query, alone and in a batch
 SEEDS = 8  # further passes of a model that draws random numbers: few coins fall the same way every time
 Pick = Callable[[Any], Tensor]
 Rerun = Callable[..., tuple[Tensor, CutWatch]]
+_Result = TypeVar("_Result")
 
 
 def probe_pass(request: ProbeRequest, additional_forward_args: Any, pick: Pick | None = None) -> Probe:
@@ -51,8 +52,6 @@ def probe_pass(request: ProbeRequest, additional_forward_args: Any, pick: Pick |
         trial = _Trial(request, image, arguments, pick)
         return trial, *trial.probe(image)
 
-    trial: _Trial
-    found: Probe
     trial, found, drew = on_random_image(request, additional_forward_args, run)
     for seed in range(1, 1 + SEEDS) if drew else ():
         trial.check_same(found, seed)
@@ -63,8 +62,8 @@ def probe_pass(request: ProbeRequest, additional_forward_args: Any, pick: Pick |
 
 
 def on_random_image(
-    request: ProbeRequest, additional_forward_args: Any, run: Callable[[Tensor, tuple[Any, ...]], Any]
-) -> Any:
+    request: ProbeRequest, additional_forward_args: Any, run: Callable[[Tensor, tuple[Any, ...]], _Result]
+) -> _Result:
     """Return run(images, arguments) for one random image, or for as many as were given."""
     try:
         return run(request.image, request.arguments)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.attention.graph import Node, ancestors, name_of, node_of, noise
+from vit_interactions.attention.patches import index_digits
 
 ALIKE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative difference of the gradients of tokens read alike
 ALIKE_IN_HALF = 2e-2
@@ -162,9 +163,8 @@ def _sources(
     size = plain.square().sum(1)
     if not size.any():  # an output projection that starts at zero hides all of it
         return list(range(tokens))
-    code, place, apart = torch.zeros(tokens, dtype=torch.int64), 1, True
-    while place == 1 or place < tokens:
-        digits = torch.arange(tokens) // place % base
+    code, apart = torch.zeros(tokens, dtype=torch.int64), True
+    for place, digits in index_digits(tokens, base):
         found = pull(digits)
         ratio = (found * plain).sum(1) / size
         digit = ratio.nan_to_num().round()
@@ -172,7 +172,6 @@ def _sources(
         limit = ALIKE.get(dtype, 2 * ALIKE_IN_HALF) * int(digits.max())
         apart = apart and not (rest > limit**2 * size).any()
         code += digit.long() * place
-        place *= base
     one_to_one = len(set(code.tolist())) == tokens and bool((code >= 0).all() and (code < tokens).all())
     return code.tolist() if apart and one_to_one else None
 
