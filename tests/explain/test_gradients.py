@@ -9,22 +9,11 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.explicit_attention import A1, A2, CLASS, G1, G2, close, explicit_layers
-from tests.helpers.families import FAMILIES
 from vit_interactions.functional.attention import attention_scores
 from vit_interactions.functional.chain import chain
 from vit_interactions.functional.rollout import rollout
 
 METHODS = [vi.GMAR, vi.GradientRollout, vi.GenericAttention, vi.AttentionGuidedCAM, vi.AttentionGradCAM]
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return FAMILIES["vit"].build().double().eval()
-
-
-@pytest.fixture
-def images(model: nn.Module) -> Tensor:
-    return torch.randn(2, 3, *FAMILIES["vit"].size, dtype=torch.float64)
 
 
 def test_the_other_methods_of_the_two_layer_example() -> None:
