@@ -1,4 +1,4 @@
-"""GMAR: its options, and the one head that matters."""
+"""Tests of GMAR: its options, and a model in which one head matters."""
 
 import pytest
 import torch

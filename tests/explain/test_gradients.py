@@ -1,4 +1,4 @@
-"""Methods that use gradients, against their definitions: the two-layer example, loops, laws of the score."""
+"""Tests of methods that use gradients, against their definitions: the two-layer example, loops, and properties."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def test_the_other_methods_of_the_two_layer_example() -> None:
 
 
 def by_definition(method: type[vi.Explainer], layers: list[tuple[Tensor, Tensor]], scores: list[Tensor]) -> Tensor:
-    """Each method's map of a class-token model, written out with whole matrices and Python loops over layers."""
+    """Compute a method's map of a class-token model with full matrices and Python loops over layers."""
     tokens = layers[0][0].shape[-1]
     identity = torch.eye(tokens, dtype=torch.float64)
     product = identity.expand(layers[0][0].shape[0], tokens, tokens)

@@ -1,4 +1,4 @@
-"""A comparison made up for the tests of figures and reports: its numbers are known, and its names are hostile."""
+"""A made-up comparison with known numbers and hostile names, for tests of figures and reports."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small comparison of noise with boxes and masks, to be damaged."""
+"""Create a small comparison of noise with boxes and masks, for tests that damage it."""
 
 from pathlib import Path
 from typing import Any
