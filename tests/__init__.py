@@ -1,1 +1,1 @@
-"""The test-suite; a package so that its files can share `families` and `references`."""
+"""Tests of the package; a package itself, so that test modules can import `tests.helpers`."""

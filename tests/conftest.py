@@ -36,7 +36,7 @@ def _seeded() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def families() -> dict[str, Family]:
-    """All families by name."""
+    """Return all families by name."""
     return FAMILIES
 
 
@@ -48,7 +48,7 @@ def _need(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_vit() -> nn.Module:
-    """A ViT-Ti/16 trained on 200 classes of ImageNet, 224 x 224."""
+    """Load a ViT-Ti/16 trained on 200 classes of ImageNet at 224 x 224 pixels."""
     model = timm.create_model("vit_tiny_patch16_224", num_classes=200)
     model.load_state_dict(load_file(_need(WEIGHTS)))
     return model.eval()
@@ -56,7 +56,7 @@ def trained_vit() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def real_images() -> Callable[[int], Tensor]:
-    """The last so many images in alphabetical order, as `trained_vit` wants them (timm's transform)."""
+    """Return a loader of the last n images in alphabetical order, transformed for `trained_vit`."""
     from PIL import Image
 
     paths = sorted(_need(IMAGES).glob("*.jpg"))

@@ -1,4 +1,4 @@
-"""The promises about the code itself: directions of imports, documentation, size, and what an import costs."""
+"""Tests of the code base itself: import directions, documentation, size, and the cost of an import."""
 
 import ast
 import importlib.util
@@ -35,7 +35,7 @@ LARGEST_SHARE = 0.15  # of the package's lines in one room
 
 
 def module_name(path: Path) -> str:
-    """The dotted name of a file of the package; that of the folder for an `__init__`."""
+    """Return the dotted module name of a file of the package."""
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -43,7 +43,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported_names(tree: ast.AST) -> set[str]:
-    """All that a file imports, wherever in the file, by full names: of modules, and of what is taken from them."""
+    """Return the full names of all modules and objects that a file imports anywhere."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -55,7 +55,7 @@ def imported_names(tree: ast.AST) -> set[str]:
 
 
 def modules_of(names: Iterable[str]) -> set[str]:
-    """The package's modules among imported names: the name itself, or what it is taken from."""
+    """Return the package's modules among imported names, or the modules that define them."""
     own = {name for name in names if name.split(".")[0] == CORE}
     return {name if name in MODULES else name.rpartition(".")[0] for name in own}
 
@@ -65,7 +65,7 @@ USES = {name: modules_of(imports) - {name} for name, imports in IMPORTS.items()}
 
 
 def room(module: str) -> str:
-    """The room of a module; "" for the package's root."""
+    """Return the room of a module; "" for the package's root."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -86,7 +86,7 @@ def test_imports_run_down(name: str) -> None:
 
 
 def test_modules_import_in_no_circle() -> None:
-    # Submodules run their packages' `__init__` first; what one of these imports is no circle of its own.
+    # Submodules run their packages' `__init__` first; an import there is not a cycle.
     graph = {name: uses for name, uses in USES.items() if not MODULES[name].name.startswith("__init__")}
     TopologicalSorter(graph).prepare()
 
@@ -238,7 +238,7 @@ def test_the_public_names_are_those_of_the_design() -> None:
 
 
 def added_by(*imports: str) -> list[set[str]]:
-    """The modules that each of some imports loads after those before it, in a new process."""
+    """Return the modules that each import adds to the previous ones, in a new process."""
     code = "import sys, captum.attr\nbefore = set(sys.modules)\n" + "".join(
         f"import {name}\nprint(*set(sys.modules) - before)\nbefore = set(sys.modules)\n" for name in imports
     )

@@ -1,4 +1,4 @@
-"""The pages' browser does what the tests of pages take for granted."""
+"""Tests of the headless browser that tests of pages use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every Python example of the README and the guides runs, and the README's commands are those of `.ci/run`."""
+"""Test that every Python example of the README and the guides runs, and that its commands are those of `.ci/run`."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
     "path", [path for path in DOCUMENTS if blocks(path, "python")], ids=lambda path: path.stem
 )
 def test_examples_run_in_order(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)  # for the pictures that they write
+    monkeypatch.chdir(tmp_path)  # for the images that they write
     create = timm.create_model
 
     def without_download(name: str, pretrained: bool = False, **options: object) -> object:

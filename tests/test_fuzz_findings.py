@@ -1,4 +1,4 @@
-"""What the fuzz found, one test per kind."""
+"""Regression tests for problems that the fuzz tests found, one per kind."""
 
 import errno
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""captum's methods as explainers: captum's attributions, checked by hand, with maps over patches and all targets."""
+"""Tests of captum's methods as explainers: attributions checked by hand, maps over patches, and all targets."""
 
 from collections import OrderedDict
 from typing import Any

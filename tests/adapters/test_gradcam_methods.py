@@ -1,4 +1,4 @@
-"""pytorch-grad-cam in both directions: explainers as its CAMs, and its CAMs as explainers, without its known leaks."""
+"""Tests of explainers as CAMs of pytorch-grad-cam, and of its CAMs as explainers, without its known leaks."""
 
 import ast
 import copy

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tests.helpers.command_line import run
 from tests.helpers.explaining import assert_near, assert_same_state, state_of
 from tests.helpers.families import Family
-from tests.helpers.transformers_models import IMAGE, ROWS, TABLE, TOWER, explainer_of, picture
+from tests.helpers.transformers_models import IMAGE, ROWS, TABLE, TOWER, explainer_of, smooth_image
 from vit_interactions import (
     EXPLAINERS,
     AttentionRollout,
@@ -299,7 +299,7 @@ def processor(kind: str, **options: Any) -> Any:
 def test_preprocessing_equals_the_image_processor(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     TABLE["vit"].build().save_pretrained(tmp_path)
     processor(kind, **options).save_pretrained(tmp_path)
-    prepared = prepare(read_image(picture(tmp_path / "picture.png")), load_model(f"hf:{tmp_path}"))
+    prepared = prepare(read_image(smooth_image(tmp_path / "picture.png")), load_model(f"hf:{tmp_path}"))
     expected = processor(kind, **options)(prepared.image, return_tensors="pt")["pixel_values"][0]
     assert prepared.input.shape == expected.shape == (3, 64, 64)
     scale = expected.max() - expected.min()
@@ -386,7 +386,7 @@ def test_missing_transformers_raises_with_the_install_command(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r'pip install "vit_interactions\[huggingface\]"'):
         load_model("hf:anything")
-    path = picture(tmp_path / "picture.png")
+    path = smooth_image(tmp_path / "picture.png")
     assert run("explain", path, "--model", "hf:anything", "--out", tmp_path / "out") == 2
     assert 'pip install "vit_interactions[huggingface]"' in capsys.readouterr().err
 
@@ -395,7 +395,7 @@ def test_the_command_line_explains_images_with_a_saved_folder(tmp_path: Path) ->
     folder, out = tmp_path / "model", tmp_path / "out"
     TABLE["siglip"].build().save_pretrained(folder)
     processor("crop").save_pretrained(folder)
-    path = picture(tmp_path / "picture.png")
+    path = smooth_image(tmp_path / "picture.png")
     methods = ["--method", "attention_rollout", "--method", "responsive_field_size"]
     assert run("explain", path, "--model", f"hf:{folder}", *methods, "--patch", "1,2", "--out", out) == 0
     manifest = json.loads((out / "picture" / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""CAMs of models with another order of tokens: class tokens after the patches, patches not row by row."""
+"""Tests of CAMs of models with another token order: class tokens last, and patches not row by row."""
 
 from collections.abc import Callable
 from typing import Any

@@ -19,7 +19,7 @@ from vit_interactions_adapters.torchvision import load
 from tests.helpers.command_line import run
 from tests.helpers.explaining import assert_near, assert_same_state, images, state_of
 from tests.helpers.torchvision_models import replayed, vit
-from tests.helpers.transformers_models import explainer_of, picture
+from tests.helpers.transformers_models import explainer_of, smooth_image
 from vit_interactions import (
     EXPLAINERS,
     AttentionRollout,
@@ -304,7 +304,7 @@ def test_loading_reads_classes_and_size_from_the_checkpoint(checkpoint: Path, tm
     assert (model.num_classes, model.image_size, model.training) == (5, 64, False)
     for key, value in vit().state_dict().items():
         assert torch.equal(model.state_dict()[key], value)
-    prepared = prepare(read_image(picture(tmp_path / "picture.png")), model)
+    prepared = prepare(read_image(smooth_image(tmp_path / "picture.png")), model)
     assert prepared.input.shape == (3, 64, 64)
     # 150 x 90 become 121 x 73, 73 = floor(64 / (224 / 256)), of which the middle 64 x 64 are kept.
     box = (28 * 150 / 121, 4 * 90 / 73, (28 + 64) * 150 / 121, (4 + 64) * 90 / 73)
@@ -330,7 +330,7 @@ def test_wrong_names_and_wrong_weights_raise(checkpoint: Path, tmp_path: Path) -
 
 
 def test_the_command_line_explains_images(checkpoint: Path, tmp_path: Path) -> None:
-    path, out = picture(tmp_path / "picture.png"), tmp_path / "out"
+    path, out = smooth_image(tmp_path / "picture.png"), tmp_path / "out"
     model = ("--model", "torchvision:vit_b_16", "--checkpoint", checkpoint)
     assert run("explain", path, *model, "--method", "attention_rollout", "--out", out) == 0
     maps = np.load(out / "picture" / "maps.npz")

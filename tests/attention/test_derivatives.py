@@ -1,4 +1,4 @@
-"""Gradients that a model cuts are refused by name; layers that the answer is not read from have a gradient of zero."""
+"""Test that cut gradients raise errors that name the module, and that layers without effect get zero gradients."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.helpers.families import tiny
 from vit_interactions.attention.derivatives import check_differentiable, quantized_module
 from vit_interactions.explain.registry import all_methods
 
-# The layout of what has no gradient is the declared one, and that is said before the method refuses.
+# Without gradients the declared layout is used, with a warning before the method's error.
 pytestmark = pytest.mark.filterwarnings("ignore::vit_interactions.UnprobedModelWarning")
 
 # Methods that take gradients; of those of other libraries, what is left out takes none.
@@ -27,7 +27,7 @@ LAYERWISE = [name for name in GRADIENTS if name in vi.EXPLAINERS]
 
 
 def small_vit(**options: Any) -> Any:
-    """A ViT of 4 x 4 patches and three layers."""
+    """Build a ViT of 4 x 4 patches and three layers."""
     return tiny("vit_tiny_patch16_224", img_size=64, **{"depth": 3, "global_pool": "avg", **options})
 
 
@@ -37,7 +37,7 @@ def images() -> Tensor:
 
 
 class Through(nn.Module):
-    """A module with something done to its output."""
+    """A module whose output is changed by a function."""
 
     def __init__(self, inner: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
         """Take the module and the change."""
@@ -68,7 +68,7 @@ class WithoutGraph(nn.Module):
 
 
 def quantized(model: nn.Module) -> nn.Module:
-    """A copy of a model whose linear layers are quantized dynamically."""
+    """Copy a model with dynamically quantized linear layers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the end of this way
         result: nn.Module = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
@@ -139,15 +139,15 @@ def test_other_methods_refuse_a_cut_on_their_way(name: str) -> None:
 
 
 class EarlyExit(nn.Module):
-    """Blocks whose tokens go nowhere: the answer is read from the tokens before them."""
+    """A block whose output is discarded: its input is passed on."""
 
     def __init__(self, block: nn.Module) -> None:
-        """Take what runs beside."""
+        """Store the block."""
         super().__init__()
         self.block = block
 
     def forward(self, x: Tensor, **_: Any) -> Tensor:
-        """Run the block, and hand its input on."""
+        """Run the block and return its input."""
         self.block(x)
         return x
 

@@ -1,4 +1,4 @@
-"""Explanations leave a model alone while they run, not only afterwards: other threads see nothing of them."""
+"""Test that explaining a model does not change it, even for other threads that run it meanwhile."""
 
 import contextlib
 import threading
@@ -91,7 +91,7 @@ class Merging(nn.Linear):
 
 
 def with_lora() -> Any:
-    """A ViT in training mode with a layer that merges, and gradients."""
+    """Build a ViT in training mode, with layers that merge weights, and with gradients."""
     model = lived_in(training=True)
     for block in model.blocks:
         old = block.attn.proj
@@ -115,7 +115,7 @@ def test_layers_that_merge_weights_keep_the_same_parameters_and_gradients(method
         assert torch.equal(parameter, value)
         assert torch.equal(parameter.grad, grad_value)
     assert not any(block.attn.proj.merged for block in model.blocks)
-    # What is explained is the model as its own `eval` makes it.
+    # The explained model equals the model after its own `eval`.
     assert torch.equal(explain(method, model.eval(), images()), found)
 
 
@@ -191,7 +191,7 @@ class Sealed:
 
 
 def by_closure(model: Any) -> Any:
-    """A function in whose closure the model is."""
+    """Return a function that holds the model in its closure."""
     return lambda x: model.drop(x)
 
 
@@ -259,7 +259,7 @@ ELSEWHERE: list[nn.Module] = []
 
 
 class Global(nn.Module):
-    """Runs a module of the model that it finds in a global variable."""
+    """A module that runs another one from a global variable."""
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = ELSEWHERE[0](x)

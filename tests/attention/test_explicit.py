@@ -1,4 +1,4 @@
-"""Attention that a model writes out is read like the fused call of the same weights; other softmaxes are left alone."""
+"""Test that attention computed explicitly is recorded like fused attention, and that other softmaxes are ignored."""
 
 from typing import Any
 
@@ -187,7 +187,7 @@ def assert_twins_rollout(model: nn.Module, twin: nn.Module) -> None:
 
 
 def watched(name: str = "attn") -> tuple[SoftmaxWatch, Tensor, Tensor]:
-    """A watch that follows a softmax of a module, the probabilities and values."""
+    """Return a watch that follows the softmax of a module, with probabilities and values."""
     watch = SoftmaxWatch()
     scores = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     attention = scores.softmax(-1)

@@ -1,4 +1,4 @@
-"""The grid over the image of models without attention among patches, and the methods that use it."""
+"""Tests of the feature grid of models without attention among patches, and of the methods that use it."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""Heads folded into the batch by modules that do not say how many they have."""
+"""Tests of attention whose heads are folded into the batch, in modules without a number of heads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from vit_interactions.attention.sdpa import read_sdpa, split_heads
 
 
 class Folded(nn.Module):
-    """Attention as of a timm block, with its heads folded into the batch in an order of its own."""
+    """Attention of a timm block with its heads folded into the batch, images or heads first."""
 
     def __init__(self, attention: Any, heads_first: bool = False) -> None:
         """Take the weights of one."""

@@ -1,4 +1,4 @@
-"""What depends on what, in graphs of which the answer is known."""
+"""Tests of dependencies between tensors, in autograd graphs with known results."""
 
 from typing import Any
 

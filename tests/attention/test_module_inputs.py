@@ -1,4 +1,4 @@
-"""Tests of recording what modules are given."""
+"""Tests of recording the inputs of modules."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""MONAI's ViT, which computes its attention by einsum and returns a tuple: what is seen, and maps by hand."""
+"""Tests of MONAI's ViT, which computes attention by einsum and returns a tuple, against maps computed by hand."""
 
 import copy
 from typing import Any

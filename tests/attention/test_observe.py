@@ -1,4 +1,4 @@
-"""What cannot be explained correctly is refused by an error that says which, why and what to do: never a map."""
+"""Test that unsupported models raise errors that name the module, the reason and the remedy, and get no map."""
 
 import functools
 import re
@@ -16,6 +16,7 @@ from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
 from tests.helpers.families import tiny
+from tests.helpers.twins import Outer
 from vit_interactions import (
     EXPLAINERS,
     AttentionRollout,
@@ -34,7 +35,7 @@ from vit_interactions import (
 )
 from vit_interactions.functional import uncertainty
 
-# The methods that need no target; `test_conformance.py` refuses the same models by the others.
+# Methods without a target; `test_conformance.py` checks that the others raise for the same models.
 FORWARD = {name: method for name, method in EXPLAINERS.items() if method.forwards and not method.class_specific}
 
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
@@ -42,19 +43,19 @@ STAGES: dict[str, Any] = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)
 
 
 def sam(**options: Any) -> nn.Module:
-    """A small image encoder of Segment Anything."""
+    """Build a small image encoder of Segment Anything."""
     return VisionTransformerSAM(
         img_size=64, embed_dim=32, depth=2, num_heads=2, num_classes=5, neck_chans=8, use_rel_pos=True, **options
     )
 
 
 def mvit() -> nn.Module:
-    """A small MViTv2."""
+    """Build a small MViTv2."""
     return MultiScaleVit(MultiScaleVitCfg(depths=(1, 1), embed_dim=(16, 32), num_heads=(1, 2)), img_size=(64, 64))
 
 
 def with_attention(attention: nn.Module) -> nn.Module:
-    """A plain ViT whose second block attends in its own way."""
+    """Build a plain ViT whose second block uses the given attention."""
     model = tiny("vit_tiny_patch16_224", img_size=64)
     model.blocks[1].attn = attention
     return model
@@ -94,7 +95,7 @@ def timm_model(name: str, **options: Any) -> Callable[[], nn.Module]:
     return functools.partial(timm.create_model, name, **options)
 
 
-# name: (builder, side of the image, what the refusal says)
+# name: (builder, side of the image, pattern of the error)
 UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
     "swin": (timm_model("swin_tiny_patch4_window7_224", **STAGES), 64, rf"`layers\.0\.blocks\.0\.attn` {WINDOWS}"),
     "swin v2": (
@@ -173,7 +174,7 @@ def test_windows_are_refused_even_where_they_make_as_many_groups_as_images() -> 
 
 
 def readout_free(model: nn.Module, twin: nn.Module, images: Tensor) -> None:
-    """Check that U works as for the twin, and that methods that read from the output refuse."""
+    """Check that U equals the twin's, and that methods that read from the output raise."""
     twin_u, own_u = (InteractionUncertainty(m).patch_map(images) for m in (twin, model))
     assert torch.allclose(own_u, twin_u, atol=1e-6)
     with pytest.raises(
@@ -275,7 +276,7 @@ BAD_INPUTS: dict[str, tuple[Any, type[Exception], str]] = {
 
 @functools.cache
 def small_vit() -> nn.Module:
-    """The ViT that bad inputs are given to."""
+    """Return the ViT for tests of bad inputs."""
     return tiny("vit_tiny_patch16_224", img_size=64)
 
 
@@ -444,23 +445,12 @@ def test_images_smaller_than_a_patch_are_refused() -> None:
 
 
 def fresh_vit() -> nn.Module:
-    """A small ViT to be changed."""
+    """Build a small ViT for a test that changes it."""
     return tiny("vit_tiny_patch16_224", img_size=64)
 
 
-class Outer(nn.Module):
-    """A ViT inside a module that does something with the image first."""
-
-    def __init__(self, vit: nn.Module, before: Any) -> None:
-        super().__init__()
-        self.vit, self.before = vit, before
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.vit(self.before(images))
-
-
 class TwoViews(nn.Module):
-    """Test-time augmentation: one answer from two runs of the ViT."""
+    """Test-time augmentation: one output from two passes of the ViT."""
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()

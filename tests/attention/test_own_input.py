@@ -1,4 +1,4 @@
-"""Models that torch's own errors do not explain get a sentence; nobody's input is changed."""
+"""Test that unclear errors of torch get an explanation, and that inputs are not modified."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Which pixels feed which token, from gradients alone: stems of which the answer is known."""
+"""Tests of finding the pixels of each token by gradients, for stems with known results."""
 
 import itertools
 
@@ -25,14 +25,14 @@ def as_query(tokens: Tensor) -> Tensor:
     return tokens.unflatten(-1, (2, 4)).transpose(1, 2)
 
 
-def picture(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def random_image(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
     return image.to(dtype).requires_grad_()
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_every_pixel_feeds_the_token_of_its_patch(dtype):
-    image = picture(12, 20, dtype)
+    image = random_image(12, 20, dtype)
     found = pixel_tokens(as_query(embed(image)), image)
     rows, cols = torch.arange(12)[:, None] // 4, torch.arange(20) // 4
     assert torch.equal(found, rows * 5 + cols)
@@ -40,13 +40,13 @@ def test_every_pixel_feeds_the_token_of_its_patch(dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_many_tokens_are_told_apart(dtype):
-    image = picture(64, 160, dtype)
+    image = random_image(64, 160, dtype)
     found = pixel_tokens(as_query(embed(image, 2)), image)
     assert torch.equal(found, torch.arange(64)[:, None] // 2 * 80 + torch.arange(160) // 2)
 
 
 def test_a_grid_with_prefix_tokens_and_a_rest_that_no_patch_covers():
-    image = picture(14, 23)
+    image = random_image(14, 23)
     tokens = torch.cat((torch.randn(1, 3, 8), embed(image)), 1)
     grid = find_patches(as_query(tokens), image)
     assert (grid.prefix, grid.rows, grid.cols) == ((0, 1, 2), 3, 5)
@@ -56,19 +56,19 @@ def test_a_grid_with_prefix_tokens_and_a_rest_that_no_patch_covers():
 
 
 def test_patches_that_are_no_squares():
-    image = picture(12, 20)
+    image = random_image(12, 20)
     grid = find_patches(as_query(embed(image, (6, 4))), image)
     assert (grid.rows, grid.cols, grid.pitch, grid.extent((12, 20))) == (2, 5, (6.0, 4.0), (12, 20))
 
 
 def test_padding_below_and_to_the_right_reaches_beyond_the_image():
-    image = picture(14, 18)
+    image = random_image(14, 18)
     grid = find_patches(as_query(embed(F.pad(image, (0, 2, 0, 2)))), image)
     assert (grid.rows, grid.cols, grid.pitch, grid.extent((14, 18))) == (4, 5, (4.0, 4.0), (16, 20))
 
 
 def test_flipped_images_have_their_tokens_in_another_order():
-    image = picture(8, 12)
+    image = random_image(8, 12)
     grid = find_patches(as_query(embed(image.flip(-1))), image)
     assert grid.order == (2, 1, 0, 5, 4, 3)
     assert grid.extent((8, 12)) == (8, 12)
@@ -76,7 +76,7 @@ def test_flipped_images_have_their_tokens_in_another_order():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tokens_in_any_order_are_unscrambled(seed):
-    image = picture(16, 12)
+    image = random_image(16, 12)
     order = torch.randperm(13, generator=torch.Generator().manual_seed(seed))
     tokens = torch.cat((torch.randn(1, 1, 8), embed(image)), 1)[:, order]
     grid = find_patches(as_query(tokens), image)
@@ -94,7 +94,7 @@ def test_tokens_in_any_order_are_unscrambled(seed):
     ],
 )
 def test_crops_and_padding_inside_the_model_are_refused(change, begins):
-    image = picture(16, 16)
+    image = random_image(16, 16)
     grid = find_patches(as_query(embed(change(image))), image)
     with pytest.raises(
         ValueError, match=f"pixels {begins} of the image's height of 16.*Do that to the image first"
@@ -104,7 +104,7 @@ def test_crops_and_padding_inside_the_model_are_refused(change, begins):
 
 @pytest.mark.parametrize("size", [48, 80])
 def test_an_image_resized_inside_the_model_is_covered_as_a_whole(size):
-    image = picture(64, 64)
+    image = random_image(64, 64)
     small = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
     grid = find_patches(as_query(embed(small, 8)), image)
     assert (grid.rows, grid.cols, grid.extent((64, 64))) == (size // 8, size // 8, (64, 64))
@@ -112,7 +112,7 @@ def test_an_image_resized_inside_the_model_is_covered_as_a_whole(size):
 
 
 def test_an_image_resized_and_cropped_inside_the_model_is_refused():
-    image = picture(64, 64)
+    image = random_image(64, 64)
     small = F.interpolate(image, (48, 48), mode="nearest")[..., :40, :40]
     grid = find_patches(as_query(embed(small, 8)), image)
     with pytest.raises(
@@ -125,7 +125,7 @@ def test_an_image_resized_and_cropped_inside_the_model_is_refused():
 @pytest.mark.parametrize("side", [64, 160])
 def test_an_image_enlarged_by_a_fraction_and_cropped_is_refused(side, mode):
     # Patches of 8 px are 6.4 px of the image: 6 px would put the last of 20 columns a whole patch off.
-    image = picture(side, side)
+    image = random_image(side, side)
     large = F.interpolate(image, (side * 5 // 4,) * 2, mode=mode)[..., :side, :side]
     grid = find_patches(as_query(embed(large, 8)), image)
     assert grid.pitch == pytest.approx((6.4, 6.4), rel=0.01)
@@ -134,7 +134,7 @@ def test_an_image_enlarged_by_a_fraction_and_cropped_is_refused(side, mode):
 
 
 def test_pixels_that_feed_several_tokens_or_none():
-    image = picture(4, 9)
+    image = random_image(4, 9)
     tokens = torch.cat((image[..., :4].sum((2, 3)), image[..., 3:8].sum((2, 3))), 0)[None]
     weights = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     found = pixel_tokens(as_query(tokens @ weights), image)
@@ -155,7 +155,7 @@ def stem(depth: int, channels: int = 3) -> nn.Sequential:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_overlapping_patches_are_placed_by_their_centers(dtype):
-    image = picture(48, 64, dtype)
+    image = random_image(48, 64, dtype)
     tokens = stem(3).to(dtype)(image).flatten(2).transpose(1, 2)
     tokens = torch.cat((torch.zeros(1, 1, 8, dtype=dtype), tokens), 1)
     grid = find_patches(as_query(tokens), image)
@@ -168,7 +168,7 @@ def test_overlapping_patches_are_placed_by_their_centers(dtype):
 
 
 def test_blank_tokens_have_their_places_among_the_others():
-    image = picture(16, 20)
+    image = random_image(16, 20)
     blank = torch.ones(20, 1).index_fill_(0, torch.tensor([6, 13]), 0.0)
     grid = find_patches(as_query(torch.cat((torch.zeros(1, 1, 8), embed(image) * blank), 1)), image)
     assert (grid.prefix, grid.order, grid.rows, grid.cols) == ((0,), tuple(range(1, 21)), 4, 5)
@@ -176,7 +176,7 @@ def test_blank_tokens_have_their_places_among_the_others():
 
 @pytest.mark.parametrize("widths", [(8, 4, 4), (4, 4, 8), (4, 8), (4, 4, 2, 6)])
 def test_patches_of_several_sizes_are_refused(widths):
-    image = picture(4, sum(widths))
+    image = random_image(4, sum(widths))
     weights = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     tokens = torch.stack([part.sum((2, 3)) @ weights for part in image.split(widths, -1)], 1)
     with pytest.raises(ValueError, match="the patches are not equally large"):
@@ -184,7 +184,7 @@ def test_patches_of_several_sizes_are_refused(widths):
 
 
 def test_patches_with_gaps_between_them_have_no_edges():
-    image = picture(16, 16)
+    image = random_image(16, 16)
     weight = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     tokens = F.conv2d(image[..., 1:, 1:], weight, stride=4).flatten(2).transpose(1, 2)
     grid = find_patches(as_query(tokens), image)
@@ -193,14 +193,14 @@ def test_patches_with_gaps_between_them_have_no_edges():
 
 
 def test_overlapping_patches_in_another_order():
-    image = picture(48, 64)
+    image = random_image(48, 64)
     tokens = stem(3)(image.flip(-2)).flatten(2).transpose(1, 2)
     grid = find_patches(as_query(tokens), image)
     assert grid.order == tuple(torch.arange(48).reshape(6, 8).flip(0).flatten().tolist())
 
 
 def test_centers_of_mass_equal_those_of_the_jacobian():
-    image = picture(12, 12, torch.float64)
+    image = random_image(12, 12, torch.float64)
     query = as_query(stem(2).double()(image).flatten(2).transpose(1, 2))
     centers = token_centers(query, image)
     for token in range(query.shape[-2]):
@@ -213,10 +213,10 @@ def test_centers_of_mass_equal_those_of_the_jacobian():
 
 
 def test_a_single_row_and_a_single_patch():
-    image = picture(4, 12)
+    image = random_image(4, 12)
     grid = find_patches(as_query(embed(image)), image)
     assert (grid.rows, grid.cols, grid.extent((4, 12))) == (1, 3, (4, 12))
-    single = picture(4, 4)
+    single = random_image(4, 4)
     assert find_patches(as_query(embed(single)), single).extent((4, 4)) == (4, 4)
 
 
@@ -229,7 +229,7 @@ def test_a_single_row_and_a_single_patch():
     ],
 )
 def test_what_is_no_grid_of_patches_is_refused(tokens, why):
-    image = picture(4, 8)
+    image = random_image(4, 8)
     weights = torch.randn(tokens(image).shape[-1], 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises((ValueError, RuntimeError), match=why):
         find_patches(as_query(tokens(image) @ weights), image)

@@ -1,4 +1,4 @@
-"""The probe runs once, survives every kind of caller and wrapper, and notices what changes."""
+"""Test that the probe runs once, works with every caller and wrapper, and notices changes of the model."""
 
 import gc
 import warnings
@@ -69,7 +69,7 @@ def test_a_refusal_is_remembered_too() -> None:
 
 
 def changes() -> dict[str, Any]:
-    """What makes a model another one."""
+    """Return changes of a model after which the probe must run again, by name."""
     return {
         "a module": lambda model: setattr(model, "head", nn.Linear(32, 5).double()),
         "an attribute": lambda model: setattr(model, "global_pool", "avg"),
@@ -184,7 +184,7 @@ def test_outputs_may_be_objects(name: str) -> None:
 
 
 class Forwards(Outer):
-    """Hands attributes of the ViT on."""
+    """A wrapper that forwards attributes to the ViT."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -194,7 +194,7 @@ class Forwards(Outer):
 
 
 def lightning(model: nn.Module) -> nn.Module:
-    """A module of Lightning around the model."""
+    """Wrap the model in a Lightning module."""
     module = pytest.importorskip("lightning").LightningModule()
     module.vit = model
     module.forward = model.forward
@@ -202,13 +202,13 @@ def lightning(model: nn.Module) -> nn.Module:
 
 
 def lora(model: nn.Module) -> nn.Module:
-    """The model with adapters of peft."""
+    """Add peft adapters to the model."""
     peft = pytest.importorskip("peft")
     return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["qkv"]))
 
 
 def compiled_block(model: Any) -> nn.Module:
-    """The model with one block compiled."""
+    """Compile one block of the model."""
     model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
     return model
 
@@ -234,7 +234,7 @@ def test_wrappers_are_looked_through(name: str) -> None:
 
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
-    """A process group of this process alone."""
+    """Join a process group of one process."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
@@ -268,7 +268,7 @@ def test_a_model_may_take_one_number_of_images_only() -> None:
 
 
 def stated(**other: Any) -> TokenLayout:
-    """What `vit` does, or something else."""
+    """Return the layout of `vit`, with the given changes."""
     return TokenLayout(**{"prefix": 1, "rows": 4, "cols": 4, "readout": "token", "extent": (SIDE, SIDE), **other})
 
 

@@ -1,4 +1,4 @@
-"""What a probe's pass refuses, assumes and says: random numbers, missing gradients, guessed channels, odd outputs."""
+"""Tests of the probe's forward pass: random numbers, missing gradients, guessed channels and unusual outputs."""
 
 import random
 from typing import Any
@@ -118,7 +118,7 @@ UNSEEN: dict[str, Any] = {
 @pytest.mark.parametrize("name", UNSEEN)
 def test_a_stated_layout_holds_where_nothing_is_seen(name: str) -> None:
     model = own(**UNSEEN[name])
-    for _ in range(2):  # a refusal is remembered, until a layout is stated
+    for _ in range(2):  # the error is cached until a layout is stated
         with pytest.raises(
             UnobservableModelError, match=r"vi\.state_layout.*such as captum's occlusion\.$"
         ) as error:
@@ -152,7 +152,7 @@ class Cuts(nn.Module):
         self.fc = nn.Linear(32, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Answer without attention."""
+        """Compute the output without attention."""
         x = F.unfold(x, 16, stride=16).mT
         return self.fc(self.conv(self.embed(x).mT.unflatten(2, (4, 4))).mean((2, 3)))
 
@@ -202,7 +202,7 @@ def test_a_changed_function_is_a_changed_model() -> None:
 
 
 def pooled(query: Any) -> Outer:
-    """A model that pools its patches by a softmax of a query's products with them."""
+    """Build a model that pools its patches by softmax attention with a query."""
 
     def pool(x: Tensor) -> Tensor:
         patches = x[:, 1:]

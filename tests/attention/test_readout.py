@@ -1,4 +1,4 @@
-"""Which tokens a score is read from, for heads of which the answer is known."""
+"""Tests of finding the tokens that a score is read from, for heads with known results."""
 
 from typing import Any
 

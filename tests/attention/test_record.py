@@ -1,4 +1,4 @@
-"""The record against the model's own explicit attention and autograd, for every family and every way to call."""
+"""Tests of recorded attention against the model's explicit attention and autograd, for every family."""
 
 import contextlib
 import gc
@@ -39,7 +39,7 @@ def explicit_attention(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def flags(model: nn.Module, *names: str) -> list[tuple[str, Any]]:
-    """Every flag of every module."""
+    """List every flag of every module."""
     return [(name, getattr(module, name)) for module in model.modules() for name in names if hasattr(module, name)]
 
 
@@ -60,7 +60,7 @@ def test_attention_is_the_models_own(family: Family) -> None:
         assert attention.shape == (2, family.heads, family.tokens, family.tokens)
         torch.testing.assert_close(attention, expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
-        # Far from uniform, else the comparison proves nothing.
+        # Far from uniform; otherwise the comparison would prove nothing.
         assert (attention * family.tokens).amax(-1).mean() > 1.5
         assert attention.amax() > 0.3
     assert (record.attention(0) - record.attention(1)).abs().max() > 0.2
@@ -159,7 +159,7 @@ def test_frozen_parameters_need_only_an_input_that_requires_grad(family: Family)
 
 
 def record_gradients(record: Any, output: Tensor) -> list[Tensor]:
-    """The gradients of a score at all layers' attention."""
+    """Compute the gradients of a score at the attention of all layers."""
     grads = record.output_grads(score_of(output))
     return [call.attention_grad(grad) for call, grad in zip(record.calls, grads, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What a target reads decides layers and readout, where a model returns several tensors or reads its numbers apart."""
+"""Test that the target decides layers and readout, for models with several outputs or readouts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ METHODS = ("attention_rollout", "generic_attention", "interaction_uncertainty", 
 
 
 def tokens_of(after: Any = None, depth: int = 3) -> Outer:
-    """A model that returns its last tokens (batch, 17, 32), or a function of them."""
+    """Build a model that returns its last tokens (batch, 17, 32), or a function of them."""
     return Outer(vit(num_classes=0, global_pool="", depth=depth), after=after).eval()
 
 

@@ -1,4 +1,4 @@
-"""The arguments of one attention call: every way to write it, and every method that runs it again."""
+"""Tests of reading the arguments of an attention call, and of calling it again."""
 
 from typing import Any
 

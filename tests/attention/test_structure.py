@@ -1,4 +1,4 @@
-"""Models of unusual structure are explained like an equivalent twin, or refused by name."""
+"""Test that models of unusual structure get the maps of an equivalent timm model, or raise an error."""
 
 from itertools import pairwise
 from typing import Any
@@ -59,7 +59,7 @@ def test_parallel_branches_are_refused() -> None:
 
 
 class Siamese(nn.Module):
-    """Compares two images."""
+    """A model that compares two images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Siamese(nn.Module):
 
 
 class TwoPasses(nn.Module):
-    """Runs a ViT twice, the second time on what is left of the image."""
+    """A model that runs its ViT twice, the second time on a changed image."""
 
     def __init__(self, second: Any) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TwoPasses(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Averages several models."""
+    """The sum of several models."""
 
     def __init__(self, *models: nn.Module) -> None:
         super().__init__()

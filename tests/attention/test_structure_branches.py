@@ -1,4 +1,4 @@
-"""Heads in modules of their own are joined; branches, cuts, further towers and passes of another kind are refused."""
+"""Test that heads in separate modules are merged, and that branches, cuts and further towers raise errors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The probe agrees with the layouts that timm's architectures declare, or raises: see docs/families.md."""
+"""Test that the probe agrees with the layouts that timm's architectures declare, or raises: see docs/families.md."""
 
 import families
 import pytest

@@ -1,4 +1,4 @@
-"""vit-pytorch's models, which compute their attention themselves: what is seen, and maps by hand."""
+"""Tests of vit-pytorch's models, which compute attention explicitly, against maps computed by hand."""
 
 from typing import Any
 

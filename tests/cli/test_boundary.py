@@ -1,4 +1,4 @@
-"""However a command ends, it prints one line with the reason and returns an exit code."""
+"""Test that every way a command can fail prints one line with the reason and sets the exit code."""
 
 import os
 import signal

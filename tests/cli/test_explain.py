@@ -180,7 +180,7 @@ def test_methods_with_options_stand_beside_their_defaults(
     assert [described[name]["options"].get("norm") for name in names[:2]] == ["l2", "l1"]
     assert [described[name]["options"]["alpha"] for name in names[2:]] == [0.05, 0.2]
     assert explained(*options, "--alpha", "0.05") == first
-    assert explained(*options[:3], "gmar:norm=l2", "--alpha", "0.05") != first  # made anew with other options
+    assert explained(*options[:3], "gmar:norm=l2", "--alpha", "0.05") != first  # written again with other options
 
 
 def test_model_without_attention_is_explained_by_other_methods(

@@ -1,4 +1,4 @@
-"""The command that prints what the probe found."""
+"""Tests of the command that prints the probe's findings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What holds for every command: a busy folder, a full disk, a broken model and a class out of range end in one line."""
+"""Test that a busy folder, a full disk, a broken model or a class out of range ends every command with one line."""
 
 import errno
 import os

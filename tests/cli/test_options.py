@@ -1,4 +1,4 @@
-"""Wrong options end every command in one line."""
+"""Test that wrong options end every command with one line."""
 
 import re
 from pathlib import Path

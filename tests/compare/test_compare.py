@@ -1,4 +1,4 @@
-"""A comparison gives the numbers that its parts give one by one, whatever else goes wrong beside them."""
+"""Test that a comparison gives the same numbers as its parts on their own, whatever else fails."""
 
 import gc
 import tempfile

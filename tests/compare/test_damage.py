@@ -1,4 +1,4 @@
-"""Comparisons that resume with other model options, or that lack something that was asked for."""
+"""Tests of resuming comparisons with other model options, or with missing parts."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""What a comparison is asked for: arguments, boxes of each image, and names of files."""
+"""Tests of the plan of a comparison: arguments, boxes per image, and file names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""TAM, both variants of Beyond Intuition, and LeGrad: laws of the score."""
+"""Tests of properties of the score that TAM, both variants of Beyond Intuition, and LeGrad share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
 
 def vit(**options: Any) -> nn.Module:
-    """Two blocks of two heads, 3 x 3 patches."""
+    """Build a ViT of 3 x 3 patches, two blocks, two heads."""
     return tiny("vit_tiny_patch16_224", **{"img_size": 48, **options})
 
 
@@ -38,7 +38,7 @@ def images(batch: int = 2, seed: int = 1) -> Tensor:
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Compare with the largest value as the measure."""
+    """Compare relative to the largest value."""
     assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 

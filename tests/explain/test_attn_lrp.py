@@ -1,4 +1,4 @@
-"""AttnLRP against a slow propagation of relevance written from the rules, contribution by contribution."""
+"""Tests of AttnLRP against a slow propagation written from the rules, contribution by contribution."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ PLAIN: dict[str, Any] = {"conv_gamma": 0, "linear_gamma": None}
 
 
 def small_vit(**options: Any) -> Any:
-    """A ViT of 2 x 2 patches, two layers, two heads."""
+    """Build a ViT of 2 x 2 patches, two layers, two heads."""
     return tiny("vit_tiny_patch16_224", **{"img_size": 32, "embed_dim": 12, **options})
 
 
@@ -193,16 +193,16 @@ def test_rules_are_computed_in_float32_within_autocast() -> None:
 
 
 class Spoiled(nn.Module):
-    """A small ViT with something done to the image's features first."""
+    """A small ViT with a function applied to the image first."""
 
     def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
-        """Take what is done."""
+        """Build the ViT and store the function."""
         super().__init__()
         self.vit = small_vit()
         self.spoil = spoil
 
     def forward(self, image: Tensor) -> Tensor:
-        """Spoil, then classify."""
+        """Apply the function, then classify."""
         return self.vit(self.spoil(image))
 
 

@@ -1,4 +1,4 @@
-"""Beyond Intuition: loops in float64 for both variants, limits, laws and refusals."""
+"""Tests of Beyond Intuition: both variants against loops in float64, limits, properties and errors."""
 
 import math
 from typing import Any
@@ -33,7 +33,7 @@ def norm(vector: list[float]) -> float:
 
 
 def by_head(attention: list[Matrix], gradient: list[Matrix]) -> Matrix:
-    """b_h = mean_ij |(A_hᵀ G_h)_ij|, normalised over heads;  Â = Σ_h b_h A_h."""
+    """Compute b_h = mean_ij |(A_hᵀ G_h)_ij|, normalized over heads, and Â = Σ_h b_h A_h."""
     tokens = range(len(attention[0]))
     scores = [
         sum(abs(sum(a[k][i] * g[k][j] for k in tokens)) for i in tokens for j in tokens) / len(tokens) ** 2
@@ -46,7 +46,7 @@ def by_head(attention: list[Matrix], gradient: list[Matrix]) -> Matrix:
 
 
 def by_token(attention: list[Matrix], value: Matrix, projection: Matrix, state: Matrix) -> Matrix:
-    """Â = (mean_h A_h) diag(‖V W_oᵀ‖ / ‖X‖), norms per key token, V concatenated over heads."""
+    """Compute Â = (mean_h A_h) diag(‖V W_oᵀ‖ / ‖X‖), norms per key token, V concatenated over heads."""
     tokens = range(len(state))
     factor = [
         norm([sum(v * w for v, w in zip(value[j], row, strict=True)) for row in projection]) / norm(state[j])
@@ -56,7 +56,7 @@ def by_token(attention: list[Matrix], value: Matrix, projection: Matrix, state: 
 
 
 def values(block: nn.Module, state: Tensor) -> Tensor:
-    """V of a block, heads side by side, from its input."""
+    """Compute V of a block from its input, heads concatenated."""
     width = state.shape[-1]
     return (block.norm1(state) @ block.attn.qkv.weight[2 * width :].T) + block.attn.qkv.bias[2 * width :]
 

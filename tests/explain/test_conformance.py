@@ -1,4 +1,4 @@
-"""The conformance table: every explainer keeps the same promises, on every model family."""
+"""Tests of the properties that every explainer must have, on every model family."""
 
 import copy
 from collections.abc import Callable

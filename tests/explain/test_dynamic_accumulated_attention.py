@@ -11,11 +11,6 @@ from vit_interactions.functional.accumulated_attention import block_evidence, di
 
 
 @pytest.fixture
-def model() -> nn.Module:
-    return FAMILIES["vit"].build().double().eval()
-
-
-@pytest.fixture
 def images() -> Tensor:
     return FAMILIES["vit"].images().double()
 

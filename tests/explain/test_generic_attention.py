@@ -8,16 +8,6 @@ import vit_interactions as vi
 from tests.helpers.families import FAMILIES
 
 
-@pytest.fixture
-def model() -> nn.Module:
-    return FAMILIES["vit"].build().double().eval()
-
-
-@pytest.fixture
-def images(model: nn.Module) -> Tensor:
-    return torch.randn(2, 3, *FAMILIES["vit"].size, dtype=torch.float64)
-
-
 def test_generic_attention_of_averaging_models_leaves_the_identity_out() -> None:
     family = FAMILIES["dinov3"]
     model = family.build().double().eval()

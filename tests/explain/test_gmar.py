@@ -1,4 +1,4 @@
-"""GMAR: its options, and the one head that matters."""
+"""Tests of GMAR: its options, and a model in which one head matters."""
 
 import pytest
 import torch
@@ -6,18 +6,7 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.explicit_attention import explicit_layers
-from tests.helpers.families import FAMILIES
 from vit_interactions.functional.rollout import rollout
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return FAMILIES["vit"].build().double().eval()
-
-
-@pytest.fixture
-def images(model: nn.Module) -> Tensor:
-    return torch.randn(2, 3, *FAMILIES["vit"].size, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("scope", ["per_layer", "last_layer"])

@@ -6,17 +6,6 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.explicit_attention import explicit_layers
-from tests.helpers.families import FAMILIES
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return FAMILIES["vit"].build().double().eval()
-
-
-@pytest.fixture
-def images(model: nn.Module) -> Tensor:
-    return torch.randn(2, 3, *FAMILIES["vit"].size, dtype=torch.float64)
 
 
 def test_discarding_and_starting_later(model: nn.Module, images: Tensor) -> None:

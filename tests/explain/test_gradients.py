@@ -1,4 +1,4 @@
-"""Methods that use gradients, against their definitions: the two-layer example, loops, laws of the score."""
+"""Tests of methods that use gradients, against their definitions: the two-layer example, loops, and properties."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,11 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.explicit_attention import A1, A2, CLASS, G1, G2, close, explicit_layers
-from tests.helpers.families import FAMILIES
 from vit_interactions.functional.attention import attention_scores
 from vit_interactions.functional.chain import chain
 from vit_interactions.functional.rollout import rollout
 
 METHODS = [vi.GMAR, vi.GradientRollout, vi.GenericAttention, vi.AttentionGuidedCAM, vi.AttentionGradCAM]
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return FAMILIES["vit"].build().double().eval()
-
-
-@pytest.fixture
-def images(model: nn.Module) -> Tensor:
-    return torch.randn(2, 3, *FAMILIES["vit"].size, dtype=torch.float64)
 
 
 def test_the_other_methods_of_the_two_layer_example() -> None:
@@ -35,7 +24,7 @@ def test_the_other_methods_of_the_two_layer_example() -> None:
 
 
 def by_definition(method: type[vi.Explainer], layers: list[tuple[Tensor, Tensor]], scores: list[Tensor]) -> Tensor:
-    """Each method's map of a class-token model, written out with whole matrices and Python loops over layers."""
+    """Compute a method's map of a class-token model with full matrices and Python loops over layers."""
     tokens = layers[0][0].shape[-1]
     identity = torch.eye(tokens, dtype=torch.float64)
     product = identity.expand(layers[0][0].shape[0], tokens, tokens)

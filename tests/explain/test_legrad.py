@@ -26,7 +26,7 @@ MODELS = {
 
 
 def own_scores(model: nn.Module, states: list[Tensor], target: int, pool: str) -> list[Tensor]:
-    """s_l = head_c(norm(pool(X_l))), written out for each kind of model."""
+    """Compute s_l = head_c(norm(pool(X_l))) for each kind of model."""
     scores = []
     for state in states:
         if pool == "mean_all":
@@ -47,7 +47,7 @@ def own_scores(model: nn.Module, states: list[Tensor], target: int, pool: str) -
 
 
 def in_loops(scores: list[Tensor], attentions: list[Tensor]) -> Tensor:
-    """Σ_l E_l with E_l[j] = mean_h mean_i max(ds_l/dA_l, 0)[i, j], (batch, tokens)."""
+    """Compute Σ_l E_l with E_l[j] = mean_h mean_i max(ds_l/dA_l, 0)[i, j], (batch, tokens)."""
     batch, heads, tokens = attentions[0].shape[:3]
     total = [[0.0] * tokens for _ in range(batch)]
     for score, attention in zip(scores, attentions, strict=True):
@@ -111,7 +111,7 @@ class WrittenOut(TorchFunctionMode):
 
 
 def written_out(model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The attention of each layer and the tokens after each block, in one graph."""
+    """Return the attention of each layer and the tokens after each block, in one graph."""
     states: list[Tensor] = []
     blocks = next(module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == 2)
     hooks = [block.register_forward_hook(lambda module, args, output: states.append(output)) for block in blocks]
@@ -123,7 +123,7 @@ def written_out(model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor]
 
 
 def beside(tokens: Tensor, prefix: int) -> Tensor:
-    """The class token beside the mean of the patches."""
+    """Concatenate the class token and the mean of the patches."""
     return torch.cat([tokens[:, 0], tokens[:, prefix:].mean(1)], 1)
 
 

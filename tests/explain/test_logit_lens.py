@@ -1,4 +1,4 @@
-"""The output of each block on its own: blocks are borrowed, and other structures are refused."""
+"""Tests of scoring the output of each block alone, and of errors for unsupported structures."""
 
 import weakref
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def test_scores_may_be_an_attribute_of_any_object(kind: Callable[[Tensor], Any],
 
 
 class BesideTheImages(nn.Module):
-    """Scores a ViT's answers by something given for each image, after the ViT."""
+    """A ViT whose output is scaled by a further argument, one factor per image."""
 
     def __init__(self) -> None:
         """Build the ViT."""
@@ -64,7 +64,7 @@ class BesideTheImages(nn.Module):
         self.vit = vit(num_classes=3)
 
     def forward(self, image: Tensor, factor: Tensor) -> Tensor:
-        """Scale each image's answer."""
+        """Scale the output of each image."""
         output: Tensor = self.vit(image) * factor[:, None]
         return output
 
@@ -203,17 +203,17 @@ class Bare(nn.Module):
 
 
 class ReadsTwoBlocks(Bare):
-    """Answers from its last block and the one before it."""
+    """A model that reads its output from its last block and the one before it."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """Add up what both give."""
+        """Add up the outputs of both."""
         first = self.layers[:2](self.tokens(image))
         output: Tensor = self.head((self.layers[2](first) + first).mean(1))
         return output
 
 
 class AddsBetweenBlocks(Bare):
-    """Changes the tokens between two blocks."""
+    """A model that changes the tokens between two blocks."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Add something."""
@@ -222,7 +222,7 @@ class AddsBetweenBlocks(Bare):
 
 
 class AddsInPlace(Bare):
-    """Changes the tokens between two blocks, in place."""
+    """A model that changes the tokens between two blocks in place."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Add something."""
@@ -231,7 +231,7 @@ class AddsInPlace(Bare):
 
 
 class CallsForward(Bare):
-    """Runs its blocks without their hooks."""
+    """A model that runs its blocks without their hooks."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Run them by `forward`."""
@@ -243,7 +243,7 @@ class CallsForward(Bare):
 
 
 class OpensBlocks(Bare):
-    """Runs the parts of its blocks."""
+    """A model that runs the parts of its blocks."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Run them one by one."""

@@ -43,7 +43,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     ids=["matmul", "bmm", "@", "einsum"],
 )
 def test_a_product_of_matrices_shares_relevance_equally(product: Callable[..., Tensor]) -> None:
-    # Proposition 3.3: R_ji = Σ_p A_ji V_ip R_jp / (2 O_jp), likewise for V.
+    # Proposition 3.3: R_ji = Σ_p A_ji V_ip R_jp / (2 O_jp), and similarly for V.
     a, b = numbers(2, 3, 4), numbers(2, 4, 5, seed=1)
     result, above, (of_a, of_b) = relevances(product, a, b)
     slow_a, slow_b = torch.zeros_like(a), torch.zeros_like(b)

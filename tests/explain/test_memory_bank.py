@@ -1,4 +1,4 @@
-"""The memory bank as a target: one vote an image, transformers' models, and what it refuses."""
+"""Tests of the memory bank as a target: one vote per image, transformers models, and errors."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ METHODS: dict[str, Callable[[nn.Module], vi.Explainer]] = {
 
 
 def featureless_vit() -> tuple[Any, Tensor]:
-    """A ViT without a classifier, and images."""
+    """Return a ViT without a classifier, and images."""
     family = FAMILIES["vit"]
     model: Any = family.build()
     model.reset_classifier(0)

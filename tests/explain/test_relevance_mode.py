@@ -1,4 +1,4 @@
-"""Operations without a rule, and operations that no mode can see, are refused."""
+"""Test that operations without a relevance rule, or hidden from dispatch modes, raise errors."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,8 @@
-"""What every method must be blind to, and what every method must see: heads, places, and the one patch that matters.
+"""Tests of symmetries and of maps with known peaks: order of heads, places of patches, and the one relevant patch.
 
-Heads have no order. Patches have no place but the one that the position embedding gives them. And where a model looks
-at one patch alone, and takes its answer from there, every map has its peak there. What a method cannot keep to is
-named beside the reason, and tested to be so.
+Heads have no order, and patches have no place except through the position embedding. If a model attends to one patch
+alone and reads its output from there, every map must peak there. Exceptions are listed with their reason, and tests
+check that they are exceptions.
 """
 
 import math
@@ -47,7 +47,7 @@ OF_U = ("interaction_uncertainty", "indiscriminative_patches", *OF_FIELDS)
 HEADS_BY_NUMBER = (*OF_U, "gmar, weights of the last layer")
 
 # A window is the rectangle around patches: when they are moved apart it is another rectangle, with other patches in it.
-# The control draws from the numbers of the image, and so draws anew for another one.
+# The random baseline is seeded by the image's values, and so differs for another image.
 BOUND_TO_PLACES = (*OF_FIELDS, "random_map")
 
 
@@ -69,7 +69,7 @@ with_heads = pytest.mark.parametrize(
 )
 
 # Those that tell places by a table. Others compute them from coordinates (DINOv3, mixed RoPE), resample the table to
-# the image (NaFlex, dynamic sizes), see neighbours before the first block (hybrids), or have patches cut off (padding).
+# the image (NaFlex, dynamic sizes), see neighbors before the first block (hybrids), or have patches cut off (padding).
 with_places = pytest.mark.parametrize(
     "row",
     [
@@ -81,13 +81,13 @@ with_places = pytest.mark.parametrize(
 
 @cache
 def model_of(row: str) -> nn.Module:
-    """A row's model in float64, with places that matter and heads enough to be out of order."""
+    """Build a row's model in float64, with position embeddings that matter and enough heads to reorder."""
     options = {} if row == "test_vit3" else {"num_heads": 4}  # that one has three
     return placed(MODELS[row].build(**options)).double()
 
 
 def explain(method: str, model: nn.Module, inputs: Tensor) -> Tensor:
-    """Explain a batch of two for its classes 1 and 3; skip what a choosy method refuses by name."""
+    """Explain a batch of two for its classes 1 and 3; skip models that a choosy method does not support."""
     explainer = {**METHODS, **VARIANTS}[method](model)
     try:
         return explainer.patch_map(inputs, [1, 3] if explainer.class_specific else None)
@@ -99,7 +99,7 @@ def explain(method: str, model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def tolerance(method: str) -> float:
-    """How far maps may differ in float64, as a share of their largest value.
+    """Return the largest difference of maps in float64, as a share of their largest value.
 
     Terms in another order move a sum by about 1e-16 of it. Measured here: 7e-13 for transformer attribution, which
     divides by sums near 0, 5e-15 at most for all others; what is really different differs by more than 1e-2. Attention
@@ -176,7 +176,7 @@ TURNS: dict[str, tuple[Move, Callable[[Tensor], Tensor]]] = {
 
 
 def moved(row: str, move: Move) -> tuple[nn.Module, Tensor, Tensor]:
-    """A row's model and images with their patches moved, and the order that they are in then, as a grid."""
+    """Return a row's model and images with moved patches, and the new order as a grid."""
     family = MODELS[row]
     order = move(*family.grid)
     inputs = moved_images(family.images().double(), family.grid, order.flatten(), tuple(order.shape))
@@ -188,7 +188,7 @@ def moved(row: str, move: Move) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def at(order: Tensor, patch_map: Tensor) -> Tensor:
-    """The values of a map (batch, rows, cols, ...) in another order."""
+    """Reorder the values of a map (batch, rows, cols, ...)."""
     return patch_map.flatten(1, 2)[:, order]
 
 
@@ -264,7 +264,7 @@ OF_ATTENTION = (
     "gmar, weights of the last layer",
     "attention_grad_cam",
 )
-FOUND = [method for method in (*METHODS, *VARIANTS) if method != "random_map"]  # the control does not look
+FOUND = [method for method in (*METHODS, *VARIANTS) if method != "random_map"]  # the baseline ignores the model
 
 # The grid, the patch that matters, one that does not, and the model's tokens and readout.
 LAYOUTS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int], dict[str, Any]]] = {
@@ -281,13 +281,13 @@ every_finder = pytest.mark.parametrize("method", FOUND)
 
 
 def green_images(grid: tuple[int, int]) -> Tensor:
-    """One image in shades of green, which every token carries and nothing reads."""
+    """Return an image in shades of green, a channel that no part of the model reads."""
     green = torch.rand(1, 16 * grid[0], 16 * grid[1], generator=torch.Generator().manual_seed(0))
     return torch.stack((torch.zeros_like(green), green, torch.zeros_like(green)), 1)
 
 
 def relevance(method: str, model: nn.Module, inputs: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A method's map of one image (rows, cols), turned so that more is more relevant."""
+    """Compute a method's map of one image (rows, cols), with the sign for which higher is more relevant."""
     explainer = {**METHODS, **VARIANTS}[method](model)
     if method in OF_FIELDS:
         # As many pairs as there are: each other patch with the one that is looked at.
@@ -298,7 +298,7 @@ def relevance(method: str, model: nn.Module, inputs: Tensor, grid: tuple[int, in
 
 
 def assert_peak(patch_map: Tensor, patch: tuple[int, int]) -> None:
-    """The highest value is at the patch, and stands out."""
+    """Check that the highest value is at the patch, and well above the second highest."""
     highest, second = patch_map.flatten().topk(2).values
     assert patch_map[patch] == highest
     assert highest - second > 0.01 * highest.abs()
@@ -335,7 +335,7 @@ def test_the_one_patch_that_matters_is_found(method: str, layout: str) -> None:
 
 
 def keeps_the_identity(method: str, layout: str) -> bool:
-    """Rollout gives a patch that is read itself a share in the answer, whether it matters or not."""
+    """Check whether rollout gives each patch a share, because the readout reads patches directly."""
     return method == "gradient_rollout" and layout in ("mean of patches", "pooling head")
 
 

@@ -1,4 +1,4 @@
-"""TAM: loops in float64, limits and laws; the path to the image that it shares with BI."""
+"""Tests of TAM against loops in float64, its limits and properties, and the path it shares with BI."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Maps of zeros: when they are right, that they come with a warning, and that the command line says so."""
+"""Tests of maps of zeros: when they are correct, and the warning and command-line note that come with them."""
 
 import json
 import warnings
@@ -39,7 +39,7 @@ OF_PIXELS = [
 
 
 def constant(output: Tensor) -> Tensor:
-    """A score that does not depend on the image."""
+    """Compute a score that does not depend on the image."""
     return 0 * output[:, 1]
 
 
@@ -123,7 +123,7 @@ def test_grad_cams_are_zero_where_no_patch_has_positive_evidence() -> None:
 
 @pytest.fixture
 def blind(tmp_path: Path) -> Path:
-    """A checkpoint whose scores do not depend on the image."""
+    """Save a checkpoint whose scores do not depend on the image."""
     model = timm.create_model("test_vit", num_classes=5)
     with torch.no_grad():
         model.head.weight.zero_()

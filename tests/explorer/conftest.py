@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-import torch
 from PIL import Image
 from torch import nn
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 import vit_interactions as vi
 from tests.helpers.explored import COLS, ROWS
+from tests.helpers.sharp_vit import sharp_vit
 from vit_interactions.explorer.data import PageData, page_data
 from vit_interactions.explorer.render import render
 from vit_interactions.figures import PreparedImage, prepare
@@ -19,12 +18,7 @@ from vit_interactions.figures import PreparedImage, prepare
 
 @pytest.fixture(scope="session")
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", img_size=(16 * ROWS, 16 * COLS), num_classes=5)
-    for name, weight in model.named_parameters():
-        if name.endswith("qkv.weight"):
-            weight.data.mul_(10)
-    return model.eval()
+    return sharp_vit(img_size=(16 * ROWS, 16 * COLS))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What counts as a folder of results: hostile manifests and links do not."""
+"""Tests of recognizing folders of results, with hostile manifests and links."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Pages in headless Chromium, by real clicks and keys; spoken to through a pipe, so nothing else is needed.
+"""Headless Chromium for tests of pages: real clicks and keys, through a pipe, without further dependencies.
 
     with page(path, width=390, height=800, dark=True) as p:
         p.click("th button")
@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-SECONDS = 120  # that any one answer may take on a busy machine
+SECONDS = 120  # timeout of one reply on a busy machine
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--mute-audio")
 KEYS = {
     "Enter": 13, "Escape": 27, " ": 32, "Tab": 9, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36,
@@ -34,7 +34,7 @@ TEXTS = {"Enter": "\r", "Tab": ""}
 
 
 class Browser:
-    """Chromium and the DevTools protocol on its pipe: commands go in, answers and events come out."""
+    """Chromium and the DevTools protocol on its pipe: commands go in, replies and events come out."""
 
     def __init__(self, program: str) -> None:
         self.profile = tempfile.mkdtemp(prefix="chromium")
@@ -54,7 +54,7 @@ class Browser:
         self.events: list[dict[str, Any]] = []
 
     def ask(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events that come meanwhile are kept."""
+        """Send a command and wait for its reply; keep the events that arrive meanwhile."""
         number = next(self.numbers)
         message = {"id": number, "method": method, "params": parameters}
         if session:
@@ -142,7 +142,7 @@ class Page:
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong so far: exceptions, console.error, refusals by the content security policy, ..."""
+        """List the errors so far: exceptions, console.error, violations of the content security policy, ..."""
         self.run("new Promise(done => setTimeout(done, 50))")  # what is under way arrives
         found = []
         for event in self._events():
@@ -158,7 +158,7 @@ class Page:
 
     @property
     def requests(self) -> list[str]:
-        """The addresses that were asked for so far, data of the page itself (data:, blob:) left out."""
+        """List the requested URLs so far, except data of the page itself (data:, blob:)."""
         asked = [each["params"]["request"]["url"] for each in self._events("Network.requestWillBeSent")]
         return [url for url in asked if not url.startswith(("data:", "blob:"))]
 
@@ -192,7 +192,7 @@ def _browser() -> Browser:
 
 @contextmanager
 def page(path: str | Path, *, width: int = 1280, height: int = 800, dark: bool = False) -> Iterator[Page]:
-    """Open a file in Chromium and give it when it has loaded; skips the test where there is no Chromium.
+    """Open a file in Chromium and yield the loaded page; skip the test without Chromium.
 
     Args:
         path: of the HTML file.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:
-    """A / b with x / 0 = 0."""
+    """Compute a / b with x / 0 = 0."""
     return torch.where(b == 0, torch.zeros_like(b), a / b)
 
 

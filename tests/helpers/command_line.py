@@ -50,7 +50,7 @@ def no_hang(seconds: int) -> Iterator[None]:
 
 
 def set_field(content: Any, path: str, value: Any) -> None:
-    """Put a value at a path of keys such as "a/0/b"; `...` deletes what is there."""
+    """Set the value at a path of keys such as "a/0/b"; `...` deletes it."""
     *outer, last = [int(key) if key.isdecimal() else key for key in path.split("/")]
     for key in outer:
         content = content[key]

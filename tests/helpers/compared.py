@@ -1,4 +1,4 @@
-"""A comparison made up for the tests of figures and reports: its numbers are known, and its names are hostile."""
+"""A made-up comparison with known numbers and hostile names, for tests of figures and reports."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
-import torch
 from PIL import Image
 from torch import nn
 
+from tests.helpers.sharp_vit import sharp_vit
 from vit_interactions.attention import TokenLayout
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.cost import COSTS
@@ -157,12 +156,8 @@ class Compared:
 
 
 def make_model() -> nn.Module:
-    """Make a ViT whose maps differ."""
-    torch.manual_seed(0)
-    vit = timm.create_model("test_vit", num_classes=5, img_size=64)
-    for block in vit.blocks:
-        block.attn.qkv.weight.data.mul_(10)
-    return vit.eval()
+    """Build a ViT whose maps differ."""
+    return sharp_vit(img_size=64)
 
 
 def scores(comparison: Comparison) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A small comparison of noise with boxes and masks, to be damaged."""
+"""Create a small comparison of noise with boxes and masks, for tests that damage it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 import vit_interactions as vi
+from tests.helpers.noise import write_noise
 from vit_interactions.compare.comparison import Comparison
 
 METHODS = ["raw_attention", "random_map"]
@@ -31,11 +32,9 @@ def compare(root: Path, **options: Any) -> Comparison:
 
 def make_root(tmp_path: Path) -> Path:
     """Make two images with boxes and masks."""
-    random = np.random.default_rng(0)
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
+    write_noise(tmp_path / "images", dict.fromkeys("ab", (80, 70)))
+    (tmp_path / "masks").mkdir()
     for name in "ab":
-        Image.fromarray(random.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(tmp_path / f"images/{name}.png")
         Image.fromarray(np.full((80, 70), 255, np.uint8)).save(tmp_path / f"masks/{name}.png")
     rows = [f"{name}.png,10,10,60,70\n" for name in "ab"]
     (tmp_path / "boxes.csv").write_text("file,left,top,right,bottom\n" + "".join(rows))

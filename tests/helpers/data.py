@@ -1,4 +1,4 @@
-"""Where the trained models and images are that some tests measure with."""
+"""Paths of the trained model and the images that some tests use."""
 
 import os
 from pathlib import Path

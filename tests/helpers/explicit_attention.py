@@ -43,7 +43,7 @@ def images(batch: int = 2, size: int = 48) -> Tensor:
     return torch.randn(batch, 3, size, size, dtype=torch.float64)
 
 
-# What builds a model, and the tokens that it reads its answer from.
+# Builder of a model, and the tokens that its output is read from.
 READOUTS = {
     "token": (lambda: vit(), [0]),
     "distilled": (lambda: vit("deit_tiny_distilled_patch16_224"), [0, 1]),
@@ -53,7 +53,7 @@ READOUTS = {
 
 
 class Explicit(NamedTuple):
-    """What one forward pass with unfused attention showed of each block, in graph."""
+    """Attention, inputs and outputs of each block in one forward pass with unfused attention, in graph."""
 
     output: Tensor
     attentions: list[Tensor]
@@ -61,7 +61,7 @@ class Explicit(NamedTuple):
     outputs: list[Tensor]
 
     def gradients(self, score: Tensor) -> list[Tensor]:
-        """dS/dA of each block; zero where the score does not reach."""
+        """Compute dS/dA of each block; zero if the score does not depend on it."""
         return list(
             torch.autograd.grad(
                 score.sum(), self.attentions, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -97,7 +97,7 @@ def explicit(model: nn.Module, images: Tensor) -> Explicit:
 def integrated(
     model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor], steps: int
 ) -> list[list[list[list[float]]]]:
-    """(1/m) Σ_k dS/dA_{L-1} at k/(m-1) x, as nested lists (batch, heads, queries, keys)."""
+    """Compute (1/m) Σ_k dS/dA_{L-1} at k/(m-1) x, as nested lists (batch, heads, queries, keys)."""
     total: Tensor = torch.zeros(())
     for k in range(steps):
         seen = explicit(model, images * (k / (steps - 1) if steps > 1 else 1))
@@ -106,7 +106,7 @@ def integrated(
 
 
 def positive_mean(gradient: list[list[list[float]]], query: int, key: int) -> float:
-    """mean_h max(G_h, 0) at one entry."""
+    """Compute mean_h max(G_h, 0) at one entry."""
     return sum(max(head[query][key], 0.0) for head in gradient) / len(gradient)
 
 

@@ -1,4 +1,4 @@
-"""One tiny model a ViT family, with random weights that attend sharply: the rows of the conformance tests.
+"""Tiny models, one per ViT family, with random weights and sharp attention: the rows of the conformance tests.
 
 Fresh timm weights attend almost uniformly, so that anything agrees with anything at 1e-6. `sharpen` redraws what
 makes the scores, until attention differs between patches, heads, layers and images.

@@ -1,4 +1,4 @@
-"""Rollout and gradient-weighted rollout by hand, from what modules of other libraries return as their attention."""
+"""Compute rollout and gradient-weighted rollout by hand, from the attention that other libraries' modules return."""
 
 import copy
 from collections.abc import Callable
@@ -36,10 +36,10 @@ def assert_read_as_by_hand(
     Args:
         model: in float32; its output, or the first part of it, is (batch, classes).
         images: (batch, 3, height, width).
-        layers: finds the modules of a model whose outputs hold the attention, (batch, heads, tokens, tokens).
+        layers: returns the modules of a model whose outputs contain the attention, (batch, heads, tokens, tokens).
         reads: (tokens,) each token's share in the output.
-        attention_of: finds the attention in such an output.
-        at: finds where the score depends on it, if that is not the attention itself but what it is a view of.
+        attention_of: returns the attention in such an output.
+        at: returns the tensor or graph edge to differentiate by, if the attention is a view of it.
     """
     twin = copy.deepcopy(model).double()
     found: list[Tensor] = []
@@ -62,7 +62,7 @@ def assert_read_as_by_hand(
     relevance = reads.double().expand(len(images), 1, -1)
     for attention, gradient in zip(found[::-1], gradients[::-1], strict=True):
         relevance = relevance + relevance @ (attention * gradient).clamp(min=0).mean(1)
-    relevance = relevance - reads  # the identity in R says nothing
+    relevance = relevance - reads  # without the identity in R
     for explainer, expected in ((vi.AttentionRollout(model), rolled), (vi.GenericAttention(model), relevance)):
         target = (
             (lambda out: (out[0] if isinstance(out, tuple) else out)[:, 1]) if explainer.class_specific else None
@@ -77,5 +77,5 @@ def before_the_view(attention: Tensor) -> GradientEdge:
 
 
 def class_token(tokens: int) -> Tensor:
-    """All is read from the first of the tokens."""
+    """Return readout weights (tokens,) of the class token alone."""
     return torch.eye(tokens)[0]

@@ -1,4 +1,4 @@
-"""The trials of each command: which hostile inputs it gets, and how it must end."""
+"""Trials of each command: its hostile inputs, and the allowed results."""
 
 import json
 import os
@@ -151,7 +151,7 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
     yield trial
 
 
-# A classifier that is missing starts anew, which is said; windows and curves need no classifier.
+# A missing classifier is initialized randomly, with a note; windows and curves need no classifier.
 FINE = {
     "train": [("missing key", 0)],
     **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve")},
@@ -167,7 +167,7 @@ def one_by_one(
     suffix: str,
     refused: tuple[int, ...] = (2,),
 ) -> Trials:
-    """One run per hostile file, which is refused, used, or either."""
+    """Run a command once per hostile file, and check that it is rejected, used, or either."""
     for number, hostile in enumerate(every):
         path = sandbox.folder(f"{command}-{kind}-{number}") / f"file{suffix}"
         hostile.write(path)
@@ -179,7 +179,7 @@ def one_by_one(
 
 
 def table_trials(sandbox: Sandbox, rng: np.random.Generator, count: int) -> Trials:
-    """CSVs of boxes."""
+    """Try hostile CSV files of boxes."""
     more = [*FEW[:2], "--metric", "pointing_game"]
     yield from one_by_one(
         sandbox,
@@ -192,7 +192,7 @@ def table_trials(sandbox: Sandbox, rng: np.random.Generator, count: int) -> Tria
 
 
 def mask_trials(sandbox: Sandbox, rng: np.random.Generator, count: int) -> Trials:
-    """Masks of an image."""
+    """Try hostile masks of an image."""
     more = [*FEW[:2], "--metric", "pointing_game"]
 
     def arguments(path: Path, out: Path) -> list[object]:
@@ -205,7 +205,7 @@ def mask_trials(sandbox: Sandbox, rng: np.random.Generator, count: int) -> Trial
 
 
 def class_map_trials(sandbox: Sandbox, rng: np.random.Generator, count: int) -> Trials:
-    """Class maps of `evaluate`."""
+    """Try hostile class maps of `evaluate`."""
     yield from one_by_one(
         sandbox,
         "evaluate",
@@ -217,7 +217,7 @@ def class_map_trials(sandbox: Sandbox, rng: np.random.Generator, count: int) -> 
 
 
 def checkpoint_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count: int) -> Trials:
-    """Weights from hostile files."""
+    """Try hostile checkpoints."""
 
     def arguments(path: Path, out: Path) -> list[object]:
         if command == "train":
@@ -291,7 +291,7 @@ def good_arguments(sandbox: Sandbox, command: str, out: Path) -> list[object]:
 
 
 def edit_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count: int) -> Trials:
-    """Edits of the files that a resumed run reads: refused, or the same results as without the edit."""
+    """Try edits of the files of a resumed run: an error, or the same results as without the edit."""
     whole = sandbox.root / f"{command}-whole"
     arguments = [
         *(on_images(sandbox, command, [sandbox.good], whole) if command in IMAGE_COMMANDS else []),

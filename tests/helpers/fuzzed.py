@@ -1,4 +1,4 @@
-"""Run commands on hostile inputs, and list everything that is wrong with how they end."""
+"""Run commands on hostile inputs, and list all problems in their results."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Hostile tables, class maps, checkpoints and edited JSON: each with what a command must make of it."""
+"""Hostile tables, class maps, checkpoints and edited JSON, each with the expected result of a command."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Hostile images, masks and names of files: each with what a command must make of it."""
+"""Hostile images, masks and file names, each with the expected result of a command."""
 
 import io
 import os

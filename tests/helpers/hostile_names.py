@@ -1,4 +1,4 @@
-"""Pieces of names that file systems, shells and pages take badly."""
+"""Fragments of names that are difficult for file systems, shells and pages."""
 
 PIECES = [
     *(

@@ -66,7 +66,7 @@ def quantus_score(metric: Any, case: Case, pixels: np.ndarray[Any, Any], **more:
 
 
 def gradient_maps(model: nn.Module, images: Tensor, target: int) -> Tensor:
-    """A method: input times gradient, summed over the pixels of each patch."""
+    """Compute input times gradient, summed over the pixels of each patch."""
     images = images.detach().requires_grad_()
     [gradient] = torch.autograd.grad(model(images)[:, target].sum(), images)
     rows, cols = images.shape[-2] // 16, images.shape[-1] // 16

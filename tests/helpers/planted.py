@@ -1,7 +1,7 @@
-"""Models whose explanation is known: their score for class 1 is made of the red of one patch alone.
+"""Models with known explanations: their score for class 1 depends on the red of one patch alone.
 
-Channels of a token: 0 its mean red, 1 its mean green, 2 its mean blue, 3 how strongly it asks for what it looks for
-(its place says so), 4 the red that attention brought it. Nothing else is read, and MLPs and norms do nothing.
+Channels of a token: 0 its mean red, 1 its mean green, 2 its mean blue, 3 the strength of its query (from the position
+embedding), 4 the red gathered by attention. Nothing else is read. MLPs and norms do nothing.
 """
 
 import math
@@ -20,12 +20,12 @@ SIZE, PATCH = 64, (1, 2)
 
 SHARE = 1 / 17  # uniform attention among 16 patches and the class token
 
-# How strongly each head of each layer follows what it looks for: no two alike, so that U is not 0.
+# Sharpness of each head of each layer: all different, so that U is not 0.
 SHARPNESS = ((2.0, 5.0), (5.0, 3.0))
 
 
 def _empty(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
-    """A model whose parameters are all 0, with tokens of 6 channels, 2 heads and no norm in the way."""
+    """Build a model with all parameters 0, tokens of 6 channels, 2 heads, and no norms."""
     model = timm.create_model(name, embed_dim=6, num_heads=2, num_classes=2, **options).eval()
     model.norm = model.fc_norm = nn.Identity()
     for block in model.blocks:
@@ -37,7 +37,7 @@ def _empty(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
 
 
 def planted_model() -> nn.Module:
-    """One block of identities: each patch's token carries its mean red, attention is uniform, the head reads it."""
+    """Build one block with uniform attention whose head reads the mean red of the patches."""
     model = _empty(img_size=SIZE, depth=1)
     block = model.blocks[0]
     with torch.no_grad():
@@ -49,7 +49,7 @@ def planted_model() -> nn.Module:
 
 
 def painted(images: Tensor, patch: tuple[int, int], colour: int, value: float = 1.0) -> Tensor:
-    """Copy images, with one patch of 16 x 16 pixels black but for one colour."""
+    """Copy images, with one patch of 16 x 16 pixels black except for one color."""
     images, (row, col) = images.clone(), patch
     cell = images[..., 16 * row : 16 * row + 16, 16 * col : 16 * col + 16]
     cell.zero_()
@@ -58,24 +58,24 @@ def painted(images: Tensor, patch: tuple[int, int], colour: int, value: float = 
 
 
 def planted_image() -> Tensor:
-    """Black except one red patch."""
+    """Return a black image with one red patch."""
     return painted(torch.zeros(1, 3, SIZE, SIZE), PATCH, 0)
 
 
 def planted_map(value: float = SHARE) -> Tensor:
-    """The map (1, 4, 4) that is 0 but at the red patch."""
+    """Return the map (1, 4, 4) that is 0 except at the red patch."""
     expected = torch.zeros(1, 4, 4)
     expected[0][PATCH] = value
     return expected
 
 
 def looking_model(grid: tuple[int, int], looks_for: int, silent: tuple[int, int], **options: Any) -> nn.Module:
-    """Two blocks whose heads look for a colour, more or less sharply, and take the red from where they look.
+    """Build two blocks whose heads attend to a color, more or less sharply, and gather the red from there.
 
     Args:
         grid: (rows, cols) of patches of 16 x 16 pixels.
-        looks_for: the colour's channel.
-        silent: (row, col) of the patch that asks for nothing, and so attends uniformly in every layer.
+        looks_for: the color's channel.
+        silent: (row, col) of the patch with a query of 0, which attends uniformly in every layer.
         options: of timm's `vit_tiny_patch16_224`.
     """
     rows, cols = grid
@@ -97,7 +97,7 @@ def looking_model(grid: tuple[int, int], looks_for: int, silent: tuple[int, int]
                 value[head, 0, 0] = 1.0
                 block.attn.proj.weight[4, 3 * head] = 0.5
         if model.attn_pool is not None:
-            # One head takes the red itself, the other what attention brought.
+            # One head reads the patch's own red, the other the red gathered by attention.
             model.attn_pool.kv.weight[6, 0] = model.attn_pool.kv.weight[9, 4] = 1.0
             model.attn_pool.proj.weight[4, [0, 3]] = 1.0
         for head in (model.head, getattr(model, "head_dist", None)):
@@ -117,7 +117,7 @@ STRENGTH = 4.0
 
 
 def strong_model() -> nn.Module:
-    """The planted model, whose logits are [2 x the sum of patches' blue, 4 x that of their red]."""
+    """Build the planted model with logits [2 x the sum of the patches' blue, 4 x that of their red]."""
     model: Any = planted_model()
     with torch.no_grad():
         for colour in range(3):
@@ -145,7 +145,7 @@ def planted_case(image: Tensor | None = None, **options: Any) -> Case:
 
 
 def tiny_case(**options: Any) -> Case:
-    """A random model of float64 and a random image of 48 x 96 pixels and 3 x 6 patches."""
+    """Build a case of a random float64 model and a random image of 48 x 96 pixels and 3 x 6 patches."""
     model = tiny("vit_tiny_patch16_224", img_size=(48, 96)).double()
     inputs = torch.randn(1, 3, 48, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     given: dict[str, Any] = {
@@ -155,7 +155,7 @@ def tiny_case(**options: Any) -> Case:
         "layout": token_layout(model, (48, 96)),
         "mean": (0.4, 0.5, 0.6),
         "std": (0.2, 0.25, 0.3),
-        "output": "softmax",  # else the whole image is asked once more, to find it out
+        "output": "softmax",  # if not given, a further forward pass would infer it
     }
     return Case(**{**given, **options})
 
@@ -170,7 +170,7 @@ def ask_plainly(case: Case, image: Tensor) -> float:
 
 
 def count_images(model: nn.Module) -> list[int]:
-    """The sizes of the batches that reach the model from now on."""
+    """Return a list that collects the batch sizes of the model's forward passes from now on."""
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     return sizes

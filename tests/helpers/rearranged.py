@@ -1,4 +1,4 @@
-"""Models and images that are the same but for the order of their heads, or for the places of their patches."""
+"""Reorder the heads or move the patches of models and images, for tests of symmetries."""
 
 import copy
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ PAIRS = "relative_position_index"
 
 
 def attentions(model: nn.Module) -> dict[nn.Module, int]:
-    """Each attention of a model, a pooling head's included, and its number of heads."""
+    """Return the number of heads of each attention of a model, including a pooling head's."""
     heads = {m: getattr(m, "num_heads", None) or getattr(m, "num_attention_heads", 0) for m in model.modules()}
     return {m: count for m, count in heads.items() if count and HEADS.keys() & dict(m.named_parameters()).keys()}
 
 
 @torch.no_grad()
 def reordered_heads(model: nn.Module, orders: Sequence[Tensor]) -> nn.Module:
-    """Copy a model, with the heads of its attentions in the orders given: a model of the same outputs."""
+    """Copy a model with its heads in the given orders, which leaves its outputs unchanged."""
     model = copy.deepcopy(model)
     for (attention, heads), order in zip(attentions(model).items(), orders, strict=True):
         for name, tensor in (*attention.named_parameters(), *attention.named_buffers()):
@@ -53,7 +53,7 @@ def placed(model: nn.Module, seed: int = 0) -> nn.Module:
 def moved_patches(model: nn.Module, order: Tensor) -> nn.Module:
     """Copy a model that tells patches' places by a table, patch p taking the place of patch order[p].
 
-    It makes of images moved likewise what the model makes of the images themselves.
+    The copy's output for images moved the same way equals the model's output for the original images.
     """
     model, patches = copy.deepcopy(model), len(order)
     found = False

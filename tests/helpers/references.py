@@ -1,4 +1,4 @@
-"""The equations as slow loops over Python floats: what the fast tensor code is compared with.
+"""The equations as slow loops over Python floats, to check the fast tensor code against.
 
 Each function quotes its equation from "Visualizing and Understanding Patch Interactions in Vision Transformer"
 (arXiv 2203.05922) or from Abnar and Zuidema, ACL 2020. One image, one patch, one number at a time; nothing is
@@ -17,13 +17,13 @@ Window = tuple[int, int, int, int]
 
 
 def variance(values: Sequence[float]) -> float:
-    """Population variance: (1/n) Σ (x − mean x)²."""
+    """Compute the population variance (1/n) Σ (x − mean x)²."""
     mean = math.fsum(values) / len(values)
     return math.fsum((value - mean) ** 2 for value in values) / len(values)
 
 
 def uncertainty(attentions: Sequence[Tensor], prefix: int = 0) -> Tensor:
-    """𝒰 = (1/L) Σ_i (A_i − mean_i A)²,  U = (1/k) Σ_j (𝒰_j − mean_j 𝒰)²  (Eqs. 2, 3), over patches."""
+    """Compute 𝒰 = (1/L) Σ_i (A_i − mean_i A)²,  U = (1/k) Σ_j (𝒰_j − mean_j 𝒰)²  (Eqs. 2, 3), over patches."""
     layers = [attention.double().tolist() for attention in attentions]
     batch, heads, tokens = attentions[0].shape[:3]
     patches = range(prefix, tokens)
@@ -43,12 +43,12 @@ def uncertainty(attentions: Sequence[Tensor], prefix: int = 0) -> Tensor:
 
 
 def share(fraction: float, total: int) -> int:
-    """round(fraction · total), of the decimal number that was written."""
+    """Compute round(fraction · total), with the fraction as written in decimal."""
     return round(Fraction(str(fraction)) * total)
 
 
 def candidates(uncertainty: Matrix, alpha: float) -> list[set[int]]:
-    """B_p = {p} ∪ {i : u_{p,i} ∈ U'}, U' the T = round(α N²) largest values; of ties the lowest flat index."""
+    """Compute B_p = {p} ∪ {i : u_{p,i} ∈ U'}, U' the T = round(α N²) largest values; ties: lowest flat index."""
     count = len(uncertainty)
     entries = [(p, i) for p in range(count) for i in range(count)]
     entries.sort(key=lambda entry: (-uncertainty[entry[0]][entry[1]], entry[0] * count + entry[1]))
@@ -59,18 +59,18 @@ def candidates(uncertainty: Matrix, alpha: float) -> list[set[int]]:
 
 
 def window(members: set[int], cols: int) -> Window:
-    """The bounding box (left, top, right, bottom) of patches, bounds inclusive (Eq. 4)."""
+    """Compute the bounding box (left, top, right, bottom) of patches, bounds inclusive (Eq. 4)."""
     xs, ys = [i % cols for i in members], [i // cols for i in members]
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def operations(windows: Sequence[Window]) -> int:
-    """O = Σ_p (right − left + 1)(bottom − top + 1)  (Eq. 5)."""
+    """Compute O = Σ_p (right − left + 1)(bottom − top + 1)  (Eq. 5)."""
     return sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows)
 
 
 def dropped(uncertainty: Matrix, beta: float) -> set[int]:
-    """D: the round(β N) patches of lowest v_i, the variance over p of the column U[:, i]; ties: lowest index."""
+    """Find D, the round(β N) patches of lowest v_i, the variance over p of U[:, i]; ties: lowest index."""
     count = len(uncertainty)
     column = [variance([uncertainty[p][i] for p in range(count)]) for i in range(count)]
     return set(sorted(range(count), key=lambda i: (column[i], i))[: share(beta, count)])
@@ -79,7 +79,7 @@ def dropped(uncertainty: Matrix, beta: float) -> set[int]:
 def fields(
     uncertainty: Matrix, grid: tuple[int, int], alpha: float, beta: float, field: str = "window"
 ) -> list[set[int]]:
-    """S_p = {p} ∪ (window of p without D), or as Eq. 6 is printed {p} ∪ (B_p without D)."""
+    """Compute S_p = {p} ∪ (window of p without D), or as Eq. 6 is printed {p} ∪ (B_p without D)."""
     _, cols = grid
     gone = dropped(uncertainty, beta)
     result = []
@@ -92,7 +92,7 @@ def fields(
 
 
 def tendency(p: int, members: set[int], cols: int) -> tuple[float, float]:
-    """R_p = (right − left, down − up) over its length; the offsets are lengths from p (Eq. 7); (0, 0) stays."""
+    """Compute R_p = (right − left, down − up) / its length, as offsets from p (Eq. 7); (0, 0) stays."""
     x, y = p % cols, p // cols
     left = x - min(i % cols for i in members)
     right = max(i % cols for i in members) - x
@@ -104,7 +104,7 @@ def tendency(p: int, members: set[int], cols: int) -> tuple[float, float]:
 
 
 def rollout(attentions: Sequence[Tensor], alpha: float = 1.0) -> Tensor:
-    """R = M_L ··· M_1, M_l = rownorm(E_l + α I), as a product of whole matrices, (batch, tokens, tokens)."""
+    """Compute R = M_L ··· M_1, M_l = rownorm(E_l + α I), as a product of whole matrices, (batch, tokens, tokens)."""
     tokens = attentions[0].shape[-1]
     result = torch.eye(tokens, dtype=torch.float64).expand(attentions[0].shape).clone()
     for attention in attentions:

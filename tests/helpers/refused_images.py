@@ -1,4 +1,4 @@
-"""Files that are found as images and cannot be read, with their errors."""
+"""Unreadable files with names of images, and their errors."""
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 # file -> its error

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 import vit_interactions as vi
 from tests.helpers.compared import make_model
+from tests.helpers.noise import write_noise
 from vit_interactions.compare.comparison import Comparison
 
 METHODS = ["raw_attention", "responsive_field_size", "random_map"]
@@ -15,15 +13,11 @@ METRICS = ["deletion", "pointing_game"]
 
 
 def make_images(folder: Path) -> list[Path]:
-    """Four images of noise, with boxes beside them."""
-    random = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    for name in "abcd":
-        pixels = random.integers(0, 256, (80, 70, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{name}.png")
+    """Create four images of noise, with their boxes in a table."""
+    images = write_noise(folder / "images", dict.fromkeys("abcd", (80, 70)))
     rows = [f"{name}.png,10,10,40,50\n" for name in "abcd"]
     (folder / "boxes.csv").write_text("file,left,top,right,bottom\n" + "".join(rows))
-    return sorted((folder / "images").iterdir())
+    return images
 
 
 def compare(root: Path, **options: Any) -> Comparison:

@@ -10,7 +10,7 @@ from tests.helpers.families import tiny
 
 
 def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
-    """A ViT of 2 x 2 patches, two layers, two heads, with every parameter mattering."""
+    """Build a ViT of 2 x 2 patches, two layers, two heads, in which every parameter matters."""
     model = tiny(name, **{"img_size": 32, "embed_dim": 12, **options})
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -20,18 +20,18 @@ def small_vit(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
 
 
 def images(batch: int = 2, size: int = 32) -> Tensor:
-    """Random images."""
+    """Draw random images."""
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 class Spoiled(nn.Module):
-    """Something done to the features after an attention."""
+    """A module that applies a function to the features."""
 
     def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
-        """Take what is done."""
+        """Store the function."""
         super().__init__()
         self.spoil = spoil
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spoil."""
+        """Apply the function."""
         return self.spoil(x)

@@ -1,4 +1,4 @@
-"""Explanations in one thread beside plain calls of the same model in others."""
+"""Explain a model in one thread while other threads call it."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class ModeScale(nn.Module):
 
 
 def lived_in(*, training: bool) -> Any:
-    """A ViT of 2 x 2 patches in which an explanation has to change mode, flags and hooks."""
+    """Build a ViT of 2 x 2 patches whose mode, flags and hooks an explanation must change."""
     model: Any = tiny("vit_tiny_patch16_224", img_size=32, embed_dim=12, depth=5)
     model.norm = nn.Sequential(model.norm, ModeScale())
     model.blocks[0].attn.fused_attn = False

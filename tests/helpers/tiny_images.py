@@ -15,11 +15,11 @@ from vit_interactions.training.settings import TrainingSettings
 
 SIZE = 64  # pixels: 4 x 4 patches
 CLASSES = 3
-TRAIN, VAL = 9, 5  # images of a class
+TRAIN, VAL = 9, 5  # images per class
 
 
 def make_images(root: Path) -> Path:
-    """Write noise in which one channel, that of the class, is full."""
+    """Write images of noise whose channel of the class is saturated."""
     noise = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("val", VAL)):
         for number in range(CLASSES):
@@ -33,7 +33,7 @@ def make_images(root: Path) -> Path:
 
 
 def save_teacher_weights(path: Path) -> Path:
-    """Write the weights of a ViT that plays the role of a trained one."""
+    """Write the weights of a ViT that stands in for a trained one."""
     torch.manual_seed(1)
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=5)
     # Sharper than at the start of training, so that its windows differ.
@@ -44,7 +44,7 @@ def save_teacher_weights(path: Path) -> Path:
 
 
 def tiny_settings(data: Path, **changes: Any) -> TrainingSettings:
-    """Return settings of a training run of a few steps."""
+    """Return settings for a few training steps."""
     common: dict[str, Any] = {
         "model": "test_winft",
         "img_size": SIZE,

@@ -1,4 +1,4 @@
-"""Small models of torchvision with random weights."""
+"""Small torchvision models with random weights."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ TINY: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_
 
 
 def vit(**options: Any) -> VisionTransformer:
-    """A ViT of 4 x 4 patches that attends sharply; the same weights every time."""
+    """Build a ViT of 4 x 4 patches with sharp attention and the same weights every time."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = VisionTransformer(**{"image_size": 64, "patch_size": 16, **TINY, **options}).eval()

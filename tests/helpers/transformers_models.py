@@ -1,4 +1,4 @@
-"""Small models of transformers with random weights."""
+"""Small transformers models with random weights."""
 
 import inspect
 from collections.abc import Callable
@@ -28,7 +28,7 @@ IMAGE: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16, "num_label
 
 
 def sharpen(model: nn.Module) -> nn.Module:
-    """Redraw what decides the attention and the answer, so that attention is far from uniform."""
+    """Redraw the weights of the attention and the classifier, so that attention is far from uniform."""
     generator = torch.Generator().manual_seed(0)
     widths = {"q_proj.weight": 1.5, "k_proj.weight": 1.5, "in_proj_weight": 1.5, "classifier.weight": 3.0}
     with torch.no_grad():
@@ -45,7 +45,7 @@ def sharpen(model: nn.Module) -> nn.Module:
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """The same weights every time, without touching the random numbers around."""
+    """Build a model with the same weights every time, without changing the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return sharpen(build())
@@ -55,7 +55,7 @@ TOWER: dict[str, Any] = {**SMALL, "image_size": 64, "patch_size": 16}
 
 
 def clip_config(kind: Any = hf.CLIPConfig) -> Any:
-    """Two towers."""
+    """Return the configuration of a model with two towers."""
     text = {**SMALL, "vocab_size": 50, "projection_dim": 16, "bos_token_id": 0, "eos_token_id": 1}
     options = {"projection_dim": 16} if kind is hf.CLIPConfig else {}
     return kind(text_config=text, vision_config={**TOWER, "projection_dim": 16}, num_labels=5, **options)
@@ -75,7 +75,7 @@ class FirstArgument(nn.Module):
 
 
 def family(name: str, build: Callable[[], nn.Module], prefix: int, readout: str, **known: Any) -> Family:
-    """A row of the table; 4 x 4 patches of 64 x 64 pixels unless told otherwise."""
+    """Return a row of the table, by default with 4 x 4 patches of images of 64 x 64 pixels."""
     known = {"size": (64, 64), "grid": (4, 4), **known}
     return Family(name, lambda: seeded(build), prefix=prefix, readout=readout, **known)
 
@@ -140,13 +140,13 @@ TABLE = {row.name: row for row in ROWS}
 
 
 def explainer_of(name: str, model: nn.Module) -> Explainer:
-    """A method for a model of two layers: some start at a later one by default."""
+    """Create an explainer for a model of two layers; some methods start at a later layer by default."""
     method = EXPLAINERS[name]
     return method(model, **({"start": 1} if "start" in inspect.signature(method).parameters else {}))
 
 
-def picture(path: Path, size: tuple[int, int] = (150, 90)) -> Path:
-    """A smooth picture, so that two ways of resizing agree."""
+def smooth_image(path: Path, size: tuple[int, int] = (150, 90)) -> Path:
+    """Save a smooth image, for which two ways of resizing agree; return its path."""
     rows, cols = np.mgrid[: size[1], : size[0]]
     channels = [127 + 120 * np.sin(rows / 17 + shift) * np.cos(cols / 23) for shift in range(3)]
     Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(path)

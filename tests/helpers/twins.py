@@ -1,4 +1,4 @@
-"""Small ViTs written in other ways than timm's, to compare with timm's of the same weights."""
+"""Small ViTs that differ from timm's in code but not in weights, to compare with timm's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ METHODS = ("attention_rollout", "generic_attention", "interaction_uncertainty", 
 
 
 def vit(**options: Any) -> Any:
-    """A ViT of 4 x 4 patches and three layers, in float64; the same weights every time."""
+    """Build a ViT of 4 x 4 patches and three layers in float64, with the same weights every time."""
     return tiny("vit_tiny_patch16_224", **{"img_size": SIDE, "depth": 3, **options}).double()
 
 
 def images(batch: int = 2) -> Tensor:
-    """Random images, in float64."""
+    """Draw random images in float64."""
     return torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)).double()
 
 
@@ -35,7 +35,7 @@ def assert_twins(model: nn.Module, twin: nn.Module, place: Callable[[Tensor], Te
 
 
 class Outer(nn.Module):
-    """A ViT with something before and after it."""
+    """A ViT with functions before and after it."""
 
     def __init__(self, vit: nn.Module, before: Any = None, after: Any = None) -> None:
         """Take the ViT, and functions of the images and of its output."""
@@ -49,7 +49,7 @@ class Outer(nn.Module):
 
 
 class Attends(nn.Module):
-    """An attention with timm's weights, that attends by a function of query, key and value."""
+    """An attention with timm's weights that attends by a given function of query, key and value."""
 
     def __init__(self, inner: Any, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         """Take the attention and the function."""

@@ -1,4 +1,4 @@
-"""Small models of families without attention from every patch to every patch, with random weights."""
+"""Small models with random weights, of families without attention among all patches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 NARROW: dict[str, Any] = {"embed_dim": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 2)}
-# Family -> a model of timm, and its options. All take images of 64 x 64 pixels.
+# Family -> a timm model and its options. All take images of 64 x 64 pixels.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ResNet": ("test_resnet", {}),
     "ConvNeXt": ("convnext_atto", {}),

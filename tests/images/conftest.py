@@ -1,4 +1,4 @@
-"""A folder with one image and many kinds of other files."""
+"""Fixtures for tests of images: a folder with one image and many kinds of other files, and a fake Ghostscript."""
 
 import os
 from pathlib import Path
@@ -25,3 +25,15 @@ def photos(tmp_path: Path) -> Path:
     for name in ("drawing.eps", "notes.txt", "page.pdf", "table.csv", ".hidden"):
         (folder / name).write_bytes(EPS)
     return folder
+
+
+@pytest.fixture
+def fake_gs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Add a fake Ghostscript at the front of the PATH; return the file that it creates when it runs."""
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/mark"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    return tmp_path / "mark"

@@ -354,18 +354,6 @@ def test_supported_formats_are_decoded_by_pillow_itself() -> None:
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= image_extensions()
 
 
-@pytest.fixture
-def fake_gs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a fake Ghostscript first on the PATH that creates a file when it runs; return the file."""
-    program = tmp_path / "bin" / "gs"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/mark"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
-    return tmp_path / "mark"
-
-
 def test_postscript_is_never_run(fake_gs: Path, tmp_path: Path) -> None:
     path = tmp_path / "photos" / "class" / "holiday.jpg"
     path.parent.mkdir(parents=True)

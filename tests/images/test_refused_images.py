@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 from tests.helpers.command_line import no_hang
 from tests.helpers.refused_images import REFUSED, SKIPPED
+from tests.helpers.sharp_vit import save_sharp_vit
 from vit_interactions.cli import main as cli
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.training.data.window_store import WindowStore
@@ -24,26 +22,8 @@ def _no_hang() -> Iterator[None]:
 
 
 @pytest.fixture
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a fake Ghostscript first on the PATH; return the file that it creates when it runs."""
-    program = tmp_path / "bin" / "gs"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\ntouch "{tmp_path}/mark"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
-    return tmp_path / "mark"
-
-
-@pytest.fixture
 def model(tmp_path: Path) -> tuple[object, ...]:
-    torch.manual_seed(0)
-    vit = timm.create_model("test_vit", num_classes=5)
-    for name, weight in vit.named_parameters():
-        if name.endswith("qkv.weight"):
-            weight.data.mul_(10)
-    save_file(vit.state_dict(), tmp_path / "weights.safetensors")
-    return "--model", "test_vit", "--checkpoint", tmp_path / "weights.safetensors"
+    return "--model", "test_vit", "--checkpoint", save_sharp_vit(tmp_path)
 
 
 def run(*arguments: object) -> int:
@@ -65,53 +45,53 @@ def assert_told(shown: str, *, begins: str = "failed: ") -> None:
         assert sum(name in line and reason in line for line in lines) == 1, (name, lines)
 
 
-def test_explain(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+def test_explain(photos: Path, model: tuple[object, ...], fake_gs: Path, tmp_path: Path, capsys) -> None:
     options = ("--method", "raw_attention", "--out", tmp_path / "out")
     assert run("explain", photos, *model, *options) == 1
     shown = capsys.readouterr().err
     assert_told(shown)
     assert f"note: {SKIPPED}" in shown
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good", "manifest.json"]
-    assert not mark.exists()
+    assert not fake_gs.exists()
 
 
-def test_compare(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+def test_compare(photos: Path, model: tuple[object, ...], fake_gs: Path, tmp_path: Path, capsys) -> None:
     options = ("--method", "raw_attention", "--metric", "deletion", "--out", tmp_path / "out")
     assert run("compare", photos, *model, *options) == 1
     shown = capsys.readouterr().err
     assert_told(shown)
     assert f"note: {SKIPPED}" in shown
     assert Comparison.open(tmp_path / "out").table()["image"].unique().tolist() == ["good"]
-    assert not mark.exists()
+    assert not fake_gs.exists()
 
 
-def test_explore(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+def test_explore(photos: Path, model: tuple[object, ...], fake_gs: Path, tmp_path: Path, capsys) -> None:
     assert run("explore", photos, *model, "--out", tmp_path / "out") == 1
     shown = capsys.readouterr().err
     assert_told(shown)
     assert f"note: {SKIPPED}" in shown
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.html"]
-    assert not mark.exists()
+    assert not fake_gs.exists()
 
 
-def test_curve(photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, capsys) -> None:
+def test_curve(photos: Path, model: tuple[object, ...], fake_gs: Path, tmp_path: Path, capsys) -> None:
     assert run("curve", photos, *model, "--alpha", "0.1", "--out", tmp_path / "curve.png") == 1
     shown = capsys.readouterr().err
     assert_told(shown)
     assert f"note: {SKIPPED}" in shown
     assert (tmp_path / "curve.png").is_file()
-    assert not mark.exists()
+    assert not fake_gs.exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_windows(
-    photos: Path, model: tuple[object, ...], mark: Path, tmp_path: Path, workers: int, capsys
+    photos: Path, model: tuple[object, ...], fake_gs: Path, tmp_path: Path, workers: int, capsys
 ) -> None:
     run("windows", "--data", photos.parents[1], *model, "--out", tmp_path / "out", "--workers", workers)
     assert_told(capsys.readouterr().err, begins="skipped: ")
     store = WindowStore(tmp_path / "out")
     assert [store.is_readable(index) for index in range(len(store))] == [True] + [False] * len(REFUSED)
-    assert not mark.exists()
+    assert not fake_gs.exists()
 
 
 def test_pipes_as_boxes_masks_and_checkpoints_raise(

@@ -1,4 +1,4 @@
-"""Metrics under heads that are no softmax: one logit, several labels, a value, models that end in their link."""
+"""Tests of metrics for heads without softmax: one logit, several labels, a regression value, and built-in links."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ CONFIDENCE = ["average_drop", "average_increase", "average_gain"]
 
 
 def head(*rows: tuple[float, float]) -> nn.Module:
-    """The planted model with outputs a * red + b for each (a, b), red being 1 if the red patch is shown, else 0."""
+    """Build the planted model with outputs a * red + b for each (a, b); red is 1 if the red patch is shown."""
     model: Any = planted_model()
     model.head = nn.Linear(6, len(rows))
     model.num_classes = len(rows)

@@ -1,4 +1,4 @@
-"""Resuming with other images or another model is refused."""
+"""Test that resuming with other images or another model raises an error."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The task: its loss against a slow reference, and the behavior it inherits from timm's."""
+"""Tests of the task: its loss against a slow reference, and the behavior inherited from timm's."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""The figures of a comparison: maps at their places, means in the right order, curves and correlations as they are."""
+"""Tests of the figures of a comparison: positions of maps, order of means, curves and correlations."""
 
 from dataclasses import replace
 from itertools import product

@@ -1,4 +1,4 @@
-"""Results in notebooks: tables and figures, bounded, escaped, for light and dark, and in a real kernel."""
+"""Tests of results in notebooks: tables and figures, bounded, escaped, for light and dark, and in a real kernel."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The report: what it says is what was found, what came from outside does nothing, and it works by hand and by key."""
+"""Tests of the report: its numbers, untrusted text, and its controls by mouse and keyboard."""
 
 import base64
 import io

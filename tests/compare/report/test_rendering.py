@@ -1,4 +1,4 @@
-"""Settings are written as people read them."""
+"""Test that settings are written for readers."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tables of a report: digits, the best, what is not ranked, and failures by reason."""
+"""Tests of the tables of a report: digits, best values, unranked methods, and failures by reason."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""A transform that says from which pixels its image comes."""
+"""Tests of a transform that records the source pixels of its output."""
 
 import random
 from collections.abc import Callable
