@@ -92,9 +92,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     content = read_json(path, ADVICE)
     if content is None:
         return None
-    if "photographs" in content or content.get("format", FORMAT) != FORMAT:
+    if (found := content.get("format", 1)) != FORMAT:
         raise DamagedFileError(
-            f"{path} must have format {FORMAT}, got {content.get('format', 1)} of another version of this library",
+            f"{path} must have format {FORMAT}, got {found} of another version of this library",
             "Use that version, or compare again into another folder.",
         )
     check_keys(path, content, KEYS, ADVICE)

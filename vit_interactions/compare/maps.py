@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from vit_interactions.explain.interaction_uncertainty import InteractionExplaine
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.windows import adaptive_windows, window_operations
+from vit_interactions.metrics.patch_map import check_finite
 from vit_interactions.utilities.seeds import seeded
 
 Result = TypeVar("Result")
@@ -66,24 +67,15 @@ def warm_up(model: nn.Module, inputs: Tensor, record: Record, layout: TokenLayou
     explain_batch(model, inputs, [replace(record, maps={}, values={}, failures=[])], layout, settings)
 
 
+@dataclass(eq=False)
 class _Batch:
     """Images that are explained at once, with the intermediate results that methods share."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        records: Sequence[Record],
-        layout: TokenLayout,
-        settings: Settings,
-    ) -> None:
-        self.model, self.inputs, self.records, self.layout, self.settings = (
-            model,
-            inputs,
-            records,
-            layout,
-            settings,
-        )
+    model: nn.Module
+    inputs: Tensor
+    records: Sequence[Record]
+    layout: TokenLayout
+    settings: Settings
 
     def explain(self, method: ConfiguredMethod) -> None:
         """Write the map of each image into its record, or the reason why there is none."""
@@ -112,7 +104,7 @@ class _Batch:
     @cached_property
     def _singles(self) -> "list[_Batch]":
         parts = zip(self.inputs, self.records, strict=True)
-        return [_Batch(self.model, image[None], [record], self.layout, self.settings) for image, record in parts]
+        return [replace(self, inputs=image[None], records=[record]) for image, record in parts]
 
     def _explain(self, method: ConfiguredMethod) -> None:
         explainer = method.create(self.model)
@@ -122,11 +114,13 @@ class _Batch:
         if found.peak is not None:
             costs["peak_memory"] = found.peak / MEGABYTE
         for record, values in zip(self.records, maps, strict=True):
-            if values.isfinite().all():
+            try:
+                check_finite(values)
+            except ValueError as error:
+                record.failures.append(Failure.of(error, method.name))
+            else:
                 record.maps[method.name] = values.numpy()
                 record.values[method.name] = dict(costs)
-            else:
-                record.failures.append(Failure.of(_not_finite(values), method.name))
 
     def _cost_and_maps(self, explainer: Explainer) -> tuple[float, Measured[Tensor]]:
         """Compute maps (batch, rows, cols), and the seconds of a forward pass just before."""
@@ -158,11 +152,6 @@ class _Batch:
 
     def _measured(self, call: Callable[[], Result]) -> Measured[Result]:
         return measured(call, self.inputs.device)
-
-
-def _not_finite(values: Tensor) -> ValueError:
-    bad = int((~values.isfinite()).sum())
-    return ValueError(f"the map has NaN or infinite values at {bad} of {values.numel()} patches.")
 
 
 def as_relevance(maps: Tensor, explainer: Explainer) -> Tensor:

@@ -18,7 +18,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.images.placement import Placement
 from vit_interactions.loading.predictions import Prediction
 from vit_interactions.utilities.arrays import Array
-from vit_interactions.utilities.files import write_atomically
+from vit_interactions.utilities.files import write_bytes
 from vit_interactions.utilities.json_files import DamagedFileError, read_json, write_json
 from vit_interactions.utilities.text import printable
 
@@ -140,7 +140,7 @@ def write_record(path: Path, record: Record) -> None:
     file = BytesIO()
     np.savez_compressed(file, **arrays)
     content = file.getvalue()
-    write_atomically(path.with_suffix(".npz"), lambda file: file.write(content))
+    write_bytes(path.with_suffix(".npz"), content)
     numbers = asdict(replace(record, maps={}, curves={}))
     del numbers["maps"], numbers["curves"]
     numbers["arrays_sha256"] = hashlib.sha256(content).hexdigest()

@@ -24,7 +24,9 @@ from vit_interactions.images.reading import read_image
 from vit_interactions.metrics import agreement
 from vit_interactions.models.trained_windows import other_windows
 from vit_interactions.utilities.arrays import Array
+from vit_interactions.utilities.checks import check_choice
 from vit_interactions.utilities.json_files import DamagedFileError
+from vit_interactions.utilities.text import plural
 
 TABLE = ["model", "image", "method", "metric", "value"]
 FAILURES = ["model", "image", "method", "metric", "reason", "error"]
@@ -230,8 +232,7 @@ class Results:
             ValueError: an unknown model.
             DamagedFileError: a record that is damaged, or not of this comparison.
         """
-        if model not in self.model_facts:
-            raise ValueError(f"`model` must be one of {', '.join(map(repr, self.models))}, got {model!r}.")
+        check_choice("model", model, tuple(self.models))
         for key in [image.key for image in self._listed] if keys is None else keys:
             path = record_path(self.folder, self.model_facts[model]["folder"], key)
             record = read_record(path, arrays=arrays)
@@ -275,9 +276,9 @@ class Results:
     def __repr__(self) -> str:
         missing = f", {self.unfinished} measurements missing" if self.unfinished else ""
         failed = len(self._numbers.failures)
-        missing += f", {failed} failure{'s' * (failed != 1)}: see .failures()" if failed else ""
+        missing += f", {plural(failed, 'failure')}: see .failures()" if failed else ""
         listed = {"method": self.methods, "metric": self.metrics, "image": self._listed, "model": self.models}
-        counts = ", ".join(f"{len(each)} {name}{'s' * (len(each) != 1)}" for name, each in listed.items())
+        counts = ", ".join(plural(len(each), name) for name, each in listed.items())
         return f"{type(self).__name__} of {counts} in {self.folder}{missing}"
 
     @cached_property

@@ -39,7 +39,6 @@ from vit_interactions.utilities.json_files import DamagedFileError, write_json
 from vit_interactions.utilities.locks import LOCK
 from vit_interactions.utilities.processes import Process, broadcast
 from vit_interactions.utilities.seeds import seed_of
-from vit_interactions.utilities.text import printable
 
 LOG_EVERY = 60.0  # seconds
 
@@ -146,7 +145,7 @@ def earlier_record(path: Path) -> Record | None:
     try:
         return read_record(path, arrays=False)
     except DamagedFileError as error:
-        console.print(printable(f"measuring again: {error.problem}"), markup=False, soft_wrap=True)
+        console.print(f"measuring again: {error.problem}", soft_wrap=True)
         return None
 
 

@@ -28,6 +28,7 @@ from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
 from vit_interactions.figures.values import NOISE
 from vit_interactions.functional.indiscriminative import column_variance
+from vit_interactions.images.placement import around_both
 from vit_interactions.utilities.text import printable
 
 LONGEST = 800  # pixels of the longer side of the image on the page
@@ -164,8 +165,8 @@ def pack(data: bytes) -> str:
 
 def _plots(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     """Create the page's figures as Bokeh JSON, by element id."""
-    (width, height), (left, top, right, bottom) = facts["size"], facts["extent"]
-    limits = min(left, 0.0), min(top, 0.0), max(right, float(width)), max(bottom, float(height))
+    left, top, right, bottom = facts["extent"]
+    limits = around_both(facts["size"], facts["extent"])
     layout = found.layout
     cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
     plots = {

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
-from vit_interactions.images.placement import Bounds
+from vit_interactions.images.placement import Bounds, around_both
 from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.arrays import Array
 
@@ -38,8 +38,9 @@ def draw_image(axes: Axes, prepared: PreparedImage, layout: TokenLayout, *, gray
     axes.add_patch(
         Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="black", linewidth=0.8, zorder=6)
     )
-    axes.set_xlim(min(left, 0.0), max(right, width))
-    axes.set_ylim(max(bottom, height), min(top, 0.0))
+    left, top, right, bottom = around_both(prepared.image.size, (left, top, right, bottom))
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
     axes.set_aspect("equal")
     axes.set_axis_off()
 

@@ -23,6 +23,7 @@ from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arr
 from vit_interactions.figures.values import log_scale, pairs_array, set_title, text_width
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
+from vit_interactions.images.placement import around_both
 from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.text import printable
 
@@ -231,10 +232,9 @@ def _wrapped(text: str, width: float) -> list[str]:
 
 
 def _aspect(prepared: PreparedImage, layout: TokenLayout) -> float:
-    """Return width / height of the image and all patches, which exceed it if it was padded."""
-    width, height = prepared.image.size
-    left, top, right, bottom = prepared.box_of_extent(layout.extent)
-    return (max(width, right) - min(0.0, left)) / (max(height, bottom) - min(0.0, top))
+    """Return width / height of the image and all patches."""
+    left, top, right, bottom = around_both(prepared.image.size, prepared.box_of_extent(layout.extent))
+    return (right - left) / (bottom - top)
 
 
 def _is_wide(prepared: PreparedImage, layout: TokenLayout) -> bool:

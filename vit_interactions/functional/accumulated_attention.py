@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.attention import at_least_float32, without_autocast
+from vit_interactions.functional.attention import attention_gradient
 from vit_interactions.utilities.checks import check_choice
 
 Display = Literal["sigmoid", "global"]
@@ -39,11 +39,8 @@ def block_evidence(
         >>> block_evidence(attention, gradient, value), block_evidence(attention, gradient, value, rectify=False)
         (tensor([[ 1.0000,  1.2000, -0.4000]]), tensor([[ 1.0000,  0.6000, -1.3000]]))
     """
-    coefficients = at_least_float32(output_gradient_rows)
-    coefficients = coefficients.clamp(min=0) if rectify else coefficients
-    with without_autocast(value):
-        weights = coefficients @ at_least_float32(value).transpose(-2, -1)
-    return (attention_rows * weights).sum((1, 2))
+    coefficients = output_gradient_rows.clamp(min=0) if rectify else output_gradient_rows
+    return (attention_rows * attention_gradient(coefficients, value)).sum((1, 2))
 
 
 def accumulate(block_maps: Tensor, *, norm_blocks: bool = False) -> Tensor:

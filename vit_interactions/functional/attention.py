@@ -124,6 +124,18 @@ def attention_gradient(output_gradient: Tensor, value: Tensor) -> Tensor:
         return at_least_float32(output_gradient) @ at_least_float32(value).transpose(-2, -1)
 
 
+def sum_to_one(scores: Tensor) -> Tensor:
+    """Scale scores of heads (batch, heads) ≥ 0 to sum to 1; all zeros become 1 / heads each.
+
+    Example:
+        >>> sum_to_one(torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
+        tensor([[0.2500, 0.7500],
+                [0.5000, 0.5000]])
+    """
+    total = scores.sum(-1, keepdim=True)
+    return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
+
+
 def attention_blocks(
     query: Tensor,
     key: Tensor,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.attention import at_least_float32, without_autocast
+from vit_interactions.functional.attention import at_least_float32, sum_to_one, without_autocast
 
 
 def head_importance(attention: Tensor, gradient: Tensor) -> Tensor:
@@ -28,8 +28,7 @@ def head_importance(attention: Tensor, gradient: Tensor) -> Tensor:
     """
     with without_autocast(attention):
         scores = (attention.transpose(-2, -1) @ gradient).abs().mean((-2, -1))
-    total = scores.sum(-1, keepdim=True)
-    return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
+    return sum_to_one(scores)
 
 
 def fuse_by_head(attention: Tensor, gradient: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.attention import without_autocast
+from vit_interactions.functional.attention import sum_to_one, without_autocast
 
 Norm = Literal["l1", "l2"]
 
@@ -31,8 +31,7 @@ def head_weights(gradient: Tensor, norm: Norm = "l2") -> Tensor:
     """
     order = {"l1": 1, "l2": 2}[norm]
     scores = torch.linalg.vector_norm(gradient, ord=order, dim=(-2, -1))
-    total = scores.sum(-1, keepdim=True)
-    return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
+    return sum_to_one(scores)
 
 
 def weighted_heads(attention: Tensor, weights: Tensor) -> Tensor:

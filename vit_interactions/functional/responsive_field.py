@@ -20,6 +20,7 @@ from vit_interactions.functional.windows import (
 )
 from vit_interactions.utilities.checks import check_grid, check_uncertainty
 from vit_interactions.utilities.html_table import html_table
+from vit_interactions.utilities.text import plural
 
 SHOWN = 10  # images per table in a notebook
 
@@ -77,7 +78,7 @@ class ResponsiveField:
         ]
         heads = ["image", "patches in a field", "dropped patches", "pairs in windows", "pairs in fields"]
         kept, (height, width) = len(self.mask), self.grid
-        images = f"{kept} image{'s' if kept != 1 else ''}" + (f", of which {SHOWN} are shown" * (kept > SHOWN))
+        images = plural(kept, "image") + (f", of which {SHOWN} are shown" * (kept > SHOWN))
         return html_table(heads, rows, f"Responsive fields of {height} × {width} patches, {images}.")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.utilities.checks import check_choice
+from vit_interactions.utilities.text import plural
 
 Output = Literal["softmax", "sigmoid", "probabilities", "value"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -45,7 +46,7 @@ def class_outputs(output: Any, batch: int | None = None) -> Tensor:
             "batch. Return it before it is averaged over the batch."
         )
     received, example = _describe(outputs, batch)
-    images = "" if batch is None else f" for {batch} image{'s' * (batch != 1)}"
+    images = "" if batch is None else f" for {plural(batch, 'image')}"
     raise ValueError(
         "`target` must be a function of the output for a model whose output is neither (batch, classes) nor (batch,), "
         f"got {received}{images}. Return one score per image, for example target=lambda output: {example}."

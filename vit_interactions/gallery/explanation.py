@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -44,6 +43,7 @@ from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.names import unique_names
 from vit_interactions.utilities.text import describe_error, method_label
 
@@ -73,7 +73,7 @@ class Explanation:
         readouts: readout of the model, for methods that are published for a class token only.
     """
 
-    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     animations: dict[str, Callable[[Path], None]] = field(default_factory=dict)

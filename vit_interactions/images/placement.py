@@ -17,6 +17,22 @@ Bounds = tuple[float, float, float, float]  # left, top, right, bottom
 PIXELWISE = (transforms.ToTensor, transforms.Normalize, MaybeToTensor, MaybePILToTensor)
 
 
+def around_both(size: tuple[int, int], patches: Bounds) -> Bounds:
+    """Return the area of an image and of all its patches, which exceed the image if the model's input was padded.
+
+    Args:
+        size: (width, height) of the image in pixels.
+        patches: area of the patches, in pixels of the image.
+
+    Example:
+        >>> around_both((200, 100), (50.0, -20.0, 150.0, 120.0))
+        (0.0, -20.0, 200.0, 120.0)
+    """
+    width, height = size
+    left, top, right, bottom = patches
+    return min(left, 0.0), min(top, 0.0), max(right, float(width)), max(bottom, float(height))
+
+
 @dataclass(frozen=True)
 class Placement:
     """The position of a transformed image on its original.

@@ -90,9 +90,19 @@ def preprocessing(model: nn.Module) -> Any:
             f"`model` must have timm's `pretrained_cfg`, which states its preprocessing, got "
             f"{type(model).__name__} without one. Pass its evaluation transform to `prepare` as `transform`."
         )
-    data: Any = timm.data  # its functions are untyped
-    config = data.resolve_model_data_config(vit)
-    built_for = getattr(getattr(vit, "patch_embed", None), "img_size", None)
+    create_transform: Any = timm.data.create_transform  # untyped
+    return create_transform(**data_config(vit), is_training=False)
+
+
+def data_config(model: nn.Module) -> dict[str, Any]:
+    """Return timm's data configuration of a model, with the input size that the model was created with (`img_size`).
+
+    Example:
+        >>> data_config(timm.create_model("vit_tiny_patch16_224", img_size=(96, 64)))["input_size"]
+        (3, 96, 64)
+    """
+    config: dict[str, Any] = timm.data.resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if built_for is not None:
         config["input_size"] = (config["input_size"][0], *built_for)
-    return data.create_transform(**config, is_training=False)
+    return config

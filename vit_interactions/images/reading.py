@@ -11,7 +11,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.files import check_regular_file
+from vit_interactions.utilities.text import describe_error
 
 File = str | PathLike[str] | IO[bytes]
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -116,9 +118,8 @@ def decode(
         raise ValueError(
             f"`{name}` is {found}, which is not a supported image format. Convert it to {wanted}."
         ) from error
-    except (
-        Exception
-    ) as error:  # Decoders raise almost any exception for broken files: SyntaxError, struct.error, ...
+    # Decoders raise almost any exception for broken files: SyntaxError, struct.error, ...
+    except Exception as error:
         raise ValueError(f"`{name}` is not an image that can be read: {_reason(error)}") from error
 
 
@@ -172,7 +173,7 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def opaque_pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+def opaque_pixels(image: Image.Image) -> Array:
     """Return the pixels that are not fully transparent: (height, width) bool.
 
     Args:
@@ -225,7 +226,7 @@ def _transparent_color(image: Image.Image) -> Any:
 
 def _to_8_bits(image: Image.Image, *, sixteen: bool) -> Image.Image:
     """Scale 16-bit gray values to 8 bits, with an alpha channel for transparent ones."""
-    values: np.ndarray[Any, Any] = np.asarray(image)
+    values: Array = np.asarray(image)
     if not sixteen:
         raise ValueError(
             f"`image` must have 8 or 16 bits per channel, got {values.dtype} values from {values.min()} to "
@@ -249,4 +250,4 @@ def _found_format(file: File, formats: Sequence[str]) -> str:
 
 def _reason(error: Exception) -> str:
     """Describe an error without the file name, which Pillow and the OS repeat."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or describe_error(error)

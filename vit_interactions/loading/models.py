@@ -247,9 +247,8 @@ def strip_prefix(weights: dict[str, Tensor], wanted: Iterable[str]) -> tuple[dic
     fitting = {prefix: sum(prefix + key in weights for key in wanted) for prefix in prefixes}
     best = max(sorted(prefixes, key=len), key=fitting.__getitem__)
     stripped = {key.removeprefix(best): value for key, value in weights.items()}
-    if 2 * fitting[best] <= len(wanted) or len(stripped) < len(
-        weights
-    ):  # another model, or keys that would collide
+    # Another model, or keys that would collide.
+    if 2 * fitting[best] <= len(wanted) or len(stripped) < len(weights):
         return weights, ""
     return stripped, best
 

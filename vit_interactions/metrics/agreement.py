@@ -1,15 +1,17 @@
 """Agreement: do two methods rank the patches of an image alike?"""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+
+from vit_interactions.utilities.arrays import Array
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def agreement(maps: Mapping[str, np.ndarray[Any, Any]]) -> "pd.DataFrame":
+def agreement(maps: Mapping[str, Array]) -> "pd.DataFrame":
     """Compute Spearman's rank correlation between the maps of every pair of methods.
 
     Args:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vit_interactions.metrics.baseline import check_baseline
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map
+from vit_interactions.metrics.perturbation_curves import patch_count
 from vit_interactions.metrics.pixel_scores import pixel_scores
 from vit_interactions.utilities.checks import check_count, check_fraction
 
@@ -34,9 +35,8 @@ def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -
         tensor([1, 1, 1])
     """
     patches = grid[0] * grid[1]
-    size = min(max(round(share * patches), 1), patches - 1)
     drawn = torch.rand(samples, patches, generator=torch.Generator().manual_seed(seed), device="cpu")
-    return (drawn.argsort(1).argsort(1) < size).reshape(samples, *grid)
+    return (drawn.argsort(1).argsort(1) < patch_count(share, patches)).reshape(samples, *grid)
 
 
 def infidelity(

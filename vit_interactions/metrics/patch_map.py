@@ -23,14 +23,19 @@ def check_map(patch_map: Tensor, grid: tuple[int, int]) -> Tensor:
     if tuple(patch_map.shape) != tuple(grid):
         raise ValueError(f"`patch_map` must have shape {tuple(grid)}, got {tuple(patch_map.shape)}.")
     values = patch_map.detach().to("cpu", torch.float64)
-    bad = int((~values.isfinite()).sum())
-    if bad:
-        raise ValueError(f"the map has NaN or infinite values at {bad} of {values.numel()} patches.")
+    check_finite(values)
     if values.min() == values.max():
         raise ValueError(
             f"the map has the same value, {values.min():g}, at all {values.numel()} patches, so it does not rank them."
         )
     return values
+
+
+def check_finite(patch_map: Tensor) -> None:
+    """Raise ValueError if a map has NaN or infinite values; the error counts them."""
+    bad = int((~patch_map.isfinite()).sum())
+    if bad:
+        raise ValueError(f"the map has NaN or infinite values at {bad} of {patch_map.numel()} patches.")
 
 
 def relevance_ranks(patch_map: Tensor, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vit_interactions.metrics.class_score import cached_scores, class_score
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map, relevance_ranks
+from vit_interactions.metrics.perturbation_curves import patch_count
 from vit_interactions.metrics.pixel_scores import pixel_mask
 from vit_interactions.utilities.checks import check_fraction
 
@@ -78,7 +79,7 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
         patches = ranks.numel()
-        counts = torch.tensor([min(max(round(share * patches), 1), patches - 1) for share in shares], device="cpu")
+        counts = torch.tensor([patch_count(share, patches) for share in shares], device="cpu")
         most, least = ranks >= counts[:, None, None], ranks < patches - counts[:, None, None]
         scores = _scores(case, torch.cat([most, least]), noise)
         difference = scores[len(shares) :] - scores[: len(shares)]

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vit_interactions.functional.responsive_field import ResponsiveField, check_field_grid
+from vit_interactions.functional.window_free import token_window
 from vit_interactions.models.build import TEST_SHAPE, build_vit
 from vit_interactions.models.vit_checkpoints import vit_checkpoints
 
@@ -54,8 +55,7 @@ def token_mask(field: ResponsiveField, prefix: int) -> TokenMask:
                 [1, 1, 0],
                 [1, 1, 1]], dtype=torch.int32)
     """
-    attended = F.pad(field.mask, (prefix, 0, prefix, 0), value=True).unsqueeze(1)
-    return TokenMask(attended, F.pad(field.dropped, (prefix, 0)).unsqueeze(-1))
+    return TokenMask(token_window(field.mask, prefix), F.pad(field.dropped, (prefix, 0)).unsqueeze(-1))
 
 
 class AdaptiveWindowBlock(Block):

@@ -124,7 +124,7 @@ def repair_export(folder: Path, files: Mapping[str, str], source: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Convert errors as `writing` does, including system errors that safetensors reports as text."""
+    """Convert errors as `write_errors` does, including system errors that safetensors reports as text."""
     with write_errors(folder):
         try:
             yield

@@ -14,7 +14,8 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from vit_interactions.figures.colors import map_colors
-from vit_interactions.images.placement import Bounds
+from vit_interactions.figures.shown import CSS_PIXELS
+from vit_interactions.images.placement import Bounds, around_both
 from vit_interactions.utilities.arrays import Array
 
 LONGEST = 400  # pixels of an image's longer side
@@ -75,8 +76,8 @@ def tile(size: tuple[int, int], patches: Bounds, objects: Iterable[Bounds] = ())
         Tile(aspect=2.0, image=(0.0, 0.0, 100.0, 100.0), patches=(25.0, 0.0, 50.0, 100.0), objects=())
     """
     across, down = size
-    left, top = min(patches[0], 0.0), min(patches[1], 0.0)
-    width, height = max(patches[2], across) - left, max(patches[3], down) - top
+    left, top, right, bottom = around_both(size, patches)
+    width, height = right - left, bottom - top
 
     def in_percent(box: Bounds) -> Bounds:
         x, y, right, bottom = box
@@ -106,9 +107,7 @@ def outline_uri(mask: Array) -> Markup:
     small.thumbnail((LONGEST, LONGEST))
     inside = np.asarray(small)
     edge = inside & ~binary_erosion(inside, iterations=OUTLINE)
-    file = BytesIO()
-    Image.fromarray(edge[..., None] * np.array(GREEN, np.uint8), "RGBA").save(file, "PNG", optimize=True)
-    return _uri("image/png", file.getvalue())
+    return _png_uri(Image.fromarray(edge[..., None] * np.array(GREEN, np.uint8), "RGBA"))
 
 
 def map_uri(values: Array) -> Markup:
@@ -117,9 +116,7 @@ def map_uri(values: Array) -> Markup:
     Raises:
         ValueError: a map of another shape than (rows, cols), or not finite.
     """
-    file = BytesIO()
-    Image.fromarray(map_colors(values)).save(file, "PNG", optimize=True)
-    return _uri("image/png", file.getvalue())
+    return _png_uri(Image.fromarray(map_colors(values)))
 
 
 def themed(draw: Callable[[], Figure], alt: str) -> ThemedFigure:
@@ -139,12 +136,18 @@ def themed(draw: Callable[[], Figure], alt: str) -> ThemedFigure:
     light = file.getvalue()
     dark = light.replace(INK.encode(), NIGHT.encode())
     kind = "image/svg+xml"
-    return ThemedFigure(_uri(kind, light), _uri(kind, dark), round(96 * figure.get_figwidth()), alt)
+    return ThemedFigure(_uri(kind, light), _uri(kind, dark), round(CSS_PIXELS * figure.get_figwidth()), alt)
 
 
 def text_uri(kind: str, text: str) -> Markup:
     """Return a text as a file to save; characters without an encoding become "?"."""
     return _uri(f"{kind};charset=utf-8", text.encode("utf-8", "replace"))
+
+
+def _png_uri(image: Image.Image) -> Markup:
+    file = BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return _uri("image/png", file.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> Markup:

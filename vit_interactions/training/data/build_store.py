@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vit_interactions.images.prepared import data_config
 from vit_interactions.training.data.images import image_names
 from vit_interactions.training.data.unreadable import TolerantDataset, TransformedImages, Unreadable
 from vit_interactions.training.data.window_store import (
@@ -133,11 +133,9 @@ def build_window_store(
 
 def transform_options(teacher: WindowTeacher) -> dict[str, Any]:
     """Return the arguments of timm's `create_transform` that resize whole images to the teacher's input."""
-    config: dict[str, Any] = resolve_model_data_config(teacher.model)  # type: ignore[no-untyped-call]
-    built_for = getattr(getattr(teacher.model, "patch_embed", None), "img_size", None)
-    size = config["input_size"] if built_for is None else (config["input_size"][0], *built_for)
-    kept = {key: config[key] for key in ("mean", "std", "interpolation")}
-    return {"input_size": size, "is_training": False, "crop_pct": 1.0, "crop_mode": "squash", **kept}
+    config = data_config(teacher.model)
+    kept = {key: config[key] for key in ("input_size", "mean", "std", "interpolation")}
+    return {"is_training": False, "crop_pct": 1.0, "crop_mode": "squash", **kept}
 
 
 def make_manifest(names: list[str], teacher: WindowTeacher, options: dict[str, Any]) -> Manifest:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from vit_interactions.loading.class_maps import abbreviate
 from vit_interactions.training.data.folders import natural_key
 from vit_interactions.training.data.images import image_name, read_sample
+from vit_interactions.utilities.text import describe_error
 
 
 class Unreadable(NamedTuple):
@@ -53,7 +54,7 @@ class TolerantDataset(Dataset[Any]):
             return self.samples[index]
         # Decoders of broken files raise nearly anything: SyntaxError, struct.error, MemoryError, ...
         except Exception as error:
-            return Unreadable(image_name(self.samples.dataset, index), str(error) or type(error).__name__)
+            return Unreadable(image_name(self.samples.dataset, index), describe_error(error))
 
 
 class BatchTarget(NamedTuple):
