@@ -24,7 +24,9 @@ SHOWN = 10  # images per table in a notebook
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionSinks:
-    """The attention sinks of a batch of images. Tokens are in the order: prefix tokens, then patches row by row.
+    """The attention sinks of a batch of images.
+
+    Tokens are in the order: prefix tokens, then patches row by row.
 
     Attributes:
         layers: names of the layers' attention modules.
@@ -34,6 +36,14 @@ class AttentionSinks:
         value_norms: (batch, layers, heads, tokens) ≥ 0, Euclidean norm of each token's value; NaN in layers whose
             values are not one vector per head and token.
         is_sink: (batch, layers, heads, tokens) bool, the sinks of each head; see `exceeds_limit`.
+
+    Example:
+        >>> received = torch.tensor([[[[1.0, 0.6, 9.0] + [0.2] * 7]]])
+        >>> sinks = AttentionSinks(("attn",), (3, 3), received, received, exceeds_limit(received))
+        >>> sinks.prefix, sinks.patches.nonzero().tolist()
+        (1, [[0, 1]])
+        >>> sinks
+        AttentionSinks(1 image, 1 layer of 1 head, 3 x 3 patches, sink patches per image: 1)
     """
 
     layers: tuple[str, ...]
@@ -63,13 +73,6 @@ class AttentionSinks:
         return self.tokens[:, self.prefix :]
 
     def __repr__(self) -> str:
-        """Summarize in one line.
-
-        Example:
-            >>> received = torch.tensor([[[[1.0, 0.6, 9.0] + [0.2] * 7]]])
-            >>> AttentionSinks(("attn",), (3, 3), received, received, exceeds_limit(received))
-            AttentionSinks(1 image, 1 layer of 1 head, 3 x 3 patches, sink patches per image: 1)
-        """
         batch, layers, heads, _ = self.received.shape
         counts = ", ".join(str(int(count)) for count in self.patches.sum(-1)[:SHOWN])
         return (
