@@ -90,7 +90,7 @@ def test_failing_uncertainty_fails_interaction_methods_only(image: Path, monkeyp
     def broken(*_: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(vi.InteractionUncertainty, "uncertainty", broken)
+    monkeypatch.setattr(vi.InteractionUncertainty, "interactions", broken)
     model = timm.create_model("test_vit", num_classes=5).eval()
     found = explained(image, model, "responsive_field_size", "raw_attention", "interaction_uncertainty")
     assert found.facts["failed"] == dict.fromkeys(

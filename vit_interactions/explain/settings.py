@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention
+from vit_interactions.explain import EXPLAINERS, AttentionRollout, DynamicAccumulatedAttention
 from vit_interactions.explain.configured import ConfiguredMethod, configure
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.scores import Output
@@ -22,10 +23,11 @@ class Settings:
         model: the model's name.
         checkpoint: SHA-256 of the checkpoint's bytes; None for timm's pretrained weights.
         methods: anything that `configure` takes, stored as configured methods. Unset options follow the run: `alpha`
-            and `beta` of methods that use responsive fields, and DAAM reads what the model reads.
+            and `beta` of methods that use responsive fields, `exclude_sinks`, and DAAM reads what the model reads.
         patches: (row, col) of the patches whose interactions are drawn; empty: the figure chooses.
         alpha: fraction of all patch pairs that count as relevant.
         beta: fraction of the patches that are dropped as indiscriminative.
+        exclude_sinks: leave out attention sinks in the methods that have this option.
         target: target class of class-specific methods, or "pred" for the predicted class.
         output: kind of the model's output; None: see `predictions.find_output`.
     """
@@ -38,6 +40,7 @@ class Settings:
     beta: float = 0.20
     target: int | str = "pred"
     output: Output | None = None
+    exclude_sinks: bool = False
 
     def __post_init__(self) -> None:
         methods = tuple(self._with_defaults(method) for method in configure(self.methods))
@@ -45,7 +48,9 @@ class Settings:
 
     def _with_defaults(self, method: ConfiguredMethod) -> ConfiguredMethod:
         if issubclass(method.kind, FieldExplainer):
-            return method.with_defaults(alpha=self.alpha, beta=self.beta)
+            return method.with_defaults(alpha=self.alpha, beta=self.beta, exclude_sinks=self.exclude_sinks)
+        if issubclass(method.kind, InteractionExplainer | AttentionRollout):
+            return method.with_defaults(exclude_sinks=self.exclude_sinks)
         if issubclass(method.kind, DynamicAccumulatedAttention):
             return method.with_defaults(readout="model")  # the default supports class tokens only
         return method
