@@ -53,10 +53,10 @@ class Settings:
         return plain
 
 
-def pair_shares(fields: ResponsiveField) -> dict[str, float]:
+def pair_fractions(fields: ResponsiveField) -> dict[str, float]:
     """Return the fractions of all patch pairs of one image that lie in its windows and in its fields."""
     pairs = fields.mask[0].numel()
     return {
-        "window_share": int(window_operations(fields.windows)[0]) / pairs,
-        "field_share": int(fields.operations[0]) / pairs,
+        "window_fraction": int(window_operations(fields.windows)[0]) / pairs,
+        "field_fraction": int(fields.operations[0]) / pairs,
     }
