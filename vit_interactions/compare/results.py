@@ -47,7 +47,7 @@ class _Numbers:
     failures: pd.DataFrame
     images: list[ListedImage]
     unfinished: int
-    window_shares: dict[str, list[float]]
+    window_fractions: dict[str, list[float]]
     outputs: dict[str, set[Output]]
     sink_counts: dict[str, list[int]]
 
@@ -121,9 +121,9 @@ class Results:
         """Return remarks on the numbers: unused boxes, attention sinks, open windows, or others than in training."""
         found = [*self._notes]
         for model in self.models:
-            shares = self._numbers.window_shares[model]
+            fractions = self._numbers.window_fractions[model]
             alpha, beta = self.settings["alpha"], self.settings["beta"]
-            if shares and (mean := sum(shares) / len(shares)) > OPEN_WINDOWS:
+            if fractions and (mean := sum(fractions) / len(fractions)) > OPEN_WINDOWS:
                 found.append(
                     f"{model}: at alpha {alpha:g} the windows cover {mean:.0%} of all patch pairs on average, so field "
                     "size and tendency mean little; `vit-interactions curve` helps to choose alpha"
@@ -290,7 +290,7 @@ class Results:
         rows: list[tuple[str, str, str, str, float]] = []
         failures = []
         images = {image.key: image for image in self._listed}
-        shares: dict[str, list[float]] = {model: [] for model in self.models}
+        fractions: dict[str, list[float]] = {model: [] for model in self.models}
         outputs: dict[str, set[Output]] = {model: set() for model in self.models}
         sinks: dict[str, list[int]] = {model: [] for model in self.models}
         errors: dict[str, str] = {}
@@ -302,8 +302,8 @@ class Results:
                 measured.append((key, record.error is None))
                 if record.target_class is not None and record.target_class.output is not None:
                     outputs[model].add(record.target_class.output)
-                if record.window_share is not None:
-                    shares[model].append(record.window_share)
+                if record.window_fraction is not None:
+                    fractions[model].append(record.window_fraction)
                 if record.sink_patches is not None:
                     sinks[model].append(record.sink_patches)
                 rows += [
@@ -320,7 +320,7 @@ class Results:
         unfinished = len(self.models) * len(self._listed) - len(measured)
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         failed = pd.DataFrame(failures, columns=FAILURES)
-        return _Numbers(table, failed, list(images.values()), unfinished, shares, outputs, sinks)
+        return _Numbers(table, failed, list(images.values()), unfinished, fractions, outputs, sinks)
 
     def _array_means(self, model: str) -> tuple[dict[str, dict[str, Array]], pd.DataFrame]:
         """Average the curves of all metrics and the agreement over images, in one pass over a model's arrays."""
