@@ -26,13 +26,13 @@ def test_a_run_sets_options_that_are_not_given() -> None:
         "daam": "dynamic_accumulated_attention",
         "daam of class tokens": "dynamic_accumulated_attention:readout=class_token",
     }
-    settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3)
+    settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3, exclude_sinks=True)
     assert {method.name: method.options for method in settings.methods} == {
-        "field": {"alpha": 0.05, "beta": 0.3},
-        "own": {"alpha": 0.2, "beta": 0.3},
-        "partial": {"alpha": 0.05, "beta": 0.4},
+        "field": {"alpha": 0.05, "beta": 0.3, "exclude_sinks": True},
+        "own": {"alpha": 0.2, "beta": 0.3, "exclude_sinks": True},
+        "partial": {"alpha": 0.05, "beta": 0.4, "exclude_sinks": True},
         "fixed": {},
-        "rollout": {},  # whose alpha is another one
+        "rollout": {"exclude_sinks": True},  # whose alpha is another one
         "daam": {"readout": "model"},
         "daam of class tokens": {"readout": "class_token"},
     }
