@@ -31,7 +31,9 @@ ALPHAS = (0.025, 0.10)
 def detail_ranks(image: Tensor, layout: vi.TokenLayout) -> Tensor:
     """Rank the patches of an image (channels, height, width) by the standard deviation of their pixels, in [0, 1]."""
     height, width = layout.extent[0] // layout.rows, layout.extent[1] // layout.cols
-    cells = image[None, :, : layout.extent[0], : layout.extent[1]].unfold(2, height, height).unfold(3, width, width)
+    cells = (
+        image[None, :, : layout.extent[0], : layout.extent[1]].unfold(2, height, height).unfold(3, width, width)
+    )
     spread = cells.flatten(4).std(-1).mean((0, 1)).flatten()
     return spread.argsort().argsort() / (len(spread) - 1)
 
@@ -69,7 +71,9 @@ def main() -> None:
         sinks, places = found.sinks, found.sinks.patches[0].nonzero().flatten()
         relative = sinks.value_norms / sinks.value_norms.median(-1, keepdim=True).values
         received = sinks.received[0, :, :, sinks.prefix :].flatten(0, 1)[:, places]
-        own = relative[0, :, :, sinks.prefix :].flatten(0, 1)[:, places].gather(0, received.argmax(0, keepdim=True))
+        own = (
+            relative[0, :, :, sinks.prefix :].flatten(0, 1)[:, places].gather(0, received.argmax(0, keepdim=True))
+        )
         norms += own.flatten().tolist()
         ranks += detail_ranks(image, layout)[places].tolist()
         cells = [
@@ -81,13 +85,17 @@ def main() -> None:
         print(f"| {file.stem.partition('_')[2]} | {' | '.join(cells)} |")
         for exclude in (None, sinks.patches):
             fields = [
-                vi.responsive_field(found.uncertainty, layout.grid, alpha, 0.0, exclude=exclude) for alpha in ALPHAS
+                vi.responsive_field(found.uncertainty, layout.grid, alpha, 0.0, exclude=exclude)
+                for alpha in ALPHAS
             ]
             operations.append([int(field.operations) / layout.patches**2 for field in fields])
     print(f"\nmedian value norm {statistics.median(norms):.2f}, median detail {statistics.median(ranks):.2f}\n")
     for name, rows in (("all patches", operations[::2]), ("without sinks", operations[1::2])):
         means = torch.tensor(rows).mean(0)
-        print(f"pairs inside the windows, {name}:", *(f"α {a:g}: {m:.1%}" for a, m in zip(ALPHAS, means, strict=True)))
+        print(
+            f"pairs inside the windows, {name}:",
+            *(f"α {a:g}: {m:.1%}" for a, m in zip(ALPHAS, means, strict=True)),
+        )
     explainer = vi.InteractionUncertainty(model, exclude_sinks=True)
     runs: dict[str, Callable[[Tensor], object]] = {
         "U alone": lambda images: plain_uncertainty(model, images),
@@ -103,7 +111,9 @@ def main() -> None:
                 times[name].append(time.process_time() - start)
     for name in runs:
         ratios = [a / b for a, b in zip(times[name], times["U alone"], strict=True)]
-        print(f"{name}: {statistics.median(times[name]):.3f} s of CPU time, {statistics.median(ratios):.2f}x U alone")
+        print(
+            f"{name}: {statistics.median(times[name]):.3f} s of CPU time, {statistics.median(ratios):.2f}x U alone"
+        )
 
 
 if __name__ == "__main__":

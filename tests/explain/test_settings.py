@@ -38,7 +38,7 @@ def test_a_run_sets_options_that_are_not_given() -> None:
     }
     made = configure({"x": lambda model: vi.ResponsiveFieldSize(model, alpha=0.4)}, small_vit())
     (kept,) = Settings("vit", methods=made, alpha=0.05).methods
-    assert kept.options == {"alpha": 0.4, "beta": 0.2}
+    assert kept.options == {"alpha": 0.4, "beta": 0.2, "exclude_sinks": False}
 
 
 def test_options_follow_the_run_by_the_declarations_of_their_class() -> None:
