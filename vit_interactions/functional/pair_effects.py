@@ -143,7 +143,7 @@ def second_differences(score: Callable[[Tensor], Tensor], contexts: Tensor, pair
         raise ValueError(f"`pairs` must have shape (pairs, 2), got {tuple(pairs.shape)}.")
     if bool(((pairs < 0) | (pairs >= count)).any()) or bool((pairs[:, 0] == pairs[:, 1]).any()):
         raise ValueError(f"`pairs` must be two different patches in [0, {count - 1}] each, got others.")
-    members = pairs.unique()
+    members = torch.unique(pairs)
     number = torch.searchsorted(members, pairs)
     flips = torch.zeros(1 + len(members) + len(pairs), count, dtype=torch.bool)
     flips[1 + torch.arange(len(members)), members] = True
@@ -199,8 +199,9 @@ def choose_pairs(grid: tuple[int, int], count: int, *, generator: torch.Generato
     found.append(_some(torch.cat(far), count - len(found[0]), generator))
     if sum(map(len, found)) < count:  # a small grid
         everything = torch.combinations(patch, 2)
-        return _some(everything, count, generator).unique(dim=0)
-    return torch.cat(found).sort(1).values.unique(dim=0)
+        found = [_some(everything, count, generator)]
+    ordered: Tensor = torch.unique(torch.cat(found).sort(1).values, dim=0)
+    return ordered
 
 
 def _some(pairs: Tensor, count: int, generator: torch.Generator) -> Tensor:
