@@ -270,7 +270,7 @@ def test_a_module_that_is_reached_unseen_is_refused_and_not_run_in_the_wrong_mod
     model = lived_in(training=True)
     ELSEWHERE[:] = [model.norm]
     model.fc_norm = Global()
-    with pytest.raises(vi.UnsupportedModelError, match="ran outside the copy"):
+    with pytest.raises(vi.UnsupportedModelError, match="ran instead of its copy"):
         explain("raw_attention", model, images())
 
 
