@@ -101,7 +101,9 @@ class TwoPools(nn.Module):
 def test_two_pooling_heads_are_refused() -> None:
     model, other = (tiny("vit_base_patch16_siglip_224", img_size=SIDE).double() for _ in range(2))
     model.attn_pool = TwoPools(model.attn_pool, other.attn_pool)
-    with pytest.raises(UnsupportedModelError, match=r"`attn_pool\.pools\.0` attends from 1 tokens of its own"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"`attn_pool\.pools\.0` is an attention pool from 16 tokens to 1"
+    ):
         vi.AttentionRollout(model).patch_map(images())
 
 

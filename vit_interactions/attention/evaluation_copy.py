@@ -105,7 +105,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} must be copied before it is explained, but its modules are referred to by "
+            f"{type(model).__name__} must be copied before it is explained, but its modules are referenced by "
             f"{error}, which cannot be copied. {ADVICE}"
         ) from error
     copied: nn.Module = copies[id(model)]
