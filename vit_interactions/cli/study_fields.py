@@ -1,8 +1,10 @@
 """`vit-interactions study-fields`: what fields tell about objects, beside null models."""
 
+from itertools import groupby
 from math import isnan
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
@@ -20,7 +22,6 @@ from vit_interactions.cli.options import (
     given_path,
 )
 from vit_interactions.field_study.objects import find_objects
-from vit_interactions.field_study.run import StudyResult, StudySettings, study_images
 from vit_interactions.figures.intervals import intervals_figure
 from vit_interactions.images.boxes import boxes_by_image, read_boxes, unused_boxes
 from vit_interactions.images.bundled import DEFAULT_MODEL
@@ -68,6 +69,8 @@ def study_fields(
     resume: ResumeSame = False,
 ) -> None:
     """Test what responsive fields tell about objects, beside null models that know nothing of them."""
+    # They load pandas.
+    from vit_interactions.field_study.run import StudyResult, StudySettings, study_images
     from vit_interactions.field_study.summary import summarize_claims, write_results
 
     alphas = tuple(dict.fromkeys(alpha or StudySettings.alphas))
@@ -97,9 +100,7 @@ def study_fields(
             write_results(table, out)
             figure = intervals_figure(panels(table))
             write_atomically(out / FIGURE, lambda file: figure.savefig(file, dpi=130, format="png"))
-            output.print(
-                *(claims_table(alpha, part) for alpha, part in table.groupby("alpha", sort=False)), sep="\n"
-            )
+            output.print(*(claims_table(share, table[table["alpha"] == share]) for share in alphas), sep="\n")
             errors.print(f"the results are in {printable(str(out))}", soft_wrap=True)
     notes = unused_boxes(listed, paths)
     if len(paths) > len(with_boxes):
@@ -119,16 +120,17 @@ def claims_table(alpha: float, results: "pd.DataFrame") -> Table:
         column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
-    for claim, part in results.groupby("claim", sort=False):
-        words = iter([label(str(claim))])
-        for row in part.itertuples():
+    records: list[Any] = results.to_dict("records")
+    for claim, rows in groupby(records, itemgetter("claim")):
+        words = iter([label(claim)])
+        for row in rows:
             table.add_row(
                 next(words, ""),
-                label(row.control),
-                number(row.mean),
-                interval(row.low, row.high),
-                number(row.difference),
-                interval(row.difference_low, row.difference_high),
+                label(row["control"]),
+                number(row["mean"]),
+                interval(row["low"], row["high"]),
+                number(row["difference"]),
+                interval(row["difference_low"], row["difference_high"]),
             )
         table.add_section()
     return table
@@ -167,7 +169,8 @@ def interval(low: float, high: float) -> str:
 def panels(results: "pd.DataFrame") -> dict[str, dict[str, dict[str, tuple[float, float, float]]]]:
     """Arrange results for `intervals_figure`: a row of panels per alpha, a panel per claim."""
     arranged: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
-    for row in results.itertuples():
-        intervals = arranged.setdefault(f"α = {row.alpha:g}", {}).setdefault(label(row.claim), {})
-        intervals[label(row.control)] = (row.mean, row.low, row.high)
+    records: list[Any] = results.to_dict("records")
+    for row in records:
+        intervals = arranged.setdefault(f"α = {row['alpha']:g}", {}).setdefault(label(row["claim"]), {})
+        intervals[label(row["control"])] = (row["mean"], row["low"], row["high"])
     return arranged

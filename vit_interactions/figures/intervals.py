@@ -53,5 +53,6 @@ def draw_intervals(axes: Axes, intervals: Mapping[str, Interval]) -> None:
         axes.plot([mean], [place], color=color, marker="o", markersize=4)
     axes.set_yticks(range(len(intervals)), list(intervals), fontsize=TEXT_SIZE)
     axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=4)
     axes.tick_params(labelsize=TEXT_SIZE)
     axes.grid(axis="x", alpha=0.3)
