@@ -1,5 +1,7 @@
 """`vit-interactions study-fields`: its files and table, images that fail, and how it resumes."""
 
+import errno
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,7 @@ from PIL import Image
 from tests.helpers.command_line import failure, run
 from tests.helpers.locking import held
 from tests.helpers.noise import write_noise
+from vit_interactions.cli.main import is_resumable
 
 
 @pytest.fixture
@@ -71,3 +74,18 @@ def test_wrong_arguments_are_one_line(
     (tmp_path / "boxes.csv").write_text("file,left,top,right,bottom\na.png,10,10,80,80\n")
     assert "must contain at least 2" in failure(capsys, *study)
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_full_disk_is_one_line(
+    study: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "could not be written: No space left on device. Free some space" in failure(capsys, *study)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_command_advises_to_resume() -> None:
+    assert is_resumable("study-fields")

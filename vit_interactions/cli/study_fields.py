@@ -27,6 +27,7 @@ from vit_interactions.images.boxes import boxes_by_image, read_boxes, unused_box
 from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.classifiers import load_classifier
 from vit_interactions.loading.models import load_model
+from vit_interactions.training.settings import MAX_SIDE
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors, output
 from vit_interactions.utilities.files import write_atomically
@@ -55,10 +56,14 @@ def study_fields(
     out: Annotated[Path, typer.Option(parser=given_path, metavar="FOLDER", help="Output folder.")],
     checkpoint: Checkpoint = None,
     img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the square input of a timm model. Default: the model's own.")
+        int | None,
+        typer.Option(min=1, max=MAX_SIDE, help="Side of the square input of a timm model. Default: its own."),
     ] = None,
     alpha: Annotated[
-        list[float] | None, typer.Option(help="Fraction of all patch pairs that count as relevant; repeatable.")
+        list[float] | None,
+        typer.Option(
+            help="Fraction of all patch pairs that count as relevant, in [0, 1]; repeatable. Default: 0.1."
+        ),
     ] = None,
     beta: Beta = 0.20,
     num_images: Annotated[
