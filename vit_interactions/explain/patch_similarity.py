@@ -28,7 +28,7 @@ class PatchSimilarity(Explainer):
     """
 
     quantity = "mean cosine similarity to other patches"
-    source = "Siméoni et al., DINOv3, arXiv 2508.10104"
+    source = "DINOv3, arXiv 2508.10104"
 
     def __init__(self, model: nn.Module, layer: int = -1, norm: bool = True) -> None:
         """Create the explainer.
