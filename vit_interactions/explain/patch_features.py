@@ -78,6 +78,7 @@ class BlockOutputs:
     """The tokens after the blocks of a model, from the forward pass inside a `kept` block.
 
     Attributes:
+        model: the model to run.
         layers: number of blocks.
     """
 
@@ -93,7 +94,7 @@ class BlockOutputs:
             UnsupportedModelError: no list of blocks.
             IndexError: no such layer.
         """
-        self._model, self._blocks = model, enclosing_blocks(model, names)
+        self.model, self._blocks = model, enclosing_blocks(model, names)
         self.layers = len(self._blocks)
         self._wanted = range(self.layers) if layer is None else [self._index(layer)]
         self._outputs: dict[int, list[Any]] = {}
@@ -128,7 +129,7 @@ class BlockOutputs:
         with contextlib.ExitStack() as stack:
             for index, block in enumerate(self._blocks):
                 stack.callback(block.register_forward_hook(leave(index)).remove)
-            for module in self._model.modules():
+            for module in self.model.modules():
                 if module not in inside:
                     stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
             yield

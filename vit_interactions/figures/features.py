@@ -77,12 +77,12 @@ def pca_figure(
     Raises:
         ValueError: the colors do not have the shape of the layout, or are not finite.
     """
+    shares = to_array("explained", explained, (COMPONENTS,))
+    parts = ", ".join(f"{channel} {share:.0%}" for channel, share in zip(CHANNELS, shares, strict=True))
+    title = ". ".join(filter(None, (title, f"Variance explained: {parts}")))
     figure, [[image, axes]] = image_grid(prepared, layout, 1, 2, title)
     draw_image(image, prepared, layout)
     draw_colors(axes, prepared, colors, layout)
-    shares = to_array("explained", explained, (COMPONENTS,))
-    parts = ", ".join(f"{channel} {share:.0%}" for channel, share in zip(CHANNELS, shares, strict=True))
-    set_title(axes, f"Variance explained: {parts}")
     return figure
 
 
