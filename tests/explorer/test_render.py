@@ -214,7 +214,9 @@ def test_slider_selects_the_layer_of_the_features(opened: Page, found: PageData)
     for layer in (last - 1, last - 2):
         opened.key("ArrowLeft")
         assert now(opened)["featureLayer"] == layer
-        assert opened.run("document.getElementById('similarity-title').textContent") == f"Similarity, layer {layer}"
+        assert (
+            opened.run("document.getElementById('similarity-title').textContent") == f"Similarity, layer {layer}"
+        )
         check_against_python(opened, found)
     red, green, blue = (round(100 * share) for share in found.features.explained[last - 2].round(4))
     said = opened.run("document.getElementById('pca-read').textContent")

@@ -16,7 +16,9 @@ def similarity() -> Tensor:
 
 
 def test_chosen_patches_are_drawn_in_order_and_on_one_scale() -> None:
-    figure = figures.similarity_figure(prepared((480, 320)), similarity(), LAYOUT, [(1, 2), (0, 0)], title="cat $x$")
+    figure = figures.similarity_figure(
+        prepared((480, 320)), similarity(), LAYOUT, [(1, 2), (0, 0)], title="cat $x$"
+    )
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["Patch 1, row 1, col 2", "Patch 2, row 0, col 0"]
     assert figure.get_suptitle() == "cat $x$"

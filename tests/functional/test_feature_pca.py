@@ -43,13 +43,17 @@ def test_values_solved_by_hand() -> None:
     features = torch.tensor([[[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]]) + 7
     found = principal_components(features)
     assert torch.allclose(found.explained, torch.tensor([[0.9, 0.1, 0.0]]).double())
-    assert torch.allclose(found.scores[0].abs(), torch.tensor([[3.0, 0, 0], [3, 0, 0], [0, 1, 0], [0, 1, 0]]).double())
+    assert torch.allclose(
+        found.scores[0].abs(), torch.tensor([[3.0, 0, 0], [3, 0, 0], [0, 1, 0], [0, 1, 0]]).double()
+    )
     assert found.scores[0, 0, 0] == -found.scores[0, 1, 0]
 
 
 def test_three_planted_groups_get_three_colors() -> None:
     # Group centers at the corners of a simplex, of unequal sizes; noise a hundred times smaller.
-    groups = torch.tensor([0] * 20 + [1] * 14 + [2] * 10)[torch.randperm(44, generator=torch.Generator().manual_seed(3))]
+    groups = torch.tensor([0] * 20 + [1] * 14 + [2] * 10)[
+        torch.randperm(44, generator=torch.Generator().manual_seed(3))
+    ]
     features = torch.eye(16)[groups].double() * 5 + 0.05 * draw(44, 16)
     found = principal_components(features[None])
     assert found.explained[0, :2].sum() > 0.98

@@ -44,8 +44,6 @@ def feature_pca(
         >>> feature_pca(timm.create_model("test_vit"), torch.rand(2, 3, 160, 160), joint=True).shape
         torch.Size([2, 10, 10, 3])
     """
-    features = patch_features(
-        model, images, layer, norm=norm, additional_forward_args=additional_forward_args
-    )
+    features = patch_features(model, images, layer, norm=norm, additional_forward_args=additional_forward_args)
     colors = component_colors(principal_components(features, joint=joint).scores, joint=joint)
     return colors.reshape(len(images), *probe(model, images, additional_forward_args).layout.grid, -1)

@@ -122,7 +122,13 @@ class BlockOutputs:
             return keep
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if last and len(args) == 1 and args[0] is last[0][0] and not kwargs and _version(args[0]) == last[0][1]:
+            if (
+                last
+                and len(args) == 1
+                and args[0] is last[0][0]
+                and not kwargs
+                and _version(args[0]) == last[0][1]
+            ):
                 self._norms.append(module)
 
         inside = {part for block in self._blocks for part in block.modules()}
@@ -149,7 +155,9 @@ class BlockOutputs:
         index, layout = self._index(layer), seen.layout
         block, outputs = self._blocks[index], self._outputs[index]
         if len(outputs) != 1:
-            raise _refusal(block, f"is a block that ran {len(outputs)} times, not once (its parts or `forward` do)")
+            raise _refusal(
+                block, f"is a block that ran {len(outputs)} times, not once (its parts or `forward` do)"
+            )
         (state,) = outputs
         with torch.no_grad():
             state = self._normalized(state) if norm and isinstance(state, Tensor) else state
@@ -192,6 +200,6 @@ def _version(tensor: Tensor) -> int:
 
 def _refusal(block: nn.Module, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{type(block).__name__} {what}, so the features after each block cannot be read. Use a ViT whose blocks follow "
-        "one another in a list and return their tokens."
+        f"{type(block).__name__} {what}, so the features after each block cannot be read. Use a ViT whose blocks "
+        "follow one another in a list and return their tokens."
     )

@@ -52,8 +52,8 @@ def default_methods(model: nn.Module) -> list[str]:
     """List the methods to run by default: the fast ones that support the model.
 
     Excluded are class-specific methods for a model without classes, methods with many passes, attention flow (one
-    maximum-flow problem per token), patch similarity (not an attribution), and the random baseline. For a model without attention among patches, the list has
-    every method that needs none, including other libraries'.
+    maximum-flow problem per token), patch similarity, which is no attribution, and the random baseline. For a model
+    without attention among patches, the list has every method that needs none, including other libraries'.
 
     Example:
         >>> import timm
