@@ -22,7 +22,7 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
     if has_no_derivative(nodes):
         refuse_cut(model, "an operation between the image and the score has no derivative")
     if source is not None and node_of(source) not in nodes:
-        refuse_cut(model, "the score's gradient does not arrive at the image or the layer that was asked for")
+        refuse_cut(model, "the score's gradient does not reach the image or the requested layer")
 
 
 def refuse_cut(model: nn.Module, what: str) -> NoReturn:
@@ -32,11 +32,11 @@ def refuse_cut(model: nn.Module, what: str) -> NoReturn:
         f"`{quantized}` is quantized, so it has no derivative. Explain the model before its quantization"
         if quantized
         else "the model detaches what it computes, runs under `torch.no_grad` or is quantized, or `target` does not "
-        "use its output. Let gradients through"
+        "use its output. Allow gradients"
     )
     raise UnsupportedModelError(
-        f"{what}: {reason}, or use a method without gradients: captum's occlusion, or AttentionRollout or "
-        "InteractionUncertainty if the model declares where its patches are or you state it (`vi.state_layout`)."
+        f"{what}: {reason}, or use a method without gradients: captum's occlusion, or, if the layout is declared or "
+        "stated with `vi.state_layout`, AttentionRollout or InteractionUncertainty."
     )
 
 

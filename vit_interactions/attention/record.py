@@ -175,9 +175,9 @@ class AttentionRecord:
         if self.softmaxes.unread:
             raise UnsupportedModelError(
                 f"{named(self.softmaxes.unread[0])} computes its attention by a softmax in a form that cannot be read. "
-                "The softmax itself, over its last axis and with a row for each token, must multiply the values; here "
-                "it may be scaled, mixed over heads (talking heads), transposed, windowed, pooled or over channels "
-                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch in this way."
+                "A softmax over the keys, with one row per token, must multiply the values unchanged. Talking heads, "
+                "and attention that is scaled, transposed, windowed, pooled or over channels (CaiT, Swin, MViT, XCiT, "
+                "...), are not supported. Use a ViT in which every patch attends to every patch."
             )
 
 

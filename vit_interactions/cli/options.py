@@ -59,7 +59,13 @@ OutputKind = Annotated[
         "logit), probabilities, or value (regression). Default: detected from the configuration and the output.",
     ),
 ]
-ResumeSame = Annotated[bool, typer.Option("--resume", help="Keep results of the same settings.")]
+ResumeSame = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Resume an interrupted run: keep its results and compute the rest. The settings must be the same.",
+    ),
+]
 
 
 def check_folder_option(out: Path) -> None:
