@@ -21,7 +21,8 @@ def unit_features(features: Tensor) -> Tensor:
     # First by the largest entry, because squares of very large or small features overflow or vanish.
     largest = wide.abs().amax(-1, keepdim=True)
     scaled = wide / largest.masked_fill(largest == 0, 1.0)
-    return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(1.0)
+    unit: Tensor = scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(1.0)
+    return unit
 
 
 def cosine_similarity(features: Tensor, patch: int | None = None) -> Tensor:
