@@ -97,7 +97,7 @@ def test_the_report_shows_options_and_cites_the_method(model: nn.Module, image: 
     assert "norm = l1, alpha = 1.0, residual = product" in page
     assert "GMAR" in page[page.index("cite") :]
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x 1^$ a/b:c" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x_1^$ a/b:c" in page
     assert "<script>alert" not in comparison._repr_html_()
 
 
