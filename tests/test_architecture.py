@@ -26,7 +26,13 @@ FLOORS = (
     {"models": set(), "images": set(), "loading": set()},
     {"explain": set()},
     {"metrics": set(), "figures": set()},
-    {"compare": {"explorer"}, "explorer": set(), "gallery": set(), "training": set()},
+    {
+        "compare": {"explorer"},
+        "explorer": set(),
+        "field_study": {"compare"},
+        "gallery": set(),
+        "training": set(),
+    },
     {"cli": set()},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

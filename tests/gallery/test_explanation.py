@@ -14,6 +14,7 @@ from tests.helpers.command_line import run
 from tests.helpers.transformers_models import TABLE
 from vit_interactions.explain.settings import Settings
 from vit_interactions.figures import prepare
+from vit_interactions.functional.feature_pca import principal_components
 from vit_interactions.gallery.explanation import Explanation, explain_image
 from vit_interactions.gallery.run import ExplainResult, explain_images
 from vit_interactions.images import read_image
@@ -123,3 +124,29 @@ def test_title_states_the_readout_of_daam(
         title = " ".join(figures[name].get_suptitle().split())
         assert title.startswith(f"dynamic_accumulated_attention{words} (predicted: class ")
     assert "read from" not in figures["raw_attention"].get_suptitle()
+
+
+def test_similarity_of_chosen_patches_and_principal_components_are_drawn(image: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    prepared = prepare(read_image(image), model)
+    settings = Settings("test_vit", "own", ("patch_similarity:layer=2",), patches=((1, 2), (3, 0)), pca=-2)
+    explanation = explain_image(model, prepared, settings)
+    name = "patch_similarity:layer=2"
+    figures = explanation.figures
+    assert set(figures) == {"patch_similarity_layer=2", "patch_similarity_layer=2_patches", "pca"}
+    titles = [axes.get_title() for axes in figures["patch_similarity_layer=2_patches"].axes if axes.get_title()]
+    assert titles == ["Patch 1, row 1, col 2", "Patch 2, row 3, col 0"]
+    inputs = prepared.input[None]
+    expected = vi.PatchSimilarity(model, layer=2).patch_map(inputs)[0]
+    assert torch.equal(torch.from_numpy(explanation.arrays[name]), expected)
+    found = principal_components(vi.patch_features(model, inputs, -2))
+    assert np.allclose(explanation.arrays["pca"].reshape(-1, 3), found.scores[0])
+    assert np.allclose(explanation.facts["pca_explained"], found.explained[0])
+
+
+def test_principal_components_of_a_layer_that_does_not_exist_fail_alone(image: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    settings = Settings("test_vit", "own", ("raw_attention",), pca=6)
+    explanation = explain_image(model, prepare(read_image(image), model), settings)
+    assert explanation.facts["failed"] == {"pca": "`layer` must lie in [-6, 5] for this model, got 6."}
+    assert set(explanation.arrays) == {"raw_attention"}

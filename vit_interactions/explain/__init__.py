@@ -12,6 +12,7 @@ from vit_interactions.explain.beyond_intuition import BeyondIntuition as BeyondI
 from vit_interactions.explain.dynamic_accumulated_attention import (
     DynamicAccumulatedAttention as DynamicAccumulatedAttention,
 )
+from vit_interactions.explain.feature_pca import feature_pca as feature_pca
 from vit_interactions.explain.generic_attention import GenericAttention as GenericAttention
 from vit_interactions.explain.gmar import GMAR as GMAR
 from vit_interactions.explain.gradient_rollout import GradientRollout as GradientRollout
@@ -25,6 +26,8 @@ from vit_interactions.explain.interaction_uncertainty import (
 )
 from vit_interactions.explain.legrad import LeGrad as LeGrad
 from vit_interactions.explain.memory_bank import MemoryBank as MemoryBank
+from vit_interactions.explain.patch_features import patch_features as patch_features
+from vit_interactions.explain.patch_similarity import PatchSimilarity as PatchSimilarity
 from vit_interactions.explain.random_map import RandomMap as RandomMap
 from vit_interactions.explain.raw_attention import RawAttention as RawAttention
 from vit_interactions.explain.responsive_field_size import (
@@ -57,6 +60,7 @@ EXPLAINERS: dict[str, type[Explainer]] = {
         ResponsiveFieldSize,
         ResponsiveFieldTendency,
         IndiscriminativePatches,
+        PatchSimilarity,
         RawAttention,
         AttentionRollout,
         AttentionFlow,

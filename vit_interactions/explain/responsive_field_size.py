@@ -1,6 +1,7 @@
 """The size of each patch's responsive field.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 4.3: fields of object patches tend to be smaller.
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3: fields of object patches tend to be smaller. Not in every model, and less
+than it seems without null models (docs/field_claims.md).
 """
 
 from typing import Any

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.attention.evaluation_copy import evaluation_copy
 from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.attention.observe import observe
+from vit_interactions.attention.observe import Observation, observe
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.attention.unwrap import unwrap
+from vit_interactions.explain.patch_features import BlockOutputs, layer_names
+from vit_interactions.explorer.features import QuantizedFeatures, quantize_features
 from vit_interactions.explorer.quantize import QuantizedAttention, quantize_attention
 from vit_interactions.figures import PreparedImage
 from vit_interactions.functional.scores import Output
@@ -25,6 +29,7 @@ class PageData:
         layout: token layout of the model.
         uncertainty: (patches, patches), U on the CPU.
         attention: attention among patches, per layer.
+        features: similarity and colors of the patches' features; None if they cannot be read.
         prediction: predicted class; None if the model is not a classifier.
     """
 
@@ -32,6 +37,7 @@ class PageData:
     layout: TokenLayout
     uncertainty: Tensor
     attention: QuantizedAttention
+    features: QuantizedFeatures | None
     prediction: Prediction | None
 
 
@@ -57,8 +63,30 @@ def page_data(model: nn.Module, prepared: PreparedImage, *, named: bool, output:
         running.update(call.blocks(layout.prefix), shape, call.name)
         calls.append(call)
 
-    seen = observe(model, inputs, None, on_layer)
+    blocks = _blocks(model, inputs)
+    if blocks is None:
+        seen, features = observe(model, inputs, None, on_layer), None
+    else:
+        with blocks.kept():
+            seen = observe(blocks.model, inputs, None, on_layer)
+        features = _features(blocks, seen)
     attention = quantize_attention(calls, seen.layout)
     with evaluation_mode(model) as own:
         prediction = predict(own, inputs, named=named, output=output, outputs=seen.output)
-    return PageData(prepared, seen.layout, running.result()[0].cpu(), attention, prediction)
+    return PageData(prepared, seen.layout, running.result()[0].cpu(), attention, features, prediction)
+
+
+def _blocks(model: nn.Module, inputs: Tensor) -> BlockOutputs | None:
+    """Find the blocks of a copy of the model; None if they cannot be read, which the page states."""
+    names = layer_names(model, inputs, None)
+    try:
+        return BlockOutputs(evaluation_copy(model), names)
+    except UnsupportedModelError:
+        return None
+
+
+def _features(blocks: BlockOutputs, seen: Observation) -> QuantizedFeatures | None:
+    try:
+        return quantize_features([blocks.patches(layer, seen)[0] for layer in range(blocks.layers)])
+    except UnsupportedModelError:
+        return None

@@ -61,9 +61,10 @@ def explorer(
 ) -> ExplorerPage:
     """Create an interactive page that shows how the patches of an image interact.
 
-    Point at a patch to see its row of U, its window and responsive field, its tendency, and its attention in every
-    layer and head. Sliders change α and β. The page is one self-contained file, about 2 MB for a ViT-Ti/16 at 224
-    pixels. For large grids, the page shows the attention averaged over the heads of each layer.
+    Point at a patch to see its row of U, its window and responsive field, its tendency, its attention in every layer
+    and head, and the similarity of its features to those of all others. Sliders change α and β. The page is one
+    self-contained file, about 2 MB for a ViT-Ti/16 at 224 pixels. For large grids, the page shows the attention
+    averaged over the heads of each layer, and the features of the last layer only.
 
     Args:
         model: a timm model, which is not modified, or a name as in `vit-interactions --model`.

@@ -20,6 +20,7 @@ from PIL import Image
 
 from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.explorer.data import PageData
+from vit_interactions.explorer.features import STEPS
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
@@ -40,6 +41,8 @@ PANELS = {
     "field": "window and responsive field of the chosen patch",
     "tendency": "tendency of all patches",
     "head": "attention of the chosen patch in one head",
+    "similarity": "similarity of the chosen patch's features to all others",
+    "pca": "principal components of the patches' features as colors",
 }
 
 
@@ -81,8 +84,10 @@ def render(found: PageData, *, title: str, model: str, alpha: float, beta: float
 def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -> dict[str, Any]:
     """Return the numbers and names that the page's script needs, without arrays."""
     facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
+    facts |= _shown_features(found)
     facts |= {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
-    facts["panels"] = [name for name in PANELS if name != "head" or facts["layers"]]
+    needs = {"head": facts["layers"], "similarity": facts["feature_layers"], "pca": facts["feature_layers"]}
+    facts["panels"] = [name for name in PANELS if needs.get(name, True)]
     facts["plots"] = _plots(found, facts)
     return facts
 
@@ -125,6 +130,14 @@ def _shown_attention(found: PageData) -> dict[str, Any]:
     }
 
 
+def _shown_features(found: PageData) -> dict[str, Any]:
+    """Return the layers whose features are on the page, and the variance that their components explain."""
+    if found.features is None:
+        return {"feature_layers": [], "explained": [], "similarity_steps": STEPS}
+    explained = found.features.explained.round(4).tolist()
+    return {"feature_layers": found.features.layers, "explained": explained, "similarity_steps": STEPS}
+
+
 def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers in the page's text: the grid, and the names of the lines and columns of tiles."""
     layers, heads = facts["layers"], facts["heads"]
@@ -137,6 +150,8 @@ def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
         "line_names": range(heads) if heads > 1 else _line_names(layers, facts["columns"]) if layers else [],
         "all_heads": found.attention.all_heads,
         "levels": facts["levels"],
+        "feature_layers": facts["feature_layers"],
+        "has_features": found.features is not None,
     }
 
 
@@ -150,6 +165,8 @@ def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
         "peaks": found.attention.peaks,
         "insides": found.attention.inside,
     }
+    if found.features is not None:
+        arrays |= {"similarity": found.features.packed(), "tints": found.features.colors}
     return {name: array.tobytes() for name, array in arrays.items()}
 
 

@@ -3,6 +3,8 @@
 from vit_interactions.figures.canvas import draw_image as draw_image
 from vit_interactions.figures.canvas import mark_patch as mark_patch
 from vit_interactions.figures.curve import draw_curve as draw_curve
+from vit_interactions.figures.features import pca_figure as pca_figure
+from vit_interactions.figures.features import similarity_figure as similarity_figure
 from vit_interactions.figures.field import draw_field as draw_field
 from vit_interactions.figures.field import draw_field_legend as draw_field_legend
 from vit_interactions.figures.field import draw_interactions as draw_interactions

@@ -26,6 +26,8 @@ from vit_interactions.explain.interaction_uncertainty import (
     InteractionUncertainty,
     patch_index,
 )
+from vit_interactions.explain.patch_features import patch_features
+from vit_interactions.explain.patch_similarity import PatchSimilarity
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, pair_fractions
 from vit_interactions.figures import (
@@ -36,10 +38,13 @@ from vit_interactions.figures import (
     indiscriminative_figure,
     interaction_figure,
     map_figure,
+    pca_figure,
     save_animation,
+    similarity_figure,
     windows_figure,
 )
 from vit_interactions.functional.accumulated_attention import display_frames
+from vit_interactions.functional.feature_pca import component_colors, principal_components
 from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
@@ -144,6 +149,9 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
             if method.name not in unsupported and method.name not in failed:
                 with _collected([method.name], unsupported, failed):
                     explanation.include(_explain_by(method, file_name, task, uncertainty))
+    if settings.pca is not None:
+        with _collected(["pca"], unsupported, failed):
+            explanation.include(_components(task, settings.pca))
     explained = [name for name in names if name not in unsupported and name not in failed]
     if not explained:
         reasons = "; ".join(dict.fromkeys([*unsupported.values(), *failed.values()]))
@@ -195,6 +203,11 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
         more_is_relevant=explainer.more_is_relevant,
         norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
     )
+    if isinstance(explainer, PatchSimilarity):
+        patches = list(settings.patches) or None
+        part.figures[f"{file_name}_patches"] = similarity_figure(
+            prepared, explainer.similarity(task.inputs)[0], layout, patches, title=title
+        )
     if isinstance(explainer, DynamicAccumulatedAttention):
         shown = display_frames(explainer.frames(task.inputs, settings.target).flatten(2))[0]
         frames = shown.reshape(-1, *layout.grid)
@@ -203,6 +216,16 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
             save_animation, prepared=prepared, frames=frames, layout=layout
         )
     return part
+
+
+def _components(task: _Task, layer: int) -> Explanation:
+    """Draw the principal components of the patches' features."""
+    found = principal_components(patch_features(task.model, task.inputs, layer))
+    colors = component_colors(found.scores)[0].reshape(*task.layout.grid, -1)
+    title = f"Principal components of the features after {'the last block' if layer == -1 else f'block {layer}'}"
+    figure = pca_figure(task.prepared, colors, task.layout, found.explained[0], title=title)
+    scores = found.scores[0].reshape(*task.layout.grid, -1).numpy()
+    return Explanation({"pca": scores}, {"pca": figure}, {"pca_explained": found.explained[0].tolist()})
 
 
 def _open_note(fractions: dict[str, float]) -> str:
