@@ -15,6 +15,7 @@ from vit_interactions.cli.options import (
     Beta,
     Checkpoint,
     Device,
+    ExcludeSinks,
     Images,
     Model,
     OutputKind,
@@ -83,6 +84,7 @@ def explain(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     resume: ResumeSame = False,
 ) -> None:
@@ -111,7 +113,16 @@ def explain(
         patch_index(chosen, image_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output, pca
+        model,
+        sha256(weights) if weights else None,
+        methods,
+        patches,
+        alpha,
+        beta,
+        chosen_class,
+        output,
+        pca,
+        exclude_sinks,
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
     result = ExplainResult()

@@ -58,6 +58,7 @@ def explorer(
     beta: float = 0.20,
     title: str | None = None,
     output: Output | None = None,
+    exclude_sinks: bool = False,
 ) -> ExplorerPage:
     """Create an interactive page that shows how the patches of an image interact.
 
@@ -73,6 +74,8 @@ def explorer(
         beta: initial β, the fraction of patches dropped as indiscriminative, in [0, 1].
         title: page title; None for the file name.
         output: kind of model output, as in `compare`.
+        exclude_sinks: leave attention sinks out of U, windows and fields; see `attention_sinks`. They are marked in any
+            case.
 
     Returns:
         The page; call `save` to write it.
@@ -107,7 +110,8 @@ def explorer(
     else:
         opened, file = read_image(image), Path(image).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
-    found = page_data(vit, prepare(opened, vit), named=isinstance(model, str), output=output)
+    prepared, named = prepare(opened, vit), isinstance(model, str)
+    found = page_data(vit, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
 
 

@@ -4,6 +4,7 @@ from vit_interactions.functional.attention import attention_gradient as attentio
 from vit_interactions.functional.attention import (
     attention_probabilities as attention_probabilities,
 )
+from vit_interactions.functional.attention_sinks import AttentionSinks as AttentionSinks
 from vit_interactions.functional.feature_pca import component_colors as component_colors
 from vit_interactions.functional.feature_pca import principal_components as principal_components
 from vit_interactions.functional.indiscriminative import column_variance as column_variance
