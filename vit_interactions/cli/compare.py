@@ -118,7 +118,7 @@ def compare_command(
     ] = 1,
     resume: ResumeSame = False,
 ) -> None:
-    """Compare methods side by side, on images and by metrics. With torchrun, in several processes."""
+    """Compare methods side by side: their maps of your images, and metrics. Use torchrun for several processes."""
     names = model or [DEFAULT_MODEL]
     methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:

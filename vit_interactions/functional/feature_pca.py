@@ -23,7 +23,7 @@ class PrincipalComponents(NamedTuple):
 
     Attributes:
         scores: (batch, patches, 3), the centered features along each component.
-        explained: (batch, 3), each component's fraction of the variance of the features, in falling order.
+        explained: (batch, 3), each component's fraction of the variance of the features, in descending order.
     """
 
     scores: Tensor
