@@ -8,6 +8,7 @@ from vit_interactions.metrics.confidence import AVERAGE_GAIN as AVERAGE_GAIN
 from vit_interactions.metrics.confidence import AVERAGE_INCREASE as AVERAGE_INCREASE
 from vit_interactions.metrics.deletion import deletion as deletion
 from vit_interactions.metrics.energy_in_box import ENERGY_IN_BOX as ENERGY_IN_BOX
+from vit_interactions.metrics.grid_pointing_game import GRID_POINTING_GAME as GRID_POINTING_GAME
 from vit_interactions.metrics.infidelity import infidelity as infidelity
 from vit_interactions.metrics.insertion import insertion as insertion
 from vit_interactions.metrics.iou import iou as iou
@@ -40,6 +41,7 @@ METRICS: dict[str, Metric] = {
         ENERGY_IN_BOX,
         iou(),
         AVERAGE_PRECISION,
+        GRID_POINTING_GAME,
     )
 }
 # Three curves for sixty forward passes, and the metrics that need no pass.
