@@ -31,6 +31,7 @@ BLUE = (3, 0)
 
 def case_for(name: str, image: Tensor | None = None, **options: Any) -> Case:
     """Build the planted case with what a metric needs: the grid pointing game needs a quadrant as the object."""
+    options.setdefault("complete", True)
     if name == "grid_pointing_game":
         options["inside"] = box(slice(0, 2), slice(2, 4))
     return planted_case(image, **options)
@@ -67,8 +68,12 @@ def scene() -> Tensor:
     return painted(planted_image(), BLUE, 2)
 
 
-# Nearly all values of the planted map are tied, so randomization has its own test.
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "randomization"])
+# Nearly all values of the planted map are tied, so randomization has its own test. Completeness judges the sum alone,
+# and sparseness does not judge.
+@pytest.mark.parametrize(
+    "name",
+    [name for name in METRICS if name not in ("randomization", "completeness_error", "sparseness")],
+)
 def test_the_ideal_map_beats_every_random_map(name: str) -> None:
     # Blurring hardly changes a patch of one color.
     metric = insertion("mean") if name == "insertion" else METRICS[name]
@@ -92,12 +97,12 @@ def test_the_ideal_map_beats_every_random_map(name: str) -> None:
 def test_metrics_describe_themselves_and_change_nothing(name: str) -> None:
     metric = METRICS[name]
     assert metric.name == name
-    assert metric.direction in ("higher", "lower")
+    assert metric.direction in ("higher", "lower", "none")
     assert metric.range[0] < metric.range[1]
     assert metric.source
     assert metric.cost
     assert metric.parameters
-    assert metric.needs <= {"object", "explain"}
+    assert metric.needs <= {"object", "explain", "complete"}
     case = case_for(name, explain=ideal)
     case.model.train()
     before = {key: value.clone() for key, value in case.model.state_dict().items()}
@@ -122,7 +127,9 @@ def test_metrics_describe_themselves_and_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].needs])
 def test_missing_requirements_raise(name: str) -> None:
     case = planted_case(inside=None)
-    with pytest.raises(ValueError, match=r"needs (to know where the object is|to run the method again)"):
+    with pytest.raises(
+        ValueError, match=r"needs (to know where the object is|to run the method again)|not defined"
+    ):
         METRICS[name].measure(case, planted_map()[0])
 
 

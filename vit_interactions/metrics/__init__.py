@@ -3,6 +3,7 @@
 from vit_interactions.metrics.abpc import abpc as abpc
 from vit_interactions.metrics.agreement import agreement as agreement
 from vit_interactions.metrics.average_precision import AVERAGE_PRECISION as AVERAGE_PRECISION
+from vit_interactions.metrics.completeness_error import COMPLETENESS_ERROR as COMPLETENESS_ERROR
 from vit_interactions.metrics.confidence import AVERAGE_DROP as AVERAGE_DROP
 from vit_interactions.metrics.confidence import AVERAGE_GAIN as AVERAGE_GAIN
 from vit_interactions.metrics.confidence import AVERAGE_INCREASE as AVERAGE_INCREASE
@@ -19,6 +20,7 @@ from vit_interactions.metrics.pointing_game import POINTING_GAME as POINTING_GAM
 from vit_interactions.metrics.randomization import randomization as randomization
 from vit_interactions.metrics.road import road as road
 from vit_interactions.metrics.sensitivity import sensitivity as sensitivity
+from vit_interactions.metrics.sparseness import SPARSENESS as SPARSENESS
 from vit_interactions.metrics.token_removal import token_deletion as token_deletion
 from vit_interactions.metrics.token_removal import token_insertion as token_insertion
 
@@ -37,6 +39,8 @@ METRICS: dict[str, Metric] = {
         infidelity(),
         sensitivity(),
         randomization(),
+        COMPLETENESS_ERROR,
+        SPARSENESS,
         POINTING_GAME,
         ENERGY_IN_BOX,
         iou(),
