@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from vit_interactions_adapters.captum_methods import CaptumGradientShap, CaptumIntegratedGradients
 
 import vit_interactions as vi
 from tests.helpers.families import tiny
@@ -16,7 +17,6 @@ from tests.helpers.planted import (
 )
 from vit_interactions.metrics import METRICS
 from vit_interactions.metrics.completeness_error import completeness_error
-from vit_interactions_adapters.captum_methods import CaptumGradientShap, CaptumIntegratedGradients
 
 METRIC = METRICS["completeness_error"]
 

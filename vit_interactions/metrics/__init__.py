@@ -20,6 +20,7 @@ from vit_interactions.metrics.pointing_game import POINTING_GAME as POINTING_GAM
 from vit_interactions.metrics.randomization import randomization as randomization
 from vit_interactions.metrics.road import road as road
 from vit_interactions.metrics.sensitivity import sensitivity as sensitivity
+from vit_interactions.metrics.single_deletion import single_deletion as single_deletion
 from vit_interactions.metrics.sparseness import SPARSENESS as SPARSENESS
 from vit_interactions.metrics.token_removal import token_deletion as token_deletion
 from vit_interactions.metrics.token_removal import token_insertion as token_insertion
@@ -36,6 +37,7 @@ METRICS: dict[str, Metric] = {
         AVERAGE_INCREASE,
         AVERAGE_GAIN,
         road(),
+        single_deletion(),
         infidelity(),
         sensitivity(),
         randomization(),

@@ -117,8 +117,8 @@ class Metric:
         source: the paper.
         parameters: all settings that change the value (numbers, strings, and lists of them). Reports show them, and a
             run is resumed only if they are the same.
-        needs: "object" if `Case.inside` must be given, "explain" if `Case.explain` must, "complete" if `Case.complete` must
-            be true.
+        needs: "object" if `Case.inside` must be given, "explain" if `Case.explain` must, "complete" if
+            `Case.complete` must be true.
         cost: description of the cost of one map.
         measure: maps a case and a map (rows, cols), higher is more relevant, to the score; raises ValueError with the
             reason if the score is not defined for this map.
