@@ -19,6 +19,7 @@ from vit_interactions.metrics.metric import Score as Score
 from vit_interactions.metrics.pointing_game import POINTING_GAME as POINTING_GAME
 from vit_interactions.metrics.randomization import randomization as randomization
 from vit_interactions.metrics.road import road as road
+from vit_interactions.metrics.saco import saco as saco
 from vit_interactions.metrics.sensitivity import sensitivity as sensitivity
 from vit_interactions.metrics.single_deletion import single_deletion as single_deletion
 from vit_interactions.metrics.sparseness import SPARSENESS as SPARSENESS
@@ -38,6 +39,7 @@ METRICS: dict[str, Metric] = {
         AVERAGE_GAIN,
         road(),
         single_deletion(),
+        saco(),
         infidelity(),
         sensitivity(),
         randomization(),
