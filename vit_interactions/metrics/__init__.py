@@ -16,6 +16,7 @@ from vit_interactions.metrics.iou import iou as iou
 from vit_interactions.metrics.metric import Case as Case
 from vit_interactions.metrics.metric import Metric as Metric
 from vit_interactions.metrics.metric import Score as Score
+from vit_interactions.metrics.normalized_aopc import normalized_aopc as normalized_aopc
 from vit_interactions.metrics.pointing_game import POINTING_GAME as POINTING_GAME
 from vit_interactions.metrics.randomization import randomization as randomization
 from vit_interactions.metrics.road import road as road
@@ -32,6 +33,7 @@ METRICS: dict[str, Metric] = {
         insertion(),
         deletion(),
         abpc(),
+        normalized_aopc(),
         token_insertion(),
         token_deletion(),
         AVERAGE_DROP,
