@@ -30,9 +30,10 @@ from vit_interactions.metrics.token_removal import token_insertion as token_inse
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        # Removal from both ends first: it depends least on what replaces the patches.
+        abpc(),
         insertion(),
         deletion(),
-        abpc(),
         normalized_aopc(),
         token_insertion(),
         token_deletion(),
@@ -56,9 +57,9 @@ METRICS: dict[str, Metric] = {
 }
 # Three curves for sixty forward passes, and the metrics that need no pass.
 DEFAULT_METRICS: tuple[str, ...] = (
+    "abpc",
     "insertion",
     "deletion",
-    "abpc",
     "pointing_game",
     "energy_in_box",
     "iou",
