@@ -63,6 +63,16 @@ def test_fields_are_those_of_the_equations(teacher: WindowTeacher, images: Tenso
         assert sets(field.dropped[b : b + 1])[0] == references.dropped(u[b].tolist(), BETA)
 
 
+def test_windows_cover_the_fraction_of_the_teacher(images: Tensor) -> None:
+    model = small_vit()
+    explainer = vi.InteractionUncertainty(model)
+    field = WindowTeacher(model, ALPHA, BETA, coverage=0.5)(images)
+    assert same(field, vi.responsive_field(explainer.uncertainty(images), GRID, ALPHA, BETA, coverage=0.5))
+    assert not same(field, WindowTeacher(model, ALPHA, BETA)(images))
+    with pytest.raises(ValueError, match=r"`coverage` must lie in \[0, 1\], got 2"):
+        WindowTeacher(model, coverage=2)
+
+
 def test_teacher_sees_unchanged_images_independently(teacher: WindowTeacher, images: Tensor) -> None:
     field = teacher(images)
     alone = [teacher(image[None]) for image in images]

@@ -11,6 +11,7 @@ from vit_interactions.cli.options import (
     Alpha,
     Beta,
     Checkpoint,
+    Coverage,
     Device,
     Images,
     Model,
@@ -36,6 +37,7 @@ def explore(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
     device: Device = "auto",
 ) -> None:
     """Write interactive pages: point at a patch to see its U, window, field, tendency and attention."""
@@ -43,11 +45,20 @@ def explore(
 
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     check_folder_option(out)
     paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     steps = write_pages(
-        vit, paths, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+        vit,
+        paths,
+        out,
+        name=model,
+        named=checkpoint is None,
+        alpha=alpha,
+        beta=beta,
+        coverage=window_coverage,
+        output=output,
     )
     pages = Pages()
     for pages in track(steps, "exploring", total=len(paths), console=errors):  # noqa: B007

@@ -59,6 +59,7 @@ def interaction_curve(
     images: Tensor | Iterable[Tensor],
     alphas: Sequence[float] = PAPER_ALPHAS,
     beta: float = 0.0,
+    coverage: float = 1.0,
 ) -> InteractionCurve:
     """Count the patch interactions inside the responsive fields, per image and α.
 
@@ -68,12 +69,14 @@ def interaction_curve(
         alphas: fractions of all patch pairs that count as relevant, each in [0, 1].
         beta: fraction of the patches dropped as indiscriminative; 0 counts the adaptive windows (Table 1 of the
             paper), > 0 the responsive fields (Table 2).
+        coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
+            bounding box. See `adaptive_windows`.
 
     Returns:
         The counts per image and α.
 
     Raises:
-        ValueError: no image, images of several sizes, no α, or an α or β outside [0, 1].
+        ValueError: no image, images of several sizes, no α, or an α, β or coverage outside [0, 1].
 
     Example:
         >>> import timm
@@ -86,6 +89,7 @@ def interaction_curve(
     for alpha in alphas:
         check_fraction("alpha", alpha)
     check_fraction("beta", beta)
+    check_fraction("coverage", coverage)
     explainer = InteractionUncertainty(model)
     counts: list[Tensor] = []
     grids: set[tuple[int, int]] = set()
@@ -94,7 +98,7 @@ def interaction_curve(
         grids.add(layout.grid)
         if len(grids) > 1:
             raise ValueError(f"`images` must be of one size, got grids of {sorted(grids)} patches.")
-        fields = (responsive_field(uncertainty, layout.grid, alpha, beta) for alpha in alphas)
+        fields = (responsive_field(uncertainty, layout.grid, alpha, beta, coverage=coverage) for alpha in alphas)
         counts.append(torch.stack([field.operations for field in fields], 1).cpu())
     if not counts:
         raise ValueError("`images` must contain at least one batch, got none.")

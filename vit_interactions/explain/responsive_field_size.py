@@ -17,21 +17,24 @@ from vit_interactions.utilities.checks import check_fraction
 class FieldExplainer(InteractionExplainer):
     """Base class for maps computed from the responsive field of every patch."""
 
-    def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20) -> None:
+    def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20, coverage: float = 1.0) -> None:
         """Create the explainer.
 
         Args:
             model: any ViT.
             alpha: fraction of all patch pairs that count as relevant, in [0, 1].
             beta: fraction of the patches dropped as indiscriminative, in [0, 1].
+            coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the
+                paper's bounding box. See `adaptive_windows`.
 
         Raises:
-            ValueError: `alpha` or `beta` outside [0, 1].
+            ValueError: `alpha`, `beta` or `coverage` outside [0, 1].
         """
         super().__init__(model)
         check_fraction("alpha", alpha)
         check_fraction("beta", beta)
-        self.alpha, self.beta = alpha, beta
+        check_fraction("coverage", coverage)
+        self.alpha, self.beta, self.coverage = alpha, beta, coverage
 
     def field(
         self,
@@ -43,8 +46,8 @@ class FieldExplainer(InteractionExplainer):
         return self.field_from(*self._uncertainty(only_tensor(inputs), target, additional_forward_args))
 
     def field_from(self, uncertainty: Tensor, layout: TokenLayout) -> ResponsiveField:
-        """Compute the responsive fields from U, with this explainer's α and β."""
-        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta)
+        """Compute the responsive fields from U, with this explainer's α, β and coverage."""
+        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta, coverage=self.coverage)
 
 
 class ResponsiveFieldSize(FieldExplainer):

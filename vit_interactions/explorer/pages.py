@@ -46,6 +46,7 @@ def write_pages(
     named: bool,
     alpha: float,
     beta: float,
+    coverage: float = 1.0,
     output: Output | None = None,
 ) -> Iterator[Pages]:
     """Write one page per image, named after its file, to a folder.
@@ -58,6 +59,7 @@ def write_pages(
         named: whether the class names are those of the model's pretrained weights, as in `class_name`.
         alpha: initial α.
         beta: initial β.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
         output: kind of model output, as in `page_data`.
 
     Yields:
@@ -78,7 +80,9 @@ def write_pages(
             try:
                 file = names.choose(numbered_names(safe_name(path.stem), ".html"), partial(_is_own, out, source))
                 found = page_data(model, prepare(read_image(path), model), named=named, output=output)
-                html = render(found, title=path.name, model=name, alpha=alpha, beta=beta, source=source)
+                html = render(
+                    found, title=path.name, model=name, alpha=alpha, beta=beta, coverage=coverage, source=source
+                )
                 pages.done[str(path)] = ExplorerPage(html).save(out / file)
                 names.use(file)
             except (UnsupportedModelError, WriteError):

@@ -45,41 +45,44 @@ def smallest_boxes(marked: Tensor, grid: tuple[int, int], coverage: float) -> Te
     # Rounding must not ask for one patch more than e.g. 0.07 * 100 = 7.000000000000001.
     needed = (coverage * cells.sum((-2, -1)).double() - 1e-9).ceil().int()
     boxes = torch.empty(*cells.shape[:3], 4, dtype=torch.int64, device=marked.device)
-    column = torch.arange(cols, device=marked.device)
     for row in range(rows):
         around = [(top, bottom) for top in range(row + 1) for bottom in range(row, rows)]
         size = max(1, CHUNK // (len(around) * cols**2))
         for first in range(0, len(cells), size):
             part = slice(first, first + size)
-            boxes[part, row] = _smallest(cells[part, row], needed[part, row], column, around)
+            boxes[part, row] = _smallest(cells[part, row], needed[part, row], row, around)
     return boxes.view(*marked.shape[:-1], 4)
 
 
-def _smallest(cells: Tensor, needed: Tensor, column: Tensor, around: list[tuple[int, int]]) -> Tensor:
+def _smallest(cells: Tensor, needed: Tensor, row: int, around: list[tuple[int, int]]) -> Tensor:
     """Return the smallest boxes (images, cols, 4) of the patches of one grid row.
 
     Args:
-        cells: (images, cols, rows, cols) bool, the marked patches of each patch of the grid row.
+        cells: (images, cols, rows, cols), the marked patches of each patch of the grid row.
         needed: (images, cols), number of marked patches that the box contains at least.
-        column: (cols,), the column of each patch.
+        row: the grid row.
         around: (top, bottom) of all boxes around the grid row.
     """
-    rows, cols = cells.shape[-2:]
+    images, cols, rows, _ = cells.shape
     top, bottom = torch.tensor(around, device=cells.device).T
     # sums[..., y, x] counts the marked patches above y and left of x.
-    sums = torch.zeros(*cells.shape[:-2], rows + 1, cols + 1, dtype=torch.int32, device=cells.device)
-    sums[..., 1:, 1:] = cells.int().cumsum(-2).cumsum(-1)
+    sums = torch.zeros(images, cols, rows + 1, cols + 1, dtype=torch.int32, device=cells.device)
+    sums[..., 1:, 1:] = cells.cumsum(-2, dtype=torch.int32).cumsum(-1, dtype=torch.int32)
     strips = sums[..., bottom + 1, :] - sums[..., top, :]  # (images, cols, pairs, cols + 1), ascending
-    left, patch = column, column.view(-1, 1, 1)
-    wanted = strips[..., :-1] + needed.unsqueeze(-1).unsqueeze(-1)
-    right = (torch.searchsorted(strips, wanted) - 1).maximum(patch)
-    height = (bottom - top + 1).unsqueeze(-1)
-    area = (right - left + 1) * height
+    # A box whose first or last row is empty is never the smallest, unless that is the row of the patch.
+    useful = sums[..., 1:, -1] > sums[..., :-1, -1]
+    useful[..., row] = True
+    kept = (strips[..., -1] >= needed.unsqueeze(-1)) & useful[..., top] & useful[..., bottom]
+    image, patch, pair = (index.unsqueeze(-1) for index in kept.nonzero(as_tuple=True))
+    strips, left = strips[kept], torch.arange(cols, device=cells.device)
+    right = (torch.searchsorted(strips, strips[:, :-1] + needed[image, patch]) - 1).maximum(patch)
+    area = (right - left + 1) * (bottom - top + 1)[pair]
     # One integer orders the boxes by area, top, left and bottom.
-    order = ((area * rows + top.unsqueeze(-1)) * cols + left) * rows + bottom.unsqueeze(-1)
-    order = order.masked_fill((left > patch) | (right >= cols), torch.iinfo(torch.int64).max)
-    best = order.flatten(-2).argmin(-1, keepdim=True)
-    pair = best.squeeze(-1) // cols
-    return torch.stack(
-        (best.squeeze(-1) % cols, top[pair], right.flatten(-2).gather(-1, best).squeeze(-1), bottom[pair]), -1
-    )
+    order = ((area * rows + top[pair]) * cols + left) * rows + bottom[pair]
+    order = order.masked_fill((left > patch) | (right >= cols), torch.iinfo(torch.int64).max).amin(-1)
+    best = order.new_empty(images * cols)
+    best.scatter_reduce_(0, (image * cols + patch).squeeze(-1), order, "amin", include_self=False)
+    best, last = best.view(images, cols) // rows, best.view(images, cols) % rows
+    best, first = best // cols, best % cols
+    area, high = best // rows, best % rows
+    return torch.stack((first, high, first + area // (last - high + 1) - 1, last), -1)

@@ -1,4 +1,4 @@
-"""The window settings α and β that a model was trained with, if its files contain them."""
+"""The window settings that a model was trained with, if its files contain them."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def trained_windows(name: str) -> dict[str, float]:
-    """Read the α and β that a model "local-dir:FOLDER" was trained with; empty if unknown.
+    """Read the alpha, beta and window coverage that a model "local-dir:FOLDER" was trained with; empty if unknown.
 
     Example:
         >>> trained_windows("vit_tiny_patch16_224")
@@ -20,16 +20,18 @@ def trained_windows(name: str) -> dict[str, float]:
     return known
 
 
-def other_windows(name: str, trained: Mapping[str, float], alpha: float, beta: float) -> list[str]:
-    """Describe differences of α and β from those that a model was trained with.
+def other_windows(
+    name: str, trained: Mapping[str, float], alpha: float, beta: float, coverage: float = 1.0
+) -> list[str]:
+    """Describe differences of the window settings from those that a model was trained with.
 
     Example:
-        >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2}, 0.1, 0.2)
-        ['winft was trained with --alpha 0.028, not 0.1']
+        >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2, "window_coverage": 0.9}, 0.1, 0.2)
+        ['winft was trained with --alpha 0.028, not 0.1', 'winft was trained with --window-coverage 0.9, not 1']
     """
-    used = {"alpha": alpha, "beta": beta}
+    used = {"alpha": alpha, "beta": beta, "window_coverage": coverage}
     return [
-        f"{name} was trained with --{setting} {value:g}, not {used[setting]:g}"
+        f"{name} was trained with --{setting.replace('_', '-')} {value:g}, not {used[setting]:g}"
         for setting, value in trained.items()
         if used.get(setting, value) != value
     ]

@@ -90,7 +90,10 @@ def run_evaluation(settings: EvaluationSettings, reporter: Reporter | None = Non
         notes = skipped_files(dataset)
         if isinstance(model, AdaptiveWindowViT):
             windows = trained_windows(settings.model)
-            notes = [*other_windows(settings.model, windows, settings.alpha, settings.beta), *notes]
+            notes = [
+                *other_windows(settings.model, windows, settings.alpha, settings.beta, settings.window_coverage),
+                *notes,
+            ]
         for note in notes:
             reporter.note(f"note: {note}")
         config = input_config(model, settings)

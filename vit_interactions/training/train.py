@@ -259,7 +259,8 @@ class Run:
                 self._best_files = self._export("best")
 
     def _export(self, name: str) -> dict[str, str]:
-        windows = {"alpha": self._settings.alpha, "beta": self._settings.beta}
+        settings = self._settings
+        windows = {name: getattr(settings, name) for name in ("alpha", "beta", "window_coverage")}
         return export_model(
             self.trainer.model,
             self._out / name,
