@@ -37,9 +37,11 @@ from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldT
 from vit_interactions.explain import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import ZeroMapWarning as ZeroMapWarning
+from vit_interactions.explain import attention_sinks as attention_sinks
 from vit_interactions.explain import interaction_curve as interaction_curve
 from vit_interactions.explorer import ExplorerPage as ExplorerPage
 from vit_interactions.explorer import explorer as explorer
+from vit_interactions.functional import AttentionSinks as AttentionSinks
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field
 from vit_interactions.models import record_windows as record_windows

@@ -161,3 +161,20 @@ def test_windows_cover_a_fraction_of_the_candidates() -> None:
     assert torch.equal(fields.dropped, paper.dropped)
     assert (fields.operations < paper.operations).all()
     assert torch.equal(responsive_field(values, (5, 5), alpha=0.2, coverage=1.0).mask, paper.mask)
+
+
+def test_an_excluded_patch_opens_no_window_but_stays_inside_those_of_others() -> None:
+    # Patches 0 to 4 in a row. Patch 4 matters most to all; without it, patch 0 responds to patch 2.
+    values = torch.zeros(1, 5, 5)
+    values[0, :, 4] = 1.0
+    values[0, 0, 2] = 0.5
+    exclude = torch.tensor([[False, False, False, False, True]])
+    paper = responsive_field(values, (1, 5), alpha=6 / 25, beta=0.0)
+    assert paper.size.tolist() == [[5, 4, 3, 2, 1]]
+    field = responsive_field(values, (1, 5), alpha=1 / 25, beta=0.0, exclude=exclude)
+    assert field.size.tolist() == [[3, 1, 1, 1, 1]]
+    exclude = torch.tensor([[False, True, False, False, True]])
+    field = responsive_field(values, (1, 5), alpha=1 / 25, beta=0.2, exclude=exclude)
+    assert field.mask[0, 0].tolist() == [True, True, True, False, False]
+    # Of the columns of variance 0, 1 is not ranked, and 0 has the lowest index.
+    assert field.dropped.tolist() == [[True, False, False, False, False]]

@@ -6,6 +6,7 @@ from vit_interactions.explain.attention_flow import AttentionFlow as AttentionFl
 from vit_interactions.explain.attention_grad_cam import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain.attention_guided_cam import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain.attention_rollout import AttentionRollout as AttentionRollout
+from vit_interactions.explain.attention_sinks import attention_sinks as attention_sinks
 from vit_interactions.explain.attn_lrp import AttnLRP as AttnLRP
 from vit_interactions.explain.base import Explainer as Explainer
 from vit_interactions.explain.beyond_intuition import BeyondIntuition as BeyondIntuition

@@ -60,6 +60,7 @@ def interaction_curve(
     alphas: Sequence[float] = PAPER_ALPHAS,
     beta: float = 0.0,
     coverage: float = 1.0,
+    exclude_sinks: bool = False,
 ) -> InteractionCurve:
     """Count the patch interactions inside the responsive fields, per image and α.
 
@@ -71,6 +72,7 @@ def interaction_curve(
             paper), > 0 the responsive fields (Table 2).
         coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
             bounding box. See `adaptive_windows`.
+        exclude_sinks: leave out the attention sinks, which are then relevant to no other patch; see `attention_sinks`.
 
     Returns:
         The counts per image and α.
@@ -90,15 +92,18 @@ def interaction_curve(
         check_fraction("alpha", alpha)
     check_fraction("beta", beta)
     check_fraction("coverage", coverage)
-    explainer = InteractionUncertainty(model)
+    explainer = InteractionUncertainty(model, exclude_sinks)
     counts: list[Tensor] = []
     grids: set[tuple[int, int]] = set()
     for batch in [images] if isinstance(images, Tensor) else images:
-        uncertainty, layout = explainer._uncertainty(batch, None, None)
+        uncertainty, layout, exclude = explainer.selected(explainer.interactions(batch))
         grids.add(layout.grid)
         if len(grids) > 1:
             raise ValueError(f"`images` must be of one size, got grids of {sorted(grids)} patches.")
-        fields = (responsive_field(uncertainty, layout.grid, alpha, beta, coverage=coverage) for alpha in alphas)
+        fields = (
+            responsive_field(uncertainty, layout.grid, alpha, beta, coverage=coverage, exclude=exclude)
+            for alpha in alphas
+        )
         counts.append(torch.stack([field.operations for field in fields], 1).cpu())
     if not counts:
         raise ValueError("`images` must contain at least one batch, got none.")

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.functional.responsive_field import ResponsiveField, responsive_field
 from vit_interactions.utilities.checks import check_fraction
@@ -17,7 +16,14 @@ from vit_interactions.utilities.checks import check_fraction
 class FieldExplainer(InteractionExplainer):
     """Base class for maps computed from the responsive field of every patch."""
 
-    def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20, coverage: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float = 0.10,
+        beta: float = 0.20,
+        coverage: float = 1.0,
+        exclude_sinks: bool = False,
+    ) -> None:
         """Create the explainer.
 
         Args:
@@ -26,11 +32,13 @@ class FieldExplainer(InteractionExplainer):
             beta: fraction of the patches dropped as indiscriminative, in [0, 1].
             coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the
                 paper's bounding box. See `adaptive_windows`.
+            exclude_sinks: leave out the attention sinks: they are relevant to no other patch, and are not ranked for
+                `beta`. Windows that other patches open still contain them.
 
         Raises:
             ValueError: `alpha`, `beta` or `coverage` outside [0, 1].
         """
-        super().__init__(model)
+        super().__init__(model, exclude_sinks)
         check_fraction("alpha", alpha)
         check_fraction("beta", beta)
         check_fraction("coverage", coverage)
@@ -43,11 +51,15 @@ class FieldExplainer(InteractionExplainer):
         additional_forward_args: Any = None,
     ) -> ResponsiveField:
         """Compute the responsive fields of a batch of images; see `functional.responsive_field`."""
-        return self.field_from(*self._uncertainty(only_tensor(inputs), target, additional_forward_args))
+        return self.field_from(*self._uncertainty(inputs, target, additional_forward_args))
 
-    def field_from(self, uncertainty: Tensor, layout: TokenLayout) -> ResponsiveField:
+    def field_from(
+        self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None
+    ) -> ResponsiveField:
         """Compute the responsive fields from U, with this explainer's α, β and coverage."""
-        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta, coverage=self.coverage)
+        return responsive_field(
+            uncertainty, layout.grid, self.alpha, self.beta, coverage=self.coverage, exclude=exclude
+        )
 
 
 class ResponsiveFieldSize(FieldExplainer):
@@ -63,6 +75,6 @@ class ResponsiveFieldSize(FieldExplainer):
     more_is_relevant = False
     quantity = "patches in the field"
 
-    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None) -> Tensor:
         """Count the patches in each field."""
-        return self.field_from(uncertainty, layout).size.float()
+        return self.field_from(uncertainty, layout, exclude).size.float()

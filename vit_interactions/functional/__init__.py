@@ -4,6 +4,7 @@ from vit_interactions.functional.attention import attention_gradient as attentio
 from vit_interactions.functional.attention import (
     attention_probabilities as attention_probabilities,
 )
+from vit_interactions.functional.attention_sinks import AttentionSinks as AttentionSinks
 from vit_interactions.functional.indiscriminative import column_variance as column_variance
 from vit_interactions.functional.indiscriminative import (
     indiscriminative_patches as indiscriminative_patches,

@@ -91,6 +91,7 @@ def responsive_field(
     beta: float = 0.20,
     field: Literal["window", "candidates"] = "window",
     coverage: float = 1.0,
+    exclude: Tensor | None = None,
 ) -> ResponsiveField:
     """Determine the responsive field of every patch: its window without the indiscriminative patches (Eq. 6).
 
@@ -103,6 +104,8 @@ def responsive_field(
             only the relevant patches, as Eq. 6 is printed.
         coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
             bounding box. See `adaptive_windows`.
+        exclude: (batch, patches) bool, patches that are relevant to no other patch and not ranked for `beta`, such as
+            attention sinks; None for none. They are still part of windows that other patches open.
 
     Returns:
         The fields. A patch always belongs to its own field, even if it is dropped from the others.
@@ -122,9 +125,9 @@ def responsive_field(
     check_grid(grid, uncertainty.shape[-1])
     if field not in ("window", "candidates"):
         raise ValueError(f'`field` must be "window" or "candidates", got {field!r}.')
-    relevant = relevant_pairs(uncertainty, alpha)
+    relevant = relevant_pairs(uncertainty, alpha, exclude)
     candidates, windows = with_self(relevant), covering_windows(relevant, grid, coverage)
-    dropped = indiscriminative_patches(uncertainty, beta)
+    dropped = indiscriminative_patches(uncertainty, beta, exclude)
     if field == "window":
         return replace(field_from_windows(windows, dropped, grid), candidates=candidates)
     mask = with_self(candidates & ~dropped.unsqueeze(1))
