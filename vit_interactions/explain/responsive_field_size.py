@@ -16,6 +16,8 @@ from vit_interactions.utilities.checks import check_fraction
 class FieldExplainer(InteractionExplainer):
     """Base class for maps computed from the responsive field of every patch."""
 
+    run_settings = ("alpha", "beta", "coverage")
+
     def __init__(
         self,
         model: nn.Module,
