@@ -8,10 +8,13 @@ folders. `report` prints Markdown tables with 95% bootstrap intervals over image
 
 - box: the paper's bounding box;
 - 0.95, 0.9: the smallest box with this fraction of the relevant patches (`coverage`);
-- mass 0.95, mass 0.9: the same for a fraction of the sum of their U;
+- shuffled box, shuffled 0.9: the same with U shuffled within rows, so that relevant patches are anywhere in the image;
+- mass 0.9: the smallest box with 90% of the sum of U of the relevant patches, the patch itself not counted;
 - set: the relevant patches themselves and the patch, without a box;
-- shuffled box, shuffled 0.9: U shuffled within rows, so that relevant patches are anywhere in the image;
-- rest box, rest 0.9: without the relevant pairs in the most informative 5% of the columns (10 of 196).
+- top columns: the fraction of the relevant pairs in the 5% of the columns (10 of 196) that hold most of them;
+- box without top columns: the bounding box without these pairs;
+- box with others instead: the bounding box if as many pairs of other columns are relevant instead (`exclude`);
+- columns of largest mean, box without columns of largest mean: the same for the 5% with the largest mean U.
 """
 
 import argparse
@@ -27,7 +30,13 @@ from torch import Tensor
 import vit_interactions as vi
 from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.figures import prepare
-from vit_interactions.functional import informativeness, relevant_pairs, smallest_boxes, window_operations
+from vit_interactions.functional import (
+    adaptive_windows,
+    informativeness,
+    relevant_pairs,
+    smallest_boxes,
+    window_operations,
+)
 from vit_interactions.functional.windows import covering_windows, with_self
 from vit_interactions.images import read_image
 from vit_interactions.images.listing import find_images
@@ -35,8 +44,8 @@ from vit_interactions.loading.models import load_model
 
 ALPHAS = (0.02, 0.025, 0.05, 0.10, 0.20, 0.50, 1.0)
 PAPER = {0.025: 4_971, 0.05: 6_801, 0.10: 8_866, 0.20: 10_283, 0.50: 38_334, 1.0: 38_416}  # Table 1, ViT-B/16
-COLUMNS = 10 / 196  # fraction of the columns that count as the most informative
-LEVELS = 1000  # to which U is rounded for the mass
+COLUMNS = 10 / 196  # fraction of the columns that count as the top
+LEVELS = 2**19  # to which U is rounded, relative to the maximum of its row, for the mass
 STYLES: dict[str, dict[str, Any]] = {
     "box": {"color": "#0072b2", "marker": "o", "label": "bounding box (paper)"},
     "0.95": {"color": "#009e73", "marker": "s", "label": "95% of the relevant patches"},
@@ -46,33 +55,38 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def window_shares(uncertainty: Tensor, grid: tuple[int, int]) -> dict[str, list[float]]:
-    """Return the fraction of all pairs per kind and α for U (1, patches, patches) of one image."""
-    pairs = uncertainty[0].numel()
+def window_fractions(uncertainty: Tensor, grid: tuple[int, int], alpha: float) -> dict[str, float]:
+    """Return the fraction of all pairs for each kind of window, for U (1, patches, patches) of one image."""
+    patches = uncertainty.shape[-1]
     order = torch.rand(uncertainty.shape, generator=torch.Generator().manual_seed(0)).argsort(-1)
-    shuffled = uncertainty.gather(-1, order)
-    columns = informativeness(uncertainty).topk(round(COLUMNS * uncertainty.shape[-1])).indices
-    informative = torch.zeros(uncertainty.shape[:2], dtype=torch.bool).scatter(1, columns, True).unsqueeze(1)
-    levels = (uncertainty / uncertainty.amax((-2, -1), keepdim=True) * LEVELS).round().int()
-    found: dict[str, list[float]] = {}
+    relevant, elsewhere = relevant_pairs(uncertainty, alpha), relevant_pairs(uncertainty.gather(-1, order), alpha)
+    used, informative = most(relevant.sum(1)), most(informativeness(uncertainty))
+    others = uncertainty.masked_fill(torch.eye(patches, dtype=torch.bool), 0.0)
+    mass = (others / others.amax(-1, keepdim=True) * LEVELS).round().int() * relevant
+    windows = {
+        "box": covering_windows(relevant, grid, 1.0),
+        "0.95": covering_windows(relevant, grid, 0.95),
+        "0.9": covering_windows(relevant, grid, 0.9),
+        "shuffled box": covering_windows(elsewhere, grid, 1.0),
+        "shuffled 0.9": covering_windows(elsewhere, grid, 0.9),
+        "mass 0.9": smallest_boxes(mass, grid, 0.9),
+        "box without top columns": covering_windows(relevant & ~used.unsqueeze(1), grid, 1.0),
+        "box with others instead": adaptive_windows(uncertainty, grid, alpha, exclude=used),
+        "box without columns of largest mean": covering_windows(relevant & ~informative.unsqueeze(1), grid, 1.0),
+    }
+    pairs = relevant.sum().item()
+    return {
+        **{kind: window_operations(each).item() / patches**2 for kind, each in windows.items()},
+        "set": with_self(relevant).double().mean().item(),
+        "top columns": (relevant & used.unsqueeze(1)).sum().item() / pairs,
+        "columns of largest mean": (relevant & informative.unsqueeze(1)).sum().item() / pairs,
+    }
 
-    def add(kind: str, windows: Tensor) -> None:
-        found.setdefault(kind, []).append(window_operations(windows).item() / pairs)
 
-    for alpha in ALPHAS:
-        relevant, elsewhere = relevant_pairs(uncertainty, alpha), relevant_pairs(shuffled, alpha)
-        add("box", covering_windows(relevant, grid, 1.0))
-        add("shuffled box", covering_windows(elsewhere, grid, 1.0))
-        add("shuffled 0.9", covering_windows(elsewhere, grid, 0.9))
-        for coverage in (0.95, 0.9):
-            add(f"{coverage}", covering_windows(relevant, grid, coverage))
-            add(f"mass {coverage}", smallest_boxes(levels * relevant, grid, coverage))
-        found.setdefault("set", []).append(with_self(relevant).double().mean().item())
-        inside = (relevant & informative).sum().item() / relevant.sum().item()
-        found.setdefault("inside", []).append(inside)
-        for kind, coverage in (("rest box", 1.0), ("rest 0.9", 0.9)):
-            add(kind, covering_windows(relevant & ~informative, grid, coverage))
-    return found
+def most(score: Tensor) -> Tensor:
+    """Mark the 5% of the columns with the highest score, (1, patches) bool."""
+    chosen = score.topk(round(COLUMNS * score.shape[-1])).indices
+    return torch.zeros(score.shape, dtype=torch.bool).scatter(1, chosen, True)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -86,7 +100,9 @@ def measure(options: argparse.Namespace) -> None:
     for path in paths:
         inputs = prepare(read_image(path), model).input.unsqueeze(0)
         grid = vi.token_layout(model, (inputs.shape[-2], inputs.shape[-1])).grid
-        images[path.name] = window_shares(explainer.uncertainty(inputs), grid)
+        uncertainty = explainer.uncertainty(inputs)
+        found = [window_fractions(uncertainty, grid, alpha) for alpha in ALPHAS]
+        images[path.name] = {kind: [each[kind] for each in found] for kind in found[0]}
         content = {"model": options.model, "grid": grid, "alphas": ALPHAS, "images": images}
         options.out.write_text(json.dumps(content))
 

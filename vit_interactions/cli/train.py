@@ -153,7 +153,7 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     numbers = {name: value if isfinite(value or 0) else None for name, value in evaluation.as_row().items()}
     row = {"model": settings.model, **numbers}
     if path.suffix == ".json":
-        unused = {} if settings.teacher else dict.fromkeys(("alpha", "beta", "window_coverage"))
+        unused = {} if settings.teacher else dict.fromkeys(WINDOW_SETTINGS)
         failed = {"unreadable_images": dict(evaluation.unreadable)} if evaluation.unreadable else {}
         write_json(path, {**row, **failed, "settings": settings.as_json() | unused})
         return

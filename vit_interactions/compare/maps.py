@@ -51,9 +51,10 @@ def explain_batch(
         for method in settings.methods:
             with seeded(0):  # so that a map does not depend on which other methods run
                 batch.explain(method)
-        # Methods with another alpha have other windows, which are not reported.
+        # Methods with another alpha or coverage have other windows, which are not reported.
         if any(
-            issubclass(method.kind, FieldExplainer) and method.options.get("alpha") == settings.alpha
+            issubclass(method.kind, FieldExplainer)
+            and all(method.options.get(name) == getattr(settings, name) for name in ("alpha", "coverage"))
             for method in settings.methods
         ):
             batch.find_window_fractions()
@@ -139,7 +140,7 @@ class _Batch:
 
     def _find_window_fractions(self) -> None:
         _, shared = self._uncertainty
-        windows = adaptive_windows(shared.result, self.layout.grid, self.settings.alpha)
+        windows = adaptive_windows(shared.result, self.layout.grid, self.settings.alpha, self.settings.coverage)
         for record, pairs in zip(self.records, window_operations(windows).tolist(), strict=True):
             record.window_fraction = pairs / self.layout.patches**2
 

@@ -27,6 +27,7 @@ class Settings:
         beta: fraction of the patches that are dropped as indiscriminative.
         target: target class of class-specific methods, or "pred" for the predicted class.
         output: kind of the model's output; None: see `predictions.find_output`.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Settings:
     beta: float = 0.20
     target: int | str = "pred"
     output: Output | None = None
+    coverage: float = 1.0
 
     def __post_init__(self) -> None:
         methods = tuple(self._with_defaults(method) for method in configure(self.methods))

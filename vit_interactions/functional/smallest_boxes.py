@@ -21,7 +21,7 @@ def smallest_boxes(marked: Tensor, grid: tuple[int, int], coverage: float) -> Te
 
     Args:
         marked: (batch, patches, patches) bool. A row may be empty; its box is the patch itself. The patch of the row
-            counts only if it is marked.
+            counts only if it is marked. Or integers >= 0, the weight of each patch, with row sums below 2³⁰.
         grid: (rows, cols) of the patches.
         coverage: fraction of the marked patches of a row that its box contains at least, in [0, 1]. With 1, the boxes
             are the bounding boxes of the marked patches and the patch; with 0, the patch itself.

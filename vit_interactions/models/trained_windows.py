@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+# The settings of a training run that determine its windows, each an option of the commands.
+WINDOW_SETTINGS = ("alpha", "beta", "window_coverage", "exclude_sinks")
+
+
 def trained_windows(name: str) -> dict[str, float]:
-    """Read the alpha, beta and window coverage that a model "local-dir:FOLDER" was trained with; empty if unknown.
+    """Read the `WINDOW_SETTINGS` that a model "local-dir:FOLDER" was trained with; empty if unknown.
 
     Example:
         >>> trained_windows("vit_tiny_patch16_224")
@@ -21,7 +25,12 @@ def trained_windows(name: str) -> dict[str, float]:
 
 
 def other_windows(
-    name: str, trained: Mapping[str, float], alpha: float, beta: float, coverage: float = 1.0
+    name: str,
+    trained: Mapping[str, float],
+    alpha: float,
+    beta: float,
+    coverage: float = 1.0,
+    exclude_sinks: bool = False,
 ) -> list[str]:
     """Describe differences of the window settings from those that a model was trained with.
 
@@ -29,7 +38,7 @@ def other_windows(
         >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2, "window_coverage": 0.9}, 0.1, 0.2)
         ['winft was trained with --alpha 0.028, not 0.1', 'winft was trained with --window-coverage 0.9, not 1']
     """
-    used = {"alpha": alpha, "beta": beta, "window_coverage": coverage}
+    used = dict(zip(WINDOW_SETTINGS, (alpha, beta, coverage, exclude_sinks), strict=True))
     return [
         f"{name} was trained with --{setting.replace('_', '-')} {value:g}, not {used[setting]:g}"
         for setting, value in trained.items()

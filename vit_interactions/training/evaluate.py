@@ -91,7 +91,7 @@ def run_evaluation(settings: EvaluationSettings, reporter: Reporter | None = Non
         if isinstance(model, AdaptiveWindowViT):
             windows = trained_windows(settings.model)
             notes = [
-                *other_windows(settings.model, windows, settings.alpha, settings.beta, settings.window_coverage),
+                *other_windows(settings.model, windows, settings.alpha, settings.beta, settings.window_coverage, settings.exclude_sinks),
                 *notes,
             ]
         for note in notes:

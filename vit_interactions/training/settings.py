@@ -49,6 +49,9 @@ class BaseSettings:
         "the paper.",
         check_fraction,
     )
+    exclude_sinks: bool = option(
+        False, "Leave out the teacher's attention sinks: they are relevant to no other patch."
+    )
     amp: str = option("none", "Mixed precision: bf16, fp16 or none.", one_of("bf16", "fp16", "none"))
     device: str = option("auto", "Device: auto (CUDA, then MPS, then CPU), cpu, cuda, mps, ...")
     workers: int = option(4, "Worker processes that load images.", within(0, MAX_WORKERS))

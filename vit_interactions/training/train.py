@@ -260,7 +260,7 @@ class Run:
 
     def _export(self, name: str) -> dict[str, str]:
         settings = self._settings
-        windows = {name: getattr(settings, name) for name in ("alpha", "beta", "window_coverage")}
+        windows = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
         return export_model(
             self.trainer.model,
             self._out / name,

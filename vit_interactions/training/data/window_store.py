@@ -59,6 +59,7 @@ class Manifest:
         shard: images per shard, except in the last one.
         format: version of the file format.
         coverage: fraction of a patch's relevant patches that its window contains at least.
+        exclude_sinks: whether attention sinks are relevant to no other patch.
     """
 
     teacher: str
@@ -75,6 +76,7 @@ class Manifest:
     shard: int
     format: int = 3
     coverage: float = 1.0
+    exclude_sinks: bool = False
 
     @property
     def record_bytes(self) -> int:
@@ -116,7 +118,7 @@ class Manifest:
 
 
 # Settings that older stores lack, and their values there.
-ADDED = {"coverage": 1.0}
+ADDED = {"coverage": 1.0, "exclude_sinks": False}
 # JSON has lists, not tuples.
 FIELDS = {each.name: list if get_origin(each.type) is tuple else each.type for each in fields(Manifest)}
 
