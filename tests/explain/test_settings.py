@@ -28,11 +28,11 @@ def test_a_run_sets_options_that_are_not_given() -> None:
     }
     settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3, coverage=0.9)
     assert {method.name: method.options for method in settings.methods} == {
-        "field": {"alpha": 0.05, "beta": 0.3, "coverage": 0.9},
-        "own": {"alpha": 0.2, "beta": 0.3, "coverage": 0.9},
-        "partial": {"alpha": 0.05, "beta": 0.4, "coverage": 0.9},
+        "field": {"alpha": 0.05, "beta": 0.3, "coverage": 0.9, "exclude_sinks": False},
+        "own": {"alpha": 0.2, "beta": 0.3, "coverage": 0.9, "exclude_sinks": False},
+        "partial": {"alpha": 0.05, "beta": 0.4, "coverage": 0.9, "exclude_sinks": False},
         "fixed": {},
-        "rollout": {},  # whose alpha is another one
+        "rollout": {"exclude_sinks": False},  # whose alpha is another one
         "daam": {"readout": "model"},
         "daam of class tokens": {"readout": "class_token"},
     }

@@ -1,5 +1,7 @@
 """The data of a page, compared with the library."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,12 @@ import vit_interactions as vi
 from vit_interactions.explorer import quantize
 from vit_interactions.explorer.data import PageData, page_data
 from vit_interactions.explorer.quantize import quantize_rows
-from vit_interactions.explorer.render import render
+from vit_interactions.explorer.render import _arrays, _sliders, render
+from vit_interactions.explorer.thresholds import slider_steps
 from vit_interactions.figures import PreparedImage
+from vit_interactions.functional import indiscriminative_patches, relevant_pairs
+
+attention_sinks_module = importlib.import_module("vit_interactions.functional.attention_sinks")
 
 
 def own_attention(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -74,3 +80,35 @@ def test_large_grids_keep_the_mean_over_heads_or_nothing(
     nothing = page_data(model, prepared, named=False)
     assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
     assert "Not shown" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
+
+
+def test_sinks_are_marked_and_left_out_on_request(
+    model: nn.Module, prepared: PreparedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = page_data(model, prepared, named=False)
+    assert torch.equal(plain.sinks, vi.attention_sinks(model, prepared.input[None]).patches[0])
+    monkeypatch.setattr(attention_sinks_module, "FAIR_SHARES", 1.5)
+    monkeypatch.setattr(attention_sinks_module, "DEVIATIONS", 0.0)
+    marked = page_data(model, prepared, named=False)
+    count = int(marked.sinks.sum())
+    assert 0 < count < marked.layout.patches
+    assert torch.equal(marked.uncertainty, plain.uncertainty)
+    assert marked.excluded is None
+    text = render(marked, title="t", model="m", alpha=0.1, beta=0.2)
+    assert f"x: attention sink, a patch that receives attention out of proportion. {count} of" in text
+    assert "are left out" not in text
+
+    without = page_data(model, prepared, named=False, exclude_sinks=True)
+    assert torch.equal(without.uncertainty, plain.uncertainty.masked_fill(marked.sinks, 0.0))
+    assert "; their columns of U are left out" in render(without, title="t", model="m", alpha=0.1, beta=0.2)
+    sliders = slider_steps(without.uncertainty, 0.1, 0.2, without.excluded)
+    exclude = marked.sinks[None]
+    for step, alpha in enumerate(sliders.alphas):
+        expected = relevant_pairs(plain.uncertainty[None], alpha, exclude)[0]
+        assert np.array_equal(sliders.steps <= step, expected.numpy()), alpha
+    assert sliders.values[len(sliders.alphas)] == 0
+    order = np.frombuffer(_arrays(without, sliders)["order"], np.uint16)
+    drops = _sliders(without, sliders, 0.1, 0.2)["drop_counts"]
+    for beta, drop in zip(sliders.betas, drops, strict=True):
+        dropped = indiscriminative_patches(plain.uncertainty[None], beta, exclude)[0]
+        assert np.array_equal(order < drop, dropped.numpy()), beta

@@ -362,6 +362,8 @@ def test_stored_windows_are_the_targets(image_folder: Path, teacher: Path, tmp_p
         train(tiny_settings(image_folder, **{**plain, "alpha": 0.1}), tmp_path / "other")
     with pytest.raises(ValueError, match=r"`window_coverage` must be that of the window store, 1, got 0.9"):
         train(tiny_settings(image_folder, **{**plain, "window_coverage": 0.9}), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`exclude_sinks` must be that of the window store, False, got True"):
+        train(tiny_settings(image_folder, **{**plain, "exclude_sinks": True}), tmp_path / "other")
     with pytest.raises(ValueError, match=r"grid of 2 x 2 patches, got 4 x 4 in"):
         train(tiny_settings(image_folder, **{**plain, "img_size": 32}), tmp_path / "other")
 

@@ -16,6 +16,7 @@ from vit_interactions.cli.options import (
     Checkpoint,
     Coverage,
     Device,
+    ExcludeSinks,
     Images,
     Model,
     OutputKind,
@@ -76,6 +77,7 @@ def explain(
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     window_coverage: Coverage = 1.0,
+    exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     resume: ResumeSame = False,
 ) -> None:
@@ -112,6 +114,7 @@ def explain(
         beta,
         chosen_class,
         output,
+        exclude_sinks,
         window_coverage,
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
@@ -129,7 +132,7 @@ def explain(
     unsupported = {name: f"{name}: {reason}" for name, reason in result.unsupported.items()}
     for name, reason in result.unsupported.items() if not method else ():
         errors.print(f"note: {name} skipped: {reason}", soft_wrap=True)
-    for difference in other_windows(model, trained_windows(model), alpha, beta, window_coverage):
+    for difference in other_windows(model, trained_windows(model), alpha, beta, window_coverage, exclude_sinks):
         errors.print(f"note: {difference}", soft_wrap=True)
     for name, zero in result.zero_maps.items():
         errors.print(

@@ -13,6 +13,7 @@ from vit_interactions.cli.options import (
     Checkpoint,
     Coverage,
     Device,
+    ExcludeSinks,
     Images,
     Model,
     OutputKind,
@@ -38,6 +39,7 @@ def explore(
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
     window_coverage: Coverage = 1.0,
+    exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
 ) -> None:
     """Write interactive pages: point at a patch to see its U, window, field, tendency and attention."""
@@ -59,6 +61,7 @@ def explore(
         beta=beta,
         coverage=window_coverage,
         output=output,
+        exclude_sinks=exclude_sinks,
     )
     pages = Pages()
     for pages in track(steps, "exploring", total=len(paths), console=errors):  # noqa: B007

@@ -59,6 +59,10 @@ Coverage = Annotated[
         "of all, as in the paper, which one distant patch opens; 0.9 leaves out the farthest.",
     ),
 ]
+ExcludeSinks = Annotated[
+    bool,
+    typer.Option("--exclude-sinks", help="Leave attention sinks out of patch interactions and attention rollout."),
+]
 OutputKind = Annotated[
     Output | None,
     typer.Option(

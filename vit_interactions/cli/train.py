@@ -18,6 +18,7 @@ from rich.text import Text
 
 from vit_interactions.cli.options import check_folder_option, given_path
 from vit_interactions.figures.training import training_figure
+from vit_interactions.models.trained_windows import WINDOW_SETTINGS
 from vit_interactions.training.data.unreadable import describe_unreadable
 from vit_interactions.training.evaluate import Evaluation, run_evaluation
 from vit_interactions.training.log import read_rows

@@ -40,6 +40,7 @@ class AttentionRollout(Explainer):
 
     quantity = "contribution to the readout"
     source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
+    run_settings = ("exclude_sinks",)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 Source: Ma et al., arXiv 2203.05922, Eqs. 2 and 3 and Sec. 4.2.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from captum.log import log_usage
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class InteractionExplainer(Explainer):
     """Base class for maps computed from U, the interaction uncertainty of every pair of patches."""
 
     source = "Ma et al., Visualizing and Understanding Patch Interactions in Vision Transformer, arXiv 2203.05922"
+    run_settings: ClassVar[tuple[str, ...]] = ("exclude_sinks",)
 
     def __init__(self, model: nn.Module, exclude_sinks: bool = False) -> None:
         """Create the explainer.

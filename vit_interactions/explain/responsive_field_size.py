@@ -16,7 +16,7 @@ from vit_interactions.utilities.checks import check_fraction
 class FieldExplainer(InteractionExplainer):
     """Base class for maps computed from the responsive field of every patch."""
 
-    run_settings = ("alpha", "beta", "coverage")
+    run_settings = ("alpha", "beta", "coverage", "exclude_sinks")
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Settings:
         patches: (row, col) of the patches whose interactions are drawn; empty: the figure chooses.
         alpha: fraction of all patch pairs that count as relevant.
         beta: fraction of the patches that are dropped as indiscriminative.
+        exclude_sinks: leave out attention sinks in the methods that have this option.
         target: target class of class-specific methods, or "pred" for the predicted class.
         output: kind of the model's output; None: see `predictions.find_output`.
         coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
@@ -38,6 +39,7 @@ class Settings:
     beta: float = 0.20
     target: int | str = "pred"
     output: Output | None = None
+    exclude_sinks: bool = False
     coverage: float = 1.0
 
     def __post_init__(self) -> None:

@@ -59,6 +59,7 @@ def explorer(
     coverage: float = 1.0,
     title: str | None = None,
     output: Output | None = None,
+    exclude_sinks: bool = False,
 ) -> ExplorerPage:
     """Create an interactive page that shows how the patches of an image interact.
 
@@ -75,6 +76,8 @@ def explorer(
             bounding box. See `adaptive_windows`.
         title: page title; None for the file name.
         output: kind of model output, as in `compare`.
+        exclude_sinks: leave attention sinks out of U, windows and fields; see `attention_sinks`. They are marked in any
+            case.
 
     Returns:
         The page; call `save` to write it.
@@ -110,7 +113,8 @@ def explorer(
     else:
         opened, file = read_image(image), Path(image).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
-    found = page_data(vit, prepare(opened, vit), named=isinstance(model, str), output=output)
+    prepared, named = prepare(opened, vit), isinstance(model, str)
+    found = page_data(vit, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta, coverage=coverage))
 
 

@@ -45,6 +45,7 @@ def write_pages(
     beta: float,
     coverage: float = 1.0,
     output: Output | None = None,
+    exclude_sinks: bool = False,
 ) -> Iterator[Pages]:
     """Write one page per image, named after its file, to a folder.
 
@@ -58,6 +59,7 @@ def write_pages(
         beta: initial β.
         coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
         output: kind of model output, as in `page_data`.
+        exclude_sinks: leave out attention sinks, as in `page_data`.
 
     Yields:
         The state after each image. If another image of the same name has a page, it is kept, and the new page gets a
@@ -76,7 +78,8 @@ def write_pages(
             source = image_id(path)
             try:
                 file = names.choose(numbered_names(safe_name(path.stem), ".html"), partial(_is_own, out, source))
-                found = page_data(model, prepare(read_image(path), model), named=named, output=output)
+                prepared = prepare(read_image(path), model)
+                found = page_data(model, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
                 html = render(
                     found, title=path.name, model=name, alpha=alpha, beta=beta, coverage=coverage, source=source
                 )

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import torch
 from bokeh.embed import json_item
 from bokeh.palettes import all_palettes
 from bokeh.resources import Resources
@@ -57,7 +58,7 @@ def render(
         coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
         source: identifies the image among others of the same name; "" for none.
     """
-    sliders = slider_steps(found.uncertainty, alpha, beta)
+    sliders = slider_steps(found.uncertainty, alpha, beta, found.excluded)
     facts = page_facts(found, sliders, alpha, beta) | {"coverage": float(coverage)}
     bokeh, script = _bokeh(), _read("explorer.js")
     page = dict(
@@ -108,9 +109,15 @@ def _sliders(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -
         "alpha_step": sliders.alphas.index(float(alpha)),
         "betas": sliders.betas,
         "beta_step": sliders.betas.index(float(beta)),
-        "drop_counts": [round(share * found.layout.patches) for share in sliders.betas],
+        "drop_counts": [_drops(found, share) for share in sliders.betas],
         "values": [None if np.isnan(value) else float(value) for value in sliders.values],
     }
+
+
+def _drops(found: PageData, beta: float) -> int:
+    """Return the number of patches that β drops; excluded patches are not among them."""
+    most = found.layout.patches - (0 if found.excluded is None else int(found.excluded.sum()))
+    return min(round(beta * found.layout.patches), most)
 
 
 def _shown_attention(found: PageData) -> dict[str, Any]:
@@ -140,12 +147,17 @@ def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
         "line_names": range(heads) if heads > 1 else _line_names(layers, facts["columns"]) if layers else [],
         "all_heads": found.attention.all_heads,
         "levels": facts["levels"],
+        "sinks": int(found.sinks.sum()),
+        "excluded": found.exclude_sinks,
     }
 
 
 def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
     """Return the arrays that the page's script reads, by element id."""
-    order = column_variance(found.uncertainty[None])[0].argsort(stable=True).argsort()
+    variance = column_variance(found.uncertainty[None])[0]
+    if found.excluded is not None:
+        variance = variance.masked_fill(found.excluded, torch.inf)  # ranked last, and never dropped
+    order = variance.argsort(stable=True).argsort()
     arrays: dict[str, NDArray[Any]] = {
         "pairs": sliders.steps,
         "order": order.cpu().numpy().astype(np.uint16),
@@ -172,8 +184,11 @@ def _plots(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     limits = around_both(facts["size"], facts["extent"])
     layout = found.layout
     cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
+    places = [divmod(index, layout.cols) for index in found.sinks.nonzero().flatten().tolist()]
+    width, height = (right - left) / layout.cols, (bottom - top) / layout.rows
+    sinks = [(left + (col + 0.5) * width, top + (row + 0.5) * height) for row, col in places]
     plots = {
-        f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
+        f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY, sinks=sinks)
         for name in facts["panels"]
     }
     if facts["layers"]:

@@ -18,6 +18,7 @@ from vit_interactions.figures.sheets import field_figure as field_figure
 from vit_interactions.figures.sheets import indiscriminative_figure as indiscriminative_figure
 from vit_interactions.figures.sheets import interaction_figure as interaction_figure
 from vit_interactions.figures.sheets import map_figure as map_figure
+from vit_interactions.figures.sinks import mark_sinks as mark_sinks
 from vit_interactions.figures.tendency import draw_color_wheel as draw_color_wheel
 from vit_interactions.figures.tendency import draw_field_size as draw_field_size
 from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tendency_arrows

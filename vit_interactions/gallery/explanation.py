@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import Readout, TokenLayout
-from vit_interactions.explain import DynamicAccumulatedAttention, ZeroMapWarning
+from vit_interactions.explain import DynamicAccumulatedAttention, ZeroMapWarning, attention_sinks
 from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
+    Interactions,
     InteractionUncertainty,
     patch_index,
 )
@@ -130,20 +131,24 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
     )
     unsupported: dict[str, str] = {}
     failed: dict[str, str] = {}
-    uncertainty = inputs.new_empty(0)
+    found: Interactions | None = None
     interactions = [each.name for each in settings.methods if issubclass(each.kind, InteractionExplainer)]
     if interactions:
         with _collected(interactions, unsupported, failed):
             # U is expensive, and shared by these methods.
-            uncertainty = InteractionUncertainty(model).uncertainty(inputs)
-            explanation.include(_interactions(task, uncertainty))
+            found = InteractionUncertainty(model).interactions(inputs)
+            explanation.include(_interactions(task, found))
+    sinks = _sinks(task, found)
+    if sinks is not None:
+        places = sinks.reshape(layout.grid).nonzero().tolist()
+        explanation.facts["attention_sinks"] = {"patches": places, "excluded": settings.exclude_sinks}
     names = [method.name for method in settings.methods]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # the titles report it
         for method, file_name in zip(settings.methods, unique_names(names), strict=True):
             if method.name not in unsupported and method.name not in failed:
                 with _collected([method.name], unsupported, failed):
-                    explanation.include(_explain_by(method, file_name, task, uncertainty))
+                    explanation.include(_explain_by(method, file_name, task, found, sinks))
     explained = [name for name in names if name not in unsupported and name not in failed]
     if not explained:
         reasons = "; ".join(dict.fromkeys([*unsupported.values(), *failed.values()]))
@@ -166,13 +171,25 @@ def _collected(names: Sequence[str], unsupported: dict[str, str], failed: dict[s
         failed.update(dict.fromkeys(names, describe_error(error)))
 
 
-def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertainty: Tensor) -> Explanation:
+def _sinks(task: _Task, found: Interactions | None) -> Tensor | None:
+    """Return the patches that are attention sinks, (patches,) bool; None if no method or model has attention."""
+    if found is not None:
+        return found.sinks.patches[0]
+    if any(method.kind.needs_attention for method in task.settings.methods):
+        with contextlib.suppress(UnsupportedModelError, ValueError, RuntimeError):
+            return attention_sinks(task.model, task.inputs).patches[0]
+    return None
+
+
+def _explain_by(
+    method: ConfiguredMethod, file_name: str, task: _Task, found: Interactions | None, sinks: Tensor | None
+) -> Explanation:
     """Compute and draw the map of one method."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
     explainer = method.create(task.model)
     patch_map = (
-        explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
-        if isinstance(explainer, InteractionExplainer)
+        explainer.map_of(found)[0].reshape(layout.grid)
+        if isinstance(explainer, InteractionExplainer) and found is not None
         else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
     )
     part = Explanation({method.name: patch_map.cpu().numpy()})
@@ -183,8 +200,8 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
     if explainer.class_specific and task.target:
         title += f", {task.target}"
     title += "" if task.prediction is None else f" (predicted: {task.prediction})"
-    if isinstance(explainer, FieldExplainer):
-        title += _open_note(pair_fractions(explainer.field_from(uncertainty, layout)))
+    if isinstance(explainer, FieldExplainer) and found is not None:
+        title += _open_note(pair_fractions(explainer.field_from(*explainer.selected(found))))
     title += "" if patch_map.any() else ZERO_NOTE
     part.figures[file_name] = map_figure(
         prepared,
@@ -194,6 +211,7 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
         label=explainer.quantity,
         more_is_relevant=explainer.more_is_relevant,
         norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
+        sinks=sinks,
     )
     if isinstance(explainer, DynamicAccumulatedAttention):
         shown = display_frames(explainer.frames(task.inputs, settings.target).flatten(2))[0]
@@ -209,21 +227,27 @@ def _open_note(fractions: dict[str, float]) -> str:
     return OPEN_NOTE if fractions["window_fraction"] > OPEN_WINDOWS else ""
 
 
-def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
+def _interactions(task: _Task, interactions: Interactions) -> Explanation:
     """Draw U, windows and fields together, as in the paper."""
-    prepared, settings, layout = task.prepared, task.settings, task.layout
-    coverage = settings.coverage
-    field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta, coverage=coverage)
+    prepared, settings, coverage = task.prepared, task.settings, task.settings.coverage
+    explainer = InteractionUncertainty(task.model, settings.exclude_sinks)
+    uncertainty, layout, exclude = explainer.selected(interactions)
+    field = responsive_field(
+        uncertainty, layout.grid, settings.alpha, settings.beta, coverage=coverage, exclude=exclude
+    )
     fractions = pair_fractions(field)
     narrowed = "" if coverage == 1 else f", window coverage {coverage:g}"
     title = (
         f"α = {settings.alpha:g}, β = {settings.beta:g}{narrowed}: "
-        f"windows cover {fractions['window_fraction']:.0%} of all pairs, fields {fractions['field_fraction']:.0%}{_open_note(fractions)}"
+        f"windows cover {fractions['window_fraction']:.0%} of all pairs, fields {fractions['field_fraction']:.0%}"
+        f"{_open_note(fractions)}"
     )
     patches = list(settings.patches) or None
     figures = {
         "patch_interactions": interaction_figure(prepared, uncertainty[0], field, layout, patches, title=title),
-        "dropped_patches": indiscriminative_figure(prepared, uncertainty[0], layout, chosen=settings.beta),
+        "dropped_patches": indiscriminative_figure(
+            prepared, uncertainty[0], layout, chosen=settings.beta, exclude=exclude
+        ),
         "responsive_fields": field_figure(prepared, field, layout, title=title),
     }
     tensors = {

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-
 # The settings of a training run that determine its windows, each an option of the commands.
 WINDOW_SETTINGS = ("alpha", "beta", "window_coverage", "exclude_sinks")
 
@@ -37,10 +36,19 @@ def other_windows(
     Example:
         >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2, "window_coverage": 0.9}, 0.1, 0.2)
         ['winft was trained with --alpha 0.028, not 0.1', 'winft was trained with --window-coverage 0.9, not 1']
+        >>> other_windows("winft", {"exclude_sinks": True}, 0.1, 0.2)
+        ['winft was trained with --exclude-sinks']
     """
     used = dict(zip(WINDOW_SETTINGS, (alpha, beta, coverage, exclude_sinks), strict=True))
     return [
-        f"{name} was trained with --{setting.replace('_', '-')} {value:g}, not {used[setting]:g}"
+        f"{name} was trained {_given(setting, value, used[setting])}"
         for setting, value in trained.items()
         if used.get(setting, value) != value
     ]
+
+
+def _given(setting: str, trained: float, used: float) -> str:
+    option = f"--{setting.replace('_', '-')}"
+    if isinstance(trained, bool):
+        return f"{'with' if trained else 'without'} {option}"
+    return f"with {option} {trained:g}, not {used:g}"

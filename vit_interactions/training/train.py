@@ -8,6 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from vit_interactions.models.trained_windows import WINDOW_SETTINGS
 from vit_interactions.training import factory
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.data.loaders import Batch

@@ -282,8 +282,13 @@ def test_window_coverage_belongs_to_the_store(dataset: Any, teacher: WindowTeach
     assert not torch.equal(WindowStore(tmp_path / "paper")[0][0], store[0][0])
     with pytest.raises(ValueError, match=r"same windows, got .*: `coverage` is 1\.0 instead of 0\.8\."):
         build(dataset, narrow, tmp_path / "paper", resume=True)
+    sink_free = WindowTeacher(teacher.model, teacher.alpha, teacher.beta, exclude_sinks=True)
+    with pytest.raises(ValueError, match=r"`exclude_sinks` is False instead of True\."):
+        build(dataset, sink_free, tmp_path / "paper", resume=True)
     # A store with the paper's windows is the same as before there was a coverage.
-    assert "coverage" not in (tmp_path / "paper" / "manifest.json").read_text()
+    assert (
+        not {"coverage", "exclude_sinks"} & json.loads((tmp_path / "paper" / "manifest.json").read_text()).keys()
+    )
     assert read_manifest(tmp_path / "paper").coverage == 1.0
 
 
