@@ -6,16 +6,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import distributed, nn
 
 from vit_interactions.explain.configured import Methods
 from vit_interactions.explain.settings import Settings
-from vit_interactions.figures import PreparedImage, prepare
-from vit_interactions.figures.several_maps import maps_figure
 from vit_interactions.images import read_image
+from vit_interactions.images.prepared import PreparedImage, prepare
 from vit_interactions.images.reading import to_rgb
 from vit_interactions.training.log import Row, TensorBoard, WeightsAndBiases, Writer, image_class
 from vit_interactions.training.map_folder import MapFolder
@@ -148,11 +145,11 @@ class ExplainCallback:
         if snapshot.operations is not None:
             pairs = snapshot.layout.patches**2
             title += f": E_O {snapshot.operations:,} of {pairs:,} pairs ({snapshot.operations / pairs:.1%})"
-        figure = maps_figure(self._prepared[name], maps, snapshot.layout, title=title)
-        figure.set_dpi(DPI)
-        canvas: Any = FigureCanvasAgg(figure)  # untyped
-        canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        # Matplotlib is loaded when it is needed, so that importing the package is fast.
+        from vit_interactions.figures.several_maps import maps_figure
+        from vit_interactions.figures.shown import rendered
+
+        return rendered(maps_figure(self._prepared[name], maps, snapshot.layout, title=title), DPI)
 
     def _report(self, text: str, reason: str) -> None:
         """Report a problem, unless one with this reason was reported before."""
