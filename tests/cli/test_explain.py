@@ -67,7 +67,7 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
         assert torch.equal(torch.from_numpy(arrays["uncertainty"]), uncertainty[0])
         fields = vi.responsive_field(uncertainty, (10, 10), 0.05, 0.2)
         assert torch.equal(torch.from_numpy(arrays["field_mask"]), fields.mask[0])
-        assert manifest["field_share"] == int(fields.operations) / 100**2
+        assert manifest["field_fraction"] == int(fields.operations) / 100**2
         assert manifest["prediction"]["index"] == int(model(inputs).argmax())
         assert manifest["prediction"]["name"] is None
     assert json.loads((out / "manifest.json").read_text())["failed"] == {}
@@ -257,6 +257,14 @@ def test_patch_option_needs_an_interaction_method(
     arguments = ["--method", "attention_rollout", "--patch", "1,1"]
     assert explain(*images, *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 2
     assert "`--patch` must come with a patch-interaction method" in capsys.readouterr().err
+
+
+def test_patch_and_pca_options_draw_features(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    arguments = ["--method", "patch_similarity", "--patch", "1,1", "--pca", "-1"]
+    assert explain(images[0], *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 0
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    names = {path.name for path in folder.iterdir() if path.suffix == ".png"}
+    assert names == {"patch_similarity.png", "patch_similarity_patches.png", "pca.png"}
 
 
 def test_unusable_output_paths_fail_first(

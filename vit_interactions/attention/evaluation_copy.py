@@ -28,7 +28,7 @@ ADVICE = (
 )
 # The `train` and `eval` of these packages write to no parameter.
 _TRUSTED = ("torch", "timm", "transformers", "peft")
-_OWN = frozenset(vars(nn.Module()))
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _PLAIN_METHODS = (nn.Module.train, nn.Module.eval)
 _TENSORS = ("_parameters", "_buffers")
 _originals: weakref.WeakKeyDictionary[nn.Module, dict[int, nn.Module]] = weakref.WeakKeyDictionary()
@@ -105,8 +105,8 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules "
-            f"and cannot be copied. {ADVICE}"
+            f"{type(model).__name__} must be copied before it is explained, but its modules are referenced by "
+            f"{error}, which cannot be copied. {ADVICE}"
         ) from error
     copied: nn.Module = copies[id(model)]
     parts = [copies[key] for key in modules]
@@ -127,8 +127,8 @@ def _check(modules: Iterable[nn.Module]) -> None:
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if isinstance(module, torch.jit.ScriptModule) or kinds & {"FullyShardedDataParallel", "FSDPModule"}:
             raise UnsupportedModelError(
-                f"a {type(module).__name__} has to be copied to be explained, but cannot be. Give the plain model, in "
-                "evaluation mode."
+                f"a {type(module).__name__} must be copied before it is explained, but cannot be copied. Pass the "
+                "plain model in evaluation mode."
             )
 
 
@@ -140,7 +140,7 @@ def _kind(module: nn.Module) -> type[nn.Module]:
 def _values(state: dict[str, Any]) -> Iterator[Any]:
     """Yield the values of a module's attributes and hooks, except parameters, buffers and submodules."""
     for name, value in state.items():
-        is_own = name in (*_TENSORS, "_modules") or (name in _OWN and not value)
+        is_own = name in (*_TENSORS, "_modules") or (name in MODULE_ATTRIBUTES and not value)
         if not is_own and not is_atom(value):
             yield value
 
@@ -153,7 +153,7 @@ def _state(
     for name, value in state.items():
         if name in _TENSORS:
             new[name] = {key: private.get(id(tensor), tensor) for key, tensor in value.items()}
-        elif name in _OWN and not value and type(value) in PLAIN:
+        elif name in MODULE_ATTRIBUTES and not value and type(value) in PLAIN:
             new[name] = type(value)()  # no hooks
         elif isinstance(value, Tensor):
             new[name] = private.get(id(value), value)
@@ -163,7 +163,7 @@ def _state(
         elif name != "_compiled_call_impl":
             new[name] = value if is_atom(value) else carry(value)
     if isinstance(copied, _Inside):
-        return {**vars(nn.Module()), **{name: part for name, part in new.items() if name in _OWN}}
+        return {**vars(nn.Module()), **{name: part for name, part in new.items() if name in MODULE_ATTRIBUTES}}
     return new
 
 

@@ -22,7 +22,7 @@ from vit_interactions.attention.probing.outputs import tensors_of
 from vit_interactions.attention.probing.probe_pass import on_random_image, probe_pass, run_model
 from vit_interactions.attention.probing.request import ProbeRequest, as_arguments, cached, probe_request
 
-Score = Callable[[Any], Tensor]
+ScoreFunction = Callable[[Any], Tensor]
 SCORES = 256  # cached probes per model
 _outputs: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
 _scores: weakref.WeakKeyDictionary[nn.Module, dict[Any, Found]] = weakref.WeakKeyDictionary()
@@ -43,7 +43,7 @@ class Scored:
     request: ProbeRequest | None = None
     numbers: frozenset[bytes] = frozenset()
 
-    def check(self, output: Any, score: Score, additional_forward_args: Any) -> None:
+    def check(self, output: Any, score: ScoreFunction, additional_forward_args: Any) -> None:
         """Raise UnsupportedModelError if the images' score in `output` is read differently than a random image's."""
         if self.request is None:
             return
@@ -53,13 +53,15 @@ class Scored:
         found = _common(self.request, additional_forward_args, parts)
         if not (found.agrees(self.probe) and found.has_shares_of(self.probe)):
             raise UnsupportedModelError(
-                "`target` must take the same part of the output for every image, got one whose part for these images "
-                f"comes from other tokens ({found}) than that for a random image ({self.probe}). Give the class as an "
-                "index, or a function that always takes the same part."
+                "`target` must take the same part of the output for every image, got a part that reads different "
+                f"tokens for these images ({found}) than for a random image ({self.probe}). Pass a class index, or a "
+                "function that always takes the same part."
             )
 
 
-def probe_score(model: nn.Module, inputs: Tensor, additional_forward_args: Any, score: Score | None) -> Scored:
+def probe_score(
+    model: nn.Module, inputs: Tensor, additional_forward_args: Any, score: ScoreFunction | None
+) -> Scored:
     """Observe what a model does with an image for a score of its output.
 
     `score` computes (batch,) from the model's output; by default, the main tensor of the output is traced. See `probe`
@@ -102,7 +104,7 @@ def _random_output(request: ProbeRequest, additional_forward_args: Any) -> Any:
     return on_random_image(request, additional_forward_args, run)
 
 
-def _parts(output: Any, score: Score, batch: int) -> list[list[Tensor]]:
+def _parts(output: Any, score: ScoreFunction, batch: int) -> list[list[Tensor]]:
     """Compute the gradient of each image's score at each tensor of the output.
 
     Returns:
@@ -125,8 +127,9 @@ def _parts(output: Any, score: Score, batch: int) -> list[list[Tensor]]:
         )
     if not any(gradient.any() for gradient in gradients):
         raise UnsupportedModelError(
-            "`target` must be differentiable by the model's output: it contains several tensors, or numbers that are "
-            "read from different tokens, and the gradient shows which of them `target` uses."
+            "`target` must be differentiable with respect to the model's output, got one without a gradient. The "
+            "output has several tensors, or parts that read different tokens, and only the gradient shows which of "
+            "them `target` uses."
         )
     return [
         [gradient[i : i + 1] for i in range(batch)] if gradient.shape[:1] == (batch,) else [gradient] * batch
