@@ -121,12 +121,16 @@ def test_numbers_are_those_of_the_images(image: Image.Image) -> None:
     )
     inputs = torch.stack([transform(each) for each in (image, other)])
     counts = vi.ResponsiveFieldSize(model, 0.2, 0.1).field(inputs).operations.tolist()
+    sinks = vi.attention_sinks(model, inputs).patches.sum(1).tolist()
     assert step == 7
     assert row == {
         "operations": sum(counts) / 2,
-        "share": sum(counts) / 2 / 16**2,
+        "fraction": sum(counts) / 2 / 16**2,
+        "sinks": sum(sinks) / 2,
         "operations/noise": counts[0],
         "operations/red": counts[1],
+        "sinks/noise": sinks[0],
+        "sinks/red": sinks[1],
     }
     assert kept.sizes[0].keys() == {"noise", "red"}
 
@@ -157,7 +161,9 @@ def test_unsupported_methods_are_reported_once_and_the_others_shown(image: Image
     for step in range(3):
         callback(model, step)
     assert [step for step, _ in kept.rows] == [0, 1, 2]
-    assert kept.rows[0][1] == {"operations": None, "share": None, "operations/image_1": None}
+    assert kept.rows[0][1] == dict.fromkeys(
+        ("operations", "fraction", "sinks", "operations/image_1", "sinks/image_1")
+    )
     assert all("training continues" in note for note in notes)
     assert any("E_O" in note for note in notes)
     assert any("attention_rollout" in note for note in notes)
@@ -198,8 +204,10 @@ def test_tensorboard_and_wandb_get_numbers_and_pictures(
     ExplainCallback({"cat": image}, [Board(), WandbRun()], alpha=0.0, methods=("raw_attention",))(make_model(), 3)
     assert scalars == {
         "explain/operations": (16.0, 3),
-        "explain/share": (1 / 16, 3),
+        "explain/fraction": (1 / 16, 3),
+        "explain/sinks": (0.0, 3),
         "explain/operations/cat": (16, 3),
+        "explain/sinks/cat": (0, 3),
     }
     (shape, dtype, step, order) = pictures["explain/cat"]
     assert (shape[-1], dtype, step, order) == (3, np.uint8, 3, "HWC")
@@ -207,8 +215,10 @@ def test_tensorboard_and_wandb_get_numbers_and_pictures(
         {
             "explain/step": 3,
             "explain/operations": 16.0,
-            "explain/share": 1 / 16,
+            "explain/fraction": 1 / 16,
+            "explain/sinks": 0.0,
             "explain/operations/cat": 16,
+            "explain/sinks/cat": 0,
             "explain/cat": ("image", "RGB"),
         }
     ]

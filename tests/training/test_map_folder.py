@@ -19,15 +19,15 @@ def files(folder: Path) -> list[str]:
 
 def write(folder: Path, *steps: int) -> None:
     for step in steps:
-        MapFolder(folder).add("explain", {"operations": step * 1.5, "share": None}, step, {"cat": PICTURE})
+        MapFolder(folder).add("explain", {"operations": step * 1.5, "fraction": None}, step, {"cat": PICTURE})
 
 
 def test_steps_are_written_once_in_order(tmp_path: Path) -> None:
     write(tmp_path / "maps", 0, 31, 62)
     assert read_rows(tmp_path / "maps" / TABLE) == [
-        {"step": 0.0, "operations": 0.0, "share": None},
-        {"step": 31.0, "operations": 46.5, "share": None},
-        {"step": 62.0, "operations": 93.0, "share": None},
+        {"step": 0.0, "operations": 0.0, "fraction": None},
+        {"step": 31.0, "operations": 46.5, "fraction": None},
+        {"step": 62.0, "operations": 93.0, "fraction": None},
     ]
     assert files(tmp_path / "maps") == [f"cat/step_{step:08}.png" for step in (0, 31, 62)] + [TABLE]
     (tmp_path / "maps" / "cat" / "step_mine.png").touch()

@@ -70,6 +70,20 @@ def test_maps_are_those_of_the_model_in_evaluation_mode(image: Tensor) -> None:
     assert again.operations == found.operations
 
 
+def test_planted_sink_is_marked(image: Tensor) -> None:
+    model = make_model().eval()
+    # All queries agree with one direction, which only the key of patch 6 has.
+    for block in model.blocks:
+        width = block.attn.qkv.out_features // 3
+        block.attn.qkv.bias.data[:width] = 30.0
+        block.attn.qkv.weight.data[: 2 * width] = 0.0
+        block.attn.qkv.weight.data[width : 2 * width, 0] = 30.0
+    model.pos_embed.data[0, 1 + 6, 0] = 1000.0
+    found = take_snapshot(model, image, Settings("", methods=()))
+    assert found.sinks is not None
+    assert found.sinks.nonzero().tolist() == [[6]]
+
+
 def test_models_in_half_precision_and_compiled_models_are_explained(image: Tensor) -> None:
     model, settings = make_model().train(), Settings("", methods=("raw_attention",))
     expected = take_snapshot(model, image, settings)

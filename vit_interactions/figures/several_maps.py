@@ -12,9 +12,9 @@ from vit_interactions.explain.responsive_field_size import ResponsiveFieldSize
 from vit_interactions.figures.canvas import draw_image
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.sheets import COLUMNS, image_grid
+from vit_interactions.figures.sinks import mark_sinks
 from vit_interactions.figures.values import set_title
 from vit_interactions.images.prepared import PreparedImage
-from vit_interactions.utilities.text import method_label
 
 
 def maps_figure(
@@ -23,6 +23,7 @@ def maps_figure(
     layout: TokenLayout,
     *,
     title: str = "",
+    sinks: Tensor | None = None,
 ) -> Figure:
     """Show an image and its maps, four panels per row.
 
@@ -31,6 +32,7 @@ def maps_figure(
         maps: name, class and map (rows, cols) of each method.
         layout: token layout of the model, from `token_layout`.
         title: figure title, not parsed as math text.
+        sinks: (patches,) bool, the attention sinks to mark on the maps; None for unknown.
 
     Raises:
         ValueError: a map does not have the shape of the layout, or is not finite.
@@ -51,5 +53,6 @@ def maps_figure(
             more_is_relevant=kind.more_is_relevant,
             norm=norm,
         )
-        set_title(axes, method_label(name))
+        set_title(axes, name)
+        mark_sinks(axes, prepared, layout, sinks)
     return figure

@@ -35,7 +35,8 @@ class ExplainCallback:
     bit for bit. Whatever fails is reported once and skipped, and the training continues.
 
     Each image becomes one picture with the maps of all methods. The numbers are E_O, the patch pairs in the image's
-    responsive fields at α and β: "operations" (mean over images), "share" (of all pairs), and "operations/NAME".
+    responsive fields at α and β, and the number of patches that are attention sinks: "operations" and "sinks" (means
+    over images), "fraction" (E_O relative to all pairs), "operations/NAME" and "sinks/NAME".
 
     Example:
         >>> import timm
@@ -149,7 +150,8 @@ class ExplainCallback:
         from vit_interactions.figures.several_maps import maps_figure
         from vit_interactions.figures.shown import rendered
 
-        return rendered(maps_figure(self._prepared[name], maps, snapshot.layout, title=title), DPI)
+        layout, sinks = snapshot.layout, snapshot.sinks
+        return rendered(maps_figure(self._prepared[name], maps, layout, title=title, sinks=sinks), DPI)
 
     def _report(self, text: str, reason: str) -> None:
         """Report a problem, unless one with this reason was reported before."""
@@ -164,22 +166,28 @@ class ExplainCallback:
 
 
 def interactions_row(snapshots: Mapping[str, Snapshot]) -> Row:
-    """Summarize E_O: its mean over images, its share of all pairs, and its value per image; None if unknown.
+    """Summarize E_O and attention sinks: means over images, and values per image; None if unknown.
 
     Example:
+        >>> from torch import tensor
         >>> from vit_interactions.attention.layout import TokenLayout
-        >>> layout = TokenLayout(prefix=1, rows=2, cols=2, readout="token", extent=(32, 32))
-        >>> interactions_row({"cat": Snapshot(layout, operations=8), "dog": Snapshot(layout, operations=4)})
-        {'operations': 6.0, 'share': 0.375, 'operations/cat': 8, 'operations/dog': 4}
+        >>> layout = TokenLayout(prefix=1, rows=1, cols=2, readout="token", extent=(16, 32))
+        >>> row = interactions_row({"cat": Snapshot(layout, operations=3, sinks=tensor([True, False]))})
+        >>> row["operations"], row["fraction"], row["sinks/cat"]
+        (3.0, 0.75, 1)
     """
-    known = [each for each in snapshots.values() if each.operations is not None]
-    counts = [each.operations or 0 for each in known]
-    shares = [count / each.layout.patches**2 for count, each in zip(counts, known, strict=True)]
-    means = {
-        name: sum(values) / len(values) if values else None
-        for name, values in (("operations", counts), ("share", shares))
+    values: dict[str, dict[str, float | int | None]] = {"operations": {}, "fraction": {}, "sinks": {}}
+    for name, each in snapshots.items():
+        operations, sinks = each.operations, each.sinks
+        values["operations"][name] = operations
+        values["fraction"][name] = None if operations is None else operations / each.layout.patches**2
+        values["sinks"][name] = None if sinks is None else int(sinks.sum())
+    known = {column: [each for each in found.values() if each is not None] for column, found in values.items()}
+    means = {column: sum(found) / len(found) if found else None for column, found in known.items()}
+    per_image = {
+        f"{column}/{name}": value for column in ("operations", "sinks") for name, value in values[column].items()
     }
-    return {**means, **{f"operations/{name}": each.operations for name, each in snapshots.items()}}
+    return {**means, **per_image}
 
 
 def read_images(images: Iterable[ImageLike] | Mapping[str, ImageLike]) -> dict[str, Image.Image]:

@@ -13,7 +13,11 @@ from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.explain import ZeroMapWarning
 from vit_interactions.explain.configured import ConfiguredMethod
-from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
+from vit_interactions.explain.interaction_uncertainty import (
+    InteractionExplainer,
+    Interactions,
+    InteractionUncertainty,
+)
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.metrics.patch_map import check_finite
@@ -32,12 +36,14 @@ class Snapshot:
         layout: token layout of the model.
         maps: (rows, cols) float32 on the CPU per method that succeeded, by its name.
         operations: E_O, the patch pairs in the image's responsive fields; None if U cannot be computed.
+        sinks: (patches,) bool on the CPU, the patches that are attention sinks; None if U cannot be computed.
         failed: reasons by the name of the method, or by "E_O".
     """
 
     layout: TokenLayout
     maps: dict[str, Tensor] = field(default_factory=dict)
     operations: int | None = None
+    sinks: Tensor | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -80,20 +86,21 @@ def take_snapshot(model: nn.Module, inputs: Tensor, settings: Settings) -> Snaps
         warnings.simplefilter("ignore", ZeroMapWarning)  # a model at the start of its training has such maps
         with seeded(0):
             layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
-        uncertainty = attempt(INTERACTIONS, lambda: InteractionUncertainty(model).uncertainty(inputs))
-        operations = None
-        if uncertainty is not None:
-            fields = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
+        interactions = attempt(INTERACTIONS, lambda: InteractionUncertainty(model).interactions(inputs))
+        operations = sinks = None
+        if interactions is not None:
+            fields = responsive_field(interactions.uncertainty, layout.grid, settings.alpha, settings.beta)
             operations = int(fields.operations[0])
+            sinks = interactions.sinks.patches[0].cpu()
         maps = {}
         for method in settings.methods:
-            if issubclass(method.kind, InteractionExplainer) and uncertainty is None:
+            if issubclass(method.kind, InteractionExplainer) and interactions is None:
                 failed[method.name] = failed[INTERACTIONS]
                 continue
-            values = attempt(method.name, partial(_map, method, model, inputs, settings, uncertainty, layout))
+            values = attempt(method.name, partial(_map, method, model, inputs, settings, interactions))
             if values is not None:
                 maps[method.name] = values
-    return Snapshot(layout, maps, operations, failed)
+    return Snapshot(layout, maps, operations, sinks, failed)
 
 
 def _map(
@@ -101,12 +108,11 @@ def _map(
     model: nn.Module,
     inputs: Tensor,
     settings: Settings,
-    uncertainty: Tensor | None,
-    layout: TokenLayout,
+    interactions: Interactions | None,
 ) -> Tensor:
     explainer = method.create(model)
-    if isinstance(explainer, InteractionExplainer) and uncertainty is not None:
-        found = explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
+    if isinstance(explainer, InteractionExplainer) and interactions is not None:
+        found = explainer.map_of(interactions)[0].reshape(interactions.layout.grid)
     else:
         found = explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
     found = found.detach().float().cpu()
