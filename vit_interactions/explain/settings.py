@@ -28,11 +28,8 @@ class Settings:
         exclude_sinks: leave out attention sinks in the methods that have this option.
         target: target class of class-specific methods, or "pred" for the predicted class.
         output: kind of the model's output; None: see `predictions.find_output`.
-<<<<<<< HEAD
         pca: the block whose features are drawn by their principal components; None: no such figure.
-=======
         coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
->>>>>>> windows
     """
 
     model: str
