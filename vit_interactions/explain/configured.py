@@ -146,7 +146,7 @@ def declared_passes(described: Mapping[str, Any]) -> tuple[int, int] | None:
     Example:
         >>> declared_passes(parse_method("legrad").describe())
         (3, 2)
-        >>> declared_passes(parse_method("legrad:last_layers=4").describe())
+        >>> declared_passes(parse_method("legrad:layers=-4").describe())
     """
     try:
         method = parse_method(described["method"])
