@@ -124,6 +124,7 @@ def test_memory_of_a_failed_method_is_free_before_the_next(root: Path, monkeypat
         (["responsive_field_tendency:beta=0.5"], True),  # dropped patches stay in the windows
         (["responsive_field_size:alpha=0.3"], False),
         (["responsive_field_size:exclude_sinks=true"], False),
+        (["responsive_field_size:coverage=0.5"], False),
         (["responsive_field_size:alpha=0.3", "responsive_field_size:beta=0"], True),
         (["gmar", "indiscriminative_patches"], False),
     ],
