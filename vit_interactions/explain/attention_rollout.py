@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import Observation
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
+from vit_interactions.explain.pair_map import PairMapped
+from vit_interactions.functional.chain import chain, patch_readouts
 from vit_interactions.functional.rollout import (
     Fusion,
     check_alpha,
@@ -24,10 +27,12 @@ from vit_interactions.functional.rollout import (
 from vit_interactions.utilities.checks import check_fraction, check_index
 
 
-class AttentionRollout(Explainer):
+class AttentionRollout(PairMapped, Explainer):
     """The contribution of each input patch to the readout, through the attention of all layers.
 
-    Keeps one (tokens, tokens) matrix per layer, with the heads fused.
+    Keeps one (tokens, tokens) matrix per layer, with the heads fused. The pair map is the product of these matrices
+    among patches, which costs layers · tokens² · patches operations: 0.2 GFLOP for 196 patches and 12 layers, 62 for
+    1369.
 
     Example:
         >>> import timm, torch
@@ -69,6 +74,19 @@ class AttentionRollout(Explainer):
         self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        fused, seen = self._layers(inputs, target, additional_forward_args)
+        readout = seen.readout().to(fused[0].dtype)
+        return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        fused, seen = self._layers(inputs, target, additional_forward_args)
+        readouts = patch_readouts(fused[0][:, 0], seen.layout.prefix)
+        return chain(readouts, reversed(fused), self.alpha, normalize=True)[..., seen.layout.prefix :]
+
+    def _layers(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[list[Tensor], Observation]:
+        """Compute the fused attention (batch, tokens, tokens) of each used layer."""
         fused: list[Tensor] = []
         layers = 0
 
@@ -81,8 +99,7 @@ class AttentionRollout(Explainer):
         seen = self._observe(inputs, target, additional_forward_args, fuse)
         if not fused:
             raise ValueError(f"`start_layer` must be < {layers}, the model's layers, got {self.start_layer}.")
-        readout = seen.readout().to(fused[0].dtype)
-        return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
+        return fused, seen
 
     @torch.no_grad()
     def _fuse(self, call: AttentionCall, layout: TokenLayout) -> Tensor:
