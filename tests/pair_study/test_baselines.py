@@ -8,32 +8,35 @@ from tests.helpers.pair_studies import GRID, record_of
 from vit_interactions import GenericAttention, record_attention
 from vit_interactions.pair_study.baselines import (
     PASSES,
-    attention_times_gradient,
     free_baselines,
+    mean_attention,
     model_baselines,
 )
 
 
-def test_attention_times_gradient_is_the_mean_of_absolute_products() -> None:
+def test_attention_and_its_product_with_the_gradient_are_means() -> None:
     model, inputs = small_vit().double(), images().double()
     with record_attention(model) as record:
         output = model(inputs)
-    expected = torch.zeros(2, 16, 16).double()
+    expected, plain = torch.zeros(2, 2, 16, 16).double().unbind()
     for layer, call in enumerate(record.calls):
         product = call.attention() * record.attention_grad(layer, output[:, 3])
         for head in range(2):  # two heads, two layers
             expected += product[:, head, 1:, 1:].abs().detach() / 4
-    torch.testing.assert_close(attention_times_gradient(model, inputs, 3), expected)
+            plain += call.attention()[:, head, 1:, 1:].detach() / 4
+    torch.testing.assert_close(mean_attention(model, inputs, 3), (plain, expected))
 
 
 def test_model_baselines_take_values_of_both_patches() -> None:
     model, inputs = small_vit(), images(1)
     found = model_baselines(model, inputs, 2, torch.tensor([[0, 5], [3, 2]]))
-    product = attention_times_gradient(model, inputs, 2)[0].double()
+    attention, product = (each[0].double() for each in mean_attention(model, inputs, 2))
     saliency = GenericAttention(model).patch_map(inputs, 2).flatten().double()
     for number, (i, j) in enumerate([(0, 5), (3, 2)]):
         expected = float(product[i, j] + product[j, i]) / 2
         assert float(found["attention_x_gradient"][number]) == pytest.approx(expected)
+        plain = float(attention[i, j] + attention[j, i]) / 2
+        assert float(found["mean_attention"][number]) == pytest.approx(plain)
         assert float(found["saliency_product"][number]) == pytest.approx(float(saliency[i] * saliency[j]))
 
 
@@ -46,4 +49,4 @@ def test_free_baselines() -> None:
     assert float(found["closeness"][7]) == pytest.approx(-apart)
     assert torch.equal(found["random"], free_baselines(effects, GRID, seed=1)["random"])
     assert not torch.equal(found["random"], free_baselines(effects, GRID, seed=2)["random"])
-    assert {*found, "saliency_product", "attention_x_gradient"} == set(PASSES)
+    assert {*found, "saliency_product", "attention_x_gradient", "mean_attention"} == set(PASSES)

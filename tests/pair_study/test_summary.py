@@ -1,4 +1,4 @@
-"""Rank correlations with effects: a perfect, an opposite and an unrelated method, and their ceiling."""
+"""Rank correlations with effects: a perfect, an opposite and an unrelated method, and reliability."""
 
 from math import isnan
 from pathlib import Path

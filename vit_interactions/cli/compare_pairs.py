@@ -102,7 +102,7 @@ def check_methods(methods: tuple[ConfiguredMethod, ...]) -> None:
 
 
 def summary_table(summary: "pd.DataFrame") -> Table:
-    """Return the table of mean rank correlations, the best method first, below their ceiling."""
+    """Return the table of mean rank correlations, the best method first."""
     images = plural(int(summary["images"].max()), "image")
     title = f"Rank correlation with the measured interaction, {images}"
     heads = ("plain", "beyond distance", "and first order")

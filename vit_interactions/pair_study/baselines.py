@@ -10,11 +10,12 @@ from vit_interactions.functional.pair_effects import PairEffects
 from vit_interactions.functional.pair_scores import pair_distances, pair_products, pair_values
 
 RANDOM, CLOSENESS, FIRST_ORDER = "random", "closeness", "first_order_product"
-SALIENCY, ATTENTION_GRADIENT = "saliency_product", "attention_x_gradient"
+SALIENCY, ATTENTION_GRADIENT, ATTENTION = "saliency_product", "attention_x_gradient", "mean_attention"
 
-# Forward and backward passes per image; the first three need none beyond those of the effects.
+# Forward and backward passes per image; the last three need none beyond those of the effects.
 PASSES = {
     ATTENTION_GRADIENT: (1, 1),
+    ATTENTION: (1, 0),
     SALIENCY: (1, 1),
     FIRST_ORDER: (0, 0),
     CLOSENESS: (0, 0),
@@ -52,18 +53,20 @@ def model_baselines(model: nn.Module, inputs: Tensor, target: int, pairs: Tensor
         pairs: (pairs, 2).
 
     Returns:
-        Name -> (pairs,): attention times gradient, and the product of the values that generic attention gives to both
-        patches.
+        Name -> (pairs,): attention times gradient; mean attention; and the product of the values that generic attention
+        gives to both patches.
     """
     saliency = GenericAttention(model).patch_map(inputs, target).flatten()
+    attention, product = mean_attention(model, inputs, target)
     return {
-        ATTENTION_GRADIENT: pair_values(attention_times_gradient(model, inputs, target)[0], pairs),
+        ATTENTION_GRADIENT: pair_values(product[0], pairs),
+        ATTENTION: pair_values(attention[0], pairs),
         SALIENCY: pair_products(saliency, pairs),
     }
 
 
-def attention_times_gradient(model: nn.Module, inputs: Tensor, target: int) -> Tensor:
-    """Compute the mean over layers and heads of |A * G| among patches, with G the gradient of the class at A.
+def mean_attention(model: nn.Module, inputs: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """Compute the means over layers and heads of A and of |A * G| among patches, with G the class's gradient at A.
 
     Args:
         model: a ViT.
@@ -71,11 +74,13 @@ def attention_times_gradient(model: nn.Module, inputs: Tensor, target: int) -> T
         target: the class.
 
     Returns:
-        (batch, patches, patches) ≥ 0, at least float32.
+        Mean attention, and mean attention times gradient: (batch, patches, patches) ≥ 0 each, at least float32.
     """
     seen = observe_gradients(model, inputs, None, lambda output: select_target(output, target, len(inputs)))
-    total, prefix = torch.zeros(()), seen.layout.prefix
+    prefix, parts = seen.layout.prefix, list[tuple[Tensor, Tensor]]()
     for layer in seen.layers():
-        product = (layer.attention() * layer.gradient()).abs().mean(1)
-        total = total.to(product) + product[:, prefix:, prefix:]
-    return total / len(seen.gradients)
+        attention = layer.attention()
+        both = attention.mean(1), (attention * layer.gradient()).abs().mean(1)
+        parts.append((both[0][:, prefix:, prefix:], both[1][:, prefix:, prefix:]))
+    attention, product = (torch.stack(layers).mean(0) for layers in zip(*parts, strict=True))
+    return attention, product

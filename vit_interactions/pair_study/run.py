@@ -13,6 +13,7 @@ from vit_interactions.compare.study_folder import open_study
 from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.images.prepared import prepare
 from vit_interactions.images.reading import IMAGE_ERRORS, read_image
+from vit_interactions.pair_study.baselines import PASSES
 from vit_interactions.pair_study.measure import PairRecord, PairSettings, measure_pairs
 from vit_interactions.utilities.files import WriteError, remove_partials, sha256
 from vit_interactions.utilities.json_files import DamagedFileError, read_json, write_json
@@ -68,6 +69,7 @@ def study_pairs(
     digests = {path: sha256(path, "image") for path in images}
     content = {
         "settings": asdict(settings),
+        "baselines": list(PASSES),
         "methods": {method.name: method.describe() for method in methods},
         "model": compared.describe(),
         "versions": versions(),

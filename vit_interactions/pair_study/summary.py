@@ -13,7 +13,7 @@ from vit_interactions.pair_study.baselines import CLOSENESS, FIRST_ORDER, PASSES
 from vit_interactions.pair_study.measure import PairRecord
 from vit_interactions.utilities.files import write_text
 
-CEILING = "reliability"  # of the effects; no method can be expected to exceed it
+RELIABILITY = "reliability"  # correlation between strengths from halves of the contexts
 SCORES = ("spearman", "beyond_distance", "beyond_first_order")
 PAIRS, SUMMARY = "pairs.csv", "summary.csv"
 
@@ -30,7 +30,7 @@ def correlations(record: PairRecord) -> dict[str, dict[str, float]]:
     strength, distance = effects.strength, pair_distances(effects.pairs, record.grid)
     covariates = dict(zip(SCORES, ((), (distance,), (distance, effects.first_order)), strict=True))
     excluded = {CLOSENESS: SCORES[1:], FIRST_ORDER: SCORES[2:]}
-    found = {CEILING: {score: effects.reliability(given) for score, given in covariates.items()}}
+    found = {RELIABILITY: {score: effects.reliability(given) for score, given in covariates.items()}}
     for name, values in record.values.items():
         found[name] = {
             score: nan if score in excluded.get(name, ()) else rank_correlation(values, strength, given)
@@ -67,7 +67,7 @@ def summarize_pairs(
     frame = pd.DataFrame(columns)
     means, counts, half = frame.mean(), frame.count(), len(keys)
     effect_passes = float(np.mean([record.effects.passes for record in records.values()]))
-    costs = {CEILING: (effect_passes, 0), **PASSES, **passes}
+    costs = {RELIABILITY: (effect_passes, 0), **PASSES, **passes}
     rows = [
         {
             "method": name,
