@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.helpers.command_line import failure, run
 from vit_interactions.cli.main import is_resumable
@@ -23,12 +24,14 @@ def test_tables_and_resuming(command: list[object], tmp_path: Path, capsys: pyte
     assert "2 images" in shown
     assert "closeness" in shown
     out = tmp_path / "out"
-    names = ["images", "pairs.csv", "study.json", "summary.csv"]
+    names = ["images", "pairs.csv", "pairs.png", "study.json", "summary.csv"]
     assert sorted(path.name for path in out.iterdir()) == names
     summary = pd.read_csv(out / "summary.csv")
     distinct = {*pair_methods()} - {"responsive_field_tendency", "indiscriminative_patches"}
     assert set(summary["method"]) == {*distinct, *PASSES, "reliability"}
     assert len(pd.read_csv(out / "pairs.csv")) == 2 * 6
+    with Image.open(out / "pairs.png") as image:
+        assert min(image.size) > 300
     before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert run(*command, "--resume") == 0
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

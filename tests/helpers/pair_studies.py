@@ -21,5 +21,5 @@ def record_of(seed: int, noise: float = 0.0, contexts: int = 4) -> PairRecord:
     differences = strength[:, None] + noise * draw(30, contexts)
     effects = PairEffects(pairs, differences, members, draw(len(members), contexts), passes=contexts * 40)
     values = {"perfect": effects.strength.exp(), "opposite": -effects.strength, "unrelated": draw(30)}
-    values |= {"closeness": draw(30), "first_order_product": effects.first_order}
+    values |= {"mean_attention": draw(30), "closeness": draw(30), "first_order_product": effects.first_order}
     return PairRecord(3, GRID, effects, values)

@@ -44,14 +44,15 @@ def test_means_intervals_differences_and_passes() -> None:
     each = [correlations(record) for record in RECORDS.values()]
     row = summary.loc["unrelated", "spearman"]
     values = [image["unrelated"]["spearman"] for image in each]
-    closeness = [image["closeness"]["spearman"] for image in each]
+    attention = [image["mean_attention"]["spearman"] for image in each]
     assert row["mean"] == pytest.approx(sum(values) / 6)
     assert row["low"] < row["mean"] < row["high"]
     assert row["images"] == 6
-    assert row["difference"] == pytest.approx((sum(values) - sum(closeness)) / 6)
+    assert row["difference"] == pytest.approx((sum(values) - sum(attention)) / 6)
     assert row["difference_low"] < row["difference"] < row["difference_high"]
     assert (row["forwards"], row["backwards"]) == (2, 2)
-    assert isnan(summary.loc["unrelated", "beyond_distance"]["difference"])
+    assert isnan(summary.loc["closeness", "beyond_distance"]["difference"])
+    assert isnan(summary.loc["mean_attention", "beyond_distance"]["difference"])
     assert summary.loc["reliability", "spearman"]["forwards"] == 160
     assert summary.loc["perfect", "spearman"]["low"] == pytest.approx(1.0)
 

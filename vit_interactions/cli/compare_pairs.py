@@ -1,6 +1,6 @@
 """`vit-interactions compare-pairs`: compare pair maps with the measured effects of pairs of patches."""
 
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,11 +23,13 @@ from vit_interactions.cli.options import (
 from vit_interactions.explain.configured import ConfiguredMethod, configure
 from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.explain.registry import pair_methods
+from vit_interactions.figures.intervals import intervals_figure
 from vit_interactions.functional.pair_effects import Weighting
 from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device
 from vit_interactions.utilities.console import errors, output
+from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.text import plural, printable
 
@@ -35,6 +37,12 @@ from vit_interactions.utilities.text import plural, printable
 if TYPE_CHECKING:
     import pandas as pd
 
+FIGURE = "pairs.png"
+TITLES = {
+    "spearman": "rank correlation",
+    "beyond_distance": "beyond distance",
+    "beyond_first_order": "and first order",
+}
 # Their pair maps are those of other methods.
 SAME = ("responsive_field_tendency", "indiscriminative_patches")
 
@@ -86,6 +94,8 @@ def compare_pairs(
             passes = {each.name: (each.kind.forwards, each.kind.backwards) for each in methods}
             summary = summarize_pairs(study.records, passes, seed)
             write_tables(study.records, summary, out)
+            figure = intervals_figure(panels(summary))
+            write_atomically(out / FIGURE, lambda file: figure.savefig(file, dpi=130, format="png"))
             output.print(summary_table(summary))
             errors.print(f"the results are in {printable(str(out))}", soft_wrap=True)
     failures = {f"{name} ({image})": why for image, r in study.records.items() for name, why in r.failures.items()}
@@ -105,8 +115,7 @@ def summary_table(summary: "pd.DataFrame") -> Table:
     """Return the table of mean rank correlations, the best method first."""
     images = plural(int(summary["images"].max()), "image")
     title = f"Rank correlation with the measured interaction, {images}"
-    heads = ("plain", "beyond distance", "and first order")
-    table = Table("method", *heads, "passes", title=title, box=SIMPLE, padding=0)
+    table = Table("method", *TITLES.values(), "passes", title=title, box=SIMPLE, padding=0)
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
@@ -114,10 +123,33 @@ def summary_table(summary: "pd.DataFrame") -> Table:
     rows: dict[str, list[Any]] = {}
     for record in records:
         rows.setdefault(record["method"], []).append(record)
-    for name, scores in sorted(rows.items(), key=lambda row: -row[1][0]["mean"]):
+    for name, scores in sorted(rows.items(), key=lambda row: rank(row[1][0]["mean"])):
         cost = f"{scores[0]['forwards']:.0f}+{scores[0]['backwards']:.0f}"
         table.add_row(name.replace("_", " "), *map(number, scores), cost)
     return table
+
+
+def panels(summary: "pd.DataFrame") -> dict[str, dict[str, dict[str, tuple[float, float, float]]]]:
+    """Arrange a summary for `intervals_figure`: a panel per score, the first method on top and the best ones next."""
+    records: list[Any] = summary.to_dict("records")
+    first = next(row["method"] for row in records if row["method"] != "reliability")
+    plain = {row["method"]: row["mean"] for row in records if row["score"] == "spearman"}
+    order = sorted(plain, key=lambda name: (name != first, rank(plain[name])))
+    found = {(row["method"], row["score"]): (row["mean"], row["low"], row["high"]) for row in records}
+    titled = {
+        title: {name.replace("_", " "): found[name, score] for name in order} for score, title in TITLES.items()
+    }
+    return {"": titled}
+
+
+def rank(mean: float) -> float:
+    """Return a key that sorts means from the highest to the lowest, NaN last.
+
+    Example:
+        >>> sorted([0.2, float("nan"), 0.5], key=rank)
+        [0.5, 0.2, nan]
+    """
+    return inf if isnan(mean) else -mean
 
 
 def number(score: dict[str, Any]) -> str:

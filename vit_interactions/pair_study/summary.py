@@ -9,7 +9,7 @@ import pandas as pd
 
 from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.functional.pair_scores import pair_distances, rank_correlation
-from vit_interactions.pair_study.baselines import CLOSENESS, FIRST_ORDER, PASSES
+from vit_interactions.pair_study.baselines import ATTENTION, CLOSENESS, FIRST_ORDER, PASSES
 from vit_interactions.pair_study.measure import PairRecord
 from vit_interactions.utilities.files import write_text
 
@@ -51,17 +51,15 @@ def summarize_pairs(
 
     Returns:
         One row per method and score: `mean` with its 95% confidence interval from `low` to `high`, the number of
-        `images` with a value, and `difference`, the mean over images of the value minus that of closeness, with its
-        interval (for "spearman" only); `forwards` and `backwards`, the passes per image.
+        `images` with a value, and `difference`, the mean over images of the value minus that of mean attention, with
+        its interval; `forwards` and `backwards`, the passes per image. All intervals use the same resamples.
     """
     each = [correlations(record) for record in records.values()]
     names = list(dict.fromkeys(name for image in each for name in image))
     keys = [(name, score) for name in names for score in SCORES]
     values = np.array([[image.get(name, {}).get(score, nan) for name, score in keys] for image in each])
-    differences = np.full_like(values, nan)
-    for column, (name, score) in enumerate(keys):
-        if score == SCORES[0] and name != CLOSENESS:
-            differences[:, column] = values[:, column] - values[:, keys.index((CLOSENESS, score))]
+    differences = values - values[:, [keys.index((ATTENTION, score)) for _, score in keys]]
+    differences[:, [name == ATTENTION for name, _ in keys]] = nan  # to itself
     columns = np.concatenate((values, differences), 1)
     low, high = bootstrap_intervals(columns, seed=seed)
     frame = pd.DataFrame(columns)
