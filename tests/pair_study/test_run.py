@@ -46,6 +46,7 @@ def test_an_interrupted_study_resumes_exactly(
     steps.close()
     damaged = out / "images" / "00001.json"
     damaged.write_text(damaged.read_text()[:50])
+    (out / "images" / "00002.json").write_bytes((out / "images" / "00000.json").read_bytes())  # of another image
     (out / "images" / ".00002.json.partial").write_text("left by a killed run")
     count = []
     measure = run.measure_pairs
