@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 FLOORS = (
     {"utilities": set(), "functional": {"utilities"}},
     {"attention": set()},
-    {"models": set(), "images": set(), "loading": {"images"}},
+    {"models": set(), "images": set(), "loading": set()},
     {"explain": set()},
     {"metrics": set(), "figures": set()},
     {

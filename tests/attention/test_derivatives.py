@@ -128,7 +128,7 @@ def test_a_gradient_that_is_cut_between_layers_is_refused_by_name(name: str) -> 
     model.blocks[1] = Through(model.blocks[1], torch.detach)
     with pytest.raises(
         vi.UnsupportedModelError,
-        match=r"does not reach the image|no way|no gradient with respect|does not depend on the image|for which DAAM",
+        match=r"does not reach the image|no gradient with respect|does not depend on the image|for which DAAM",
     ):
         vi.EXPLAINERS[name](model).patch_map(images(), 1)
 
@@ -139,7 +139,7 @@ def test_other_methods_refuse_a_cut_on_their_way(name: str) -> None:
     model.blocks[-1] = Through(model.blocks[-1], torch.detach)
     with pytest.raises(
         vi.UnsupportedModelError,
-        match=r"detaches|no gradient with respect|does not depend on the image|hands its tokens",
+        match=r"detaches|no gradient with respect|does not depend on the image",
     ):
         all_methods()[name](model).patch_map(images(), 1)
 

@@ -483,9 +483,9 @@ def test_a_model_that_resizes_its_images_is_explained_where_its_patches_lie() ->
     assert torch.allclose(AttentionRollout(resized).patch_map(images), expected)
     turned = AttentionRollout(Outer(vit, lambda x: x.transpose(-1, -2))).patch_map(images)
     assert torch.allclose(turned.mT, AttentionRollout(vit).patch_map(images.mT))
-    normalised = Outer(vit, lambda x: (x - 0.5) / 0.5)
+    normalized = Outer(vit, lambda x: (x - 0.5) / 0.5)
     expected = AttentionRollout(vit).patch_map((images - 0.5) / 0.5)
-    assert torch.allclose(AttentionRollout(normalised).patch_map(images), expected)
+    assert torch.allclose(AttentionRollout(normalized).patch_map(images), expected)
 
 
 class OddAttention(nn.Module):

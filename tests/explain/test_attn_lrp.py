@@ -126,7 +126,7 @@ def images(batch: int = 2, size: int = 32) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Give every bias, norm weight and embedding a value that matters."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def randomise(model: nn.Module) -> nn.Module:
 )
 @torch.no_grad()
 def test_the_map_is_the_slow_propagation_of_relevance(options: dict[str, Any]) -> None:
-    model, inputs = randomise(small_vit().double()), images().double()
+    model, inputs = randomize(small_vit().double()), images().double()
     for target in (0, 3):
         result = AttnLRP(model, **options).attribute(inputs, target=target)
         for b in range(2):

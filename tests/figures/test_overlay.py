@@ -92,7 +92,7 @@ def test_given_norm_is_kept_and_extends_at_exceeded_ends():
 
 
 def test_long_labels_fit_next_to_the_map():
-    label = "convergence of the tendency (> 0: neighbours' fields point here)"
+    label = "convergence of the tendency (> 0: neighbors' fields point here)"
     values = torch.linspace(-1, 1, N).reshape(ROWS, COLS)
     figure = figures.map_figure(prepared((480, 320)), values, LAYOUT, label=label)
     FigureCanvasAgg(figure).draw()

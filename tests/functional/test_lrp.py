@@ -22,12 +22,12 @@ def slow_gamma(relevance: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
         absorbed = 0.0 if bias is None else bias[j].item()
         z = sum(parts) + absorbed
 
-        def favour(part: float, z: float = z) -> float:
+        def favor(part: float, z: float = z) -> float:
             return part * (1 + gamma) if part * z > 0 else part
 
-        total = sum(map(favour, parts)) + favour(absorbed)
+        total = sum(map(favor, parts)) + favor(absorbed)
         for i, part in enumerate(parts):
-            shared[i] += favour(part) / total * relevance[j]
+            shared[i] += favor(part) / total * relevance[j]
     return shared
 
 

@@ -17,15 +17,15 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         >>> check_differentiable(nn.Identity(), (2 * x).sum(), x)
     """
     if score.grad_fn is None:
-        refuse_cut(model, "the score has no gradient")
+        raise_cut(model, "the score has no gradient")
     nodes = list(ancestors([score.grad_fn], {}))
     if has_no_derivative(nodes):
-        refuse_cut(model, "an operation between the image and the score has no derivative")
+        raise_cut(model, "an operation between the image and the score has no derivative")
     if source is not None and node_of(source) not in nodes:
-        refuse_cut(model, "the score's gradient does not reach the image or the requested layer")
+        raise_cut(model, "the score's gradient does not reach the image or the requested layer")
 
 
-def refuse_cut(model: nn.Module, what: str) -> NoReturn:
+def raise_cut(model: nn.Module, what: str) -> NoReturn:
     """Raise UnsupportedModelError for a gradient that the model cuts, with the reason if the modules show it."""
     quantized = quantized_module(model)
     reason = (

@@ -137,7 +137,7 @@ def examine(
         whole: a scalar of all numbers that the model returned, if `output` is only a part of them.
 
     Raises:
-        UnobservableModelError: the output does not depend on the image by any gradient.
+        UnobservableModelError: the output has no gradient with respect to the image.
         UnsupportedModelError: attention that is not from every patch to every patch of the image.
     """
     name = type(model).__name__

@@ -1,4 +1,4 @@
-"""`vit-interactions study-fields`: what fields tell about objects, beside null models."""
+"""`vit-interactions study-fields`: claims about fields and objects, tested against null models."""
 
 from itertools import groupby
 from math import isnan
@@ -73,7 +73,7 @@ def study_fields(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed of null models and intervals.")] = 0,
     resume: ResumeSame = False,
 ) -> None:
-    """Test what responsive fields tell about objects, beside null models that know nothing of them."""
+    """Test claims about responsive fields and objects against null models."""
     # They load pandas.
     from vit_interactions.field_study.run import StudyResult, StudySettings, study_images
     from vit_interactions.field_study.summary import summarize_claims, write_results

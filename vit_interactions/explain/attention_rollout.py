@@ -15,6 +15,7 @@ from vit_interactions.attention.observe import Observation
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
 from vit_interactions.explain.pair_map import PairMapped
+from vit_interactions.functional.attention_sinks import RunningSinks
 from vit_interactions.functional.chain import chain, patch_readouts
 from vit_interactions.functional.rollout import (
     Fusion,
@@ -23,6 +24,7 @@ from vit_interactions.functional.rollout import (
     discard_smallest,
     fuse_heads,
     rollout,
+    without_columns,
 )
 from vit_interactions.utilities.checks import check_fraction, check_index
 
@@ -43,6 +45,7 @@ class AttentionRollout(PairMapped, Explainer):
 
     quantity = "contribution to the readout"
     source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
+    run_settings = ("exclude_sinks",)
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class AttentionRollout(PairMapped, Explainer):
         discard: float = 0.0,
         alpha: float = 1.0,
         start_layer: int = 0,
+        exclude_sinks: bool = False,
     ) -> None:
         """Create the explainer.
 
@@ -61,6 +65,9 @@ class AttentionRollout(PairMapped, Explainer):
                 0 as in the paper.
             alpha: weight of the residual connection, ≥ 0; 1 as in the paper.
             start_layer: the first layer used, counted from 0.
+            exclude_sinks: leave out the patches that are attention sinks, by the attention of all layers; see
+                `attention_sinks`. In every layer, the attention to them is shared among the other tokens before the
+                residual connection is added; see `functional.rollout.without_columns`.
 
         Raises:
             ValueError: an option outside its range.
@@ -72,6 +79,7 @@ class AttentionRollout(PairMapped, Explainer):
         if check_index("start_layer", start_layer) < 0:
             raise ValueError(f"`start_layer` must be >= 0, got {start_layer}.")
         self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
+        self.exclude_sinks = exclude_sinks
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         fused, seen = self._layers(inputs, target, additional_forward_args)
@@ -89,21 +97,32 @@ class AttentionRollout(PairMapped, Explainer):
         """Compute the fused attention (batch, tokens, tokens) of each used layer."""
         fused: list[Tensor] = []
         layers = 0
+        sinks = RunningSinks()
 
         def fuse(call: AttentionCall, layout: TokenLayout) -> None:
             nonlocal layers
-            if layers >= self.start_layer:
-                fused.append(self._fuse(call, layout))
+            used = layers >= self.start_layer
             layers += 1
+            if not (used or self.exclude_sinks):
+                return
+            attention = call.attention()
+            if used:
+                fused.append(self._fuse(attention, layout))
+            if self.exclude_sinks:
+                sinks.add(attention[:, :, layout.prefix :].mean(-2), call.value, call.name)
 
         seen = self._observe(inputs, target, additional_forward_args, fuse)
         if not fused:
             raise ValueError(f"`start_layer` must be < {layers}, the model's layers, got {self.start_layer}.")
+        if self.exclude_sinks:
+            patches = sinks.result(seen.layout.grid).patches
+            exclude = torch.nn.functional.pad(patches, (seen.layout.prefix, 0))
+            fused = [without_columns(attention, exclude) for attention in fused]
         return fused, seen
 
     @torch.no_grad()
-    def _fuse(self, call: AttentionCall, layout: TokenLayout) -> Tensor:
-        fused = fuse_heads(call.attention(), self.fusion)
+    def _fuse(self, attention: Tensor, layout: TokenLayout) -> Tensor:
+        fused = fuse_heads(attention, self.fusion)
         if self.discard:
             fused = discard_smallest(fused, self.discard, keep_first=layout.readout in ("token", "distilled"))
         return fused

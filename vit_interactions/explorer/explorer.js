@@ -89,6 +89,11 @@
   const packed = await unpack("attention");
   const peaks = new Uint16Array((await unpack("peaks")).buffer);
   const insides = new Uint16Array((await unpack("insides")).buffer);
+  const featureLayers = facts.feature_layers;
+  const similarities = featureLayers.length ? await unpack("similarity") : null;
+  // Stored as differences from the layer before; bytes wrap around.
+  for (let i = N * (N - 1) / 2; similarities && i < similarities.length; i++) similarities[i] += similarities[i - N * (N - 1) / 2];
+  const tints = featureLayers.length ? await unpack("tints") : null;
   const maths = mathematics(pairs, order);
   const attentionAt = facts.levels > 16 ? (i) => packed[i] : (i) => (packed[i >> 1] >> (4 * (i & 1))) & 15;
 
@@ -153,6 +158,7 @@
 
   const state = {
     patch: facts.patch, pinned: false, alpha: facts.alpha_step, beta: facts.beta_step, layer: facts.layer, head: 0,
+    features: featureLayers.length - 1,
     windows: null, dropped: null, fields: null,
   };
 
@@ -289,13 +295,53 @@
       (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "prefix token" : `${facts.prefix} prefix tokens`}.` : "."));
   };
 
+  // Pairs p > q are stored once: row by row of the lower triangle.
+  const similarityAt = (place, p, q) => {
+    if (p === q) return 1;
+    const pair = p > q ? p * (p - 1) / 2 + q : q * (q - 1) / 2 + p;
+    return similarities[place * (N * (N - 1) / 2) + pair] / (facts.similarity_steps / 2) - 1;
+  };
+  // From the lowest to the highest similarity; the patch itself is excluded from the scale.
+  const drawSimilarity = () => {
+    if (!featureLayers.length) return;
+    const p = state.patch, colors = new Uint32Array(N);
+    const row = Array.from({ length: N }, (_, q) => similarityAt(state.features, p, q));
+    let low = Infinity, high = -Infinity, best = -1;
+    row.forEach((value, q) => {
+      if (q === p && N > 1) return;
+      low = Math.min(low, value);
+      if (value > high) [high, best] = [value, q];
+    });
+    row.forEach((value, q) => {
+      colors[q] = over(high > low ? Math.round(255 * Math.min((value - low) / (high - low), 1)) : 128);
+    });
+    setCells("similarity_cells", colors);
+    say("similarity-title", `Similarity, layer ${featureLayers[state.features]}`);
+    say("s-low", low.toFixed(2)); say("s-high", `${high.toFixed(2)} (cosine)`);
+    say("similarity-read", N > 1 ? `Most similar: patch in ${placeName(best)}, ${high.toFixed(2)}.` : "");
+  };
+  const drawFeatures = () => {
+    if (!featureLayers.length) return;
+    const place = state.features, colors = new Uint32Array(N);
+    for (let q = 0; q < N; q++) {
+      const [red, green, blue] = tints.subarray(3 * (place * N + q), 3 * (place * N + q) + 3);
+      colors[q] = (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
+    }
+    setCells("pca_cells", colors);
+    const parts = ["red", "green", "blue"].map((name, k) => `${name} ${Math.round(100 * facts.explained[place][k])}%`);
+    say("pca-title", `Colors, layer ${featureLayers[place]}`);
+    say("pca-read", `Variance explained: ${parts.join(", ")}.`);
+    say("feature-layer-read", `${featureLayers[place]}`);
+    drawSimilarity();
+  };
+
   const drawPatch = () => {
     const [left, top, right, bottom] = box(state.patch);
     for (const name of facts.panels) sources[`${name}_patch`].data = quad(left, top, right, bottom);
     say("where", `Patch in ${placeName(state.patch)}`);
     say("pinned", state.pinned ? "pinned: click it again or press Esc to unpin" : "click to pin");
     byId("bar").classList.toggle("is-held", state.pinned);
-    drawInteractions(); drawField(); drawTendency(); drawMosaic(); drawHead();
+    drawInteractions(); drawField(); drawTendency(); drawMosaic(); drawHead(); drawSimilarity();
   };
 
   const computeFields = () => {
@@ -333,6 +379,7 @@
       if (tasks.includes(computeFields)) computeFields();
       if (tasks.includes(computeFields) || tasks.includes(drawPatch)) drawPatch();
       else if (tasks.includes(drawHead)) drawHead();
+      if (tasks.includes(drawFeatures)) drawFeatures();
     });
   };
 
@@ -406,6 +453,13 @@
     slider.addEventListener("input", () => { state[name] = Number(slider.value); later(computeFields); });
   }
 
+  if (featureLayers.length) {
+    const slider = byId("feature-layer");
+    slider.max = featureLayers.length - 1;
+    slider.value = state.features;
+    slider.addEventListener("input", () => { state.features = Number(slider.value); later(drawFeatures); });
+  }
+
   // ---------------------------------------------------------------- start
 
   const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `#${facts.palette[i].toString(16).padStart(6, "0")}`).join(", ")})`;
@@ -415,6 +469,7 @@
   setCells("tendency_cells", new Uint32Array(N).fill(withAlpha(0, 0.5))); // arrows are bright
   computeFields();
   drawPatch();
+  drawFeatures();
 
   // The current state, for tests and the console.
   window.explorer = {
@@ -428,6 +483,9 @@
       attention: layers ? Array.from({ length: N }, (_, q) =>
         (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1)) ** 2 *
         peaks[(state.layer * heads + state.head) * N + state.patch] / 65535) : null,
+      featureLayer: featureLayers[state.features],
+      similarity: featureLayers.length ? Array.from({ length: N }, (_, q) => similarityAt(state.features, state.patch, q)) : null,
+      tints: featureLayers.length ? [...tints.subarray(3 * state.features * N, 3 * (state.features + 1) * N)] : null,
     }),
     all: () => ({ windows: [...state.windows], dropped: [...state.dropped], sizes: [...state.fields.size], tendency: [...state.fields.tendency] }),
   };

@@ -1,1 +1,1 @@
-"""Test claims about responsive fields on many images, beside null models."""
+"""Test claims about responsive fields on many images, against null models."""

@@ -1,4 +1,4 @@
-"""Compute, for one image, what its fields say about its object, and the same under each null model."""
+"""Compute all claims about the fields of one image, for its object and under each null model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Values = dict[str, float]  # claim -> value
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What fields are compared with: an object, or what takes its place.
+    """The object that fields are compared with, or its replacement.
 
     Attributes:
         inside: (patches,) bool, the patches on it.

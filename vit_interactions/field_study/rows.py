@@ -74,7 +74,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _read(path: Path) -> dict[int, list[list[str]]]:
-    """Return the rows of each image that look like rows; whether they are intact is for their checksums to say."""
+    """Return the rows of each image that have the right format, without checking their checksums."""
     found: dict[int, list[list[str]]] = {}
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:

@@ -1,7 +1,7 @@
-"""Statistics that test, image by image, what responsive fields are said to tell about the object.
+"""Per-image statistics that test claims about responsive fields and the object.
 
 Source of the claims: Ma et al., arXiv 2203.05922, Sec. 4.3: fields of object patches tend to be smaller, and tendencies
-are object-centric. Each statistic means something only beside its value under `null_models`.
+are object-centric. A statistic is meaningful only next to its value under `null_models`.
 """
 
 import torch

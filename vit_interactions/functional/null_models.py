@@ -13,7 +13,7 @@ TIE = 1e-9  # relative size of the random numbers that break ties
 
 
 def shuffle_rows(uncertainty: Tensor, generator: torch.Generator) -> Tensor:
-    """Permute the values within each row of U at random: a patch keeps its values, but not whom they belong to.
+    """Permute the values within each row of U at random, so that they belong to random patches.
 
     Args:
         uncertainty: U (batch, patches, patches).

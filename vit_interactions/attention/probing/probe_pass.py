@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 
 def probe_pass(request: ProbeRequest, additional_forward_args: Any, pick: Pick | None = None) -> Probe:
-    """Probe with one image, or with as many as were given if the model takes no other number.
+    """Probe with one image, or with the given number of images if the model takes no other.
 
     Args:
         request: the model and its images.
