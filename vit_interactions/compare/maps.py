@@ -55,9 +55,10 @@ def explain_batch(
         for method in settings.methods:
             with seeded(0):  # so that a map does not depend on which other methods run
                 batch.explain(method)
-        # Methods with another alpha have other windows, which are not reported.
+        # Methods with another alpha or coverage have other windows, which are not reported.
         if any(
-            issubclass(method.kind, FieldExplainer) and method.options.get("alpha") == settings.alpha
+            issubclass(method.kind, FieldExplainer)
+            and all(method.options.get(name) == getattr(settings, name) for name in ("alpha", "coverage"))
             for method in settings.methods
         ):
             batch.find_window_fractions()
@@ -147,7 +148,7 @@ class _Batch:
         _, shared = self._uncertainty
         found, settings = shared.result, self.settings
         exclude = found.sinks.patches if settings.exclude_sinks else None
-        windows = adaptive_windows(found.uncertainty, self.layout.grid, settings.alpha, exclude=exclude)
+        windows = adaptive_windows(found.uncertainty, self.layout.grid, settings.alpha, settings.coverage, exclude)
         for record, pairs in zip(self.records, window_operations(windows).tolist(), strict=True):
             record.window_fraction = pairs / self.layout.patches**2
 

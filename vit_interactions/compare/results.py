@@ -132,7 +132,9 @@ class Results:
             found += filter(None, [sinks_note(model, counts, excluded=excluded)])
             doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
             found += [f"{model}: {OUTPUTS[output]}{doubt}" for output in sorted(self.outputs(model) - {"softmax"})]
-            found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
+            found += other_windows(
+                model, self.model_facts[model].get("trained", {}), alpha, beta, exclude_sinks=excluded
+            )
         return found
 
     def outputs(self, model: str) -> set[Output]:

@@ -20,10 +20,15 @@ class FieldExplainer(InteractionExplainer):
     The pair map is the membership in the fields: row p is 1 for the patches in the field of p, and 0 for others.
     """
 
-    run_settings = ("alpha", "beta", "exclude_sinks")
+    run_settings = ("alpha", "beta", "coverage", "exclude_sinks")
 
     def __init__(
-        self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20, exclude_sinks: bool = False
+        self,
+        model: nn.Module,
+        alpha: float = 0.10,
+        beta: float = 0.20,
+        coverage: float = 1.0,
+        exclude_sinks: bool = False,
     ) -> None:
         """Create the explainer.
 
@@ -31,16 +36,19 @@ class FieldExplainer(InteractionExplainer):
             model: any ViT.
             alpha: fraction of all patch pairs that count as relevant, in [0, 1].
             beta: fraction of the patches dropped as indiscriminative, in [0, 1].
+            coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the
+                paper's bounding box. See `adaptive_windows`.
             exclude_sinks: leave out the attention sinks: they are relevant to no other patch, and are not ranked for
                 `beta`. Windows that other patches open still contain them.
 
         Raises:
-            ValueError: `alpha` or `beta` outside [0, 1].
+            ValueError: `alpha`, `beta` or `coverage` outside [0, 1].
         """
         super().__init__(model, exclude_sinks)
         check_fraction("alpha", alpha)
         check_fraction("beta", beta)
-        self.alpha, self.beta = alpha, beta
+        check_fraction("coverage", coverage)
+        self.alpha, self.beta, self.coverage = alpha, beta, coverage
 
     def field(
         self,
@@ -57,8 +65,10 @@ class FieldExplainer(InteractionExplainer):
     def field_from(
         self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None
     ) -> ResponsiveField:
-        """Compute the responsive fields from U, with this explainer's α and β."""
-        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta, exclude=exclude)
+        """Compute the responsive fields from U, with this explainer's α, β and coverage."""
+        return responsive_field(
+            uncertainty, layout.grid, self.alpha, self.beta, coverage=self.coverage, exclude=exclude
+        )
 
 
 class ResponsiveFieldSize(FieldExplainer):

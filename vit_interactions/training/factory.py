@@ -124,7 +124,9 @@ def create_teacher(settings: BaseSettings, config: Mapping[str, Any], process: P
         )
         renormalize = Normalize(((own_mean - mean) / std).tolist(), (own_std / std).tolist())
         model = nn.Sequential(renormalize, model)
-    return WindowTeacher(model.to(process.device), settings.alpha, settings.beta)
+    return WindowTeacher(
+        model.to(process.device), settings.alpha, settings.beta, settings.window_coverage, settings.exclude_sinks
+    )
 
 
 def create_training_loader(
@@ -151,6 +153,15 @@ def _check_store(store: WindowStore, student: nn.Module, settings: TrainingSetti
         raise ValueError(
             f"`alpha` and `beta` must be those of the window store, {stored.alpha:g} and {stored.beta:g}, got "
             f"{settings.alpha:g} and {settings.beta:g}."
+        )
+    if stored.coverage != settings.window_coverage:
+        raise ValueError(
+            f"`window_coverage` must be that of the window store, {stored.coverage:g}, got "
+            f"{settings.window_coverage:g}."
+        )
+    if stored.exclude_sinks != settings.exclude_sinks:
+        raise ValueError(
+            f"`exclude_sinks` must be that of the window store, {stored.exclude_sinks}, got {settings.exclude_sinks}."
         )
     grid: Any = student.patch_embed.grid_size  # type: ignore[union-attr]
     if tuple(stored.grid) != tuple(grid):

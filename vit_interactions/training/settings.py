@@ -43,6 +43,15 @@ class BaseSettings:
     teacher_checkpoint: Path | None = option(None, "Weights of the teacher. Default: timm's pretrained weights.")
     alpha: float = option(0.10, "Fraction of all patch pairs that the teacher counts as relevant.", check_fraction)
     beta: float = option(0.20, "Fraction of patches dropped as indiscriminative.", check_fraction)
+    window_coverage: float = option(
+        1.0,
+        "Fraction of a patch's relevant patches that its window contains at least; 1: the bounding box of all, as in "
+        "the paper.",
+        check_fraction,
+    )
+    exclude_sinks: bool = option(
+        False, "Leave out the teacher's attention sinks: they are relevant to no other patch."
+    )
     amp: str = option("none", "Mixed precision: bf16, fp16 or none.", one_of("bf16", "fp16", "none"))
     device: str = option("auto", "Device: auto (CUDA, then MPS, then CPU), cpu, cuda, mps, ...")
     workers: int = option(4, "Worker processes that load images.", within(0, MAX_WORKERS))

@@ -8,6 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from vit_interactions.models.trained_windows import WINDOW_SETTINGS
 from vit_interactions.training import factory
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.data.loaders import Batch
@@ -259,7 +260,8 @@ class Run:
                 self._best_files = self._export("best")
 
     def _export(self, name: str) -> dict[str, str]:
-        windows = {"alpha": self._settings.alpha, "beta": self._settings.beta}
+        settings = self._settings
+        windows = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
         return export_model(
             self.trainer.model,
             self._out / name,
