@@ -35,6 +35,7 @@ from vit_interactions.explain import RandomMap as RandomMap
 from vit_interactions.explain import RawAttention as RawAttention
 from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize
 from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldTendency
+from vit_interactions.explain import TokenAblation as TokenAblation
 from vit_interactions.explain import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import ZeroMapWarning as ZeroMapWarning

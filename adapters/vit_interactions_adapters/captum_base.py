@@ -1,6 +1,6 @@
 """Base class of captum's methods as explainers: the scores that captum explains, and sums over patches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probing.request import as_arguments, check_images
 from vit_interactions.explain.attn_lrp import sum_patches
 from vit_interactions.explain.base import only_tensor
-from vit_interactions.explain.targets import require_target, select_target
+from vit_interactions.explain.targets import require_target, select_rows, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.scores import class_outputs
 
@@ -120,17 +120,6 @@ def _score_rows(output: Any, example: Tensor, batch: int, score: Callable[[Any],
         rows = (turn == number).nonzero().squeeze(1)
         one_of_each = rows[:1].repeat(batch)  # filler for images without such a row; its score is ignored
         one_of_each[example[rows]] = rows
-        scores.append(score(_select_rows(output, one_of_each))[example[rows]])
+        scores.append(score(select_rows(output, one_of_each))[example[rows]])
         rows_of_turns.append(rows)
     return torch.cat(scores)[torch.cat(rows_of_turns).argsort()]
-
-
-def _select_rows(output: Any, rows: Tensor) -> Any:
-    """Select rows of an output, which may contain several tensors, as in transformers."""
-    if isinstance(output, Tensor):
-        return output[rows]
-    if isinstance(output, Mapping):
-        return type(output)(**{name: _select_rows(part, rows) for name, part in output.items()})
-    if isinstance(output, tuple):
-        return tuple(_select_rows(part, rows) for part in output)
-    raise TypeError(f"the model's output must be a tensor or a mapping of tensors, got {type(output).__name__}.")

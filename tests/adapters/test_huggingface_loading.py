@@ -52,6 +52,8 @@ def is_unsupported(name: str, row: Family) -> bool:
     """Return whether a method does not support a model."""
     if name == "dynamic_accumulated_attention":
         return row.readout != "token"
+    if name == "token_ablation":  # a masked token is still part of a mean
+        return row.readout in ("avg", "token_avg")
     # No rules for rotary embeddings.
     return name == "transformer_attribution" and row.name.startswith("dinov3")
 

@@ -63,7 +63,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", vi.EXPLAINERS)
+# Tokens cannot be masked in a softmax that is written out, which these methods say.
+@pytest.mark.parametrize("name", sorted(set(vi.EXPLAINERS) - {"token_ablation"}))
 def test_no_method_depends_on_how_the_softmax_is_written(name: str) -> None:
     pairs = [(attend, fused) for attend in (matmul, in_float32_with_dropout, einsum, scaled_before)]
     for attend, twin in [*pairs, (biased, fused_and_biased)]:

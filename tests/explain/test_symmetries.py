@@ -264,6 +264,7 @@ OF_ATTENTION = (
     "gmar, weights of the last layer",
     "attention_grad_cam",
 )
+OF_TOKENS = ("token_ablation",)
 # The baseline ignores the model, and similar features say nothing about what the score is read from.
 FOUND = [method for method in (*METHODS, *VARIANTS) if method not in ("random_map", "patch_similarity")]
 
@@ -329,10 +330,18 @@ def test_the_one_patch_that_matters_is_found(method: str, layout: str) -> None:
     model, inputs = looking_model(grid, RED, silent=patch, **options), painted(green_images(grid), patch, RED)
     if method.startswith("legrad") and layout == "pooling head":
         pytest.skip("follows the pooling head alone; see the test of what it sees there")
+    skip_unsupported(method, layout)
     patch_map = relevance(method, model, inputs, grid)
     assert_peak(patch_map, patch)
-    if method not in OF_ATTENTION and not keeps_the_identity(method, layout):
+    # Without any other token, more attention is left for the red patch.
+    if method not in (*OF_ATTENTION, *OF_TOKENS) and not keeps_the_identity(method, layout):
         assert patch_map.count_nonzero() == 1
+
+
+def skip_unsupported(method: str, layout: str) -> None:
+    """Skip models that methods which mask tokens do not support."""
+    if method in OF_TOKENS and layout == "mean of patches":
+        pytest.skip("a masked token is still part of the mean")
 
 
 def keeps_the_identity(method: str, layout: str) -> bool:
@@ -355,6 +364,7 @@ def test_all_of_the_score_is_given_to_the_patch_where_maps_sum_to_it(layout: str
 @every_finder
 @every_layout
 def test_attention_that_goes_astray_misleads_what_follows_attention_alone(method: str, layout: str) -> None:
+    skip_unsupported(method, layout)
     grid, patch, decoy, options = LAYOUTS[layout]
     model = looking_model(grid, BLUE, silent=decoy, **options)
     inputs = painted(painted(green_images(grid), patch, RED), decoy, BLUE)

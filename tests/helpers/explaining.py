@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.families import Family, tiny
+from tests.helpers.token_cases import MEANS
 
 
 def small_vit(**options: Any) -> nn.Module:
@@ -142,6 +143,10 @@ ROWS = [
 
 # Every unsupported family, and words of the reason: no relevance rule for rotary embeddings, gates and windows.
 REASONS = {
+    # Masking a token does not remove it from a mean of the tokens, nor from the windows that are learned from all.
+    **{("token_ablation", family): "averages all tokens" for family in MEANS},
+    ("token_ablation", "winft"): "window-free attention",
+    ("token_ablation", "winft_inf"): "averages all tokens",
     ("transformer_attribution", "dinov3"): "rotary",
     ("transformer_attribution", "dinov3_qkvb"): "rotary",
     ("transformer_attribution", "rope_mixed"): "rotary",
