@@ -15,6 +15,7 @@ from vit_interactions.attention import token_layout as token_layout
 from vit_interactions.compare import compare as compare
 from vit_interactions.explain import EXPLAINERS as EXPLAINERS
 from vit_interactions.explain import GMAR as GMAR
+from vit_interactions.explain import TIS as TIS
 from vit_interactions.explain import AttentionFlow as AttentionFlow
 from vit_interactions.explain import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain import AttentionGuidedCAM as AttentionGuidedCAM

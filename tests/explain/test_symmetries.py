@@ -17,7 +17,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import vit_interactions as vi
-from tests.helpers.explaining import CHOOSY, assert_near, differs, make
+from tests.helpers.explaining import CHOOSY, OF_TOKENS, assert_near, differs, make
 from tests.helpers.families import FAMILIES, Family
 from tests.helpers.planted import PATCH, SHARE, SHARPNESS, looking_model, painted, planted_image, planted_model
 from tests.helpers.rearranged import attentions, moved_images, moved_patches, placed, reordered_heads
@@ -264,7 +264,6 @@ OF_ATTENTION = (
     "gmar, weights of the last layer",
     "attention_grad_cam",
 )
-OF_TOKENS = ("token_ablation",)
 # The baseline ignores the model, and similar features say nothing about what the score is read from.
 FOUND = [method for method in (*METHODS, *VARIANTS) if method not in ("random_map", "patch_similarity")]
 
@@ -365,6 +364,8 @@ def test_all_of_the_score_is_given_to_the_patch_where_maps_sum_to_it(layout: str
 @every_layout
 def test_attention_that_goes_astray_misleads_what_follows_attention_alone(method: str, layout: str) -> None:
     skip_unsupported(method, layout)
+    if method == "tis":
+        pytest.skip("this model has 12 channels, too few for masks that single out a patch")
     grid, patch, decoy, options = LAYOUTS[layout]
     model = looking_model(grid, BLUE, silent=decoy, **options)
     inputs = painted(painted(green_images(grid), patch, RED), decoy, BLUE)

@@ -107,6 +107,7 @@ OPTIONS: dict[type[vi.Explainer], dict[str, Any]] = {
     vi.DynamicAccumulatedAttention: {"readout": "model"},
     vi.TransitionAttention: {"start": 0, "steps": 3},
     vi.BeyondIntuition: {"start": 1, "steps": 3},
+    vi.TIS: {"masks": 12},
 }
 
 
@@ -141,12 +142,13 @@ ROWS = [
     Row("legrad_model", vi.LeGrad, {"pool": "model", "layers": "all"}),
 ]
 
+OF_TOKENS = ("token_ablation", "tis")  # methods that mask tokens
+
 # Every unsupported family, and words of the reason: no relevance rule for rotary embeddings, gates and windows.
 REASONS = {
     # Masking a token does not remove it from a mean of the tokens, nor from the windows that are learned from all.
-    **{("token_ablation", family): "averages all tokens" for family in MEANS},
-    ("token_ablation", "winft"): "window-free attention",
-    ("token_ablation", "winft_inf"): "averages all tokens",
+    **{(name, family): "averages all tokens" for name in OF_TOKENS for family in (*MEANS, "winft_inf")},
+    **{(name, "winft"): "window-free attention" for name in OF_TOKENS},
     ("transformer_attribution", "dinov3"): "rotary",
     ("transformer_attribution", "dinov3_qkvb"): "rotary",
     ("transformer_attribution", "rope_mixed"): "rotary",
