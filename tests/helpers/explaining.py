@@ -139,6 +139,8 @@ ROWS = [
     *(Row(name, method) for name, method in vi.EXPLAINERS.items()),
     Row("gmar_head_output", vi.GMAR, {"score_from": "head_output"}),
     Row("beyond_intuition_token", vi.BeyondIntuition, {"variant": "token"}),
+    Row("generic_attention_libra", vi.GenericAttention, {"gradient": "libra"}),
+    Row("attention_guided_cam_libra", vi.AttentionGuidedCAM, {"gradient": "libra"}),
     Row("legrad_model", vi.LeGrad, {"pool": "model", "layers": "all"}),
 ]
 
