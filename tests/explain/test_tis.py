@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.planted import PATCH, planted_image, planted_model
-from vit_interactions.explain.tis import mean_score_shown, probability, sample_masks
+from vit_interactions.explain.tis import probability
+from vit_interactions.functional.token_masks import sample_masks
 
 
 def channels_of(model: Any, image: Tensor) -> Tensor:
@@ -59,21 +60,6 @@ def test_the_planted_patch_comes_first() -> None:
     assert found[PATCH] == found.max()
     # Uniform attention to 9 of 17 tokens: a logit of 1/9 with the red patch, and 0 without.
     assert float(found[PATCH]) == pytest.approx(float(torch.tensor(1 / 9).sigmoid()), abs=1e-6)
-
-
-def test_masks_show_the_highest_patches_of_each_cluster() -> None:
-    # Two kinds of channels, far apart: one rises over the patches, the other falls.
-    rising = torch.arange(6.0)
-    channels = torch.stack([rising, rising + 0.1, 9 - 9 * rising, 9.1 - 9 * rising], 1)
-    found = {tuple(mask.tolist()) for mask in sample_masks(channels, 2, 0.5, seed=0)}
-    late = (False, False, False, True, True, True)
-    assert found == {late, late[::-1]}
-
-
-def test_a_patch_that_no_mask_shows_gets_the_mean() -> None:
-    shown = torch.tensor([[True, False, False], [True, True, False], [False, True, False]])
-    found = mean_score_shown(torch.tensor([1.0, 2.0, 6.0]), shown)
-    assert found.tolist() == [1.5, 4.0, 3.0]
 
 
 def test_the_seed_decides(model: nn.Module, images: Tensor) -> None:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.planted import PATCH, planted_image, planted_model
-from vit_interactions.explain.token_ablation import square_blocks
 
 
 def logits_without(model: Any, images: Tensor, gone: set[int]) -> Tensor:
@@ -63,11 +62,6 @@ def test_masks_of_one_pass_do_not_change_the_map(
     together = vi.TokenAblation(model).patch_map(many, [0, 1, 2, 3])
     monkeypatch.setattr("vit_interactions.explain.masked_scores.ROWS", 1)
     torch.testing.assert_close(vi.TokenAblation(model).patch_map(many, [0, 1, 2, 3]), together, rtol=0, atol=1e-12)
-
-
-def test_blocks() -> None:
-    assert torch.equal(square_blocks((2, 3), 1), torch.eye(6).bool())
-    assert square_blocks((5, 4), 2).sum(1).tolist() == [4] * 12
 
 
 @pytest.mark.parametrize("size", [0, 1.5, True])

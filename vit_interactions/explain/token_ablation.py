@@ -6,7 +6,6 @@ over, so the model sees no gray squares.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
@@ -15,27 +14,8 @@ from vit_interactions.explain.base import Explainer
 from vit_interactions.explain.masked_scores import masked_scores
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.functional.attention import at_least_float32
+from vit_interactions.functional.token_masks import square_blocks
 from vit_interactions.utilities.checks import check_count
-
-
-def square_blocks(grid: tuple[int, int], size: int) -> Tensor:
-    """List the square blocks of patches of a grid, moved by one patch at a time.
-
-    Args:
-        grid: (rows, cols).
-        size: side of a block in patches, at most the smaller side of the grid.
-
-    Returns:
-        (blocks, patches) bool, True for the patches of a block.
-
-    Example:
-        >>> square_blocks((2, 3), 2).int()
-        tensor([[1, 1, 0, 1, 1, 0],
-                [0, 1, 1, 0, 1, 1]], dtype=torch.int32)
-    """
-    patches = torch.arange(grid[0] * grid[1], device="cpu")
-    places = patches.view(grid).unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size)
-    return torch.zeros(len(places), len(patches), dtype=torch.bool, device="cpu").scatter(1, places, True)
 
 
 class TokenAblation(Explainer):
