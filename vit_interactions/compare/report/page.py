@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup
 
+from vit_interactions.compare.csv_files import csv_text
 from vit_interactions.compare.manifest import EXPLORER
 from vit_interactions.compare.report.citations import citations
 from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
@@ -114,7 +115,7 @@ def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyTyp
         notes=results.notes(),
         citations=cited,
         bibtex=text_uri("text/x-bibtex", cited + "\n"),
-        means=text_uri("text/csv", summary.to_csv(index=False)),
+        means=text_uri("text/csv", csv_text(summary)),
         version=version("vit_interactions"),
         policy=POLICY,
         style=Markup(source(environment, "report.css") + source(environment, "tiles.css")),
