@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from tests.helpers.families import FAMILIES, Family
 from tests.helpers.token_cases import MEANS, case_of
 from vit_interactions.attention import UnsupportedModelError
-from vit_interactions.attention.sdpa import read_sdpa
-from vit_interactions.metrics.token_scores import mask_keys, token_scores
+from vit_interactions.metrics.token_scores import token_scores
 
 MASKABLE = ("vit", "distilled", "dinov2_reg4", "hybrid", "rope_mixed", "non_square", "dynamic", "padded")
 
@@ -193,18 +192,3 @@ def check_repainted(model: nn.Module, image: Tensor, size: int) -> None:
         repainted[..., place[0] * size : (place[0] + 1) * size, place[1] * size : (place[1] + 1) * size] = 3.0
         again = float(token_scores(case_of(model, repainted), shown[2:3]))
         assert (abs(again - float(scores[2])) < 1e-10) is same
-
-
-def test_the_models_own_masks_are_kept() -> None:
-    query = torch.randn(4, 3, 8)  # 2 images of 2 heads, folded
-    shown = torch.tensor([[True, False, True], [True, True, False]])
-    folded = mask_keys(read_sdpa(query, query, query), shown)
-    assert folded.tolist() == [[row] for row in shown.repeat_interleave(2, 0).tolist()]
-    full = query.view(2, 2, 3, 8)
-    bias = torch.randn(1, 2, 3, 3)
-    added = mask_keys(read_sdpa(full, full, full, attn_mask=bias), shown)
-    assert torch.equal(added[1, :, :, :2], bias[0, :, :, :2])
-    assert (added[1, :, :, 2] == float("-inf")).all()
-    window = torch.eye(3, dtype=torch.bool)
-    both = mask_keys(read_sdpa(full, full, full, attn_mask=window), shown)
-    assert torch.equal(both[0, 0], window & shown[0])

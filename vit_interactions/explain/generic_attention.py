@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace
 from vit_interactions.explain.gradients import GradientExplainer
+from vit_interactions.explain.libra_grad import Gradient
 from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.chain import chain_without_identity, patch_readouts
 from vit_interactions.utilities.checks import check_index
@@ -35,18 +36,18 @@ class GenericAttention(PairMapped, GradientExplainer):
     quantity = "relevance"
     source = "Chefer, Gur and Wolf, Generic Attention-model Explainability, ICCV 2021, arXiv 2103.15679"
 
-    def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
+    def __init__(self, model: nn.Module, start_layer: int = 0, gradient: Gradient = "plain") -> None:
         """Create the explainer.
 
         Args:
-            model: any ViT; for `TransformerAttribution` one of linear layers, layer norms, activations, residual sums
-                and attention.
+            model: any ViT.
             start_layer: 0 for heatmaps; the segmentation of the CVPR paper starts at 1.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
 
         Raises:
-            ValueError: `start_layer` < 0; later, as many as the model has layers, or more.
+            ValueError: an unknown gradient; `start_layer` < 0; later, as many as the model has layers, or more.
         """
-        super().__init__(model)
+        super().__init__(model, gradient)
         if check_index("start_layer", start_layer) < 0:
             raise ValueError(f"`start_layer` must be >= 0, got {start_layer}.")
         self.start_layer = start_layer

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace
 from vit_interactions.explain.gradients import GradientExplainer
+from vit_interactions.explain.libra_grad import Gradient
 from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.chain import chain, patch_readouts
 from vit_interactions.functional.rollout import check_alpha, discard_smallest
@@ -36,18 +37,21 @@ class GradientRollout(PairMapped, GradientExplainer):
     quantity = "contribution to the readout"
     source = "vit-explain (2020), corrected; after Abnar and Zuidema, ACL 2020"
 
-    def __init__(self, model: nn.Module, discard: float = 0.0, alpha: float = 1.0) -> None:
+    def __init__(
+        self, model: nn.Module, discard: float = 0.0, alpha: float = 1.0, gradient: Gradient = "plain"
+    ) -> None:
         """Create the explainer.
 
         Args:
             model: any ViT.
             discard: fraction of each layer's entries, the smallest, set to 0 before the rows are normalized.
             alpha: weight of the residual connection, ≥ 0.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
 
         Raises:
             ValueError: an option outside its range.
         """
-        super().__init__(model)
+        super().__init__(model, gradient)
         check_fraction("discard", discard)
         check_alpha(alpha)
         self.discard, self.alpha = discard, alpha

@@ -62,6 +62,18 @@ class TransformerAttribution(GenericAttention):
     quantity = "relevance"
     source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
+    def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
+        """Create the explainer.
+
+        Args:
+            model: a ViT of linear layers, layer norms, activations, residual sums and attention.
+            start_layer: see `GenericAttention`.
+
+        Raises:
+            ValueError: see `GenericAttention`.
+        """
+        super().__init__(model, start_layer)
+
     def _evidence(
         self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
     ) -> Iterator[Tensor]:

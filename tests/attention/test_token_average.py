@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vit_interactions.metrics.token_average import averaged_axis, forget_masked, mean_of_shown
+from vit_interactions.attention.token_average import averaged_axis, forget_masked, mean_of_shown
 
 
 class Calls(TorchFunctionMode):
