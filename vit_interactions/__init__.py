@@ -48,5 +48,6 @@ from vit_interactions.functional import AttentionSinks as AttentionSinks
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field
 from vit_interactions.models import record_windows as record_windows
+from vit_interactions.training.explain_callback import ExplainCallback as ExplainCallback
 
 __version__ = _version("vit_interactions")

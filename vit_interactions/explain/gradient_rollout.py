@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace
 from vit_interactions.explain.gradients import GradientExplainer
-from vit_interactions.functional.chain import chain
+from vit_interactions.explain.pair_map import PairMapped
+from vit_interactions.functional.chain import chain, patch_readouts
 from vit_interactions.functional.rollout import check_alpha, discard_smallest
 from vit_interactions.utilities.checks import check_fraction
 
 
-class GradientRollout(GradientExplainer):
+class GradientRollout(PairMapped, GradientExplainer):
     """The contribution of each input patch to the readout, over attention times its positive gradient.
 
     E_l = max(mean over heads of A_l * G_l, 0); then as attention rollout, M_l = rownorm(E_l + α I). Not invariant to
-    the scale of the score, because the weight of the identity is fixed.
+    the scale of the score, because the weight of the identity is fixed. The pair map is the product of all M_l among
+    patches, which costs layers · tokens² · patches operations.
 
     Example:
         >>> import timm, torch
@@ -54,6 +56,11 @@ class GradientRollout(GradientExplainer):
         seen = self._backtrace(inputs, target, additional_forward_args)
         relevance = chain(seen.readout(), self._fused(seen), self.alpha, normalize=True)
         return relevance[:, seen.layout.prefix :], seen.layout
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        seen = self._backtrace(inputs, target, additional_forward_args)
+        readouts = patch_readouts(seen.readout(), seen.layout.prefix)
+        return chain(readouts, self._fused(seen), self.alpha, normalize=True)[..., seen.layout.prefix :]
 
     def _fused(self, seen: Backtrace) -> Iterator[Tensor]:
         class_token = seen.layout.readout in ("token", "distilled")

@@ -15,7 +15,10 @@ from vit_interactions.utilities.checks import check_fraction
 
 
 class FieldExplainer(InteractionExplainer):
-    """Base class for maps computed from the responsive field of every patch."""
+    """Base class for maps computed from the responsive field of every patch.
+
+    The pair map is the membership in the fields: row p is 1 for the patches in the field of p, and 0 for others.
+    """
 
     run_settings = ("alpha", "beta", "coverage", "exclude_sinks")
 
@@ -55,6 +58,9 @@ class FieldExplainer(InteractionExplainer):
     ) -> ResponsiveField:
         """Compute the responsive fields of a batch of images; see `functional.responsive_field`."""
         return self.field_from(*self._uncertainty(inputs, target, additional_forward_args))
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        return self.field(inputs, target, additional_forward_args).mask.float()
 
     def field_from(
         self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None
