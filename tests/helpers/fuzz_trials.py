@@ -169,10 +169,10 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
     yield trial
 
 
-# A missing classifier is initialized randomly, with a note; windows and curves need no classifier.
+# A missing classifier is initialized randomly, with a note; windows, curves and studies of fields need no classifier.
 FINE = {
     "train": [("missing key", 0)],
-    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve")},
+    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve", STUDY)},
 }
 
 

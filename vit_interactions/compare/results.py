@@ -28,7 +28,7 @@ from vit_interactions.utilities.checks import check_choice
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.text import plural
 
-TABLE = ["model", "image", "target", "method", "metric", "value", "direction"]
+TABLE = ["model", "image", "target", "method", "metric", "value"]
 FAILURES = ["model", "image", "method", "metric", "reason", "error"]
 OUTPUTS: dict[Output, str] = {
     "sigmoid": "the probability of a class is the sigmoid of its output",
@@ -109,7 +109,8 @@ class Results:
         `target` is the index of the target class, missing for a model without classes. `direction` is "higher", "lower"
         or "none", see `directions`.
         """
-        table: pd.DataFrame = self._numbers.table.copy()
+        numbers = self._numbers.table
+        table: pd.DataFrame = numbers.assign(direction=numbers["metric"].map(self.directions))
         return table
 
     def failures(self) -> pd.DataFrame:
@@ -299,9 +300,9 @@ class Results:
     @cached_property
     def _numbers(self) -> _Numbers:
         """Read the numbers of all records in one pass; arrays, whose loading takes ten times as long, stay unread."""
-        rows: list[tuple[str, str, int | None, str, str, float, str]] = []
+        rows: list[tuple[str, str, int | None, str, str, float]] = []
         failures = []
-        images, directions = {image.key: image for image in self._listed}, self.directions
+        images = {image.key: image for image in self._listed}
         fractions: dict[str, list[float]] = {model: [] for model in self.models}
         outputs: dict[str, set[Output]] = {model: set() for model in self.models}
         sinks: dict[str, list[int]] = {model: [] for model in self.models}
@@ -319,7 +320,7 @@ class Results:
                 if record.sink_patches is not None:
                     sinks[model].append(record.sink_patches)
                 rows += [
-                    (model, key, record.target, method, metric, record.values[method][metric], directions[metric])
+                    (model, key, record.target, method, metric, record.values[method][metric])
                     for method in self.methods
                     for metric in (*self.metrics, *COSTS)
                     if metric in record.values.get(method, ())
