@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers.families import Family, tiny
-from tests.helpers.token_cases import MEANS
 
 
 def small_vit(**options: Any) -> nn.Module:
