@@ -118,7 +118,8 @@ class TokenMasking(TorchFunctionMode):
             given.dropout,
             scale=given.scale,
         )
-        if self._averages and self._calls == self._layers:
+        # The last call may be of a pooling head whose result is not used; its one query has no masked tokens.
+        if self._averages and self._calls == self._layers and output.shape[-2] >= self.layout.patches:
             return forget_masked(output, self._rows(output.shape[-2]))
         return output
 
