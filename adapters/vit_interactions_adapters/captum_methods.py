@@ -76,6 +76,7 @@ class CaptumIntegratedGradients(CaptumMethod):
         super().__init__(model)
         self.baselines, self.n_steps, self.method = baselines, n_steps, method
         self.internal_batch_size = internal_batch_size
+        self.complete = baselines is None
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         return captum.attr.IntegratedGradients(forward).attribute(
@@ -116,6 +117,7 @@ class CaptumGradientShap(CaptumMethod):
         """
         super().__init__(model)
         self.baselines, self.n_samples, self.stdevs, self.seed = baselines, n_samples, stdevs, seed
+        self.complete = baselines is None and stdevs == 0  # in expectation
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         baselines = _at(inputs, self.baselines)

@@ -1,12 +1,12 @@
 """Scores of images in which the tokens of some patches are masked in all attention.
 
 Masking a token as a key is the same as removing it if the output is read from other tokens (a class token, or an
-attention pooling head); a test verifies this. It only needs the model's calls of scaled dot-product attention, and
-images with different patches removed can share a batch. Position and rotary embeddings of the other tokens do not
-change.
+attention pooling head); a test verifies this. If the output is an average of tokens, masked ones are left out of it
+too, see `token_average`. It only needs the model's calls of scaled dot-product attention, and images with different
+patches removed can share a batch. Position and rotary embeddings of the other tokens do not change.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,19 @@ from vit_interactions.attention.readable import readable
 from vit_interactions.attention.sdpa import SDPA, read_sdpa
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.functional.window_free import window_free_attention
-from vit_interactions.metrics.class_score import cached_scores, class_score
+from vit_interactions.metrics.class_score import cached_scores, unchecked_score
 from vit_interactions.metrics.metric import Case
+from vit_interactions.metrics.token_average import averaged_axis, forget_masked, mean_of_shown
 
 ADVICE = "Use `insertion` and `deletion`, which remove pixels."
+
+
+class _Structure(NamedTuple):
+    """How a model reads its tokens: its attention calls, those among tokens, and whether it averages patches."""
+
+    calls: int
+    layers: int
+    averages: bool
 
 
 def token_scores(case: Case, shown: Tensor) -> Tensor:
@@ -38,25 +47,34 @@ def token_scores(case: Case, shown: Tensor) -> Tensor:
         (images,) float64.
 
     Raises:
-        UnsupportedModelError: attention that cannot be read or is not among all tokens; an output that averages all
-            tokens, masked ones included; no token left to attend to.
+        UnsupportedModelError: attention that cannot be read or is not among all tokens; an output read from the patches
+            in another way than by one average; no token left to attend to.
     """
-    calls = _check(case)
+    structure = _check(case)
     _ = case.link  # may run the model, so before tokens are masked
 
     def score(shown: Tensor) -> Tensor:
         repeated = case.inputs.expand(len(shown), -1, -1, -1)
         with (
             readable(unwrap(case.model)),
-            _Masking(shown.flatten(1).to(case.inputs.device), case.layout) as masking,
+            _Masking(shown.flatten(1).to(case.inputs.device), case.layout, structure) as masking,
         ):
-            scores = class_score(case, repeated)
-        if masking.calls != calls:
+            scores = unchecked_score(case, repeated)
+        if masking.calls != structure.calls:
             raise UnsupportedModelError(
                 f"{type(unwrap(case.model)).__name__} called scaled_dot_product_attention {masking.calls} times, but "
-                f"its own layers attend {calls} times: it contains another model, or computes attention with an "
-                f"explicit softmax, so the tokens to mask are unknown. {ADVICE}"
+                f"its own layers attend {structure.calls} times: it contains another model, or computes attention with "
+                f"an explicit softmax, so the tokens to mask are unknown. {ADVICE}"
             )
+        finite = bool(scores.isfinite().all())
+        if structure.averages and not (masking.averages == 1 and finite):
+            raise UnsupportedModelError(
+                "`token_insertion` and `token_deletion` support models whose output reads the patches by one `mean` of "
+                f"the tokens, but {type(unwrap(case.model)).__name__} averages them {masking.averages} times after its "
+                f"last attention{', and reads tokens that are masked' if not finite else ''}. {ADVICE}"
+            )
+        if not finite:
+            raise ValueError("the model's output for a perturbed image is not finite.")
         return scores
 
     return cached_scores(case, "tokens", shown, score)
@@ -79,29 +97,27 @@ def mask_keys(given: SDPA, shown: Tensor) -> Tensor:
     return given.mask & keep if given.mask.dtype == torch.bool else given.mask.masked_fill(~keep, float("-inf"))
 
 
-def _check(case: Case) -> int:
-    """Raise an error if masking a token does not remove it; return the number of attention calls per forward pass."""
+def _check(case: Case) -> _Structure:
+    """Return how the model reads its tokens; raise an error if masking a token does not remove it."""
     model = unwrap(case.model)
     seen = observe(model, case.inputs, None, lambda call, layout: None)
     layout, record = seen.layout, seen.record
-    if layout.readout in ("avg", "token_avg"):
-        raise UnsupportedModelError(
-            f"`token_insertion` and `token_deletion` do not support {type(model).__name__}: it averages all tokens, so "
-            f"a masked token still contributes to the output. {ADVICE}"
-        )
     if layout.order is not None:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not order its patches row by row, so the tokens to mask are unknown. {ADVICE}"
         )
-    return record.seen + len(record.pool_calls)
+    only_prefix = layout.shares is not None and not any(layout.shares[layout.prefix :])
+    averages = layout.readout in ("avg", "token_avg", "other") and not only_prefix
+    return _Structure(record.seen + len(record.pool_calls), record.seen, averages)
 
 
 class _Masking(TorchFunctionMode):
-    """A mode that masks tokens in every call of scaled dot-product attention."""
+    """A mode that masks tokens in every call of scaled dot-product attention, and in the average of tokens."""
 
-    def __init__(self, shown: Tensor, layout: TokenLayout) -> None:
+    def __init__(self, shown: Tensor, layout: TokenLayout, structure: _Structure) -> None:
         super().__init__()
-        self.shown, self.layout, self.calls = shown, layout, 0
+        self.shown, self.layout, self.structure = shown, layout, structure
+        self.calls = self.averages = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -115,17 +131,36 @@ class _Masking(TorchFunctionMode):
                 f"token does not remove it. {ADVICE}"
             )
         if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
+            return self._average(func, args, kwargs)
         self.calls += 1
         given = read_sdpa(*args, **kwargs)
-        return F.scaled_dot_product_attention(
+        shown = self._shown_keys(given)
+        output = F.scaled_dot_product_attention(
             given.query,
             given.key,
             given.value,
-            mask_keys(given, self._shown_keys(given)),
+            mask_keys(given, shown),
             given.dropout,
             scale=given.scale,
         )
+        if not self.structure.averages or self.calls != self.structure.layers:
+            return output
+        own = F.pad(self.shown, (output.shape[-2] - self.layout.patches, 0), value=True)
+        return forget_masked(output, own)
+
+    def _average(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that is no attention; if it averages the tokens for the output, average those shown."""
+        behind = self.structure.averages and self.calls >= self.structure.layers
+        values = averaged_axis(func, args, kwargs) if behind else None
+        if values is None or values.shape[:2] not in (
+            (len(self.shown), self.layout.patches),
+            (len(self.shown), self.layout.tokens),
+        ):
+            return func(*args, **kwargs)
+        self.averages += 1
+        mean = mean_of_shown(values, self.shown)
+        keepdim = kwargs.get("keepdim", len(args) > 2 and args[2])
+        return mean if keepdim else mean.squeeze(1)
 
     def _shown_keys(self, given: SDPA) -> Tensor:
         """Return which keys of a call are shown, (batch, keys) bool."""
@@ -136,6 +171,9 @@ class _Masking(TorchFunctionMode):
                 f"{self.layout.tokens} tokens, so the keys of the patches are unknown. {ADVICE}"
             )
         shown = F.pad(self.shown, (keys - self.layout.patches, 0), value=True)
+        if self.structure.averages:
+            # Without any token, attention does not matter: the average is 0.
+            return shown | ~shown.any(1, keepdim=True)
         if not shown.any(1).all():
             raise UnsupportedModelError(
                 f"the model attends only to patches, so no token is left to attend to if all are masked. {ADVICE}"

@@ -30,13 +30,16 @@ from vit_interactions.compare.report.tables import (
     Best,
     Column,
     MethodRow,
+    StabilityRow,
     best_by_metric,
     columns,
     grouped_failures,
     model_tables,
+    stability_rows,
     summary_rows,
 )
 from vit_interactions.compare.results import Results
+from vit_interactions.compare.stability import rank_stability
 from vit_interactions.explorer.page_files import image_id, pages_by_image
 from vit_interactions.figures.colors import POLICY
 from vit_interactions.utilities.files import write_text
@@ -55,6 +58,7 @@ class ModelPart:
     rankings: list[ThemedFigure]
     curves: list[ThemedFigure]
     agreement: ThemedFigure | None
+    stability: list[StabilityRow]
 
 
 def report(results: Results, path: str | PathLike[str]) -> Path:
@@ -144,11 +148,13 @@ def _model_part(
         if found:
             draw = partial(curves_of, found, head.name, head.direction, results.score_name(model))
             curves.append(themed(draw, f"Curves of {head.label} by method, {head.hint}"))
+    stability = stability_rows(rank_stability(table[table["model"] == model], results.settings["metrics"]))
     agreement = None
     if len(results.methods) > 1:
         draw = partial(agreement_of, results.agreement(model))
         agreement = themed(draw, "Rank correlations between the maps of methods")
-    return ModelPart(model, heads, rows, best_by_metric(rows, heads), rankings, curves, agreement)
+    best = best_by_metric(rows, heads)
+    return ModelPart(model, heads, rows, best, rankings, curves, agreement, stability)
 
 
 def _methods_and_libraries(results: Results) -> list[str]:
