@@ -58,7 +58,7 @@ def test_pages_at_224_pixels_are_smaller_than_3_mb(trained_vit: nn.Module) -> No
     assert (found.attention.form, found.attention.levels) == ("heads", 256)
     assert len(render(found, title="t", model="m", alpha=0.1, beta=0.2).encode()) < 3e6
     # Simulate 12 heads per layer by repeating the three heads, too far apart for deflate to exploit.
-    repeated = {name: np.tile(getattr(found.attention, name), (1, 4, 1)) for name in ("peaks", "inside")}
+    repeated = {name: np.tile(getattr(found.attention, name), (1, 4, 1)) for name in ("tops", "peaks", "inside")}
     values = np.tile(np.round(found.attention.values / 17).astype(np.uint8), (1, 4, 1, 1))
     assert quantize.FINE_VALUES < values.size <= quantize.EACH_HEAD
     large = replace(found, attention=QuantizedAttention("heads", 16, 12, values, **repeated))
@@ -126,7 +126,7 @@ def check_against_python(shown: Page, found: PageData) -> None:
     assert np.allclose(state["u"], row, atol=0.02 * float(found.uncertainty.max()))
     kept = found.attention
     index = state["layer"], state["head"], p
-    exact = (kept.values[index] / 255.0) ** 2 * kept.peaks[index] / 65535
+    exact = (kept.values[index] / 255.0) ** 2 * kept.tops[index]
     assert np.allclose(state["attention"], exact, rtol=1e-9)
 
 

@@ -52,8 +52,8 @@ def test_color_bar_shows_raw_values_with_label():
         lambda axes: draw(axes, prepared((480, 320)), 10.0 ** (5 * values), LAYOUT, label="U", log=True)
     )
     [bar] = axes.child_axes
-    assert bar.get_ylabel() == "U (log scale)"
-    np.testing.assert_allclose(bar.get_ylim(), (1e31, 1e35))
+    assert bar.get_ylabel() == "U (log scale)\n▼ below the range"
+    np.testing.assert_allclose(bar.get_ylim(), (1e27, 1e35))
 
 
 @pytest.mark.parametrize("more_is_relevant", [True, False])

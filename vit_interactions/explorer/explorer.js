@@ -87,6 +87,8 @@
   const pairs = await unpack("pairs");
   const order = new Uint16Array((await unpack("order")).buffer);
   const packed = await unpack("attention");
+  const limits = new Float64Array((await unpack("limits")).buffer);
+  const tops = new Float32Array((await unpack("tops")).buffer);
   const peaks = new Uint16Array((await unpack("peaks")).buffer);
   const insides = new Uint16Array((await unpack("insides")).buffer);
   const maths = mathematics(pairs, order);
@@ -105,9 +107,9 @@
 
   // ---------------------------------------------------------------- drawing
 
-  const rgba = Uint32Array.from(facts.palette, (color) => (255 << 24 | (color & 255) << 16 | (color & 0xff00) | color >> 16) >>> 0);
+  const over = Uint32Array.from(facts.palette, ([red, green, blue, alpha]) => (alpha << 24 | blue << 16 | green << 8 | red) >>> 0);
   const withAlpha = (color, alpha) => ((color & 0xffffff) | (Math.round(255 * alpha) << 24)) >>> 0;
-  const over = (shade) => withAlpha(rgba[shade], 0.45 + 0.4 * shade / 255); // low values are more transparent
+  const opaque = over.map((color) => withAlpha(color, 1));
   const UNSEEN = 90;
   const [x0, y0, x1, y1] = facts.extent;
   const dx = (x1 - x0) / cols, dy = (y1 - y0) / rows;
@@ -121,6 +123,15 @@
   const box = (p) => {
     const col = p % cols, row = (p - col) / cols;
     return [x0 + col * dx, y0 + row * dy, x0 + (col + 1) * dx, y0 + (row + 1) * dy];
+  };
+  // The triangles of figures.display.triangles.
+  const triangles = (below, above) => {
+    const half = facts.mark / 2;
+    const shapes = [...below.map((p) => [p, half]), ...above.map((p) => [p, -half])].map(([p, tip]) => {
+      const col = p % cols, x = col + 0.5, y = (p - col) / cols + 0.5;
+      return [[x, y + tip], [x + half, y - tip], [x - half, y - tip]];
+    });
+    return { xs: shapes.map((s) => s.map(([x]) => x0 + x * dx)), ys: shapes.map((s) => s.map(([, y]) => y0 + y * dy)) };
   };
   const quads = (cells) => {
     const boxes = cells.map(box);
@@ -161,24 +172,25 @@
   const placeName = (p) => `row ${Math.floor(p / cols)}, column ${p % cols}`;
   const say = (id, text) => { byId(id).textContent = text; };
 
-  // Same scale as figures.values.log_scale: logarithmic, `decades` below the maximum; constants get the middle color. The
-  // patch itself is excluded from the scale, because it would dominate it.
+  // The limits are those of figures.display.log_scale without the patch itself; constants get the middle color.
   const drawInteractions = () => {
     const p = state.patch, colors = new Uint32Array(N), row = pairs.subarray(p * N, (p + 1) * N);
-    let first = 255, last = 0, best = -1;
+    const [low, high] = limits.subarray(2 * p, 2 * p + 2), flat = !(high - low > facts.noise * high);
+    const below = [], above = [];
+    let best = -1;
     for (let q = 0; q < N; q++) {
       if (q === p && N > 1) continue;
-      first = Math.min(first, row[q]);
-      if (facts.values[row[q]] > 0) last = Math.max(last, row[q]);
+      const u = facts.values[row[q]];
+      if (!flat && low - u > facts.noise * low) below.push(q);
+      if (!flat && u - high > facts.noise * high) above.push(q);
       if (best < 0 || row[q] < row[best]) best = q;
     }
-    const high = facts.values[first], low = Math.max(facts.values[last] ?? 0, high * 10 ** -facts.decades);
-    const flat = high - low <= facts.noise * high;
     const shades = facts.values.map((u) => (flat ? 128 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
-    for (let q = 0; q < N; q++) colors[q] = over(shades[row[q]]);
+    for (let q = 0; q < N; q++) colors[q] = over[shades[row[q]]];
     setCells("interactions_cells", colors);
-    say("u-low", flat ? "U is constant" : `U ≤ ${shown(low)}`);
-    say("u-high", flat ? "" : `${shown(high)} (log scale)`);
+    sources.interactions_clipped.data = triangles(below, above);
+    say("u-low", flat ? "U is constant" : `U ${below.length ? "▼ ≤" : "="} ${shown(low)}`);
+    say("u-high", flat ? "" : `${above.length ? "▲ ≥ " : ""}${shown(high)} (log scale)`);
     say("interactions-read", best === p ? "" : `Strongest interaction: patch in ${placeName(best)}, U = ${shown(facts.values[row[best]])}.`);
   };
 
@@ -269,7 +281,7 @@
         const [column, line] = tilePlace(layer, head);
         for (let q = 0; q < N; q++) {
           const col = q % cols, row = (q - col) / cols;
-          pixels[(line * (rows + 1) + row) * width + column * (cols + 1) + col] = rgba[shadeAt(layer, head, p, q)];
+          pixels[(line * (rows + 1) + row) * width + column * (cols + 1) + col] = opaque[shadeAt(layer, head, p, q)];
         }
       }
     setImage("mosaic_cells", pixels, height, width, 0.5 / (cols + 1), 0.5 / (rows + 1), columns - 0.5 / (cols + 1), lines - 0.5 / (rows + 1));
@@ -278,14 +290,20 @@
     if (!layers) return;
     const { layer, head, patch: p } = state, row = (layer * heads + head) * N + p;
     const colors = new Uint32Array(N);
-    for (let q = 0; q < N; q++) colors[q] = over(shadeAt(layer, head, p, q));
+    const clipped = peaks[row] / 65535 > tops[row] + 1 / 65535, above = [];
+    for (let q = 0; q < N; q++) {
+      const shade = shadeAt(layer, head, p, q);
+      colors[q] = over[shade];
+      if (clipped && shade === 255) above.push(q);
+    }
     setCells("head_cells", colors);
+    sources.head_clipped.data = triangles([], above);
     const [column, line] = tilePlace(layer, head);
     sources.mosaic_chosen.data = quad(column, line, column + 1, line + 1);
     const name = heads > 1 ? `Layer ${layer}, head ${head}` : facts.form === "means" ? `Layer ${layer}, mean of its heads` : `Layer ${layer}`;
     say("head-title", name);
     const peak = peaks[row] / 65535, rest = 1 - insides[row] / 65535;
-    say("head-read", `The patch gives ${share(peak)} of its attention to the brightest patch` +
+    say("head-read", `${clipped ? "▲ marks patches at or above the 98th percentile. " : ""}The patch gives ${share(peak)} of its attention to one patch` +
       (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "prefix token" : `${facts.prefix} prefix tokens`}.` : "."));
   };
 
@@ -408,7 +426,7 @@
 
   // ---------------------------------------------------------------- start
 
-  const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `#${facts.palette[i].toString(16).padStart(6, "0")}`).join(", ")})`;
+  const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `rgb(${facts.palette[i].slice(0, 3)})`).join(", ")})`;
   for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp;
 
   await drawImage();
@@ -425,9 +443,10 @@
       field: [...maths.field(state.patch, state.windows, state.dropped)],
       tendency: [...state.fields.tendency.subarray(2 * state.patch, 2 * state.patch + 2)],
       u: Array.from(pairs.subarray(state.patch * N, (state.patch + 1) * N), (k) => facts.values[k]),
+      colors: [...sources.interactions_cells.data.image[0]],
       attention: layers ? Array.from({ length: N }, (_, q) =>
         (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1)) ** 2 *
-        peaks[(state.layer * heads + state.head) * N + state.patch] / 65535) : null,
+        tops[(state.layer * heads + state.head) * N + state.patch]) : null,
     }),
     all: () => ({ windows: [...state.windows], dropped: [...state.dropped], sizes: [...state.fields.size], tendency: [...state.fields.tendency] }),
   };

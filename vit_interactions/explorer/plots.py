@@ -40,6 +40,9 @@ def image_plot(name: str, limits: Bounds, description: str, cell: float, *, fine
         _add_field(plot, cell, fine)
     if name == "tendency":
         _add_arrows(plot, cell, fine)
+    if name in ("interactions", "head"):
+        clipped = _source(f"{name}_clipped", ("xs", "ys"))
+        plot.patches("xs", "ys", source=clipped, fill_color=PALE, line_color=DARK, line_width=0.5)
     _add_frame(plot, f"{name}_patch")
     return plot
 

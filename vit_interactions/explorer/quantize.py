@@ -1,4 +1,4 @@
-"""Quantize attention to a few bits per value, normalized per row, on a square-root scale."""
+"""Quantize attention to a few bits per value, on a square-root scale with robust limits per row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
+from vit_interactions.figures.display import robust_limits
 
 FINE, COARSE = 256, 16  # levels per value: one byte, half a byte
 FINE_VALUES = 2**21  # most values that are stored with fine levels
@@ -26,7 +27,9 @@ class QuantizedAttention:
         form: whether every head is kept, the mean over each layer's heads, or nothing, to limit the page size.
         levels: levels per value.
         all_heads: heads per layer.
-        values: (layers, heads or 1, patches, patches) in [0, levels - 1]: (levels - 1) · sqrt(attention / peak).
+        values: (layers, heads or 1, patches, patches) in [0, levels - 1]: (levels - 1) · sqrt(attention / top), at most
+            levels - 1.
+        tops: (layers, heads or 1, patches), the upper end of each row's color scale.
         peaks: (layers, heads or 1, patches), the largest attention of each row times 65,535.
         inside: (layers, heads or 1, patches), the sum of each row times 65,535, i.e. without prefix tokens.
     """
@@ -35,6 +38,7 @@ class QuantizedAttention:
     levels: int
     all_heads: int
     values: NDArray[np.uint8]
+    tops: NDArray[np.float32]
     peaks: NDArray[np.uint16]
     inside: NDArray[np.uint16]
 
@@ -65,33 +69,51 @@ def quantize_attention(calls: Sequence[AttentionCall], layout: TokenLayout) -> Q
     levels = FINE if len(kept) * maps * pairs <= FINE_VALUES else COARSE
     shape = len(kept), maps, layout.patches
     values = np.empty((*shape, layout.patches), np.uint8)
+    tops = np.empty(shape, np.float32)
     peaks, inside = np.empty(shape, np.uint16), np.empty(shape, np.uint16)
     for layer, call in enumerate(kept):
         attention = call.attention()[0, :, layout.prefix :, layout.prefix :]
         if form == "means":
             attention = attention.mean(0, keepdim=True)
         peaks[layer], inside[layer] = _to_16_bits(attention.amax(-1)), _to_16_bits(attention.sum(-1))
-        values[layer] = quantize_rows(attention, levels).cpu().numpy()
-    return QuantizedAttention(form, levels, heads, values, peaks, inside)
+        top = row_tops(attention)
+        tops[layer] = top.cpu().numpy()
+        values[layer] = quantize_rows(attention, top, levels).cpu().numpy()
+    return QuantizedAttention(form, levels, heads, values, tops, peaks, inside)
 
 
-def quantize_rows(attention: Tensor, levels: int) -> Tensor:
-    """Compute (levels - 1) · sqrt(attention / row maximum), rounded; rows of zeros stay zero.
+def row_tops(attention: Tensor) -> Tensor:
+    """Return the upper end of each row's color scale: the maximum, or less if a few values would stretch the scale.
 
     Args:
         attention: (..., patches) ≥ 0.
+
+    Returns:
+        (...), from `robust_limits` of the square roots.
+    """
+    roots = attention.double().sqrt().cpu().numpy()
+    high = robust_limits(np.where(roots > 0, roots, np.nan))[1]
+    return torch.from_numpy(np.nan_to_num(high) ** 2).to(attention)
+
+
+def quantize_rows(attention: Tensor, tops: Tensor, levels: int) -> Tensor:
+    """Compute (levels - 1) · sqrt(attention / top), rounded and at most levels - 1; rows of zeros stay zero.
+
+    Args:
+        attention: (..., patches) ≥ 0.
+        tops: (...), the value of the highest level, per row.
         levels: at most 256.
 
     Returns:
         uint8, of the same shape.
 
     Example:
-        >>> quantize_rows(torch.tensor([[0.0, 0.04, 0.16], [0.0, 0.0, 0.0]]), 256)
+        >>> quantize_rows(torch.tensor([[0.0, 0.04, 0.16], [0.0, 0.0, 0.0]]), torch.tensor([0.16, 0.0]), 256)
         tensor([[  0, 128, 255],
                 [  0,   0,   0]], dtype=torch.uint8)
     """
-    peak = attention.amax(-1, keepdim=True)
-    shares = torch.where(peak > 0, attention / peak, 0.0)
+    tops = tops.unsqueeze(-1)
+    shares = torch.where(tops > 0, attention / tops, 0.0).clamp(max=1)
     return (shares.sqrt() * (levels - 1)).round().to(torch.uint8)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.palettes import all_palettes
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,10 +23,9 @@ from vit_interactions.explorer.data import PageData
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
+from vit_interactions.figures.display import MARK, NOISE, log_limits, paint
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
-from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
-from vit_interactions.figures.values import NOISE
 from vit_interactions.functional.indiscriminative import column_variance
 from vit_interactions.images.placement import around_both
 from vit_interactions.utilities.text import printable
@@ -81,7 +80,7 @@ def render(found: PageData, *, title: str, model: str, alpha: float, beta: float
 def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -> dict[str, Any]:
     """Return the numbers and names that the page's script needs, without arrays."""
     facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
-    facts |= {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
+    facts |= {"many": MANY, "mark": MARK, "noise": NOISE, "palette": page_palette(), "open": OPEN_WINDOWS}
     facts["panels"] = [name for name in PANELS if name != "head" or facts["layers"]]
     facts["plots"] = _plots(found, facts)
     return facts
@@ -146,11 +145,24 @@ def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
     arrays: dict[str, NDArray[Any]] = {
         "pairs": sliders.steps,
         "order": order.cpu().numpy().astype(np.uint16),
+        "limits": row_limits(sliders),
         "attention": found.attention.packed(),
         "peaks": found.attention.peaks,
+        "tops": found.attention.tops,
         "insides": found.attention.inside,
     }
     return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def row_limits(sliders: SliderSteps) -> NDArray[np.float64]:
+    """Return (patches, 2): the ends of the log scale of each row of U, from the values that the page shows.
+
+    The patch itself is excluded, because it would dominate its row. NaN if no other value is positive.
+    """
+    shown = sliders.values[sliders.steps]
+    if len(shown) > 1:
+        np.fill_diagonal(shown, np.nan)
+    return np.stack(log_limits(shown), -1)
 
 
 def pack(data: bytes) -> str:
@@ -190,9 +202,10 @@ def _line_names(layers: int, columns: int) -> list[str]:
     return [f"{line[0]}-{line[-1]}" if len(line) > 1 else f"{line[0]}" for line in lines]
 
 
-def _palette() -> list[int]:
-    """Return the 256 colors of the maps as 0xRRGGBB."""
-    return [int(color[1:], 16) for color in all_palettes[COLORS.capitalize()][256]]
+def page_palette() -> list[list[int]]:
+    """Return the 256 colors of the maps as RGBA."""
+    colors: list[list[int]] = paint(np.arange(256.0), Normalize(0, 255)).tolist()
+    return colors
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from vit_interactions.figures.colors import POLICY
 
 from tests.helpers.compared import COLS, MEANS, METHODS, NAMES, ROWS, Compared
 from vit_interactions.compare.cost import COSTS
@@ -25,7 +26,6 @@ from vit_interactions.compare.report.figures import (
     ranking_figure,
     ranking_of,
 )
-from vit_interactions.figures.colors import POLICY
 from vit_interactions.metrics import METRICS
 
 

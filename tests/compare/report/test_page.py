@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import timm
 from PIL import Image
+from vit_interactions.figures.colors import map_colors
 
 from tests.helpers.browser import Page, page
 from tests.helpers.compared import IMAGE, METHODS, NAMES, PLACES, SCRIPT, SIZES, Compared
@@ -21,7 +22,6 @@ from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.report import page as report_module
 from vit_interactions.compare.report.figures import grid_figure
 from vit_interactions.compare.report.page import render, report
-from vit_interactions.figures.colors import map_colors
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from vit_interactions.compare.results import Results
 from vit_interactions.compare.summary import BASELINE
 from vit_interactions.figures import PreparedImage, draw_image
 from vit_interactions.figures.canvas import draw_cells
-from vit_interactions.figures.colors import POLICY, map_colors
-from vit_interactions.figures.overlay import OPACITY
+from vit_interactions.figures.display import POLICY, linear_scale, map_colors
+from vit_interactions.figures.overlay import draw_clipped
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.metrics.perturbation_curves import area_under_curve
 from vit_interactions.utilities.arrays import Array
@@ -109,7 +109,8 @@ def grid_figure(
             _title(axes, method_label(method) + ("\n(no map)" if found is None else ""))
             draw_image(axes, image, layout, gray=True)
             if found is not None:
-                draw_cells(axes, image, layout, _translucent(map_colors(found)))
+                draw_cells(axes, image, layout, map_colors(found))
+                draw_clipped(axes, image, layout, found, linear_scale(found))
     return figure
 
 
@@ -328,11 +329,6 @@ def _label(method: str) -> str:
 def _in_lines(method: str) -> str:
     """Break the name of a method into lines, and escape "$", which would start a formula."""
     return "\n".join(textwrap.wrap(method_label(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
-
-
-def _translucent(colors: Array) -> Array:
-    alpha = np.full((*colors.shape[:2], 1), round(255 * OPACITY), np.uint8)
-    return np.concatenate([colors, alpha], -1)
 
 
 def _check_known(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

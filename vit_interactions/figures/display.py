@@ -1,0 +1,242 @@
+"""Choose the colors of a map: range, color map, opacity and clipped patches, the same in every figure and page.
+
+Raw values are never changed; only what is drawn of them is.
+"""
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm, Normalize
+
+from vit_interactions.utilities.arrays import Array
+
+NOISE = 1e-6  # relative differences up to this are float32 rounding
+TAIL = 0.02  # fraction of the values beyond each percentile
+FEW = 50  # values; with fewer, percentiles would be single values
+EXCESS = 0.5  # a tail longer than this fraction of the range between the percentiles is clipped
+DECADES = 8  # of a log scale, at most
+COLORS = "inferno"
+DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
+MARK = 0.4  # patches, the size of a triangle
+FAINT, STRONG = 0.4, 0.85  # opacity of the least and the most relevant patches; the image stays visible below
+
+POLICY = (
+    "Each map has its own color scale, from its minimum (dark) to its maximum (bright). Maps with both signs "
+    "run from blue through neutral at zero to red. A scale that a few extreme patches would stretch ends at the 2nd or "
+    "98th percentile instead, and triangles mark the patches beyond it (▲ above, ▼ below). Colors compare patches "
+    "within a map, not methods."
+)
+
+
+class ConstantScale(Normalize):
+    """The color scale of a constant map, which gets the middle color."""
+
+
+def is_constant(values: Array) -> bool:
+    """Return whether values differ by rounding errors only.
+
+    Example:
+        >>> is_constant(np.array([0.1, 0.1 + 1e-9])), is_constant(np.array([0.0, 1e-9]))
+        (True, False)
+    """
+    return bool(values.max() - values.min() <= NOISE * np.abs(values).max())
+
+
+def robust_limits(values: Array) -> tuple[Array, Array]:
+    """Compute limits of color scales that a few extreme values do not stretch.
+
+    A limit is the minimum or maximum, unless the values beyond the 2nd or 98th percentile would take more than half as
+    much of the scale as all others: then it is the percentile, rounded outward to one of the values. With fewer than 50
+    values, or if those between the percentiles differ by rounding only, the limits are minimum and maximum.
+
+    Args:
+        values: (..., values); NaN is not counted.
+
+    Returns:
+        Lower and upper limits, (...) each; NaN if nothing is counted.
+
+    Example:
+        >>> low, high = robust_limits(np.array([*range(1, 100), 1e6]))
+        >>> float(low), float(high)
+        (1.0, 99.0)
+    """
+    low, high = np.fmin.reduce(values, -1), np.fmax.reduce(values, -1)
+    count = (~np.isnan(values)).sum(-1)
+    ranked = np.sort(values, -1)  # NaN is last
+    beyond = np.floor(TAIL * (count - 1))
+    places = beyond, count - 1 - beyond
+    lower, upper = (
+        np.take_along_axis(ranked, np.maximum(place, 0).astype(np.int64)[..., None], -1)[..., 0]
+        for place in places
+    )
+    spread = upper - lower
+    enough = (count >= FEW) & (spread > NOISE * np.maximum(np.abs(low), np.abs(high)))
+    clip_low, clip_high = (enough & (tail > EXCESS * spread) for tail in (lower - low, high - upper))
+    return np.where(clip_low, lower, low), np.where(clip_high, upper, high)
+
+
+def linear_scale(values: Array) -> Normalize:
+    """Create a linear color scale with robust limits; constant values get the middle color.
+
+    If values have both signs, by more than rounding, the range is symmetric about zero. Zeros are part of the range but
+    not of its percentiles, so that a few positive values among zeros are not clipped. Integers are never clipped: they
+    are counts.
+
+    Example:
+        >>> scale = linear_scale(np.array([-0.5, 0.0, 2.0]))
+        >>> scale.vmin, scale.vmax
+        (-2.0, 2.0)
+    """
+    low, high = float(values.min()), float(values.max())
+    if is_constant(values):
+        # Not quite symmetric: the exact middle lies between two colors, where rounding would show.
+        return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2.02)
+    signed = min(-low, high) > NOISE * max(-low, high)
+    shown = np.abs(values) if signed else values
+    if (values != np.round(values)).any():
+        found = robust_limits(np.where(shown == 0, np.nan, shown).ravel())
+        low, high = (float(limit) for limit in found)
+        if (shown == 0).any():
+            low, high = min(low, 0.0), max(high, 0.0)
+    elif signed:
+        high = float(shown.max())
+    return Normalize(-high if signed else low, high)
+
+
+def log_scale(values: Array) -> Normalize:
+    """Create a log color scale with robust limits, over at most eight decades.
+
+    Constant or negative values get a linear scale.
+
+    Example:
+        >>> scale = log_scale(np.array([0.0, 1e-9, 1.0]))
+        >>> scale.vmin, scale.vmax
+        (1e-08, 1.0)
+    """
+    if is_constant(values) or values.min() < 0:
+        return linear_scale(values)
+    low, high = (float(limit) for limit in log_limits(values.ravel()))
+    return LogNorm(low, high, clip=True) if low < high else linear_scale(values)
+
+
+def log_limits(values: Array) -> tuple[Array, Array]:
+    """Compute the limits of `log_scale`: `robust_limits` of the logarithms of positive values.
+
+    Args:
+        values: (..., values) ≥ 0; NaN is not counted.
+
+    Returns:
+        Lower and upper limits, (...) each; NaN if no value is positive.
+    """
+    positive = values > 0
+    logs = np.where(positive, np.log10(np.where(positive, values, 1.0)), np.nan)
+    low, high = robust_limits(logs)
+    return 10.0 ** np.maximum(low, high - DECADES), 10.0**high
+
+
+def is_symmetric(scale: Normalize) -> bool:
+    """Return whether a scale is symmetric about zero, so that it needs diverging colors."""
+    return scale.vmin is not None and scale.vmin < 0 and scale.vmin == -(scale.vmax or 0.0)
+
+
+def clipped(values: Array, scale: Normalize) -> tuple[Array, Array]:
+    """Return which values are below and above a scale, by more than rounding.
+
+    Example:
+        >>> below, above = clipped(np.array([0.0, 1.0, 2.0]), Normalize(0, 1))
+        >>> below.tolist(), above.tolist()
+        ([False, False, False], [False, False, True])
+    """
+    low, high = scale.vmin or 0.0, scale.vmax or 0.0
+    return low - values > NOISE * abs(low), values - high > NOISE * abs(high)
+
+
+def scale_name(scale: Normalize, values: Array, *, given: bool = False) -> str:
+    r"""Return the label suffix of a color scale: whether it is logarithmic, and what its triangles mean.
+
+    Args:
+        scale: the color scale.
+        values: the values that it is for.
+        given: whether the scale was made for other values, so that its limits are not percentiles of these.
+
+    Example:
+        >>> values = np.array([*np.linspace(0.1, 0.2, 99), 7.0])
+        >>> scale_name(linear_scale(values), values)
+        '\n▲ above the 98th percentile'
+    """
+    below, above = (bool(cells.any()) for cells in clipped(values, scale))
+    name = " (log scale)" if isinstance(scale, LogNorm) else ""
+    if is_symmetric(scale) and (below or above) and not given:
+        return f"{name}\n▲▼ beyond the 98th percentile of |values|"
+    name += f"\n▲ above the {'range' if given else '98th percentile'}" if above else ""
+    # A log scale may end at a percentile or at its last decade.
+    name += f"\n▼ below the {'range' if given or name.startswith(' (log') else '2nd percentile'}" if below else ""
+    return name
+
+
+def color_map(scale: Normalize, *, more_is_relevant: bool = True) -> str:
+    """Return the name of matplotlib's color map for a scale; relevant is bright, or red."""
+    return (DIVERGING if is_symmetric(scale) else COLORS) + ("" if more_is_relevant else "_r")
+
+
+def paint(values: Array, scale: Normalize, *, more_is_relevant: bool = True) -> Array:
+    """Map values to colors, which are the more opaque the more relevant they are, so that the image stays visible.
+
+    Args:
+        values: (..., ), finite.
+        scale: the color scale, from `linear_scale` or `log_scale`.
+        more_is_relevant: whether higher is more relevant; False: lower is.
+
+    Returns:
+        (..., 4) uint8, RGBA, to be drawn on a gray image.
+    """
+    colors = colormaps[color_map(scale, more_is_relevant=more_is_relevant)]
+    shades = np.clip(np.ma.getdata(scale(values)), 0, 1)
+    strength = np.abs(2 * shades - 1) if is_symmetric(scale) else shades if more_is_relevant else 1 - shades
+    painted: Array = colors(shades, alpha=FAINT + (STRONG - FAINT) * strength, bytes=True)
+    return painted
+
+
+def map_colors(values: Array) -> Array:
+    """Map a map's values to the colors in which it is drawn on a gray image, with its own scale.
+
+    Args:
+        values: (rows, cols), finite; higher is more relevant.
+
+    Returns:
+        (rows, cols, 4) uint8, RGBA. Maps with both signs get diverging colors, symmetric about zero; constant maps get
+        the middle color.
+
+    Raises:
+        ValueError: the map is not 2-D, is empty or is not finite.
+
+    Example:
+        >>> bool((map_colors(np.array([[0.0, 1.0]])) == map_colors(np.array([[5.0, 7.0]]))).all())
+        True
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"`values` must have shape (rows, cols), got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError("`values` must be finite, got NaN or infinite values.")
+    return paint(values, linear_scale(values))
+
+
+def triangles(cells: Array, *, up: bool) -> Array:
+    """Return the corners of the small triangles that mark clipped patches.
+
+    Args:
+        cells: (rows, cols) bool.
+        up: whether they point up, for values above the scale.
+
+    Returns:
+        (marked, 3, 2): x to the right and y down, in patches.
+
+    Example:
+        >>> triangles(np.array([[False, True]]), up=True).tolist()
+        [[[1.5, 0.3], [1.7, 0.7], [1.3, 0.7]]]
+    """
+    height = -MARK / 2 if up else MARK / 2
+    shape = np.array([[0, height], [MARK / 2, -height], [-MARK / 2, -height]])
+    centers = np.argwhere(cells)[:, None, ::-1] + 0.5
+    found: Array = centers + shape
+    return found
