@@ -67,7 +67,7 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
         assert torch.equal(torch.from_numpy(arrays["uncertainty"]), uncertainty[0])
         fields = vi.responsive_field(uncertainty, (10, 10), 0.05, 0.2)
         assert torch.equal(torch.from_numpy(arrays["field_mask"]), fields.mask[0])
-        assert manifest["field_share"] == int(fields.operations) / 100**2
+        assert manifest["field_fraction"] == int(fields.operations) / 100**2
         assert manifest["prediction"]["index"] == int(model(inputs).argmax())
         assert manifest["prediction"]["name"] is None
     assert json.loads((out / "manifest.json").read_text())["failed"] == {}

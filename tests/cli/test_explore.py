@@ -7,7 +7,7 @@ import pytest
 
 import vit_interactions as vi
 from tests.helpers.command_line import run
-from vit_interactions.explorer.pages import image_id
+from vit_interactions.explorer.page_files import image_id
 from vit_interactions.loading.models import load_model
 
 

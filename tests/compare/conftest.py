@@ -11,7 +11,7 @@ from tests.helpers.noise import write_noise
 from tests.helpers.resumed import make_images
 from tests.helpers.sharp_vit import save_sharp_vit
 from vit_interactions.compare import run as running
-from vit_interactions.compare import scoring as measure
+from vit_interactions.compare import scoring
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     def counted(*arguments: object) -> object:
         calls.append(arguments)
-        return measure.measure(*arguments)  # type: ignore[arg-type]
+        return scoring.score_maps(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(running, "measure", counted)
+    monkeypatch.setattr(running, "score_maps", counted)
     return calls
 
 

@@ -39,4 +39,4 @@ def test_notes_name_open_windows_and_other_windows_than_in_training(root: Path) 
     ).windows[0]
     pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
     record = json.loads((root / "out-0" / "records" / "b-vit-b" / "a.json").read_text())
-    assert record["window_share"] == pairs / 16**2 > 0.9
+    assert record["window_fraction"] == pairs / 16**2 > 0.9

@@ -68,7 +68,7 @@ NUMBERS: dict[str, Callable[[bytes], bytes]] = {
     "digits": lambda content: b'{"a": ' + b"9" * 5000 + b"}",
     "bytes": lambda content: b"\xff\xfe",
     "another value": lambda content: content.replace(b"0.", b"1.", 1),
-    "NaN": lambda content: content.replace(b'"window_share": null', b'"window_share": NaN'),
+    "NaN": lambda content: content.replace(b'"window_fraction": null', b'"window_fraction": NaN'),
 }
 
 

@@ -1,6 +1,8 @@
 """Settings give their values to options that are not set."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -37,3 +39,16 @@ def test_a_run_sets_options_that_are_not_given() -> None:
     made = configure({"x": lambda model: vi.ResponsiveFieldSize(model, alpha=0.4)}, small_vit())
     (kept,) = Settings("vit", methods=made, alpha=0.05).methods
     assert kept.options == {"alpha": 0.4, "beta": 0.2}
+
+
+def test_options_follow_the_run_by_the_declarations_of_their_class() -> None:
+    class Own(vi.RawAttention):
+        run_settings = ("beta", "target")
+        run_defaults: ClassVar[Mapping[str, Any]] = {"width": 3, "not an option": 1}
+
+        def __init__(self, model: nn.Module, alpha: float = 0.5, beta: float = 0.5, width: int = 1) -> None:
+            super().__init__(model)
+
+    methods = configure({"plain": Own, "set": partial(Own, beta=0.1, width=2)})
+    options = [method.options for method in Settings("vit", methods=methods, alpha=0.05, beta=0.3).methods]
+    assert options == [{"beta": 0.3, "width": 3}, {"beta": 0.1, "width": 2}]

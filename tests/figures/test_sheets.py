@@ -57,7 +57,7 @@ def test_figures_contain_each_part():
     assert [title for title in titles if title.startswith("Field")] == [
         f"Field: {sizes[r * COLS + c]} of {N} patches" for r, c in patches
     ]
-    names = [text.get_text() for text in interaction[0].texts if "informative" not in text.get_text()]
+    names = [text.get_text() for text in interaction[0].texts if "discriminative" not in text.get_text()]
     assert names == [" 1 ", " 2 ", " 3 ", " 4 "]
     assert [axes.get_title() for axes in made["indiscriminative"].axes if "dropped" in axes.get_title()] == [
         "β = 0.07: 2 of 24 dropped",
@@ -83,11 +83,11 @@ def test_default_choice_of_patches_is_stated():
     field = vi.responsive_field(u[None], LAYOUT.grid)
     for patches, said in ((None, 1), ([(0, 0)], 0)):
         figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, patches)
-        captions = [text for text in figure.axes[0].texts if "most informative ones" in text.get_text()]
+        captions = [text for text in figure.axes[0].texts if "most discriminative ones" in text.get_text()]
         assert len(captions) == said
     figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT)
     FigureCanvasAgg(figure).draw()
-    [caption] = [text for text in figure.axes[0].texts if "last, the least informative one" in text.get_text()]
+    [caption] = [text for text in figure.axes[0].texts if "last, the least discriminative one" in text.get_text()]
     box = caption.get_window_extent()
     assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
 

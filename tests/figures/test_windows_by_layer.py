@@ -76,7 +76,7 @@ def test_explain_draws_the_windows_that_the_model_predicts() -> None:
     with torch.no_grad(), vi.record_windows(model) as record:
         model(image.input[None])
     assert (found.arrays["own_windows"] == torch.stack(record.masks)[:, 0].numpy()).all()
-    shares = found.facts["own_window_share_by_layer"]
+    shares = found.facts["own_window_fraction_by_layer"]
     assert sum(shares) / len(shares) == pytest.approx(float(record.operations[0]) / 15**2)
 
 

@@ -121,5 +121,5 @@ def test_title_states_the_readout_of_daam(
     figures = explained(image, model, *names).figures
     for name in (names[1], f"{names[1]}_frames"):
         title = " ".join(figures[name].get_suptitle().split())
-        assert title.startswith(f"dynamic accumulated attention{words} (predicted: class ")
+        assert title.startswith(f"dynamic_accumulated_attention{words} (predicted: class ")
     assert "read from" not in figures["raw_attention"].get_suptitle()

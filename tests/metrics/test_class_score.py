@@ -17,6 +17,7 @@ from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report.figures import curves_figure
 from vit_interactions.compare.report.page import report
 from vit_interactions.functional.scores import Output
+from vit_interactions.loading.predictions import prediction_text
 from vit_interactions.metrics import METRICS, Case, deletion, insertion
 from vit_interactions.metrics.class_score import class_score
 
@@ -198,8 +199,8 @@ def test_a_comparison_reports_the_kind_of_scores(image: Image.Image, tmp_path: P
         record = comparison.record("vit", "image-1")
         assert record.prediction is not None
         assert record.prediction.output == output
-        assert record.prediction_text.startswith(words[output].split("9")[0])
-        assert ("%" in record.prediction_text) == (output != "value")
+        assert prediction_text(record.prediction).startswith(words[output].split("9")[0])
+        assert ("%" in prediction_text(record.prediction)) == (output != "value")
         assert comparison.outputs("vit") == {output}
         assert comparison.settings["output"] == stated
         figure = curves_figure(comparison, "vit", "insertion")
@@ -245,7 +246,7 @@ def test_an_ambiguous_output_fails_per_metric(image: Image.Image) -> None:
     comparison = compared(hard, image)
     assert set(comparison.maps("vit", "image-1")) == {"random_map", "input_x_gradient"}
     assert comparison.failures()["reason"].str.startswith("`output` must be given").all()
-    assert comparison.record("vit", "image-1").prediction_text.startswith("class 1, output ")
+    assert prediction_text(comparison.record("vit", "image-1").prediction).startswith("class 1, output ")
     assert compared(hard, image, "probabilities").failures().empty
 
 

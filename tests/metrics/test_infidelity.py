@@ -37,7 +37,7 @@ def test_infidelity_by_the_definition() -> None:
         sums.append(float(values[subset].sum()))
     beta = sum(a * b for a, b in zip(sums, falls, strict=True)) / sum(a * a for a in sums)
     expected = sum((beta * a - b) ** 2 for a, b in zip(sums, falls, strict=True)) / 12
-    assert infidelity(share=0.3, samples=12).measure(case, values).value == pytest.approx(expected, rel=1e-9)
+    assert infidelity(fraction=0.3, samples=12).measure(case, values).value == pytest.approx(expected, rel=1e-9)
     for other in (beta * 0.9, beta * 1.1):
         assert expected < sum((other * a - b) ** 2 for a, b in zip(sums, falls, strict=True)) / 12
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_interactions.utilities.text import did_you_mean, method_label, printable
+from vit_interactions.utilities.text import did_you_mean, printable
 
 
 @pytest.mark.parametrize("char", ["\x00", "\x1b", "\x7f", "\x9b", "\u202e", "\u2066", "\udcff", "\r"])
@@ -21,7 +21,3 @@ def test_close_names_are_suggested_and_others_are_not() -> None:
     assert did_you_mean("deletoin", names) == " Did you mean deletion or token_deletion?"
     assert did_you_mean("token", names) == " Did you mean token_deletion?"
     assert did_you_mean("xyz", names) == ""
-
-
-def test_options_stay_as_typed() -> None:
-    assert method_label("raw_attention:layer=-1") == "raw attention:layer=-1"

@@ -28,7 +28,7 @@ ADVICE = (
 )
 # The `train` and `eval` of these packages write to no parameter.
 _TRUSTED = ("torch", "timm", "transformers", "peft")
-_OWN = frozenset(vars(nn.Module()))
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _PLAIN_METHODS = (nn.Module.train, nn.Module.eval)
 _TENSORS = ("_parameters", "_buffers")
 _originals: weakref.WeakKeyDictionary[nn.Module, dict[int, nn.Module]] = weakref.WeakKeyDictionary()
@@ -140,7 +140,7 @@ def _kind(module: nn.Module) -> type[nn.Module]:
 def _values(state: dict[str, Any]) -> Iterator[Any]:
     """Yield the values of a module's attributes and hooks, except parameters, buffers and submodules."""
     for name, value in state.items():
-        is_own = name in (*_TENSORS, "_modules") or (name in _OWN and not value)
+        is_own = name in (*_TENSORS, "_modules") or (name in MODULE_ATTRIBUTES and not value)
         if not is_own and not is_atom(value):
             yield value
 
@@ -153,7 +153,7 @@ def _state(
     for name, value in state.items():
         if name in _TENSORS:
             new[name] = {key: private.get(id(tensor), tensor) for key, tensor in value.items()}
-        elif name in _OWN and not value and type(value) in PLAIN:
+        elif name in MODULE_ATTRIBUTES and not value and type(value) in PLAIN:
             new[name] = type(value)()  # no hooks
         elif isinstance(value, Tensor):
             new[name] = private.get(id(value), value)
@@ -163,7 +163,7 @@ def _state(
         elif name != "_compiled_call_impl":
             new[name] = value if is_atom(value) else carry(value)
     if isinstance(copied, _Inside):
-        return {**vars(nn.Module()), **{name: part for name, part in new.items() if name in _OWN}}
+        return {**vars(nn.Module()), **{name: part for name, part in new.items() if name in MODULE_ATTRIBUTES}}
     return new
 
 

@@ -24,7 +24,7 @@ from vit_interactions.attention.orientation import (
     BANDS,
     UPRIGHT,
     Orientation,
-    agreement,
+    alignment,
     centers,
     covered,
     disordered,
@@ -41,7 +41,7 @@ PREFIX = 16  # most tokens before those of the image
 TRIED = 12  # last modules whose outputs are tried
 OFF = 0.15  # by how much more features may move across the pixels than along them, as a fraction of the image
 EDGE = 0.05  # tolerance for the edge of the part that features cover, as a fraction of the image
-AGREEMENT = 0.8  # least correlation of the positions of tokens and of the pixels that change them
+ALIGNMENT = 0.8  # least correlation of the positions of tokens and of the pixels that change them
 STRETCH = 1.5  # largest aspect ratio of a cell
 Form = Literal["channels first", "channels last", "tokens"]
 Size = tuple[int, int]
@@ -332,7 +332,7 @@ def _placed(
     astray = ""
 
     def agrees(grid: FeatureGrid) -> float:
-        return agreement(_of(center, grid), grid.orientation)
+        return alignment(_of(center, grid), grid.orientation)
 
     for name, grids in forms.items():
         clear = [replace(g, orientation=found) for g in grids if (found := orientation(center[g])) is not None]
@@ -380,7 +380,7 @@ def _lies_over(grid: FeatureGrid, center: Tensor) -> bool:
     """Check whether the features that change move along with the changed pixels; constant ones lie nowhere."""
     if not center.isfinite().any():
         return False
-    if grid.form == "tokens" and agreement(center, grid.orientation) < AGREEMENT:
+    if grid.form == "tokens" and alignment(center, grid.orientation) < ALIGNMENT:
         return False
     along, across = uprightness(center, grid.orientation)
     return all(a >= max(0.0, abs(b)) - OFF for a, b in zip(along, across, strict=True))

@@ -15,7 +15,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probe import token_layout
 from vit_interactions.attention.probing.request import as_arguments
-from vit_interactions.attention.probing.scored import Score, Scored, probe_score
+from vit_interactions.attention.probing.scored import Scored, ScoreFunction, probe_score
 from vit_interactions.attention.readable import readable
 from vit_interactions.attention.record import (
     AttentionCall,
@@ -149,7 +149,7 @@ def observe(
     inputs: Tensor,
     additional_forward_args: Any,
     on_layer: OnLayer,
-    score: Score | None = None,
+    score: ScoreFunction | None = None,
 ) -> Observation:
     """Run the model once without a graph, passing each layer's attention to `on_layer` as it happens.
 
@@ -180,7 +180,7 @@ def guarded(
     additional_forward_args: Any,
     on_layer: OnLayer,
     rules: contextlib.AbstractContextManager[Any] | None = None,
-    score: Score | None = None,
+    score: ScoreFunction | None = None,
 ) -> Iterator["LayerGuard"]:
     """Record a model's layers, as the probe found them, passing each to `on_layer`.
 

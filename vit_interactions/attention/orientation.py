@@ -141,7 +141,7 @@ def uprightness(center: Tensor, placed: Orientation) -> tuple[list[float], list[
     return slope.diagonal().tolist(), slope.flip(1).diagonal().tolist()
 
 
-def agreement(center: Tensor, placed: Orientation) -> float:
+def alignment(center: Tensor, placed: Orientation) -> float:
     """Correlate the positions of features and of their pixels, along the axis where they agree less."""
     center = placed.place(center)
     found = []

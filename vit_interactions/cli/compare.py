@@ -26,6 +26,7 @@ from vit_interactions.cli.options import (
     read_target,
 )
 from vit_interactions.compare import compare
+from vit_interactions.compare.manifest import EXPLORER
 from vit_interactions.compare.records import DETERMINISTIC
 from vit_interactions.explain.configured import configure
 from vit_interactions.explain.registry import all_methods
@@ -176,7 +177,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
     try:
         model = load_model(name, checkpoint, device)
         steps = write_pages(
-            model, paths, comparison.folder / "explorer", name=name, named=checkpoint is None, **settings
+            model, paths, comparison.folder / EXPLORER, name=name, named=checkpoint is None, **settings
         )
         for pages in steps:  # noqa: B007
             pass

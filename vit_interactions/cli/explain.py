@@ -25,7 +25,7 @@ from vit_interactions.cli.options import (
 )
 from vit_interactions.explain.configured import configure
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explain.registry import attention_refusal, check_class, default_methods
+from vit_interactions.explain.registry import check_class, default_methods, why_unsupported
 from vit_interactions.explain.settings import Settings
 from vit_interactions.gallery.run import ExplainResult, explain_images
 from vit_interactions.images.bundled import DEFAULT_MODEL
@@ -60,8 +60,8 @@ def explain(
         list[str] | None,
         typer.Option(
             metavar="ROW,COL",
-            help="A patch to draw in patch_interactions.png; repeatable. Default: informative patches far apart from "
-            "each other, and the least informative one.",
+            help="A patch to draw in patch_interactions.png; repeatable. Default: discriminative patches far apart "
+            "from each other, and the least discriminative one.",
         ),
     ] = None,
     target: Annotated[
@@ -95,7 +95,7 @@ def explain(
         check_class("--target", chosen_class, vit, model)
     _, height, width = resolve_model_data_config(vit)["input_size"]  # type: ignore[no-untyped-call]
     methods = configure(methods or default_methods(vit), vit)
-    if not method and (reason := attention_refusal(vit)):
+    if not method and (reason := why_unsupported(vit)):
         errors.print(f"note: {reason}", soft_wrap=True)
     for chosen in patches:
         patch_index(chosen, image_layout(vit, (height, width)))

@@ -48,7 +48,7 @@ Preset = Annotated[
     typer.Option(metavar="NAME", help=f"Training recipe, overridden by other options: {', '.join(PRESETS)}."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out, if there is one.")]
-Result = Annotated[
+ResultFile = Annotated[
     Path | None,
     typer.Option("--out", parser=given_path, metavar="FILE", help="Also write the results: .json or .csv."),
 ]
@@ -76,7 +76,7 @@ def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = 
         raise typer.Exit(128 + result.signal)
 
 
-def evaluate_command(data: Data, out: Result = None, **options: Any) -> None:
+def evaluate_command(data: Data, out: ResultFile = None, **options: Any) -> None:
     """Measure the top-1 and top-5 accuracy, patch interactions (E_O) and throughput of a classifier."""
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ValueError(f"`--out` must end in .json or .csv, got {out}.")

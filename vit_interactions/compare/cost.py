@@ -12,7 +12,7 @@ import torch
 
 from vit_interactions.utilities.processes import synchronize
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 MEGABYTE = 1e6
 # Metric -> description; lower is better for all.
@@ -25,7 +25,7 @@ COSTS = {
 
 
 @dataclass(frozen=True)
-class Measured(Generic[Result]):
+class Measured(Generic[Returned]):
     """A result and its cost.
 
     Attributes:
@@ -34,12 +34,12 @@ class Measured(Generic[Result]):
         peak: peak bytes beyond what was allocated before; None if unknown.
     """
 
-    result: Result
+    result: Returned
     seconds: float
     peak: int | None
 
 
-def measured(call: Callable[[], Result], device: torch.device) -> Measured[Result]:
+def measured(call: Callable[[], Returned], device: torch.device) -> Measured[Returned]:
     """Make a call and measure it, including all its work on the device.
 
     On MPS the peak is None, because torch does not record it there.

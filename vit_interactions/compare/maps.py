@@ -4,13 +4,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.compare.cost import MEGABYTE, Measured, measured
+from vit_interactions.compare.cost import MEGABYTE, Measured, Returned, measured
 from vit_interactions.compare.records import Failure, Record
 from vit_interactions.explain import Explainer, ZeroMapWarning
 from vit_interactions.explain.configured import ConfiguredMethod
@@ -21,13 +20,11 @@ from vit_interactions.functional.windows import adaptive_windows, window_operati
 from vit_interactions.metrics.patch_map import check_finite
 from vit_interactions.utilities.seeds import seeded
 
-Result = TypeVar("Result")
-
 
 def explain_batch(
     model: nn.Module, inputs: Tensor, records: Sequence[Record], layout: TokenLayout, settings: Settings
 ) -> None:
-    """Compute the maps of a batch, and write maps, costs, failures and window share into the records.
+    """Compute the maps of a batch, and write maps, costs, failures and window fractions into the records.
 
     A method that fails on the batch is run image by image.
 
@@ -59,7 +56,7 @@ def explain_batch(
             issubclass(method.kind, FieldExplainer) and method.options.get("alpha") == settings.alpha
             for method in settings.methods
         ):
-            batch.find_window_shares()
+            batch.find_window_fractions()
 
 
 def warm_up(model: nn.Module, inputs: Tensor, record: Record, layout: TokenLayout, settings: Settings) -> None:
@@ -84,9 +81,9 @@ class _Batch:
             lambda record, error: record.failures.append(Failure.of(error, method.name)),
         )
 
-    def find_window_shares(self) -> None:
+    def find_window_fractions(self) -> None:
         """Write the fraction of pairs inside the adaptive windows into each record, unless U fails."""
-        self._each(lambda part: part._find_window_shares(), lambda record, error: None)
+        self._each(lambda part: part._find_window_fractions(), lambda record, error: None)
 
     def _each(self, call: "Callable[[_Batch], None]", failed: Callable[[Record, Exception], None]) -> None:
         """Make a call for the whole batch; if it fails, make it for each image separately."""
@@ -140,17 +137,17 @@ class _Batch:
         forward = self._forward()
         return forward, self._measured(lambda: InteractionUncertainty(self.model).uncertainty(self.inputs))
 
-    def _find_window_shares(self) -> None:
+    def _find_window_fractions(self) -> None:
         _, shared = self._uncertainty
         windows = adaptive_windows(shared.result, self.layout.grid, self.settings.alpha)
         for record, pairs in zip(self.records, window_operations(windows).tolist(), strict=True):
-            record.window_share = pairs / self.layout.patches**2
+            record.window_fraction = pairs / self.layout.patches**2
 
     @torch.no_grad()
     def _forward(self) -> float:
         return self._measured(lambda: self.model(self.inputs)).seconds
 
-    def _measured(self, call: Callable[[], Result]) -> Measured[Result]:
+    def _measured(self, call: Callable[[], Returned]) -> Measured[Returned]:
         return measured(call, self.inputs.device)
 
 

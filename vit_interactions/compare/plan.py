@@ -19,9 +19,9 @@ from vit_interactions.compare.models import ComparedModel, load_models
 from vit_interactions.compare.summary import BASELINE
 from vit_interactions.explain.configured import ConfiguredMethod, Methods, configure
 from vit_interactions.explain.registry import (
-    attention_refusal,
     check_class,
     default_methods,
+    why_unsupported,
 )
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.scores import Output, check_output
@@ -125,7 +125,7 @@ def make_plan(
         for name, each in models.items():
             check_class("target", target, each.model, name)
     if methods is None:
-        reasons = {name: attention_refusal(each.model) for name, each in models.items()}
+        reasons = {name: why_unsupported(each.model) for name, each in models.items()}
         notes = [*notes, *(f"{name}: {reason}" for name, reason in reasons.items() if reason)]
     chosen = choose_methods(methods, models)
     settings = Settings(", ".join(models), methods=chosen, alpha=alpha, beta=beta, target=target, output=output)

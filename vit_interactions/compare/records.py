@@ -78,7 +78,7 @@ class Record:
         placement: where the pixels of the model's input lie in the image; None if nothing could be measured.
         values: method -> metric -> value.
         failures: why values are missing.
-        window_share: fraction of all patch pairs inside the adaptive windows; None if no method uses them.
+        window_fraction: fraction of all patch pairs inside the adaptive windows; None if no method uses them.
         maps: method -> (rows, cols), higher is more relevant.
         curves: metric -> method -> (points, 2).
     """
@@ -91,7 +91,7 @@ class Record:
     placement: Placement | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    window_share: float | None = None
+    window_fraction: float | None = None
     maps: dict[str, Array] = field(default_factory=dict)
     curves: dict[str, dict[str, Array]] = field(default_factory=dict)
 
@@ -114,15 +114,6 @@ class Record:
         if self.size is None or self.layout is None or self.placement is None:
             raise ValueError(self.error or "the image has not been measured.")
         return self.size, self.layout, self.placement
-
-    @property
-    def prediction_text(self) -> str:
-        """The predicted class, and the target class if it is another."""
-        if self.prediction is None:
-            return "no classes"
-        if self.target_class is None or self.target_class.index == self.prediction.index:
-            return str(self.prediction)
-        return f"{self.prediction} (target: {self.target_class})"
 
 
 def record_path(folder: Path, model_folder: str, key: str) -> Path:

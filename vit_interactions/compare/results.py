@@ -47,7 +47,7 @@ class _Numbers:
     failures: pd.DataFrame
     images: list[ListedImage]
     unfinished: int
-    window_shares: dict[str, list[float]]
+    window_fractions: dict[str, list[float]]
     outputs: dict[str, set[Output]]
 
 
@@ -120,9 +120,9 @@ class Results:
         """Return remarks on the numbers: unused boxes, windows that are open or differ from training."""
         found = [*self._notes]
         for model in self.models:
-            shares = self._numbers.window_shares[model]
+            fractions = self._numbers.window_fractions[model]
             alpha, beta = self.settings["alpha"], self.settings["beta"]
-            if shares and (mean := sum(shares) / len(shares)) > OPEN_WINDOWS:
+            if fractions and (mean := sum(fractions) / len(fractions)) > OPEN_WINDOWS:
                 found.append(
                     f"{model}: at alpha {alpha:g} the windows cover {mean:.0%} of all patch pairs on average, so field "
                     "size and tendency mean little; `vit-interactions curve` helps to choose alpha"
@@ -287,7 +287,7 @@ class Results:
         rows: list[tuple[str, str, str, str, float]] = []
         failures = []
         images = {image.key: image for image in self._listed}
-        shares: dict[str, list[float]] = {model: [] for model in self.models}
+        fractions: dict[str, list[float]] = {model: [] for model in self.models}
         outputs: dict[str, set[Output]] = {model: set() for model in self.models}
         errors: dict[str, str] = {}
         measured = []
@@ -298,8 +298,8 @@ class Results:
                 measured.append((key, record.error is None))
                 if record.target_class is not None and record.target_class.output is not None:
                     outputs[model].add(record.target_class.output)
-                if record.window_share is not None:
-                    shares[model].append(record.window_share)
+                if record.window_fraction is not None:
+                    fractions[model].append(record.window_fraction)
                 rows += [
                     (model, key, method, metric, record.values[method][metric])
                     for method in self.methods
@@ -314,7 +314,7 @@ class Results:
         unfinished = len(self.models) * len(self._listed) - len(measured)
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         failed = pd.DataFrame(failures, columns=FAILURES)
-        return _Numbers(table, failed, list(images.values()), unfinished, shares, outputs)
+        return _Numbers(table, failed, list(images.values()), unfinished, fractions, outputs)
 
     def _array_means(self, model: str) -> tuple[dict[str, dict[str, Array]], pd.DataFrame]:
         """Average the curves of all metrics and the agreement over images, in one pass over a model's arrays."""

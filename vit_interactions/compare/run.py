@@ -28,7 +28,7 @@ from vit_interactions.compare.maps import explain_batch, warm_up
 from vit_interactions.compare.models import ComparedModel
 from vit_interactions.compare.plan import Plan
 from vit_interactions.compare.records import RECORDS, Failure, Record, read_record, record_path, write_record
-from vit_interactions.compare.scoring import choose_target, classify, measure
+from vit_interactions.compare.scoring import choose_target, classify, score_maps
 from vit_interactions.figures import prepare
 from vit_interactions.images.objects import inside_object
 from vit_interactions.images.reading import read_image
@@ -170,7 +170,7 @@ def measure_batch(plan: Plan, model: ComparedModel, items: Sequence[WorkItem], w
         warm = True
         for item, case in zip(classified, cases, strict=True):
             if not item.done:
-                measure(item.record, case, plan.metrics, plan.settings, item.without_object)
+                score_maps(item.record, case, plan.metrics, plan.settings, item.without_object)
                 write_record(item.path, item.record)
                 item.done = True
     for item in items:

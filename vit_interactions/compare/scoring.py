@@ -48,7 +48,7 @@ def classify(
     """
     kind = next((p.dtype for p in model.model.parameters() if p.is_floating_point()), image.input.dtype)
     inputs = image.input.unsqueeze(0).to(model.device, kind)
-    layout = image_layout(model.model, (inputs.shape[-2], inputs.shape[-1]))
+    layout = image_layout(model.model, inputs)
     found = model_output(model.model, inputs, output)
     if found is not None:
         if not found.outputs.isfinite().all():
@@ -90,7 +90,7 @@ def choose_target(target: int | str, boxes: Sequence[ObjectBox]) -> int | None:
     return index
 
 
-def measure(
+def score_maps(
     record: Record,
     case: Case,
     metrics: Sequence[Metric],

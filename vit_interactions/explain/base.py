@@ -4,7 +4,7 @@ An explainer is one file with one class, whose `_explain` turns a batch of image
 around it (tuples, targets, shapes) is handled here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, ClassVar, TypeVar
 
@@ -37,6 +37,8 @@ class Explainer(Attribution):  # type: ignore[misc]
         quantity: label of the values, for a color bar.
         source: the paper or code of the method.
         library: name of the library that computes the map.
+        run_settings: options that follow the setting of the same name of a run, unless set; see `explain.settings`.
+        run_defaults: values of other options in a run, unless set.
     """
 
     class_specific: ClassVar[bool] = False
@@ -47,6 +49,8 @@ class Explainer(Attribution):  # type: ignore[misc]
     quantity: ClassVar[str]
     source: ClassVar[str]
     library: ClassVar[str] = "vit_interactions"
+    run_settings: ClassVar[tuple[str, ...]] = ()
+    run_defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, model: nn.Module) -> None:
         """Create the explainer; the model is not modified, so several threads may explain or run it at once.

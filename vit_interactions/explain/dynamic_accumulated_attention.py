@@ -6,7 +6,8 @@ projection alone, which is wrong for models with query/key normalization, rotary
 is the model's own. Readouts beyond the class token are this library's extension, behind `readout="model"`.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,9 @@ class DynamicAccumulatedAttention(GradientExplainer):
 
     quantity = "accumulated evidence"
     source = "Liao, Gao and Zhang, Dynamic Accumulated Attention Map, Pattern Recognition 2025, arXiv 2503.14640"
+    run_defaults: ClassVar[Mapping[str, Any]] = {
+        "readout": "model"
+    }  # any model, not only those with a class token
 
     def __init__(
         self,

@@ -114,7 +114,7 @@ class LeGrad(GradientExplainer):
                     output = self.model(leaf, *arguments)
                 block_score = self._finite(select_target(output, target).sum())
                 used_call = ordered_keys(record.pool_calls[-1], guard.layout) if pooling else call
-                gradient = _gradient(self.model, block_score, used_call)
+                gradient = used_call.attention_grad(output_gradients(self.model, block_score, [used_call])[0])
                 # If a pooling head has several latents, the model reads the first.
                 total = total + layer_sensitivity(gradient[:, :, :1] if pooling else gradient)
         # Patches come last; a pooling head may attend to patches only, without prefix tokens.
@@ -138,11 +138,6 @@ class LeGrad(GradientExplainer):
             "computed: it also depends on earlier blocks, or it overflowed. Explain the ViT itself, and pass the "
             "rest of the computation as `target`."
         )
-
-
-def _gradient(model: nn.Module, score: Tensor, call: AttentionCall) -> Tensor:
-    """Compute the gradient at a layer's attention, (batch, heads, queries, keys)."""
-    return call.attention_grad(output_gradients(model, score, [call])[0])
 
 
 def _mean_of_all(state: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ class LRPRules(RelevanceMode):
     def on_pow(self, func: Any, x: Any, exponent: Any) -> Any:
         """Pass all relevance to the argument; a negative power is a divisor."""
         if isinstance(exponent, Tensor) or not isinstance(x, Tensor):
-            self.refuse("computes an exponent as a tensor")
+            self.raise_unsupported("computes an exponent as a tensor")
         if exponent < 0:
             return func(x.detach(), exponent)
         return self.activation(lambda x: func(x, exponent), x)
@@ -188,7 +188,7 @@ class LRPRules(RelevanceMode):
         self, func: Any, operation: Any, gamma: float, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Any:
         if depends_on_image(weight) or depends_on_image(bias):
-            self.refuse("computes weights from the image")
+            self.raise_unsupported("computes weights from the image")
         if not gamma:
             return operation(x, weight, bias)
 
@@ -251,5 +251,5 @@ class LRPRules(RelevanceMode):
     def on_batch_norm(self, func: Any, input: Tensor, *args: Any, training: bool = False, **kwargs: Any) -> Any:
         """Keep the derivative, which in evaluation is that of a constant scale."""
         if training or any(isinstance(argument, bool) and argument for argument in args):
-            self.refuse("normalizes by the statistics of the batch")
+            self.raise_unsupported("normalizes by the statistics of the batch")
         return func(input, *args, training=training, **kwargs)

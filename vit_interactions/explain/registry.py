@@ -61,7 +61,7 @@ def default_methods(model: nn.Module) -> list[str]:
         ['attn_lrp', 'saliency', 'input_x_gradient']
     """
     classes = has_classes(model)
-    attention = attention_refusal(model) is None
+    attention = why_unsupported(model) is None
     return [
         name
         for name, explainer in (EXPLAINERS if attention else all_methods()).items()
@@ -72,7 +72,7 @@ def default_methods(model: nn.Module) -> list[str]:
     ]
 
 
-def attention_refusal(model: nn.Module) -> str | None:
+def why_unsupported(model: nn.Module) -> str | None:
     """Return why methods that read attention do not support a model; None if they do, or if it is not known yet."""
     _, height, width = resolve_model_data_config(model)["input_size"]  # type: ignore[no-untyped-call]
     # With `img_size`, timm's configuration still states the image size of the pretrained weights.

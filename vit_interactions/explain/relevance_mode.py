@@ -138,7 +138,7 @@ class RelevanceMode(TorchFunctionMode):
             return rule(func, *args, **kwargs)
         result = func(*args, **kwargs)
         if name not in self.kept and depends_on_image(result):
-            self.refuse(f"computes `{name}` from the image")
+            self.raise_unsupported(f"computes `{name}` from the image")
         return result
 
     def activation(self, value: Rule, x: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class RelevanceMode(TorchFunctionMode):
         # The rule needs the old x; the model expects it overwritten.
         return x.copy_(self.activation(value, x.clone()))
 
-    def refuse(self, what: str) -> NoReturn:
+    def raise_unsupported(self, what: str) -> NoReturn:
         """Raise UnsupportedModelError: the running module does something without a rule."""
         name, _ = self.caller()
         raise UnsupportedModelError(

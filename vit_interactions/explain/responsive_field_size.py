@@ -17,6 +17,8 @@ from vit_interactions.utilities.checks import check_fraction
 class FieldExplainer(InteractionExplainer):
     """Base class for maps computed from the responsive field of every patch."""
 
+    run_settings = ("alpha", "beta")
+
     def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20) -> None:
         """Create the explainer.
 

@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit_interactions.explain import EXPLAINERS, DynamicAccumulatedAttention
+from vit_interactions.explain import EXPLAINERS
 from vit_interactions.explain.configured import ConfiguredMethod, configure
-from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.functional.scores import Output
 from vit_interactions.functional.windows import window_operations
@@ -21,8 +20,8 @@ class Settings:
     Attributes:
         model: the model's name.
         checkpoint: SHA-256 of the checkpoint's bytes; None for timm's pretrained weights.
-        methods: anything that `configure` takes, stored as configured methods. Unset options follow the run: `alpha`
-            and `beta` of methods that use responsive fields, and DAAM reads what the model reads.
+        methods: anything that `configure` takes, stored as configured methods. Unset options follow the run:
+            see `Explainer.run_settings` and `Explainer.run_defaults`.
         patches: (row, col) of the patches whose interactions are drawn; empty: the figure chooses.
         alpha: fraction of all patch pairs that count as relevant.
         beta: fraction of the patches that are dropped as indiscriminative.
@@ -44,11 +43,8 @@ class Settings:
         object.__setattr__(self, "methods", methods)
 
     def _with_defaults(self, method: ConfiguredMethod) -> ConfiguredMethod:
-        if issubclass(method.kind, FieldExplainer):
-            return method.with_defaults(alpha=self.alpha, beta=self.beta)
-        if issubclass(method.kind, DynamicAccumulatedAttention):
-            return method.with_defaults(readout="model")  # the default supports class tokens only
-        return method
+        followed = {name: getattr(self, name) for name in method.kind.run_settings}
+        return method.with_defaults(**method.kind.run_defaults, **followed)
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON, with a description of each method by its name."""
@@ -57,10 +53,10 @@ class Settings:
         return plain
 
 
-def pair_shares(fields: ResponsiveField) -> dict[str, float]:
+def pair_fractions(fields: ResponsiveField) -> dict[str, float]:
     """Return the fractions of all patch pairs of one image that lie in its windows and in its fields."""
     pairs = fields.mask[0].numel()
     return {
-        "window_share": int(window_operations(fields.windows)[0]) / pairs,
-        "field_share": int(fields.operations[0]) / pairs,
+        "window_fraction": int(window_operations(fields.windows)[0]) / pairs,
+        "field_fraction": int(fields.operations[0]) / pairs,
     }

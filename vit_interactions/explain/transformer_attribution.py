@@ -142,7 +142,7 @@ class RelevanceRules(RelevanceMode):
         """Share relevance among queries, keys and values."""
         given = read_sdpa(*args, **kwargs)
         if depends_on_image(given.mask):
-            self.refuse("computes a mask of its attention from the image")
+            self.raise_unsupported("computes a mask of its attention from the image")
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
             return replace(given, query=query, key=key, value=value).run(func)
@@ -167,12 +167,12 @@ class RelevanceRules(RelevanceMode):
         """Apply the rule of `matmul`."""
         factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
         if len(factors) != 2:
-            self.refuse(f"multiplies {len(factors)} tensors by `einsum`")
+            self.raise_unsupported(f"multiplies {len(factors)} tensors by `einsum`")
         return self._product(lambda a, b: func(equation, a, b), *factors)
 
     def _product(self, multiply: Any, a: Tensor, b: Tensor) -> Any:
         if not (depends_on_image(a) and depends_on_image(b)):
-            self.refuse("multiplies by a matrix that is not computed from the image")
+            self.raise_unsupported("multiplies by a matrix that is not computed from the image")
         return with_derivative(
             multiply, lambda relevance, a, b: bilinear_relevance(relevance, a, b, multiply), a, b
         )
@@ -180,7 +180,7 @@ class RelevanceRules(RelevanceMode):
     def on_linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         """Share relevance among the inputs that raised the output."""
         if depends_on_image(weight) or depends_on_image(bias):
-            self.refuse("computes weights from the image")
+            self.raise_unsupported("computes weights from the image")
 
         def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
             return (linear_relevance(relevance, x, weight),)
@@ -198,7 +198,9 @@ class RelevanceRules(RelevanceMode):
         if not (depends_on_image(a) and depends_on_image(b)) and alpha == 1:
             return func(a, b)
         if alpha != 1 or a.shape != b.shape:
-            self.refuse(f"adds {alpha} times a tensor of shape {tuple(b.shape)} to one of {tuple(a.shape)}")
+            self.raise_unsupported(
+                f"adds {alpha} times a tensor of shape {tuple(b.shape)} to one of {tuple(a.shape)}"
+            )
         if a.ndim == 2 and getattr(self.caller()[1], "head_dist", None) is not None:
             return func(scaled_gradient(a, 0.5), scaled_gradient(b, 0.5))
         return with_derivative(func, sum_relevance, a, b)
@@ -206,7 +208,7 @@ class RelevanceRules(RelevanceMode):
     def on_sigmoid(self, func: Any, x: Tensor) -> Any:
         """Treat the factor of x · sigmoid(1.702 x) as constant, so that relevance passes unchanged as in `F.gelu`."""
         if not self._in_quick_gelu():
-            self.refuse("computes `sigmoid` from the image")
+            self.raise_unsupported("computes `sigmoid` from the image")
         return func(x).detach()
 
     def _in_quick_gelu(self) -> bool:
@@ -217,10 +219,10 @@ class RelevanceRules(RelevanceMode):
         """Pass relevance unchanged through a constant factor per channel (LayerScale), or the gate of QuickGELU."""
         x, factor = (a, b) if depends_on_image(a) else (b, a)
         if depends_on_image(factor):
-            self.refuse("multiplies two tensors that it computed from the image (a gate)")
+            self.raise_unsupported("multiplies two tensors that it computed from the image (a gate)")
         per_channel = not isinstance(factor, Tensor) or factor.ndim == 0 or factor.numel() == factor.shape[-1]
         if not (per_channel or self._in_quick_gelu()):
-            self.refuse(
+            self.raise_unsupported(
                 f"multiplies each token by different factors, of shape {tuple(factor.shape)} (a rotary embedding?)"
             )
         return with_derivative(lambda x: func(x, factor), _unchanged, x)
@@ -228,14 +230,14 @@ class RelevanceRules(RelevanceMode):
     def on_div(self, func: Any, a: Any, b: Any) -> Any:
         """Pass relevance unchanged through a division by a number."""
         if isinstance(b, Tensor) and (depends_on_image(b) or b.numel() != 1):
-            self.refuse("divides by a tensor")
+            self.raise_unsupported("divides by a tensor")
         return with_derivative(lambda x: func(x, b), _unchanged, a)
 
     def on_mean(self, func: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         """Split relevance among the averaged tokens."""
         dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
         if not dims or any(axis % x.ndim == 0 for axis in dims):
-            self.refuse("averages or sums over the batch")
+            self.raise_unsupported("averages or sums over the batch")
 
         def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
             total = x.sum(dims, keepdim=True)

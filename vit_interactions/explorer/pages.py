@@ -1,7 +1,5 @@
 """Write one explorer page per image; images that fail are reported and skipped."""
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +10,7 @@ from torch import nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explorer.data import page_data
 from vit_interactions.explorer.explorer import ExplorerPage
+from vit_interactions.explorer.page_files import image_id, image_of
 from vit_interactions.explorer.render import render
 from vit_interactions.figures import prepare
 from vit_interactions.functional.scores import Output
@@ -20,8 +19,6 @@ from vit_interactions.utilities.files import WriteError, remove_partials
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.names import Names, numbered_names, safe_name
 from vit_interactions.utilities.text import describe_error
-
-HEAD = 4096  # bytes of a page that contain its <meta> elements
 
 
 @dataclass
@@ -88,26 +85,13 @@ def write_pages(
             yield pages
 
 
-def image_id(path: Path) -> str:
-    """Return the SHA-256 of an image's path: distinguishes images of one name without revealing their folders.
-
-    Example:
-        >>> image_id(Path("a/cat.jpg")) == image_id(Path("b/cat.jpg"))
-        False
-    """
-    return hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _is_own(out: Path, source: str, name: str) -> bool:
     """Return whether a file in `out` is the page of this image.
 
     Raises:
         ValueError: it is not an explorer page.
     """
-    head = b""
-    if (out / name).is_file():
-        with (out / name).open("rb") as file:
-            head = file.read(HEAD)
-    if b'<meta name="generator" content="vit_interactions ' not in head:
+    found = image_of(out / name)
+    if found is None:
         raise ValueError(f"{out / name} exists and is not an explorer page. Move it, or choose another `out`.")
-    return f'<meta name="image" content="{source}">'.encode() in head
+    return found == source

@@ -39,11 +39,11 @@ def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) ->
 
 
 def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> list[tuple[int, int]]:
-    """Choose patches to show: the most informative ones, far apart from each other, and the least informative one.
+    """Choose patches to show: the most discriminative ones, far apart from each other, and the least discriminative.
 
-    A patch is informative if its column of U varies strongly (Sec. 4.2 of the paper). Patches are chosen greedily, at
-    least a quarter of the grid's longer side apart. The last one is the least informative, for contrast. The choice is
-    deterministic.
+    A patch is discriminative if its column of U varies strongly (Sec. 4.2 of the paper). Patches are chosen greedily,
+    at least a quarter of the grid's longer side apart. The last one is the least discriminative, for contrast. The
+    choice is deterministic.
 
     Args:
         uncertainty: (patches, patches), U of one image.

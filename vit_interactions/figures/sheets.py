@@ -33,7 +33,7 @@ BAR = 0.7  # inches for a color bar
 COLUMNS = 4
 TITLE_SIZE = 11  # points
 SEEN = "Framed: model input"
-CHOICE = "Patches: the most informative ones, far\napart; last, the least informative one"
+CHOICE = "Patches: the most discriminative ones, far\napart; last, the least discriminative one"
 PAPER_BETAS = (0.07, 0.20, 0.50)
 
 

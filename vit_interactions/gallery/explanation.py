@@ -27,7 +27,7 @@ from vit_interactions.explain.interaction_uncertainty import (
     patch_index,
 )
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
-from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, pair_shares
+from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, pair_fractions
 from vit_interactions.figures import (
     PreparedImage,
     choose_patches,
@@ -45,7 +45,7 @@ from vit_interactions.loading.predictions import Prediction, class_label, class_
 from vit_interactions.models import WindowFreeAttention, record_windows
 from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.names import unique_names
-from vit_interactions.utilities.text import describe_error, method_label
+from vit_interactions.utilities.text import describe_error
 
 ZERO_NOTE = ". The map is zero everywhere"
 OPEN_NOTE = (
@@ -112,7 +112,7 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
             `facts["failed"]`.
     """
     inputs = prepared.input.unsqueeze(0).to(next(model.parameters()).device)
-    layout = image_layout(model, (inputs.shape[-2], inputs.shape[-1]))
+    layout = image_layout(model, inputs)
     for patch in settings.patches:
         patch_index(patch, layout)
     named = settings.checkpoint is None
@@ -176,7 +176,7 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
         else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
     )
     part = Explanation({method.name: patch_map.cpu().numpy()})
-    title = method_label(method.name)
+    title = method.name
     if isinstance(explainer, DynamicAccumulatedAttention):
         part.readouts[method.name] = layout.readout
         title += f", read from the {READ_FROM[layout.readout]}" if layout.readout in READ_FROM else ""
@@ -184,7 +184,7 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
         title += f", {task.target}"
     title += "" if task.prediction is None else f" (predicted: {task.prediction})"
     if isinstance(explainer, FieldExplainer):
-        title += _open_note(pair_shares(explainer.field_from(uncertainty, layout)))
+        title += _open_note(pair_fractions(explainer.field_from(uncertainty, layout)))
     title += "" if patch_map.any() else ZERO_NOTE
     part.figures[file_name] = map_figure(
         prepared,
@@ -205,18 +205,18 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
     return part
 
 
-def _open_note(shares: dict[str, float]) -> str:
-    return OPEN_NOTE if shares["window_share"] > OPEN_WINDOWS else ""
+def _open_note(fractions: dict[str, float]) -> str:
+    return OPEN_NOTE if fractions["window_fraction"] > OPEN_WINDOWS else ""
 
 
 def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
     """Draw U, windows and fields together, as in the paper."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
     field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
-    shares = pair_shares(field)
+    fractions = pair_fractions(field)
     title = (
-        f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {shares['window_share']:.0%} of all pairs, "
-        f"fields {shares['field_share']:.0%}{_open_note(shares)}"
+        f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {fractions['window_fraction']:.0%} of all "
+        f"pairs, fields {fractions['field_fraction']:.0%}{_open_note(fractions)}"
     )
     patches = list(settings.patches) or None
     figures = {
@@ -232,7 +232,7 @@ def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
         "tendency": field.tendency,
     }
     arrays = {name: tensor[0].cpu().numpy() for name, tensor in tensors.items()}
-    found = Explanation(arrays, figures, dict(shares))
+    found = Explanation(arrays, figures, dict(fractions))
     if any(isinstance(module, WindowFreeAttention) for module in task.model.modules()):
         found.include(_own_windows(task, uncertainty))
     return found
@@ -243,7 +243,7 @@ def _own_windows(task: _Task, uncertainty: Tensor) -> Explanation:
     with torch.no_grad(), record_windows(task.model) as record:
         task.model(task.inputs)
     masks = torch.stack(record.masks)[:, 0]
-    facts = {"own_window_share_by_layer": masks.float().mean((1, 2)).tolist()}
+    facts = {"own_window_fraction_by_layer": masks.float().mean((1, 2)).tolist()}
     patch = next(iter(task.settings.patches or choose_patches(uncertainty[0], task.layout)))
     title = f"Windows of patch {patch}, as predicted by the model"
     figure = windows_figure(task.prepared, masks, task.layout, patch, title=title)

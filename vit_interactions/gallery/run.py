@@ -58,7 +58,7 @@ class ExplainResult:
         self.unsupported.update(manifest.get("unsupported", {}))
         if manifest.get("failed"):
             self.failed_methods[str(path)] = manifest["failed"]
-        if manifest.get("window_share", 0.0) > OPEN_WINDOWS:
+        if manifest.get("window_fraction", 0.0) > OPEN_WINDOWS:
             self.open_windows.append(str(path))
         for method in manifest.get("zero_maps", []):
             self.zero_maps.setdefault(method, []).append(str(path))

@@ -72,6 +72,22 @@ class Prediction:
         return f"{self.label}, " + (f"output {self.score:.3g}" if self.output is None else f"{self.score:.0%}")
 
 
+def prediction_text(prediction: Prediction | None, target: Prediction | None = None) -> str:
+    """Describe the predicted class of an image, and the target class if it is another.
+
+    Example:
+        >>> prediction_text(Prediction(281, "tabby", 0.87), Prediction(207, "golden retriever", 0.02))
+        'tabby, 87% (target: golden retriever, 2%)'
+    """
+    if prediction is None:
+        return "no classes"
+    return (
+        str(prediction)
+        if target is None or target.index == prediction.index
+        else f"{prediction} (target: {target})"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
     """A model's output for one image.

@@ -15,7 +15,7 @@ from vit_interactions.metrics.pixel_scores import pixel_scores
 from vit_interactions.utilities.checks import check_count, check_fraction
 
 
-def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -> Tensor:
+def draw_subsets(samples: int, grid: tuple[int, int], fraction: float, seed: int) -> Tensor:
     """Draw random subsets of the patches, all of the same size.
 
     With subsets of different sizes, even a constant map would score well, because removing more patches lowers the
@@ -24,7 +24,7 @@ def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -
     Args:
         samples: number of subsets.
         grid: (rows, cols).
-        share: fraction of the patches in each subset; at least one patch, and not all.
+        fraction: fraction of the patches in each subset; at least one patch, and not all.
         seed: random seed.
 
     Returns:
@@ -36,11 +36,11 @@ def draw_subsets(samples: int, grid: tuple[int, int], share: float, seed: int) -
     """
     patches = grid[0] * grid[1]
     drawn = torch.rand(samples, patches, generator=torch.Generator().manual_seed(seed), device="cpu")
-    return (drawn.argsort(1).argsort(1) < patch_count(share, patches)).reshape(samples, *grid)
+    return (drawn.argsort(1).argsort(1) < patch_count(fraction, patches)).reshape(samples, *grid)
 
 
 def infidelity(
-    baseline: str = "mean", share: float = 0.2, samples: int = 50, *, name: str = "infidelity"
+    baseline: str = "mean", fraction: float = 0.2, samples: int = 50, *, name: str = "infidelity"
 ) -> Metric:
     """Create the metric: E (β Σ map over removed patches - drop of the score)², captum's with `normalize=True`.
 
@@ -50,7 +50,7 @@ def infidelity(
 
     Args:
         baseline: replacement of removed patches: "blur", "mean" or "zero".
-        share: fraction of the patches removed in each subset.
+        fraction: fraction of the patches removed in each subset.
         samples: number of subsets of patches.
         name: name in tables.
 
@@ -59,12 +59,12 @@ def infidelity(
         'lower'
     """
     check_baseline(baseline)
-    check_fraction("share", share)
+    check_fraction("fraction", fraction)
     check_count("samples", samples)
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         values = check_map(patch_map, case.layout.grid)
-        removed = draw_subsets(samples, case.layout.grid, share, case.seed)
+        removed = draw_subsets(samples, case.layout.grid, fraction, case.seed)
 
         def scores(marks: Tensor) -> Tensor:
             return pixel_scores(case, marks[:, 0] == 0, baseline)
@@ -89,7 +89,7 @@ def infidelity(
         source="Yeh et al., NeurIPS 2019; captum.metrics.infidelity",
         parameters={
             "baseline": baseline,
-            "share": share,
+            "fraction": fraction,
             "samples": samples,
             "unit": "patch",
             "score": "by `output`",

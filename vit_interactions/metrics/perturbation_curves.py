@@ -21,14 +21,14 @@ def patch_counts(patches: int, steps: int) -> Tensor:
     return torch.tensor(sorted({round(step * patches / steps) for step in range(steps + 1)}), device="cpu")
 
 
-def patch_count(share: float, patches: int) -> int:
+def patch_count(fraction: float, patches: int) -> int:
     """Return the number of patches in a fraction of all: at least one, and not all.
 
     Example:
         >>> patch_count(0.3, 10), patch_count(0.0, 10), patch_count(1.0, 10)
         (3, 1, 9)
     """
-    return min(max(round(share * patches), 1), patches - 1)
+    return min(max(round(fraction * patches), 1), patches - 1)
 
 
 def deletion_curve(ranks: Tensor, steps: int, score: ScorePatches) -> Tensor:

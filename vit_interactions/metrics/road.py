@@ -20,7 +20,7 @@ from vit_interactions.metrics.perturbation_curves import patch_count
 from vit_interactions.metrics.pixel_scores import pixel_mask
 from vit_interactions.utilities.checks import check_fraction
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def impute(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
@@ -56,11 +56,11 @@ def impute(image: Tensor, shown: Tensor, *, noise: float, seed: int) -> Tensor:
     return values.to(image)
 
 
-def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "road") -> Metric:
-    """Create the metric: half the mean of LeRF - MoRF over the shares, as in pytorch-grad-cam's ROADCombined.
+def road(fractions: Sequence[float] = FRACTIONS, noise: float = 0.01, *, name: str = "road") -> Metric:
+    """Create the metric: half the mean of LeRF - MoRF over the fractions, as in pytorch-grad-cam's ROADCombined.
 
     Args:
-        shares: fractions of the patches removed, each in (0, 1); at least one patch and not all are removed.
+        fractions: fractions of the patches removed, each in (0, 1); at least one patch and not all are removed.
         noise: see `impute`.
         name: name in tables.
 
@@ -71,18 +71,18 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
         >>> road((0.25, 0.5)).cost
         '4 forward passes and sparse linear systems, which take seconds each for large images'
     """
-    for share in shares:
-        check_fraction("shares", share)
-    if not shares:
-        raise ValueError("`shares` must contain at least one fraction of the patches, got none.")
+    for fraction in fractions:
+        check_fraction("fractions", fraction)
+    if not fractions:
+        raise ValueError("`fractions` must contain at least one fraction of the patches, got none.")
 
     def measure(case: Case, patch_map: Tensor) -> Score:
         ranks = relevance_ranks(check_map(patch_map, case.layout.grid), case.seed)
         patches = ranks.numel()
-        counts = torch.tensor([patch_count(share, patches) for share in shares], device="cpu")
+        counts = torch.tensor([patch_count(fraction, patches) for fraction in fractions], device="cpu")
         most, least = ranks >= counts[:, None, None], ranks < patches - counts[:, None, None]
         scores = _scores(case, torch.cat([most, least]), noise)
-        difference = scores[len(shares) :] - scores[: len(shares)]
+        difference = scores[len(fractions) :] - scores[: len(fractions)]
         return Score(float(difference.mean() / 2), torch.stack([counts.double() / patches, difference], dim=1))
 
     return Metric(
@@ -91,14 +91,14 @@ def road(shares: Sequence[float] = SHARES, noise: float = 0.01, *, name: str = "
         range=(-0.5, 0.5),
         source="Rong et al., ROAD, ICML 2022",
         parameters={
-            "shares": tuple(shares),
+            "fractions": tuple(fractions),
             "noise": noise,
             "unit": "patch",
             "score": "by `output`",
             "ties": "seeded",
         },
         needs=frozenset(),
-        cost=f"{2 * len(shares)} forward passes and sparse linear systems, which take seconds each for large images",
+        cost=f"{2 * len(fractions)} forward passes and sparse linear systems, which take seconds each for large images",
         measure=measure,
     )
 

@@ -42,10 +42,6 @@ class WindowRecord:
         pairs = [(layer.window_logits, layer.window_mask) for layer in self._layers]
         return [(logits, mask) for logits, mask in pairs if logits is not None and mask is not None]
 
-    def _close(self) -> None:
-        """Copy the windows from the layers."""
-        self._closed = self._read()
-
 
 @contextlib.contextmanager
 def record_windows(model: nn.Module) -> Iterator[WindowRecord]:
@@ -89,6 +85,6 @@ def record_windows(model: nn.Module) -> Iterator[WindowRecord]:
             layer.recording = True
         yield record
     finally:
-        record._close()
+        record._closed = record._read()
         for layer in layers:
             layer.recording, layer.window_logits, layer.window_mask = False, None, None

@@ -222,7 +222,7 @@ class Run:
                 self._evaluation = evaluate(
                     model, batches, unreadable=loader.unreadable, autocast=trainer.autocast
                 )
-            except Interrupted:
+            except StopRequested:
                 return False
         self._write_epoch(epoch, self._evaluation if due else None)
         self._evaluated = trainer.step
@@ -290,15 +290,15 @@ class Run:
         return merge_unreadable(all_gather(self._train_batches.unreadable))
 
 
-class Interrupted(Exception):
+class StopRequested(Exception):
     """A signal asked to stop during an evaluation."""
 
 
 def until_stopped(batches: Iterable[Batch], stop_requested: Callable[[], bool]) -> Iterator[Batch]:
-    """Yield batches, and raise Interrupted as soon as `stop_requested` returns True."""
+    """Yield batches, and raise StopRequested as soon as `stop_requested` returns True."""
     for batch in batches:
         if stop_requested():
-            raise Interrupted
+            raise StopRequested
         yield batch
 
 

@@ -51,17 +51,6 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def method_label(name: str) -> str:
-    """Return the display name of a method; its options stay as typed.
-
-    Example:
-        >>> method_label("attention_rollout"), method_label("legrad:pool=mean_all")
-        ('attention rollout', 'legrad:pool=mean_all')
-    """
-    method, colon, options = name.partition(":")
-    return method.replace("_", " ") + colon + options
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence that suggests the known names closest to a misspelled one, or "" if none is close.
 

@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from vit_interactions.figures.colors import POLICY
 
 from tests.helpers.compared import COLS, MEANS, METHODS, NAMES, ROWS, Compared
 from vit_interactions.compare.cost import COSTS
@@ -26,6 +25,7 @@ from vit_interactions.compare.report.figures import (
     ranking_figure,
     ranking_of,
 )
+from vit_interactions.figures.display import POLICY
 from vit_interactions.metrics import METRICS
 
 
@@ -82,7 +82,7 @@ def test_the_grid_wraps_many_methods() -> None:
     compared.maps = lambda model, key: dict.fromkeys(names, np.ones((ROWS, COLS)))  # type: ignore[method-assign]
     figure = grid_figure(compared, "vit")
     assert [axes.get_title() for axes in figure.axes[1:]] == [
-        *(name.replace("_", " ") for name in names),
+        *names,
         *[""] * 3,
     ]  # 3 x 8 panels
 
@@ -165,7 +165,7 @@ def test_curves_are_drawn_as_they_are_and_named_from_the_highest_down() -> None:
         assert (line.get_ydata() == curve).all()
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["random map (baseline)", "gmar", "attn lrp"]
+    assert [text.get_text() for text in legend.get_texts()] == ["random_map (baseline)", "gmar", "attn_lrp"]
     colors = {line.get_label(): line.get_color() for line in axes.lines}
     handles = [handle.get_color() for handle in legend.legend_handles]
     assert handles == [axes.lines[i].get_color() for i in (1, 0, 2)]

@@ -58,7 +58,7 @@ def test_the_table_shows_means_intervals_directions_and_the_best(tmp_path: Path)
         assert hints == ["", "higher is better", "lower is better", "neither end is better"]
         found = cells(p, "innerText")
         for row, method in zip(found, METHODS, strict=True):
-            assert row[0].removesuffix(" (baseline)") == method.replace("_", " ")
+            assert row[0].removesuffix(" (baseline)") == method
             for text, (direction, means) in zip(row[1:], MEANS.values(), strict=True):
                 if method not in means:
                     assert text.strip().startswith("–")
@@ -74,7 +74,7 @@ def test_the_table_shows_means_intervals_directions_and_the_best(tmp_path: Path)
         )
         ends = {"higher": max, "lower": min}
         best = [
-            [ends[direction](means, key=lambda name: means[name]).replace("_", " "), place]
+            [ends[direction](means, key=lambda name: means[name]), place]
             for place, (direction, means) in enumerate(MEANS.values(), 1)
             if direction in ends
         ]
@@ -128,8 +128,8 @@ def test_a_few_images_are_shown_with_their_maps_at_their_places(tmp_path: Path) 
         assert p.run("document.querySelectorAll('.map').length") == 2 * len(METHODS)
         captions = p.run("[...document.querySelectorAll('figcaption')].map(each => each.textContent)")
         assert captions[: 1 + len(METHODS)] == [
-            *("image", "gmar", "attention rollout", "random map (baseline)"),
-            "responsive field size, constant",  # ones
+            *("image", "gmar", "attention_rollout", "random_map (baseline)"),
+            "responsive_field_size, constant",  # ones
         ]
         box = p.run(
             """(() => {
@@ -193,11 +193,11 @@ def test_it_does_not_grow_with_the_images() -> None:
 def test_failures_are_described_in_one_line() -> None:
     compared = Compared()
     text = html_of(compared)
-    assert f"Failed: deletion of responsive field size on 3 images: undefined {SCRIPT}." in (
+    assert f"Failed: deletion of responsive_field_size on 3 images: undefined {SCRIPT}." in (
         text.replace("&lt;", "<").replace("&gt;", ">")
     )
     [line] = [line for line in html_of(Large(4)).split("\n") if "Failed:" in line]
-    assert "method 0 of a long name on 000000.jpg: reason 0: so" in line
+    assert "method_0_of_a_long_name on 000000.jpg: reason 0: so" in line
     assert "3 more reasons: see <code>.failures()</code>" in line
     assert len(line) < 500
     rows = [("vit", "a", "gmar", metric, "no values", "E") for metric in ("deletion", "insertion")]

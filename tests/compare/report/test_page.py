@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import timm
 from PIL import Image
-from vit_interactions.figures.colors import map_colors
 
 from tests.helpers.browser import Page, page
 from tests.helpers.compared import IMAGE, METHODS, NAMES, PLACES, SCRIPT, SIZES, Compared
@@ -22,6 +21,8 @@ from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.report import page as report_module
 from vit_interactions.compare.report.figures import grid_figure
 from vit_interactions.compare.report.page import render, report
+from vit_interactions.explorer.page_files import image_id
+from vit_interactions.figures.display import map_colors
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_tables_sort_by_clicks(path: Path) -> None:
     with page(path) as p:
         head = "table.values thead th:nth-child({})"
         before = column(p, 0)
-        assert before == [name.replace("_", " ") for name in METHODS]
+        assert before == METHODS
         p.click(head.format(2) + " button")  # insertion: the highest first
         assert column(p, 1) == ["0.700", "0.500", "0.400", "0.100"]
         p.click(head.format(2) + " button")
@@ -135,10 +136,10 @@ def test_sliders_move_by_keys(path: Path) -> None:
     with page(path) as p:
         opacity = "getComputedStyle(document.querySelector('.map')).opacity"
         width = "document.querySelector('.tiles li').getBoundingClientRect().width"
-        assert float(p.run(opacity)) == 0.7
-        p.run("document.querySelector('input[data-sets=\"--strength\"]').focus()")
-        p.key("End")
         assert float(p.run(opacity)) == 1
+        p.run("document.querySelector('input[data-sets=\"--strength\"]').focus()")
+        p.key("Home")
+        assert float(p.run(opacity)) == 0
         narrow = p.run(width)
         p.run("document.querySelector('input[data-sets=\"--tile\"]').focus()")
         p.key("End")
@@ -259,6 +260,23 @@ def test_of_many_images_some_are_shown_evenly_spread(monkeypatch: pytest.MonkeyP
     names = re.findall(r"<h3 title[^>]*>(.*?)</h3>", text, re.DOTALL)
     assert len(names) == 2
     assert "2 of 3 images are shown, evenly spread." in text
+
+
+def test_images_link_to_their_explorer_pages(tmp_path: Path) -> None:
+    compared = Compared()
+    compared.folder = tmp_path / 'a:"b #1'
+    pages = compared.folder / "explorer"
+    pages.mkdir(parents=True)
+    head = '<meta name="generator" content="vit_interactions 1"><meta name="image" content="{}">'
+    (pages / 'c"at%.html').write_text(head.format(image_id(compared.folder / "a.jpg")))
+    (pages / "another image.html").write_text(head.format(image_id(tmp_path / "b.jpg")))
+    (pages / "foreign.html").write_text("mine")
+    for start, address in ((compared.folder, "explorer/"), (tmp_path, "a%3A%22b%20%231/explorer/")):
+        text = report(compared, start / "r.html").read_text(encoding="utf-8")  # type: ignore[arg-type]
+        assert re.findall('<a href="(.*)">Explore its patches', text) == [f"{address}c%22at%25.html"]
+        article = text[text.index("Explore its patches") :].split("</article>")[0]
+        assert "Map of &lt;script&gt;" in article  # of image a
+    assert "Explore its patches" not in render(compared)  # type: ignore[arg-type]
 
 
 def test_a_report_is_the_same_each_time(text: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.declared import stated_layout
-from vit_interactions.attention.evaluation_copy import originals
+from vit_interactions.attention.evaluation_copy import MODULE_ATTRIBUTES, originals
 from vit_interactions.attention.own_input import check_runnable
 from vit_interactions.attention.unwrap import unwrap
 from vit_interactions.utilities.checks import check_pair
@@ -21,7 +21,6 @@ GUESSED = "Its {channels} channels were guessed; pass a tensor of images instead
 _SIMPLE = frozenset({bool, int, float, str, type(None)})
 _SETTINGS = _SIMPLE | {FunctionType}
 _HOLDERS = frozenset({tuple, list, dict})
-_OWN = frozenset(vars(nn.Module()))  # the mode does not count: models are explained in evaluation mode
 _Found = TypeVar("_Found")
 
 
@@ -160,7 +159,8 @@ def _signature(model: nn.Module) -> tuple[Any, ...]:
         module = stack.pop()
         own = vars(module)
         parts += (id(module), id(own.get("forward")))
-        for value in [value for name, value in own.items() if name not in _OWN]:
+        # Without the mode: models are explained in evaluation mode.
+        for value in [value for name, value in own.items() if name not in MODULE_ATTRIBUTES]:
             if type(value) in _SETTINGS:
                 parts.append(value)
             elif type(value) in _HOLDERS:

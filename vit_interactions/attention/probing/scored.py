@@ -22,7 +22,7 @@ from vit_interactions.attention.probing.outputs import tensors_of
 from vit_interactions.attention.probing.probe_pass import on_random_image, probe_pass, run_model
 from vit_interactions.attention.probing.request import ProbeRequest, as_arguments, cached, probe_request
 
-Score = Callable[[Any], Tensor]
+ScoreFunction = Callable[[Any], Tensor]
 SCORES = 256  # cached probes per model
 _outputs: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
 _scores: weakref.WeakKeyDictionary[nn.Module, dict[Any, Found]] = weakref.WeakKeyDictionary()
@@ -43,7 +43,7 @@ class Scored:
     request: ProbeRequest | None = None
     numbers: frozenset[bytes] = frozenset()
 
-    def check(self, output: Any, score: Score, additional_forward_args: Any) -> None:
+    def check(self, output: Any, score: ScoreFunction, additional_forward_args: Any) -> None:
         """Raise UnsupportedModelError if the images' score in `output` is read differently than a random image's."""
         if self.request is None:
             return
@@ -59,7 +59,9 @@ class Scored:
             )
 
 
-def probe_score(model: nn.Module, inputs: Tensor, additional_forward_args: Any, score: Score | None) -> Scored:
+def probe_score(
+    model: nn.Module, inputs: Tensor, additional_forward_args: Any, score: ScoreFunction | None
+) -> Scored:
     """Observe what a model does with an image for a score of its output.
 
     `score` computes (batch,) from the model's output; by default, the main tensor of the output is traced. See `probe`
@@ -102,7 +104,7 @@ def _random_output(request: ProbeRequest, additional_forward_args: Any) -> Any:
     return on_random_image(request, additional_forward_args, run)
 
 
-def _parts(output: Any, score: Score, batch: int) -> list[list[Tensor]]:
+def _parts(output: Any, score: ScoreFunction, batch: int) -> list[list[Tensor]]:
     """Compute the gradient of each image's score at each tensor of the output.
 
     Returns:

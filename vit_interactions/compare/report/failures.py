@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from vit_interactions.compare.report.tables import FailureGroup
-from vit_interactions.utilities.text import method_label
 
 LONGEST = 160  # characters of a reason or a name
 
@@ -25,7 +24,7 @@ def failure_line(failures: Sequence[FailureGroup], longest: int = LONGEST) -> st
     """
     first = failures[0]
     metrics = _some([each.metric.replace("_", " ") for each in failures if each.metric], "metrics")
-    methods = _some([method_label(method) for method in first.methods], "methods")
+    methods = _some(first.methods, "methods")
     what = " of ".join(part for part in (metrics, methods) if part)
     where = _some(first.images, "images")
     subject = f"{what} on {where}" if what else where

@@ -1,5 +1,6 @@
 """Figures of a comparison: maps side by side, curves, rankings and agreement."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +22,10 @@ from vit_interactions.figures.canvas import draw_cells
 from vit_interactions.figures.display import POLICY, linear_scale, map_colors
 from vit_interactions.figures.overlay import draw_clipped
 from vit_interactions.figures.shown import ShownFigure
+from vit_interactions.loading.predictions import prediction_text
 from vit_interactions.metrics.perturbation_curves import area_under_curve
 from vit_interactions.utilities.arrays import Array
-from vit_interactions.utilities.text import method_label, printable
+from vit_interactions.utilities.text import printable
 
 LABELS = {"seconds": "time, s", "forwards": "time, forward passes", "peak_memory": "memory, MB"}
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither end is better"}
@@ -103,10 +105,10 @@ def grid_figure(
         image = PreparedImage(results.image(key), torch.empty(0, device="cpu"), placement)
         first, *others = panels[number * bands : (number + 1) * bands].flat
         draw_image(first, image, layout)
-        _title(first, f"{_short(names[key])}\n{record.prediction_text}")
+        _title(first, f"{_short(names[key])}\n{prediction_text(record.prediction, record.target_class)}")
         for method, axes in zip(methods, others, strict=False):
             found = record.maps.get(method)
-            _title(axes, method_label(method) + ("\n(no map)" if found is None else ""))
+            _title(axes, _in_lines(method, NAME_LENGTH) + ("\n(no map)" if found is None else ""))
             draw_image(axes, image, layout, gray=True)
             if found is not None:
                 draw_cells(axes, image, layout, map_colors(found))
@@ -233,7 +235,7 @@ def draw_curves(
         handlelength=2.6,
     )
     _metric_title(axes, metric, direction)
-    across, up = CURVE_AXES.get(metric, ("share", "score"))
+    across, up = CURVE_AXES.get(metric, ("fraction", "score"))
     axes.set_xlabel(across, fontsize=TEXT_SIZE)
     axes.set_ylabel(up.format(score=score), fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
@@ -260,7 +262,7 @@ def draw_agreement(axes: Axes, correlations: pd.DataFrame) -> None:
             fontsize=TEXT_SIZE - 2,
             color="white" if abs(value) > 0.6 else "black",
         )
-    labels = [_in_lines(names[i]) for i in order]
+    labels = [_in_lines(names[i], METHOD_LENGTH).replace("$", r"\$") for i in order]
     axes.set_xticks(range(len(names)), labels, rotation=50, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), labels)
     axes.tick_params(labelsize=TEXT_SIZE, length=0)
@@ -323,12 +325,19 @@ def _metric_title(axes: Axes, metric: str, direction: str) -> None:
 
 
 def _label(method: str) -> str:
-    return _in_lines(method) + (" (baseline)" if method == BASELINE else "")
+    """Return the label of a method on an axis or in a legend, where "$" would start a formula."""
+    return _in_lines(method, METHOD_LENGTH).replace("$", r"\$") + (" (baseline)" if method == BASELINE else "")
 
 
-def _in_lines(method: str) -> str:
-    """Break the name of a method into lines, and escape "$", which would start a formula."""
-    return "\n".join(textwrap.wrap(method_label(method).replace(",", ", "), METHOD_LENGTH)).replace("$", r"\$")
+def _in_lines(method: str, length: int) -> str:
+    r"""Break the name of a method into lines, after underscores and commas.
+
+    Example:
+        >>> _in_lines("dynamic_accumulated_attention:rectify=False,norm_blocks=True", 27).split("\n")
+        ['dynamic_accumulated_', 'attention:rectify=False,', 'norm_blocks=True']
+    """
+    breakable = re.sub(r"(?<=[_,])(?=\S)", "\v", method)  # whitespace that no name contains
+    return "\n".join(textwrap.wrap(breakable, length, replace_whitespace=False)).replace("\v", "")
 
 
 def _check_known(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

@@ -6,15 +6,20 @@ policy allows only its own script, by its hash, and no requests.
 
 import base64
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
 
 import pandas as pd
 from markupsafe import Markup
 
+from vit_interactions.compare.manifest import EXPLORER
 from vit_interactions.compare.report.citations import citations
 from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
 from vit_interactions.compare.report.figures import agreement_of, curves_of, ranking_of
@@ -23,7 +28,7 @@ from vit_interactions.compare.report.shown import show_image
 from vit_interactions.compare.report.tables import (
     Best,
     Column,
-    Row,
+    MethodRow,
     best_by_metric,
     columns,
     grouped_failures,
@@ -31,6 +36,7 @@ from vit_interactions.compare.report.tables import (
     summary_rows,
 )
 from vit_interactions.compare.results import Results
+from vit_interactions.explorer.page_files import image_id, pages_by_image
 from vit_interactions.figures.display import POLICY
 from vit_interactions.utilities.files import write_text
 
@@ -44,7 +50,7 @@ class ModelPart:
 
     name: str
     heads: list[Column]
-    rows: list[Row]
+    rows: list[MethodRow]
     best: list[Best]
     rankings: list[ThemedFigure]
     curves: list[ThemedFigure]
@@ -64,12 +70,20 @@ def report(results: Results, path: str | PathLike[str]) -> Path:
         The path.
     """
     path = Path(path)
-    write_text(path, render(results))
+    write_text(path, render(results, _explorer_pages(results, path.parent)))
     return path
 
 
-def render(results: Results) -> str:
-    """Return the HTML of a report."""
+def _explorer_pages(results: Results, start: Path) -> dict[str, str]:
+    """Return the addresses, relative to a folder, of the comparison's explorer pages by the key of their image."""
+    pages = pages_by_image(results.folder / EXPLORER)
+    found = ((image.key, pages.get(image_id(results.folder / image.path))) for image in results.images)
+    addresses = {key: Path(os.path.relpath(page, start)).as_posix() for key, page in found if page is not None}
+    return {key: quote(address, errors="surrogateescape") for key, address in addresses.items()}
+
+
+def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the HTML of a report, with links to explorer pages, given by the key of their image."""
     summary, failures, table = results.summary(), results.failures(), results.table()
     listed = results.images
     read = [image for image in listed if image.error is None]
@@ -84,6 +98,7 @@ def render(results: Results) -> str:
         else [],
         models=[_model_part(results, model, summary, failures, table) for model in results.models],
         shown=[show_image(results, image, table) for image in shown],
+        explorer_pages=explorer_pages,
         images=listed,
         readable=len(read),
         failures=grouped_failures(failures, names),

@@ -7,7 +7,7 @@ import jinja2
 from markupsafe import Markup
 
 from vit_interactions.compare.summary import BASELINE
-from vit_interactions.utilities.text import method_label, printable
+from vit_interactions.utilities.text import printable
 
 
 def templates() -> jinja2.Environment:
@@ -20,7 +20,7 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    environment.filters["words"] = lambda name: method_label(str(name))
+    environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["value"] = _format_value
     environment.tests["baseline"] = lambda name: name == BASELINE
     return environment

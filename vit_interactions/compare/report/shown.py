@@ -8,10 +8,11 @@ from markupsafe import Markup
 from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.records import Record
 from vit_interactions.compare.report.embedded import Tile, clipped_path, image_uri, map_uri, outline_uri, tile
-from vit_interactions.compare.report.tables import Column, Row, columns, value_rows
+from vit_interactions.compare.report.tables import Column, MethodRow, columns, value_rows
 from vit_interactions.compare.results import Results
 from vit_interactions.figures.display import is_constant
 from vit_interactions.images.masks import read_mask
+from vit_interactions.loading.predictions import prediction_text
 from vit_interactions.utilities.arrays import Array
 
 
@@ -44,13 +45,14 @@ class ShownRecord:
     heads: list[Column]
     maps: list[ShownMap]
     absent: list[str]
-    rows: list[Row]
+    rows: list[MethodRow]
 
 
 @dataclass(frozen=True)
 class ShownImage:
     """One image of a page. `address` is None if the file is missing, `outline` if there is no readable mask."""
 
+    key: str
     name: str
     address: Markup | None
     outline: Markup | None
@@ -72,7 +74,7 @@ def show_image(results: Results, image: ListedImage, table: pd.DataFrame) -> Sho
         for _, record in results.records(model, [image.key])
         if record.maps
     ]
-    return ShownImage(image.name, _address(results, image.key), _outline(image), records)
+    return ShownImage(image.key, image.name, _address(results, image.key), _outline(image), records)
 
 
 def show_record(
@@ -86,7 +88,7 @@ def show_record(
     methods = results.methods
     return ShownRecord(
         model,
-        record.prediction_text,
+        prediction_text(record.prediction, record.target_class),
         tile(size, placement.box(0, 0, width, height), boxes),
         heads,
         [_show_map(name, record.maps[name]) for name in methods if name in record.maps],

@@ -72,7 +72,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method's cells, one per column."""
 
     method: str
@@ -137,7 +137,7 @@ def columns(table: pd.DataFrame, directions: Mapping[str, str]) -> list[Column]:
 
 def summary_rows(
     summary: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column], failures: pd.DataFrame
-) -> list[Row]:
+) -> list[MethodRow]:
     """Make the table methods x metrics of one model.
 
     Args:
@@ -153,7 +153,7 @@ def summary_rows(
         row, reason = found.get((method, head.name)), _reason(failures, method, head.name)
         return _mean_cell(row, ends[head.name], head, reason)
 
-    return [Row(method, tuple(cell(method, head) for head in heads)) for method in methods]
+    return [MethodRow(method, tuple(cell(method, head) for head in heads)) for method in methods]
 
 
 def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -> Cell:
@@ -175,7 +175,7 @@ def _mean_cell(row: Any, ends: tuple[float, float], head: Column, reason: str) -
     )
 
 
-def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
+def best_by_metric(rows: Sequence[MethodRow], heads: Sequence[Column]) -> list[Best]:
     """Return the best methods by each metric that has a better end; costs are skipped."""
     found = []
     for place, head in enumerate(heads):
@@ -188,7 +188,7 @@ def best_by_metric(rows: Sequence[Row], heads: Sequence[Column]) -> list[Best]:
 
 def model_tables(
     summary: pd.DataFrame, methods: Sequence[str], failures: pd.DataFrame, directions: Mapping[str, str]
-) -> list[tuple[Column, list[Column], list[Row]]]:
+) -> list[tuple[Column, list[Column], list[MethodRow]]]:
     """Make a table methods x models per metric; costs are skipped.
 
     Args:
@@ -215,12 +215,12 @@ def model_tables(
     return found
 
 
-def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[Row]:
+def value_rows(table: pd.DataFrame, methods: Sequence[str], heads: Sequence[Column]) -> list[MethodRow]:
     """Make the table methods x metrics of one image under one model, from its rows of `Results.table`."""
     found = {(row.method, row.metric): float(row.value) for row in _rows(table)}
     values = {method: [found.get((method, head.name)) for head in heads] for method in methods}
     return [
-        Row(method, tuple(Cell() if value is None else Cell(number(value), value) for value in row))
+        MethodRow(method, tuple(Cell() if value is None else Cell(number(value), value) for value in row))
         for method, row in values.items()
         if any(value is not None for value in row)
     ]
