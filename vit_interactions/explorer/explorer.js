@@ -88,7 +88,7 @@
   const order = new Uint16Array((await unpack("order")).buffer);
   const packed = await unpack("attention");
   const limits = new Float64Array((await unpack("limits")).buffer);
-  const tops = new Float32Array((await unpack("tops")).buffer);
+  const ends = await unpack("ends");
   const peaks = new Uint16Array((await unpack("peaks")).buffer);
   const insides = new Uint16Array((await unpack("insides")).buffer);
   const maths = mathematics(pairs, order);
@@ -290,7 +290,7 @@
     if (!layers) return;
     const { layer, head, patch: p } = state, row = (layer * heads + head) * N + p;
     const colors = new Uint32Array(N);
-    const clipped = peaks[row] / 65535 > tops[row] + 1 / 65535, above = [];
+    const clipped = ends[row] < 255, above = [];
     for (let q = 0; q < N; q++) {
       const shade = shadeAt(layer, head, p, q);
       colors[q] = over[shade];
@@ -445,8 +445,9 @@
       u: Array.from(pairs.subarray(state.patch * N, (state.patch + 1) * N), (k) => facts.values[k]),
       colors: [...sources.interactions_cells.data.image[0]],
       attention: layers ? Array.from({ length: N }, (_, q) =>
-        (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1)) ** 2 *
-        tops[(state.layer * heads + state.head) * N + state.patch]) : null,
+        (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1) *
+        ends[(state.layer * heads + state.head) * N + state.patch] / 255) ** 2 *
+        peaks[(state.layer * heads + state.head) * N + state.patch] / 65535) : null,
     }),
     all: () => ({ windows: [...state.windows], dropped: [...state.dropped], sizes: [...state.fields.size], tendency: [...state.fields.tendency] }),
   };

@@ -148,7 +148,7 @@ def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
         "limits": row_limits(sliders),
         "attention": found.attention.packed(),
         "peaks": found.attention.peaks,
-        "tops": found.attention.tops,
+        "ends": found.attention.ends,
         "insides": found.attention.inside,
     }
     return {name: array.tobytes() for name, array in arrays.items()}
