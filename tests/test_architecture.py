@@ -23,10 +23,16 @@ TESTS = Path(__file__).parent
 FLOORS = (
     {"utilities": set(), "functional": {"utilities"}},
     {"attention": set()},
-    {"models": set(), "images": set(), "loading": {"images"}},
+    {"models": set(), "images": set(), "loading": set()},
     {"explain": set()},
     {"metrics": set(), "figures": set()},
-    {"compare": {"explorer"}, "explorer": set(), "gallery": set(), "training": set()},
+    {
+        "compare": {"explorer"},
+        "explorer": set(),
+        "field_study": {"compare"},
+        "gallery": set(),
+        "training": set(),
+    },
     {"cli": set()},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

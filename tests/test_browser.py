@@ -41,7 +41,7 @@ def test_clicks_and_keys_are_a_persons(html: Path) -> None:
             p.click("select")
 
 
-def test_window_and_colours(html: Path, tmp_path: Path) -> None:
+def test_window_and_colors(html: Path, tmp_path: Path) -> None:
     for width, dark in ((390, True), (1000, False)):
         with page(html, width=width, height=700, dark=dark) as p:
             assert p.run("matchMedia('(prefers-color-scheme: dark)').matches") is dark

@@ -30,6 +30,7 @@ from vit_interactions.explain import InteractionCurve as InteractionCurve
 from vit_interactions.explain import InteractionUncertainty as InteractionUncertainty
 from vit_interactions.explain import LeGrad as LeGrad
 from vit_interactions.explain import MemoryBank as MemoryBank
+from vit_interactions.explain import PatchSimilarity as PatchSimilarity
 from vit_interactions.explain import RandomMap as RandomMap
 from vit_interactions.explain import RawAttention as RawAttention
 from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize
@@ -37,9 +38,13 @@ from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldT
 from vit_interactions.explain import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import ZeroMapWarning as ZeroMapWarning
+from vit_interactions.explain import attention_sinks as attention_sinks
+from vit_interactions.explain import feature_pca as feature_pca
 from vit_interactions.explain import interaction_curve as interaction_curve
+from vit_interactions.explain import patch_features as patch_features
 from vit_interactions.explorer import ExplorerPage as ExplorerPage
 from vit_interactions.explorer import explorer as explorer
+from vit_interactions.functional import AttentionSinks as AttentionSinks
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field
 from vit_interactions.models import record_windows as record_windows

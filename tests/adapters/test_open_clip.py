@@ -9,15 +9,21 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 import vit_interactions as vi
 from tests.helpers.command_line import run
-from tests.helpers.foreign import assert_read_as_by_hand, before_the_view, class_token, redraw
+from tests.helpers.foreign import assert_read_as_by_hand, class_token, redraw
 from vit_interactions.loading.models import load_model
 
 open_clip = pytest.importorskip("open_clip")
 transformer = pytest.importorskip("open_clip.transformer")
 SIZE = (48, 64)
+
+
+def before_the_view(attention: Tensor) -> GradientEdge:
+    """Return the graph node of the tensor that this one is a view of."""
+    return GradientEdge(*attention.grad_fn.next_functions[0])  # type: ignore[union-attr]
 
 
 def tower(**options: Any) -> nn.Module:

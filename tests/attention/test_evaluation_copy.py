@@ -250,7 +250,7 @@ def test_a_replaced_forward_and_a_hook_run_the_copy() -> None:
 def test_a_reference_that_cannot_be_copied_is_refused() -> None:
     model = lived_in(training=True)
     model.sealed = Sealed(model.norm)
-    with pytest.raises(vi.UnsupportedModelError, match=r"keeps a .*Sealed .* `model.eval\(\)`"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"referenced by a .*Sealed, .* `model.eval\(\)`"):
         explain("raw_attention", model, images())
     assert all(module.training for module in model.modules())
 
@@ -270,7 +270,7 @@ def test_a_module_that_is_reached_unseen_is_refused_and_not_run_in_the_wrong_mod
     model = lived_in(training=True)
     ELSEWHERE[:] = [model.norm]
     model.fc_norm = Global()
-    with pytest.raises(vi.UnsupportedModelError, match="ran outside the copy"):
+    with pytest.raises(vi.UnsupportedModelError, match="ran instead of its copy"):
         explain("raw_attention", model, images())
 
 

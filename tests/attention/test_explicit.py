@@ -149,7 +149,7 @@ def test_what_is_no_plain_softmax_is_refused(attend: Any, layer: Any) -> None:
     for index in range(3):
         if layer in (index, "all"):
             model.blocks[index] = other.blocks[index]
-    with pytest.raises(UnsupportedModelError, match=r"softmax|exchange information|mixed by nothing|no attention"):
+    with pytest.raises(UnsupportedModelError, match=r"softmax|exchange information|not mixed before|no attention"):
         vi.InteractionUncertainty(model).patch_map(images())
 
 

@@ -69,9 +69,7 @@ def test_the_number_of_images_tells_heads(method: type[vi.Explainer], batch: int
 
 
 def test_heads_before_images_are_refused() -> None:
-    with pytest.raises(
-        vi.UnsupportedModelError, match=r"`blocks\.0\.attn`.*heads of\s+an image do not lie together"
-    ):
+    with pytest.raises(vi.UnsupportedModelError, match=r"`blocks\.0\.attn`.*heads of an image are not adjacent"):
         vi.probe(folded(lambda attention: Folded(attention, heads_first=True)), (64, 64))
 
 

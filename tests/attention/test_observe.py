@@ -178,7 +178,7 @@ def readout_free(model: nn.Module, twin: nn.Module, images: Tensor) -> None:
     twin_u, own_u = (InteractionUncertainty(m).patch_map(images) for m in (twin, model))
     assert torch.allclose(own_u, twin_u, atol=1e-6)
     with pytest.raises(
-        UnsupportedModelError, match=r"do not have fixed shares in the output.*such as U or AttnLRP"
+        UnsupportedModelError, match=r"do not have fixed weights in the output.*such as U or AttnLRP"
     ):
         AttentionRollout(model).patch_map(images)
 
@@ -204,7 +204,7 @@ def test_sam_with_global_attention_has_u_but_no_readout() -> None:
     model, twin = sam(window_size=0), sam(window_size=4)
     twin.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    with pytest.raises(UnsupportedModelError, match="do not have fixed shares in the output"):
+    with pytest.raises(UnsupportedModelError, match="do not have fixed weights in the output"):
         AttentionRollout(model.eval()).patch_map(images)
     readout_free(model, twin.eval(), images)
     assert token_layout(model, (64, 64)).grid == (4, 4)
@@ -483,9 +483,9 @@ def test_a_model_that_resizes_its_images_is_explained_where_its_patches_lie() ->
     assert torch.allclose(AttentionRollout(resized).patch_map(images), expected)
     turned = AttentionRollout(Outer(vit, lambda x: x.transpose(-1, -2))).patch_map(images)
     assert torch.allclose(turned.mT, AttentionRollout(vit).patch_map(images.mT))
-    normalised = Outer(vit, lambda x: (x - 0.5) / 0.5)
+    normalized = Outer(vit, lambda x: (x - 0.5) / 0.5)
     expected = AttentionRollout(vit).patch_map((images - 0.5) / 0.5)
-    assert torch.allclose(AttentionRollout(normalised).patch_map(images), expected)
+    assert torch.allclose(AttentionRollout(normalized).patch_map(images), expected)
 
 
 class OddAttention(nn.Module):
@@ -516,7 +516,7 @@ def test_one_block_that_attends_in_another_way_is_not_left_out(kind: str, block:
     model.blocks[block].attn = OddAttention(model.blocks[block].attn, kind)
     reason = {
         "fewer keys": rf"`blocks\.{block}\.attn` attends from 17 of the tokens to 9",
-        "exp and sum": "exchange information|mixed by nothing before `blocks.1.attn`",
+        "exp and sum": "exchange information|not mixed before `blocks.1.attn`",
     }
     with pytest.raises(UnsupportedModelError, match=reason[kind]):
         AttentionRollout(model).patch_map(torch.randn(1, 3, 64, 64))

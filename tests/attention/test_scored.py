@@ -144,7 +144,7 @@ def test_fixed_weights_are_observed(weigh: Any) -> None:
     ],
 )
 def test_weights_that_depend_on_the_image_are_refused(weigh: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"do not have fixed shares|gradient is cut"):
+    with pytest.raises(UnsupportedModelError, match=r"do not have fixed weights|gradient is cut"):
         vi.AttentionRollout(tokens_of(weigh)).patch_map(images())
 
 
@@ -285,7 +285,7 @@ def test_a_pooling_head_that_the_score_goes_round_is_not_its_readout() -> None:
     wanted = vi.GenericAttention(Tokens(model, lambda tokens: tokens.mean(1))).patch_map(images(), 3)
     found = vi.GenericAttention(Tokens(model)).patch_map(images(), lambda output: output["tokens"].mean(1)[:, 3])
     torch.testing.assert_close(found, wanted)
-    with pytest.raises(vi.UnsupportedModelError, match="do not have fixed shares"):
+    with pytest.raises(vi.UnsupportedModelError, match="do not have fixed weights"):
         vi.GenericAttention(Tokens(model)).patch_map(
             images(), lambda output: output["tokens"].mean(1)[:, 3] + output["logits"][:, 1]
         )

@@ -128,7 +128,8 @@ def test_a_tower_that_the_image_does_not_reach_is_ignored() -> None:
     model = WithText().eval()
     seen = vi.probe(model, (SIDE, SIDE)).structure
     assert seen is not None
-    assert (seen.ignored, seen.layers) == ((3, 4, 5), ((0,), (1,), (2,))) or seen.ignored == (0, 1, 2)
+    # The text tower runs after the ViT.
+    assert (seen.ignored, seen.layers) == ((3, 4, 5), ((0,), (1,), (2,)))
     rollout = vi.AttentionRollout(model).patch_map(images())
     torch.testing.assert_close(rollout, vi.AttentionRollout(model.vit).patch_map(images()))
 
@@ -235,7 +236,7 @@ def through(module: nn.Module, change: Any) -> nn.Module:
 def test_detached_gradients_are_an_error_in_gradient_methods(where: str, layer: int) -> None:
     model = vit()
     through(model.blocks[layer] if where == "between layers" else model.blocks[layer].attn, torch.detach)
-    with pytest.raises(UnsupportedModelError, match=r"cut|does not arrive|detach"):
+    with pytest.raises(UnsupportedModelError, match=r"cut|does not reach|detach"):
         vi.GenericAttention(model).patch_map(images(), 1)
 
 
@@ -280,7 +281,7 @@ def combining(combine: Any, dtype: torch.dtype) -> nn.Module:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CUTS)
 def test_a_cut_on_one_of_two_paths_is_refused(name: str, dtype: torch.dtype) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"the gradient is cut.* in the forward of `blocks\.1\.mlp"):
+    with pytest.raises(UnsupportedModelError, match=r"the gradient is cut: `blocks\.1\.mlp"):
         vi.probe(combining(CUTS[name], dtype), (SIDE, SIDE))
 
 
@@ -324,7 +325,7 @@ def test_a_detached_part_of_an_attention_is_refused(part: str) -> None:
         return fused(*(tensor.detach() if place == cut else tensor for place, tensor in enumerate(parts)))
 
     with pytest.raises(
-        UnsupportedModelError, match=rf"the {part} of `blocks\.0\.attn` does not depend on the image"
+        UnsupportedModelError, match=rf"the {part} of `blocks\.0\.attn` has no gradient with respect to the image"
     ):
         vi.GenericAttention(attending(attend)).patch_map(images(), 1)
 

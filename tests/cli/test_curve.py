@@ -1,6 +1,8 @@
 """`vit-interactions curve`: a figure and a table, and the images that cannot be read."""
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -36,3 +38,17 @@ def test_curve_without_readable_images_reports_them(
     options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
     assert run("curve", tmp_path / "broken.png", *options) == 1
     assert "failed: " in capsys.readouterr().err
+
+
+def test_curve_without_sinks_counts_fewer_pairs(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(importlib.import_module("vit_interactions.functional.attention_sinks"), "FAIR_SHARES", 0.0)
+    monkeypatch.setattr(
+        importlib.import_module("vit_interactions.functional.attention_sinks"), "DEVIATIONS", -99.0
+    )
+    options = ["--model", "test_vit", "--checkpoint", checkpoint, "--out", tmp_path / "curve.png"]
+    assert run("curve", *images, *options, "--alpha", "1.0", "--exclude-sinks") == 0
+    table = capsys.readouterr().out
+    assert "10,000" not in table  # every patch is a sink, so that each field is the patch alone
+    assert " 100 " in table

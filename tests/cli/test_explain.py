@@ -259,6 +259,14 @@ def test_patch_option_needs_an_interaction_method(
     assert "`--patch` must come with a patch-interaction method" in capsys.readouterr().err
 
 
+def test_patch_and_pca_options_draw_features(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    arguments = ["--method", "patch_similarity", "--patch", "1,1", "--pca", "-1"]
+    assert explain(images[0], *arguments, checkpoint=checkpoint, out=tmp_path / "out") == 0
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    names = {path.name for path in folder.iterdir() if path.suffix == ".png"}
+    assert names == {"patch_similarity.png", "patch_similarity_patches.png", "pca.png"}
+
+
 def test_unusable_output_paths_fail_first(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

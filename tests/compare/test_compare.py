@@ -92,7 +92,7 @@ def test_the_part_that_the_interaction_methods_share_fails_for_them_alone(
     def broken(*_: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(vi.InteractionUncertainty, "uncertainty", broken)
+    monkeypatch.setattr(vi.InteractionUncertainty, "interactions", broken)
     names = ["interaction_uncertainty", "responsive_field_size", "raw_attention"]
     comparison = vi.compare(image_files[:1], model, names, [FIRST])
     assert comparison.failures()["method"].tolist() == names[:2]

@@ -1,8 +1,11 @@
 """The notes of a comparison, in the page and in a notebook."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import vit_interactions as vi
 from tests.helpers.compared import make_model
@@ -40,3 +43,35 @@ def test_notes_name_open_windows_and_other_windows_than_in_training(root: Path) 
     pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows.tolist())
     record = json.loads((root / "out-0" / "records" / "b-vit-b" / "a.json").read_text())
     assert record["window_fraction"] == pairs / 16**2 > 0.9
+
+
+def test_notes_count_attention_sinks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("vit_interactions.functional.attention_sinks")
+    monkeypatch.setattr(module, "FAIR_SHARES", 1.3)
+    monkeypatch.setattr(module, "DEVIATIONS", 0.0)
+    model = make_model()
+    counts = [
+        int(vi.attention_sinks(model, prepare(read_image(path), model).input[None]).patches.sum())
+        for path in sorted((root / "images").iterdir())
+    ]
+    found = [count for count in counts if count]
+    assert found
+    expected = f"attention sinks in {len(found)} of {len(counts)} images, on average {sum(found) / len(found):.1f}"
+    common: dict[str, Any] = {"model": {"vit": model}, "metrics": [], "alpha": 0.01}
+    maps = []
+    for exclude in (False, True):
+        methods = ["interaction_uncertainty"]
+        out = root / f"sinks-{exclude}"
+        comparison = compare(root, **common, methods=methods, out=out, exclude_sinks=exclude)
+        [note] = comparison.notes()
+        assert expected in note
+        assert ("`--exclude-sinks` leaves them out" in note) != exclude
+        assert expected in report(comparison, root / "report.html").read_text()
+        assert comparison.settings["exclude_sinks"] == exclude
+        maps.append(comparison.maps("vit", "a")["interaction_uncertainty"])
+    sinks = vi.attention_sinks(model, prepare(read_image(root / "images" / "a.png"), model).input[None]).patches
+    marked = sinks.reshape(maps[0].shape).numpy()
+    assert (maps[1][marked] == 0).all()
+    assert (maps[1][~marked] == maps[0][~marked]).all()
+    [*notes] = compare(root, **common, methods=["raw_attention"], out=root / "no-u").notes()
+    assert not notes

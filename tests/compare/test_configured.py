@@ -80,9 +80,15 @@ def test_maps_have_the_options_of_their_methods(model: nn.Module, image: Path) -
     described = comparison.settings["methods"]
     assert described["gmar_l1"]["method"] == described[HOSTILE]["method"] == "gmar"
     assert described["gmar_l1"]["options"]["norm"] == "l1"
-    assert described["rollout"]["options"] == {"fusion": "max", "discard": 0.9, "alpha": 1.0, "start_layer": 0}
-    assert described[FIELD]["options"] == {"alpha": 0.05, "beta": 0.2}
-    assert described[OPEN_FIELD]["options"] == {"alpha": 0.2, "beta": 0.2}
+    assert described["rollout"]["options"] == {
+        "fusion": "max",
+        "discard": 0.9,
+        "alpha": 1.0,
+        "start_layer": 0,
+        "exclude_sinks": False,
+    }
+    assert described[FIELD]["options"] == {"alpha": 0.05, "beta": 0.2, "exclude_sinks": False}
+    assert described[OPEN_FIELD]["options"] == {"alpha": 0.2, "beta": 0.2, "exclude_sinks": False}
 
 
 def test_the_report_shows_options_and_cites_the_method(model: nn.Module, image: Path) -> None:
@@ -91,7 +97,7 @@ def test_the_report_shows_options_and_cites_the_method(model: nn.Module, image: 
     assert "norm = l1, alpha = 1.0, residual = product" in page
     assert "GMAR" in page[page.index("cite") :]
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x 1^$ a/b:c" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x_1^$ a/b:c" in page
     assert "<script>alert" not in comparison._repr_html_()
 
 

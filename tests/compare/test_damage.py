@@ -1,6 +1,5 @@
 """Tests of resuming comparisons with other model options, or with missing parts."""
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,6 @@ from tests.helpers.damaged_comparison import compare, make_model
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report.page import report
 from vit_interactions.explorer.pages import Pages
-
-
-@pytest.fixture
-def root(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of a folder with images and their comparison."""
-    return shutil.copytree(finished, tmp_path / "root")
 
 
 def other_heads(model: nn.Module) -> None:
@@ -54,13 +47,13 @@ def other_interpolation(model: nn.Module) -> None:
     ],
 )
 def test_resuming_with_other_model_options_raises(
-    change: Callable[[nn.Module], None], word: str, root: Path
+    change: Callable[[nn.Module], None], word: str, copied: Path
 ) -> None:
-    compare(root, resume=True)  # the same model, made again
+    compare(copied, resume=True)  # the same model, made again
     model = make_model()
     change(model)
     with pytest.raises(ValueError, match=f"started with other models: vit {word} was "):
-        compare(root, model={"vit": model}, resume=True)
+        compare(copied, model={"vit": model}, resume=True)
 
 
 def fake_report(comparison: Comparison, path: Path) -> Path:
@@ -69,39 +62,39 @@ def fake_report(comparison: Comparison, path: Path) -> Path:
 
 
 @pytest.fixture
-def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def command(copied: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Return a command line, for which no pages are made."""
     monkeypatch.setattr(sys.modules[Pages.__module__], "write_pages", lambda *_, **__: iter([Pages()]))
     monkeypatch.setattr(sys.modules[report.__module__], "report", fake_report)
-    save_file(timm.create_model("test_vit", num_classes=5).state_dict(), root / "weights.safetensors")
-    model = ["--model", "test_vit", "--checkpoint", root / "weights.safetensors"]
-    return ["compare", root / "images", *model, "--method", "raw_attention", "--out", root / "new"]
+    save_file(timm.create_model("test_vit", num_classes=5).state_dict(), copied / "weights.safetensors")
+    model = ["--model", "test_vit", "--checkpoint", copied / "weights.safetensors"]
+    return ["compare", copied / "images", *model, "--method", "raw_attention", "--out", copied / "new"]
 
 
 def test_metrics_asked_for_without_any_value_are_an_error(
-    root: Path, command: list[object], capsys: pytest.CaptureFixture[str]
+    copied: Path, command: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (root / "boxes.csv").write_text("file,left,top,right,bottom,index\na.png,1,1,60,60,4\nb.png,1,1,60,60,4\n")
-    boxes = ["--boxes", root / "boxes.csv", "--target", "2"]
+    (copied / "boxes.csv").write_text("file,left,top,right,bottom,index\na.png,1,1,60,60,4\nb.png,1,1,60,60,4\n")
+    boxes = ["--boxes", copied / "boxes.csv", "--target", "2"]
     asked = ["--metric", "pointing_game"]
     assert run(*command, *boxes, *asked) == 1
     assert "failed: no metric has a value under test_vit" in capsys.readouterr().err
-    assert run(*command, *boxes, *asked, "--metric", "deletion", "--out", root / "two") == 1
+    assert run(*command, *boxes, *asked, "--metric", "deletion", "--out", copied / "two") == 1
     assert "failed: pointing_game without any value under test_vit" in capsys.readouterr().err
-    assert run(*command, *boxes, "--out", root / "three") == 0, "metrics not named may be unsupported"
+    assert run(*command, *boxes, "--out", copied / "three") == 0, "metrics not named may be unsupported"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "size"])
 def test_damaged_masks_are_an_error(
-    damage: str, root: Path, command: list[object], capsys: pytest.CaptureFixture[str]
+    damage: str, copied: Path, command: list[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mask = root / "masks" / "a.png"
+    mask = copied / "masks" / "a.png"
     whole = mask.read_bytes()
     if damage == "truncated":
         mask.write_bytes(whole[:-30])
     else:
         Image.new("L", (7, 8), 255).save(mask)
-    masks = ["--masks", root / "masks", "--metric", "pointing_game"]
+    masks = ["--masks", copied / "masks", "--metric", "pointing_game"]
     assert run(*command, *masks) == 1
     assert f"{mask}" in capsys.readouterr().err
     mask.write_bytes(whole)
@@ -109,7 +102,7 @@ def test_damaged_masks_are_an_error(
 
 
 def test_lost_explorer_pages_are_an_error(
-    root: Path, command: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    copied: Path, command: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(*_: object, **__: object) -> Any:
         yield Pages(failed={"a.png": "no space left"})
@@ -120,7 +113,7 @@ def test_lost_explorer_pages_are_an_error(
 
 
 def test_a_model_without_explorer_is_a_note(
-    root: Path, command: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    copied: Path, command: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> Any:
         raise vi.UnsupportedModelError("two towers")

@@ -1,7 +1,6 @@
 """An edited or damaged manifest is named with its key."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ from tests.helpers.command_line import set_field
 from tests.helpers.damaged_comparison import compare
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.utilities.json_files import DamagedFileError
-
-
-@pytest.fixture
-def root(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of a folder with images and their comparison."""
-    return shutil.copytree(finished, tmp_path / "root")
 
 
 def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
@@ -49,11 +42,11 @@ def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
         ("images/0/mask", 3, "`images[0].mask` must be a string or null, got 3"),
     ],
 )
-def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: str, root: Path) -> None:
-    path = root / "out" / "comparison.json"
+def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: str, copied: Path) -> None:
+    path = copied / "out" / "comparison.json"
     path.write_text(json.dumps(edited(json.loads(path.read_text()), keys, value)))
     before = path.read_text()
-    for read in (lambda: Comparison.open(root / "out"), lambda: compare(root, resume=True)):
+    for read in (lambda: Comparison.open(copied / "out"), lambda: compare(copied, resume=True)):
         with pytest.raises(DamagedFileError) as found:
             read()
         assert str(found.value).startswith(str(path))
@@ -62,13 +55,13 @@ def test_an_edited_manifest_is_named_with_its_key(keys: str, value: Any, words: 
 
 
 @pytest.mark.parametrize(("keys", "value", "found"), [("format", 3, "3"), ("format", ..., "1")])
-def test_a_manifest_of_another_format_is_named(keys: str, value: Any, found: str, root: Path) -> None:
-    path = root / "out" / "comparison.json"
+def test_a_manifest_of_another_format_is_named(keys: str, value: Any, found: str, copied: Path) -> None:
+    path = copied / "out" / "comparison.json"
     content = edited(json.loads(path.read_text()), keys, value)
     if value is ...:  # of the first format, which had no number
         content["photographs"] = content.pop("images")
     path.write_text(json.dumps(content))
-    for read in (lambda: Comparison.open(root / "out"), lambda: compare(root, resume=True)):
+    for read in (lambda: Comparison.open(copied / "out"), lambda: compare(copied, resume=True)):
         with pytest.raises(
             DamagedFileError, match=rf"comparison\.json must have format 2, got {found} of another version"
         ):
@@ -76,15 +69,15 @@ def test_a_manifest_of_another_format_is_named(keys: str, value: Any, found: str
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 200_000], ids=str)
-def test_a_manifest_that_is_not_json_is_named(content: bytes, root: Path) -> None:
-    (root / "out" / "comparison.json").write_bytes(content)
-    for read in (lambda: Comparison.open(root / "out"), lambda: compare(root, resume=True)):
+def test_a_manifest_that_is_not_json_is_named(content: bytes, copied: Path) -> None:
+    (copied / "out" / "comparison.json").write_bytes(content)
+    for read in (lambda: Comparison.open(copied / "out"), lambda: compare(copied, resume=True)):
         with pytest.raises(DamagedFileError, match=r"comparison\.json (is damaged|must contain a JSON object)"):
             read()
 
 
-def test_a_manifest_with_another_value_does_not_fit_its_records(root: Path) -> None:
-    path = root / "out" / "comparison.json"
+def test_a_manifest_with_another_value_does_not_fit_its_records(copied: Path) -> None:
+    path = copied / "out" / "comparison.json"
     path.write_text(path.read_text().replace('"alpha": 0.1', '"alpha": 0.2'))
     with pytest.raises(DamagedFileError, match=r"a\.json was measured with other settings, versions or weights"):
-        Comparison.open(root / "out").table()
+        Comparison.open(copied / "out").table()

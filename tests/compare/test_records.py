@@ -1,7 +1,6 @@
 """Damaged, edited or foreign records are named and measured again."""
 
 import pickle
-import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -16,12 +15,6 @@ from vit_interactions.compare import records
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.compare.report.page import report
 from vit_interactions.utilities.json_files import DamagedFileError
-
-
-@pytest.fixture
-def root(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of a folder with images and their comparison."""
-    return shutil.copytree(finished, tmp_path / "root")
 
 
 def quality(comparison: Comparison) -> pd.DataFrame:
@@ -80,34 +73,34 @@ NUMBERS: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_record_is_named_and_measured_again(
     ending: str,
     damage: Callable[[bytes], bytes],
-    root: Path,
+    copied: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(root)
-    wanted = Comparison.open(root / "out")
+    monkeypatch.chdir(copied)
+    wanted = Comparison.open(copied / "out")
     values, maps = quality(wanted), wanted.maps("vit", "a")
-    path = root / "out" / "records" / "vit" / f"a{ending}"
+    path = copied / "out" / "records" / "vit" / f"a{ending}"
     assert damage(path.read_bytes()) != path.read_bytes()
     path.write_bytes(damage(path.read_bytes()))
-    for read in (Comparison.table, Comparison.notes, lambda opened: report(opened, root / "report.html")):
+    for read in (Comparison.table, Comparison.notes, lambda opened: report(opened, copied / "report.html")):
         with pytest.raises(DamagedFileError) as found:
-            read(Comparison.open(root / "out"))
+            read(Comparison.open(copied / "out"))
         assert str(path) in str(found.value)
         assert str(found.value).endswith("Resume the comparison to measure it again.")
         assert "\n" not in str(found.value)
     capsys.readouterr()
-    resumed = compare(root, resume=True)
+    resumed = compare(copied, resume=True)
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if str(path) in line and line.startswith("measuring again: ")] == said
     pd.testing.assert_frame_equal(quality(resumed), values)
     for method, values_of_map in resumed.maps("vit", "a").items():
         np.testing.assert_array_equal(values_of_map, maps[method])
-    assert not (root / "executed").exists()
+    assert not (copied / "executed").exists()
 
 
-def test_objects_in_maps_are_not_loaded_even_where_the_checksum_fits(root: Path) -> None:
-    file = root / "out" / "records" / "vit" / "a.npz"
+def test_objects_in_maps_are_not_loaded_even_where_the_checksum_fits(copied: Path) -> None:
+    file = copied / "out" / "records" / "vit" / "a.npz"
     record = records.Record({}, values={"raw_attention": {}})
     with pytest.raises(DamagedFileError, match=r"a\.npz is damaged \(ValueError\)\. Resume"):
         records.load_arrays(record, file, objects())
@@ -115,42 +108,42 @@ def test_objects_in_maps_are_not_loaded_even_where_the_checksum_fits(root: Path)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.npz"])
-def test_a_folder_instead_of_a_record_is_named_and_kept(name: str, root: Path) -> None:
-    path = root / "out" / "records" / "vit" / name
+def test_a_folder_instead_of_a_record_is_named_and_kept(name: str, copied: Path) -> None:
+    path = copied / "out" / "records" / "vit" / name
     path.unlink()
     path.mkdir()
     (path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=rf"{name} must be a file, got a folder\. Move it away and resume"):
-        compare(root, resume=True)
+        compare(copied, resume=True)
     with pytest.raises(DamagedFileError, match=rf"{name} must be a file, got a folder"):
-        Comparison.open(root / "out").table()
+        Comparison.open(copied / "out").table()
     assert (path / "mine.txt").read_text() == "mine"
 
 
 def test_a_record_of_another_image_or_comparison_is_measured_again(
-    root: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = quality(Comparison.open(root / "out"))
-    folder = root / "out" / "records" / "vit"
-    compare(root, alpha=0.5, out=root / "other")
+    wanted = quality(Comparison.open(copied / "out"))
+    folder = copied / "out" / "records" / "vit"
+    compare(copied, alpha=0.5, out=copied / "other")
     for ending in (".json", ".npz"):
         (folder / f"a{ending}").write_bytes((folder / f"b{ending}").read_bytes())
-        (folder / f"b{ending}").write_bytes((root / "other" / "records" / "vit" / f"b{ending}").read_bytes())
+        (folder / f"b{ending}").write_bytes((copied / "other" / "records" / "vit" / f"b{ending}").read_bytes())
     with pytest.raises(DamagedFileError, match=r"a\.json is damaged or was edited"):
-        Comparison.open(root / "out").table()
-    pd.testing.assert_frame_equal(quality(compare(root, resume=True)), wanted)
+        Comparison.open(copied / "out").table()
+    pd.testing.assert_frame_equal(quality(compare(copied, resume=True)), wanted)
     assert "measuring again" in capsys.readouterr().err
 
 
-def test_resuming_removes_what_a_kill_left_half_written(root: Path) -> None:
+def test_resuming_removes_what_a_kill_left_half_written(copied: Path) -> None:
     stale = [
-        root / "out" / ".comparison.json.partial",
-        root / "out" / "records" / "vit" / ".a.npz.partial",
-        root / "out" / "records" / "vit" / ".gone.json.partial",
+        copied / "out" / ".comparison.json.partial",
+        copied / "out" / "records" / "vit" / ".a.npz.partial",
+        copied / "out" / "records" / "vit" / ".gone.json.partial",
     ]
-    mine = root / "out" / "records" / "vit" / "mine.partial"
+    mine = copied / "out" / "records" / "vit" / "mine.partial"
     for path in (*stale, mine):
         path.write_bytes(b"half")
-    compare(root, resume=True)
+    compare(copied, resume=True)
     assert [path for path in stale if path.exists()] == []
     assert mine.exists()

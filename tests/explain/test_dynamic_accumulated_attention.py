@@ -97,26 +97,24 @@ def test_dimension_weights_by_hand() -> None:
 
 def test_the_memory_bank_votes_by_similarity() -> None:
     near, far = [1.0, 0.1, 0.0], [0.9, 0.0, 0.5]
-    bank = vi.MemoryBank(
-        torch.tensor([near, far, far, [-1.0, 0.0, 0.0]]), torch.tensor([4, 9, 9, 1]), neighbours=3
-    )
+    bank = vi.MemoryBank(torch.tensor([near, far, far, [-1.0, 0.0, 0.0]]), torch.tensor([4, 9, 9, 1]), neighbors=3)
     feature = torch.tensor([1.0, 0.0, 0.0])
     unit = torch.nn.functional.normalize(torch.tensor([near, far]), dim=1)
     votes = (unit @ feature / 0.07).exp()
     winner = 4 if votes[0] > 2 * votes[1] else 9
     expected = dimension_weights(feature, torch.tensor([near if winner == 4 else far]))
     assert torch.allclose(bank.weights(feature), expected)
-    everyone = vi.MemoryBank(torch.tensor([near, far]), neighbours=20)
+    everyone = vi.MemoryBank(torch.tensor([near, far]), neighbors=20)
     assert torch.allclose(everyone.weights(feature), dimension_weights(feature, torch.tensor([near, far])))
 
 
-def test_self_supervised_maps_follow_the_neighbours() -> None:
+def test_self_supervised_maps_follow_the_neighbors() -> None:
     family = FAMILIES["vit"]
     model, images = family.build(), family.images(4)
     model.reset_classifier(0)
     model.eval()
     features = model(images).detach()
-    bank = vi.MemoryBank.build(model, [(images, torch.tensor([0, 0, 1, 1]))], neighbours=2)
+    bank = vi.MemoryBank.build(model, [(images, torch.tensor([0, 0, 1, 1]))], neighbors=2)
     explainer = vi.DynamicAccumulatedAttention(model, rectify=False)
     result = explainer.patch_map(images, target=bank)
     for index in range(4):

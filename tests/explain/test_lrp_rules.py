@@ -9,11 +9,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.helpers.vision_models import MODELS, Explicit, vision_model, zero_added
+from tests.helpers.vision_models import MODELS, vision_model, zero_added
 from vit_interactions.explain.attn_lrp import AttnLRP
 from vit_interactions.explain.lrp_rules import LRPRules
 
 PLAIN: dict[str, Any] = {"conv_gamma": 0, "linear_gamma": 0}
+
+
+class Explicit(nn.Module):
+    """Attention of one head, written out by a softmax or by `scaled_dot_product_attention`, over rows of pixels."""
+
+    def __init__(self, attend: Callable[..., torch.Tensor]) -> None:
+        """Take the attention, a function of query, key, value and mask."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weights = nn.ParameterList(torch.randn(24, 24, generator=generator) / 24**0.5 for _ in range(4))
+        self.head = nn.Linear(24, 5, bias=False)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.randn(5, 24, generator=generator))
+        self.attend = attend
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute the scores of images (batch, 3, 8, 8)."""
+        tokens = image.permute(0, 2, 1, 3).flatten(2)
+        query, key, value, bias = (tokens @ weight for weight in self.weights)
+        scores: torch.Tensor = self.head(self.attend(query, key, value, bias[..., :8]).mean(1))
+        return scores
 
 
 def relevances(

@@ -37,8 +37,8 @@ def test_every_point_and_every_block_is_scored_by_the_images_own_vote(
     with torch.no_grad():
         features = model(images)
         black = model(0 * images[:1])
-    # The zero image has its own neighbours, of another label than the images'.
-    bank = vi.MemoryBank(torch.cat([features, black]), torch.tensor([0, 1, 2, 9]), neighbours=1)
+    # The zero image has its own neighbors, of another label than the images'.
+    bank = vi.MemoryBank(torch.cat([features, black]), torch.tensor([0, 1, 2, 9]), neighbors=1)
     unit = bank.features
     weights = torch.stack([dimension_weights(f.float(), unit[i : i + 1]) for i, f in enumerate(features)])
     result = make(model).patch_map(images, target=bank)
@@ -49,10 +49,10 @@ def test_every_point_and_every_block_is_scored_by_the_images_own_vote(
 
 
 def test_a_fixed_vote_scores_other_features_by_hand() -> None:
-    bank = vi.MemoryBank(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([7, 3]), neighbours=1)
+    bank = vi.MemoryBank(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([7, 3]), neighbors=1)
     score = bank.fixed(torch.tensor([[0.6, 0.8]]))  # q = (.36, .64), so w = (0, 1)
     assert score(torch.tensor([[5.0, 2.0]])).tolist() == [2.0]
-    assert bank(torch.tensor([[5.0, 2.0]])).tolist() == [5.0]  # its own neighbour is (1, 0), so w = (1, 0)
+    assert bank(torch.tensor([[5.0, 2.0]])).tolist() == [5.0]  # its own neighbor is (1, 0), so w = (1, 0)
 
 
 def tiny_dinov2() -> Any:
@@ -72,7 +72,7 @@ def test_transformers_models_are_read_by_their_pooler_output(method: type[vi.Exp
     labels = torch.tensor([0, 0, 1, 1])
     with torch.no_grad():
         features = model(images).pooler_output
-    bank = vi.MemoryBank.build(model, [(images[:2], labels[:2]), (images[2:], labels[2:])], neighbours=2)
+    bank = vi.MemoryBank.build(model, [(images[:2], labels[:2]), (images[2:], labels[2:])], neighbors=2)
     torch.testing.assert_close(bank.features, features / features.norm(dim=1, keepdim=True))
     weights = torch.stack([bank.weights(feature) for feature in features])
     result = method(model).patch_map(images, target=bank)
@@ -103,8 +103,8 @@ def test_outputs_without_features_are_refused_by_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"neighbours": 0}, "`neighbours` must be >= 1, got 0"),
-        ({"neighbours": 2.5}, "`neighbours` must be an int, got 2.5"),
+        ({"neighbors": 0}, "`neighbors` must be >= 1, got 0"),
+        ({"neighbors": 2.5}, "`neighbors` must be an int, got 2.5"),
         ({"temperature": 0}, "`temperature` must be finite and > 0, got 0"),
         ({"temperature": -0.1}, "`temperature` must be finite and > 0, got -0.1"),
         ({"temperature": float("inf")}, "`temperature` must be finite and > 0, got inf"),

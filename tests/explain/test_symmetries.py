@@ -264,7 +264,8 @@ OF_ATTENTION = (
     "gmar, weights of the last layer",
     "attention_grad_cam",
 )
-FOUND = [method for method in (*METHODS, *VARIANTS) if method != "random_map"]  # the baseline ignores the model
+# The baseline ignores the model, and similar features say nothing about what the score is read from.
+FOUND = [method for method in (*METHODS, *VARIANTS) if method not in ("random_map", "patch_similarity")]
 
 # The grid, the patch that matters, one that does not, and the model's tokens and readout.
 LAYOUTS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int], dict[str, Any]]] = {

@@ -29,7 +29,7 @@ from vit_interactions.explorer.thresholds import (
     first_relevant_step,
 )
 from vit_interactions.figures import prepare
-from vit_interactions.figures.display import log_scale, paint
+from vit_interactions.figures.display import linear_scale, log_scale, paint
 from vit_interactions.loading.predictions import Prediction
 
 HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>&\"'"
@@ -110,6 +110,12 @@ def place_of(shown: Page, found: PageData, plot: str, patch: tuple[int, int]) ->
     )
 
 
+def same_colors(pixels: NDArray[np.float64], painted: NDArray[np.uint8]) -> bool:
+    """Return whether the page's pixels are at most one of 256 shades from the colors of figures."""
+    channels = pixels.astype(np.uint32).view(np.uint8).reshape(-1, 4).astype(int)
+    return bool(np.abs(channels - painted.astype(int)).max() <= 6)
+
+
 def check_against_python(shown: Page, found: PageData) -> None:
     """Compare everything the browser computed with the library, for all patches and for the selected one."""
     state, everything = now(shown), shown.run("explorer.all()")
@@ -125,19 +131,27 @@ def check_against_python(shown: Page, found: PageData) -> None:
     assert np.allclose(state["tendency"], fields.tendency[0, p], atol=1e-6)
     row = found.uncertainty[p].double()
     others = np.delete(np.array(state["u"]), p)
-    scale = log_scale(others)
-    painted = paint(others, scale).astype(int)
-    colors = np.array(state["colors"], np.uint32).view(np.uint8).reshape(-1, 4).astype(int)
-    assert np.abs(np.delete(colors, p, 0) - painted).max() <= 6  # at most one of 256 shades
+    assert same_colors(np.delete(state["colors"], p), paint(others, log_scale(others)))
     assert np.allclose(state["u"], row, atol=0.02 * float(found.uncertainty.max()))
     kept = found.attention
     index = state["layer"], state["head"], p
     exact = (kept.values[index] / 255.0 * kept.ends[index] / 255) ** 2 * kept.peaks[index] / 65535
     assert np.allclose(state["attention"], exact, rtol=1e-9)
+    shown = found.features
+    assert shown is not None
+    place = shown.layers.index(state["featureLayer"])
+    below = np.tril_indices(found.layout.patches, -1)
+    matrix = np.eye(found.layout.patches)
+    matrix[below] = shown.similarity[place] / 40 - 1
+    matrix.T[below] = matrix[below]
+    assert np.allclose(state["similarity"], matrix[p], atol=1e-12)
+    similar = np.delete(matrix[p], p)
+    assert same_colors(np.delete(state["similarityColors"], p), paint(similar, linear_scale(similar)))
+    assert state["tints"] == shown.colors[place].flatten().tolist()
 
 
 def test_pointing_and_clicking_select_the_patch_under_the_pointer(opened: Page, found: PageData) -> None:
-    for plot in ("plot-interactions", "plot-field", "plot-tendency", "plot-head"):
+    for plot in ("plot-interactions", "plot-field", "plot-tendency", "plot-head", "plot-similarity", "plot-pca"):
         opened.hover(place_of(opened, found, plot, (5, 0)))
         assert now(opened)["patch"] == [5, 0]
         opened.hover(place_of(opened, found, plot, (1, 9)))
@@ -201,6 +215,25 @@ def test_clicking_a_tile_selects_layer_and_head(opened: Page, found: PageData) -
     opened.key("ArrowLeft")
     opened.key("ArrowUp")
     assert (now(opened)["layer"], now(opened)["head"]) == (0, max(heads - 2, 0))
+
+
+def test_slider_selects_the_layer_of_the_features(opened: Page, found: PageData) -> None:
+    assert found.features is not None
+    last = found.features.layers[-1]
+    assert now(opened)["featureLayer"] == last
+    opened.run("document.getElementById('feature-layer').focus()")
+    for layer in (last - 1, last - 2):
+        opened.key("ArrowLeft")
+        assert now(opened)["featureLayer"] == layer
+        assert (
+            opened.run("document.getElementById('similarity-title').textContent") == f"Similarity, layer {layer}"
+        )
+        check_against_python(opened, found)
+    red, green, blue = (round(100 * share) for share in found.features.explained[last - 2].round(4))
+    said = opened.run("document.getElementById('pca-read').textContent")
+    assert said == f"Variance explained: red {red}%, green {green}%, blue {blue}%."
+    opened.key("End")
+    assert now(opened)["featureLayer"] == last
 
 
 def test_page_makes_no_requests_and_respects_its_policy(opened: Page, file: Path) -> None:

@@ -117,7 +117,7 @@ def test_constant_maps_and_rounding_show_no_structure(size: int) -> None:
         values = np.full((size, size), level)
         values[::2] *= 1 + 1e-8
         assert isinstance(linear_scale(values), ConstantScale)
-        assert len(np.unique(map_colors(values).reshape(-1, 4), axis=0)) == 1
+        assert (map_colors(values)[..., 3] == 0).all()
     # One different patch among equal ones: the rounding of the others stays invisible.
     values = np.full((size, size), 0.3) * (1 + 1e-8 * np.random.default_rng(0).normal(size=(size, size)))
     values[1, 1] = 0.9

@@ -35,6 +35,7 @@ def test_constant_maps_show_no_structure(noise, value):
     values[::2] *= 1 + noise
     axes, color = drawn(lambda axes: figures.draw_map(axes, prepared((480, 320)), values, LAYOUT, label="a"))
     assert len({tuple(color(*center)) for center in centers(0, 0).values()}) == 1
+    assert (axes.images[-1].get_array()[..., 3] == 0).all()  # the image stays visible
     [bar] = axes.child_axes
     np.testing.assert_allclose(bar.get_yticks(), [value], atol=1e-6)
 
@@ -92,7 +93,7 @@ def test_given_norm_is_kept_and_extends_at_exceeded_ends():
 
 
 def test_long_labels_fit_next_to_the_map():
-    label = "convergence of the tendency (> 0: neighbours' fields point here)"
+    label = "convergence of the tendency (> 0: neighbors' fields point here)"
     values = torch.linspace(-1, 1, N).reshape(ROWS, COLS)
     figure = figures.map_figure(prepared((480, 320)), values, LAYOUT, label=label)
     FigureCanvasAgg(figure).draw()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_interactions.functional import attention as attention_module
 from vit_interactions.functional import attention_gradient, attention_probabilities, rollout
-from vit_interactions.functional.attention import attention_blocks
+from vit_interactions.functional.attention import attention_rows
 
 
 def queries_and_keys(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -142,11 +142,11 @@ def test_blocks_cover_the_patches_once(
         "added": {"mask": torch.randn(2, 6, 6)},
         "causal": {"is_causal": True},
     }[masking]
-    whole = attention_probabilities(query, key, **options, scale=0.8)[..., prefix:, prefix:]
+    whole = attention_probabilities(query, key, **options, scale=0.8)[..., prefix:, :]
     assembled = torch.full_like(whole, math.nan)
     times = torch.zeros_like(whole)
     largest = 0
-    for index, block in attention_blocks(query, key, **options, scale=0.8, prefix=prefix):
+    for index, block in attention_rows(query, key, **options, scale=0.8, prefix=prefix):
         assembled[index] = block
         times[index] += 1
         largest = max(largest, block.numel())

@@ -36,3 +36,16 @@ def test_ties_of_variance_drop_the_lowest_index() -> None:
     values[0, 0] = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0])
     assert indiscriminative_patches(values, 0.4).tolist() == [[True, False, True, False, False]]
     assert indiscriminative_patches(torch.ones(1, 5, 5), 0.6).tolist() == [[True, True, True, False, False]]
+
+
+def test_excluded_patches_are_not_ranked() -> None:
+    # Column variances 0, 1, 4, 1/4: without the first, the lowest is that of the last.
+    values = torch.tensor(
+        [[[5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0], [5.0, 0.0, 0.0, 0.0], [5.0, 2.0, 4.0, 1.0]]]
+    )
+    exclude = torch.tensor([[True, False, False, False]])
+    assert indiscriminative_patches(values, 0.25, exclude).tolist() == [[False, False, False, True]]
+    assert indiscriminative_patches(values, 1.0, exclude).tolist() == [[False, True, True, True]]
+    assert torch.equal(
+        indiscriminative_patches(values, 0.5, exclude & False), indiscriminative_patches(values, 0.5)
+    )

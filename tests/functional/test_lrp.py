@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.helpers.lrp_reference import slow_gamma
 from vit_interactions.functional.lrp import (
     elementwise_rule,
     gamma_rule,
@@ -13,6 +12,23 @@ from vit_interactions.functional.lrp import (
     layer_norm_rule,
     rms_norm_rule,
 )
+
+
+def slow_gamma(relevance: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, gamma: float) -> Tensor:
+    """Share the relevance (outputs,) of W x + b among x (inputs,), one contribution at a time."""
+    shared = torch.zeros_like(x)
+    for j in range(len(weight)):
+        parts = [(x[i] * weight[j, i]).item() for i in range(len(x))]
+        absorbed = 0.0 if bias is None else bias[j].item()
+        z = sum(parts) + absorbed
+
+        def favor(part: float, z: float = z) -> float:
+            return part * (1 + gamma) if part * z > 0 else part
+
+        total = sum(map(favor, parts)) + favor(absorbed)
+        for i, part in enumerate(parts):
+            shared[i] += favor(part) / total * relevance[j]
+    return shared
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 0.25, 100.0])

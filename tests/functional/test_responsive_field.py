@@ -147,3 +147,20 @@ def test_wrong_shapes_grids_and_values_raise() -> None:
         responsive_field(torch.full((1, 4, 4), float("nan")), (2, 2))
     with pytest.raises(ValueError, match=r"`uncertainty` must have shape"):
         column_variance(torch.zeros(1, 4, 3))
+
+
+def test_an_excluded_patch_opens_no_window_but_stays_inside_those_of_others() -> None:
+    # Patches 0 to 4 in a row. Patch 4 matters most to all; without it, patch 0 responds to patch 2.
+    values = torch.zeros(1, 5, 5)
+    values[0, :, 4] = 1.0
+    values[0, 0, 2] = 0.5
+    exclude = torch.tensor([[False, False, False, False, True]])
+    paper = responsive_field(values, (1, 5), alpha=6 / 25, beta=0.0)
+    assert paper.size.tolist() == [[5, 4, 3, 2, 1]]
+    field = responsive_field(values, (1, 5), alpha=1 / 25, beta=0.0, exclude=exclude)
+    assert field.size.tolist() == [[3, 1, 1, 1, 1]]
+    exclude = torch.tensor([[False, True, False, False, True]])
+    field = responsive_field(values, (1, 5), alpha=1 / 25, beta=0.2, exclude=exclude)
+    assert field.mask[0, 0].tolist() == [True, True, True, False, False]
+    # Of the columns of variance 0, 1 is not ranked, and 0 has the lowest index.
+    assert field.dropped.tolist() == [[True, False, False, False, False]]

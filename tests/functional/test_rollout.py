@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.helpers import references
 from vit_interactions.functional import discard_smallest, fuse_heads, rollout
+from vit_interactions.functional.rollout import without_columns
 
 # Two layers, two heads, tokens (class, p1, p2); rows are queries. Solved by hand, checked by exact fractions.
 FIRST = [[[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]], [[0.1, 0.6, 0.3], [0.3, 0.4, 0.3], [0.4, 0.4, 0.2]]]
@@ -140,3 +141,22 @@ def test_invalid_arguments_raise() -> None:
     for ratio in (-0.1, 1.1, float("nan"), True):
         with pytest.raises(ValueError, match=r"`discard` must lie in \[0, 1\]"):
             discard_smallest(torch.zeros(1, 3, 3), ratio)
+
+
+def test_excluded_columns_are_shared_among_the_others() -> None:
+    attention = torch.rand(2, 5, 5, dtype=torch.float64)
+    exclude = torch.tensor([[False, True, False, False, True], [False] * 5])
+    result = without_columns(attention, exclude)
+    for image in range(2):
+        kept = [token for token in range(5) if not exclude[image, token]]
+        for query in range(5):
+            row = attention[image, query].tolist()
+            left = sum(row[token] for token in kept)
+            expected = [row[token] * sum(row) / left if token in kept else 0.0 for token in range(5)]
+            torch.testing.assert_close(result[image, query], torch.tensor(expected, dtype=torch.float64))
+    assert torch.equal(
+        without_columns(attention, exclude)[0, :, exclude[0]], torch.zeros(5, 2, dtype=torch.float64)
+    )
+    only = torch.zeros(1, 2, 2)
+    only[0, :, 0] = 1.0
+    assert not without_columns(only, torch.tensor([[True, False]])).any()

@@ -11,7 +11,7 @@ from tests.helpers import references
 from vit_interactions import record_attention
 from vit_interactions.functional import RunningUncertainty, column_variance, uncertainty
 from vit_interactions.functional import attention as attention_module
-from vit_interactions.functional.attention import attention_blocks
+from vit_interactions.functional.attention import attention_rows
 
 # The package's function of the same name hides the module.
 uncertainty_module = importlib.import_module("vit_interactions.functional.uncertainty")
@@ -128,7 +128,7 @@ def test_streamed_in_blocks_equals_whole(monkeypatch: pytest.MonkeyPatch, elemen
     for _ in range(4):
         query, key = 3 * torch.randn(2, batch, heads, tokens, 4, dtype=torch.float64)
         whole.append((query @ key.mT / 2).softmax(-1))
-        blocks = list(attention_blocks(query, key, prefix=prefix))
+        blocks = [(index, rows[..., prefix:]) for index, rows in attention_rows(query, key, prefix=prefix)]
         cuts = len(blocks)
         running.update(blocks, (batch, heads, tokens - prefix, tokens - prefix))
     assert (cuts > 1) == (elements < 10**6)

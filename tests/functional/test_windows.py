@@ -176,3 +176,34 @@ def test_non_finite_uncertainty_raises(value: float) -> None:
 def test_a_grid_that_does_not_fit_raises() -> None:
     with pytest.raises(ValueError, match=r"rows \* cols = 4 patches, got \(2, 3\)"):
         adaptive_windows(torch.zeros(1, 4, 4), (2, 3))
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("levels", [None, 2])
+def test_excluded_columns_are_relevant_to_no_other_patch(alpha: float, levels: int | None) -> None:
+    values = random_uncertainty((3, 4), levels=levels)
+    gone = [{0, 7}, set(range(6))]
+    exclude = torch.tensor([[i in each for i in range(12)] for each in gone])
+    marked = relevant_pairs(values, alpha, exclude)
+    windows = adaptive_windows(values, (3, 4), alpha, exclude=exclude)
+    for image, out, got, boxes in zip(values.tolist(), gone, marked, windows.tolist(), strict=True):
+        # The T largest pairs of the other columns, ties by the lowest flat index.
+        pairs = [(p, i) for p in range(12) for i in range(12) if i not in out]
+        pairs.sort(key=lambda pair: (-image[pair[0]][pair[1]], pair))
+        expected = pairs[: references.share(alpha, 144)]
+        assert got.nonzero().tolist() == sorted(map(list, expected))
+        members = [{p} | {i for q, i in expected if q == p} for p in range(12)]
+        assert boxes == [list(references.window(each, 4)) for each in members]
+
+
+def test_nothing_excluded_changes_nothing() -> None:
+    values = random_uncertainty((3, 4))
+    nothing = torch.zeros(2, 12, dtype=torch.bool)
+    assert torch.equal(relevant_pairs(values, 0.3, nothing), relevant_pairs(values, 0.3))
+    assert not relevant_pairs(values, 0.3, ~nothing).any()
+
+
+@pytest.mark.parametrize("exclude", [torch.zeros(2, 11, dtype=torch.bool), torch.zeros(2, 12)])
+def test_exclude_of_another_shape_or_type_raises(exclude: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"`exclude` must be bool of shape \(2, 12\), got torch\."):
+        relevant_pairs(random_uncertainty((3, 4)), 0.3, exclude)

@@ -1,11 +1,23 @@
 """Fixtures for tests of the gallery."""
 
 import os
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.helpers.quick_gallery import explained
+from tests.helpers.quick_gallery import Figure
+from vit_interactions.explain.settings import Settings
 from vit_interactions.gallery import run as gallery_run
+from vit_interactions.gallery.explanation import Explanation
+
+
+def explained(model: object, image: Path, settings: Settings) -> Explanation:
+    """Return a fake explanation that shows alpha and the content of the image."""
+    value = settings.alpha + len(image.read_bytes())
+    figures: Any = {"raw_attention": Figure(value), "field": Figure(-value)}
+    return Explanation({"raw_attention": np.full((2, 2), value)}, figures, {"failed": {}, "unsupported": {}})
 
 
 @pytest.fixture

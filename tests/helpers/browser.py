@@ -198,7 +198,7 @@ def page(path: str | Path, *, width: int = 1280, height: int = 800, dark: bool =
         path: of the HTML file.
         width: of the window, in CSS pixels; below 600 it is a phone's, which touches.
         height: of the window.
-        dark: whether the reader prefers dark colours.
+        dark: whether the reader prefers dark colors.
     """
     browser = _browser()
     context = browser.ask("Target.createBrowserContext")["browserContextId"]

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from PIL import Image
 from torch import nn
 
 import vit_interactions as vi
-from tests.helpers.noise import write_noise
 from vit_interactions.compare.comparison import Comparison
 
 METHODS = ["raw_attention", "random_map"]
@@ -28,14 +25,3 @@ def compare(root: Path, **options: Any) -> Comparison:
     return vi.compare(
         [root / "images"], **{"model": {"vit": make_model()}, "out": root / "out", **common, **options}
     )
-
-
-def make_root(tmp_path: Path) -> Path:
-    """Make two images with boxes and masks."""
-    write_noise(tmp_path / "images", dict.fromkeys("ab", (80, 70)))
-    (tmp_path / "masks").mkdir()
-    for name in "ab":
-        Image.fromarray(np.full((80, 70), 255, np.uint8)).save(tmp_path / f"masks/{name}.png")
-    rows = [f"{name}.png,10,10,60,70\n" for name in "ab"]
-    (tmp_path / "boxes.csv").write_text("file,left,top,right,bottom\n" + "".join(rows))
-    return tmp_path

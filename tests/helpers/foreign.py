@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
 import vit_interactions as vi
 from tests.helpers.explaining import assert_near
@@ -69,11 +68,6 @@ def assert_read_as_by_hand(
         )
         got = explainer.patch_map(images, target)
         assert_near(got.flatten(1), expected[:, 0, -patches:].detach().float(), 1e-5)
-
-
-def before_the_view(attention: Tensor) -> GradientEdge:
-    """Return the graph node of the tensor that this one is a view of."""
-    return GradientEdge(*attention.grad_fn.next_functions[0])  # type: ignore[union-attr]
 
 
 def class_token(tokens: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -30,12 +29,6 @@ def quantus_localization(metric: Any, values: Tensor, inside: Tensor) -> Any:
 
 def options() -> dict[str, Any]:
     return {"disable_warnings": True, "display_progressbar": False, "normalise": False, "abs": False}
-
-
-def require_quantus_06() -> None:
-    """Skip checks of known errors in Quantus 0.6 if another version is installed."""
-    if not importlib.metadata.version("quantus").startswith("0.6."):
-        pytest.skip("known errors of Quantus 0.6")
 
 
 def gray_case() -> Case:

@@ -48,12 +48,12 @@ def planted_model() -> nn.Module:
     return model
 
 
-def painted(images: Tensor, patch: tuple[int, int], colour: int, value: float = 1.0) -> Tensor:
+def painted(images: Tensor, patch: tuple[int, int], color: int, value: float = 1.0) -> Tensor:
     """Copy images, with one patch of 16 x 16 pixels black except for one color."""
     images, (row, col) = images.clone(), patch
     cell = images[..., 16 * row : 16 * row + 16, 16 * col : 16 * col + 16]
     cell.zero_()
-    cell[:, colour] = value
+    cell[:, color] = value
     return images
 
 
@@ -83,8 +83,8 @@ def looking_model(grid: tuple[int, int], looks_for: int, silent: tuple[int, int]
     asks = torch.linspace(0.8, 1.5, rows * cols)
     asks[silent[0] * cols + silent[1]] = 0.0
     with torch.no_grad():
-        for colour in range(3):
-            model.patch_embed.proj.weight[colour, colour] = 1 / 256
+        for color in range(3):
+            model.patch_embed.proj.weight[color, color] = 1 / 256
         model.pos_embed[0, -rows * cols :, 3] = asks
         for token in (model.cls_token, getattr(model, "dist_token", None)):
             if token is not None:
@@ -120,8 +120,8 @@ def strong_model() -> nn.Module:
     """Build the planted model with logits [2 x the sum of the patches' blue, 4 x that of their red]."""
     model: Any = planted_model()
     with torch.no_grad():
-        for colour in range(3):
-            model.patch_embed.proj.weight[colour, colour] = 1 / 256
+        for color in range(3):
+            model.patch_embed.proj.weight[color, color] = 1 / 256
         model.head.weight.zero_()
         model.head.weight[0, 2] = 17 * STRENGTH / 2
         model.head.weight[1, 0] = 17 * STRENGTH

@@ -3,14 +3,12 @@
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from tests.helpers.hostile_names import PIECES
 from vit_interactions.explain.settings import Settings
-from vit_interactions.gallery.explanation import Explanation
 from vit_interactions.gallery.folder import is_complete
 from vit_interactions.gallery.run import ExplainResult, explain_images
 
@@ -23,13 +21,6 @@ class Figure:
 
     def savefig(self, path: Path, dpi: int) -> None:
         path.write_bytes(f"{self.value} {dpi}".encode())
-
-
-def explained(model: object, image: Path, settings: Settings) -> Explanation:
-    """Return a fake explanation that shows alpha and the content of the image."""
-    value = settings.alpha + len(image.read_bytes())
-    figures: Any = {"raw_attention": Figure(value), "field": Figure(-value)}
-    return Explanation({"raw_attention": np.full((2, 2), value)}, figures, {"failed": {}, "unsupported": {}})
 
 
 def explain(images: list[Path], out: Path, *, alpha: float = 0.25, resume: bool = False) -> ExplainResult:

@@ -121,16 +121,16 @@ def bilinear(values: Matrix, size: tuple[int, int]) -> Tensor:
     """Resize without aligned corners: pixel t samples the source at (t + 1/2)·n/size − 1/2, edges held."""
     rows, cols = len(values), len(values[0])
 
-    def neighbours(pixel: int, source: int, target: int) -> tuple[int, int, float]:
+    def neighbors(pixel: int, source: int, target: int) -> tuple[int, int, float]:
         at = max((pixel + 0.5) * source / target - 0.5, 0.0)
         low = min(int(at), source - 1)
         return low, min(low + 1, source - 1), at - low
 
     result = torch.zeros(size, dtype=torch.float64)
     for y in range(size[0]):
-        top, bottom, down = neighbours(y, rows, size[0])
+        top, bottom, down = neighbors(y, rows, size[0])
         for x in range(size[1]):
-            left, right, across = neighbours(x, cols, size[1])
+            left, right, across = neighbors(x, cols, size[1])
             upper = values[top][left] * (1 - across) + values[top][right] * across
             lower = values[bottom][left] * (1 - across) + values[bottom][right] * across
             result[y, x] = upper * (1 - down) + lower * down

@@ -1,6 +1,5 @@
 """Small models with random weights, of families without attention among all patches."""
 
-from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -63,24 +62,3 @@ def zero_added(model: nn.Module) -> nn.Module:
             if key.endswith(ADDED) and "rel_pos" not in key:
                 tensor.zero_()
     return model
-
-
-class Explicit(nn.Module):
-    """Attention of one head, written out by a softmax or by `scaled_dot_product_attention`, over rows of pixels."""
-
-    def __init__(self, attend: Callable[..., torch.Tensor]) -> None:
-        """Take the attention, a function of query, key, value and mask."""
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weights = nn.ParameterList(torch.randn(24, 24, generator=generator) / 24**0.5 for _ in range(4))
-        self.head = nn.Linear(24, 5, bias=False)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.randn(5, 24, generator=generator))
-        self.attend = attend
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compute the scores of images (batch, 3, 8, 8)."""
-        tokens = image.permute(0, 2, 1, 3).flatten(2)
-        query, key, value, bias = (tokens @ weight for weight in self.weights)
-        scores: torch.Tensor = self.head(self.attend(query, key, value, bias[..., :8]).mean(1))
-        return scores

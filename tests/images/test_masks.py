@@ -17,6 +17,7 @@ from torchvision import transforms
 import vit_interactions as vi
 from tests.helpers.command_line import run
 from tests.helpers.compared import make_model, scores
+from tests.helpers.mask_files import png
 from vit_interactions.compare import run as running
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.figures import PreparedImage, prepare
@@ -105,13 +106,6 @@ def test_half_covered_patches_count() -> None:
     mask = np.zeros((22, 22), bool)
     mask[:, :8] = True  # 8 pixels = one and a half patches
     assert inside_mask(prepared_of((22, 22), third), LAYOUT, mask)[0].tolist() == [True, True, False, False]
-
-
-def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:
-    image = values if isinstance(values, Image.Image) else Image.fromarray(np.asarray(values))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (image if mode is None else image.convert(mode)).save(path, "PNG", **options)
-    return path
 
 
 def classes(values: list[int]) -> Image.Image:

@@ -1,20 +1,12 @@
 """Masks match the ends of image paths."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.helpers.mask_files import png
 from vit_interactions.images.masks import masks_by_image
-
-
-def png(path: Path, values: Any, mode: str | None = None, **options: Any) -> Path:
-    image = values if isinstance(values, Image.Image) else Image.fromarray(np.asarray(values))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (image if mode is None else image.convert(mode)).save(path, "PNG", **options)
-    return path
 
 
 def test_masks_match_the_end_of_image_paths(tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
 """Every command processes the valid images of a folder and reports why each other file is skipped."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.command_line import no_hang
+from tests.helpers.command_line import no_hang, run
 from tests.helpers.refused_images import REFUSED, SKIPPED
 from tests.helpers.sharp_vit import save_sharp_vit
-from vit_interactions.cli import main as cli
 from vit_interactions.compare.comparison import Comparison
 from vit_interactions.training.data.window_store import WindowStore
 
@@ -24,18 +22,6 @@ def _no_hang() -> Iterator[None]:
 @pytest.fixture
 def model(tmp_path: Path) -> tuple[object, ...]:
     return "--model", "test_vit", "--checkpoint", save_sharp_vit(tmp_path)
-
-
-def run(*arguments: object) -> int:
-    """Run the command line as its entry point does; return the exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["vit-interactions", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        try:
-            cli.main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
 
 
 def assert_told(shown: str, *, begins: str = "failed: ") -> None:

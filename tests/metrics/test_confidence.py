@@ -68,10 +68,6 @@ def test_drop_and_increase_equal_grad_cam() -> None:
     assert ours == pytest.approx(theirs / full, abs=1e-5)  # grad-cam does not divide by the probability
     increased = metrics.IncreaseInConfidence()(case.inputs, pixels, softmax_targets(case), case.model)[0]
     assert METRICS["average_increase"].measure(case, values).value == float(increased)
-    # grad-cam does not rescale the map, so ten times the map has another score.
-    tenfold = float(metrics.DropInConfidence()(case.inputs, 10 * pixels, softmax_targets(case), case.model)[0])
-    assert abs(tenfold - theirs) > 1e-3
-    assert METRICS["average_drop"].measure(tiny_case(), 10 * values).value == pytest.approx(ours, abs=1e-9)
 
 
 def test_drop_and_increase_equal_torchcam() -> None:
@@ -83,9 +79,7 @@ def test_drop_and_increase_equal_torchcam() -> None:
         assert METRICS["average_increase"].measure(case, values).value == theirs["conf_increase"]
 
 
-def test_torchcam_underestimates_the_drop_of_rare_classes() -> None:
-    """torch-cam adds 1e-7 to the denominator, so a class with probability 1e-7 drops by half instead of fully."""
-
+def test_the_probability_of_a_rare_class_can_drop_fully() -> None:
     class Rare(nn.Module):
         """A model whose class has probability 1e-7 for bright images and almost 0 for dim ones."""
 
@@ -97,4 +91,3 @@ def test_torchcam_underestimates_the_drop_of_rare_classes() -> None:
     values = torch.zeros(3, 6).double()
     values[0, 0] = 1.0
     assert METRICS["average_drop"].measure(case, values).value == pytest.approx(1, abs=1e-3)
-    assert torchcam_scores("ClassificationMetric", case, values)["avg_drop"] == pytest.approx(0.5, abs=1e-3)

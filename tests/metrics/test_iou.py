@@ -1,4 +1,4 @@
-"""IoU against a loop and torchmetrics."""
+"""IoU against a loop."""
 
 import itertools
 
@@ -28,8 +28,6 @@ def test_iou_thresholds_are_validated() -> None:
         iou(2)
 
 
-def test_iou_includes_the_threshold_and_torchmetrics_does_not() -> None:
-    classification = pytest.importorskip("torchmetrics.classification")
+def test_a_value_equal_to_the_threshold_counts_as_high() -> None:
     values, inside = torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[False, True, True]])
     assert intersection_over_union(values, inside, 0.5) == 1.0
-    assert float(classification.BinaryJaccardIndex(threshold=0.5)(values, inside.int())) == 0.5

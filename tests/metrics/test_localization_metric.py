@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.other_metrics import options, quantus_localization, require_quantus_06
+from tests.helpers.other_metrics import options, quantus_localization
 from tests.helpers.planted import INSIDE, box, planted_case, random_map
 from vit_interactions.metrics import METRICS
 from vit_interactions.metrics.average_precision import average_precision
@@ -75,17 +75,3 @@ def test_pointing_game_and_energy_equal_quantus(quantus: Any) -> None:
         assert pointing_game(values, INSIDE) == float(expected)
         expected = quantus_localization(quantus.RelevanceMassAccuracy(**options()), values, INSIDE)
         assert energy_in_box(values, INSIDE) == pytest.approx(float(expected))
-
-
-def test_known_errors_of_quantus_pointing_game_and_energy(quantus: Any) -> None:
-    require_quantus_06()
-    # Quantus counts a tie as a hit if any of the highest patches lies in the box: here 4 of 15.
-    values = torch.ones(4, 4, dtype=torch.float64)
-    values[0, 0] = 0.5
-    assert quantus_localization(quantus.PointingGame(**options()), values, INSIDE)
-    assert pointing_game(values, INSIDE) == pytest.approx(4 / 15)
-    # Its fraction of the mass can exceed 1 if values are negative.
-    values = torch.tensor([[-1.0, 0.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 3.0, 0.0]] * 2, dtype=torch.float64)
-    mass = quantus_localization(quantus.RelevanceMassAccuracy(**options()), values, values > 0)
-    assert mass == pytest.approx(1.5)
-    assert energy_in_box(values, values > 0) <= 1

@@ -1,9 +1,6 @@
 """Deletion and insertion against loops over patches, values computed by hand, and other libraries."""
 
-import dataclasses
-import importlib.metadata
 import itertools
-import warnings
 from typing import Any
 
 import numpy as np
@@ -118,28 +115,11 @@ def test_non_finite_outputs_for_perturbed_images_raise() -> None:
 
 def test_deletion_equals_quantus_pixel_flipping(quantus: Any) -> None:
     case, values = gray_case(), random_map((4, 4), 3)
-    pixels = values.repeat_interleave(16, 0).repeat_interleave(16, 1).numpy()[None, None]
-
-    def flip(**more: Any) -> Any:
-        metric = quantus.PixelFlipping(features_in_step=256, perturb_baseline=0.0, **options(), **more)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return metric(
-                model=case.model,
-                x_batch=case.inputs.numpy(),
-                y_batch=np.array([case.target]),
-                a_batch=pixels,
-                channel_first=True,
-                softmax=True,
-                device="cpu",
-            )[0]
-
+    flipping = quantus.PixelFlipping(features_in_step=256, perturb_baseline=0.0, **options())
+    theirs = quantus_score(flipping, case, to_pixels(values))[0]
     curve = deletion(steps=16).measure(case, values).curve
     assert curve is not None
-    np.testing.assert_allclose(curve[1:, 1].numpy(), flip(), atol=1e-6)
-    if importlib.metadata.version("quantus").startswith("0.6.") and not hasattr(np, "trapz"):
-        with pytest.raises(AttributeError, match="trapz"):  # not compatible with NumPy 2.4
-            flip(return_auc_per_sample=True)
+    np.testing.assert_allclose(curve[1:, 1].numpy(), theirs, atol=1e-6)
 
 
 def test_insertion_equals_quantus_pixel_flipping_from_the_baseline(quantus: Any) -> None:
@@ -177,22 +157,12 @@ def test_insertion_and_deletion_equal_torchcam(baseline: str) -> None:
             assert metric.measure(case, values).value == pytest.approx(expected, abs=1e-6)
 
 
-def test_torchcam_ranks_interpolated_pixels_and_breaks_ties_from_the_top() -> None:
-    """The reasons why ours ranks patches, with ties in random order."""
+def test_deletion_of_a_planted_patch_equals_torchcam() -> None:
     case, values = planted_case(), random_map((4, 4), 1)
-    high, low = float(torch.tensor(4.0, dtype=torch.float64).sigmoid()), 0.5  # with and without the red patch
-    by_patch = torchcam_scores("DeletionInsertionMetric", case, patchwise(values, case), steps=16)["deletion_auc"]
-    assert deletion(steps=16).measure(case, values).value == pytest.approx(by_patch)
-    # torch-cam resizes the map smoothly, so it removes parts of many patches at once.
-    by_pixel = torchcam_scores("DeletionInsertionMetric", case, values, steps=16)["deletion_auc"]
-    assert abs(by_pixel - by_patch) > 0.01
-    # The score of a constant map depends on the position of the object, so rotating the image changes it.
-    constant = torch.ones(4, 4).double()
-    scores = []
-    for inputs in (case.inputs, case.inputs.flip(2, 3)):
-        turned = dataclasses.replace(case, inputs=inputs, scores={})
-        scores.append(torchcam_scores("DeletionInsertionMetric", turned, constant, steps=16)["deletion_auc"])
-        with pytest.raises(ValueError, match="the same value, 1, at all 16 patches"):
-            deletion(steps=16).measure(turned, constant)
-    # The red patch is removed with the second row of patches, or with the third: 4 of 16 steps later.
-    assert scores[1] - scores[0] == pytest.approx((high - low) * 4 / 16, abs=1e-6)
+    theirs = torchcam_scores("DeletionInsertionMetric", case, patchwise(values, case), steps=16)["deletion_auc"]
+    assert deletion(steps=16).measure(case, values).value == pytest.approx(theirs)
+
+
+def test_constant_maps_raise() -> None:
+    with pytest.raises(ValueError, match="the same value, 1, at all 16 patches"):
+        deletion(steps=16).measure(planted_case(), torch.ones(4, 4).double())

@@ -4,7 +4,6 @@ import copy
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -18,7 +17,6 @@ from tests.helpers.other_metrics import (
     gray_case,
     options,
     quantus_score,
-    require_quantus_06,
     to_pixels,
 )
 from tests.helpers.planted import (
@@ -133,30 +131,10 @@ def test_parameter_stages_are_the_head_and_the_blocks() -> None:
 def test_randomization_correlations_equal_quantus_mprt(quantus: Any) -> None:
     case = explaining(gray_case())
     patch_map = rerun_method(case, case.model, case.inputs)[0]
-    maps = explain_for_quantus(case)
-
-    def ask(**more: Any) -> Any:
-        metric = quantus.MPRT(
-            similarity_func=quantus.similarity_func.correlation_spearman, **{**options(), **more}
-        )
-        return quantus_score(metric, case, to_pixels(patch_map), explain_func=maps)
-
-    theirs = ask()
-    assert theirs.pop("original") == pytest.approx([1])
+    metric = quantus.MPRT(similarity_func=quantus.similarity_func.correlation_spearman, **options())
+    theirs = quantus_score(metric, case, to_pixels(patch_map), explain_func=explain_for_quantus(case))
     wrapped = quantus.helpers.model.pytorch_model.PyTorchModel(case.model, channel_first=True)
-    weights = []
     for name, changed in wrapped.get_random_layer_generator(seed=42):
         ours = spearmanr(patch_map.flatten(), rerun_method(case, changed, case.inputs)[0].flatten())
         assert theirs[name] == pytest.approx([ours.statistic], abs=1e-9)
-        if name.endswith("attn.qkv"):
-            weights.append(changed.get_submodule(name).weight.clone())
     assert len(theirs) > 10
-    require_quantus_06()
-    # Error in Quantus: each layer is drawn with the same seed, so all blocks get the same weights.
-    assert all(torch.equal(weights[0], other) for other in weights[1:])
-    assert len(weights) > 1
-    # Error in Quantus: the average includes the correlation of the map with itself.
-    [average] = ask(return_average_correlation=True)
-    values = [value for [value] in theirs.values()]
-    assert average == pytest.approx((1 + sum(values)) / (1 + len(values)))
-    assert average > np.mean(values) + 0.01

@@ -1,5 +1,6 @@
 """Fixtures for tests of training."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,9 @@ def stopped(settings: TrainingSettings, tmp_path_factory: pytest.TempPathFactory
         with pytest.raises(MemoryError):
             train(settings, out)
     return out
+
+
+@pytest.fixture
+def out(stopped: Path, tmp_path: Path) -> Path:
+    """Return a copy of the stopped run."""
+    return shutil.copytree(stopped, tmp_path / "run")

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,12 +77,6 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         load_checkpoint(path)
     save_checkpoint(path, {"step": 3, "weights": torch.ones(2)})
     assert load_checkpoint(path)["step"] == 3
-
-
-@pytest.fixture
-def out(stopped: Path, tmp_path: Path) -> Path:
-    """Copy the stopped run."""
-    return shutil.copytree(stopped, tmp_path / "run")
 
 
 def put(field: str, value: Any) -> Callable[[dict[str, Any]], None]:

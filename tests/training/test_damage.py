@@ -19,12 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 ADVICE = "Restore the file, or train again into another folder."
 
 
-@pytest.fixture
-def out(stopped: Path, tmp_path: Path) -> Path:
-    """Copy the stopped run."""
-    return shutil.copytree(stopped, tmp_path / "run")
-
-
 def test_damaged_settings_are_named(settings: TrainingSettings, out: Path) -> None:
     path = out / "settings.json"
     content = json.loads(path.read_text())

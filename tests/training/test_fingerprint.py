@@ -16,12 +16,6 @@ from vit_interactions.training.train import train
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
-@pytest.fixture
-def out(stopped: Path, tmp_path: Path) -> Path:
-    """Copy the stopped run."""
-    return shutil.copytree(stopped, tmp_path / "run")
-
-
 def test_resume_with_other_image_names_raises(
     settings: TrainingSettings, image_folder: Path, out: Path, tmp_path: Path
 ) -> None:

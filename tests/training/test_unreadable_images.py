@@ -169,7 +169,7 @@ def test_each_image_is_in_one_batch_of_one_process(root: Path) -> None:
         assert all(x.shape == (len(y), 3, SIZE, SIZE) for x, y in batches)
         counts.append([len(y) for _, y in batches])
         found += [int(number) for _, classes in batches for number in classes]
-        assert len(loader.unreadable) == [3, 5][rank] or len(loader.unreadable) == [4, 4][rank]
+        assert len(loader.unreadable) == [3, 5][rank]
     assert sorted(found) == [1] * 3 + [2] * 4
     assert 0 in counts[0] + counts[1]
 
@@ -206,8 +206,10 @@ def test_resumed_run_is_the_same_and_notes_the_same(
     said = [[text for text in told.notes if "could not be read" in text] for told in (whole, first, second)]
     assert said[0] == said[1] + said[2]
     assert len(said[0]) == 2
-    text = f"epoch 0: of the training images, 4 could not be read: {', '.join(TRAINED_ON)}"
-    assert text in said[0] or "3 could not be read" in said[0][0]
+    for epoch, text in enumerate(said[0]):
+        names = [name for name in TRAINED_ON if name in text]
+        assert len(names) >= 3  # images that do not fill the last step are not read
+        assert text == f"epoch {epoch}: of the training images, {len(names)} could not be read: {', '.join(names)}"
 
 
 def test_no_readable_training_image_is_an_error(tmp_path: Path) -> None:

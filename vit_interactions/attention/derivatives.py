@@ -17,26 +17,26 @@ def check_differentiable(model: nn.Module, score: Tensor, source: Tensor | None 
         >>> check_differentiable(nn.Identity(), (2 * x).sum(), x)
     """
     if score.grad_fn is None:
-        refuse_cut(model, "the score has no gradient")
+        raise_cut(model, "the score has no gradient")
     nodes = list(ancestors([score.grad_fn], {}))
     if has_no_derivative(nodes):
-        refuse_cut(model, "an operation between the image and the score has no derivative")
+        raise_cut(model, "an operation between the image and the score has no derivative")
     if source is not None and node_of(source) not in nodes:
-        refuse_cut(model, "the score's gradient does not arrive at the image or the layer that was asked for")
+        raise_cut(model, "the score's gradient does not reach the image or the requested layer")
 
 
-def refuse_cut(model: nn.Module, what: str) -> NoReturn:
+def raise_cut(model: nn.Module, what: str) -> NoReturn:
     """Raise UnsupportedModelError for a gradient that the model cuts, with the reason if the modules show it."""
     quantized = quantized_module(model)
     reason = (
         f"`{quantized}` is quantized, so it has no derivative. Explain the model before its quantization"
         if quantized
         else "the model detaches what it computes, runs under `torch.no_grad` or is quantized, or `target` does not "
-        "use its output. Let gradients through"
+        "use its output. Allow gradients"
     )
     raise UnsupportedModelError(
-        f"{what}: {reason}, or use a method without gradients: captum's occlusion, or AttentionRollout or "
-        "InteractionUncertainty if the model declares where its patches are or you state it (`vi.state_layout`)."
+        f"{what}: {reason}, or use a method without gradients: captum's occlusion, or, if the layout is declared or "
+        "stated with `vi.state_layout`, AttentionRollout or InteractionUncertainty."
     )
 
 

@@ -9,7 +9,7 @@ class UnsupportedModelError(ValueError):
 
 
 class UnobservableModelError(UnsupportedModelError):
-    """The model's output does not depend on the image by any gradient, so what the model does cannot be observed."""
+    """The model's output has no gradient with respect to the image, so the model cannot be observed."""
 
 
 class UnprobedModelWarning(UserWarning):

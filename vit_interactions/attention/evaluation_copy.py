@@ -105,8 +105,8 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
             vars(copies[key]).update(_state(copies[key], state, carry, private))
     except UncopyableReferenceError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has to be copied to be explained, but keeps {error} that refers to its modules "
-            f"and cannot be copied. {ADVICE}"
+            f"{type(model).__name__} must be copied before it is explained, but its modules are referenced by "
+            f"{error}, which cannot be copied. {ADVICE}"
         ) from error
     copied: nn.Module = copies[id(model)]
     parts = [copies[key] for key in modules]
@@ -127,8 +127,8 @@ def _check(modules: Iterable[nn.Module]) -> None:
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if isinstance(module, torch.jit.ScriptModule) or kinds & {"FullyShardedDataParallel", "FSDPModule"}:
             raise UnsupportedModelError(
-                f"a {type(module).__name__} has to be copied to be explained, but cannot be. Give the plain model, in "
-                "evaluation mode."
+                f"a {type(module).__name__} must be copied before it is explained, but cannot be copied. Pass the "
+                "plain model in evaluation mode."
             )
 
 

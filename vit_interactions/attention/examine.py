@@ -81,9 +81,9 @@ class Probe:
         if expected is None or (call.name, shape[1:]) != (expected.name, expected.shape) or shape[0] != batch:
             was = f"{named(expected.name)} with {expected.shape}" if expected else "none"
             raise UnsupportedModelError(
-                f"{named(call.name)} attends with a query of shape {shape}, but for a random image this attention call "
-                f"was {was} for each image: what the model does depends on the image (early exit, routing, dropped "
-                "tokens) or on the batch."
+                f"{named(call.name)} attends with a query of shape {shape}. For a random image, this attention call "
+                f"was {was} per image. The model's layers depend on the image (early exit, routing, dropped tokens) or "
+                "on the batch. Use a model with fixed layers."
             )
         if index == self.structure.pool:
             return "pool"
@@ -137,7 +137,7 @@ def examine(
         whole: a scalar of all numbers that the model returned, if `output` is only a part of them.
 
     Raises:
-        UnobservableModelError: the output does not depend on the image by any gradient.
+        UnobservableModelError: the output has no gradient with respect to the image.
         UnsupportedModelError: attention that is not from every patch to every patch of the image.
     """
     name = type(model).__name__
@@ -215,7 +215,7 @@ def check_heads(call: AttentionCall, image: Tensor) -> None:
     seen = (_pixels_of(call.value[:, head : head + 1], image, half) for head in range(heads))
     if (next(filter(torch.any, seen)) ^ every).sum() > APART * every.sum():
         raise UnsupportedModelError(
-            windowed(call, "which has other tokens of the image in each place that heads would have")
+            windowed(call, "and what should be its heads covers different parts of the image")
         )
 
 
@@ -238,8 +238,8 @@ def _place(model: str, first: Sequence[AttentionCall], image: Tensor) -> tuple[P
                 f"the gradient of {model} at the image is zero everywhere: it rounds or thresholds the image."
             ) from error
         raise UnsupportedModelError(
-            f"the patches of {model} cannot be placed: {error}. Give a Vision Transformer whose tokens are a regular "
-            f"grid of patches, mixed by nothing before {named(first[0].name)}, the first attention that was read."
+            f"the patches of {model} cannot be placed: {error}. Use a Vision Transformer whose tokens form a regular "
+            f"grid of patches and are not mixed before {named(first[0].name)}, its first attention."
         ) from error
 
 

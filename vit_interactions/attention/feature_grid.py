@@ -148,11 +148,10 @@ def feature_grid(
     if isinstance(found, FeatureGrid):
         return found
     best = _found(request)
-    where = f"`{layer}` gives no" if layer else "no module gives"
+    where = f"`{layer}` has no" if layer else f"no module of {type(request.model).__name__} has"
     other = "Use occlusion" if isinstance(best, str) else f"Leave `layer` out for `{best.name}`, or use occlusion"
     raise UnsupportedModelError(
-        f"{where} features of {type(request.model).__name__} that lie over the image as a grid and that its output "
-        f"depends on, so a CAM has no place: {found}. {other}."
+        f"{where} features that form a grid over the image and affect the output, as a CAM needs: {found}. {other}."
     )
 
 

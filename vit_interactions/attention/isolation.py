@@ -84,8 +84,8 @@ class Isolation(TorchFunctionMode):
             foreign = self._foreign.get(id(owner))
             if foreign:
                 raise UnsupportedModelError(
-                    f"a {type(owner).__name__} of the model ran outside the copy in evaluation mode that is explained: "
-                    f"something refers to it from outside the model. {ADVICE}"
+                    f"a {type(owner).__name__} of the original model ran instead of its copy in evaluation mode: "
+                    f"something outside the model refers to it. {ADVICE}"
                 )
             if foreign is not None:
                 return

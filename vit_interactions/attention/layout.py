@@ -100,10 +100,10 @@ class TokenLayout:
             return torch.tensor([self.shares], device="cpu")
         if self.readout == "other":
             raise UnsupportedModelError(
-                "the tokens of the last layer do not have fixed shares in the output: it may be their maximum, a head "
-                "may weigh each token's features differently, or earlier layers are read too. So there is no token to "
-                "follow attention from. Use a model that reads a class token or a mean of tokens, a `target` of one "
-                "patch, or a method that needs no readout, such as U or AttnLRP."
+                "the tokens of the last layer do not have fixed weights in the output: the model may take their "
+                "maximum, weight their features differently, or read earlier layers. Methods that start from the "
+                "tokens of the output do not support it. Use a model that reads a class token or a mean of tokens, a "
+                "`target` of one patch, or a method that needs no readout, such as U or AttnLRP."
             )
         weights = torch.zeros(1, self.tokens, device="cpu")
         if self.readout == "avg":

@@ -24,7 +24,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.multihead import attend
 from vit_interactions.attention.readable import check_unscripted
 from vit_interactions.attention.sdpa import SDPA, read_sdpa, read_window_free, split_heads
-from vit_interactions.functional.attention import BlockIndex, attention_blocks, attention_gradient
+from vit_interactions.functional.attention import BlockIndex, attention_gradient, attention_rows
 from vit_interactions.functional.window_free import window_free_attention
 
 
@@ -88,8 +88,12 @@ class AttentionCall(SDPA):
         return replace(self, **parts, outputs=tuple(output.detach() for output in self.outputs))
 
     def blocks(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
-        """Yield the attention among patches block by block; see `functional.attention.attention_blocks`."""
-        return attention_blocks(
+        """Yield the attention among patches block by block, without those of prefix tokens; see `rows`."""
+        return ((index, rows[..., prefix:]) for index, rows in self.rows(prefix))
+
+    def rows(self, prefix: int = 0) -> Iterator[tuple[BlockIndex, Tensor]]:
+        """Yield the attention of the patches to all tokens by blocks; see `functional.attention.attention_rows`."""
+        return attention_rows(
             self.query.detach(),
             self.key.detach(),
             None if self.mask is None else self.mask.detach(),
@@ -175,9 +179,9 @@ class AttentionRecord:
         if self.softmaxes.unread:
             raise UnsupportedModelError(
                 f"{named(self.softmaxes.unread[0])} computes its attention by a softmax in a form that cannot be read. "
-                "The softmax itself, over its last axis and with a row for each token, must multiply the values; here "
-                "it may be scaled, mixed over heads (talking heads), transposed, windowed, pooled or over channels "
-                "(CaiT, Swin, MViT, XCiT, ...). Use a ViT in which every patch attends to every patch in this way."
+                "A softmax over the keys, with one row per token, must multiply the values unchanged. Talking heads, "
+                "and attention that is scaled, transposed, windowed, pooled or over channels (CaiT, Swin, MViT, XCiT, "
+                "...), are not supported. Use a ViT in which every patch attends to every patch."
             )
 
 

@@ -65,8 +65,8 @@ class Graph:
             raise UnobservableModelError(f"an operation of {model} has no derivative, such as a quantized layer.")
         if not self.score & self.image_bit:
             raise UnobservableModelError(
-                f"the output of {model} does not depend on the image by any gradient: it was detached, quantized, or "
-                "computed without gradients."
+                f"the output of {model} has no gradient with respect to the image: the model is quantized, detaches a "
+                "tensor, or runs without gradients."
             )
 
     @cached_property
@@ -104,9 +104,9 @@ def read_structure(graph: Graph) -> Structure:
     layers = [i for i in relevant if i not in pools]
     if len(pools) > 1 or (pools and (not layers or any(reach[i] >> pools[0] & 1 for i in layers))):
         raise UnsupportedModelError(
-            f"{named(calls[pools[0]].name)} attends from {calls[pools[0]].query.shape[-2]} tokens of its own to "
-            f"{calls[pools[0]].key.shape[-2]}, and other attention follows, so layers have different tokens. Use a ViT "
-            "with global attention."
+            f"{named(calls[pools[0]].name)} is an attention pool from {calls[pools[0]].key.shape[-2]} tokens to "
+            f"{calls[pools[0]].query.shape[-2]}, but more attention follows, so not all layers have the same tokens. "
+            "Use a ViT with global attention."
         )
     # Some models have windows first and global attention later: name the layer with fewer tokens.
     largest = max((calls[i] for i in layers), key=lambda call: call.query.shape[-2])
@@ -174,11 +174,12 @@ def _nothing(graph: Graph, fed: list[int]) -> str:
         )
     if fed:
         return (
-            f"the output of {graph.model} does not depend on its attention by any gradient: "
-            f"{named(graph.calls[fed[-1]].name)} is followed by a detach, or its output is not used."
+            f"the output of {graph.model} has no gradient with respect to its attention: "
+            f"{named(graph.calls[fed[-1]].name)} is followed by `detach`, or its output is not used."
         )
     return (
-        f"the attention of {graph.model} does not see the image by any gradient: it was detached, or is of a text."
+        f"the attention of {graph.model} has no gradient with respect to the image: its input was detached, or it "
+        "attends among tokens of a text."
     )
 
 
@@ -189,9 +190,9 @@ def _check_connected(graph: Graph, call: AttentionCall) -> None:
     for part in ("query", "value") if written_out else ("query", "key", "value"):
         if not graph.found.get(node_of(getattr(call, part)), 0) & graph.image_bit:
             raise UnsupportedModelError(
-                f"the {part} of {named(call.name)} does not depend on the image by any gradient: it is cut by a "
-                f"detach or `torch.no_grad` in the forward of {graph.model}. So the probe cannot see what the layer "
-                "does. Remove the cut."
+                f"the {part} of {named(call.name)} has no gradient with respect to the image, because {graph.model} "
+                "uses `detach` or `torch.no_grad` in its forward pass. The probe cannot see what the layer does. "
+                "Remove it."
             )
 
 

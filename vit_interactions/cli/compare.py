@@ -19,6 +19,7 @@ from vit_interactions.cli.options import (
     Alpha,
     Beta,
     Device,
+    ExcludeSinks,
     Images,
     OutputKind,
     ResumeSame,
@@ -109,6 +110,7 @@ def compare_command(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Random seed of metrics and bootstrap intervals.")] = 0,
     batch_size: Annotated[
@@ -116,7 +118,7 @@ def compare_command(
     ] = 1,
     resume: ResumeSame = False,
 ) -> None:
-    """Compare methods side by side, on images and by metrics. With torchrun, in several processes."""
+    """Compare methods side by side: their maps of your images, and metrics. Use torchrun for several processes."""
     names = model or [DEFAULT_MODEL]
     methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:
@@ -143,6 +145,7 @@ def compare_command(
             output=output,
             alpha=alpha,
             beta=beta,
+            exclude_sinks=exclude_sinks,
             out=out,
             resume=resume,
             device=place,
@@ -173,6 +176,7 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
     name = comparison.models[0]
     paths = [comparison.folder / image.path for image in comparison.images if image.error is None][:EXPLORED]
     settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
+    settings["exclude_sinks"] = comparison.settings.get("exclude_sinks", False)
     pages = Pages()
     try:
         model = load_model(name, checkpoint, device)

@@ -15,6 +15,7 @@ from vit_interactions.cli.options import (
     Beta,
     Checkpoint,
     Device,
+    ExcludeSinks,
     Images,
     Model,
     OutputKind,
@@ -25,6 +26,7 @@ from vit_interactions.cli.options import (
 )
 from vit_interactions.explain.configured import configure
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
+from vit_interactions.explain.patch_similarity import PatchSimilarity
 from vit_interactions.explain.registry import check_class, default_methods, why_unsupported
 from vit_interactions.explain.settings import Settings
 from vit_interactions.gallery.run import ExplainResult, explain_images
@@ -60,8 +62,8 @@ def explain(
         list[str] | None,
         typer.Option(
             metavar="ROW,COL",
-            help="A patch to draw in patch_interactions.png; repeatable. Default: discriminative patches far apart "
-            "from each other, and the least discriminative one.",
+            help="A patch to draw in patch_interactions.png and patch_similarity_patches.png; repeatable. Default: "
+            "discriminative patches far apart from each other, and the least discriminative one.",
         ),
     ] = None,
     target: Annotated[
@@ -71,18 +73,28 @@ def explain(
             help="Target class for class-specific methods: an index from 0, or pred, the predicted class.",
         ),
     ] = "pred",
+    pca: Annotated[
+        int | None,
+        typer.Option(
+            metavar="LAYER",
+            help="Also color the patches by the first three principal components of their features after this block: "
+            "an index from 0, or -1 for the last.",
+        ),
+    ] = None,
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     resume: ResumeSame = False,
 ) -> None:
     """Explain images: write figures, raw maps and a manifest for each."""
     methods = configure(method or ())
     patches = tuple(parse_patch(text) for text in patch or ())
-    if patches and method and not any(issubclass(each.kind, InteractionExplainer) for each in methods):
+    of_patches = (InteractionExplainer, PatchSimilarity)
+    if patches and method and not any(issubclass(each.kind, of_patches) for each in methods):
         raise ValueError(
-            f"`--patch` must come with a patch-interaction method, got {', '.join(method)}. "
+            f"`--patch` must come with a patch-interaction method or patch_similarity, got {', '.join(method)}. "
             "Add e.g. --method interaction_uncertainty."
         )
     check_fraction("--alpha", alpha)
@@ -101,7 +113,16 @@ def explain(
         patch_index(chosen, image_layout(vit, (height, width)))
     weights = weights_file(model, checkpoint)
     settings = Settings(
-        model, sha256(weights) if weights else None, methods, patches, alpha, beta, chosen_class, output
+        model,
+        sha256(weights) if weights else None,
+        methods,
+        patches,
+        alpha,
+        beta,
+        chosen_class,
+        output,
+        pca,
+        exclude_sinks,
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
     result = ExplainResult()

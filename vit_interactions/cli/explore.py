@@ -12,6 +12,7 @@ from vit_interactions.cli.options import (
     Beta,
     Checkpoint,
     Device,
+    ExcludeSinks,
     Images,
     Model,
     OutputKind,
@@ -36,6 +37,7 @@ def explore(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
 ) -> None:
     """Write interactive pages: point at a patch to see its U, window, field, tendency and attention."""
@@ -47,7 +49,15 @@ def explore(
     paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     steps = write_pages(
-        vit, paths, out, name=model, named=checkpoint is None, alpha=alpha, beta=beta, output=output
+        vit,
+        paths,
+        out,
+        name=model,
+        named=checkpoint is None,
+        alpha=alpha,
+        beta=beta,
+        output=output,
+        exclude_sinks=exclude_sinks,
     )
     pages = Pages()
     for pages in track(steps, "exploring", total=len(paths), console=errors):  # noqa: B007

@@ -30,8 +30,8 @@ def models(
     ]
     if not found:
         names = [m for family in FAMILIES for m in timm.list_models(module=family)]
-        refused = " Other timm models have no global attention among patches." if timm.list_models(pattern) else ""
-        raise ValueError(f"no supported model has a name like {name!r}.{refused}{did_you_mean(name, names)}")
+        others = " Other timm models have no global attention among patches." if timm.list_models(pattern) else ""
+        raise ValueError(f"no supported model has a name like {name!r}.{others}{did_you_mean(name, names)}")
     for model in found:
         known = timm.get_pretrained_cfg(model)
         row(model, *([f"{known.input_size[-2]}x{known.input_size[-1]}"] if known else []))

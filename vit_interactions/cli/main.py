@@ -12,6 +12,7 @@ from vit_interactions.cli.explain import explain
 from vit_interactions.cli.explore import explore
 from vit_interactions.cli.inspect import inspect_command
 from vit_interactions.cli.listings import methods, models
+from vit_interactions.cli.study_fields import study_fields
 from vit_interactions.cli.train import add_commands
 from vit_interactions.cli.windows import windows_command
 
@@ -22,6 +23,7 @@ app.command()(explain)
 app.command("compare")(compare_command)
 app.command()(explore)
 app.command()(curve)
+app.command("study-fields")(study_fields)
 app.command("inspect")(inspect_command)
 app.command()(models)
 app.command()(methods)

@@ -50,6 +50,10 @@ Device = Annotated[str, typer.Option(help="Device: auto (CUDA, then MPS, then CP
 METHOD = "NAME[:OPTION=VALUE,...]"
 Alpha = Annotated[float, typer.Option(help="Fraction of all patch pairs that count as relevant, in [0, 1].")]
 Beta = Annotated[float, typer.Option(help="Fraction of patches dropped as indiscriminative, in [0, 1].")]
+ExcludeSinks = Annotated[
+    bool,
+    typer.Option("--exclude-sinks", help="Leave attention sinks out of patch interactions and attention rollout."),
+]
 OutputKind = Annotated[
     Output | None,
     typer.Option(
@@ -59,7 +63,13 @@ OutputKind = Annotated[
         "logit), probabilities, or value (regression). Default: detected from the configuration and the output.",
     ),
 ]
-ResumeSame = Annotated[bool, typer.Option("--resume", help="Keep results of the same settings.")]
+ResumeSame = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Resume an interrupted run: keep its results and compute the rest. The settings must be the same.",
+    ),
+]
 
 
 def check_folder_option(out: Path) -> None:

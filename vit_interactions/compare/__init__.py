@@ -33,6 +33,7 @@ def compare(
     output: "Output | None" = None,
     alpha: float = 0.10,
     beta: float = 0.20,
+    exclude_sinks: bool = False,
     out: str | PathLike[str] | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -65,6 +66,7 @@ def compare(
             the model's configuration and its output, see `predictions.find_output`.
         alpha: fraction of all patch pairs that count as relevant, in [0, 1].
         beta: fraction of patches that are dropped as indiscriminative, in [0, 1].
+        exclude_sinks: leave attention sinks out of the patch interaction methods and of attention rollout.
         out: folder for the results, made if missing; by default a temporary one, deleted with the comparison.
         resume: keep the results in `out` that have the same images, settings and weights.
         device: for models given by name; "auto" is CUDA, then MPS, then the CPU. Other models stay where they are.
@@ -108,6 +110,7 @@ def compare(
             output=output,
             alpha=alpha,
             beta=beta,
+            exclude_sinks=exclude_sinks,
             device=str(process.device),
             seed=seed,
             batch_size=batch_size,

@@ -13,7 +13,11 @@ from vit_interactions.compare.cost import MEGABYTE, Measured, Returned, measured
 from vit_interactions.compare.records import Failure, Record
 from vit_interactions.explain import Explainer, ZeroMapWarning
 from vit_interactions.explain.configured import ConfiguredMethod
-from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, InteractionUncertainty
+from vit_interactions.explain.interaction_uncertainty import (
+    InteractionExplainer,
+    Interactions,
+    InteractionUncertainty,
+)
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.windows import adaptive_windows, window_operations
@@ -123,7 +127,9 @@ class _Batch:
         """Compute maps (batch, rows, cols), and the seconds of a forward pass just before."""
         if isinstance(explainer, InteractionExplainer):
             forward, shared = self._uncertainty
-            own = self._measured(lambda: explainer.map_from(shared.result, self.layout))
+            own = self._measured(lambda: explainer.map_of(shared.result))
+            for record, count in zip(self.records, shared.result.sinks.patches.sum(-1).tolist(), strict=True):
+                record.sink_patches = count
             peaks = [peak for peak in (shared.peak, own.peak) if peak is not None]
             maps = own.result.reshape(-1, *self.layout.grid)
             return forward, Measured(maps, shared.seconds + own.seconds, max(peaks, default=None))
@@ -132,14 +138,16 @@ class _Batch:
         return self._forward(), self._measured(lambda: explainer.patch_map(self.inputs, chosen))
 
     @cached_property
-    def _uncertainty(self) -> tuple[float, Measured[Tensor]]:
+    def _uncertainty(self) -> tuple[float, Measured[Interactions]]:
         """U, the most expensive part of the patch interaction methods, computed once for all of them."""
         forward = self._forward()
-        return forward, self._measured(lambda: InteractionUncertainty(self.model).uncertainty(self.inputs))
+        return forward, self._measured(lambda: InteractionUncertainty(self.model).interactions(self.inputs))
 
     def _find_window_fractions(self) -> None:
         _, shared = self._uncertainty
-        windows = adaptive_windows(shared.result, self.layout.grid, self.settings.alpha)
+        found, settings = shared.result, self.settings
+        exclude = found.sinks.patches if settings.exclude_sinks else None
+        windows = adaptive_windows(found.uncertainty, self.layout.grid, settings.alpha, exclude=exclude)
         for record, pairs in zip(self.records, window_operations(windows).tolist(), strict=True):
             record.window_fraction = pairs / self.layout.patches**2
 

@@ -61,7 +61,9 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Return the manifest of the comparison."""
-        chosen = {name: getattr(self.settings, name) for name in ("target", "output", "alpha", "beta")}
+        chosen = {
+            name: getattr(self.settings, name) for name in ("target", "output", "alpha", "beta", "exclude_sinks")
+        }
         settings = {
             **chosen,
             "seed": self.seed,
@@ -97,6 +99,7 @@ def make_plan(
     seed: int,
     batch_size: int = 1,
     output: Output | None = None,
+    exclude_sinks: bool = False,
 ) -> Plan:
     """Check the arguments, which are those of `compare`, and load the models."""
     check_fraction("alpha", alpha)
@@ -128,7 +131,15 @@ def make_plan(
         reasons = {name: why_unsupported(each.model) for name, each in models.items()}
         notes = [*notes, *(f"{name}: {reason}" for name, reason in reasons.items() if reason)]
     chosen = choose_methods(methods, models)
-    settings = Settings(", ".join(models), methods=chosen, alpha=alpha, beta=beta, target=target, output=output)
+    settings = Settings(
+        ", ".join(models),
+        methods=chosen,
+        alpha=alpha,
+        beta=beta,
+        target=target,
+        output=output,
+        exclude_sinks=exclude_sinks,
+    )
     return Plan(listed, models, settings, chosen_metrics, seed, batch_size, notes)
 
 

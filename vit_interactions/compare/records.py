@@ -79,6 +79,7 @@ class Record:
         values: method -> metric -> value.
         failures: why values are missing.
         window_fraction: fraction of all patch pairs inside the adaptive windows; None if no method uses them.
+        sink_patches: number of patches that are attention sinks; None if no method uses U.
         maps: method -> (rows, cols), higher is more relevant.
         curves: metric -> method -> (points, 2).
     """
@@ -92,6 +93,7 @@ class Record:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     window_fraction: float | None = None
+    sink_patches: int | None = None
     maps: dict[str, Array] = field(default_factory=dict)
     curves: dict[str, dict[str, Array]] = field(default_factory=dict)
 

@@ -49,6 +49,7 @@ class _Numbers:
     unfinished: int
     window_fractions: dict[str, list[float]]
     outputs: dict[str, set[Output]]
+    sink_counts: dict[str, list[int]]
 
 
 class Results:
@@ -117,7 +118,7 @@ class Results:
         return failures
 
     def notes(self) -> list[str]:
-        """Return remarks on the numbers: unused boxes, windows that are open or differ from training."""
+        """Return remarks on the numbers: unused boxes, attention sinks, open windows, or others than in training."""
         found = [*self._notes]
         for model in self.models:
             fractions = self._numbers.window_fractions[model]
@@ -127,6 +128,8 @@ class Results:
                     f"{model}: at alpha {alpha:g} the windows cover {mean:.0%} of all patch pairs on average, so field "
                     "size and tendency mean little; `vit-interactions curve` helps to choose alpha"
                 )
+            counts, excluded = self._numbers.sink_counts[model], self.settings.get("exclude_sinks", False)
+            found += filter(None, [sinks_note(model, counts, excluded=excluded)])
             doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
             found += [f"{model}: {OUTPUTS[output]}{doubt}" for output in sorted(self.outputs(model) - {"softmax"})]
             found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
@@ -289,6 +292,7 @@ class Results:
         images = {image.key: image for image in self._listed}
         fractions: dict[str, list[float]] = {model: [] for model in self.models}
         outputs: dict[str, set[Output]] = {model: set() for model in self.models}
+        sinks: dict[str, list[int]] = {model: [] for model in self.models}
         errors: dict[str, str] = {}
         measured = []
         for model in self.models:
@@ -300,6 +304,8 @@ class Results:
                     outputs[model].add(record.target_class.output)
                 if record.window_fraction is not None:
                     fractions[model].append(record.window_fraction)
+                if record.sink_patches is not None:
+                    sinks[model].append(record.sink_patches)
                 rows += [
                     (model, key, method, metric, record.values[method][metric])
                     for method in self.methods
@@ -314,7 +320,7 @@ class Results:
         unfinished = len(self.models) * len(self._listed) - len(measured)
         table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
         failed = pd.DataFrame(failures, columns=FAILURES)
-        return _Numbers(table, failed, list(images.values()), unfinished, fractions, outputs)
+        return _Numbers(table, failed, list(images.values()), unfinished, fractions, outputs, sinks)
 
     def _array_means(self, model: str) -> tuple[dict[str, dict[str, Array]], pd.DataFrame]:
         """Average the curves of all metrics and the agreement over images, in one pass over a model's arrays."""
@@ -343,3 +349,20 @@ class Results:
             correlations = pd.DataFrame(total / count, index=self.methods, columns=self.methods)
         self._means[model] = ordered, correlations
         return self._means[model]
+
+
+def sinks_note(model: str, counts: list[int], *, excluded: bool) -> str:
+    """Describe the attention sinks of a model, from the number of sink patches per image; "" if there are none.
+
+    Example:
+        >>> sinks_note("vit", [0, 3, 4], excluded=True)
+        'vit: attention sinks in 2 of 3 images, on average 3.5 patches, left out of patch interactions and rollout'
+    """
+    found = [count for count in counts if count]
+    if not found:
+        return ""
+    advice = ", left out of patch interactions and rollout" if excluded else "; `--exclude-sinks` leaves them out"
+    return (
+        f"{model}: attention sinks in {len(found)} of {plural(len(counts), 'image')}, on average "
+        f"{sum(found) / len(found):.1f} patches{advice}"
+    )

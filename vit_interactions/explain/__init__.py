@@ -6,12 +6,14 @@ from vit_interactions.explain.attention_flow import AttentionFlow as AttentionFl
 from vit_interactions.explain.attention_grad_cam import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain.attention_guided_cam import AttentionGuidedCAM as AttentionGuidedCAM
 from vit_interactions.explain.attention_rollout import AttentionRollout as AttentionRollout
+from vit_interactions.explain.attention_sinks import attention_sinks as attention_sinks
 from vit_interactions.explain.attn_lrp import AttnLRP as AttnLRP
 from vit_interactions.explain.base import Explainer as Explainer
 from vit_interactions.explain.beyond_intuition import BeyondIntuition as BeyondIntuition
 from vit_interactions.explain.dynamic_accumulated_attention import (
     DynamicAccumulatedAttention as DynamicAccumulatedAttention,
 )
+from vit_interactions.explain.feature_pca import feature_pca as feature_pca
 from vit_interactions.explain.generic_attention import GenericAttention as GenericAttention
 from vit_interactions.explain.gmar import GMAR as GMAR
 from vit_interactions.explain.gradient_rollout import GradientRollout as GradientRollout
@@ -25,6 +27,8 @@ from vit_interactions.explain.interaction_uncertainty import (
 )
 from vit_interactions.explain.legrad import LeGrad as LeGrad
 from vit_interactions.explain.memory_bank import MemoryBank as MemoryBank
+from vit_interactions.explain.patch_features import patch_features as patch_features
+from vit_interactions.explain.patch_similarity import PatchSimilarity as PatchSimilarity
 from vit_interactions.explain.random_map import RandomMap as RandomMap
 from vit_interactions.explain.raw_attention import RawAttention as RawAttention
 from vit_interactions.explain.responsive_field_size import (
@@ -57,6 +61,7 @@ EXPLAINERS: dict[str, type[Explainer]] = {
         ResponsiveFieldSize,
         ResponsiveFieldTendency,
         IndiscriminativePatches,
+        PatchSimilarity,
         RawAttention,
         AttentionRollout,
         AttentionFlow,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
+from vit_interactions.functional.attention_sinks import RunningSinks
 from vit_interactions.functional.rollout import (
     Fusion,
     check_alpha,
@@ -20,6 +21,7 @@ from vit_interactions.functional.rollout import (
     discard_smallest,
     fuse_heads,
     rollout,
+    without_columns,
 )
 from vit_interactions.utilities.checks import check_fraction, check_index
 
@@ -38,6 +40,7 @@ class AttentionRollout(Explainer):
 
     quantity = "contribution to the readout"
     source = "Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020"
+    run_settings = ("exclude_sinks",)
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class AttentionRollout(Explainer):
         discard: float = 0.0,
         alpha: float = 1.0,
         start_layer: int = 0,
+        exclude_sinks: bool = False,
     ) -> None:
         """Create the explainer.
 
@@ -56,6 +60,9 @@ class AttentionRollout(Explainer):
                 0 as in the paper.
             alpha: weight of the residual connection, ≥ 0; 1 as in the paper.
             start_layer: the first layer used, counted from 0.
+            exclude_sinks: leave out the patches that are attention sinks, by the attention of all layers; see
+                `attention_sinks`. In every layer, the attention to them is shared among the other tokens before the
+                residual connection is added; see `functional.rollout.without_columns`.
 
         Raises:
             ValueError: an option outside its range.
@@ -67,26 +74,38 @@ class AttentionRollout(Explainer):
         if check_index("start_layer", start_layer) < 0:
             raise ValueError(f"`start_layer` must be >= 0, got {start_layer}.")
         self.fusion, self.discard, self.alpha, self.start_layer = fusion, discard, alpha, start_layer
+        self.exclude_sinks = exclude_sinks
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         fused: list[Tensor] = []
         layers = 0
+        sinks = RunningSinks()
 
         def fuse(call: AttentionCall, layout: TokenLayout) -> None:
             nonlocal layers
-            if layers >= self.start_layer:
-                fused.append(self._fuse(call, layout))
+            used = layers >= self.start_layer
             layers += 1
+            if not (used or self.exclude_sinks):
+                return
+            attention = call.attention()
+            if used:
+                fused.append(self._fuse(attention, layout))
+            if self.exclude_sinks:
+                sinks.add(attention[:, :, layout.prefix :].mean(-2), call.value, call.name)
 
         seen = self._observe(inputs, target, additional_forward_args, fuse)
         if not fused:
             raise ValueError(f"`start_layer` must be < {layers}, the model's layers, got {self.start_layer}.")
+        if self.exclude_sinks:
+            patches = sinks.result(seen.layout.grid).patches
+            exclude = torch.nn.functional.pad(patches, (seen.layout.prefix, 0))
+            fused = [without_columns(attention, exclude) for attention in fused]
         readout = seen.readout().to(fused[0].dtype)
         return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
 
     @torch.no_grad()
-    def _fuse(self, call: AttentionCall, layout: TokenLayout) -> Tensor:
-        fused = fuse_heads(call.attention(), self.fusion)
+    def _fuse(self, attention: Tensor, layout: TokenLayout) -> Tensor:
+        fused = fuse_heads(attention, self.fusion)
         if self.discard:
             fused = discard_smallest(fused, self.discard, keep_first=layout.readout in ("token", "distilled"))
         return fused

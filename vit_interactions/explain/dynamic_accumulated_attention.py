@@ -78,7 +78,7 @@ class DynamicAccumulatedAttention(GradientExplainer):
             additional_forward_args: further arguments of the model; a tuple is spread.
 
         Returns:
-            (batch, layers, rows, cols) ≥ 0, never falling along the layers.
+            (batch, layers, rows, cols) ≥ 0, non-decreasing along the layers.
 
         Raises:
             UnsupportedModelError: an output that is not read from a class token, unless `readout="model"`.

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.functional.indiscriminative import column_variance, indiscriminative_patches
 from vit_interactions.utilities.checks import check_fraction
@@ -34,7 +33,7 @@ class IndiscriminativePatches(InteractionExplainer):
         *,
         beta: float = 0.20,
     ) -> Tensor:
-        """Mark the round(β N) patches with the lowest variance.
+        """Mark the round(β N) patches with the lowest variance. Excluded attention sinks are not ranked.
 
         Returns:
             (batch, rows, cols) bool.
@@ -43,9 +42,9 @@ class IndiscriminativePatches(InteractionExplainer):
             ValueError: `beta` outside [0, 1].
         """
         check_fraction("beta", beta)
-        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
-        return indiscriminative_patches(uncertainty, beta).reshape(-1, *layout.grid)
+        uncertainty, layout, exclude = self._uncertainty(inputs, target, additional_forward_args)
+        return indiscriminative_patches(uncertainty, beta, exclude).reshape(-1, *layout.grid)
 
-    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None) -> Tensor:
         """Compute the variance of each patch's column of U."""
         return column_variance(uncertainty)

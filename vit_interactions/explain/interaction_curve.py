@@ -59,6 +59,7 @@ def interaction_curve(
     images: Tensor | Iterable[Tensor],
     alphas: Sequence[float] = PAPER_ALPHAS,
     beta: float = 0.0,
+    exclude_sinks: bool = False,
 ) -> InteractionCurve:
     """Count the patch interactions inside the responsive fields, per image and α.
 
@@ -68,6 +69,7 @@ def interaction_curve(
         alphas: fractions of all patch pairs that count as relevant, each in [0, 1].
         beta: fraction of the patches dropped as indiscriminative; 0 counts the adaptive windows (Table 1 of the
             paper), > 0 the responsive fields (Table 2).
+        exclude_sinks: leave out the attention sinks, which are then relevant to no other patch; see `attention_sinks`.
 
     Returns:
         The counts per image and α.
@@ -86,15 +88,15 @@ def interaction_curve(
     for alpha in alphas:
         check_fraction("alpha", alpha)
     check_fraction("beta", beta)
-    explainer = InteractionUncertainty(model)
+    explainer = InteractionUncertainty(model, exclude_sinks)
     counts: list[Tensor] = []
     grids: set[tuple[int, int]] = set()
     for batch in [images] if isinstance(images, Tensor) else images:
-        uncertainty, layout = explainer._uncertainty(batch, None, None)
+        uncertainty, layout, exclude = explainer.selected(explainer.interactions(batch))
         grids.add(layout.grid)
         if len(grids) > 1:
             raise ValueError(f"`images` must be of one size, got grids of {sorted(grids)} patches.")
-        fields = (responsive_field(uncertainty, layout.grid, alpha, beta) for alpha in alphas)
+        fields = (responsive_field(uncertainty, layout.grid, alpha, beta, exclude=exclude) for alpha in alphas)
         counts.append(torch.stack([field.operations for field in fields], 1).cpu())
     if not counts:
         raise ValueError("`images` must contain at least one batch, got none.")

@@ -3,23 +3,67 @@
 Source: Ma et al., arXiv 2203.05922, Eqs. 2 and 3 and Sec. 4.2.
 """
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from captum.log import log_usage
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
+from vit_interactions.explain.attention_sinks import watch
 from vit_interactions.explain.base import Explainer, only_tensor
+from vit_interactions.functional.attention_sinks import AttentionSinks, RunningSinks
 from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.functional.uncertainty import RunningUncertainty
 from vit_interactions.utilities.checks import check_index
+
+
+class Interactions(NamedTuple):
+    """The result of one forward pass: U (batch, patches, patches), the token layout, and the attention sinks."""
+
+    uncertainty: Tensor
+    layout: TokenLayout
+    sinks: AttentionSinks
 
 
 class InteractionExplainer(Explainer):
     """Base class for maps computed from U, the interaction uncertainty of every pair of patches."""
 
     source = "Ma et al., Visualizing and Understanding Patch Interactions in Vision Transformer, arXiv 2203.05922"
+    run_settings: ClassVar[tuple[str, ...]] = ("exclude_sinks",)
+
+    def __init__(self, model: nn.Module, exclude_sinks: bool = False) -> None:
+        """Create the explainer.
+
+        Args:
+            model: any ViT.
+            exclude_sinks: leave out the columns of the patches that are attention sinks; see `attention_sinks`. They
+                matter to no other patch: their columns of U are 0. Their own rows stay. False, as in the paper, keeps
+                them.
+        """
+        super().__init__(model)
+        self.exclude_sinks = exclude_sinks
+
+    def interactions(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Interactions:
+        """Compute U with all columns, and the attention sinks, in one forward pass.
+
+        They do not depend on this explainer's options, so explainers can share them; see `map_of`. For the arguments
+        see `uncertainty`.
+        """
+        running, sinks = RunningUncertainty(), RunningSinks()
+
+        def take_in(call: AttentionCall, layout: TokenLayout) -> None:
+            batch, heads = call.query.shape[:2]
+            shape = (batch, heads, layout.patches, layout.patches)
+            running.update(watch(sinks, call, layout), shape, call.name)
+
+        seen = self._observe(only_tensor(inputs), target, additional_forward_args, take_in)
+        return Interactions(running.result(), seen.layout, sinks.result(seen.layout.grid))
 
     def uncertainty(
         self,
@@ -34,28 +78,37 @@ class InteractionExplainer(Explainer):
             target: checked only; U does not depend on a class.
             additional_forward_args: further arguments of the model; a tuple is spread.
         """
-        return self._uncertainty(only_tensor(inputs), target, additional_forward_args)[0]
+        return self._uncertainty(inputs, target, additional_forward_args)[0]
 
-    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
-        """Reduce U (batch, patches, patches) to one value per patch, (batch, patches)."""
+    def map_of(self, found: Interactions) -> Tensor:
+        """Reduce the interactions to one value per patch, (batch, patches), with this explainer's options."""
+        return self.map_from(*self.selected(found))
+
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None) -> Tensor:
+        """Reduce U (batch, patches, patches) to one value per patch, (batch, patches).
+
+        Args:
+            uncertainty: U, with columns of 0 for the excluded patches.
+            layout: token layout.
+            exclude: (batch, patches) bool, the excluded patches; None for none.
+        """
         raise NotImplementedError
 
+    def selected(self, found: Interactions) -> tuple[Tensor, TokenLayout, Tensor | None]:
+        """Return the arguments of `map_from`: U without the sinks if this explainer excludes them."""
+        if not self.exclude_sinks:
+            return found.uncertainty, found.layout, None
+        exclude = found.sinks.patches
+        return found.uncertainty.masked_fill(exclude.unsqueeze(1), 0.0), found.layout, exclude
+
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
-        return self.map_from(uncertainty, layout), layout
+        uncertainty, layout, exclude = self._uncertainty(inputs, target, additional_forward_args)
+        return self.map_from(uncertainty, layout, exclude), layout
 
     def _uncertainty(
-        self, inputs: Tensor, target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout]:
-        running = RunningUncertainty()
-
-        def take_in(call: AttentionCall, layout: TokenLayout) -> None:
-            batch, heads = call.query.shape[:2]
-            shape = (batch, heads, layout.patches, layout.patches)
-            running.update(call.blocks(layout.prefix), shape, call.name)
-
-        seen = self._observe(inputs, target, additional_forward_args, take_in)
-        return running.result(), seen.layout
+        self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout, Tensor | None]:
+        return self.selected(self.interactions(inputs, target, additional_forward_args))
 
 
 class InteractionUncertainty(InteractionExplainer):
@@ -113,12 +166,12 @@ class InteractionUncertainty(InteractionExplainer):
     def _values(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, patch: tuple[int, int] | None
     ) -> tuple[Tensor, TokenLayout]:
-        uncertainty, layout = self._uncertainty(inputs, target, additional_forward_args)
+        uncertainty, layout, _ = self._uncertainty(inputs, target, additional_forward_args)
         if patch is None:
-            return self.map_from(uncertainty, layout), layout
+            return informativeness(uncertainty), layout
         return uncertainty[:, patch_index(patch, layout)], layout
 
-    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None) -> Tensor:
         """Compute how informative each patch is to all others."""
         return informativeness(uncertainty)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from vit_interactions.attention.derivatives import refuse_cut
+from vit_interactions.attention.derivatives import raise_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.examine import Probe
 from vit_interactions.attention.layout import TokenLayout
@@ -123,7 +123,7 @@ class LeGrad(GradientExplainer):
     def _blocks(self, probe: Probe) -> tuple[list[nn.Module], int]:
         """Find the model's blocks, and the number of last blocks that are used."""
         if probe.calls is None or probe.structure is None:
-            refuse_cut(self.model, probe.unobserved.rstrip("."))
+            raise_cut(self.model, probe.unobserved.rstrip("."))
         blocks = enclosing_blocks(self.model, [probe.calls[layer[0]].name for layer in probe.structure.layers])
         used = len(blocks) if self.layers == "all" else -self.layers
         if used > len(blocks):

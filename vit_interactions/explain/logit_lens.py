@@ -38,8 +38,8 @@ def enclosing_blocks(model: nn.Module, callers: Sequence[str]) -> list[nn.Module
             blocks = [unwrap(model.get_submodule(".".join(path[: end + 1]))) for path in paths]
             if len(set(blocks)) == len(blocks):
                 return blocks
-            raise _refusal(model, f"runs {len(blocks)} attention layers in {len(set(blocks))} blocks")
-    raise _refusal(model, "has no nn.ModuleList or nn.Sequential that contains all of its attention layers")
+            raise _unsupported(model, f"runs {len(blocks)} attention layers in {len(set(blocks))} blocks")
+    raise _unsupported(model, "has no nn.ModuleList or nn.Sequential that contains all of its attention layers")
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Itera
     def enter(block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # `_version > 0`: the tensor was modified in place after the previous block returned it.
         if not args or (returned and (args[0] is not returned[0] or returned[0]._version)):
-            raise _refusal(block, "does not get exactly the output of the block before it")
+            raise _unsupported(block, "does not get exactly the output of the block before it")
         state = states[-1] if states else args[0]
         # A block may overwrite its input.
         return (state.detach().requires_grad_().clone(), *args[1:])
@@ -72,7 +72,7 @@ def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Itera
     def leave(block: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
         if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[1] != tokens:
             came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise _refusal(block, f"returns {came}, not one tensor (batch, {tokens} tokens, channels)")
+            raise _unsupported(block, f"returns {came}, not one tensor (batch, {tokens} tokens, channels)")
         ran.append(block)
         states.append(output)
         returned[:] = [output.detach().clone()]
@@ -85,7 +85,7 @@ def keeping_states(blocks: Sequence[nn.Module], used: int, tokens: int) -> Itera
         yield states
     for block in blocks:
         if ran.count(block) != 1:
-            raise _refusal(
+            raise _unsupported(
                 block, f"is a block that is called {ran.count(block)} times, not once (its parts or `forward` are)"
             )
 
@@ -120,7 +120,7 @@ def _handing_on(block: nn.Module, state: Tensor) -> Iterator[None]:
             vars(block)["forward"] = own
 
 
-def _refusal(module: nn.Module, what: str) -> UnsupportedModelError:
+def _unsupported(module: nn.Module, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(module).__name__} {what}, so the output of each block on its own cannot be computed. Use a ViT "
         "whose blocks follow one another in a list, with one attention layer each."

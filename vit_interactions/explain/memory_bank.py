@@ -65,7 +65,7 @@ class MemoryBank:
     Attributes:
         features: (references, width), normalized to length 1.
         labels: (references,) int64, or None to use all neighbors.
-        neighbours: number of nearest references that vote.
+        neighbors: number of nearest references that vote.
         temperature: temperature of the votes, exp(similarity / temperature).
 
     Example:
@@ -78,14 +78,14 @@ class MemoryBank:
         self,
         features: Tensor,
         labels: Tensor | None = None,
-        neighbours: int = 20,
+        neighbors: int = 20,
         temperature: float = 0.07,
     ) -> None:
         """Create the target from features of the same model, prototypes, or text embeddings.
 
         Raises:
             ValueError: features that are not (references, width) or not finite; labels that do not match
-                the references; `neighbours` < 1; `temperature` not finite or <= 0.
+                the references; `neighbors` < 1; `temperature` not finite or <= 0.
         """
         if features.ndim != 2 or 0 in features.shape:
             raise ValueError(f"`features` must have shape (references, width), got {tuple(features.shape)}.")
@@ -95,14 +95,14 @@ class MemoryBank:
             raise ValueError(
                 f"`labels` must have shape ({features.shape[0]},), one per reference, got {tuple(labels.shape)}."
             )
-        neighbours = check_index("neighbours", neighbours)
-        if neighbours < 1:
-            raise ValueError(f"`neighbours` must be >= 1, got {neighbours}.")
+        neighbors = check_index("neighbors", neighbors)
+        if neighbors < 1:
+            raise ValueError(f"`neighbors` must be >= 1, got {neighbors}.")
         if not 0.0 < temperature < float("inf"):
             raise ValueError(f"`temperature` must be finite and > 0, got {temperature}.")
         self.features = F.normalize(features.detach().float(), dim=-1)
         self.labels = labels
-        self.neighbours = min(neighbours, features.shape[0])
+        self.neighbors = min(neighbors, features.shape[0])
         self.temperature = temperature
 
     @classmethod
@@ -116,7 +116,7 @@ class MemoryBank:
             model: a model whose output is (batch, width) features, e.g. a timm model with `num_classes=0`, or has them
                 as `pooler_output`, like transformers models without a classifier.
             batches: e.g. a DataLoader.
-            settings: `neighbours` and `temperature`.
+            settings: `neighbors` and `temperature`.
 
         Raises:
             ValueError: no batch, or an output without features.
@@ -158,7 +158,7 @@ class MemoryBank:
         """Weight the dimensions of one feature (width,) by the neighbors with its most likely label."""
         references = self.features.to(feature.device)
         similarity = references @ F.normalize(feature.float(), dim=-1)
-        nearest = similarity.topk(self.neighbours)
+        nearest = similarity.topk(self.neighbors)
         chosen = nearest.indices
         if self.labels is not None:
             labels = self.labels.to(feature.device)[chosen]

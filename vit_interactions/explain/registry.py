@@ -8,7 +8,7 @@ from torch import nn
 
 from vit_interactions.attention.errors import ImagesNotTakenError, UnsupportedModelError
 from vit_interactions.attention.probe import probe
-from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, RandomMap
+from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, PatchSimilarity, RandomMap
 from vit_interactions.loading.predictions import has_classes
 from vit_interactions.utilities.adapters import METHODS
 from vit_interactions.utilities.text import did_you_mean
@@ -52,8 +52,8 @@ def default_methods(model: nn.Module) -> list[str]:
     """List the methods to run by default: the fast ones that support the model.
 
     Excluded are class-specific methods for a model without classes, methods with many passes, attention flow (one
-    maximum-flow problem per token), and the random baseline. For a model without attention among patches, the list has
-    every method that needs none, including other libraries'.
+    maximum-flow problem per token), patch similarity, which is no attribution, and the random baseline. For a model
+    without attention among patches, the list has every method that needs none, including other libraries'.
 
     Example:
         >>> import timm
@@ -68,7 +68,7 @@ def default_methods(model: nn.Module) -> list[str]:
         if (classes or not explainer.class_specific)
         and (attention or not explainer.needs_attention)
         and explainer.forwards + explainer.backwards <= FEW_PASSES
-        and explainer not in (AttentionFlow, RandomMap)
+        and explainer not in (AttentionFlow, PatchSimilarity, RandomMap)
     ]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, once_differentiable
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from vit_interactions.attention.derivatives import quantized_module, refuse_cut
+from vit_interactions.attention.derivatives import quantized_module, raise_cut
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.frames import running_objects
 from vit_interactions.attention.graph import ancestors
@@ -108,7 +108,7 @@ class RelevanceMode(TorchFunctionMode):
         """
         super().__init__()
         if quantized_module(model):
-            refuse_cut(model, f"{self.method} cannot follow the relevance")
+            raise_cut(model, f"{self.method} cannot follow the relevance")
         if apart := unmerged_adapter(model):
             raise UnsupportedModelError(
                 f"`{apart}` adds a LoRA adapter that is not merged. Rules for its products are not the rule for "

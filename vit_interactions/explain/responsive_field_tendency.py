@@ -1,7 +1,8 @@
 """The direction in which each patch's responsive field extends farthest.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. The map of their convergence
-is an extension of this library.
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. Beside null models, they
+point at the image center at least as much (docs/field_claims.md). The map of their convergence is an extension of this
+library.
 """
 
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 
 
@@ -37,12 +37,12 @@ class ResponsiveFieldTendency(FieldExplainer):
         Returns:
             (batch, rows, cols, 2): x to the right, y down; (0, 0) for a field without a direction.
         """
-        uncertainty, layout = self._uncertainty(only_tensor(inputs), target, additional_forward_args)
-        return self.field_from(uncertainty, layout).tendency.reshape(-1, *layout.grid, 2)
+        found = self.field(inputs, target, additional_forward_args)
+        return found.tendency.reshape(-1, *found.grid, 2)
 
-    def map_from(self, uncertainty: Tensor, layout: TokenLayout) -> Tensor:
+    def map_from(self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None) -> Tensor:
         """Compute the convergence of the directions."""
-        tendency = self.field_from(uncertainty, layout).tendency
+        tendency = self.field_from(uncertainty, layout, exclude).tendency
         return convergence(tendency.reshape(-1, *layout.grid, 2)).flatten(1)
 
 

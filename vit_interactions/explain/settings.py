@@ -22,11 +22,13 @@ class Settings:
         checkpoint: SHA-256 of the checkpoint's bytes; None for timm's pretrained weights.
         methods: anything that `configure` takes, stored as configured methods. Unset options follow the run:
             see `Explainer.run_settings` and `Explainer.run_defaults`.
-        patches: (row, col) of the patches whose interactions are drawn; empty: the figure chooses.
+        patches: (row, col) of the patches whose interactions and similarities are drawn; empty: the figure chooses.
         alpha: fraction of all patch pairs that count as relevant.
         beta: fraction of the patches that are dropped as indiscriminative.
+        exclude_sinks: leave out attention sinks in the methods that have this option.
         target: target class of class-specific methods, or "pred" for the predicted class.
         output: kind of the model's output; None: see `predictions.find_output`.
+        pca: the block whose features are drawn by their principal components; None: no such figure.
     """
 
     model: str
@@ -37,6 +39,8 @@ class Settings:
     beta: float = 0.20
     target: int | str = "pred"
     output: Output | None = None
+    pca: int | None = None
+    exclude_sinks: bool = False
 
     def __post_init__(self) -> None:
         methods = tuple(self._with_defaults(method) for method in configure(self.methods))

@@ -91,6 +91,12 @@
   const ends = await unpack("ends");
   const peaks = new Uint16Array((await unpack("peaks")).buffer);
   const insides = new Uint16Array((await unpack("insides")).buffer);
+  const featureLayers = facts.feature_layers;
+  const similarities = featureLayers.length ? await unpack("similarity") : null;
+  // Stored as differences from the layer before; bytes wrap around.
+  for (let i = N * (N - 1) / 2; similarities && i < similarities.length; i++) similarities[i] += similarities[i - N * (N - 1) / 2];
+  const similarityEnds = featureLayers.length ? await unpack("similarity_ends") : null;
+  const tints = featureLayers.length ? await unpack("tints") : null;
   const maths = mathematics(pairs, order);
   const attentionAt = facts.levels > 16 ? (i) => packed[i] : (i) => (packed[i >> 1] >> (4 * (i & 1))) & 15;
 
@@ -107,7 +113,9 @@
 
   // ---------------------------------------------------------------- drawing
 
-  const over = Uint32Array.from(facts.palette, ([red, green, blue, alpha]) => (alpha << 24 | blue << 16 | green << 8 | red) >>> 0);
+  const colorsOf = (palette) => Uint32Array.from(palette, ([red, green, blue, alpha]) => (alpha << 24 | blue << 16 | green << 8 | red) >>> 0);
+  const over = colorsOf(facts.palette), diverging = colorsOf(facts.diverging), NONE = 0;
+  const ramp = (palette) => `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `rgb(${palette[i].slice(0, 3)})`).join(", ")})`;
   const withAlpha = (color, alpha) => ((color & 0xffffff) | (Math.round(255 * alpha) << 24)) >>> 0;
   const opaque = over.map((color) => withAlpha(color, 1));
   const UNSEEN = 90;
@@ -164,6 +172,7 @@
 
   const state = {
     patch: facts.patch, pinned: false, alpha: facts.alpha_step, beta: facts.beta_step, layer: facts.layer, head: 0,
+    features: featureLayers.length - 1,
     windows: null, dropped: null, fields: null,
   };
 
@@ -172,7 +181,7 @@
   const placeName = (p) => `row ${Math.floor(p / cols)}, column ${p % cols}`;
   const say = (id, text) => { byId(id).textContent = text; };
 
-  // The limits are those of figures.display.log_scale without the patch itself; constants get the middle color.
+  // The limits are those of figures.display.log_scale without the patch itself; constants get no color.
   const drawInteractions = () => {
     const p = state.patch, colors = new Uint32Array(N), row = pairs.subarray(p * N, (p + 1) * N);
     const [low, high] = limits.subarray(2 * p, 2 * p + 2), flat = !(high - low > facts.noise * high);
@@ -185,8 +194,8 @@
       if (!flat && u - high > facts.noise * high) above.push(q);
       if (best < 0 || row[q] < row[best]) best = q;
     }
-    const shades = facts.values.map((u) => (flat ? 128 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
-    for (let q = 0; q < N; q++) colors[q] = over[shades[row[q]]];
+    const shades = facts.values.map((u) => (flat ? 0 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
+    for (let q = 0; q < N; q++) colors[q] = flat ? NONE : over[shades[row[q]]];
     setCells("interactions_cells", colors);
     sources.interactions_clipped.data = triangles(below, above);
     say("u-low", flat ? "U is constant" : `U ${below.length ? "▼ ≤" : "="} ${shown(low)}`);
@@ -307,13 +316,58 @@
       (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "prefix token" : `${facts.prefix} prefix tokens`}.` : "."));
   };
 
+  const similarityOf = (steps) => steps / (facts.similarity_steps / 2) - 1;
+  // Pairs p > q are stored once: row by row of the lower triangle.
+  const similarityAt = (place, p, q) => {
+    if (p === q) return 1;
+    const pair = p > q ? p * (p - 1) / 2 + q : q * (q - 1) / 2 + p;
+    return similarityOf(similarities[place * (N * (N - 1) / 2) + pair]);
+  };
+  // The limits are those of figures.display.linear_scale without the patch itself; constants get no color.
+  const drawSimilarity = () => {
+    if (!featureLayers.length) return;
+    const p = state.patch, colors = new Uint32Array(N);
+    const row = Array.from({ length: N }, (_, q) => similarityAt(state.features, p, q));
+    const end = 2 * (state.features * N + p);
+    const [low, high] = [...similarityEnds.subarray(end, end + 2)].map(similarityOf);
+    const signed = low < 0 && low === -high, palette = signed ? diverging : over, below = [], above = [];
+    let best = -1;
+    row.forEach((value, q) => {
+      if (high > low) colors[q] = palette[Math.round(255 * Math.min(Math.max(0, (value - low) / (high - low)), 1))];
+      if (q === p && N > 1) return;
+      if (value < low - facts.noise) below.push(q);
+      if (value > high + facts.noise) above.push(q);
+      if (best < 0 || value > row[best]) best = q;
+    });
+    setCells("similarity_cells", colors);
+    sources.similarity_clipped.data = triangles(below, above);
+    byId("s-ramp").style.background = ramp(signed ? facts.diverging : facts.palette);
+    say("similarity-title", `Similarity, layer ${featureLayers[state.features]}`);
+    say("s-low", `${below.length ? "▼ ≤ " : ""}${low.toFixed(2)}`); say("s-high", `${above.length ? "▲ ≥ " : ""}${high.toFixed(2)} (cosine)`);
+    say("similarity-read", N > 1 ? `Most similar: patch in ${placeName(best)}, ${row[best].toFixed(2)}.` : "");
+  };
+  const drawFeatures = () => {
+    if (!featureLayers.length) return;
+    const place = state.features, colors = new Uint32Array(N);
+    for (let q = 0; q < N; q++) {
+      const [red, green, blue] = tints.subarray(3 * (place * N + q), 3 * (place * N + q) + 3);
+      colors[q] = (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
+    }
+    setCells("pca_cells", colors);
+    const parts = ["red", "green", "blue"].map((name, k) => `${name} ${Math.round(100 * facts.explained[place][k])}%`);
+    say("pca-title", `Colors, layer ${featureLayers[place]}`);
+    say("pca-read", `Variance explained: ${parts.join(", ")}.`);
+    say("feature-layer-read", `${featureLayers[place]}`);
+    drawSimilarity();
+  };
+
   const drawPatch = () => {
     const [left, top, right, bottom] = box(state.patch);
     for (const name of facts.panels) sources[`${name}_patch`].data = quad(left, top, right, bottom);
     say("where", `Patch in ${placeName(state.patch)}`);
     say("pinned", state.pinned ? "pinned: click it again or press Esc to unpin" : "click to pin");
     byId("bar").classList.toggle("is-held", state.pinned);
-    drawInteractions(); drawField(); drawTendency(); drawMosaic(); drawHead();
+    drawInteractions(); drawField(); drawTendency(); drawMosaic(); drawHead(); drawSimilarity();
   };
 
   const computeFields = () => {
@@ -351,6 +405,7 @@
       if (tasks.includes(computeFields)) computeFields();
       if (tasks.includes(computeFields) || tasks.includes(drawPatch)) drawPatch();
       else if (tasks.includes(drawHead)) drawHead();
+      if (tasks.includes(drawFeatures)) drawFeatures();
     });
   };
 
@@ -424,15 +479,22 @@
     slider.addEventListener("input", () => { state[name] = Number(slider.value); later(computeFields); });
   }
 
+  if (featureLayers.length) {
+    const slider = byId("feature-layer");
+    slider.max = featureLayers.length - 1;
+    slider.value = state.features;
+    slider.addEventListener("input", () => { state.features = Number(slider.value); later(drawFeatures); });
+  }
+
   // ---------------------------------------------------------------- start
 
-  const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `rgb(${facts.palette[i].slice(0, 3)})`).join(", ")})`;
-  for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp;
+  for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp(facts.palette);
 
   await drawImage();
   setCells("tendency_cells", new Uint32Array(N).fill(withAlpha(0, 0.5))); // arrows are bright
   computeFields();
   drawPatch();
+  drawFeatures();
 
   // The current state, for tests and the console.
   window.explorer = {
@@ -448,6 +510,10 @@
         (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1) *
         ends[(state.layer * heads + state.head) * N + state.patch] / 255) ** 2 *
         peaks[(state.layer * heads + state.head) * N + state.patch] / 65535) : null,
+      featureLayer: featureLayers[state.features],
+      similarity: featureLayers.length ? Array.from({ length: N }, (_, q) => similarityAt(state.features, state.patch, q)) : null,
+      similarityColors: featureLayers.length ? [...sources.similarity_cells.data.image[0]] : null,
+      tints: featureLayers.length ? [...tints.subarray(3 * state.features * N, 3 * (state.features + 1) * N)] : null,
     }),
     all: () => ({ windows: [...state.windows], dropped: [...state.dropped], sizes: [...state.fields.size], tendency: [...state.fields.tendency] }),
   };

@@ -58,12 +58,14 @@ def explorer(
     beta: float = 0.20,
     title: str | None = None,
     output: Output | None = None,
+    exclude_sinks: bool = False,
 ) -> ExplorerPage:
     """Create an interactive page that shows how the patches of an image interact.
 
-    Point at a patch to see its row of U, its window and responsive field, its tendency, and its attention in every
-    layer and head. Sliders change α and β. The page is one self-contained file, about 2 MB for a ViT-Ti/16 at 224
-    pixels. For large grids, the page shows the attention averaged over the heads of each layer.
+    Point at a patch to see its row of U, its window and responsive field, its tendency, its attention in every layer
+    and head, and the similarity of its features to those of all others. Sliders change α and β. The page is one
+    self-contained file, about 2 MB for a ViT-Ti/16 at 224 pixels. For large grids, the page shows the attention
+    averaged over the heads of each layer, and the features of the last layer only.
 
     Args:
         model: a timm model, which is not modified, or a name as in `vit-interactions --model`.
@@ -72,6 +74,8 @@ def explorer(
         beta: initial β, the fraction of patches dropped as indiscriminative, in [0, 1].
         title: page title; None for the file name.
         output: kind of model output, as in `compare`.
+        exclude_sinks: leave attention sinks out of U, windows and fields; see `attention_sinks`. They are marked in any
+            case.
 
     Returns:
         The page; call `save` to write it.
@@ -106,7 +110,8 @@ def explorer(
     else:
         opened, file = read_image(image), Path(image).name
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
-    found = page_data(vit, prepare(opened, vit), named=isinstance(model, str), output=output)
+    prepared, named = prepare(opened, vit), isinstance(model, str)
+    found = page_data(vit, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
     return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
 
 

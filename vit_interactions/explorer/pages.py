@@ -44,6 +44,7 @@ def write_pages(
     alpha: float,
     beta: float,
     output: Output | None = None,
+    exclude_sinks: bool = False,
 ) -> Iterator[Pages]:
     """Write one page per image, named after its file, to a folder.
 
@@ -56,6 +57,7 @@ def write_pages(
         alpha: initial α.
         beta: initial β.
         output: kind of model output, as in `page_data`.
+        exclude_sinks: leave out attention sinks, as in `page_data`.
 
     Yields:
         The state after each image. If another image of the same name has a page, it is kept, and the new page gets a
@@ -74,7 +76,8 @@ def write_pages(
             source = image_id(path)
             try:
                 file = names.choose(numbered_names(safe_name(path.stem), ".html"), partial(_is_own, out, source))
-                found = page_data(model, prepare(read_image(path), model), named=named, output=output)
+                prepared = prepare(read_image(path), model)
+                found = page_data(model, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
                 html = render(found, title=path.name, model=name, alpha=alpha, beta=beta, source=source)
                 pages.done[str(path)] = ExplorerPage(html).save(out / file)
                 names.use(file)

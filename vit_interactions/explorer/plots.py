@@ -17,7 +17,15 @@ DARK = "#000000"
 SIDES = "left", "right", "top", "bottom"
 
 
-def image_plot(name: str, limits: Bounds, description: str, cell: float, *, fine: bool) -> Any:
+def image_plot(
+    name: str,
+    limits: Bounds,
+    description: str,
+    cell: float,
+    *,
+    fine: bool,
+    sinks: Sequence[tuple[float, float]] = (),
+) -> Any:
     """Create a figure of the image with patches on it.
 
     Args:
@@ -26,6 +34,7 @@ def image_plot(name: str, limits: Bounds, description: str, cell: float, *, fine
         description: what the figure shows.
         cell: shorter side of a patch, in pixels of the original image.
         fine: whether to draw thin lines, for many patches.
+        sinks: centers (x, y) of the attention sinks, which get an x.
     """
     left, top, right, bottom = limits
     plot = _bare(
@@ -40,9 +49,11 @@ def image_plot(name: str, limits: Bounds, description: str, cell: float, *, fine
         _add_field(plot, cell, fine)
     if name == "tendency":
         _add_arrows(plot, cell, fine)
-    if name in ("interactions", "head"):
+    if name in ("interactions", "head", "similarity"):
         clipped = _source(f"{name}_clipped", ("xs", "ys"))
         plot.patches("xs", "ys", source=clipped, fill_color=PALE, line_color=DARK, line_width=0.5)
+    if sinks:
+        _add_sinks(plot, sinks)
     _add_frame(plot, f"{name}_patch")
     return plot
 
@@ -102,6 +113,13 @@ def _add_frame(plot: Any, name: str) -> None:
     source = _source(name, SIDES)
     for color, width in ((PALE, 4.0), (PATCH_COLOR, 2.0)):
         plot.quad(*SIDES, source=source, fill_color=None, line_color=color, line_width=width)
+
+
+def _add_sinks(plot: Any, sinks: Sequence[tuple[float, float]]) -> None:
+    """Mark attention sinks with a small x."""
+    xs, ys = zip(*sinks, strict=True)
+    for color, width in ((PALE, 3.0), (DARK, 1.2)):
+        plot.scatter(xs, ys, marker="x", size=6, line_color=color, line_width=width)
 
 
 def _source(name: str, columns: Sequence[str]) -> ColumnDataSource:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import torch
 from bokeh.embed import json_item
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,6 +21,7 @@ from PIL import Image
 
 from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.explorer.data import PageData
+from vit_interactions.explorer.features import STEPS
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
@@ -39,6 +41,8 @@ PANELS = {
     "field": "window and responsive field of the chosen patch",
     "tendency": "tendency of all patches",
     "head": "attention of the chosen patch in one head",
+    "similarity": "similarity of the chosen patch's features to all others",
+    "pca": "principal components of the patches' features as colors",
 }
 
 
@@ -53,7 +57,7 @@ def render(found: PageData, *, title: str, model: str, alpha: float, beta: float
         beta: initial β.
         source: identifies the image among others of the same name; "" for none.
     """
-    sliders = slider_steps(found.uncertainty, alpha, beta)
+    sliders = slider_steps(found.uncertainty, alpha, beta, found.excluded)
     facts = page_facts(found, sliders, alpha, beta)
     bokeh, script = _bokeh(), _read("explorer.js")
     page = dict(
@@ -80,8 +84,11 @@ def render(found: PageData, *, title: str, model: str, alpha: float, beta: float
 def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -> dict[str, Any]:
     """Return the numbers and names that the page's script needs, without arrays."""
     facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
-    facts |= {"many": MANY, "mark": MARK, "noise": NOISE, "palette": page_palette(), "open": OPEN_WINDOWS}
-    facts["panels"] = [name for name in PANELS if name != "head" or facts["layers"]]
+    facts |= _shown_features(found)
+    facts |= {"many": MANY, "mark": MARK, "noise": NOISE, "open": OPEN_WINDOWS}
+    facts |= {"palette": page_palette(Normalize(0, 255)), "diverging": page_palette(Normalize(-255, 255))}
+    needs = {"head": facts["layers"], "similarity": facts["feature_layers"], "pca": facts["feature_layers"]}
+    facts["panels"] = [name for name in PANELS if needs.get(name, True)]
     facts["plots"] = _plots(found, facts)
     return facts
 
@@ -104,9 +111,15 @@ def _sliders(found: PageData, sliders: SliderSteps, alpha: float, beta: float) -
         "alpha_step": sliders.alphas.index(float(alpha)),
         "betas": sliders.betas,
         "beta_step": sliders.betas.index(float(beta)),
-        "drop_counts": [round(share * found.layout.patches) for share in sliders.betas],
+        "drop_counts": [_drops(found, share) for share in sliders.betas],
         "values": [None if np.isnan(value) else float(value) for value in sliders.values],
     }
+
+
+def _drops(found: PageData, beta: float) -> int:
+    """Return the number of patches that β drops; excluded patches are not among them."""
+    most = found.layout.patches - (0 if found.excluded is None else int(found.excluded.sum()))
+    return min(round(beta * found.layout.patches), most)
 
 
 def _shown_attention(found: PageData) -> dict[str, Any]:
@@ -124,6 +137,14 @@ def _shown_attention(found: PageData) -> dict[str, Any]:
     }
 
 
+def _shown_features(found: PageData) -> dict[str, Any]:
+    """Return the layers whose features are on the page, and the variance that their components explain."""
+    if found.features is None:
+        return {"feature_layers": [], "explained": [], "similarity_steps": STEPS}
+    explained = found.features.explained.round(4).tolist()
+    return {"feature_layers": found.features.layers, "explained": explained, "similarity_steps": STEPS}
+
+
 def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers in the page's text: the grid, and the names of the lines and columns of tiles."""
     layers, heads = facts["layers"], facts["heads"]
@@ -136,12 +157,19 @@ def _tiles(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
         "line_names": range(heads) if heads > 1 else _line_names(layers, facts["columns"]) if layers else [],
         "all_heads": found.attention.all_heads,
         "levels": facts["levels"],
+        "sinks": int(found.sinks.sum()),
+        "excluded": found.exclude_sinks,
+        "feature_layers": facts["feature_layers"],
+        "has_features": found.features is not None,
     }
 
 
 def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
     """Return the arrays that the page's script reads, by element id."""
-    order = column_variance(found.uncertainty[None])[0].argsort(stable=True).argsort()
+    variance = column_variance(found.uncertainty[None])[0]
+    if found.excluded is not None:
+        variance = variance.masked_fill(found.excluded, torch.inf)  # ranked last, and never dropped
+    order = variance.argsort(stable=True).argsort()
     arrays: dict[str, NDArray[Any]] = {
         "pairs": sliders.steps,
         "order": order.cpu().numpy().astype(np.uint16),
@@ -151,6 +179,9 @@ def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
         "ends": found.attention.ends,
         "insides": found.attention.inside,
     }
+    if found.features is not None:
+        arrays |= {"similarity": found.features.packed(), "tints": found.features.colors}
+        arrays["similarity_ends"] = found.features.ends()
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
@@ -181,8 +212,11 @@ def _plots(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     limits = around_both(facts["size"], facts["extent"])
     layout = found.layout
     cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
+    places = [divmod(index, layout.cols) for index in found.sinks.nonzero().flatten().tolist()]
+    width, height = (right - left) / layout.cols, (bottom - top) / layout.rows
+    sinks = [(left + (col + 0.5) * width, top + (row + 0.5) * height) for row, col in places]
     plots = {
-        f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY)
+        f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY, sinks=sinks)
         for name in facts["panels"]
     }
     if facts["layers"]:
@@ -202,9 +236,9 @@ def _line_names(layers: int, columns: int) -> list[str]:
     return [f"{line[0]}-{line[-1]}" if len(line) > 1 else f"{line[0]}" for line in lines]
 
 
-def page_palette() -> list[list[int]]:
-    """Return the 256 colors of the maps as RGBA."""
-    colors: list[list[int]] = paint(np.arange(256.0), Normalize(0, 255)).tolist()
+def page_palette(scale: Normalize) -> list[list[int]]:
+    """Return the 256 colors of a scale as RGBA."""
+    colors: list[list[int]] = paint(np.linspace(scale.vmin or 0.0, scale.vmax or 0.0, 256), scale).tolist()
     return colors
 
 

@@ -31,8 +31,10 @@ class SliderSteps:
     values: NDArray[np.float64]
 
 
-def slider_steps(uncertainty: Tensor, alpha: float, beta: float) -> SliderSteps:
+def slider_steps(uncertainty: Tensor, alpha: float, beta: float, exclude: Tensor | None = None) -> SliderSteps:
     """Compute the slider steps for U (patches, patches) of one image, with α and β among them.
+
+    Pairs of excluded columns, (patches,) bool, have a step after the last, and the value 0.
 
     Example:
         >>> sliders = slider_steps(torch.tensor([[3.0, 1.0], [1.0, 2.0]]), 0.25, 0.2)
@@ -40,8 +42,12 @@ def slider_steps(uncertainty: Tensor, alpha: float, beta: float) -> SliderSteps:
         (1, 0.25)
     """
     alphas = alpha_steps(alpha, uncertainty.numel())
-    steps = first_relevant_step(uncertainty, alphas)
-    return SliderSteps(alphas, beta_steps(beta), steps, step_means(uncertainty, steps, len(alphas)))
+    if exclude is None or not exclude.any():
+        steps = first_relevant_step(uncertainty, alphas)
+        return SliderSteps(alphas, beta_steps(beta), steps, step_means(uncertainty, steps, len(alphas)))
+    steps = first_relevant_step(uncertainty.masked_fill(exclude, -torch.inf), alphas)
+    steps[:, exclude.numpy()] = len(alphas)
+    return SliderSteps(alphas, beta_steps(beta), steps, step_means(uncertainty, steps, len(alphas) + 1))
 
 
 def alpha_steps(alpha: float, pairs: int) -> list[float]:

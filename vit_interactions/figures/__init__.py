@@ -3,6 +3,8 @@
 from vit_interactions.figures.canvas import draw_image as draw_image
 from vit_interactions.figures.canvas import mark_patch as mark_patch
 from vit_interactions.figures.curve import draw_curve as draw_curve
+from vit_interactions.figures.features import pca_figure as pca_figure
+from vit_interactions.figures.features import similarity_figure as similarity_figure
 from vit_interactions.figures.field import draw_field as draw_field
 from vit_interactions.figures.field import draw_field_legend as draw_field_legend
 from vit_interactions.figures.field import draw_interactions as draw_interactions
@@ -18,6 +20,7 @@ from vit_interactions.figures.sheets import field_figure as field_figure
 from vit_interactions.figures.sheets import indiscriminative_figure as indiscriminative_figure
 from vit_interactions.figures.sheets import interaction_figure as interaction_figure
 from vit_interactions.figures.sheets import map_figure as map_figure
+from vit_interactions.figures.sinks import mark_sinks as mark_sinks
 from vit_interactions.figures.tendency import draw_color_wheel as draw_color_wheel
 from vit_interactions.figures.tendency import draw_field_size as draw_field_size
 from vit_interactions.figures.tendency import draw_tendency_arrows as draw_tendency_arrows

@@ -5,7 +5,7 @@ Raw values are never changed; only what is drawn of them is.
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
 
 from vit_interactions.utilities.arrays import Array
 
@@ -16,19 +16,20 @@ EXCESS = 0.5  # a tail longer than this fraction of the range between the percen
 DECADES = 8  # of a log scale, at most
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
+NEUTRAL = ListedColormap(["0.8"], "neutral")
 MARK = 0.4  # patches, the size of a triangle
 FAINT, STRONG = 0.4, 0.85  # opacity of the least and the most relevant patches; the image stays visible below
 
 POLICY = (
     "Each map has its own color scale, from its minimum (dark) to its maximum (bright). Maps with both signs "
     "run from blue through neutral at zero to red. A scale that a few extreme patches would stretch ends at the 2nd or "
-    "98th percentile instead, and triangles mark the patches beyond it (▲ above, ▼ below). Colors compare patches "
-    "within a map, not methods."
+    "98th percentile instead, and triangles mark the patches beyond it (▲ above, ▼ below). Constant maps "
+    "get no colors. Colors compare patches within a map, not methods."
 )
 
 
 class ConstantScale(Normalize):
-    """The color scale of a constant map, which gets the middle color."""
+    """The color scale of a constant map, which gets no color."""
 
 
 def is_constant(values: Array) -> bool:
@@ -75,7 +76,7 @@ def robust_limits(values: Array) -> tuple[Array, Array]:
 
 
 def linear_scale(values: Array) -> Normalize:
-    """Create a linear color scale with robust limits; constant values get the middle color.
+    """Create a linear color scale with robust limits; constant values get no color.
 
     If values have both signs, by more than rounding, the range is symmetric about zero. Zeros are part of the range but
     not of its percentiles, so that a few positive values among zeros are not clipped. Integers are never clipped: they
@@ -88,18 +89,29 @@ def linear_scale(values: Array) -> Normalize:
     """
     low, high = float(values.min()), float(values.max())
     if is_constant(values):
-        # Not quite symmetric: the exact middle lies between two colors, where rounding would show.
-        return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2.02)
-    signed = min(-low, high) > NOISE * max(-low, high)
-    shown = np.abs(values) if signed else values
-    if (values != np.round(values)).any():
-        found = robust_limits(np.where(shown == 0, np.nan, shown).ravel())
-        low, high = (float(limit) for limit in found)
-        if (shown == 0).any():
-            low, high = min(low, 0.0), max(high, 0.0)
-    elif signed:
-        high = float(shown.max())
-    return Normalize(-high if signed else low, high)
+        return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2)
+    return Normalize(*(float(limit) for limit in linear_limits(values.ravel())))
+
+
+def linear_limits(values: Array) -> tuple[Array, Array]:
+    """Compute the limits of `linear_scale` for values that are not constant.
+
+    Args:
+        values: (..., values); NaN is not counted.
+
+    Returns:
+        Lower and upper limits, (...) each.
+    """
+    low, high = np.fmin.reduce(values, -1), np.fmax.reduce(values, -1)
+    signed = np.minimum(-low, high) > NOISE * np.maximum(-low, high)
+    shown = np.where(signed[..., None], np.abs(values), values)
+    zeros = (shown == 0).any(-1)
+    whole = ((values == np.round(values)) | np.isnan(values)).all(-1)
+    low, high = np.fmin.reduce(shown, -1), np.fmax.reduce(shown, -1)
+    robust_low, robust_high = robust_limits(np.where(shown == 0, np.nan, shown))
+    low = np.where(whole, low, np.where(zeros, np.fmin(robust_low, 0.0), robust_low))
+    high = np.where(whole, high, np.where(zeros, np.fmax(robust_high, 0.0), robust_high))
+    return np.where(signed, -high, low), high
 
 
 def log_scale(values: Array) -> Normalize:
@@ -135,6 +147,8 @@ def log_limits(values: Array) -> tuple[Array, Array]:
 
 def is_symmetric(scale: Normalize) -> bool:
     """Return whether a scale is symmetric about zero, so that it needs diverging colors."""
+    if isinstance(scale, ConstantScale):
+        return False
     return scale.vmin is not None and scale.vmin < 0 and scale.vmin == -(scale.vmax or 0.0)
 
 
@@ -173,13 +187,17 @@ def scale_name(scale: Normalize, values: Array, *, given: bool = False) -> str:
     return name
 
 
-def color_map(scale: Normalize, *, more_is_relevant: bool = True) -> str:
-    """Return the name of matplotlib's color map for a scale; relevant is bright, or red."""
-    return (DIVERGING if is_symmetric(scale) else COLORS) + ("" if more_is_relevant else "_r")
+def color_map(scale: Normalize, *, more_is_relevant: bool = True) -> Colormap:
+    """Return the color map for a scale: relevant is bright, or red; constant maps are gray."""
+    if isinstance(scale, ConstantScale):
+        return NEUTRAL
+    return colormaps[(DIVERGING if is_symmetric(scale) else COLORS) + ("" if more_is_relevant else "_r")]
 
 
 def paint(values: Array, scale: Normalize, *, more_is_relevant: bool = True) -> Array:
     """Map values to colors, which are the more opaque the more relevant they are, so that the image stays visible.
+
+    Constant maps are transparent.
 
     Args:
         values: (..., ), finite.
@@ -189,10 +207,11 @@ def paint(values: Array, scale: Normalize, *, more_is_relevant: bool = True) -> 
     Returns:
         (..., 4) uint8, RGBA, to be drawn on a gray image.
     """
-    colors = colormaps[color_map(scale, more_is_relevant=more_is_relevant)]
+    colors = color_map(scale, more_is_relevant=more_is_relevant)
     shades = np.clip(np.ma.getdata(scale(values)), 0, 1)
     strength = np.abs(2 * shades - 1) if is_symmetric(scale) else shades if more_is_relevant else 1 - shades
-    painted: Array = colors(shades, alpha=FAINT + (STRONG - FAINT) * strength, bytes=True)
+    opacity = np.zeros_like(shades) if isinstance(scale, ConstantScale) else FAINT + (STRONG - FAINT) * strength
+    painted: Array = colors(shades, alpha=opacity, bytes=True)
     return painted
 
 
@@ -203,8 +222,8 @@ def map_colors(values: Array) -> Array:
         values: (rows, cols), finite; higher is more relevant.
 
     Returns:
-        (rows, cols, 4) uint8, RGBA. Maps with both signs get diverging colors, symmetric about zero; constant maps get
-        the middle color.
+        (rows, cols, 4) uint8, RGBA. Maps with both signs get diverging colors, symmetric about zero; constant maps are
+        transparent.
 
     Raises:
         ValueError: the map is not 2-D, is empty or is not finite.

@@ -20,6 +20,7 @@ from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
 from vit_interactions.figures.selection import choose_patches, one_image
 from vit_interactions.figures.shown import ShownFigure
+from vit_interactions.figures.sinks import mark_sinks
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
 from vit_interactions.figures.values import pairs_array, set_title, text_width
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
@@ -131,6 +132,7 @@ def indiscriminative_figure(
     betas: Sequence[float] = PAPER_BETAS,
     *,
     chosen: float | None = None,
+    exclude: Tensor | None = None,
     title: str = "",
 ) -> Figure:
     """Show U, the variances of its columns and the patches dropped for several β (Figs. 5, 6).
@@ -141,6 +143,7 @@ def indiscriminative_figure(
         layout: token layout of the model, from `token_layout`.
         betas: fractions of patches to drop, each in [0, 1].
         chosen: the β in use, marked in the figure; added to `betas` if missing.
+        exclude: (1, patches) bool, patches that are not ranked; see `indiscriminative_patches`.
         title: figure title, not parsed as math text.
 
     Raises:
@@ -162,7 +165,7 @@ def indiscriminative_figure(
     draw_image(images[0], prepared, layout)
     set_title(images[0], SEEN)
     for axes, beta in zip(images[1:], betas, strict=True):
-        dropped = indiscriminative_patches(uncertainty.unsqueeze(0), beta)
+        dropped = indiscriminative_patches(uncertainty.unsqueeze(0), beta, exclude)
         draw_dropped(axes, prepared, dropped.reshape(layout.grid), layout)
         mark = " (chosen)" if beta == chosen else ""
         set_title(axes, f"β = {beta:g}{mark}: {int(dropped.sum())} of {layout.patches} dropped")
@@ -178,6 +181,7 @@ def map_figure(
     label: str = "",
     more_is_relevant: bool = True,
     norm: Normalize | None = None,
+    sinks: Tensor | None = None,
 ) -> Figure:
     """Show the patch map of one method next to the image.
 
@@ -189,6 +193,7 @@ def map_figure(
         label: color bar label.
         more_is_relevant: the explainer's attribute of that name.
         norm: color scale, to fix its range; None to fit the values.
+        sinks: (patches,) bool, attention sinks to mark; None for none.
 
     Raises:
         ValueError: the map does not have the shape of the layout, or is not finite.
@@ -196,6 +201,7 @@ def map_figure(
     figure, [axes] = image_grid(prepared, layout, 1, 2, title)
     draw_image(axes[0], prepared, layout)
     draw_map(axes[1], prepared, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
+    mark_sinks(axes[1], prepared, layout, sinks)
     return figure
 
 

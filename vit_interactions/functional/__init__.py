@@ -4,6 +4,9 @@ from vit_interactions.functional.attention import attention_gradient as attentio
 from vit_interactions.functional.attention import (
     attention_probabilities as attention_probabilities,
 )
+from vit_interactions.functional.attention_sinks import AttentionSinks as AttentionSinks
+from vit_interactions.functional.feature_pca import component_colors as component_colors
+from vit_interactions.functional.feature_pca import principal_components as principal_components
 from vit_interactions.functional.indiscriminative import column_variance as column_variance
 from vit_interactions.functional.indiscriminative import (
     indiscriminative_patches as indiscriminative_patches,
@@ -15,6 +18,7 @@ from vit_interactions.functional.responsive_field import responsive_field as res
 from vit_interactions.functional.rollout import discard_smallest as discard_smallest
 from vit_interactions.functional.rollout import fuse_heads as fuse_heads
 from vit_interactions.functional.rollout import rollout as rollout
+from vit_interactions.functional.similarity import cosine_similarity as cosine_similarity
 from vit_interactions.functional.uncertainty import RunningUncertainty as RunningUncertainty
 from vit_interactions.functional.uncertainty import uncertainty as uncertainty
 from vit_interactions.functional.window_free import window_free_attention as window_free_attention

@@ -136,7 +136,7 @@ def sum_to_one(scores: Tensor) -> Tensor:
     return torch.where(total > 0, scores / total, torch.full_like(scores, 1 / scores.shape[-1]))
 
 
-def attention_blocks(
+def attention_rows(
     query: Tensor,
     key: Tensor,
     mask: Tensor | None = None,
@@ -146,10 +146,9 @@ def attention_blocks(
     window: Tensor | None = None,
     prefix: int = 0,
 ) -> Iterator[tuple[BlockIndex, Tensor]]:
-    """Yield the attention among patches block by block, without ever storing all of it.
+    """Yield the attention of the patches to all tokens block by block, without ever storing all of it.
 
-    The softmax runs over all keys. The rows and columns of prefix tokens are omitted from the result, and the remaining
-    rows are not renormalized.
+    The softmax runs over all tokens. The rows of prefix tokens are omitted.
 
     Args:
         query: (batch, heads, tokens, width).
@@ -161,13 +160,13 @@ def attention_blocks(
         prefix: number of tokens before the first patch.
 
     Yields:
-        ((batch, heads, patches) as slices, block): the block and its position in the (batch, heads, patches, patches)
+        ((batch, heads, patches) as slices, block): the block and its position in the (batch, heads, patches, tokens)
         attention.
 
     Example:
         >>> query = key = torch.zeros(1, 2, 3, 4)
-        >>> [(index, block.shape) for index, block in attention_blocks(query, key, prefix=1)]
-        [((slice(0, 1, None), slice(0, 2, None), slice(0, 2, None)), torch.Size([1, 2, 2, 2]))]
+        >>> [(index, block.shape) for index, block in attention_rows(query, key, prefix=1)]
+        [((slice(0, 1, None), slice(0, 2, None), slice(0, 2, None)), torch.Size([1, 2, 2, 3]))]
     """
     batch, heads, tokens = query.shape[:3]
     keys = key.shape[2]
@@ -187,7 +186,7 @@ def attention_blocks(
             scale=scale,
             window=None if window is None else window[item, head, shifted],
         )
-        yield (item, head, row), block[..., prefix:]
+        yield (item, head, row), block
 
 
 def _block_slices(batch: int, heads: int, rows: int, keys: int, on_gpu: bool) -> Iterator[BlockIndex]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import at_least_float32
-from vit_interactions.utilities.checks import check_fraction, check_uncertainty
+from vit_interactions.utilities.checks import check_excluded, check_fraction, check_uncertainty
 
 
 def informativeness(uncertainty: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def column_variance(uncertainty: Tensor) -> Tensor:
     return at_least_float32(uncertainty).var(dim=1, correction=0)
 
 
-def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20) -> Tensor:
+def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20, exclude: Tensor | None = None) -> Tensor:
     """Find D, the round(β N) patches whose column of U has the lowest variance.
 
     Ties are broken by the lowest index, so that the result does not depend on the device.
@@ -51,18 +51,24 @@ def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20) -> Tensor:
     Args:
         uncertainty: U (batch, patches, patches).
         beta: fraction of the patches to drop, in [0, 1]. The paper's best: 0.20.
+        exclude: (batch, patches) bool, patches that are not ranked and never dropped, such as attention sinks; None for
+            none.
 
     Returns:
         (batch, patches) bool: True if the patch is dropped.
 
     Raises:
-        ValueError: `uncertainty` has another shape or is not finite, or `beta` is outside [0, 1].
+        ValueError: `uncertainty` has another shape or is not finite, `beta` is outside [0, 1], or `exclude` has another
+            shape.
 
     Example:
         >>> indiscriminative_patches(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]), beta=0.5)
         tensor([[False,  True]])
     """
     check_fraction("beta", beta)
+    check_excluded(exclude, uncertainty)
     variance = column_variance(uncertainty)
-    lowest = variance.argsort(dim=1, stable=True)[:, : round(beta * variance.shape[1])]
-    return torch.zeros_like(variance, dtype=torch.bool).scatter(1, lowest, True)
+    ranked = variance if exclude is None else variance.masked_fill(exclude, torch.inf)
+    lowest = ranked.argsort(dim=1, stable=True)[:, : round(beta * variance.shape[1])]
+    dropped = torch.zeros_like(variance, dtype=torch.bool).scatter(1, lowest, True)
+    return dropped if exclude is None else dropped & ~exclude

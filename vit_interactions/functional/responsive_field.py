@@ -88,6 +88,7 @@ def responsive_field(
     alpha: float = 0.10,
     beta: float = 0.20,
     field: Literal["window", "candidates"] = "window",
+    exclude: Tensor | None = None,
 ) -> ResponsiveField:
     """Determine the responsive field of every patch: its window without the indiscriminative patches (Eq. 6).
 
@@ -98,6 +99,8 @@ def responsive_field(
         beta: fraction of the patches that are dropped as indiscriminative, in [0, 1].
         field: "window" uses all patches of the adaptive window, as in the paper's text and Table 2; "candidates" uses
             only the relevant patches, as Eq. 6 is printed.
+        exclude: (batch, patches) bool, patches that are relevant to no other patch and not ranked for `beta`, such as
+            attention sinks; None for none. They are still part of windows that other patches open.
 
     Returns:
         The fields. A patch always belongs to its own field, even if it is dropped from the others.
@@ -117,9 +120,9 @@ def responsive_field(
     check_grid(grid, uncertainty.shape[-1])
     if field not in ("window", "candidates"):
         raise ValueError(f'`field` must be "window" or "candidates", got {field!r}.')
-    candidates = with_self(relevant_pairs(uncertainty, alpha))
+    candidates = with_self(relevant_pairs(uncertainty, alpha, exclude))
     windows = bounding_boxes(candidates, grid)
-    dropped = indiscriminative_patches(uncertainty, beta)
+    dropped = indiscriminative_patches(uncertainty, beta, exclude)
     if field == "window":
         return replace(field_from_windows(windows, dropped, grid), candidates=candidates)
     mask = with_self(candidates & ~dropped.unsqueeze(1))

@@ -71,6 +71,32 @@ def discard_smallest(attention: Tensor, ratio: float, *, keep_first: bool = True
     return thinned.view_as(attention)
 
 
+def without_columns(attention: Tensor, exclude: Tensor) -> Tensor:
+    """Set the columns of some tokens to 0, and scale each row to the sum it had before.
+
+    Each token's attention to the excluded tokens is shared among the others, in proportion to what they have. A row
+    with nothing else becomes 0.
+
+    Args:
+        attention: (batch, tokens, tokens), heads fused, entries ≥ 0.
+        exclude: (batch, tokens) bool.
+
+    Returns:
+        (batch, tokens, tokens).
+
+    Example:
+        >>> import torch
+        >>> attention = torch.tensor([[[0.8, 0.1, 0.1], [0.2, 0.2, 0.6], [1.0, 0.0, 0.0]]])
+        >>> without_columns(attention, torch.tensor([[True, False, False]]))
+        tensor([[[0.0000, 0.5000, 0.5000],
+                 [0.0000, 0.2500, 0.7500],
+                 [0.0000, 0.0000, 0.0000]]])
+    """
+    kept = attention.masked_fill(exclude.unsqueeze(1), 0.0)
+    left = kept.sum(-1, keepdim=True)
+    return kept * (attention.sum(-1, keepdim=True) / left.masked_fill(left == 0, 1.0))
+
+
 def rollout(attentions: Sequence[Tensor], readout: Tensor, *, alpha: float = 1.0) -> Tensor:
     """Propagate a readout back through the layers: readout · M_L ··· M_1, M_l = rownorm(E_l + α I).
 

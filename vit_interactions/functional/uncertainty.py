@@ -46,7 +46,7 @@ class RunningUncertainty:
         """Add the attention of one layer.
 
         Args:
-            blocks: (index, attention) pairs that together cover `shape`, as from `attention_blocks`; overwritten.
+            blocks: (index, attention) pairs that together cover `shape`, as from `AttentionCall.blocks`; overwritten.
             shape: (batch, heads, patches, patches).
             name: name of the layer in errors.
 

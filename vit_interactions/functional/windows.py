@@ -7,23 +7,26 @@ paper's Table 1, 38,416 = 196², would be impossible.
 import torch
 from torch import Tensor
 
-from vit_interactions.utilities.checks import check_fraction, check_grid, check_uncertainty
+from vit_interactions.utilities.checks import check_excluded, check_fraction, check_grid, check_uncertainty
 
 
-def relevant_pairs(uncertainty: Tensor, alpha: float) -> Tensor:
+def relevant_pairs(uncertainty: Tensor, alpha: float, exclude: Tensor | None = None) -> Tensor:
     """Mark the T = round(α N²) largest of all N² values of each image's U.
 
-    Exactly T values are marked; ties are broken by the lowest flat index.
+    Exactly T values are marked; ties are broken by the lowest flat index. With `exclude`, the T largest of the other
+    columns are marked, or all of them if they are fewer.
 
     Args:
         uncertainty: U (batch, patches, patches).
         alpha: fraction of all pairs, in [0, 1].
+        exclude: (batch, patches) bool, patches whose columns are left out, such as attention sinks; None for none.
 
     Returns:
         (batch, patches, patches) bool.
 
     Raises:
-        ValueError: `uncertainty` has another shape or is not finite, or `alpha` is outside [0, 1].
+        ValueError: `uncertainty` has another shape or is not finite, `alpha` is outside [0, 1], or `exclude` has
+            another shape.
 
     Example:
         >>> relevant_pairs(torch.tensor([[[3.0, 1.0], [1.0, 2.0]]]), alpha=0.75).int()
@@ -32,14 +35,17 @@ def relevant_pairs(uncertainty: Tensor, alpha: float) -> Tensor:
     """
     check_uncertainty(uncertainty)
     check_fraction("alpha", alpha)
-    values = uncertainty.flatten(1)
+    check_excluded(exclude, uncertainty)
+    left_out = None if exclude is None else exclude.unsqueeze(1)
+    values = (uncertainty if left_out is None else uncertainty.masked_fill(left_out, -torch.inf)).flatten(1)
     wanted = round(alpha * values.shape[1])
     if wanted == 0:
         return torch.zeros_like(uncertainty, dtype=torch.bool)
     threshold = values.kthvalue(values.shape[1] - wanted + 1, dim=1, keepdim=True).values
     above, equal = values > threshold, values == threshold
     missing = wanted - above.sum(1, keepdim=True)
-    return (above | (equal & (equal.cumsum(1) <= missing))).view_as(uncertainty)
+    relevant = (above | (equal & (equal.cumsum(1) <= missing))).view_as(uncertainty)
+    return relevant if left_out is None else relevant & ~left_out
 
 
 def bounding_boxes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -64,7 +70,9 @@ def bounding_boxes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.stack((left, top, right, bottom), -1)
 
 
-def adaptive_windows(uncertainty: Tensor, grid: tuple[int, int], alpha: float = 0.10) -> Tensor:
+def adaptive_windows(
+    uncertainty: Tensor, grid: tuple[int, int], alpha: float = 0.10, exclude: Tensor | None = None
+) -> Tensor:
     """Compute the smallest window around each patch and the patches most relevant to it (Eq. 4).
 
     Args:
@@ -72,6 +80,7 @@ def adaptive_windows(uncertainty: Tensor, grid: tuple[int, int], alpha: float = 
         grid: (rows, cols) of the patches.
         alpha: fraction of all patch pairs of an image that count as relevant, in [0, 1]. The paper's best: 0.10. The
             size of the windows depends strongly on the model; see `interaction_curve`.
+        exclude: (batch, patches) bool, patches that are relevant to no other patch; see `relevant_pairs`.
 
     Returns:
         (batch, patches, 4) int64: left, top, right, bottom in patch units, inclusive.
@@ -88,7 +97,7 @@ def adaptive_windows(uncertainty: Tensor, grid: tuple[int, int], alpha: float = 
     """
     check_uncertainty(uncertainty)
     check_grid(grid, uncertainty.shape[-1])
-    return bounding_boxes(with_self(relevant_pairs(uncertainty, alpha)), grid)
+    return bounding_boxes(with_self(relevant_pairs(uncertainty, alpha, exclude)), grid)
 
 
 def with_self(mask: Tensor) -> Tensor:

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.layout import Readout, TokenLayout
-from vit_interactions.explain import DynamicAccumulatedAttention, ZeroMapWarning
+from vit_interactions.explain import DynamicAccumulatedAttention, ZeroMapWarning, attention_sinks
 from vit_interactions.explain.configured import ConfiguredMethod
 from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
+    Interactions,
     InteractionUncertainty,
     patch_index,
 )
+from vit_interactions.explain.patch_features import patch_features
+from vit_interactions.explain.patch_similarity import PatchSimilarity
 from vit_interactions.explain.responsive_field_size import FieldExplainer, ResponsiveFieldSize
 from vit_interactions.explain.settings import OPEN_WINDOWS, Settings, pair_fractions
 from vit_interactions.figures import (
@@ -36,10 +39,13 @@ from vit_interactions.figures import (
     indiscriminative_figure,
     interaction_figure,
     map_figure,
+    pca_figure,
     save_animation,
+    similarity_figure,
     windows_figure,
 )
 from vit_interactions.functional.accumulated_attention import display_frames
+from vit_interactions.functional.feature_pca import component_colors, principal_components
 from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.loading.predictions import Prediction, class_label, class_name, predict
 from vit_interactions.models import WindowFreeAttention, record_windows
@@ -130,20 +136,27 @@ def explain_image(model: nn.Module, prepared: PreparedImage, settings: Settings)
     )
     unsupported: dict[str, str] = {}
     failed: dict[str, str] = {}
-    uncertainty = inputs.new_empty(0)
+    found: Interactions | None = None
     interactions = [each.name for each in settings.methods if issubclass(each.kind, InteractionExplainer)]
     if interactions:
         with _collected(interactions, unsupported, failed):
             # U is expensive, and shared by these methods.
-            uncertainty = InteractionUncertainty(model).uncertainty(inputs)
-            explanation.include(_interactions(task, uncertainty))
+            found = InteractionUncertainty(model).interactions(inputs)
+            explanation.include(_interactions(task, found))
+    sinks = _sinks(task, found)
+    if sinks is not None:
+        places = sinks.reshape(layout.grid).nonzero().tolist()
+        explanation.facts["attention_sinks"] = {"patches": places, "excluded": settings.exclude_sinks}
     names = [method.name for method in settings.methods]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # the titles report it
         for method, file_name in zip(settings.methods, unique_names(names), strict=True):
             if method.name not in unsupported and method.name not in failed:
                 with _collected([method.name], unsupported, failed):
-                    explanation.include(_explain_by(method, file_name, task, uncertainty))
+                    explanation.include(_explain_by(method, file_name, task, found, sinks))
+    if settings.pca is not None:
+        with _collected(["pca"], unsupported, failed):
+            explanation.include(_components(task, settings.pca))
     explained = [name for name in names if name not in unsupported and name not in failed]
     if not explained:
         reasons = "; ".join(dict.fromkeys([*unsupported.values(), *failed.values()]))
@@ -166,13 +179,25 @@ def _collected(names: Sequence[str], unsupported: dict[str, str], failed: dict[s
         failed.update(dict.fromkeys(names, describe_error(error)))
 
 
-def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertainty: Tensor) -> Explanation:
+def _sinks(task: _Task, found: Interactions | None) -> Tensor | None:
+    """Return the patches that are attention sinks, (patches,) bool; None if no method or model has attention."""
+    if found is not None:
+        return found.sinks.patches[0]
+    if any(method.kind.needs_attention for method in task.settings.methods):
+        with contextlib.suppress(UnsupportedModelError, ValueError, RuntimeError):
+            return attention_sinks(task.model, task.inputs).patches[0]
+    return None
+
+
+def _explain_by(
+    method: ConfiguredMethod, file_name: str, task: _Task, found: Interactions | None, sinks: Tensor | None
+) -> Explanation:
     """Compute and draw the map of one method."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
     explainer = method.create(task.model)
     patch_map = (
-        explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
-        if isinstance(explainer, InteractionExplainer)
+        explainer.map_of(found)[0].reshape(layout.grid)
+        if isinstance(explainer, InteractionExplainer) and found is not None
         else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
     )
     part = Explanation({method.name: patch_map.cpu().numpy()})
@@ -183,8 +208,8 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
     if explainer.class_specific and task.target:
         title += f", {task.target}"
     title += "" if task.prediction is None else f" (predicted: {task.prediction})"
-    if isinstance(explainer, FieldExplainer):
-        title += _open_note(pair_fractions(explainer.field_from(uncertainty, layout)))
+    if isinstance(explainer, FieldExplainer) and found is not None:
+        title += _open_note(pair_fractions(explainer.field_from(*explainer.selected(found))))
     title += "" if patch_map.any() else ZERO_NOTE
     part.figures[file_name] = map_figure(
         prepared,
@@ -194,7 +219,13 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
         label=explainer.quantity,
         more_is_relevant=explainer.more_is_relevant,
         norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
+        sinks=sinks,
     )
+    if isinstance(explainer, PatchSimilarity):
+        patches = list(settings.patches) or None
+        part.figures[f"{file_name}_patches"] = similarity_figure(
+            prepared, explainer.similarity(task.inputs)[0], layout, patches, title=title
+        )
     if isinstance(explainer, DynamicAccumulatedAttention):
         shown = display_frames(explainer.frames(task.inputs, settings.target).flatten(2))[0]
         frames = shown.reshape(-1, *layout.grid)
@@ -205,14 +236,26 @@ def _explain_by(method: ConfiguredMethod, file_name: str, task: _Task, uncertain
     return part
 
 
+def _components(task: _Task, layer: int) -> Explanation:
+    """Draw the principal components of the patches' features."""
+    found = principal_components(patch_features(task.model, task.inputs, layer))
+    colors = component_colors(found.scores)[0].reshape(*task.layout.grid, -1)
+    title = f"Principal components of the features after {'the last block' if layer == -1 else f'block {layer}'}"
+    figure = pca_figure(task.prepared, colors, task.layout, found.explained[0], title=title)
+    scores = found.scores[0].reshape(*task.layout.grid, -1).numpy()
+    return Explanation({"pca": scores}, {"pca": figure}, {"pca_explained": found.explained[0].tolist()})
+
+
 def _open_note(fractions: dict[str, float]) -> str:
     return OPEN_NOTE if fractions["window_fraction"] > OPEN_WINDOWS else ""
 
 
-def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
+def _interactions(task: _Task, interactions: Interactions) -> Explanation:
     """Draw U, windows and fields together, as in the paper."""
-    prepared, settings, layout = task.prepared, task.settings, task.layout
-    field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta)
+    prepared, settings = task.prepared, task.settings
+    explainer = InteractionUncertainty(task.model, settings.exclude_sinks)
+    uncertainty, layout, exclude = explainer.selected(interactions)
+    field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta, exclude=exclude)
     fractions = pair_fractions(field)
     title = (
         f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {fractions['window_fraction']:.0%} of all "
@@ -221,7 +264,9 @@ def _interactions(task: _Task, uncertainty: Tensor) -> Explanation:
     patches = list(settings.patches) or None
     figures = {
         "patch_interactions": interaction_figure(prepared, uncertainty[0], field, layout, patches, title=title),
-        "dropped_patches": indiscriminative_figure(prepared, uncertainty[0], layout, chosen=settings.beta),
+        "dropped_patches": indiscriminative_figure(
+            prepared, uncertainty[0], layout, chosen=settings.beta, exclude=exclude
+        ),
         "responsive_fields": field_figure(prepared, field, layout, title=title),
     }
     tensors = {

@@ -146,7 +146,7 @@ def covered(prepared: PreparedImage, layout: TokenLayout, mask: NDArray[np.bool_
     """Compute the fraction of each patch that is object; outside the image nothing is.
 
     Args:
-        prepared: the image, from `figures.prepare`.
+        prepared: the image, from `prepare`.
         layout: token layout of the model.
         mask: (height, width) bool, object pixels of the original image.
 

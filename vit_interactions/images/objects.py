@@ -21,7 +21,7 @@ def inside_object(
     """Return the patches on the object: center in a box of the class, or at least half covered by the mask.
 
     Args:
-        prepared: the image, from `figures.prepare`.
+        prepared: the image, from `prepare`.
         layout: token layout of the model.
         boxes: boxes of all classes; not used with a mask.
         mask: mask file, valid for every class; None to use the boxes.

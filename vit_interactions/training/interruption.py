@@ -1,6 +1,8 @@
 """Stop requests by signals, obeyed between two steps."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -52,6 +54,19 @@ def interruption() -> Iterator[Interruption]:
 
 
 def ignore_signals(worker: int) -> None:
-    """Ignore SIGTERM and SIGINT, so that the parent decides when to stop; a loader's `worker_init_fn`."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """Ignore SIGINT, and SIGTERM unless the parent sends it; a loader's `worker_init_fn`.
+
+    A scheduler signals all processes of a job, but the parent decides when to stop. Where the sender is unknown
+    (no `sigwaitinfo`, as on macOS), SIGTERM keeps the handler that torch set.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_parent, daemon=True).start()
+
+
+def _await_parent() -> None:
+    # Python ends the workers that still run at its exit by SIGTERM, and waits for them without a limit.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -20,7 +20,7 @@ class WindowSupervisionTask(ClassificationTask):
     """Classification supervised by responsive fields: L = λ1 CE + λ2 BCE(w', w_gt) (Eq. 12).
 
     A drop-in replacement for timm's `ClassificationTask`, in timm's `train.py` too: distributed training, EMA and
-    checkpoints are inherited. The teacher is in no checkpoint, and is not needed to use the student.
+    checkpoints are inherited. Checkpoints do not contain the teacher, which is not needed to use the student.
 
     Attributes:
         teacher: computes the target windows of batches that come without; None if all come with windows.

@@ -82,6 +82,15 @@ def check_uncertainty(uncertainty: Tensor) -> None:
         raise ValueError("`uncertainty` must be finite, got NaN or infinite values.")
 
 
+def check_excluded(exclude: Tensor | None, uncertainty: Tensor) -> None:
+    """Raise ValueError unless `exclude` is None, or bool (batch, patches) as U (batch, patches, patches)."""
+    if exclude is not None and (exclude.dtype != torch.bool or exclude.shape != uncertainty.shape[:2]):
+        raise ValueError(
+            f"`exclude` must be bool of shape {tuple(uncertainty.shape[:2])}, got {exclude.dtype} "
+            f"{tuple(exclude.shape)}."
+        )
+
+
 def check_grid(grid: tuple[int, int], patches: int) -> None:
     """Raise ValueError unless rows × cols is the number of patches."""
     rows, cols = check_pair("grid", grid)

@@ -37,7 +37,7 @@ def test_missing_datasets_raise(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"`data` must be a folder of images, got .*gone"):
         open_datasets(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"has no split 'train', .* must have one folder of images per class"):
+    with pytest.raises(ValueError, match=r"has no split 'train' and .* must have one folder of images per class"):
         open_datasets(tmp_path / "empty")
     flat = make_images(tmp_path / "data") / "train"
     with pytest.raises(ValueError, match="must have folders train and validation"):

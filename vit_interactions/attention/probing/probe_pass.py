@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 
 def probe_pass(request: ProbeRequest, additional_forward_args: Any, pick: Pick | None = None) -> Probe:
-    """Probe with one image, or with as many as were given if the model takes no other number.
+    """Probe with one image, or with the given number of images if the model takes no other.
 
     Args:
         request: the model and its images.
@@ -120,9 +120,9 @@ class _Trial:
             same = False
         if not same:
             raise UnsupportedModelError(
-                f"{type(self.request.root).__name__} draws random numbers in evaluation mode, and they change where "
-                "its patches are or what it does with them (tokens in random order or dropped, a random flip or crop). "
-                "Turn that off, or pass the random numbers as an argument, such as `noise` of ViTMAE."
+                f"{type(self.request.root).__name__} draws random numbers in evaluation mode that move or drop "
+                "patches, or change its layers (shuffled or dropped tokens, a random flip or crop). Turn that off, or "
+                "pass the random numbers as an argument, such as `noise` in ViTMAE."
             )
 
 
@@ -188,9 +188,9 @@ def _check_folds(
         one, two = calls[index].query[0], both[index].query[0] if index < len(both) else None
         if two is None or one.shape != two.shape or (one - two).norm() > SAME_QUERY * one.norm():
             raise UnsupportedModelError(
-                f"{named(calls[index].name)} of {type(model).__name__} folds its heads into the batch in an order in "
-                "which the heads of an image do not lie together, so no head can be assigned to its image. Fold as "
-                "(batch · heads), or call scaled_dot_product_attention with (batch, heads, tokens, width)."
+                f"{named(calls[index].name)} of {type(model).__name__} folds its heads into the batch, but the heads "
+                "of an image are not adjacent, so they cannot be told apart. Fold as (batch · heads), or call "
+                "scaled_dot_product_attention with (batch, heads, tokens, width)."
             )
 
 
@@ -203,9 +203,8 @@ def _check_cuts(model: nn.Module, leaf: Tensor, output: Tensor, watch: CutWatch,
     # A first pass may compute what later ones reuse (a teacher probes itself): only the second is repeated exactly.
     if name is not None and (name := _cut(leaf, output, rerun()[1], rerun)) is not None:
         raise UnsupportedModelError(
-            f"the output of {type(model).__name__} depends on the image by a way on which the gradient is cut, by a "
-            f"detach or `torch.no_grad` in the forward of {f'`{name}`' if name else 'the model'}. Remove the "
-            "cut."
+            f"the output of {type(model).__name__} depends on the image along a path where the gradient is cut: "
+            f"{f'`{name}`' if name else 'the model'} uses `detach` or `torch.no_grad` in its forward pass. Remove it."
         )
 
 

@@ -53,9 +53,9 @@ class Scored:
         found = _common(self.request, additional_forward_args, parts)
         if not (found.agrees(self.probe) and found.has_shares_of(self.probe)):
             raise UnsupportedModelError(
-                "`target` must take the same part of the output for every image, got one whose part for these images "
-                f"comes from other tokens ({found}) than that for a random image ({self.probe}). Give the class as an "
-                "index, or a function that always takes the same part."
+                "`target` must take the same part of the output for every image, got a part that reads different "
+                f"tokens for these images ({found}) than for a random image ({self.probe}). Pass a class index, or a "
+                "function that always takes the same part."
             )
 
 
@@ -127,8 +127,9 @@ def _parts(output: Any, score: ScoreFunction, batch: int) -> list[list[Tensor]]:
         )
     if not any(gradient.any() for gradient in gradients):
         raise UnsupportedModelError(
-            "`target` must be differentiable by the model's output: it contains several tensors, or numbers that are "
-            "read from different tokens, and the gradient shows which of them `target` uses."
+            "`target` must be differentiable with respect to the model's output, got one without a gradient. The "
+            "output has several tensors, or parts that read different tokens, and only the gradient shows which of "
+            "them `target` uses."
         )
     return [
         [gradient[i : i + 1] for i in range(batch)] if gradient.shape[:1] == (batch,) else [gradient] * batch

@@ -133,7 +133,7 @@ def _open_folder(data: Path, split: str, classes: ClassNames | None, keys: dict[
         return ImageFolder(root, classes)
     except ValueError as error:
         if root == data:
-            raise ValueError(f"`data` {data} has no split {split!r}, and is not one itself: {error}") from error
+            raise ValueError(f"`data` {data} has no split {split!r} and no class folders: {error}") from error
         raise
 
 
@@ -161,7 +161,8 @@ def _check_split(data: Path, split: str, dataset: Any) -> None:
     deep = next((name for name in image_names(dataset) if len(Path(name).parts) > 2), None)
     if deep is not None:
         raise ValueError(
-            f"`data` {data} has no split {split!r}, and is not one itself, with one folder per class: got {deep}."
+            f"`data` must have a split {split!r} or one folder of images per class, but {data} has no split {split!r}, "
+            f"got {deep}. Give the folder of the split."
         )
 
 

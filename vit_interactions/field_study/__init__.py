@@ -1,0 +1,1 @@
+"""Test claims about responsive fields on many images, against null models."""
