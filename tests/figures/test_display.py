@@ -24,11 +24,14 @@ from vit_interactions.figures.display import (
     ConstantScale,
     clipped,
     is_symmetric,
+    linear_limits,
     linear_scale,
     log_scale,
     map_colors,
+    map_scale,
     paint,
     robust_limits,
+    scale_remark,
     triangles,
 )
 from vit_interactions.utilities.arrays import Array
@@ -109,6 +112,31 @@ def test_a_sink_does_not_hide_the_other_patches() -> None:
     assert not below.any()
     whole = paint(values, Normalize(values.min(), values.max()))
     assert len(np.unique(whole.reshape(-1, 4), axis=0)) == 2  # without clipping: one bright patch
+
+
+def test_positive_maps_that_would_look_black_get_a_log_scale() -> None:
+    values = np.geomspace(1e-6, 1, 196).reshape(14, 14)
+    # The median is 1e-3 of the maximum, so three quarters are below 10 ** -1.5 = 3.2% of it.
+    scale = map_scale(values)
+    assert isinstance(scale, LogNorm)
+    assert (map_colors(values) == paint(values, scale)).all()
+    assert scale_remark(values) == "log scale"
+    shades = np.asarray(scale(values)).ravel()
+    assert np.allclose(np.diff(shades), 1 / 195)  # equal factors are equal steps
+    others = np.sqrt(values), values - values.mean(), np.where(values < 1e-5, 0, values), np.full((14, 14), 0.5)
+    for other in others:
+        assert not isinstance(map_scale(other), LogNorm)
+        assert map_scale(other).vmax == linear_scale(other).vmax
+
+
+def test_linear_limits_of_rows_are_those_of_each_row() -> None:
+    draws = np.random.default_rng(1).lognormal(0, 2, (6, 196))
+    rows = np.stack([*draws[:2], draws[2] - draws[3], np.where(draws[4] < 1, 0, draws[4]), np.round(draws[5])])
+    for row, low, high in zip(rows, *linear_limits(rows), strict=True):
+        scale = linear_scale(row)
+        assert (scale.vmin, scale.vmax) == (low, high)
+        padded = np.append(row, np.nan)
+        assert np.array_equal(np.stack(linear_limits(padded)), [low, high])
 
 
 @pytest.mark.parametrize("size", [7, 14, 37])
@@ -210,6 +238,11 @@ def test_triangles_lie_in_their_patches_and_point_to_the_values() -> None:
         assert ((shape > (1, 2)) & (shape < (2, 3))).all()
     assert (up[0, 1] < up[1:, 1]).all()  # y points down
     assert (down[0, 1] > down[1:, 1]).all()
+    crowd = np.zeros((10, 10), bool)
+    crowd.flat[:10] = True
+    assert len(triangles(crowd, up=True)) == 10
+    crowd.flat[10] = True
+    assert not len(triangles(crowd, up=True))  # more than a tenth would hide the image
 
 
 @pytest.mark.parametrize("make", [sink_map, signed_map, lambda: np.zeros((5, 9)), lambda: np.eye(8)])
@@ -243,7 +276,7 @@ def test_the_explorer_has_the_colors_and_limits_of_figures() -> None:
         scale = log_scale(others)
         np.testing.assert_allclose(limits[patch], (scale.vmin, scale.vmax))
         shades = np.round(255 * np.ma.getdata(scale(others))).astype(int)
-        assert np.abs(np.array(page_palette())[shades] - paint(others, scale)).max() <= 4
+        assert np.abs(np.array(page_palette(Normalize(0, 255)))[shades] - paint(others, scale)).max() <= 4
 
 
 def test_matplotlib_has_the_color_maps_that_are_used() -> None:

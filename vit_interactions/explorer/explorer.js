@@ -135,7 +135,8 @@
   // The triangles of figures.display.triangles.
   const triangles = (below, above) => {
     const half = facts.mark / 2;
-    const shapes = [...below.map((p) => [p, half]), ...above.map((p) => [p, -half])].map(([p, tip]) => {
+    const few = (patches) => (patches.length > facts.crowd * N ? [] : patches);
+    const shapes = [...few(below).map((p) => [p, half]), ...few(above).map((p) => [p, -half])].map(([p, tip]) => {
       const col = p % cols, x = col + 0.5, y = (p - col) / cols + 0.5;
       return [[x, y + tip], [x + half, y - tip], [x - half, y - tip]];
     });
@@ -329,8 +330,8 @@
     const p = state.patch, colors = new Uint32Array(N);
     const row = Array.from({ length: N }, (_, q) => similarityAt(state.features, p, q));
     const end = 2 * (state.features * N + p);
-    const [low, high] = [...similarityEnds.subarray(end, end + 2)].map(similarityOf);
-    const signed = low < 0 && low === -high, palette = signed ? diverging : over, below = [], above = [];
+    const [first, last] = similarityEnds.subarray(end, end + 2), [low, high] = [similarityOf(first), similarityOf(last)];
+    const signed = low < 0 && first + last === facts.similarity_steps, palette = signed ? diverging : over, below = [], above = [];
     let best = -1;
     row.forEach((value, q) => {
       if (high > low) colors[q] = palette[Math.round(255 * Math.min(Math.max(0, (value - low) / (high - low)), 1))];

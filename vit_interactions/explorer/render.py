@@ -25,7 +25,7 @@ from vit_interactions.explorer.features import STEPS
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
-from vit_interactions.figures.display import MARK, NOISE, log_limits, paint
+from vit_interactions.figures.display import CROWD, MARK, NOISE, log_limits, paint
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.tendency import ARROW_COLOR
 from vit_interactions.functional.indiscriminative import column_variance
@@ -85,7 +85,7 @@ def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float)
     """Return the numbers and names that the page's script needs, without arrays."""
     facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
     facts |= _shown_features(found)
-    facts |= {"many": MANY, "mark": MARK, "noise": NOISE, "open": OPEN_WINDOWS}
+    facts |= {"many": MANY, "mark": MARK, "crowd": CROWD, "noise": NOISE, "open": OPEN_WINDOWS}
     facts |= {"palette": page_palette(Normalize(0, 255)), "diverging": page_palette(Normalize(-255, 255))}
     needs = {"head": facts["layers"], "similarity": facts["feature_layers"], "pca": facts["feature_layers"]}
     facts["panels"] = [name for name in PANELS if needs.get(name, True)]

@@ -13,18 +13,20 @@ NOISE = 1e-6  # relative differences up to this are float32 rounding
 TAIL = 0.02  # fraction of the values beyond each percentile
 FEW = 50  # values; with fewer, percentiles would be single values
 EXCESS = 0.5  # a tail longer than this fraction of the range between the percentiles is clipped
+MOST, DARK = 0.75, 0.05  # a linear scale with this fraction of the patches in this part of it would look black
 DECADES = 8  # of a log scale, at most
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
 NEUTRAL = ListedColormap(["0.8"], "neutral")
+CROWD = 0.1  # fraction of the patches; more triangles would hide the image
 MARK = 0.4  # patches, the size of a triangle
 FAINT, STRONG = 0.4, 0.85  # opacity of the least and the most relevant patches; the image stays visible below
 
 POLICY = (
     "Each map has its own color scale, from its minimum (dark) to its maximum (bright). Maps with both signs "
     "run from blue through neutral at zero to red. A scale that a few extreme patches would stretch ends at the 2nd or "
-    "98th percentile instead, and triangles mark the patches beyond it (▲ above, ▼ below). Constant maps "
-    "get no colors. Colors compare patches within a map, not methods."
+    "98th percentile instead, and triangles mark the patches beyond it (▲ above, ▼ below). Maps that would look "
+    "black have a log scale. Constant maps get no colors. Colors compare patches within a map, not methods."
 )
 
 
@@ -91,6 +93,36 @@ def linear_scale(values: Array) -> Normalize:
     if is_constant(values):
         return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2)
     return Normalize(*(float(limit) for limit in linear_limits(values.ravel())))
+
+
+def map_scale(values: Array) -> Normalize:
+    """Create the color scale of a map: linear, or logarithmic if most patches would be dark on a linear scale.
+
+    That is so for positive values of which three quarters are in the lowest 5 percent of the linear scale.
+
+    Example:
+        >>> type(map_scale(np.geomspace(1, 10, 99))).__name__, type(map_scale(np.geomspace(1, 1e6, 99))).__name__
+        ('Normalize', 'LogNorm')
+    """
+    scale = linear_scale(values)
+    if (
+        values.min() > 0
+        and not isinstance(scale, ConstantScale)
+        and np.quantile(np.ma.getdata(scale(values)), MOST) < DARK
+    ):
+        return log_scale(values)
+    return scale
+
+
+def scale_remark(values: Array) -> str:
+    """Return what a caption adds to the name of a map: "constant" or "log scale", or "".
+
+    Example:
+        >>> scale_remark(np.zeros((2, 2))), scale_remark(np.eye(2))
+        ('constant', '')
+    """
+    scale = map_scale(np.asarray(values, np.float64))
+    return "constant" if isinstance(scale, ConstantScale) else "log scale" if isinstance(scale, LogNorm) else ""
 
 
 def linear_limits(values: Array) -> tuple[Array, Array]:
@@ -201,7 +233,7 @@ def paint(values: Array, scale: Normalize, *, more_is_relevant: bool = True) -> 
 
     Args:
         values: (..., ), finite.
-        scale: the color scale, from `linear_scale` or `log_scale`.
+        scale: the color scale, from `map_scale`, `linear_scale` or `log_scale`.
         more_is_relevant: whether higher is more relevant; False: lower is.
 
     Returns:
@@ -237,7 +269,7 @@ def map_colors(values: Array) -> Array:
         raise ValueError(f"`values` must have shape (rows, cols), got {values.shape}.")
     if not np.isfinite(values).all():
         raise ValueError("`values` must be finite, got NaN or infinite values.")
-    return paint(values, linear_scale(values))
+    return paint(values, map_scale(values))
 
 
 def triangles(cells: Array, *, up: bool) -> Array:
@@ -248,12 +280,14 @@ def triangles(cells: Array, *, up: bool) -> Array:
         up: whether they point up, for values above the scale.
 
     Returns:
-        (marked, 3, 2): x to the right and y down, in patches.
+        (marked, 3, 2): x to the right and y down, in patches; none if they would hide the image.
 
     Example:
         >>> triangles(np.array([[False, True]]), up=True).tolist()
         [[[1.5, 0.3], [1.7, 0.7], [1.3, 0.7]]]
     """
+    if cells.mean() > CROWD:
+        cells = np.zeros_like(cells)
     height = -MARK / 2 if up else MARK / 2
     shape = np.array([[0, height], [MARK / 2, -height], [-MARK / 2, -height]])
     centers = np.argwhere(cells)[:, None, ::-1] + 0.5

@@ -19,8 +19,8 @@ from vit_interactions.figures.display import (
     ConstantScale,
     clipped,
     color_map,
-    linear_scale,
     log_scale,
+    map_scale,
     paint,
     scale_name,
     triangles,
@@ -48,8 +48,9 @@ def draw_map(
     """Draw a patch map on the whole image, with a color bar of the raw values.
 
     Bright always means relevant: if lower values are more relevant, colors and color bar are reversed. Maps with both
-    signs get diverging colors instead, neutral at zero and red where relevant. If a few extreme patches would stretch
-    the scale, it ends at a percentile that the color bar states, and triangles mark the patches beyond it.
+    signs get diverging colors instead, neutral at zero and red where relevant. Positive maps of which most patches
+    would be dark get a log scale. If a few extreme patches would stretch the scale, it ends at a percentile, and
+    triangles mark the patches beyond it. The color bar states both.
 
     Args:
         axes: axes to draw on.
@@ -58,14 +59,14 @@ def draw_map(
         layout: token layout of the model, from `token_layout`.
         label: color bar label.
         more_is_relevant: the explainer's attribute of that name.
-        log: use a log scale, over at most eight decades.
+        log: use a log scale, over at most eight decades, even if a linear scale would not look black.
         norm: color scale, to share it among maps or to fix its range; None to fit the values.
 
     Raises:
         ValueError: the map does not have the shape of the layout, or is not finite.
     """
     values = to_array("patch_map", patch_map, layout.grid)
-    scale = norm or (log_scale(values) if log else linear_scale(values))
+    scale = norm or (log_scale(values) if log else map_scale(values))
     direction = "" if more_is_relevant else f"\n{LESS_IS_RELEVANT}"
     label += direction + scale_name(scale, values, given=norm is not None)
     return draw_scaled(axes, prepared, values, layout, scale, label, more_is_relevant)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from vit_interactions.figures.display import clipped, linear_scale, map_colors, triangles
+from vit_interactions.figures.display import clipped, map_colors, map_scale, triangles
 from vit_interactions.figures.shown import CSS_PIXELS
 from vit_interactions.images.placement import Bounds, around_both
 from vit_interactions.utilities.arrays import Array
@@ -126,7 +126,7 @@ def clipped_path(values: Array) -> str:
         >>> clipped_path(np.array([[*np.linspace(0.1, 0.2, 99), 7.0]]))
         'M99.5 0.3L99.7 0.7L99.3 0.7Z'
     """
-    marked = zip(clipped(values, linear_scale(values)), (False, True), strict=True)
+    marked = zip(clipped(values, map_scale(values)), (False, True), strict=True)
     shapes = [shape for cells, up in marked for shape in triangles(cells, up=up)]
     return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in shape) + "Z" for shape in shapes)
 

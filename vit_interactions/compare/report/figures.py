@@ -19,7 +19,7 @@ from vit_interactions.compare.results import Results
 from vit_interactions.compare.summary import BASELINE
 from vit_interactions.figures import PreparedImage, draw_image
 from vit_interactions.figures.canvas import draw_cells
-from vit_interactions.figures.display import POLICY, linear_scale, map_colors
+from vit_interactions.figures.display import POLICY, map_colors, map_scale
 from vit_interactions.figures.overlay import draw_clipped
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.loading.predictions import prediction_text
@@ -112,7 +112,7 @@ def grid_figure(
             draw_image(axes, image, layout, gray=True)
             if found is not None:
                 draw_cells(axes, image, layout, map_colors(found))
-                draw_clipped(axes, image, layout, found, linear_scale(found))
+                draw_clipped(axes, image, layout, found, map_scale(found))
     return figure
 
 

@@ -10,7 +10,7 @@ from vit_interactions.compare.records import Record
 from vit_interactions.compare.report.embedded import Tile, clipped_path, image_uri, map_uri, outline_uri, tile
 from vit_interactions.compare.report.tables import Column, MethodRow, columns, value_rows
 from vit_interactions.compare.results import Results
-from vit_interactions.figures.display import is_constant
+from vit_interactions.figures.display import scale_remark
 from vit_interactions.images.masks import read_mask
 from vit_interactions.loading.predictions import prediction_text
 from vit_interactions.utilities.arrays import Array
@@ -25,14 +25,14 @@ class ShownMap:
         address: of the map as a PNG.
         grid: (rows, cols).
         clipped: the triangles on clipped patches, from `clipped_path`.
-        constant: whether the map is constant.
+        remark: "constant" or "log scale", or "".
     """
 
     method: str
     address: Markup
     grid: tuple[int, int]
     clipped: str
-    constant: bool
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def show_record(
 
 def _show_map(method: str, values: Array) -> ShownMap:
     rows, cols = values.shape
-    return ShownMap(method, map_uri(values), (rows, cols), clipped_path(values), is_constant(values))
+    return ShownMap(method, map_uri(values), (rows, cols), clipped_path(values), scale_remark(values))
 
 
 def _outline(image: ListedImage) -> Markup | None:
