@@ -17,7 +17,7 @@ from vit_interactions import figures
 from vit_interactions.attention import TokenLayout
 from vit_interactions.compare.report.embedded import clipped_path, map_uri
 from vit_interactions.compare.report.figures import grid_figure
-from vit_interactions.explorer.render import page_palette, row_limits
+from vit_interactions.explorer.render import row_limits
 from vit_interactions.explorer.thresholds import slider_steps
 from vit_interactions.figures.display import (
     FEW,
@@ -30,6 +30,7 @@ from vit_interactions.figures.display import (
     map_colors,
     map_scale,
     paint,
+    palette,
     robust_limits,
     scale_remark,
     triangles,
@@ -276,7 +277,7 @@ def test_the_explorer_has_the_colors_and_limits_of_figures() -> None:
         scale = log_scale(others)
         np.testing.assert_allclose(limits[patch], (scale.vmin, scale.vmax))
         shades = np.round(255 * np.ma.getdata(scale(others))).astype(int)
-        assert np.abs(np.array(page_palette(Normalize(0, 255)))[shades] - paint(others, scale)).max() <= 4
+        assert np.abs(palette().astype(int)[shades] - paint(others, scale)).max() <= 4
 
 
 def test_matplotlib_has_the_color_maps_that_are_used() -> None:

@@ -15,7 +15,6 @@ from bokeh.embed import json_item
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,7 +24,7 @@ from vit_interactions.explorer.features import STEPS
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
-from vit_interactions.figures.display import CROWD, MARK, NOISE, log_limits, paint
+from vit_interactions.figures.display import CROWD, MARK, NOISE, log_limits, palette
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.tendency import ARROW_COLOR
 from vit_interactions.functional.indiscriminative import column_variance
@@ -86,7 +85,7 @@ def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float)
     facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
     facts |= _shown_features(found)
     facts |= {"many": MANY, "mark": MARK, "crowd": CROWD, "noise": NOISE, "open": OPEN_WINDOWS}
-    facts |= {"palette": page_palette(Normalize(0, 255)), "diverging": page_palette(Normalize(-255, 255))}
+    facts |= {"palette": palette().tolist(), "diverging": palette(diverging=True).tolist()}
     needs = {"head": facts["layers"], "similarity": facts["feature_layers"], "pca": facts["feature_layers"]}
     facts["panels"] = [name for name in PANELS if needs.get(name, True)]
     facts["plots"] = _plots(found, facts)
@@ -234,12 +233,6 @@ def _line_names(layers: int, columns: int) -> list[str]:
     """
     lines = [range(start, min(start + columns, layers)) for start in range(0, layers, columns)]
     return [f"{line[0]}-{line[-1]}" if len(line) > 1 else f"{line[0]}" for line in lines]
-
-
-def page_palette(scale: Normalize) -> list[list[int]]:
-    """Return the 256 colors of a scale as RGBA."""
-    colors: list[list[int]] = paint(np.linspace(scale.vmin or 0.0, scale.vmax or 0.0, 256), scale).tolist()
-    return colors
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -92,7 +92,8 @@ def linear_scale(values: Array) -> Normalize:
     low, high = float(values.min()), float(values.max())
     if is_constant(values):
         return ConstantScale(low - max(abs(low), 1.0) / 2, high + max(abs(high), 1.0) / 2)
-    return Normalize(*(float(limit) for limit in linear_limits(values.ravel())))
+    low, high = (float(limit) for limit in linear_limits(values.ravel()))
+    return Normalize(low, high)
 
 
 def map_scale(values: Array) -> Normalize:
@@ -247,6 +248,17 @@ def paint(values: Array, scale: Normalize, *, more_is_relevant: bool = True) -> 
     return painted
 
 
+def palette(*, diverging: bool = False) -> Array:
+    """Return the 256 colors of maps, or of maps with both signs, as (256, 4) uint8, RGBA.
+
+    Example:
+        >>> palette()[[0, -1]].tolist()
+        [[0, 0, 3, 102], [252, 254, 164, 216]]
+    """
+    low, high = -255.0 if diverging else 0.0, 255.0
+    return paint(np.linspace(low, high, 256), Normalize(low, high))
+
+
 def map_colors(values: Array) -> Array:
     """Map a map's values to the colors in which it is drawn on a gray image, with its own scale.
 
@@ -283,7 +295,7 @@ def triangles(cells: Array, *, up: bool) -> Array:
         (marked, 3, 2): x to the right and y down, in patches; none if they would hide the image.
 
     Example:
-        >>> triangles(np.array([[False, True]]), up=True).tolist()
+        >>> triangles(np.arange(12)[None] == 1, up=True).tolist()
         [[[1.5, 0.3], [1.7, 0.7], [1.3, 0.7]]]
     """
     if cells.mean() > CROWD:
