@@ -31,6 +31,7 @@ FLOORS = (
         "explorer": set(),
         "field_study": {"compare"},
         "gallery": set(),
+        "pair_study": {"compare"},
         "training": set(),
     },
     {"cli": set()},

@@ -40,7 +40,7 @@ def check(tried: Iterator[Trial], least: int) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("command", [*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS])
+@pytest.mark.parametrize("command", [*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS, trials.STUDY])
 def test_images(command: str, sandbox: Sandbox, rng: np.random.Generator) -> None:
     check(trials.image_trials(sandbox, command, rng, 5), 35)
 
@@ -64,7 +64,9 @@ def test_options(command: str, sandbox: Sandbox, rng: np.random.Generator) -> No
     check(trials.option_trials(sandbox, command, rng, 40), 10)
 
 
-@pytest.mark.parametrize(("command", "count"), [("explain", 15), ("windows", 30), ("train", 6), ("compare", 4)])
+@pytest.mark.parametrize(
+    ("command", "count"), [("explain", 15), ("windows", 30), ("train", 6), ("compare", 4), (trials.STUDY, 4)]
+)
 def test_edits(command: str, count: int, sandbox: Sandbox, rng: np.random.Generator) -> None:
     check(trials.edit_trials(sandbox, command, rng, count), count)
 

@@ -15,6 +15,7 @@ from vit_interactions.attention import token_layout as token_layout
 from vit_interactions.compare import compare as compare
 from vit_interactions.explain import EXPLAINERS as EXPLAINERS
 from vit_interactions.explain import GMAR as GMAR
+from vit_interactions.explain import TIS as TIS
 from vit_interactions.explain import AttentionFlow as AttentionFlow
 from vit_interactions.explain import AttentionGradCAM as AttentionGradCAM
 from vit_interactions.explain import AttentionGuidedCAM as AttentionGuidedCAM
@@ -35,6 +36,7 @@ from vit_interactions.explain import RandomMap as RandomMap
 from vit_interactions.explain import RawAttention as RawAttention
 from vit_interactions.explain import ResponsiveFieldSize as ResponsiveFieldSize
 from vit_interactions.explain import ResponsiveFieldTendency as ResponsiveFieldTendency
+from vit_interactions.explain import TokenAblation as TokenAblation
 from vit_interactions.explain import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain import TransitionAttention as TransitionAttention
 from vit_interactions.explain import ZeroMapWarning as ZeroMapWarning
@@ -48,5 +50,6 @@ from vit_interactions.functional import AttentionSinks as AttentionSinks
 from vit_interactions.functional import ResponsiveField as ResponsiveField
 from vit_interactions.functional import responsive_field as responsive_field
 from vit_interactions.models import record_windows as record_windows
+from vit_interactions.training.explain_callback import ExplainCallback as ExplainCallback
 
 __version__ = _version("vit_interactions")

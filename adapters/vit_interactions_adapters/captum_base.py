@@ -1,6 +1,7 @@
 """Base class of captum's methods as explainers: the scores that captum explains, and sums over patches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,7 +18,8 @@ from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probing.request import as_arguments, check_images
 from vit_interactions.explain.attn_lrp import sum_patches
 from vit_interactions.explain.base import only_tensor
-from vit_interactions.explain.targets import require_target, select_target
+from vit_interactions.explain.libra_grad import Gradient, gradient_rules
+from vit_interactions.explain.targets import require_target, select_rows, select_target
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.scores import class_outputs
 
@@ -29,6 +31,7 @@ class CaptumMethod(Explainer):
     """One of captum's methods over the pixels of the input.
 
     Attributes:
+        gradient: gradient of the model; see `LibraRules` for "libra".
         per_patch: how pixels and channels of a patch are combined: "sum", or "mean" if each pixel has the attribution
             of its patch.
     """
@@ -38,6 +41,7 @@ class CaptumMethod(Explainer):
     backwards = 1
     library = "captum"
     per_patch: ClassVar[str] = "sum"
+    gradient: Gradient = "plain"
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(
@@ -97,14 +101,20 @@ class CaptumMethod(Explainer):
             with torch.no_grad(), evaluation_mode(model):
                 target = class_outputs(model(inputs, *arguments), len(inputs)).argmax(1)
         example = torch.arange(len(inputs), device=inputs.device)
+        rules = gradient_rules(self.gradient, model)
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
-            with evaluation_mode(model):  # captum's random numbers are separate from the model's
+            with (
+                rules or nullcontext(),
+                evaluation_mode(model),
+            ):  # captum's random numbers are separate from the model's
                 output = model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
             pick = partial(select_target, target=target, batch=len(inputs))
             scores = _score_rows(output, rest[-1], len(inputs), pick)
             if torch.is_grad_enabled() and images.requires_grad:
                 check_differentiable(model, scores, images)
+                if rules is not None:
+                    rules.check_graph(scores)
             return scores
 
         return forward, (*arguments, example)
@@ -120,17 +130,6 @@ def _score_rows(output: Any, example: Tensor, batch: int, score: Callable[[Any],
         rows = (turn == number).nonzero().squeeze(1)
         one_of_each = rows[:1].repeat(batch)  # filler for images without such a row; its score is ignored
         one_of_each[example[rows]] = rows
-        scores.append(score(_select_rows(output, one_of_each))[example[rows]])
+        scores.append(score(select_rows(output, one_of_each))[example[rows]])
         rows_of_turns.append(rows)
     return torch.cat(scores)[torch.cat(rows_of_turns).argsort()]
-
-
-def _select_rows(output: Any, rows: Tensor) -> Any:
-    """Select rows of an output, which may contain several tensors, as in transformers."""
-    if isinstance(output, Tensor):
-        return output[rows]
-    if isinstance(output, Mapping):
-        return type(output)(**{name: _select_rows(part, rows) for name, part in output.items()})
-    if isinstance(output, tuple):
-        return tuple(_select_rows(part, rows) for part in output)
-    raise TypeError(f"the model's output must be a tensor or a mapping of tensors, got {type(output).__name__}.")

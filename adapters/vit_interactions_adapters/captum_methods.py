@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vit_interactions import Explainer, TokenLayout
 from vit_interactions.attention.feature_grid import image_layout
+from vit_interactions.explain.libra_grad import Gradient, check_gradient
 from vit_interactions.utilities.seeds import seeded
 from vit_interactions_adapters.captum_base import CaptumMethod, Forward
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
@@ -43,6 +44,16 @@ class CaptumInputXGradient(CaptumMethod):
     quantity = "sum of input times gradient"
     source = "Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713"
 
+    def __init__(self, model: nn.Module, gradient: Gradient = "plain") -> None:
+        """Create the explainer.
+
+        Args:
+            model: any model.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
+        """
+        super().__init__(model)
+        self.gradient = check_gradient(gradient)
+
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         return captum.attr.InputXGradient(forward).attribute(inputs, additional_forward_args=arguments)
 
@@ -62,6 +73,7 @@ class CaptumIntegratedGradients(CaptumMethod):
         n_steps: int = 50,
         method: Integration = "gausslegendre",
         internal_batch_size: int | None = None,
+        gradient: Gradient = "plain",
     ) -> None:
         """Create the explainer with captum's options.
 
@@ -72,10 +84,14 @@ class CaptumIntegratedGradients(CaptumMethod):
             method: captum's name of the quadrature.
             internal_batch_size: images per pass. None: the size of the batch, one point at a time. (In captum, None
                 computes all points at once.)
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`. Then it is no path
+                integral, and does not sum to the score difference.
         """
         super().__init__(model)
         self.baselines, self.n_steps, self.method = baselines, n_steps, method
         self.internal_batch_size = internal_batch_size
+        self.complete = baselines is None
+        self.gradient = check_gradient(gradient)
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         return captum.attr.IntegratedGradients(forward).attribute(
@@ -116,6 +132,7 @@ class CaptumGradientShap(CaptumMethod):
         """
         super().__init__(model)
         self.baselines, self.n_samples, self.stdevs, self.seed = baselines, n_samples, stdevs, seed
+        self.complete = baselines is None and stdevs == 0  # in expectation
 
     def _attribution(self, forward: Forward, inputs: Tensor, arguments: tuple[Any, ...]) -> Any:
         baselines = _at(inputs, self.baselines)
@@ -232,7 +249,7 @@ class CaptumLayerGradCam(CaptumMethod):
     source = "Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391"
     attribute = Explainer.attribute
 
-    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
+    def __init__(self, model: nn.Module, layer: str | None = None, gradient: Gradient = "plain") -> None:
         """Create the explainer for a layer.
 
         Args:
@@ -240,9 +257,11 @@ class CaptumLayerGradCam(CaptumMethod):
             layer: name of a module, whose output is used. None: the input tokens of the last attention (in timm, the
                 output of `blocks[-1].norm1`), whose gradient is not 0 for any pooling. For models without attention
                 among patches, the last feature map.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
         """
         super().__init__(model)
         self.layer = layer
+        self.gradient = check_gradient(gradient)
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         return self._on_copy()._over_patches(inputs, target, additional_forward_args)

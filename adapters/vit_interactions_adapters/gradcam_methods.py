@@ -6,6 +6,7 @@ require gradients.
 """
 
 import importlib
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from vit_interactions.attention.derivatives import check_differentiable
 from vit_interactions.attention.isolation import evaluation_mode
 from vit_interactions.attention.own_input import differentiable
 from vit_interactions.attention.probing.request import as_arguments
+from vit_interactions.explain.libra_grad import Gradient, check_gradient, gradient_rules
 from vit_interactions.explain.targets import require_target, select_target
 from vit_interactions.utilities.seeds import seeded
 from vit_interactions_adapters.token_grid import check_alive, grid_at, layout_and_place
@@ -37,7 +39,13 @@ class GradcamMethod(Explainer):
     library = "pytorch-grad-cam"
     cam: ClassVar[str]
 
-    def __init__(self, model: nn.Module, layer: str | None = None, eigen_smooth: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        eigen_smooth: bool = False,
+        gradient: Gradient = "plain",
+    ) -> None:
         """Create the explainer.
 
         Args:
@@ -47,8 +55,10 @@ class GradcamMethod(Explainer):
                 among patches, the last feature map.
             eigen_smooth: use the first principal component of the weighted channels instead of their sum, as in
                 pytorch_grad_cam. Methods that always use a component ignore it.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
         """
         super().__init__(model)
+        self.gradient = check_gradient(gradient)
         self.layer, self.eigen_smooth = layer, eigen_smooth
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
@@ -62,8 +72,10 @@ class GradcamMethod(Explainer):
         layout, attention = layout_and_place(self.model, inputs, additional_forward_args, self.layer)
         features: list[Tensor] = []
         gradient = None
+        rules = gradient_rules(self.gradient, self.model)
         with differentiable(inputs) as leaf, torch.set_grad_enabled(self.class_specific):
             with (
+                rules or nullcontext(),
                 evaluation_mode(self.model),
                 grid_at(self.model, layout, self.layer, attention) as grid,
             ):
@@ -75,6 +87,8 @@ class GradcamMethod(Explainer):
                 score = select_target(output, target, len(inputs))
             if self.class_specific:
                 check_differentiable(self.model, score.sum(), features[-1])
+                if rules is not None:
+                    rules.check_graph(score)
                 (gradient,) = torch.autograd.grad(score.sum(), features[-1:])
                 check_alive(gradient, self.layer, attention)
         return self._cam_image(inputs, features[-1], gradient).flatten(1), layout
@@ -173,6 +187,10 @@ class FeatureMethod(GradcamMethod):
 
     class_specific = False
     backwards = 0
+
+    def __init__(self, model: nn.Module, layer: str | None = None, eigen_smooth: bool = False) -> None:
+        """Create the explainer; see `GradcamMethod`."""
+        super().__init__(model, layer, eigen_smooth)
 
 
 class Eigencam(FeatureMethod):

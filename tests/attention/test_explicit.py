@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import vit_interactions as vi
+from tests.helpers.explaining import OF_TOKENS
 from tests.helpers.twins import Attends, Outer, assert_twins, attending, fused, images, vit
 from vit_interactions import UnsupportedModelError
 from vit_interactions.attention.explicit import SoftmaxWatch
@@ -63,7 +64,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", vi.EXPLAINERS)
+# Tokens cannot be masked in a softmax that is written out, which these methods say.
+@pytest.mark.parametrize("name", sorted(set(vi.EXPLAINERS) - set(OF_TOKENS)))
 def test_no_method_depends_on_how_the_softmax_is_written(name: str) -> None:
     pairs = [(attend, fused) for attend in (matmul, in_float32_with_dropout, einsum, scaled_before)]
     for attend, twin in [*pairs, (biased, fused_and_biased)]:

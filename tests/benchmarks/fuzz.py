@@ -23,7 +23,7 @@ from tests.helpers.fuzzed import Sandbox, Trial
 COLUMNS = ("inputs", "runs", "rejected", "accepted", "tracebacks", "hangs", "silent", "other")
 
 
-COMMANDS = (*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS, "models", "methods")
+COMMANDS = (*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS, trials.STUDY, "models", "methods")
 
 
 def everything(sandbox: Sandbox, command: str, seed: int, count: int) -> Iterator[Trial]:
@@ -32,12 +32,12 @@ def everything(sandbox: Sandbox, command: str, seed: int, count: int) -> Iterato
     def draws(number: int) -> np.random.Generator:
         return np.random.default_rng([seed, number])
 
-    if command in (*trials.IMAGE_COMMANDS, *trials.DATA_COMMANDS):
+    if command not in ("models", "methods"):
         yield from trials.image_trials(sandbox, command, draws(0), count)
         yield from trials.checkpoint_trials(sandbox, command, draws(1), count // 4)
     if command in trials.IMAGE_COMMANDS:
         yield from trials.name_trials(sandbox, command, draws(2), count // 4)
-    if command in ("explain", "compare", "windows", "train"):
+    if command in ("explain", "compare", "windows", "train", trials.STUDY):
         yield from trials.edit_trials(sandbox, command, draws(3), count)
     if command == "compare":
         yield from trials.table_trials(sandbox, draws(4), count // 4)

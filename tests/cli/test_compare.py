@@ -1,11 +1,12 @@
-"""`vit-interactions compare`: its table, broken images and hostile names."""
+"""`vit-interactions compare`: its matrix, broken images and hostile names."""
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.helpers.command_line import run
-from tests.helpers.resumed import METHODS, arguments, make_images
+from tests.helpers.resumed import METHODS, METRICS, arguments, make_images
 from vit_interactions.compare.comparison import Comparison
 
 
@@ -15,31 +16,27 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command_prints_the_best_first(
+def test_the_command_prints_a_matrix_of_means_and_writes_them(
     root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*arguments(root, checkpoint, "out")) == 0
+    configured = "gmar:norm=l1,alpha=0.5"
+    given = [*arguments(root, checkpoint, "out"), "--method", configured]
+    assert run(*given) == 0
     shown = capsys.readouterr()
-    assert f"the results are in {root / 'out'}" in shown.err
-    summary = Comparison.open(root / "out").summary().set_index(["metric", "method"])
-    lines = shown.out.splitlines()
-    for metric, words, down in (
-        ("deletion", "lower is better", True),
-        ("pointing_game", "higher is better", False),
-        ("forwards", "forward passes", True),
-    ):
-        begin = next(number for number, line in enumerate(lines) if metric in line)
-        rows = lines[begin : begin + len(METHODS)]
-        methods = [next(part for part in row.split() if part in METHODS) for row in rows]
-        means = [summary.loc[(metric, method), "mean"] for method in methods]
-        assert sorted(methods) == sorted(METHODS)
-        assert means == sorted(means, reverse=not down)
-        assert words in rows[1]
-        assert f"{means[0]:.3g}" in rows[0]
+    assert f"the results are in {root / 'out'}: table.csv and summary.csv" in shown.err
+    summary = pd.read_csv(root / "out" / "summary.csv").set_index(["method", "metric"])
+    lines = [line.split() for line in shown.out.splitlines()]
+    rows = {line[0]: line[1:] for line in lines if line and line[0] in (*METHODS, configured)}
+    assert list(rows) == [*METHODS, configured]  # as given
+    for method, cells in rows.items():
+        for metric, cell in zip(METRICS, cells[method == "random_map" :], strict=False):
+            assert float(cell) == pytest.approx(summary.loc[(method, metric), "mean"], rel=5e-3)
+    assert rows["random_map"][0] == "(baseline)"
+    assert configured in set(pd.read_csv(root / "out" / "table.csv")["method"])
     before = (root / "out" / "comparison.json").read_text()
-    assert run(*arguments(root, checkpoint, "out")) == 2
+    assert run(*given) == 2
     assert "resume it (--resume)" in capsys.readouterr().err
-    assert run(*arguments(root, checkpoint, "out"), "--resume") == 0
+    assert run(*given, "--resume") == 0
     assert (root / "out" / "comparison.json").read_text() == before
 
 
@@ -96,5 +93,5 @@ def test_a_folder_without_images_raises(
     assert run("compare", tmp_path / "empty", *model) == 1
     out, shown = capsys.readouterr()
     assert "failed: text.jpg: `" in shown
-    assert "metric" not in out  # a table without a row
+    assert out == ""  # no table without a row
     assert Comparison.open(tmp_path / "out").table().empty

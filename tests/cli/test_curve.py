@@ -24,6 +24,31 @@ def test_curve_writes_a_figure_and_a_table(
     assert "broken.png" in capsys.readouterr().err
 
 
+def test_window_coverage_makes_windows_smaller(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--model",
+        "test_vit",
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        tmp_path / "curve.png",
+        "--alpha",
+        "0.3",
+    ]
+    assert run("curve", *images, *options) == 0
+    paper = capsys.readouterr().out
+    assert run("curve", *images, *options, "--window-coverage", "1.0") == 0
+    assert capsys.readouterr().out == paper
+    # Without any relevant patch in them, the windows are the 100 patches themselves.
+    assert run("curve", *images, *options, "--window-coverage", "0") == 0
+    assert " 100 " in capsys.readouterr().out
+    assert " 100 " not in paper
+    assert run("curve", *images, *options, "--window-coverage", "2") == 2
+    assert "`--window-coverage` must lie in [0, 1], got 2.0." in capsys.readouterr().err
+
+
 def test_unsupported_model_fails_before_its_weights_are_loaded(
     images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -218,6 +218,20 @@ def test_open_windows_are_noted(
     assert "cover almost all pairs" not in " ".join(capsys.readouterr().err.split())
 
 
+def test_window_coverage_is_recorded_and_used(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    common = ["--method", "responsive_field_size", "--alpha", "0.3", "--beta", "0"]
+    assert explain(images[0], *common, "--window-coverage", "0.7", checkpoint=checkpoint, out=tmp_path) == 0
+    folder = tmp_path / images[0].stem
+    settings = json.loads((folder / "manifest.json").read_text())["settings"]
+    assert settings["coverage"] == settings["methods"]["responsive_field_size"]["options"]["coverage"] == 0.7
+    arrays = np.load(folder / "maps.npz")
+    uncertainty = torch.from_numpy(arrays["uncertainty"])[None]
+    field = vi.responsive_field(uncertainty, (10, 10), 0.3, 0.0, coverage=0.7)
+    assert np.array_equal(arrays["windows"], field.windows[0])
+    assert np.array_equal(arrays["responsive_field_size"].ravel(), field.size[0])
+    assert (field.operations < vi.responsive_field(uncertainty, (10, 10), 0.3, 0.0).operations).all()
+
+
 def test_methods_of_other_libraries_next_to_ours(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     names = ["gradcam", "gmar", "saliency", "eigencam"]
     options = [option for name in names for option in ("--method", name)]

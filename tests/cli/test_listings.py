@@ -23,6 +23,10 @@ def test_models_and_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> No
         about, source, *_ = listed.split(f"\n{name} ({library})\n")[1].splitlines()
         assert about.startswith(f"    {method.quantity}; ")
         assert source == f"    {method.source}"
-    assert "    options: fusion=mean|max|min, discard=0.0, alpha=1.0, start_layer=0\n" in listed
-    assert "    options: rectify=true, norm_blocks=false, readout=model|class_token\n" in listed
+    assert (
+        "    options: fusion=mean|max|min, discard=0.0, alpha=1.0, start_layer=0, exclude_sinks=false\n" in listed
+    )
+    assert (
+        "    options: rectify=true, norm_blocks=false, readout=model|class_token, gradient=plain|libra\n" in listed
+    )
     assert "    options: variant=head|token, steps=20, start=none|int\n" in listed

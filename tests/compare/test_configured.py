@@ -87,8 +87,8 @@ def test_maps_have_the_options_of_their_methods(model: nn.Module, image: Path) -
         "start_layer": 0,
         "exclude_sinks": False,
     }
-    assert described[FIELD]["options"] == {"alpha": 0.05, "beta": 0.2, "exclude_sinks": False}
-    assert described[OPEN_FIELD]["options"] == {"alpha": 0.2, "beta": 0.2, "exclude_sinks": False}
+    assert described[FIELD]["options"] == {"alpha": 0.05, "beta": 0.2, "coverage": 1.0, "exclude_sinks": False}
+    assert described[OPEN_FIELD]["options"] == {"alpha": 0.2, "beta": 0.2, "coverage": 1.0, "exclude_sinks": False}
 
 
 def test_the_report_shows_options_and_cites_the_method(model: nn.Module, image: Path) -> None:

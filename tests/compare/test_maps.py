@@ -13,11 +13,12 @@ from PIL import Image
 from torch import nn
 
 import vit_interactions as vi
-from tests.helpers.compared import scores
+from tests.helpers.compared import make_model, scores
 from tests.helpers.resumed import METHODS, compare
 from vit_interactions.compare import maps
 from vit_interactions.compare import run as running
 from vit_interactions.compare.report.page import report
+from vit_interactions.figures import prepare
 
 
 def test_batches_give_the_results_of_single_images(root: Path, measured: list[object]) -> None:
@@ -114,3 +115,43 @@ def test_memory_of_a_failed_method_is_free_before_the_next(root: Path, monkeypat
     assert set(alive) == {0}
     assert set(comparison.failures()["method"]) == {"gmar"}
     assert set(comparison.table()["method"]) == {"attention_rollout"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "same"),
+    [
+        (["responsive_field_size"], True),
+        (["responsive_field_tendency:beta=0.5"], True),  # dropped patches stay in the windows
+        (["responsive_field_size:alpha=0.3"], False),
+        (["responsive_field_size:exclude_sinks=true"], False),
+        (["responsive_field_size:coverage=0.5"], False),
+        (["responsive_field_size:alpha=0.3", "responsive_field_size:beta=0"], True),
+        (["gmar", "indiscriminative_patches"], False),
+    ],
+)
+def test_window_fractions_are_those_of_a_method_with_the_windows_of_the_run(
+    methods: list[str], same: bool, root: Path
+) -> None:
+    comparison = compare(root, methods=methods, metrics=["pointing_game"])
+    model = make_model()
+    explainer = vi.ResponsiveFieldSize(model, alpha=0.1)
+    for key in "ab":
+        found = comparison.record("VisionTransformer", key).window_fraction
+        inputs = prepare(comparison.image(key), model).input[None]
+        [boxes] = explainer.field(inputs).windows.tolist()
+        pairs = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in boxes)
+        assert found == (pytest.approx(pairs / len(boxes) ** 2) if same else None)
+
+
+def test_window_fractions_follow_the_options_of_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, bool]] = []
+    original = vi.ResponsiveFieldSize.field_from
+
+    def watched(self: vi.ResponsiveFieldSize, *arguments: Any) -> Any:
+        seen.append((self.alpha, arguments[2] is not None))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(vi.ResponsiveFieldSize, "field_from", watched)
+    compare(root, methods=["responsive_field_size"], metrics=["pointing_game"], alpha=0.2, exclude_sinks=True)
+    assert set(seen) == {(0.2, True)}  # the windows of the map, and those of the fraction
+    assert len(seen) == 2 * (1 + 4)

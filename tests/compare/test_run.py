@@ -182,7 +182,7 @@ def test_two_processes_give_the_table_of_one(root: Path, checkpoint: Path) -> No
         text=True,
     )
     assert together.returncode == 0, together.stderr
-    assert together.stdout.count("pointing_game") == 1, "one process speaks"
+    assert together.stdout.count("method") == 1, "one process speaks"
     assert run(*arguments(root, checkpoint, "alone")) == 0
     one, other = (Comparison.open(root / name) for name in ("alone", "together"))
     assert other.unfinished == 0

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from vit_interactions.compare import summary
-from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarize
+from vit_interactions.compare.summary import DRAWS, bootstrap_intervals, summarize, with_costs
+from vit_interactions.explain.configured import parse_method
 
 
 def test_two_values_have_three_means() -> None:
@@ -59,3 +60,23 @@ def test_a_table_is_averaged_in_its_order() -> None:
         ["y", "p", 5.0, 1, "none"],
     ]
     assert list(summarize(table[:0], {}).columns) == list(found.columns)
+
+
+def test_costs_are_beside_every_mean() -> None:
+    means = {
+        ("gmar", "deletion"): 0.5,
+        ("gmar", "forwards"): 3.25,
+        ("l1", "forwards"): 3.0,
+        ("own", "deletion"): 0.1,
+    }
+    rows = [("vit", method, metric, mean) for (method, metric), mean in means.items()]
+    rows += [("deit", "gmar", "forwards", 4.0)]
+    table = pd.DataFrame(rows, columns=["model", "method", "metric", "mean"])
+    methods = {
+        name: parse_method(text).describe() for name, text in {"gmar": "gmar", "l1": "gmar:norm=l1"}.items()
+    }
+    found = with_costs(table, {**methods, "own": {"method": None, "forwards": 7, "options": {}}})
+    assert found["cost"].to_list()[:3] + found["cost"].to_list()[4:] == [3.25, 3.25, 3.0, 4.0]
+    assert np.isnan(found["cost"][3])  # no map, no time
+    assert found["forward_passes"].fillna(-1).to_list() == [1, 1, -1, -1, 1]  # other options may take other passes
+    assert found["backward_passes"].fillna(-1).to_list() == [1, 1, -1, -1, 1]

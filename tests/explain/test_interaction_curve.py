@@ -39,6 +39,18 @@ def test_interaction_curve_counts_windows_one_by_one(families: dict[str, Family]
         assert curve.expected.tolist() == [sum(column) / 3 for column in curve.operations.T.tolist()]
 
 
+def test_interaction_curve_with_a_coverage_counts_smaller_windows() -> None:
+    model, inputs = small_vit(), images()
+    curve = interaction_curve(model, inputs, (0.05, 0.3), coverage=0.6)
+    values = InteractionUncertainty(model).uncertainty(inputs)
+    for a, alpha in enumerate((0.05, 0.3)):
+        windows = adaptive_windows(values, (4, 4), alpha, coverage=0.6)
+        assert torch.equal(curve.operations[:, a], window_operations(windows))
+    assert (curve.expected <= interaction_curve(model, inputs, (0.05, 0.3)).expected).all()
+    with pytest.raises(ValueError, match=r"`coverage` must lie in \[0, 1\], got 1.5"):
+        interaction_curve(model, inputs, coverage=1.5)
+
+
 def test_interaction_curve_with_beta_counts_fields() -> None:
     model, inputs = small_vit(), images()
     curve = interaction_curve(model, inputs, (0.05, 0.3), beta=0.25)

@@ -26,11 +26,11 @@ def test_a_run_sets_options_that_are_not_given() -> None:
         "daam": "dynamic_accumulated_attention",
         "daam of class tokens": "dynamic_accumulated_attention:readout=class_token",
     }
-    settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3, exclude_sinks=True)
+    settings = Settings("vit", methods=configure(methods), alpha=0.05, beta=0.3, coverage=0.9, exclude_sinks=True)
     assert {method.name: method.options for method in settings.methods} == {
-        "field": {"alpha": 0.05, "beta": 0.3, "exclude_sinks": True},
-        "own": {"alpha": 0.2, "beta": 0.3, "exclude_sinks": True},
-        "partial": {"alpha": 0.05, "beta": 0.4, "exclude_sinks": True},
+        "field": {"alpha": 0.05, "beta": 0.3, "coverage": 0.9, "exclude_sinks": True},
+        "own": {"alpha": 0.2, "beta": 0.3, "coverage": 0.9, "exclude_sinks": True},
+        "partial": {"alpha": 0.05, "beta": 0.4, "coverage": 0.9, "exclude_sinks": True},
         "fixed": {},
         "rollout": {"exclude_sinks": True},  # whose alpha is another one
         "daam": {"readout": "model"},
@@ -38,7 +38,7 @@ def test_a_run_sets_options_that_are_not_given() -> None:
     }
     made = configure({"x": lambda model: vi.ResponsiveFieldSize(model, alpha=0.4)}, small_vit())
     (kept,) = Settings("vit", methods=made, alpha=0.05).methods
-    assert kept.options == {"alpha": 0.4, "beta": 0.2, "exclude_sinks": False}
+    assert kept.options == {"alpha": 0.4, "beta": 0.2, "coverage": 1.0, "exclude_sinks": False}
 
 
 def test_options_follow_the_run_by_the_declarations_of_their_class() -> None:

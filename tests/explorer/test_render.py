@@ -117,11 +117,11 @@ def same_colors(pixels: NDArray[np.float64], painted: NDArray[np.uint8]) -> bool
     return bool(np.abs(channels - painted.astype(int)).max() <= 6)
 
 
-def check_against_python(shown: Page, found: PageData) -> None:
+def check_against_python(shown: Page, found: PageData, coverage: float = 1.0) -> None:
     """Compare everything the browser computed with the library, for all patches and for the selected one."""
     state, everything = now(shown), shown.run("explorer.all()")
     grid = found.layout.grid
-    fields = vi.responsive_field(found.uncertainty[None], grid, state["alpha"], state["beta"])
+    fields = vi.responsive_field(found.uncertainty[None], grid, state["alpha"], state["beta"], coverage=coverage)
     assert everything["windows"] == fields.windows.flatten().tolist()
     assert everything["dropped"] == fields.dropped.flatten().int().tolist()
     assert everything["sizes"] == fields.size.flatten().tolist()
@@ -200,6 +200,19 @@ def test_sliders_recompute_windows_and_fields_exactly(opened: Page, found: PageD
     fields = vi.responsive_field(found.uncertainty[None], found.layout.grid, state["alpha"], state["beta"])
     share = 100 * int(fields.operations) / found.layout.patches**2
     assert f"all fields {share:.0f}%" in said
+
+
+def test_windows_with_a_coverage_are_exactly_those_of_the_library(found: PageData, tmp_path: Path) -> None:
+    text = render(found, title="noise", model="test_vit", alpha=0.05, beta=0.2, coverage=0.8)
+    with page(vi.ExplorerPage(text).save(tmp_path / "page.html")) as shown:
+        wait(shown)
+        assert "at least 80% of the patches relevant to it" in shown.run("document.body.textContent")
+        shown.run("document.getElementById('alpha').focus()")
+        for keys in ([], ["PageUp"] * 2, ["PageUp"], ["Home"], ["ArrowRight"] * 9, ["End"]):
+            for key in keys:
+                shown.key(key)
+            check_against_python(shown, found, coverage=0.8)
+        assert shown.errors == []
 
 
 def test_clicking_a_tile_selects_layer_and_head(opened: Page, found: PageData) -> None:

@@ -33,6 +33,15 @@ def test_rows_are_read_back_exactly(tmp_path: Path) -> None:
     assert lines[1].startswith("0,image0.png,0.1,real,0.25,0.25,0.0,0.25,")  # in the order of images
 
 
+def test_names_cannot_run_as_formulas(tmp_path: Path) -> None:
+    images = study_of_noise(tmp_path / "images")
+    images[0] = replace(images[0], path=images[0].path.rename(tmp_path / "images" / "=1+1.png"))
+    rows = Rows(tmp_path, images, ALPHAS)
+    rows.add(0, values(ALPHAS))
+    assert rows.path.read_text().splitlines()[1].startswith("0,'=1+1.png,0.1,")
+    assert sorted(Rows(tmp_path, images, ALPHAS).measured) == [0]
+
+
 def test_missing_values_are_empty(tmp_path: Path) -> None:
     rows = filled(tmp_path)
     rows.add(1, values(ALPHAS, tendency_cosine=nan))

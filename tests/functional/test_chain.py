@@ -2,7 +2,7 @@
 
 import torch
 
-from vit_interactions.functional.chain import chain, chain_without_identity, horner
+from vit_interactions.functional.chain import chain, chain_without_identity, horner, patch_readouts
 
 
 def test_chains_of_vectors_are_products_of_matrices() -> None:
@@ -23,3 +23,20 @@ def test_chains_of_vectors_are_products_of_matrices() -> None:
     assert torch.allclose(chain_without_identity(readout, matrices[::-1]), without)
     assert torch.allclose(horner(readout, matrices[::-1], 0.7), (row @ recursive)[:, 0])
     assert torch.allclose(horner(readout, matrices, 0.7, "as_published"), (row @ published)[:, 0])
+
+
+def test_readouts_of_all_patches_give_the_rows_of_the_product() -> None:
+    torch.manual_seed(3)
+    matrices = [torch.rand(2, 5, 5).double() for _ in range(3)]
+    readouts = patch_readouts(torch.zeros(2, 5).double(), prefix=2)
+    assert torch.equal(readouts, torch.eye(5).double()[2:].expand(2, 3, 5))
+    several = {
+        "chain": chain(readouts, matrices, 0.7, normalize=True),
+        "without": chain_without_identity(readouts, matrices),
+        "horner": horner(readouts, matrices, 0.7, "as_published"),
+    }
+    for row in range(3):
+        single = readouts[:, row]
+        assert torch.allclose(several["chain"][:, row], chain(single, matrices, 0.7, normalize=True))
+        assert torch.allclose(several["without"][:, row], chain_without_identity(single, matrices))
+        assert torch.allclose(several["horner"][:, row], horner(single, matrices, 0.7, "as_published"))

@@ -68,6 +68,14 @@ def test_differences_follow_the_equation() -> None:
             rest = set(context.nonzero().flatten().tolist()) - {i, j}
             expected = f(rest | {i, j}) - f(rest | {i}) - f(rest | {j}) + f(rest)
             assert float(effects.differences[number, column]) == pytest.approx(expected, abs=1e-12)
+    for number, patch in enumerate(effects.members.tolist()):
+        for column, context in enumerate(contexts):
+            rest = set(context.nonzero().flatten().tolist()) - {patch}
+            gain = f(rest | {patch}) - f(rest)
+            assert float(effects.gains[number, column]) == pytest.approx(gain, abs=1e-12)
+    mean = dict(zip(effects.members.tolist(), effects.gains.mean(1).tolist(), strict=True))
+    products = [abs(mean[i] * mean[j]) for i, j in pairs.tolist()]
+    assert effects.first_order.tolist() == pytest.approx(products, abs=1e-12)
     square = effects.differences.square().mean(1)
     torch.testing.assert_close(effects.strength**2, square)
     spread = (effects.differences - effects.index[:, None]).square().sum(1) / (5 * 6)
@@ -150,6 +158,9 @@ def test_reliability_of_pure_and_of_no_noise() -> None:
     noise = torch.Generator().manual_seed(2)
     effects = second_differences(lambda shown: torch.randn(len(shown), generator=noise), contexts, pairs)
     assert abs(effects.reliability()) < 0.35
+    assert abs(effects.reliability([torch.arange(len(pairs))])) < 0.35
+    known = second_differences(products, contexts, pairs)
+    assert np.isnan(known.reliability([known.strength]))  # nothing is left to be reliable
     one = second_differences(products, contexts[:1], pairs)
     assert np.isnan(one.reliability())
     assert torch.isnan(one.standard_error).all()

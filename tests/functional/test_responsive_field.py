@@ -11,6 +11,7 @@ from tests.helpers import references
 from tests.helpers.references import random_uncertainty
 from vit_interactions import InteractionUncertainty, responsive_field
 from vit_interactions.functional import (
+    adaptive_windows,
     column_variance,
     field_tendency,
 )
@@ -147,6 +148,19 @@ def test_wrong_shapes_grids_and_values_raise() -> None:
         responsive_field(torch.full((1, 4, 4), float("nan")), (2, 2))
     with pytest.raises(ValueError, match=r"`uncertainty` must have shape"):
         column_variance(torch.zeros(1, 4, 3))
+
+
+def test_windows_cover_a_fraction_of_the_candidates() -> None:
+    values = random_uncertainty((5, 5))
+    paper = responsive_field(values, (5, 5), alpha=0.2)
+    fields = responsive_field(values, (5, 5), alpha=0.2, coverage=0.8)
+    assert torch.equal(fields.windows, adaptive_windows(values, (5, 5), 0.2, coverage=0.8))
+    assert fields.candidates is not None
+    assert paper.candidates is not None
+    assert torch.equal(fields.candidates, paper.candidates)
+    assert torch.equal(fields.dropped, paper.dropped)
+    assert (fields.operations < paper.operations).all()
+    assert torch.equal(responsive_field(values, (5, 5), alpha=0.2, coverage=1.0).mask, paper.mask)
 
 
 def test_an_excluded_patch_opens_no_window_but_stays_inside_those_of_others() -> None:

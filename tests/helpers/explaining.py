@@ -106,6 +106,7 @@ OPTIONS: dict[type[vi.Explainer], dict[str, Any]] = {
     vi.DynamicAccumulatedAttention: {"readout": "model"},
     vi.TransitionAttention: {"start": 0, "steps": 3},
     vi.BeyondIntuition: {"start": 1, "steps": 3},
+    vi.TIS: {"masks": 12},
 }
 
 
@@ -137,11 +138,17 @@ ROWS = [
     *(Row(name, method) for name, method in vi.EXPLAINERS.items()),
     Row("gmar_head_output", vi.GMAR, {"score_from": "head_output"}),
     Row("beyond_intuition_token", vi.BeyondIntuition, {"variant": "token"}),
+    Row("generic_attention_libra", vi.GenericAttention, {"gradient": "libra"}),
+    Row("attention_guided_cam_libra", vi.AttentionGuidedCAM, {"gradient": "libra"}),
     Row("legrad_model", vi.LeGrad, {"pool": "model", "layers": "all"}),
 ]
 
+OF_TOKENS = ("token_ablation", "tis")  # methods that mask tokens
+
 # Every unsupported family, and words of the reason: no relevance rule for rotary embeddings, gates and windows.
 REASONS = {
+    # Masking a token does not remove it from the windows that are computed from all.
+    **{(name, family): "window-free attention" for name in OF_TOKENS for family in ("winft", "winft_inf")},
     ("transformer_attribution", "dinov3"): "rotary",
     ("transformer_attribution", "dinov3_qkvb"): "rotary",
     ("transformer_attribution", "rope_mixed"): "rotary",

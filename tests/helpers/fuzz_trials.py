@@ -43,6 +43,20 @@ def on_data(sandbox: Sandbox, command: str, data: Path, out: Path, *more: object
     return [data, "--model", "test_vit", *few, "--out", out, *more]
 
 
+def on_study(sandbox: Sandbox, folder: Path, boxes: Path, out: Path) -> list[object]:
+    """Return the arguments of a command that reads a folder of images and their boxes."""
+    return ["--images", folder, "--boxes", boxes, *sandbox.model, "--out", out]
+
+
+def with_boxes(folder: Path) -> Path:
+    """Write a table with a box for each file of a folder, beside the folder."""
+    rows = [f"{path.name},8,8,24,24\n" for path in sorted(folder.iterdir())]
+    table = folder.with_name(f"{folder.name}.csv")
+    table.write_text("file,left,top,right,bottom\n" + "".join(rows))
+    return table
+
+
+STUDY = "study-fields"
 IMAGE_COMMANDS = ("explain", "compare", "explore", "curve")
 DATA_COMMANDS = ("windows", "evaluate", "train")
 ENDS = {
@@ -53,6 +67,7 @@ ENDS = {
     "windows": "",
     "evaluate": ".json",
     "train": "",
+    STUDY: "",
 }
 
 
@@ -68,6 +83,9 @@ def image_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count
         out = sandbox.root / f"{command}-images-{number}{ENDS[command]}"
         if command in IMAGE_COMMANDS:
             arguments = on_images(sandbox, command, [folder, sandbox.good], out)
+        elif command == STUDY:
+            shutil.copytree(sandbox.data / "train" / "a", folder, dirs_exist_ok=True)
+            arguments = on_study(sandbox, folder, with_boxes(folder), out)
         else:
             data = folder.parent.parent
             shutil.copytree(sandbox.data / "train" / "b", data / "train" / "b")
@@ -151,10 +169,10 @@ def name_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count:
     yield trial
 
 
-# A missing classifier is initialized randomly, with a note; windows and curves need no classifier.
+# A missing classifier is initialized randomly, with a note; windows, curves and studies of fields need no classifier.
 FINE = {
     "train": [("missing key", 0)],
-    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve")},
+    **{key: [("NaN", 0), ("infinity", 0)] for key in ("windows", "curve", STUDY)},
 }
 
 
@@ -222,11 +240,7 @@ def checkpoint_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, 
     def arguments(path: Path, out: Path) -> list[object]:
         if command == "train":
             return on_data(sandbox, command, sandbox.data, out, "--initial-checkpoint", path)
-        good = (
-            on_images(sandbox, command, [sandbox.good], out)
-            if command in IMAGE_COMMANDS
-            else on_data(sandbox, command, sandbox.data, out)
-        )
+        good = [part for part in good_arguments(sandbox, command, out) if part != "--"]
         return [path if str(part).endswith("weights.safetensors") else part for part in good]
 
     # Weights that are not finite are read, and found by what comes of them.
@@ -286,6 +300,9 @@ def good_arguments(sandbox: Sandbox, command: str, out: Path) -> list[object]:
         return ["--"]
     if command in IMAGE_COMMANDS:
         return on_images(sandbox, command, [sandbox.good], out)
+    if command == STUDY:
+        folder = sandbox.data / "train" / "a"
+        return [*on_study(sandbox, folder, with_boxes(folder), out), "--"]
     arguments = on_data(sandbox, command, sandbox.data, out)
     return [*arguments, "--"] if command == "windows" else [*arguments[1:], "--", arguments[0]]
 
@@ -293,10 +310,7 @@ def good_arguments(sandbox: Sandbox, command: str, out: Path) -> list[object]:
 def edit_trials(sandbox: Sandbox, command: str, rng: np.random.Generator, count: int) -> Trials:
     """Try edits of the files of a resumed run: an error, or the same results as without the edit."""
     whole = sandbox.root / f"{command}-whole"
-    arguments = [
-        *(on_images(sandbox, command, [sandbox.good], whole) if command in IMAGE_COMMANDS else []),
-        *(on_data(sandbox, command, sandbox.data, whole) if command in DATA_COMMANDS else []),
-    ]
+    arguments = [part for part in good_arguments(sandbox, command, whole) if part != "--"]
     assert run(command, *arguments).code == 0
     texts = sorted(path for path in whole.rglob("*") if path.is_file())
     wanted = results(command, whole)
@@ -355,6 +369,8 @@ def results(command: str, out: Path) -> dict[str, object]:
         return {
             p.name: json.loads(p.read_bytes()) if p.suffix == ".json" else p.read_bytes() for p in out.iterdir()
         }
+    if command == STUDY:
+        return {name: (out / name).read_bytes() for name in ("results.csv", "per_image.csv")}
     return {"weights": (out / "last" / "model.safetensors").read_bytes()}
 
 

@@ -64,6 +64,25 @@ def window(members: set[int], cols: int) -> Window:
     return min(xs), min(ys), max(xs), max(ys)
 
 
+def smallest_window(patch: int, members: set[int], grid: tuple[int, int], coverage: Fraction) -> Window:
+    """Try every box around a patch: of those with at least the fraction of the members, the smallest area.
+
+    Of equal areas the lowest top, then left, then bottom is taken.
+    """
+    rows, cols = grid
+    y, x = divmod(patch, cols)
+    found = []
+    for top in range(y + 1):
+        for left in range(x + 1):
+            for bottom in range(y, rows):
+                for right in range(x, cols):
+                    inside = [i for i in members if top <= i // cols <= bottom and left <= i % cols <= right]
+                    if len(inside) >= coverage * len(members):
+                        found.append(((right - left + 1) * (bottom - top + 1), top, left, bottom, right))
+    _, top, left, bottom, right = min(found)
+    return left, top, right, bottom
+
+
 def operations(windows: Sequence[Window]) -> int:
     """Compute O = Σ_p (right − left + 1)(bottom − top + 1)  (Eq. 5)."""
     return sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in windows)

@@ -1,5 +1,6 @@
 """ABPC for every rank of a planted patch, and against Quantus."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.helpers.planted import (
 )
 from vit_interactions.metrics import abpc, deletion
 from vit_interactions.metrics.patch_map import relevance_ranks
+from vit_interactions.metrics.pixel_scores import pixel_scores
 
 
 def test_areas_for_every_rank_of_the_planted_patch() -> None:
@@ -48,3 +50,19 @@ def test_abpc_equals_quantus_region_perturbation_in_both_orders(quantus: Any) ->
     # Its curves are probability drops, so their difference has the opposite sign.
     np.testing.assert_allclose(curve[1:, 1].numpy(), falls("morf") - falls("lerf"), atol=1e-6)
     assert float(curve[:, 1].abs().max()) > 1e-3
+
+
+def test_it_is_the_symmetric_relevance_gain() -> None:
+    """SRG = LIF - MIF, the areas of removing the least and the most influential patches first, by a slow loop."""
+    case, values = gray_case(), random_map((4, 4), 5)
+    order = values.flatten().argsort(descending=True).tolist()
+    areas = {}
+    for name, removal in (("most first", order), ("least first", order[::-1])):
+        shown, scores = torch.ones(16, dtype=torch.bool), []
+        for patch in [None, *removal]:
+            if patch is not None:
+                shown[patch] = False
+            scores.append(float(pixel_scores(case, shown.view(1, 4, 4).clone(), "mean")))
+        areas[name] = sum((a + b) / 2 for a, b in pairwise(scores)) / 16
+    gain = areas["least first"] - areas["most first"]
+    assert abpc(steps=16).measure(case, values).value == pytest.approx(gain, abs=1e-12)

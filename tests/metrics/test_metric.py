@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tests.helpers.planted import (
     GRID,
     PATCH,
+    box,
     guessing,
     painted,
     planted_case,
@@ -20,11 +21,20 @@ from tests.helpers.planted import (
 from vit_interactions.metrics import (
     DEFAULT_METRICS,
     METRICS,
+    Case,
     deletion,
     insertion,
 )
 
 BLUE = (3, 0)
+
+
+def case_for(name: str, image: Tensor | None = None, **options: Any) -> Case:
+    """Build the planted case with what a metric needs: the grid pointing game needs a quadrant as the object."""
+    options.setdefault("complete", True)
+    if name == "grid_pointing_game":
+        options["inside"] = box(slice(0, 2), slice(2, 4))
+    return planted_case(image, **options)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -58,19 +68,23 @@ def scene() -> Tensor:
     return painted(planted_image(), BLUE, 2)
 
 
-# Nearly all values of the planted map are tied, so randomization has its own test.
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "randomization"])
+# Nearly all values of the planted map are tied, so randomization has its own test. Completeness judges the sum alone,
+# and sparseness does not judge.
+@pytest.mark.parametrize(
+    "name",
+    [name for name in METRICS if name not in ("randomization", "completeness_error", "sparseness")],
+)
 def test_the_ideal_map_beats_every_random_map(name: str) -> None:
     # Blurring hardly changes a patch of one color.
     metric = insertion("mean") if name == "insertion" else METRICS[name]
     perfect = ideal(strong_model(), scene().double(), 1)[0].detach()
     assert int(perfect.argmax()) == PATCH[0] * 4 + PATCH[1]
-    best = metric.measure(planted_case(scene(), explain=ideal), perfect).value
+    best = metric.measure(case_for(name, scene(), explain=ideal), perfect).value
     lowest, highest = metric.range
     sign = {"higher": 1, "lower": -1}[metric.direction]
     others = []
     for seed in range(2 if name == "road" else 8):  # ROAD is slow
-        case = planted_case(scene(), explain=guessing, seed=seed)
+        case = case_for(name, scene(), explain=guessing, seed=seed)
         torch.manual_seed(seed)
         others.append(metric.measure(case, random_map(GRID, seed + 20)).value)
     assert all(lowest - 1e-12 <= value <= highest + 1e-12 for value in (best, *others))
@@ -83,20 +97,20 @@ def test_the_ideal_map_beats_every_random_map(name: str) -> None:
 def test_metrics_describe_themselves_and_change_nothing(name: str) -> None:
     metric = METRICS[name]
     assert metric.name == name
-    assert metric.direction in ("higher", "lower")
+    assert metric.direction in ("higher", "lower", "none")
     assert metric.range[0] < metric.range[1]
     assert metric.source
     assert metric.cost
     assert metric.parameters
-    assert metric.needs <= {"object", "explain"}
-    case = planted_case(explain=ideal)
+    assert metric.needs <= {"object", "explain", "complete"}
+    case = case_for(name, explain=ideal)
     case.model.train()
     before = {key: value.clone() for key, value in case.model.state_dict().items()}
     image, values, state = case.inputs.clone(), random_map(GRID, 3), torch.get_rng_state()
     kept = values.clone()
     first = metric.measure(case, values)
     assert torch.equal(torch.get_rng_state(), state)
-    assert metric.measure(planted_case(explain=ideal), values).value == pytest.approx(first.value, abs=1e-9)
+    assert metric.measure(case_for(name, explain=ideal), values).value == pytest.approx(first.value, abs=1e-9)
     assert torch.equal(case.inputs, image)
     assert torch.equal(values, kept)
     assert case.model.training
@@ -113,7 +127,9 @@ def test_metrics_describe_themselves_and_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].needs])
 def test_missing_requirements_raise(name: str) -> None:
     case = planted_case(inside=None)
-    with pytest.raises(ValueError, match=r"needs (to know where the object is|to run the method again)"):
+    with pytest.raises(
+        ValueError, match=r"needs (to know where the object is|to run the method again)|not defined"
+    ):
         METRICS[name].measure(case, planted_map()[0])
 
 

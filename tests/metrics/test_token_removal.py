@@ -16,11 +16,18 @@ from vit_interactions.training.teacher import WindowTeacher
 
 
 @pytest.mark.parametrize("name", MEANS)
-def test_models_that_average_tokens_raise(name: str) -> None:
+def test_models_that_average_tokens_have_curves_from_the_image_to_no_token(name: str) -> None:
     family = FAMILIES[name]
-    case = case_of(family.build(), family.images())
-    with pytest.raises(UnsupportedModelError, match="it averages all tokens, so a masked token still contributes"):
-        token_deletion().measure(case, random_map(family.grid, 0))
+    case, values = case_of(family.build().double(), family.images().double()), random_map(family.grid, 0)
+    removed, shown = token_deletion().measure(case, values).curve, token_insertion().measure(case, values).curve
+    assert removed is not None
+    assert shown is not None
+    with torch.no_grad():
+        whole = float(case.model(case.inputs).softmax(1)[0, 2])
+    assert float(removed[0, 1]) == pytest.approx(whole, abs=1e-10)
+    assert float(shown[-1, 1]) == pytest.approx(whole, abs=1e-10)
+    assert float(removed[-1, 1]) == float(shown[0, 1])
+    assert float(removed[:, 1].max() - removed[:, 1].min()) > 1e-3
 
 
 def test_window_free_attention_raises(families: dict[str, Family]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vit_interactions.training.log import CsvLog, RunLog, TensorBoard, WeightsAndBiases, read_rows
+from vit_interactions.training.log import CsvLog, RunLog, open_tensorboard, open_wandb, read_rows
 
 
 def test_logs_continue_at_the_checkpoint(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_missing_loggers_raise_with_the_install_command(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match="`tensorboard` needs a package: pip install tensorboard"):
-        TensorBoard(tmp_path, 0)
+        open_tensorboard(tmp_path, 0)
     with pytest.raises(ImportError, match="`wandb` needs a package: pip install wandb"):
-        WeightsAndBiases(tmp_path, "project", {})
+        open_wandb(tmp_path, "project", {})
 
 
 def test_loggers_receive_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +68,14 @@ def test_loggers_receive_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Board))
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     log = RunLog(
-        tmp_path, 7, 0, [TensorBoard(tmp_path / "tb", 7), WeightsAndBiases(tmp_path, "project", {"lr": 0.1})]
+        tmp_path, 7, 0, [open_tensorboard(tmp_path / "tb", 7), open_wandb(tmp_path, "project", {"lr": 0.1})]
     )
     log.add("step", {"step": 8, "loss": 2.0})
     log.add("epoch", {"epoch": 0, "step": 8, "eval_top1": None})
     log.close()
-    WeightsAndBiases(tmp_path, "project", {"lr": 0.1})
+    open_wandb(tmp_path, "project", {"lr": 0.1})
     assert calls == [
-        ("board", "tb", 7),
+        ("board", "tb", 8),  # step 7 is kept
         ("project", None, None, {"lr": 0.1}),
         ("step/loss", 2.0, 8),
         ({"step/loss": 2.0}, 8),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import vit_interactions as vi
 from tests.helpers import references
+from vit_interactions.functional.attention_sinks import AttentionSinks
 from vit_interactions.functional.responsive_field import ResponsiveField, field_from_windows
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.checksum import checksum
@@ -61,6 +62,27 @@ def test_fields_are_those_of_the_equations(teacher: WindowTeacher, images: Tenso
     for b in range(2):
         assert sets(field.mask[b]) == references.fields(u[b].tolist(), GRID, ALPHA, BETA)
         assert sets(field.dropped[b : b + 1])[0] == references.dropped(u[b].tolist(), BETA)
+
+
+def test_windows_cover_the_fraction_of_the_teacher(images: Tensor) -> None:
+    model = small_vit()
+    explainer = vi.InteractionUncertainty(model)
+    field = WindowTeacher(model, ALPHA, BETA, coverage=0.5)(images)
+    assert same(field, vi.responsive_field(explainer.uncertainty(images), GRID, ALPHA, BETA, coverage=0.5))
+    assert not same(field, WindowTeacher(model, ALPHA, BETA)(images))
+    with pytest.raises(ValueError, match=r"`coverage` must lie in \[0, 1\], got 2"):
+        WindowTeacher(model, coverage=2)
+
+
+def test_excluded_sinks_are_relevant_to_no_other_patch(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_vit()
+    sink = torch.zeros(2, 12, dtype=torch.bool)
+    sink[0, 3] = sink[1, 7] = True
+    monkeypatch.setattr(AttentionSinks, "patches", property(lambda self: sink))
+    field = WindowTeacher(model, ALPHA, BETA, exclude_sinks=True)(images)
+    uncertainty = vi.InteractionUncertainty(model).uncertainty(images)
+    assert same(field, vi.responsive_field(uncertainty, GRID, ALPHA, BETA, exclude=sink))
+    assert not same(field, WindowTeacher(model, ALPHA, BETA)(images))
 
 
 def test_teacher_sees_unchanged_images_independently(teacher: WindowTeacher, images: Tensor) -> None:

@@ -215,6 +215,9 @@ def test_evaluation_notes_windows_that_differ_from_training(
     assert reporter.notes == []
     run_evaluation(EvaluationSettings(**common, alpha=0.05), reporter=reporter)
     assert reporter.notes == [f"note: local-dir:{tmp_path}/run/last was trained with --beta 0, not 0.2"]
+    narrow = NoteKeeper()
+    run_evaluation(EvaluationSettings(**common, alpha=0.05, beta=0.0, window_coverage=0.9), reporter=narrow)
+    assert narrow.notes == [f"note: local-dir:{tmp_path}/run/last was trained with --window-coverage 1, not 0.9"]
 
 
 @pytest.mark.parametrize(
@@ -357,6 +360,10 @@ def test_stored_windows_are_the_targets(image_folder: Path, teacher: Path, tmp_p
     assert len({mask.sum().item() for mask in seen}) > 1
     with pytest.raises(ValueError, match=r"`alpha` and `beta` must be those of the window store, 0.05 and 0.2"):
         train(tiny_settings(image_folder, **{**plain, "alpha": 0.1}), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`window_coverage` must be that of the window store, 1, got 0.9"):
+        train(tiny_settings(image_folder, **{**plain, "window_coverage": 0.9}), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`exclude_sinks` must be that of the window store, False, got True"):
+        train(tiny_settings(image_folder, **{**plain, "exclude_sinks": True}), tmp_path / "other")
     with pytest.raises(ValueError, match=r"grid of 2 x 2 patches, got 4 x 4 in"):
         train(tiny_settings(image_folder, **{**plain, "img_size": 32}), tmp_path / "other")
 

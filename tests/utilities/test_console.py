@@ -108,3 +108,20 @@ def test_checkpoint_keys_print_safely(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert err.count("\n") == 1
     assert err.startswith("error: `checkpoint`")
     assert not [char for char in HARMFUL if char in err]
+
+
+def test_what_a_stream_cannot_encode_is_replaced() -> None:
+    name = "\N{HIRAGANA LETTER NE}\N{LATIN SMALL LETTER E WITH ACUTE}"
+    for encoding, expected in (
+        ("ascii", "??\n"),
+        ("latin-1", "?\N{LATIN SMALL LETTER E WITH ACUTE}\n"),
+        ("utf-8", f"{name}\n"),
+    ):
+        file = io.TextIOWrapper(io.BytesIO(), encoding)
+        SafeConsole(file=file, width=80).print(name)
+        file.seek(0)
+        assert file.read() == expected
+    escaped = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")  # as standard error
+    SafeConsole(file=escaped, width=80).print(name)
+    escaped.seek(0)
+    assert escaped.read() == "\\u306d\\xe9\n"

@@ -2,15 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from math import isnan
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
-from rich.text import Text
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.cli.common import describe_page
@@ -27,7 +22,7 @@ from vit_interactions.cli.options import (
     read_target,
 )
 from vit_interactions.compare import compare
-from vit_interactions.compare.manifest import EXPLORER
+from vit_interactions.compare.manifest import EXPLORER, SUMMARY, TABLE
 from vit_interactions.compare.records import DETERMINISTIC
 from vit_interactions.explain.configured import configure
 from vit_interactions.explain.registry import all_methods
@@ -42,18 +37,17 @@ from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.processes import process_group
 from vit_interactions.utilities.text import printable
 
-# pandas takes a second to load.
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vit_interactions.compare.comparison import Comparison
 
 ALL = "all"
 SHOWN = 20  # reasons of failures
 REASON = 1000  # characters of each
+LEGEND = (
+    "Means over images, the best in bold; costs are per map. The random baseline is not ranked, and neither are means "
+    f"over fewer images than the others (*). 95% confidence intervals: {SUMMARY}."
+)
 EXPLORED = 4  # images that get an explorer page
-BETTER = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
-UNITS = {"forwards": "forward passes", "peak_memory": "MB"}
 
 
 def compare_command(
@@ -154,11 +148,11 @@ def compare_command(
         )
         if not process.first:
             return
-        stdout.print(*tables(comparison), sep="\n")
+        print_means(comparison)
         pages, lost = explorer_pages(comparison, checkpoint, place)
         for page in [comparison.report(out / "report.html"), *pages]:
             errors.print(f"wrote {describe_page(page)}", soft_wrap=True)
-        errors.print(f"the results are in {out}", soft_wrap=True)
+        errors.print(f"the results are in {out}: {TABLE} and {SUMMARY}", soft_wrap=True)
         for note in filter(None, [skipped_files(images or ()), *comparison.notes()]):
             errors.print(printable(f"note: {note}"), soft_wrap=True)
     end(comparison, metric or (), lost_pages=lost)
@@ -192,32 +186,15 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
     return list(pages.done.values()), bool(pages.failed)
 
 
-def tables(comparison: "Comparison") -> list[Table]:
-    """Return a table of means per model: metric by metric, the best method first."""
-    summary = comparison.summary()
-    parts = ((model, summary[summary["model"] == model]) for model in comparison.models)
-    return [model_table(model, part) for model, part in parts if not part.empty]
+def print_means(comparison: "Comparison") -> None:
+    """Print a table methods x metrics per model; nothing if there are no values."""
+    # They load pandas and matplotlib.
+    from vit_interactions.compare.report.matrix import matrices
 
-
-def model_table(model: str, summary: "pd.DataFrame") -> Table:
-    """Return the table of one model."""
-    title = Text(printable(model))
-    # Narrow, so that the names of methods fit into 80 columns.
-    table = Table("metric", "method", "mean", "95% CI", "images", title=title, box=SIMPLE, padding=0)
-    table.columns[1].overflow = "fold"
-    for column in table.columns[2:]:
-        column.justify = "right"
-        column.no_wrap = True
-    records: list[Any] = summary.to_dict("records")
-    for metric in dict.fromkeys(row["metric"] for row in records):
-        rows = [row for row in records if row["metric"] == metric]
-        direction = rows[0]["direction"]
-        words = iter([metric, UNITS.get(metric, BETTER[direction])])
-        for row in sorted(rows, key=itemgetter("mean"), reverse=direction != "lower"):
-            interval = "-" if isnan(row["low"]) else f"{row['low']:.3g}–{row['high']:.3g}"
-            table.add_row(next(words, ""), Text(row["method"]), f"{row['mean']:.3g}", interval, str(row["images"]))
-        table.add_section()
-    return table
+    found = matrices(comparison, stdout)
+    if found:
+        stdout.print(*found, sep="\n")
+        stdout.print(LEGEND)
 
 
 def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vit_interactions.cli.common import chosen_images, end_with_failures
-from vit_interactions.cli.options import Checkpoint, Device, ExcludeSinks, Images, Model, given_path
+from vit_interactions.cli.options import Checkpoint, Coverage, Device, ExcludeSinks, Images, Model, given_path
 from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
 from vit_interactions.figures import curve_figure, prepare
 from vit_interactions.images.bundled import DEFAULT_MODEL
@@ -44,6 +44,7 @@ def curve(
             "responsive fields."
         ),
     ] = 0.0,
+    window_coverage: Coverage = 1.0,
     exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
 ) -> None:
@@ -53,6 +54,7 @@ def curve(
     for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[str, str] = {}
@@ -67,7 +69,8 @@ def curve(
     # Close the progress bar before an error is printed.
     with locked_file(out), closing(batches()) as inputs:
         try:
-            result = interaction_curve(vit, inputs, sorted(alpha or CURVE_ALPHAS), beta, exclude_sinks)
+            alphas = sorted(alpha or CURVE_ALPHAS)
+            result = interaction_curve(vit, inputs, alphas, beta, window_coverage, exclude_sinks)
         except ValueError:
             if len(failed) == len(paths):
                 end_with_failures(failed)

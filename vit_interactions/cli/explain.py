@@ -14,6 +14,7 @@ from vit_interactions.cli.options import (
     Alpha,
     Beta,
     Checkpoint,
+    Coverage,
     Device,
     ExcludeSinks,
     Images,
@@ -84,6 +85,7 @@ def explain(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
     exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     resume: ResumeSame = False,
@@ -99,6 +101,7 @@ def explain(
         )
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     check_folder_option(out)
     paths = chosen_images(images)
     chosen_class = parse_target(target)
@@ -123,6 +126,7 @@ def explain(
         output,
         pca,
         exclude_sinks,
+        window_coverage,
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
     result = ExplainResult()
@@ -139,7 +143,7 @@ def explain(
     unsupported = {name: f"{name}: {reason}" for name, reason in result.unsupported.items()}
     for name, reason in result.unsupported.items() if not method else ():
         errors.print(f"note: {name} skipped: {reason}", soft_wrap=True)
-    for difference in other_windows(model, trained_windows(model), alpha, beta):
+    for difference in other_windows(model, trained_windows(model), alpha, beta, window_coverage, exclude_sinks):
         errors.print(f"note: {difference}", soft_wrap=True)
     for name, zero in result.zero_maps.items():
         errors.print(

@@ -11,6 +11,7 @@ from vit_interactions.cli.options import (
     Alpha,
     Beta,
     Checkpoint,
+    Coverage,
     Device,
     ExcludeSinks,
     Images,
@@ -37,6 +38,7 @@ def explore(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
     exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
 ) -> None:
@@ -45,6 +47,7 @@ def explore(
 
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     check_folder_option(out)
     paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
@@ -56,6 +59,7 @@ def explore(
         named=checkpoint is None,
         alpha=alpha,
         beta=beta,
+        coverage=window_coverage,
         output=output,
         exclude_sinks=exclude_sinks,
     )

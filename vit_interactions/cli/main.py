@@ -7,6 +7,7 @@ import typer
 
 from vit_interactions.cli.boundary import run_command
 from vit_interactions.cli.compare import compare_command
+from vit_interactions.cli.compare_pairs import compare_pairs
 from vit_interactions.cli.curve import curve
 from vit_interactions.cli.explain import explain
 from vit_interactions.cli.explore import explore
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(explain)
 app.command("compare")(compare_command)
+app.command("compare-pairs")(compare_pairs)
 app.command()(explore)
 app.command()(curve)
 app.command("study-fields")(study_fields)

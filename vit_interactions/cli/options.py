@@ -50,6 +50,15 @@ Device = Annotated[str, typer.Option(help="Device: auto (CUDA, then MPS, then CP
 METHOD = "NAME[:OPTION=VALUE,...]"
 Alpha = Annotated[float, typer.Option(help="Fraction of all patch pairs that count as relevant, in [0, 1].")]
 Beta = Annotated[float, typer.Option(help="Fraction of patches dropped as indiscriminative, in [0, 1].")]
+Coverage = Annotated[
+    float,
+    typer.Option(
+        "--window-coverage",
+        metavar="Q",
+        help="Fraction of a patch's relevant patches that its window contains at least, in [0, 1]. 1: the bounding box "
+        "of all, as in the paper, which one distant patch opens; 0.9 leaves out the farthest.",
+    ),
+]
 ExcludeSinks = Annotated[
     bool,
     typer.Option("--exclude-sinks", help="Leave attention sinks out of patch interactions and attention rollout."),

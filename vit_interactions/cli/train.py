@@ -18,6 +18,7 @@ from rich.text import Text
 
 from vit_interactions.cli.options import check_folder_option, given_path
 from vit_interactions.figures.training import training_figure
+from vit_interactions.models.trained_windows import WINDOW_SETTINGS
 from vit_interactions.training.data.unreadable import describe_unreadable
 from vit_interactions.training.evaluate import Evaluation, run_evaluation
 from vit_interactions.training.log import read_rows
@@ -153,7 +154,7 @@ def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluatio
     numbers = {name: value if isfinite(value or 0) else None for name, value in evaluation.as_row().items()}
     row = {"model": settings.model, **numbers}
     if path.suffix == ".json":
-        unused = {} if settings.teacher else {"alpha": None, "beta": None}
+        unused = {} if settings.teacher else dict.fromkeys(WINDOW_SETTINGS)
         failed = {"unreadable_images": dict(evaluation.unreadable)} if evaluation.unreadable else {}
         write_json(path, {**row, **failed, "settings": settings.as_json() | unused})
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vit_interactions.cli.options import Alpha, Beta, Device, given_path
+from vit_interactions.cli.options import Alpha, Beta, Coverage, Device, ExcludeSinks, given_path
 from vit_interactions.loading.classifiers import load_classifier
 from vit_interactions.training.data.build_store import build_window_store
 from vit_interactions.training.data.datasets import open_split
@@ -36,6 +36,8 @@ def windows_command(
     ] = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
+    exclude_sinks: ExcludeSinks = False,
     dataset: Annotated[str, typer.Option(help="Kind of dataset, as timm names it; empty: image folders.")] = "",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
     img_size: Annotated[
@@ -55,9 +57,11 @@ def windows_command(
     """
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     images = open_split(data, split, kind=dataset)
     process = independent_process(check_device("--device", device))
-    teacher = WindowTeacher(load_classifier(model, checkpoint, img_size=img_size), alpha, beta).to(process.device)
+    vit = load_classifier(model, checkpoint, img_size=img_size)
+    teacher = WindowTeacher(vit, alpha, beta, window_coverage, exclude_sinks).to(process.device)
     columns = TextColumn("windows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     rank, world = process.rank, process.world
     with locked(out, rank), Progress(*columns, console=console, disable=rank > 0) as bar:

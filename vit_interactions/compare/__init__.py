@@ -43,8 +43,9 @@ def compare(
     """Compare explanation methods on images, side by side.
 
     Results are written image by image: an interrupted run loses at most the batch in progress, and memory does not grow
-    with the number of images. If an image, a method or a metric fails, the failure is recorded and the run continues.
-    Under torchrun, the images are divided among the processes, and every process returns the whole comparison.
+    with the number of images, except for the tables. If an image, a method or a metric fails, the failure is recorded
+    and the run continues. Under torchrun, the images are divided among the processes, and every process returns the
+    whole comparison.
 
     Args:
         images: files, folders with images directly in them, or Pillow images; files come first.
@@ -67,7 +68,8 @@ def compare(
         alpha: fraction of all patch pairs that count as relevant, in [0, 1].
         beta: fraction of patches that are dropped as indiscriminative, in [0, 1].
         exclude_sinks: leave attention sinks out of the patch interaction methods and of attention rollout.
-        out: folder for the results, made if missing; by default a temporary one, deleted with the comparison.
+        out: folder for the results, made if missing; by default a temporary one, deleted with the comparison. It also
+            gets `table.csv` and `summary.csv`, kept up to date during the run.
         resume: keep the results in `out` that have the same images, settings and weights.
         device: for models given by name; "auto" is CUDA, then MPS, then the CPU. Other models stay where they are.
         seed: random seed of metrics and bootstrap intervals; methods have their own seeds.
@@ -90,37 +92,41 @@ def compare(
         >>> noise = Image.effect_noise((80, 80), 50)
         >>> comparison = compare([noise], model, ["raw_attention", "random_map"], ["insertion", "deletion"])
         >>> comparison.summary().shape
-        (10, 8)
+        (10, 11)
     """
     from vit_interactions.compare.comparison import Comparison
+    from vit_interactions.compare.csv_files import write_csv_files
     from vit_interactions.compare.plan import make_plan
     from vit_interactions.compare.run import run, temporary_folder
     from vit_interactions.utilities.locks import locked
     from vit_interactions.utilities.processes import process_group
 
-    with ExitStack() as held, process_group(device) as process:
-        plan = make_plan(
-            images,
-            model,
-            methods,
-            metrics,
-            boxes=boxes,
-            masks=masks,
-            target=target,
-            output=output,
-            alpha=alpha,
-            beta=beta,
-            exclude_sinks=exclude_sinks,
-            device=str(process.device),
-            seed=seed,
-            batch_size=batch_size,
-        )
-        folder = temporary_folder(process, resume=resume) if out is None else Path(out)
-        held.enter_context(locked(folder, first=process.first))  # until all processes have finished
-        try:
-            run(plan, folder, process, resume=resume)
-        except BaseException:
-            if out is None:
-                rmtree(folder, ignore_errors=True)
-            raise
+    with ExitStack() as held:
+        with process_group(device) as process:
+            plan = make_plan(
+                images,
+                model,
+                methods,
+                metrics,
+                boxes=boxes,
+                masks=masks,
+                target=target,
+                output=output,
+                alpha=alpha,
+                beta=beta,
+                exclude_sinks=exclude_sinks,
+                device=str(process.device),
+                seed=seed,
+                batch_size=batch_size,
+            )
+            folder = temporary_folder(process, resume=resume) if out is None else Path(out)
+            held.enter_context(locked(folder, first=process.first))  # until all processes have finished
+            try:
+                run(plan, folder, process, resume=resume)
+            except BaseException:
+                if out is None:
+                    rmtree(folder, ignore_errors=True)
+                raise
+        if process.first:
+            write_csv_files(Comparison.open(folder))
     return Comparison.open(folder, delete=out is None)

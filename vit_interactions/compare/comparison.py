@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_interactions.compare.results import Results
+from vit_interactions.compare.stability import rank_stability
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -24,6 +26,10 @@ class Comparison(Results):
     """
 
     # The report loads matplotlib and jinja, which takes seconds, so it is imported where it is needed.
+
+    def rank_stability(self) -> "pd.DataFrame":
+        """Return how often the best method changes with the replacement of removed patches; see `stability`."""
+        return rank_stability(self.table(), self.settings["metrics"])
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write a report as one HTML file; see `report.page.report`."""

@@ -16,6 +16,7 @@ from vit_interactions.utilities.json_files import DamagedFileError, check_keys, 
 MANIFEST = "comparison.json"
 IMAGES = "images"  # folder of the images that were given as Pillow images
 EXPLORER = "explorer"  # folder of the explorer pages
+TABLE, SUMMARY = "table.csv", "summary.csv"  # all values, and their means
 FORMAT = 2  # 1 had no number
 ADVICE = "Restore the file, or compare again into another folder."
 

@@ -20,7 +20,7 @@ from vit_interactions.explain.interaction_uncertainty import (
 )
 from vit_interactions.explain.responsive_field_size import FieldExplainer
 from vit_interactions.explain.settings import Settings
-from vit_interactions.functional.windows import adaptive_windows, window_operations
+from vit_interactions.functional.windows import window_operations
 from vit_interactions.metrics.patch_map import check_finite
 from vit_interactions.utilities.seeds import seeded
 
@@ -55,12 +55,8 @@ def explain_batch(
         for method in settings.methods:
             with seeded(0):  # so that a map does not depend on which other methods run
                 batch.explain(method)
-        # Methods with another alpha have other windows, which are not reported.
-        if any(
-            issubclass(method.kind, FieldExplainer) and method.options.get("alpha") == settings.alpha
-            for method in settings.methods
-        ):
-            batch.find_window_fractions()
+        for method in [method for method in settings.methods if has_run_windows(method, settings)][:1]:
+            batch.find_window_fractions(method)
 
 
 def warm_up(model: nn.Module, inputs: Tensor, record: Record, layout: TokenLayout, settings: Settings) -> None:
@@ -85,9 +81,9 @@ class _Batch:
             lambda record, error: record.failures.append(Failure.of(error, method.name)),
         )
 
-    def find_window_fractions(self) -> None:
-        """Write the fraction of pairs inside the adaptive windows into each record, unless U fails."""
-        self._each(lambda part: part._find_window_fractions(), lambda record, error: None)
+    def find_window_fractions(self, method: ConfiguredMethod) -> None:
+        """Write the fraction of pairs inside a method's adaptive windows into each record, unless U fails."""
+        self._each(lambda part: part._find_window_fractions(method), lambda record, error: None)
 
     def _each(self, call: "Callable[[_Batch], None]", failed: Callable[[Record, Exception], None]) -> None:
         """Make a call for the whole batch; if it fails, make it for each image separately."""
@@ -143,11 +139,11 @@ class _Batch:
         forward = self._forward()
         return forward, self._measured(lambda: InteractionUncertainty(self.model).interactions(self.inputs))
 
-    def _find_window_fractions(self) -> None:
+    def _find_window_fractions(self, method: ConfiguredMethod) -> None:
         _, shared = self._uncertainty
-        found, settings = shared.result, self.settings
-        exclude = found.sinks.patches if settings.exclude_sinks else None
-        windows = adaptive_windows(found.uncertainty, self.layout.grid, settings.alpha, exclude=exclude)
+        explainer = method.create(self.model)
+        assert isinstance(explainer, FieldExplainer)  # by `has_run_windows`
+        windows = explainer.field_from(*explainer.selected(shared.result)).windows
         for record, pairs in zip(self.records, window_operations(windows).tolist(), strict=True):
             record.window_fraction = pairs / self.layout.patches**2
 
@@ -157,6 +153,23 @@ class _Batch:
 
     def _measured(self, call: Callable[[], Returned]) -> Measured[Returned]:
         return measured(call, self.inputs.device)
+
+
+def has_run_windows(method: ConfiguredMethod, settings: Settings) -> bool:
+    """Check whether a method has adaptive windows, and those of the run.
+
+    A method may set its own options. Windows depend on all of them except `beta`, which drops patches afterwards.
+
+    Example:
+        >>> from vit_interactions.explain.configured import parse_method
+        >>> names = ["responsive_field_size:beta=0.5", "responsive_field_size:exclude_sinks=true", "gmar"]
+        >>> settings = Settings("vit", methods=tuple(map(parse_method, names)))
+        >>> [has_run_windows(method, settings) for method in settings.methods]
+        [True, False, False]
+    """
+    return issubclass(method.kind, FieldExplainer) and all(
+        method.options.get(name) == getattr(settings, name) for name in method.kind.run_settings if name != "beta"
+    )
 
 
 def as_relevance(maps: Tensor, explainer: Explainer) -> Tensor:

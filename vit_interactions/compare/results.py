@@ -17,7 +17,7 @@ from PIL import Image
 from vit_interactions.compare.cost import COSTS
 from vit_interactions.compare.manifest import MANIFEST, ListedImage, read_manifest, run_checksum
 from vit_interactions.compare.records import Record, read_record, record_path
-from vit_interactions.compare.summary import summarize
+from vit_interactions.compare.summary import summarize, with_costs
 from vit_interactions.explain.settings import OPEN_WINDOWS
 from vit_interactions.functional.scores import Output
 from vit_interactions.images.reading import read_image
@@ -28,7 +28,7 @@ from vit_interactions.utilities.checks import check_choice
 from vit_interactions.utilities.json_files import DamagedFileError
 from vit_interactions.utilities.text import plural
 
-TABLE = ["model", "image", "method", "metric", "value"]
+TABLE = ["model", "image", "target", "method", "metric", "value"]
 FAILURES = ["model", "image", "method", "metric", "reason", "error"]
 OUTPUTS: dict[Output, str] = {
     "sigmoid": "the probability of a class is the sigmoid of its output",
@@ -104,8 +104,13 @@ class Results:
         return results
 
     def table(self) -> pd.DataFrame:
-        """Return all values, one per row: model, image (its key), method, metric, value."""
-        table: pd.DataFrame = self._numbers.table.copy()
+        """Return all values, one per row: model, image (its key), target, method, metric, value, direction.
+
+        `target` is the index of the target class, missing for a model without classes. `direction` is "higher", "lower"
+        or "none", see `directions`.
+        """
+        numbers = self._numbers.table
+        table: pd.DataFrame = numbers.assign(direction=numbers["metric"].map(self.directions))
         return table
 
     def failures(self) -> pd.DataFrame:
@@ -132,7 +137,9 @@ class Results:
             found += filter(None, [sinks_note(model, counts, excluded=excluded)])
             doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
             found += [f"{model}: {OUTPUTS[output]}{doubt}" for output in sorted(self.outputs(model) - {"softmax"})]
-            found += other_windows(model, self.model_facts[model].get("trained", {}), alpha, beta)
+            found += other_windows(
+                model, self.model_facts[model].get("trained", {}), alpha, beta, exclude_sinks=excluded
+            )
         return found
 
     def outputs(self, model: str) -> set[Output]:
@@ -157,15 +164,21 @@ class Results:
         return self._numbers.unfinished
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Return means over images: model, method, metric, mean, low, high, images, direction.
+        """Return means over images, one per row, with the cost of a map by the method.
 
-        `low` and `high` bound the confidence interval of the mean (bootstrap over images, see `compare.summary`), NaN
-        for fewer than two images. `images` counts those that have a value.
+        Args:
+            confidence: of the intervals.
+
+        Returns:
+            Columns model, method, metric, mean; low and high, the confidence interval of the mean (bootstrap over
+            images, see `compare.summary`), NaN for fewer than two images; images, the number with a value; direction;
+            and cost, forward_passes and backward_passes, see `compare.summary.with_costs`.
 
         Raises:
             ValueError: `confidence` outside [0, 1].
         """
-        return summarize(self._numbers.table, self.directions, confidence, self.settings["seed"])
+        means = summarize(self._numbers.table, self.directions, confidence, self.settings["seed"])
+        return with_costs(means, self.settings["methods"])
 
     def against(self, method: str, confidence: float = 0.95) -> pd.DataFrame:
         """Return the mean differences from one method on the same images.
@@ -178,7 +191,7 @@ class Results:
             confidence: of the intervals.
 
         Returns:
-            Columns as in `summary`; `mean`, `low` and `high` are those of the differences.
+            Columns as in `summary`, without the costs; `mean`, `low` and `high` are those of the differences.
 
         Raises:
             ValueError: a method that was not compared, or `confidence` outside [0, 1].
@@ -186,7 +199,7 @@ class Results:
         if method not in self.methods:
             raise ValueError(f"`method` must be one of {', '.join(self.methods)}, got {method!r}.")
         table = self._numbers.table
-        other = table[table["method"] == method].drop(columns="method")
+        other = table.loc[table["method"] == method, ["model", "image", "metric", "value"]]
         paired = table[table["method"] != method].merge(other, on=["model", "image", "metric"])
         paired["value"] = paired["value_x"] - paired["value_y"]
         return summarize(paired[TABLE], self.directions, confidence, self.settings["seed"])
@@ -287,7 +300,7 @@ class Results:
     @cached_property
     def _numbers(self) -> _Numbers:
         """Read the numbers of all records in one pass; arrays, whose loading takes ten times as long, stay unread."""
-        rows: list[tuple[str, str, str, str, float]] = []
+        rows: list[tuple[str, str, int | None, str, str, float]] = []
         failures = []
         images = {image.key: image for image in self._listed}
         fractions: dict[str, list[float]] = {model: [] for model in self.models}
@@ -307,7 +320,7 @@ class Results:
                 if record.sink_patches is not None:
                     sinks[model].append(record.sink_patches)
                 rows += [
-                    (model, key, method, metric, record.values[method][metric])
+                    (model, key, record.target, method, metric, record.values[method][metric])
                     for method in self.methods
                     for metric in (*self.metrics, *COSTS)
                     if metric in record.values.get(method, ())
@@ -318,7 +331,7 @@ class Results:
         for key in errors.keys() - {key for key, succeeded in measured if succeeded}:
             images[key] = replace(images[key], error=errors[key])
         unfinished = len(self.models) * len(self._listed) - len(measured)
-        table = pd.DataFrame(rows, columns=TABLE).astype({"value": float})
+        table = pd.DataFrame(rows, columns=TABLE).astype({"value": float, "target": "Int64"})
         failed = pd.DataFrame(failures, columns=FAILURES)
         return _Numbers(table, failed, list(images.values()), unfinished, fractions, outputs, sinks)
 

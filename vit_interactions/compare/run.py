@@ -23,6 +23,7 @@ from rich.progress import (
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.evaluation_copy import evaluated
+from vit_interactions.compare.csv_files import CsvFiles
 from vit_interactions.compare.manifest import IMAGES, MANIFEST, ListedImage, read_manifest, run_checksum
 from vit_interactions.compare.maps import explain_batch, warm_up
 from vit_interactions.compare.models import ComparedModel
@@ -46,6 +47,8 @@ LOG_EVERY = 60.0  # seconds
 def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> None:
     """Measure the images of this process, and write the records into a folder.
 
+    The first process also keeps the CSV files up to date; the last images of all processes may be missing in them.
+
     Args:
         plan: what to compare.
         folder: of the comparison; made if missing.
@@ -63,6 +66,7 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
         for part in (folder, folder / IMAGES, *(folder / RECORDS).glob("*")):
             remove_partials(part)
         write_json(folder / MANIFEST, content)
+    files = CsvFiles(folder) if process.first else None
     broadcast(None)  # no process writes before the folder has been checked
     size = plan.batch_size
     # Batches are made before they are divided, so that they do not depend on the number of processes.
@@ -83,6 +87,8 @@ def run(plan: Plan, folder: Path, process: Process, *, resume: bool = False) -> 
                 to_measure = sum(not item.done for item in items)
                 if to_measure:
                     warm = measure_batch(plan, model, items, warm)
+                    if files is not None:
+                        files.update()
                 advance(len(batch), to_measure)
 
 

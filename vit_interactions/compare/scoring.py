@@ -110,7 +110,10 @@ def score_maps(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroMapWarning)  # metrics that explain again report it where it matters
         for name, patch_map in record.maps.items():
-            own = replace(case, explain=_explain_again(methods[name]))
+            method = methods[name]
+            asked = any("complete" in metric.needs for metric in metrics)
+            complete = asked and method.create(case.model).complete
+            own = replace(case, explain=_explain_again(method), complete=complete)
             for metric in metrics:
                 try:
                     _check_needs(metric, record, without_object)

@@ -5,10 +5,13 @@ All methods and metrics share the same resamples, so that their differences are 
 """
 
 from collections.abc import Mapping
+from math import nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from vit_interactions.explain.configured import declared_passes
 from vit_interactions.utilities.arrays import Array
 from vit_interactions.utilities.checks import check_fraction
 
@@ -83,4 +86,25 @@ def summarize(
     summary["mean"], summary["low"], summary["high"] = np.nanmean(values, 0), low, high
     summary["images"] = (~np.isnan(values)).sum(0)
     summary["direction"] = [directions[metric] for metric in summary["metric"]]
+    return summary
+
+
+def with_costs(summary: pd.DataFrame, methods: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Add what a map by the method of each row costs.
+
+    Args:
+        summary: from `summarize`.
+        methods: description of each method, from `ConfiguredMethod.describe`.
+
+    Returns:
+        The summary with the columns cost, the mean time of a map, divided by that of a forward pass, NaN if no map was
+        made; and forward_passes and backward_passes, as the method declares them, missing for methods whose options
+        may change them, see `declared_passes`.
+    """
+    times = summary[summary["metric"] == "forwards"]
+    costs = {(row.model, row.method): row.mean for row in times.itertuples()}
+    passes = {name: declared_passes(described) or (None, None) for name, described in methods.items()}
+    summary["cost"] = [costs.get(key, nan) for key in zip(summary["model"], summary["method"], strict=True)]
+    for place, name in enumerate(("forward_passes", "backward_passes")):
+        summary[name] = pd.array([passes[method][place] for method in summary["method"]], dtype="Int64")
     return summary

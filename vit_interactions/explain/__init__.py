@@ -37,6 +37,8 @@ from vit_interactions.explain.responsive_field_size import (
 from vit_interactions.explain.responsive_field_tendency import (
     ResponsiveFieldTendency as ResponsiveFieldTendency,
 )
+from vit_interactions.explain.tis import TIS as TIS
+from vit_interactions.explain.token_ablation import TokenAblation as TokenAblation
 from vit_interactions.explain.transformer_attribution import TransformerAttribution as TransformerAttribution
 from vit_interactions.explain.transition_attention import TransitionAttention as TransitionAttention
 from vit_interactions.explain.zero_map import ZeroMapWarning as ZeroMapWarning
@@ -76,6 +78,8 @@ EXPLAINERS: dict[str, type[Explainer]] = {
         AttentionGuidedCAM,
         AttentionGradCAM,
         AttnLRP,
+        TokenAblation,
+        TIS,
         RandomMap,
     )
 }

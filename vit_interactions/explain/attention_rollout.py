@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import Observation
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
+from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.attention_sinks import RunningSinks
+from vit_interactions.functional.chain import chain, patch_readouts
 from vit_interactions.functional.rollout import (
     Fusion,
     check_alpha,
@@ -26,10 +29,12 @@ from vit_interactions.functional.rollout import (
 from vit_interactions.utilities.checks import check_fraction, check_index
 
 
-class AttentionRollout(Explainer):
+class AttentionRollout(PairMapped, Explainer):
     """The contribution of each input patch to the readout, through the attention of all layers.
 
-    Keeps one (tokens, tokens) matrix per layer, with the heads fused.
+    Keeps one (tokens, tokens) matrix per layer, with the heads fused. The pair map is the product of these matrices
+    among patches, which costs layers · tokens² · patches operations: 0.2 GFLOP for 196 patches and 12 layers, 62 for
+    1369.
 
     Example:
         >>> import timm, torch
@@ -77,6 +82,19 @@ class AttentionRollout(Explainer):
         self.exclude_sinks = exclude_sinks
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        fused, seen = self._layers(inputs, target, additional_forward_args)
+        readout = seen.readout().to(fused[0].dtype)
+        return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        fused, seen = self._layers(inputs, target, additional_forward_args)
+        readouts = patch_readouts(fused[0][:, 0], seen.layout.prefix)
+        return chain(readouts, reversed(fused), self.alpha, normalize=True)[..., seen.layout.prefix :]
+
+    def _layers(
+        self, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> tuple[list[Tensor], Observation]:
+        """Compute the fused attention (batch, tokens, tokens) of each used layer."""
         fused: list[Tensor] = []
         layers = 0
         sinks = RunningSinks()
@@ -100,8 +118,7 @@ class AttentionRollout(Explainer):
             patches = sinks.result(seen.layout.grid).patches
             exclude = torch.nn.functional.pad(patches, (seen.layout.prefix, 0))
             fused = [without_columns(attention, exclude) for attention in fused]
-        readout = seen.readout().to(fused[0].dtype)
-        return rollout(fused, readout, alpha=self.alpha)[:, seen.layout.prefix :], seen.layout
+        return fused, seen
 
     @torch.no_grad()
     def _fuse(self, attention: Tensor, layout: TokenLayout) -> Tensor:

@@ -36,6 +36,8 @@ class Explainer(Attribution):  # type: ignore[misc]
         more_is_relevant: whether higher is more relevant; False: lower is.
         quantity: label of the values, for a color bar.
         source: the paper or code of the method.
+        complete: whether the patches sum to the score minus that of the mean color (an input of zeros), as the method
+            claims. The score is the output before any softmax.
         library: name of the library that computes the map.
         run_settings: options that follow the setting of the same name of a run, unless set; see `explain.settings`.
         run_defaults: values of other options in a run, unless set.
@@ -48,6 +50,7 @@ class Explainer(Attribution):  # type: ignore[misc]
     more_is_relevant: ClassVar[bool] = True
     quantity: ClassVar[str]
     source: ClassVar[str]
+    complete: bool = False
     library: ClassVar[str] = "vit_interactions"
     run_settings: ClassVar[tuple[str, ...]] = ()
     run_defaults: ClassVar[Mapping[str, Any]] = {}

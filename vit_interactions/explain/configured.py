@@ -132,6 +132,34 @@ def configure(methods: Methods, model: nn.Module | None = None) -> tuple[Configu
     return tuple({method.name: method for method in found}.values())
 
 
+def declared_passes(described: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return how many forward and backward passes a map takes, from the description of its method.
+
+    Methods declare the passes of their default options.
+
+    Args:
+        described: from `ConfiguredMethod.describe`.
+
+    Returns:
+        The passes; None for a method of other options, apart from those of the run, or one that has no name.
+
+    Example:
+        >>> declared_passes(parse_method("legrad").describe())
+        (3, 2)
+        >>> declared_passes(parse_method("legrad:layers=-4").describe())
+    """
+    try:
+        method = parse_method(described["method"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    kind = method.kind
+    defaults = method.with_defaults(**kind.run_defaults).describe()["options"]
+    options = described.get("options", {})
+    if any(options.get(name) != value for name, value in defaults.items() if name not in kind.run_settings):
+        return None
+    return kind.forwards, kind.backwards
+
+
 def parse_method(text: str) -> ConfiguredMethod:
     """Read NAME or NAME:OPTION=VALUE,OPTION=VALUE,...
 

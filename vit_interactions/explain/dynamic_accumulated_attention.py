@@ -17,6 +17,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace
 from vit_interactions.explain.base import only_tensor
 from vit_interactions.explain.gradients import GradientExplainer
+from vit_interactions.explain.libra_grad import Gradient
 from vit_interactions.explain.zero_map import warn_of_zeros
 from vit_interactions.functional.accumulated_attention import accumulate, block_evidence
 from vit_interactions.utilities.checks import check_choice
@@ -47,6 +48,7 @@ class DynamicAccumulatedAttention(GradientExplainer):
         rectify: bool = True,
         norm_blocks: bool = False,
         readout: Literal["class_token", "model"] = "class_token",
+        gradient: Gradient = "plain",
     ) -> None:
         """Create the explainer.
 
@@ -56,11 +58,12 @@ class DynamicAccumulatedAttention(GradientExplainer):
                 models and not for self-supervised ones.
             norm_blocks: scale each block's map to [0, 1] before adding it.
             readout: "class_token" (the paper), or "model": the rows of all tokens that the output is read from.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
 
         Raises:
-            ValueError: an unknown `readout`.
+            ValueError: an unknown `readout` or gradient.
         """
-        super().__init__(model)
+        super().__init__(model, gradient)
         check_choice("readout", readout, ("class_token", "model"))
         self.rectify, self.norm_blocks, self.readout = rectify, norm_blocks, readout
 

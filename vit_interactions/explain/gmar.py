@@ -21,17 +21,19 @@ from torch import Tensor, nn
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.observe import Backtrace, LayerGradient
 from vit_interactions.explain.gradients import GradientExplainer
+from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.attention import at_least_float32
-from vit_interactions.functional.chain import Order, chain, horner
+from vit_interactions.functional.chain import Order, chain, horner, patch_readouts
 from vit_interactions.functional.gmar import Norm, head_weights, weighted_heads
 from vit_interactions.functional.rollout import check_alpha
 from vit_interactions.utilities.checks import check_choice
 
 
-class GMAR(GradientExplainer):
+class GMAR(PairMapped, GradientExplainer):
     """The contribution of each input patch to the readout, with heads weighted by the norm of their gradients.
 
-    Class-specific through the head weights only. A score and its negative give the same map.
+    Class-specific through the head weights only. A score and its negative give the same map. The pair map is the same
+    product among patches, which costs layers · tokens² · patches operations.
 
     Example:
         >>> import timm, torch
@@ -82,14 +84,22 @@ class GMAR(GradientExplainer):
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         seen = self._backtrace(inputs, target, additional_forward_args)
-        readout, fused = seen.readout(), self._fused(seen)
+        return self._propagate(seen.readout(), seen), seen.layout
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        seen = self._backtrace(inputs, target, additional_forward_args)
+        return self._propagate(patch_readouts(seen.readout(), seen.layout.prefix), seen)
+
+    def _propagate(self, readout: Tensor, seen: Backtrace) -> Tensor:
+        """Propagate readouts (batch, tokens) or (batch, readouts, tokens) to the patches."""
+        fused = self._fused(seen)
         if self.residual == "product":
             relevance = chain(readout, fused, self.alpha, normalize=self.row_norm)
         else:
             relevance = horner(readout, fused, self.alpha, self.order)
             if self.row_norm:
                 relevance = relevance / relevance.sum(-1, keepdim=True)
-        return relevance[:, seen.layout.prefix :], seen.layout
+        return relevance[..., seen.layout.prefix :]
 
     def _fused(self, seen: Backtrace) -> Iterator[Tensor]:
         """Yield A~ layer by layer, starting next to the readout."""

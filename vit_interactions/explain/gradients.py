@@ -6,10 +6,12 @@ of all layers are never in memory at once.
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from vit_interactions.attention.evaluation_copy import evaluated
 from vit_interactions.attention.observe import Backtrace, observe_gradients
 from vit_interactions.explain.base import Explainer
+from vit_interactions.explain.libra_grad import Gradient, check_gradient, gradient_rules
 from vit_interactions.explain.targets import require_target, select_target
 
 
@@ -19,16 +21,35 @@ class GradientExplainer(Explainer):
     class_specific = True
     backwards = 1
 
+    def __init__(self, model: nn.Module, gradient: Gradient = "plain") -> None:
+        """Create the explainer.
+
+        Args:
+            model: any ViT.
+            gradient: "plain", or "libra" for LibraGrad's backward pass, see `LibraRules`.
+
+        Raises:
+            ValueError: an unknown gradient.
+        """
+        super().__init__(model)
+        self.gradient = check_gradient(gradient)
+
     def _backtrace(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
         """Run the model forward and backward once, from the score of the target.
 
         Raises:
-            UnsupportedModelError: a score without a gradient.
+            UnsupportedModelError: a score without a gradient; for LibraGrad, an operation without a rule.
             ValueError: no target.
         """
         require_target(type(self).__name__, target)
 
-        def score(output: Any) -> Tensor:
-            return select_target(output, target, len(inputs))
+        model = self.model if self.gradient == "plain" else evaluated(self.model)
+        rules = gradient_rules(self.gradient, model)
 
-        return observe_gradients(self.model, inputs, additional_forward_args, score)
+        def score(output: Any) -> Tensor:
+            scores = select_target(output, target, len(inputs))
+            if rules is not None:
+                rules.check_graph(scores)
+            return scores
+
+        return observe_gradients(model, inputs, additional_forward_args, score, rules)

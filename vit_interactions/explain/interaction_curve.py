@@ -59,6 +59,7 @@ def interaction_curve(
     images: Tensor | Iterable[Tensor],
     alphas: Sequence[float] = PAPER_ALPHAS,
     beta: float = 0.0,
+    coverage: float = 1.0,
     exclude_sinks: bool = False,
 ) -> InteractionCurve:
     """Count the patch interactions inside the responsive fields, per image and α.
@@ -69,13 +70,15 @@ def interaction_curve(
         alphas: fractions of all patch pairs that count as relevant, each in [0, 1].
         beta: fraction of the patches dropped as indiscriminative; 0 counts the adaptive windows (Table 1 of the
             paper), > 0 the responsive fields (Table 2).
+        coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
+            bounding box. See `adaptive_windows`.
         exclude_sinks: leave out the attention sinks, which are then relevant to no other patch; see `attention_sinks`.
 
     Returns:
         The counts per image and α.
 
     Raises:
-        ValueError: no image, images of several sizes, no α, or an α or β outside [0, 1].
+        ValueError: no image, images of several sizes, no α, or an α, β or coverage outside [0, 1].
 
     Example:
         >>> import timm
@@ -88,6 +91,7 @@ def interaction_curve(
     for alpha in alphas:
         check_fraction("alpha", alpha)
     check_fraction("beta", beta)
+    check_fraction("coverage", coverage)
     explainer = InteractionUncertainty(model, exclude_sinks)
     counts: list[Tensor] = []
     grids: set[tuple[int, int]] = set()
@@ -96,7 +100,10 @@ def interaction_curve(
         grids.add(layout.grid)
         if len(grids) > 1:
             raise ValueError(f"`images` must be of one size, got grids of {sorted(grids)} patches.")
-        fields = (responsive_field(uncertainty, layout.grid, alpha, beta, exclude=exclude) for alpha in alphas)
+        fields = (
+            responsive_field(uncertainty, layout.grid, alpha, beta, coverage=coverage, exclude=exclude)
+            for alpha in alphas
+        )
         counts.append(torch.stack([field.operations for field in fields], 1).cpu())
     if not counts:
         raise ValueError("`images` must contain at least one batch, got none.")

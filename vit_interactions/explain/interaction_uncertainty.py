@@ -12,6 +12,7 @@ from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_sinks import watch
 from vit_interactions.explain.base import Explainer, only_tensor
+from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.attention_sinks import AttentionSinks, RunningSinks
 from vit_interactions.functional.indiscriminative import informativeness
 from vit_interactions.functional.uncertainty import RunningUncertainty
@@ -26,8 +27,11 @@ class Interactions(NamedTuple):
     sinks: AttentionSinks
 
 
-class InteractionExplainer(Explainer):
-    """Base class for maps computed from U, the interaction uncertainty of every pair of patches."""
+class InteractionExplainer(PairMapped, Explainer):
+    """Base class for maps computed from U, the interaction uncertainty of every pair of patches.
+
+    The pair map is U, unless a subclass has another.
+    """
 
     source = "Ma et al., Visualizing and Understanding Patch Interactions in Vision Transformer, arXiv 2203.05922"
     run_settings: ClassVar[tuple[str, ...]] = ("exclude_sinks",)
@@ -104,6 +108,9 @@ class InteractionExplainer(Explainer):
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         uncertainty, layout, exclude = self._uncertainty(inputs, target, additional_forward_args)
         return self.map_from(uncertainty, layout, exclude), layout
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        return self._uncertainty(inputs, target, additional_forward_args)[0]
 
     def _uncertainty(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any

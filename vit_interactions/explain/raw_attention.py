@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
+from vit_interactions.attention.observe import Observation
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.base import Explainer
+from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.attention import without_autocast
 from vit_interactions.functional.rollout import Fusion, check_fusion, fuse_heads
 from vit_interactions.utilities.checks import check_index
 
 
-class RawAttention(Explainer):
+class RawAttention(PairMapped, Explainer):
     """The attention that the readout tokens pay to each patch in one layer.
+
+    The pair map is the attention among patches in that layer, with the heads fused.
 
     Example:
         >>> import timm, torch
@@ -47,6 +51,17 @@ class RawAttention(Explainer):
         self.layer, self.fusion = check_index("layer", layer), fusion
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
+        fused, seen = self._attention(inputs, target, additional_forward_args)
+        with torch.no_grad(), without_autocast(inputs):
+            readout = seen.readout().to(fused.dtype).expand(fused.shape[0], -1).unsqueeze(1)
+            return (readout @ fused).squeeze(1)[:, seen.layout.prefix :], seen.layout
+
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        fused, seen = self._attention(inputs, target, additional_forward_args)
+        return fused[:, seen.layout.prefix :, seen.layout.prefix :]
+
+    def _attention(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, Observation]:
+        """Compute the layer's attention (batch, tokens, tokens), heads fused."""
         kept: list[AttentionCall | None] = []
 
         def keep(call: AttentionCall, layout: TokenLayout) -> None:
@@ -64,6 +79,4 @@ class RawAttention(Explainer):
         call = kept[self.layer]
         assert call is not None
         with torch.no_grad(), without_autocast(inputs):
-            fused = fuse_heads(call.attention(), self.fusion)
-            readout = seen.readout().to(fused.dtype).expand(fused.shape[0], -1).unsqueeze(1)
-            return (readout @ fused).squeeze(1)[:, seen.layout.prefix :], seen.layout
+            return fuse_heads(call.attention(), self.fusion), seen

@@ -9,6 +9,7 @@ from torch import nn
 from vit_interactions.attention.errors import ImagesNotTakenError, UnsupportedModelError
 from vit_interactions.attention.probe import probe
 from vit_interactions.explain import EXPLAINERS, AttentionFlow, Explainer, PatchSimilarity, RandomMap
+from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.loading.predictions import has_classes
 from vit_interactions.utilities.adapters import METHODS
 from vit_interactions.utilities.text import did_you_mean
@@ -46,6 +47,16 @@ def find_method(name: str) -> type[Explainer]:
             f"`method` must be a name that `vit-interactions methods` lists, got {name!r}. {hint}".rstrip()
         )
     return methods[name]
+
+
+def pair_methods() -> list[str]:
+    """List the methods that have a `pair_map`.
+
+    Example:
+        >>> "gmar" in pair_methods(), "legrad" in pair_methods()
+        (True, False)
+    """
+    return [name for name, explainer in EXPLAINERS.items() if issubclass(explainer, PairMapped)]
 
 
 def default_methods(model: nn.Module) -> list[str]:

@@ -21,8 +21,8 @@ from vit_interactions.functional.attention import without_autocast
 # Operations that move, copy, select or convert values: relevance is moved back, and summed over copies.
 _REARRANGEMENTS = """
     H T __getitem__ __iter__ __setitem__ adjoint bfloat16 cat chunk clone concat concatenate contiguous detach double
-    dropout dropout1d dropout2d expand expand_as flatten flip float gather half hsplit index_select mH mT movedim
-    moveaxis narrow pad permute positive repeat repeat_interleave reshape reshape_as roll select split
+    dropout dropout1d dropout2d expand expand_as flatten flip float gather half hsplit index_copy index_select mH mT
+    movedim moveaxis narrow pad permute positive repeat repeat_interleave reshape reshape_as roll select split
     split_with_sizes squeeze stack swapaxes swapdims t take_along_dim tensor_split tile to transpose type type_as
     unbind unflatten unsqueeze view view_as vsplit
 """

@@ -15,12 +15,20 @@ from vit_interactions.utilities.checks import check_fraction
 
 
 class FieldExplainer(InteractionExplainer):
-    """Base class for maps computed from the responsive field of every patch."""
+    """Base class for maps computed from the responsive field of every patch.
 
-    run_settings = ("alpha", "beta", "exclude_sinks")
+    The pair map is the membership in the fields: row p is 1 for the patches in the field of p, and 0 for others.
+    """
+
+    run_settings = ("alpha", "beta", "coverage", "exclude_sinks")
 
     def __init__(
-        self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20, exclude_sinks: bool = False
+        self,
+        model: nn.Module,
+        alpha: float = 0.10,
+        beta: float = 0.20,
+        coverage: float = 1.0,
+        exclude_sinks: bool = False,
     ) -> None:
         """Create the explainer.
 
@@ -28,16 +36,19 @@ class FieldExplainer(InteractionExplainer):
             model: any ViT.
             alpha: fraction of all patch pairs that count as relevant, in [0, 1].
             beta: fraction of the patches dropped as indiscriminative, in [0, 1].
+            coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the
+                paper's bounding box. See `adaptive_windows`.
             exclude_sinks: leave out the attention sinks: they are relevant to no other patch, and are not ranked for
                 `beta`. Windows that other patches open still contain them.
 
         Raises:
-            ValueError: `alpha` or `beta` outside [0, 1].
+            ValueError: `alpha`, `beta` or `coverage` outside [0, 1].
         """
         super().__init__(model, exclude_sinks)
         check_fraction("alpha", alpha)
         check_fraction("beta", beta)
-        self.alpha, self.beta = alpha, beta
+        check_fraction("coverage", coverage)
+        self.alpha, self.beta, self.coverage = alpha, beta, coverage
 
     def field(
         self,
@@ -48,11 +59,16 @@ class FieldExplainer(InteractionExplainer):
         """Compute the responsive fields of a batch of images; see `functional.responsive_field`."""
         return self.field_from(*self._uncertainty(inputs, target, additional_forward_args))
 
+    def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
+        return self.field(inputs, target, additional_forward_args).mask.float()
+
     def field_from(
         self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None
     ) -> ResponsiveField:
-        """Compute the responsive fields from U, with this explainer's α and β."""
-        return responsive_field(uncertainty, layout.grid, self.alpha, self.beta, exclude=exclude)
+        """Compute the responsive fields from U, with this explainer's α, β and coverage."""
+        return responsive_field(
+            uncertainty, layout.grid, self.alpha, self.beta, coverage=self.coverage, exclude=exclude
+        )
 
 
 class ResponsiveFieldSize(FieldExplainer):

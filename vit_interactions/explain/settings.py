@@ -29,6 +29,7 @@ class Settings:
         target: target class of class-specific methods, or "pred" for the predicted class.
         output: kind of the model's output; None: see `predictions.find_output`.
         pca: the block whose features are drawn by their principal components; None: no such figure.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Settings:
     output: Output | None = None
     pca: int | None = None
     exclude_sinks: bool = False
+    coverage: float = 1.0
 
     def __post_init__(self) -> None:
         methods = tuple(self._with_defaults(method) for method in configure(self.methods))

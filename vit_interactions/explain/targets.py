@@ -2,6 +2,7 @@
 
 import contextlib
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +53,30 @@ def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
             )
     chosen = torch.tensor(indices, device=outputs.device) % classes
     return outputs.gather(1, chosen.expand(batch).unsqueeze(1)).squeeze(1)
+
+
+def select_rows(output: Any, rows: Any) -> Any:
+    """Select the rows of some images in an output, which may contain several tensors, as in transformers.
+
+    Args:
+        output: tensors with a row per image, or mappings and tuples of them.
+        rows: index of the first axis, such as a slice or a tensor.
+
+    Raises:
+        TypeError: another output.
+
+    Example:
+        >>> select_rows({"logits": torch.tensor([[1.0], [2.0], [3.0]])}, slice(1, 3))
+        {'logits': tensor([[2.],
+                [3.]])}
+    """
+    if isinstance(output, Tensor):
+        return output[rows]
+    if isinstance(output, Mapping):
+        return type(output)(**{name: select_rows(part, rows) for name, part in output.items()})
+    if isinstance(output, tuple):
+        return tuple(select_rows(part, rows) for part in output)
+    raise TypeError(f"the model's output must be a tensor or a mapping of tensors, got {type(output).__name__}.")
 
 
 def require_target(method: str, target: Any) -> None:

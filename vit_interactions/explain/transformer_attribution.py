@@ -62,11 +62,25 @@ class TransformerAttribution(GenericAttention):
     quantity = "relevance"
     source = "Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention Visualization, CVPR 2021"
 
-    def _patches(self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
-        """Compute the map (batch, patches) in float64: the rules divide by sums near 0, too rounded in float32."""
+    def __init__(self, model: nn.Module, start_layer: int = 0) -> None:
+        """Create the explainer.
+
+        Args:
+            model: a ViT of linear layers, layer norms, activations, residual sums and attention.
+            start_layer: see `GenericAttention`.
+
+        Raises:
+            ValueError: see `GenericAttention`.
+        """
+        super().__init__(model, start_layer)
+
+    def _evidence(
+        self, seen: Backtrace, inputs: Tensor, target: Any, additional_forward_args: Any
+    ) -> Iterator[Tensor]:
+        """Compute the relevance of each attention in float64: the rules divide by sums near 0."""
         dtype = torch.float32 if inputs.is_mps else torch.float64  # MPS has no float64
         found = self._relevance(inputs, target, additional_forward_args, dtype)
-        return self._gather(seen, _evidence(found, seen.readout().dtype))
+        return _evidence(found, seen.readout().dtype)
 
     def _relevance(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, dtype: torch.dtype = torch.float64

@@ -40,6 +40,46 @@
       return found;
     };
 
+    // The smallest box around each patch with a fraction of its relevant patches, as functional.smallest_boxes.
+    const smallestWindows = (step, coverage) => {
+      const found = new Int16Array(4 * N);
+      const strip = new Int32Array(cols + 1), sums = new Int32Array((rows + 1) * cols);
+      for (let p = 0; p < N; p++) {
+        const x = p % cols, y = (p - x) / cols, filled = new Uint8Array(rows);
+        let total = 0;
+        for (let row = 0, q = p * N; row < rows; row++)
+          for (let col = 0; col < cols; col++, q++) {
+            const relevant = pairs[q] <= step ? 1 : 0;
+            sums[(row + 1) * cols + col] = sums[row * cols + col] + relevant;
+            filled[row] |= relevant;
+            total += relevant;
+          }
+        filled[y] = 1;
+        const needed = Math.ceil(coverage * total - 1e-9);
+        let best = Infinity, box = null;
+        const take = (area, left, top, right, bottom) => {
+          if (area < best || (area === best && top === box[1] && (left < box[0] || (left === box[0] && bottom < box[3])))) {
+            [best, box] = [area, [left, top, right, bottom]];
+          }
+        };
+        for (let top = 0; top <= y; top++) {
+          if (!filled[top]) continue;
+          for (let bottom = y; bottom < rows; bottom++) {
+            if (!filled[bottom]) continue;
+            for (let col = 0; col < cols; col++) strip[col + 1] = strip[col] + sums[(bottom + 1) * cols + col] - sums[top * cols + col];
+            if (strip[cols] < needed) continue;
+            for (let left = 0, right = x; left <= x; left++) {
+              while (right < cols && strip[right + 1] - strip[left] < needed) right++;
+              if (right === cols) break;
+              take((right - left + 1) * (bottom - top + 1), left, top, right, bottom);
+            }
+          }
+        }
+        found.set(box, 4 * p);
+      }
+      return found;
+    };
+
     const dropped = (count) => Uint8Array.from(order, (place) => (place < count ? 1 : 0));
 
     // Field size |S_p| and tendency of every patch.
@@ -74,7 +114,7 @@
       return inside;
     };
 
-    return { windows, dropped, fields, field };
+    return { windows, smallestWindows, dropped, fields, field };
   };
 
   // ---------------------------------------------------------------- loading
@@ -372,7 +412,7 @@
   };
 
   const computeFields = () => {
-    state.windows = maths.windows(state.alpha);
+    state.windows = facts.coverage === 1 ? maths.windows(state.alpha) : maths.smallestWindows(state.alpha, facts.coverage);
     state.dropped = maths.dropped(facts.drop_counts[state.beta]);
     state.fields = maths.fields(state.windows, state.dropped);
     let left = 0, kept = 0;

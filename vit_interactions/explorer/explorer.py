@@ -56,6 +56,7 @@ def explorer(
     *,
     alpha: float = 0.10,
     beta: float = 0.20,
+    coverage: float = 1.0,
     title: str | None = None,
     output: Output | None = None,
     exclude_sinks: bool = False,
@@ -72,6 +73,8 @@ def explorer(
         image: image file or PIL image.
         alpha: initial α, the fraction of patch pairs that count as relevant, in [0, 1].
         beta: initial β, the fraction of patches dropped as indiscriminative, in [0, 1].
+        coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
+            bounding box. See `adaptive_windows`.
         title: page title; None for the file name.
         output: kind of model output, as in `compare`.
         exclude_sinks: leave attention sinks out of U, windows and fields; see `attention_sinks`. They are marked in any
@@ -82,7 +85,7 @@ def explorer(
 
     Raises:
         UnsupportedModelError: the model has no global attention among patches.
-        ValueError: `alpha` or `beta` is outside [0, 1], the file is not an image, or the model is unknown.
+        ValueError: `alpha`, `beta` or `coverage` is outside [0, 1], the file is not an image, or the model is unknown.
         FileNotFoundError: the file does not exist.
         TypeError: `image` is neither a path nor a PIL image.
 
@@ -102,6 +105,7 @@ def explorer(
 
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
+    check_fraction("coverage", coverage)
     check_output("output", output)
     if not isinstance(image, str | PathLike | Image.Image):
         raise TypeError(f"`image` must be a path or a PIL image, got {type(image).__name__}.")
@@ -112,7 +116,7 @@ def explorer(
     vit, name = (load_model(model), model) if isinstance(model, str) else (model, name_of(model))
     prepared, named = prepare(opened, vit), isinstance(model, str)
     found = page_data(vit, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
-    return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta))
+    return ExplorerPage(render(found, title=title or file, model=name, alpha=alpha, beta=beta, coverage=coverage))
 
 
 def name_of(model: nn.Module) -> str:

@@ -43,6 +43,7 @@ def write_pages(
     named: bool,
     alpha: float,
     beta: float,
+    coverage: float = 1.0,
     output: Output | None = None,
     exclude_sinks: bool = False,
 ) -> Iterator[Pages]:
@@ -56,6 +57,7 @@ def write_pages(
         named: whether the class names are those of the model's pretrained weights, as in `class_name`.
         alpha: initial α.
         beta: initial β.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
         output: kind of model output, as in `page_data`.
         exclude_sinks: leave out attention sinks, as in `page_data`.
 
@@ -78,7 +80,9 @@ def write_pages(
                 file = names.choose(numbered_names(safe_name(path.stem), ".html"), partial(_is_own, out, source))
                 prepared = prepare(read_image(path), model)
                 found = page_data(model, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
-                html = render(found, title=path.name, model=name, alpha=alpha, beta=beta, source=source)
+                html = render(
+                    found, title=path.name, model=name, alpha=alpha, beta=beta, coverage=coverage, source=source
+                )
                 pages.done[str(path)] = ExplorerPage(html).save(out / file)
                 names.use(file)
             except (UnsupportedModelError, WriteError):

@@ -45,7 +45,9 @@ PANELS = {
 }
 
 
-def render(found: PageData, *, title: str, model: str, alpha: float, beta: float, source: str = "") -> str:
+def render(
+    found: PageData, *, title: str, model: str, alpha: float, beta: float, coverage: float = 1.0, source: str = ""
+) -> str:
     """Render the HTML page of one image.
 
     Args:
@@ -54,10 +56,11 @@ def render(found: PageData, *, title: str, model: str, alpha: float, beta: float
         model: model name, any text.
         alpha: initial α.
         beta: initial β.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
         source: identifies the image among others of the same name; "" for none.
     """
     sliders = slider_steps(found.uncertainty, alpha, beta, found.excluded)
-    facts = page_facts(found, sliders, alpha, beta)
+    facts = page_facts(found, sliders, alpha, beta) | {"coverage": float(coverage)}
     bokeh, script = _bokeh(), _read("explorer.js")
     page = dict(
         title=printable(title),

@@ -13,7 +13,7 @@ from pathlib import Path
 from vit_interactions.field_study.measure import CLAIMS, CONTROLS, Values
 from vit_interactions.field_study.objects import StudyImage
 from vit_interactions.utilities.files import check_not_folder, write_text
-from vit_interactions.utilities.text import printable
+from vit_interactions.utilities.text import spreadsheet_text
 
 FILE = "per_image.csv"
 COLUMNS = ("number", "image", "alpha", "control", *CLAIMS, "check")
@@ -63,7 +63,7 @@ class Rows:
     def _row(self, number: int, key: tuple[float, str], values: Values) -> list[str]:
         image = self._images[number]
         numbers = ["" if isnan(values[claim]) else repr(values[claim]) for claim in CLAIMS]
-        cells = [str(number), printable(image.path.name), repr(key[0]), key[1], *numbers]
+        cells = [str(number), spreadsheet_text(image.path.name), repr(key[0]), key[1], *numbers]
         return [*cells, hashlib.sha256(repr([image.sha256, *cells]).encode()).hexdigest()[:12]]
 
 

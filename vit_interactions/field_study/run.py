@@ -3,23 +3,20 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.compare.models import ComparedModel
-from vit_interactions.compare.run import first_difference
+from vit_interactions.compare.study_folder import open_study
 from vit_interactions.field_study.measure import measure_image
 from vit_interactions.field_study.objects import StudyImage
 from vit_interactions.field_study.rows import Measured, Rows
 from vit_interactions.functional.null_models import derangements
 from vit_interactions.images.prepared import prepare
 from vit_interactions.images.reading import IMAGE_ERRORS, read_image
-from vit_interactions.utilities.files import WriteError, partial_path, remove_partials
-from vit_interactions.utilities.json_files import read_json, write_json
-from vit_interactions.utilities.locks import LOCK
+from vit_interactions.utilities.files import WriteError
 from vit_interactions.utilities.seeds import seed_of
 from vit_interactions.utilities.text import describe_error
 from vit_interactions.utilities.versions import versions
@@ -86,9 +83,7 @@ def study_images(
         "versions": versions(),
         "images": [image.as_json() for image in images],
     }
-    check_study_folder(out, content, resume=resume)
-    remove_partials(out)
-    write_json(out / MANIFEST, content)
+    open_study(out, MANIFEST, content, resume=resume)
     rows = Rows(out, images, settings.alphas)
     others = derangements(len(images), DRAWS, torch.Generator().manual_seed(settings.seed))
     result = StudyResult(rows.measured)
@@ -110,27 +105,3 @@ def study_images(
             except IMAGE_ERRORS as error:
                 result.failed[str(image.path)] = describe_error(error)
         yield result
-
-
-def check_study_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None:
-    """Check that a study may be written to a folder.
-
-    Raises:
-        ValueError: a folder with other content; a study without `resume`, or one with other settings, another model,
-            other images or other package versions, whose rows must not be mixed.
-    """
-    earlier = read_json(folder / MANIFEST, "Restore the file, or choose another folder.")
-    if earlier is None:
-        present = {path.name for path in folder.iterdir()}
-        if not present <= {LOCK, partial_path(folder / MANIFEST).name}:
-            raise ValueError(f"`out` must be an empty folder or that of a study, got {folder} with other files.")
-    elif not resume:
-        raise ValueError(f"`out` must be a new folder, got {folder}, which has a study. Resume it (--resume).")
-    else:
-        for part, now in content.items():
-            if earlier.get(part) != now:
-                change = first_difference(earlier.get(part), now) if part != "images" else ""
-                raise ValueError(
-                    f"`out` must be a folder of the same study, got {folder} with other {part}"
-                    f"{change and f': {change}'}. Choose another folder."
-                )

@@ -1,8 +1,12 @@
 """A matplotlib figure that displays itself in notebooks."""
 
 from io import BytesIO
+from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 CSS_PIXELS = 96  # per inch
 
@@ -24,3 +28,16 @@ class ShownFigure(Figure):
         file = BytesIO()
         self.savefig(file, format="png", dpi=self.dpi)
         return file.getvalue(), {"width": round(CSS_PIXELS * self.get_figwidth())}
+
+
+def rendered(figure: Figure, dpi: int) -> Image.Image:
+    """Draw a figure as an RGB image, with `dpi` pixels per inch.
+
+    Example:
+        >>> rendered(ShownFigure(figsize=(2, 1)), 50).size
+        (100, 50)
+    """
+    figure.set_dpi(dpi)
+    canvas: Any = FigureCanvasAgg(figure)  # untyped
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -19,6 +19,7 @@ from vit_interactions.functional.rollout import discard_smallest as discard_smal
 from vit_interactions.functional.rollout import fuse_heads as fuse_heads
 from vit_interactions.functional.rollout import rollout as rollout
 from vit_interactions.functional.similarity import cosine_similarity as cosine_similarity
+from vit_interactions.functional.smallest_boxes import smallest_boxes as smallest_boxes
 from vit_interactions.functional.uncertainty import RunningUncertainty as RunningUncertainty
 from vit_interactions.functional.uncertainty import uncertainty as uncertainty
 from vit_interactions.functional.window_free import window_free_attention as window_free_attention

@@ -10,14 +10,14 @@ probability 1/2, or the Shapley-Taylor index of order 2 (Dhamdhere, Agarwal and 
 Interaction Index", ICML 2020), whose weights are those of a probability q drawn from Beta(1, 2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
+from vit_interactions.functional.pair_scores import rank_correlation
 from vit_interactions.utilities.checks import check_choice, check_count
 
 Weighting = Literal["banzhaf", "shapley_taylor"]
@@ -34,11 +34,15 @@ class PairEffects:
     Attributes:
         pairs: (pairs, 2) int64, the patches i and j of each pair.
         differences: (pairs, contexts) float64, Δ_ij(S) per context.
+        members: (members,) int64, all patches of the pairs, in ascending order.
+        gains: (members, contexts) float64, f(S + i) - f(S) per context, with S without i.
         passes: number of distinct masked images that were scored.
     """
 
     pairs: Tensor
     differences: Tensor
+    members: Tensor
+    gains: Tensor
     passes: int
 
     @property
@@ -62,13 +66,23 @@ class PairEffects:
         """The root mean square over contexts (pairs,) ≥ 0: interaction of either sign."""
         return self.differences.square().mean(1).sqrt()
 
-    def reliability(self, seed: int = 0) -> float:
+    @property
+    def first_order(self) -> Tensor:
+        """|s_i s_j| (pairs,), with s_i the mean gain of patch i over contexts: how much both matter on their own."""
+        effect = self.gains.mean(1)[torch.searchsorted(self.members, self.pairs)]
+        return effect.prod(1).abs()
+
+    def reliability(self, covariates: Sequence[Tensor] = (), seed: int = 0) -> float:
         """Compute the split-half reliability of `strength`.
 
         Contexts are divided at random into two halves. The result is Spearman's correlation over pairs between the
         strengths of both halves, averaged over 20 divisions. It is that of half the contexts, without a
         Spearman-Brown correction, so it underestimates the reliability of all of them. NaN for fewer than two contexts
         or constant strengths.
+
+        Args:
+            covariates: (pairs,) each, partialled out of both halves; see `rank_correlation`.
+            seed: of the divisions.
         """
         contexts = self.differences.shape[1]
         if contexts < 2 or len(self.pairs) < 2:
@@ -76,10 +90,8 @@ class PairEffects:
         generator, found = torch.Generator().manual_seed(seed), []
         for _ in range(SPLITS):
             order = torch.randperm(contexts, generator=generator)
-            halves = [self.differences[:, part].square().mean(1) for part in order.tensor_split(2)]
-            if any(bool((half == half[0]).all()) for half in halves):
-                return float("nan")
-            found.append(spearmanr(*halves).statistic)
+            first, second = (self.differences[:, part].square().mean(1) for part in order.tensor_split(2))
+            found.append(rank_correlation(first, second, covariates))
         return float(sum(found) / SPLITS)
 
 
@@ -150,13 +162,15 @@ def second_differences(score: Callable[[Tensor], Tensor], contexts: Tensor, pair
     rows = 1 + len(members) + torch.arange(len(pairs))
     flips[rows[:, None], pairs] = True
     first, second = pairs.unbind(1)
-    columns = []
+    columns, gains = [], []
     for context in contexts:
         scores = score(context ^ flips).double()
-        one = scores[1 + number]
-        difference = scores[0] - one[:, 0] - one[:, 1] + scores[rows]
+        one = scores[1 : 1 + len(members)]
+        difference = scores[0] - one[number].sum(1) + scores[rows]
         columns.append(torch.where(context[first] == context[second], difference, -difference))
-    return PairEffects(pairs, torch.stack(columns, 1), len(contexts) * len(flips))
+        gains.append(torch.where(context[members], scores[0] - one, one - scores[0]))
+    passes = len(contexts) * len(flips)
+    return PairEffects(pairs, torch.stack(columns, 1), members, torch.stack(gains, 1), passes)
 
 
 def choose_pairs(grid: tuple[int, int], count: int, *, generator: torch.Generator) -> Tensor:

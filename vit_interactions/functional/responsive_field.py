@@ -13,6 +13,7 @@ from torch import Tensor
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.windows import (
     bounding_boxes,
+    covering_windows,
     relevant_pairs,
     window_masks,
     window_operations,
@@ -33,7 +34,8 @@ class ResponsiveField:
         grid: (rows, cols) of the patches.
         candidates: (batch, patches, patches) bool, B_p of Eq. 4: the patch and its most relevant patches. None if only
             the windows are known, as in `field_from_windows`.
-        windows: (batch, patches, 4) int64: left, top, right, bottom of the adaptive window, inclusive.
+        windows: (batch, patches, 4) int64: left, top, right, bottom of the adaptive window, inclusive. With
+            `coverage` < 1, some candidates may lie outside.
         dropped: (batch, patches) bool, the indiscriminative patches D.
         mask: (batch, patches, patches) bool, S_p of Eq. 6 in row p.
     """
@@ -88,6 +90,7 @@ def responsive_field(
     alpha: float = 0.10,
     beta: float = 0.20,
     field: Literal["window", "candidates"] = "window",
+    coverage: float = 1.0,
     exclude: Tensor | None = None,
 ) -> ResponsiveField:
     """Determine the responsive field of every patch: its window without the indiscriminative patches (Eq. 6).
@@ -99,6 +102,8 @@ def responsive_field(
         beta: fraction of the patches that are dropped as indiscriminative, in [0, 1].
         field: "window" uses all patches of the adaptive window, as in the paper's text and Table 2; "candidates" uses
             only the relevant patches, as Eq. 6 is printed.
+        coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
+            bounding box. See `adaptive_windows`.
         exclude: (batch, patches) bool, patches that are relevant to no other patch and not ranked for `beta`, such as
             attention sinks; None for none. They are still part of windows that other patches open.
 
@@ -106,8 +111,8 @@ def responsive_field(
         The fields. A patch always belongs to its own field, even if it is dropped from the others.
 
     Raises:
-        ValueError: inconsistent shapes, values that are not finite, `alpha` or `beta` outside [0, 1], or an unknown
-            `field`.
+        ValueError: inconsistent shapes, values that are not finite, `alpha`, `beta` or `coverage` outside [0, 1], or
+            an unknown `field`.
 
     Example:
         >>> uncertainty = torch.zeros(1, 4, 4)
@@ -120,8 +125,8 @@ def responsive_field(
     check_grid(grid, uncertainty.shape[-1])
     if field not in ("window", "candidates"):
         raise ValueError(f'`field` must be "window" or "candidates", got {field!r}.')
-    candidates = with_self(relevant_pairs(uncertainty, alpha, exclude))
-    windows = bounding_boxes(candidates, grid)
+    relevant = relevant_pairs(uncertainty, alpha, exclude)
+    candidates, windows = with_self(relevant), covering_windows(relevant, grid, coverage)
     dropped = indiscriminative_patches(uncertainty, beta, exclude)
     if field == "window":
         return replace(field_from_windows(windows, dropped, grid), candidates=candidates)

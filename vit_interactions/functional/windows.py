@@ -7,6 +7,7 @@ paper's Table 1, 38,416 = 196², would be impossible.
 import torch
 from torch import Tensor
 
+from vit_interactions.functional.smallest_boxes import smallest_boxes
 from vit_interactions.utilities.checks import check_excluded, check_fraction, check_grid, check_uncertainty
 
 
@@ -71,7 +72,11 @@ def bounding_boxes(mask: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def adaptive_windows(
-    uncertainty: Tensor, grid: tuple[int, int], alpha: float = 0.10, exclude: Tensor | None = None
+    uncertainty: Tensor,
+    grid: tuple[int, int],
+    alpha: float = 0.10,
+    coverage: float = 1.0,
+    exclude: Tensor | None = None,
 ) -> Tensor:
     """Compute the smallest window around each patch and the patches most relevant to it (Eq. 4).
 
@@ -80,13 +85,15 @@ def adaptive_windows(
         grid: (rows, cols) of the patches.
         alpha: fraction of all patch pairs of an image that count as relevant, in [0, 1]. The paper's best: 0.10. The
             size of the windows depends strongly on the model; see `interaction_curve`.
+        coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]. 1, as in the
+            paper, is the bounding box, which one distant patch can open to the whole image; see `smallest_boxes`.
         exclude: (batch, patches) bool, patches that are relevant to no other patch; see `relevant_pairs`.
 
     Returns:
         (batch, patches, 4) int64: left, top, right, bottom in patch units, inclusive.
 
     Raises:
-        ValueError: inconsistent shapes, values that are not finite, or `alpha` outside [0, 1].
+        ValueError: inconsistent shapes, values that are not finite, or `alpha` or `coverage` outside [0, 1].
 
     Example:
         >>> uncertainty = torch.zeros(1, 4, 4)
@@ -97,7 +104,24 @@ def adaptive_windows(
     """
     check_uncertainty(uncertainty)
     check_grid(grid, uncertainty.shape[-1])
-    return bounding_boxes(with_self(relevant_pairs(uncertainty, alpha, exclude)), grid)
+    return covering_windows(relevant_pairs(uncertainty, alpha, exclude), grid, coverage)
+
+
+def covering_windows(relevant: Tensor, grid: tuple[int, int], coverage: float) -> Tensor:
+    """Compute the smallest window around each patch and a fraction of its relevant patches.
+
+    Args:
+        relevant: (batch, patches, patches) bool, from `relevant_pairs`.
+        grid: (rows, cols) of the patches.
+        coverage: the fraction, in [0, 1]; 1 is the bounding box.
+
+    Returns:
+        (batch, patches, 4) int64: left, top, right, bottom in patch units, inclusive.
+    """
+    check_fraction("coverage", coverage)
+    if coverage == 1:  # a shortcut: the smallest box with all relevant patches is the bounding box
+        return bounding_boxes(with_self(relevant), grid)
+    return smallest_boxes(relevant, grid, coverage)
 
 
 def with_self(mask: Tensor) -> Tensor:

@@ -252,14 +252,18 @@ def _open_note(fractions: dict[str, float]) -> str:
 
 def _interactions(task: _Task, interactions: Interactions) -> Explanation:
     """Draw U, windows and fields together, as in the paper."""
-    prepared, settings = task.prepared, task.settings
+    prepared, settings, coverage = task.prepared, task.settings, task.settings.coverage
     explainer = InteractionUncertainty(task.model, settings.exclude_sinks)
     uncertainty, layout, exclude = explainer.selected(interactions)
-    field = responsive_field(uncertainty, layout.grid, settings.alpha, settings.beta, exclude=exclude)
+    field = responsive_field(
+        uncertainty, layout.grid, settings.alpha, settings.beta, coverage=coverage, exclude=exclude
+    )
     fractions = pair_fractions(field)
+    narrowed = "" if coverage == 1 else f", window coverage {coverage:g}"
     title = (
-        f"α = {settings.alpha:g}, β = {settings.beta:g}: windows cover {fractions['window_fraction']:.0%} of all "
-        f"pairs, fields {fractions['field_fraction']:.0%}{_open_note(fractions)}"
+        f"α = {settings.alpha:g}, β = {settings.beta:g}{narrowed}: "
+        f"windows cover {fractions['window_fraction']:.0%} of all pairs, fields {fractions['field_fraction']:.0%}"
+        f"{_open_note(fractions)}"
     )
     patches = list(settings.patches) or None
     figures = {

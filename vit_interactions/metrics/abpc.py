@@ -1,5 +1,9 @@
 """Area between perturbation curves: remove the least relevant patches first, or the most relevant first.
 
+It is also known as the symmetric relevance gain (SRG): Blücher, Vielhaben and Strodthoff, Decoupling Pixel Flipping and
+Occlusion Strategy for Consistent XAI Benchmarks, TMLR 2024 (arXiv 2401.06654). They recommend it because it ranks
+methods more consistently than either curve, whatever replaces the removed patches.
+
 Source: Samek et al., Evaluating the Visualization of What a Deep Neural Network Has Learned, TNNLS 2017, Sec. III;
 Leem and Seo, Attention Guided CAM, AAAI 2024 (mean color). They average the differences over all levels. The
 trapezoidal rule, used here, differs by the factor (steps + 1) / steps, since the differences at both ends are 0.
@@ -36,7 +40,7 @@ def abpc(baseline: str = "mean", steps: int = 20, *, name: str = "abpc") -> Metr
         baseline,
         steps,
         _difference,
-        source="Samek et al., TNNLS 2017; Leem and Seo, Attention Guided CAM, AAAI 2024",
+        source="Samek et al., TNNLS 2017; Blücher et al., symmetric relevance gain, TMLR 2024",
         cost=f"{2 * steps} forward passes, {steps - 1} if deletion is measured too",
         lowest=-1.0,
     )

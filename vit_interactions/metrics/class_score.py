@@ -29,12 +29,17 @@ def class_score(case: Case, images: Tensor) -> Tensor:
             `Case.output`.
         IndexError: a target that the output does not have.
     """
-    with torch.no_grad(), evaluation_mode(case.model) as model:
-        outputs = class_outputs(model(images), len(images))
-    scores = select_target(class_scores(outputs, case.link), case.target)
+    scores = unchecked_score(case, images)
     if not scores.isfinite().all():
         raise ValueError("the model's output for a perturbed image is not finite.")
     return scores
+
+
+def unchecked_score(case: Case, images: Tensor) -> Tensor:
+    """Compute the scores of `class_score`, which may be NaN or infinite."""
+    with torch.no_grad(), evaluation_mode(case.model) as model:
+        outputs = class_outputs(model(images), len(images))
+    return select_target(class_scores(outputs, case.link), case.target)
 
 
 def cached_scores(case: Case, kind: str, shown: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:

@@ -34,6 +34,7 @@ class Case:
         scores: cache of the scores of perturbed images. Pass the same dict to all cases of one image, model, target and
             output, so that methods share it.
         output: kind of the model's output, see `functional.scores.class_scores`; None: see `link`.
+        complete: whether the method claims completeness, see `Explainer.complete`.
     """
 
     model: nn.Module
@@ -47,6 +48,7 @@ class Case:
     seed: int = 0
     scores: dict[tuple[str, bytes], float] = field(default_factory=dict, repr=False)
     output: Output | None = None
+    complete: bool = False
 
     def __post_init__(self) -> None:
         """Check the shapes and the output."""
@@ -115,7 +117,8 @@ class Metric:
         source: the paper.
         parameters: all settings that change the value (numbers, strings, and lists of them). Reports show them, and a
             run is resumed only if they are the same.
-        needs: "object" if `Case.inside` must be given, "explain" if `Case.explain` must.
+        needs: "object" if `Case.inside` must be given, "explain" if `Case.explain` must, "complete" if
+            `Case.complete` must be true.
         cost: description of the cost of one map.
         measure: maps a case and a map (rows, cols), higher is more relevant, to the score; raises ValueError with the
             reason if the score is not defined for this map.

@@ -1,12 +1,15 @@
-"""The window settings α and β that a model was trained with, if its files contain them."""
+"""The window settings that a model was trained with, if its files contain them."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+# The settings of a training run that determine its windows, each an option of the commands.
+WINDOW_SETTINGS = ("alpha", "beta", "window_coverage", "exclude_sinks")
+
 
 def trained_windows(name: str) -> dict[str, float]:
-    """Read the α and β that a model "local-dir:FOLDER" was trained with; empty if unknown.
+    """Read the `WINDOW_SETTINGS` that a model "local-dir:FOLDER" was trained with; empty if unknown.
 
     Example:
         >>> trained_windows("vit_tiny_patch16_224")
@@ -20,16 +23,32 @@ def trained_windows(name: str) -> dict[str, float]:
     return known
 
 
-def other_windows(name: str, trained: Mapping[str, float], alpha: float, beta: float) -> list[str]:
-    """Describe differences of α and β from those that a model was trained with.
+def other_windows(
+    name: str,
+    trained: Mapping[str, float],
+    alpha: float,
+    beta: float,
+    coverage: float = 1.0,
+    exclude_sinks: bool = False,
+) -> list[str]:
+    """Describe differences of the window settings from those that a model was trained with.
 
     Example:
-        >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2}, 0.1, 0.2)
-        ['winft was trained with --alpha 0.028, not 0.1']
+        >>> other_windows("winft", {"alpha": 0.028, "beta": 0.2, "window_coverage": 0.9}, 0.1, 0.2)
+        ['winft was trained with --alpha 0.028, not 0.1', 'winft was trained with --window-coverage 0.9, not 1']
+        >>> other_windows("winft", {"exclude_sinks": True}, 0.1, 0.2)
+        ['winft was trained with --exclude-sinks']
     """
-    used = {"alpha": alpha, "beta": beta}
+    used = dict(zip(WINDOW_SETTINGS, (alpha, beta, coverage, exclude_sinks), strict=True))
     return [
-        f"{name} was trained with --{setting} {value:g}, not {used[setting]:g}"
+        f"{name} was trained {_given(setting, value, used[setting])}"
         for setting, value in trained.items()
         if used.get(setting, value) != value
     ]
+
+
+def _given(setting: str, trained: float, used: float) -> str:
+    option = f"--{setting.replace('_', '-')}"
+    if isinstance(trained, bool):
+        return f"{'with' if trained else 'without'} {option}"
+    return f"with {option} {trained:g}, not {used:g}"

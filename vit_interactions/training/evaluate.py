@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from vit_interactions.loading.class_maps import ClassNames, names_of_config, read_class_map
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
-from vit_interactions.models.trained_windows import other_windows, trained_windows
+from vit_interactions.models.trained_windows import WINDOW_SETTINGS, other_windows, trained_windows
 from vit_interactions.training.data.datasets import class_indices, open_split
 from vit_interactions.training.data.loaders import Batch, EvaluationLoader
 from vit_interactions.training.data.unreadable import describe_unreadable, merge_unreadable, skipped_files
@@ -90,7 +90,8 @@ def run_evaluation(settings: EvaluationSettings, reporter: Reporter | None = Non
         notes = skipped_files(dataset)
         if isinstance(model, AdaptiveWindowViT):
             windows = trained_windows(settings.model)
-            notes = [*other_windows(settings.model, windows, settings.alpha, settings.beta), *notes]
+            used = (getattr(settings, name) for name in WINDOW_SETTINGS)
+            notes = [*other_windows(settings.model, windows, *used), *notes]
         for note in notes:
             reporter.note(f"note: {note}")
         config = input_config(model, settings)

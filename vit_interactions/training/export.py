@@ -54,7 +54,7 @@ def export_model(
         config: input configuration, as timm's `resolve_data_config`; None for the model's own.
         arguments: further arguments that the model was created with.
         class_names: names of the classes in order, for the configuration.
-        windows: alpha and beta of the windows in training, for the configuration.
+        windows: settings of the windows in training, for the configuration.
 
     Returns:
         File name -> SHA-256.

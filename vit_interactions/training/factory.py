@@ -1,18 +1,23 @@
 """Create the models, datasets and loaders for training or evaluation from settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import resolve_data_config
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import IterableDataset
 from torchvision.transforms import Normalize
 
+from vit_interactions.explain.configured import configure
+from vit_interactions.images.listing import find_images
 from vit_interactions.loading.classifiers import create_classifier, load_classifier
 from vit_interactions.models.adaptive_window import AdaptiveWindowViT
 from vit_interactions.models.winft import WindowFreeTransformer
 from vit_interactions.training.data.datasets import Datasets, open_datasets
+from vit_interactions.training.data.images import image_name, read_sample
 from vit_interactions.training.data.loaders import (
     EvaluationLoader,
     TrainingLoader,
@@ -22,9 +27,13 @@ from vit_interactions.training.data.loaders import (
 from vit_interactions.training.data.unreadable import TransformedImages
 from vit_interactions.training.data.window_store import WindowStore
 from vit_interactions.training.data.windowed_dataset import WindowedDataset
+from vit_interactions.training.explain_callback import METHODS, ExplainCallback, read_images
+from vit_interactions.training.log import Writer
 from vit_interactions.training.settings import BaseSettings, EvaluationSettings, TrainingSettings
 from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.processes import Process
+
+EXPLAINED = 4  # images, unless the user chooses some
 
 
 def create_datasets(settings: TrainingSettings) -> Datasets:
@@ -124,7 +133,9 @@ def create_teacher(settings: BaseSettings, config: Mapping[str, Any], process: P
         )
         renormalize = Normalize(((own_mean - mean) / std).tolist(), (own_std / std).tolist())
         model = nn.Sequential(renormalize, model)
-    return WindowTeacher(model.to(process.device), settings.alpha, settings.beta)
+    return WindowTeacher(
+        model.to(process.device), settings.alpha, settings.beta, settings.window_coverage, settings.exclude_sinks
+    )
 
 
 def create_training_loader(
@@ -152,6 +163,15 @@ def _check_store(store: WindowStore, student: nn.Module, settings: TrainingSetti
             f"`alpha` and `beta` must be those of the window store, {stored.alpha:g} and {stored.beta:g}, got "
             f"{settings.alpha:g} and {settings.beta:g}."
         )
+    if stored.coverage != settings.window_coverage:
+        raise ValueError(
+            f"`window_coverage` must be that of the window store, {stored.coverage:g}, got "
+            f"{settings.window_coverage:g}."
+        )
+    if stored.exclude_sinks != settings.exclude_sinks:
+        raise ValueError(
+            f"`exclude_sinks` must be that of the window store, {stored.exclude_sinks}, got {settings.exclude_sinks}."
+        )
     grid: Any = student.patch_embed.grid_size  # type: ignore[union-attr]
     if tuple(stored.grid) != tuple(grid):
         raise ValueError(
@@ -168,3 +188,50 @@ def create_evaluation_loader(
         return None
     batch = batch_size_per_process(settings, process.world)
     return EvaluationLoader(datasets.evaluation, config, process, batch_size=batch, workers=settings.workers)
+
+
+def explained_images(settings: TrainingSettings, datasets: Datasets, student: nn.Module) -> dict[str, Image.Image]:
+    """Read the images to explain: the user's, or four spread evenly over the evaluation (or training) images.
+
+    Raises:
+        ValueError: a stream without images of the user, an unreadable image, or a method that does not exist.
+        FileNotFoundError: an image that does not exist.
+    """
+    if settings.explain_every is None:
+        return {}
+    configure(settings.explain_method or METHODS, student)
+    if settings.explain_images is not None:
+        return read_images(find_images([settings.explain_images]))
+    images: Any = datasets.training if datasets.evaluation is None else datasets.evaluation
+    if isinstance(images, IterableDataset):
+        raise ValueError(
+            f"`explain_images` must be given for the stream {settings.dataset}, whose images have no numbers, got none."
+        )
+    count = min(EXPLAINED, len(images))
+    chosen = [index * len(images) // count for index in range(count)]
+    return read_images(
+        {
+            Path(image_name(images, index)).with_suffix("").as_posix(): read_sample(images, index)[0]
+            for index in chosen
+        }
+    )
+
+
+def create_callback(
+    settings: TrainingSettings,
+    images: Mapping[str, Image.Image],
+    config: Mapping[str, Any],
+    folder: Path,
+    writers: Sequence[Writer],
+    notify: Callable[[str], None],
+) -> ExplainCallback:
+    """Create the callback that explains images with the input configuration of the training."""
+    return ExplainCallback(
+        images,
+        [folder, *writers],
+        methods=settings.explain_method or METHODS,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        transform=create_transform(**config, is_training=False),
+        notify=notify,
+    )

@@ -1,9 +1,13 @@
 """Logs of a run: CSV files always, TensorBoard and Weights & Biases on request."""
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
 
 from vit_interactions.utilities.files import write_text
 from vit_interactions.utilities.json_files import DamagedFileError, short_repr
@@ -11,6 +15,8 @@ from vit_interactions.utilities.json_files import DamagedFileError, short_repr
 ADVICE = "Repair the file, or remove it to continue without its rows."
 
 Row = Mapping[str, float | int | None]
+Pictures = Mapping[str, Image.Image]
+NO_PICTURES: Pictures = {}
 
 
 class CsvLog:
@@ -87,71 +93,100 @@ def _first_number(path: Path, row: str) -> int:
 class Writer(Protocol):
     """An additional logger."""
 
-    def add(self, part: str, row: Row, step: int) -> None:
-        """Log the numbers of one step as "step/..." or "epoch/..."."""
+    def add(self, part: str, row: Row, step: int, pictures: Pictures = NO_PICTURES) -> None:
+        """Log the numbers and pictures of one step under "PART/NAME", with the parts "step", "epoch" and "explain"."""
 
     def close(self) -> None:
         """Write everything that is pending."""
 
 
 class TensorBoard:
-    """Logs numbers as TensorBoard scalars."""
+    """Logs numbers as TensorBoard scalars, and pictures as images."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Write to a folder, from a step on.
+    def __init__(self, writer: Any) -> None:
+        """Log to a `SummaryWriter`."""
+        self._writer = writer
 
-        Raises:
-            ImportError: tensorboard is not installed.
-        """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError("`tensorboard` needs a package: pip install tensorboard") from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step)
-
-    def add(self, part: str, row: Row, step: int) -> None:
-        """Log the numbers of one step; None values are skipped."""
+    def add(self, part: str, row: Row, step: int, pictures: Pictures = NO_PICTURES) -> None:
+        """Log the numbers and pictures of one step; None values are skipped."""
         for name, value in row.items():
             if value is not None:
                 self._writer.add_scalar(f"{part}/{name}", value, step)
+        for name, picture in pictures.items():
+            self._writer.add_image(f"{part}/{name}", np.asarray(picture), step, dataformats="HWC")
 
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
 
 
+def open_tensorboard(folder: Path, step: int) -> TensorBoard:
+    """Continue the log of TensorBoard in a folder after a step; later entries are dropped.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("`tensorboard` needs a package: pip install tensorboard") from error
+    return TensorBoard(SummaryWriter(str(folder), purge_step=step + 1))
+
+
 class WeightsAndBiases:
-    """Logs numbers to Weights & Biases, in the same run when resumed."""
+    """Logs numbers and pictures to a run of Weights & Biases, or of a library with the same interface."""
 
-    def __init__(self, folder: Path, project: str, settings: Mapping[str, Any]) -> None:
-        """Start a run, or continue the one whose ID is saved in the folder.
+    def __init__(self, run: Any, *, own: bool = False) -> None:
+        """Log to a run.
 
-        Raises:
-            ImportError: wandb is not installed.
+        A run of the user counts its steps in its own way, and would ignore entries of an earlier step. So only an
+        `own` run is given the step; in others it is one more number.
         """
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError("`wandb` needs a package: pip install wandb") from error
-        saved = folder / "wandb_run.txt"
-        known = saved.read_text(encoding="utf-8").strip() if saved.exists() else None
-        self._run: Any = wandb.init(
-            project=project,
-            name=folder.resolve().name,
-            dir=str(folder),
-            config=dict(settings),
-            id=known,
-            resume="allow" if known else None,
-        )
-        write_text(saved, str(self._run.id))
+        self._run, self._own = run, own
 
-    def add(self, part: str, row: Row, step: int) -> None:
-        """Log the numbers of one step."""
-        self._run.log({f"{part}/{name}": value for name, value in row.items()}, step=step)
+    def add(self, part: str, row: Row, step: int, pictures: Pictures = NO_PICTURES) -> None:
+        """Log the numbers and pictures of one step."""
+        entries: dict[str, Any] = {f"{part}/{name}": value for name, value in row.items()}
+        for name, picture in pictures.items():
+            entries[f"{part}/{name}"] = image_class(self._run)(picture)
+        if self._own:
+            self._run.log(entries, step=step)
+        else:
+            self._run.log({f"{part}/step": step, **entries})
 
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+
+def image_class(run: Any) -> Any:
+    """Return the class `Image` of the library that a run belongs to; None if it has none."""
+    package = type(run).__module__.partition(".")[0]
+    return getattr(sys.modules.get(package), "Image", None)
+
+
+def open_wandb(folder: Path, project: str, settings: Mapping[str, Any]) -> WeightsAndBiases:
+    """Start a run of Weights & Biases, or continue the one whose ID is saved in the folder.
+
+    Raises:
+        ImportError: wandb is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("`wandb` needs a package: pip install wandb") from error
+    saved = folder / "wandb_run.txt"
+    known = saved.read_text(encoding="utf-8").strip() if saved.exists() else None
+    run: Any = wandb.init(
+        project=project,
+        name=folder.resolve().name,
+        dir=str(folder),
+        config=dict(settings),
+        id=known,
+        resume="allow" if known else None,
+    )
+    write_text(saved, str(run.id))
+    return WeightsAndBiases(run, own=True)
 
 
 class RunLog:

@@ -43,6 +43,15 @@ class BaseSettings:
     teacher_checkpoint: Path | None = option(None, "Weights of the teacher. Default: timm's pretrained weights.")
     alpha: float = option(0.10, "Fraction of all patch pairs that the teacher counts as relevant.", check_fraction)
     beta: float = option(0.20, "Fraction of patches dropped as indiscriminative.", check_fraction)
+    window_coverage: float = option(
+        1.0,
+        "Fraction of a patch's relevant patches that its window contains at least; 1: the bounding box of all, as in "
+        "the paper.",
+        check_fraction,
+    )
+    exclude_sinks: bool = option(
+        False, "Leave out the teacher's attention sinks: they are relevant to no other patch."
+    )
     amp: str = option("none", "Mixed precision: bf16, fp16 or none.", one_of("bf16", "fp16", "none"))
     device: str = option("auto", "Device: auto (CUDA, then MPS, then CPU), cpu, cuda, mps, ...")
     workers: int = option(4, "Worker processes that load images.", within(0, MAX_WORKERS))
@@ -149,6 +158,15 @@ class TrainingSettings(BaseSettings):
     log_every: int = option(50, "Steps between rows of log.csv.", within(1))
     tensorboard: bool = option(False, "Also log to TensorBoard.")
     wandb: str | None = option(None, "Also log to this Weights & Biases project.")
+    explain_every: int | None = option(
+        None, "Epochs between explanations of fixed images; the trained weights stay the same.", within(1)
+    )
+    explain_images: Path | None = option(
+        None, "Image or folder of images to explain. Default: four evaluation images."
+    )
+    explain_method: list[str] | None = option(
+        None, "Method whose maps are shown, with options as in compare; repeat for several."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,12 +188,14 @@ class TrainingSettings(BaseSettings):
             raise ValueError("Only one of `pretrained` and `initial_checkpoint` must be given, got both.")
         if self.steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"`warmup_steps` must be less than `steps`, {self.steps}, got {self.warmup_steps}.")
+        if self.explain_every is None and (self.explain_images or self.explain_method):
+            raise ValueError("`explain_images` and `explain_method` must come with `explain_every`, got none.")
 
 
 # Settings that may differ on resume: paths, devices and logging.
 MAY_CHANGE = frozenset(
     {"data", "workers", "initial_checkpoint", "window_store", "teacher_checkpoint", "device", "checkpoint_every"}
-    | {"tensorboard", "wandb"}
+    | {"tensorboard", "wandb", "explain_every", "explain_images", "explain_method"}
 )
 
 

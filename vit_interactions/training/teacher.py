@@ -22,6 +22,8 @@ class WindowTeacher(nn.Module):
         model: the frozen ViT.
         alpha: fraction of all patch pairs that count as relevant.
         beta: fraction of patches dropped as indiscriminative.
+        coverage: fraction of a patch's relevant patches that its window contains at least.
+        exclude_sinks: whether attention sinks are relevant to no other patch.
 
     Example:
         >>> import timm
@@ -31,7 +33,14 @@ class WindowTeacher(nn.Module):
         ((10, 10), torch.Size([2, 100, 4]), tensor([20, 20]))
     """
 
-    def __init__(self, model: nn.Module, alpha: float = 0.10, beta: float = 0.20) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float = 0.10,
+        beta: float = 0.20,
+        coverage: float = 1.0,
+        exclude_sinks: bool = False,
+    ) -> None:
         """Freeze a trained model; the defaults are the paper's best alpha and beta.
 
         Args:
@@ -39,15 +48,19 @@ class WindowTeacher(nn.Module):
                 unwrapped.
             alpha: fraction of all patch pairs that count as relevant, in [0, 1].
             beta: fraction of patches dropped as indiscriminative, in [0, 1].
+            coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the
+                paper's bounding box. See `adaptive_windows`.
+            exclude_sinks: leave out the attention sinks of each image, which are then relevant to no other patch; see
+                `attention_sinks`.
 
         Raises:
             TypeError: `model` is not a module.
-            ValueError: `alpha` or `beta` outside [0, 1].
+            ValueError: `alpha`, `beta` or `coverage` outside [0, 1].
         """
         super().__init__()
         self.model = unwrap(model)
-        self._explainer = ResponsiveFieldSize(self.model, alpha, beta)
-        self.alpha, self.beta = alpha, beta
+        self._explainer = ResponsiveFieldSize(self.model, alpha, beta, coverage, exclude_sinks)
+        self.alpha, self.beta, self.coverage, self.exclude_sinks = alpha, beta, coverage, exclude_sinks
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "WindowTeacher":
@@ -73,5 +86,7 @@ class WindowTeacher(nn.Module):
         return token_layout(self.model, image_size).grid
 
     def extra_repr(self) -> str:
-        """Return alpha and beta, for `repr`."""
-        return f"alpha={self.alpha:g}, beta={self.beta:g}"
+        """Return the options of the windows, for `repr`."""
+        return f"alpha={self.alpha:g}, beta={self.beta:g}, coverage={self.coverage:g}" + (
+            ", exclude_sinks=True" * self.exclude_sinks
+        )

@@ -8,6 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from vit_interactions.models.trained_windows import WINDOW_SETTINGS
 from vit_interactions.training import factory
 from vit_interactions.training.checkpoint import ADVICE, check_fields, load_checkpoint, save_checkpoint
 from vit_interactions.training.data.loaders import Batch
@@ -16,7 +17,7 @@ from vit_interactions.training.evaluate import Evaluation, evaluate
 from vit_interactions.training.export import export_model, repair_export
 from vit_interactions.training.fingerprint import check_fingerprint, run_fingerprint
 from vit_interactions.training.interruption import Interruption, interruption
-from vit_interactions.training.log import RunLog, TensorBoard, WeightsAndBiases, Writer
+from vit_interactions.training.log import RunLog, Writer, open_tensorboard, open_wandb
 from vit_interactions.training.reporter import Reporter
 from vit_interactions.training.settings import TrainingSettings, check_resumable
 from vit_interactions.training.trainer import Trainer
@@ -26,7 +27,7 @@ from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.processes import Process, all_gather, broadcast, process_group
 from vit_interactions.utilities.seeds import seed_everything, seed_of
 
-CHECKPOINT, SETTINGS = "checkpoint.pt", "settings.json"
+CHECKPOINT, SETTINGS, EXPLANATIONS = "checkpoint.pt", "settings.json", "explanations"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Run:
         self._epoch_steps = self._train_batches.steps
         self.total = settings.steps or settings.epochs * self._epoch_steps
         self.trainer = Trainer(student, settings, process, self.total, teacher)
+        self._explained = factory.explained_images(settings, datasets, student)
         self._evaluation: Evaluation | None = None
         self._evaluated, self._best, self._resumed_at = 0, -1.0, 0
         self._best_files: dict[str, str] = {}
@@ -142,15 +144,21 @@ class Run:
         write_json(self._out / SETTINGS, self._settings.as_json())
         writers: list[Writer] = []
         if self._settings.tensorboard:
-            writers.append(TensorBoard(self._out / "tensorboard", self.trainer.step))
+            writers.append(open_tensorboard(self._out / "tensorboard", self.trainer.step))
         if self._settings.wandb is not None:
-            writers.append(WeightsAndBiases(self._out, self._settings.wandb, self._settings.as_json()))
+            writers.append(open_wandb(self._out, self._settings.wandb, self._settings.as_json()))
         epochs = -(-self._evaluated // self._epoch_steps)
         self._log = RunLog(self._out, self.trainer.step, epochs, writers)
+        if self._explained:
+            self._callback = factory.create_callback(
+                self._settings, self._explained, self._config, self._out / EXPLANATIONS, writers, self._note
+            )
 
     def finish(self) -> TrainingResult:
         """Train from the current step to the end, or until a signal asks to stop."""
         try:
+            if self.trainer.step == 0:
+                self._explain()
             while self._epoch_ended() or self.trainer.step < self.total:
                 completed = self._end_epoch() if self._epoch_ended() else self._train_epoch()
                 if not completed:
@@ -224,9 +232,20 @@ class Run:
                 )
             except StopRequested:
                 return False
+        every = self._settings.explain_every
+        if every and ((epoch + 1) % every == 0 or trainer.step == self.total):
+            self._explain()
         self._write_epoch(epoch, self._evaluation if due else None)
         self._evaluated = trainer.step
         return True
+
+    def _explain(self) -> None:
+        """Explain the images, in the first process only, while the others wait."""
+        if self._explained and self._process.first:
+            self._callback(self.trainer.model, self.trainer.step)
+
+    def _note(self, text: str) -> None:
+        self._reporter.note(f"note: {text}")
 
     def _stop_requested(self) -> bool:
         return bool(self._stop.agreed(self._process.device))
@@ -259,7 +278,8 @@ class Run:
                 self._best_files = self._export("best")
 
     def _export(self, name: str) -> dict[str, str]:
-        windows = {"alpha": self._settings.alpha, "beta": self._settings.beta}
+        settings = self._settings
+        windows = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
         return export_model(
             self.trainer.model,
             self._out / name,

@@ -28,9 +28,15 @@ class SafeConsole(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render as rich does, and replace unprintable characters."""
+        """Render as rich does, and replace unprintable characters, and those that the stream cannot encode."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text, lines=True))
+            yield segment if segment.control else segment._replace(text=self._encodable(segment.text))
+
+    def _encodable(self, text: str) -> str:
+        text = printable(text, lines=True)
+        if getattr(self.file, "errors", "strict") != "strict":  # standard error escapes them
+            return text
+        return text.encode(self.encoding, "replace").decode(self.encoding)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Convert a string to rich's text, as one line."""

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from unicodedata import category
+from unicodedata import category, normalize
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -29,6 +29,22 @@ def printable(text: str, *, lines: bool = False) -> str:
 def _is_printable(char: str) -> bool:
     # `str.isprintable` rejects all spaces except one; macOS and Japanese file names contain others.
     return char.isprintable() or category(char) == "Zs"
+
+
+FORMULA = ("=", "+", "-", "@")  # first characters of formulas in spreadsheets; their full-width forms too
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a printable text for a CSV file, with an apostrophe before what a spreadsheet would run as a formula.
+
+    Source: OWASP, CSV Injection.
+
+    Example:
+        >>> spreadsheet_text("cat.png"), spreadsheet_text("=HYPERLINK(1).png"), spreadsheet_text(" -2")
+        ('cat.png', "'=HYPERLINK(1).png", "' -2")
+    """
+    shown = printable(text)
+    return f"'{shown}" if normalize("NFKC", shown.lstrip()[:1]) in FORMULA else shown
 
 
 def describe_error(error: BaseException) -> str:

@@ -271,6 +271,27 @@ def test_partial_files_of_a_killed_build_are_ignored(
         assert contents(out) == contents(tmp_path / "quiet")
 
 
+def test_window_coverage_belongs_to_the_store(dataset: Any, teacher: WindowTeacher, tmp_path: Path) -> None:
+    build(dataset, teacher, tmp_path / "paper")
+    narrow = WindowTeacher(teacher.model, teacher.alpha, teacher.beta, coverage=0.8)
+    build(dataset, narrow, tmp_path / "narrow")
+    store = WindowStore(tmp_path / "narrow")
+    assert store.manifest.coverage == 0.8
+    field = narrow(resized_images(dataset, [0, 25]))
+    assert torch.equal(store.lookup([0, 25])[0].long(), field.windows)
+    assert not torch.equal(WindowStore(tmp_path / "paper")[0][0], store[0][0])
+    with pytest.raises(ValueError, match=r"same windows, got .*: `coverage` is 1\.0 instead of 0\.8\."):
+        build(dataset, narrow, tmp_path / "paper", resume=True)
+    sink_free = WindowTeacher(teacher.model, teacher.alpha, teacher.beta, exclude_sinks=True)
+    with pytest.raises(ValueError, match=r"`exclude_sinks` is False instead of True\."):
+        build(dataset, sink_free, tmp_path / "paper", resume=True)
+    # A store with the paper's windows is the same as before there was a coverage.
+    assert (
+        not {"coverage", "exclude_sinks"} & json.loads((tmp_path / "paper" / "manifest.json").read_text()).keys()
+    )
+    assert read_manifest(tmp_path / "paper").coverage == 1.0
+
+
 def test_other_store_or_folder_raises(dataset: Any, teacher: WindowTeacher, folder: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     build(dataset, teacher, store)

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup
 
+from vit_interactions.compare.csv_files import csv_text
 from vit_interactions.compare.manifest import EXPLORER
 from vit_interactions.compare.report.citations import citations
 from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
@@ -29,13 +30,16 @@ from vit_interactions.compare.report.tables import (
     Best,
     Column,
     MethodRow,
+    StabilityRow,
     best_by_metric,
     columns,
     grouped_failures,
     model_tables,
+    stability_rows,
     summary_rows,
 )
 from vit_interactions.compare.results import Results
+from vit_interactions.compare.stability import rank_stability
 from vit_interactions.explorer.page_files import image_id, pages_by_image
 from vit_interactions.figures.display import POLICY
 from vit_interactions.utilities.files import write_text
@@ -55,6 +59,7 @@ class ModelPart:
     rankings: list[ThemedFigure]
     curves: list[ThemedFigure]
     agreement: ThemedFigure | None
+    stability: list[StabilityRow]
 
 
 def report(results: Results, path: str | PathLike[str]) -> Path:
@@ -115,7 +120,7 @@ def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyTyp
         notes=results.notes(),
         citations=cited,
         bibtex=text_uri("text/x-bibtex", cited + "\n"),
-        means=text_uri("text/csv", summary.to_csv(index=False)),
+        means=text_uri("text/csv", csv_text(summary)),
         version=version("vit_interactions"),
         policy=POLICY,
         first=FIRST,
@@ -145,11 +150,13 @@ def _model_part(
         if found:
             draw = partial(curves_of, found, head.name, head.direction, results.score_name(model))
             curves.append(themed(draw, f"Curves of {head.label} by method, {head.hint}"))
+    stability = stability_rows(rank_stability(table[table["model"] == model], results.settings["metrics"]))
     agreement = None
     if len(results.methods) > 1:
         draw = partial(agreement_of, results.agreement(model))
         agreement = themed(draw, "Rank correlations between the maps of methods")
-    return ModelPart(model, heads, rows, best_by_metric(rows, heads), rankings, curves, agreement)
+    best = best_by_metric(rows, heads)
+    return ModelPart(model, heads, rows, best, rankings, curves, agreement, stability)
 
 
 def _methods_and_libraries(results: Results) -> list[str]:

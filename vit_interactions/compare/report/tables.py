@@ -96,6 +96,17 @@ class FailureGroup:
 
 
 @dataclass(frozen=True)
+class StabilityRow:
+    """How stable a ranking is under metrics that differ in what replaces removed patches."""
+
+    metrics: str
+    best: str
+    images: int
+    changes: str
+    correlation: str
+
+
+@dataclass(frozen=True)
 class Best:
     """The best methods by a metric, and the random baseline."""
 
@@ -184,6 +195,14 @@ def best_by_metric(rows: Sequence[MethodRow], heads: Sequence[Column]) -> list[B
             baseline = next((row.cells[place] for row in rows if row.baseline), None)
             found.append(Best(head, tuple(row.method for row in best), best[0].cells[place], baseline))
     return found
+
+
+def stability_rows(stability: pd.DataFrame) -> list[StabilityRow]:
+    """Format the rows of `stability.rank_stability`."""
+    return [
+        StabilityRow(row.metrics, row.best, int(row.images), f"{row.changes:.0%}", number(row.correlation))
+        for row in _rows(stability)
+    ]
 
 
 def model_tables(

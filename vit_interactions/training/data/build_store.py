@@ -158,6 +158,8 @@ def make_manifest(names: list[str], teacher: WindowTeacher, options: dict[str, A
         architecture=architecture_checksum(teacher.model),
         alpha=float(teacher.alpha),
         beta=float(teacher.beta),
+        coverage=float(teacher.coverage),
+        exclude_sinks=teacher.exclude_sinks,
         grid=grid,
         image_size=size,
         mean=tuple(options["mean"]),

@@ -58,6 +58,8 @@ class Manifest:
         names: SHA-256 of their names.
         shard: images per shard, except in the last one.
         format: version of the file format.
+        coverage: fraction of a patch's relevant patches that its window contains at least.
+        exclude_sinks: whether attention sinks are relevant to no other patch.
     """
 
     teacher: str
@@ -73,6 +75,8 @@ class Manifest:
     names: str
     shard: int
     format: int = 3
+    coverage: float = 1.0
+    exclude_sinks: bool = False
 
     @property
     def record_bytes(self) -> int:
@@ -108,10 +112,13 @@ class Manifest:
         return np.frombuffer(content, np.uint8, size).reshape(count, self.record_bytes)
 
     def as_json(self) -> str:
-        """Return the text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """Return the text of `manifest.json`, without later additions that have their default values."""
+        content = {name: value for name, value in asdict(self).items() if value != ADDED.get(name)}
+        return json.dumps(content, indent=2) + "\n"
 
 
+# Settings that older stores lack, and their values there.
+ADDED = {"coverage": 1.0, "exclude_sinks": False}
 # JSON has lists, not tuples.
 FIELDS = {each.name: list if get_origin(each.type) is tuple else each.type for each in fields(Manifest)}
 
@@ -126,7 +133,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"`store` must be a folder built by `vit-interactions windows`, got no {path}.")
-    content = read_json(path, REMAKE) or {}
+    content = ADDED | (read_json(path, REMAKE) or {})
     check_manifest(path, content)
     for name, kind in FIELDS.items():
         if kind is list:
@@ -144,7 +151,7 @@ def check_manifest(path: Path, content: dict[str, Any]) -> None:
         )
     check_keys(path, content, FIELDS, REMAKE)
     expected: dict[str, tuple[bool, str]] = {
-        **{name: (0 <= content[name] <= 1, "in [0, 1]") for name in ("alpha", "beta")},
+        **{name: (0 <= content[name] <= 1, "in [0, 1]") for name in ("alpha", "beta", "coverage")},
         **{name: (content[name] >= 1, ">= 1") for name in ("images", "shard")},
         "grid": (_is_size(content["grid"], LARGEST_SIDE), f"two whole numbers in [1, {LARGEST_SIDE}]"),
         "image_size": (_is_size(content["image_size"], 10**6), "two whole numbers >= 1"),

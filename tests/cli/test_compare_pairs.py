@@ -1,0 +1,57 @@
+"""`vit-interactions compare-pairs`: its table and files, how it resumes, and wrong arguments."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.helpers.command_line import failure, run
+from vit_interactions.cli.main import is_resumable
+from vit_interactions.explain.registry import pair_methods
+from vit_interactions.pair_study.baselines import PASSES
+
+
+@pytest.fixture
+def command(tmp_path: Path, checkpoint: Path, images: list[Path]) -> list[object]:
+    model = ["--model", "test_vit", "--checkpoint", checkpoint, "--pairs", 6, "--contexts", 3]
+    return ["compare-pairs", images[0].parent, *model, "--out", tmp_path / "out"]
+
+
+def test_tables_and_resuming(command: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command) == 0
+    shown = capsys.readouterr().out
+    assert "2 images" in shown
+    assert "closeness" in shown
+    out = tmp_path / "out"
+    names = ["images", "pairs.csv", "pairs.png", "study.json", "summary.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    summary = pd.read_csv(out / "summary.csv")
+    distinct = {*pair_methods()} - {"responsive_field_tendency", "indiscriminative_patches"}
+    assert set(summary["method"]) == {*distinct, *PASSES, "reliability"}
+    assert len(pd.read_csv(out / "pairs.csv")) == 2 * 6
+    with Image.open(out / "pairs.png") as image:
+        assert min(image.size) > 300
+    before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert run(*command, "--resume") == 0
+    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert is_resumable("compare-pairs")
+
+
+def test_wrong_arguments_are_one_line(
+    command: list[object], images: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "`--method` must have a pair map" in failure(capsys, *command, "--method", "legrad")
+    assert "`layer` of raw_attention must be int" in failure(
+        capsys, *command, "--method", "raw_attention:layer=top"
+    )
+    images[0].write_text("no image")
+    assert run(*command, "--method", "gmar") == 1
+    assert images[0].name in capsys.readouterr().err
+
+
+def test_a_method_that_fails_is_reported(command: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command, "--method", "generic_attention:start_layer=50", "--method", "gmar") == 1
+    shown = capsys.readouterr()
+    assert "`start_layer` must be < 6" in shown.err
+    assert "gmar" in shown.out

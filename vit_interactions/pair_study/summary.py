@@ -1,0 +1,116 @@
+"""Rank correlations of pair maps with measured effects: per image, and their means over images with intervals."""
+
+from collections.abc import Mapping
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vit_interactions.compare.summary import bootstrap_intervals
+from vit_interactions.functional.pair_scores import pair_distances, rank_correlation
+from vit_interactions.pair_study.baselines import ATTENTION, CLOSENESS, FIRST_ORDER, PASSES
+from vit_interactions.pair_study.measure import PairRecord
+from vit_interactions.utilities.files import write_text
+
+RELIABILITY = "reliability"  # correlation between strengths from halves of the contexts
+SCORES = ("spearman", "beyond_distance", "beyond_first_order")
+PAIRS, SUMMARY = "pairs.csv", "summary.csv"
+
+
+def correlations(record: PairRecord) -> dict[str, dict[str, float]]:
+    """Correlate the values of each method with the strength of the effects of one image.
+
+    Returns:
+        Method or baseline -> score -> rank correlation: "spearman"; "beyond_distance", with the distance of the patches
+        partialled out; and "beyond_first_order", with the distance and |s_i s_j| partialled out. Baselines that are
+        themselves partialled out have NaN there. "reliability" is the same between halves of the contexts.
+    """
+    effects = record.effects
+    strength, distance = effects.strength, pair_distances(effects.pairs, record.grid)
+    covariates = dict(zip(SCORES, ((), (distance,), (distance, effects.first_order)), strict=True))
+    excluded = {CLOSENESS: SCORES[1:], FIRST_ORDER: SCORES[2:]}
+    found = {RELIABILITY: {score: effects.reliability(given) for score, given in covariates.items()}}
+    for name, values in record.values.items():
+        found[name] = {
+            score: nan if score in excluded.get(name, ()) else rank_correlation(values, strength, given)
+            for score, given in covariates.items()
+        }
+    return found
+
+
+def summarize_pairs(
+    records: Mapping[str, PairRecord], passes: Mapping[str, tuple[int, int]], seed: int = 0
+) -> pd.DataFrame:
+    """Average the rank correlations over images.
+
+    Args:
+        records: image -> its record; at least one.
+        passes: method -> forward and backward passes per image.
+        seed: of the bootstrap, which resamples images.
+
+    Returns:
+        One row per method and score: `mean` with its 95% confidence interval from `low` to `high`, the number of
+        `images` with a value, and `difference`, the mean over images of the value minus that of mean attention, with
+        its interval; `forwards` and `backwards`, the passes per image. All intervals use the same resamples.
+    """
+    each = [correlations(record) for record in records.values()]
+    names = list(dict.fromkeys(name for image in each for name in image))
+    keys = [(name, score) for name in names for score in SCORES]
+    values = np.array([[image.get(name, {}).get(score, nan) for name, score in keys] for image in each])
+    differences = values - values[:, [keys.index((ATTENTION, score)) for _, score in keys]]
+    differences[:, [name == ATTENTION for name, _ in keys]] = nan  # to itself
+    columns = np.concatenate((values, differences), 1)
+    low, high = bootstrap_intervals(columns, seed=seed)
+    frame = pd.DataFrame(columns)
+    means, counts, half = frame.mean(), frame.count(), len(keys)
+    effect_passes = float(np.mean([record.effects.passes for record in records.values()]))
+    costs = {RELIABILITY: (effect_passes, 0), **PASSES, **passes}
+    rows = [
+        {
+            "method": name,
+            "score": score,
+            "mean": means[n],
+            "low": low[n],
+            "high": high[n],
+            "images": counts[n],
+            "difference": means[half + n],
+            "difference_low": low[half + n],
+            "difference_high": high[half + n],
+            "forwards": costs[name][0],
+            "backwards": costs[name][1],
+        }
+        for n, (name, score) in enumerate(keys)
+    ]
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
+def pair_table(records: Mapping[str, PairRecord]) -> pd.DataFrame:
+    """Arrange the measured pairs: one row per image and pair, with the effect and the value of each method."""
+    frames = []
+    for image, record in records.items():
+        effects = record.effects
+        first, second = effects.pairs.unbind(1)
+        frame = pd.DataFrame(
+            {
+                "image": image,
+                "target": record.target,
+                "first": first.numpy(),
+                "second": second.numpy(),
+                "distance": pair_distances(effects.pairs, record.grid).numpy(),
+                "index": effects.index.numpy(),
+                "standard_error": effects.standard_error.numpy(),
+                "strength": effects.strength.numpy(),
+                **{name: values.numpy() for name, values in record.values.items()},
+            }
+        )
+        frames.append(frame)
+    table: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return table
+
+
+def write_tables(records: Mapping[str, PairRecord], summary: pd.DataFrame, folder: Path) -> None:
+    """Write the pairs and the summary as CSV files."""
+    write_text(folder / PAIRS, pair_table(records).to_csv(index=False, lineterminator="\n"))
+    write_text(folder / SUMMARY, summary.to_csv(index=False, lineterminator="\n"))
