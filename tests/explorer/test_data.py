@@ -12,7 +12,7 @@ from tests.helpers.explored import COLS, ROWS
 from tests.helpers.sharp_vit import sharp_vit
 from vit_interactions.explorer import quantize
 from vit_interactions.explorer.data import PageData, page_data
-from vit_interactions.explorer.quantize import quantize_rows
+from vit_interactions.explorer.quantize import quantize_rows, row_ends
 from vit_interactions.explorer.render import _arrays, _sliders, render
 from vit_interactions.explorer.thresholds import slider_steps
 from vit_interactions.figures import PreparedImage
@@ -34,7 +34,7 @@ def test_page_data_matches_the_library(model: nn.Module, prepared: PreparedImage
     assert torch.equal(found.uncertainty, vi.InteractionUncertainty(model).uncertainty(inputs)[0])
     attention, kept = own_attention(model, inputs), found.attention
     assert (kept.form, kept.levels) == ("heads", 256)
-    assert torch.equal(torch.from_numpy(kept.values), quantize_rows(attention, 256))
+    assert torch.equal(torch.from_numpy(kept.values), quantize_rows(attention, row_ends(attention), 256))
     assert np.allclose(kept.peaks / 65535, attention.amax(-1), atol=1e-5)
     assert np.allclose(kept.inside / 65535, attention.sum(-1), atol=1e-5)
     assert found.prediction is not None
@@ -107,7 +107,8 @@ def test_large_grids_keep_the_mean_over_heads_or_nothing(
     monkeypatch.setattr(quantize, "FINE_VALUES", layers * patches**2 - 1)
     found = page_data(model, prepared, named=False)
     assert (found.attention.form, found.attention.levels, found.attention.all_heads) == ("means", 16, heads)
-    assert torch.equal(torch.from_numpy(found.attention.values), quantize_rows(attention.mean(1, True), 16))
+    means = attention.mean(1, True)
+    assert torch.equal(torch.from_numpy(found.attention.values), quantize_rows(means, row_ends(means), 16))
     packed = found.attention.packed()
     assert packed.size == -(-found.attention.values.size // 2)
     assert np.array_equal(np.stack([packed & 15, packed >> 4], 1).ravel(), found.attention.values.ravel())

@@ -35,6 +35,7 @@ def test_constant_maps_show_no_structure(noise, value):
     values[::2] *= 1 + noise
     axes, color = drawn(lambda axes: figures.draw_map(axes, prepared((480, 320)), values, LAYOUT, label="a"))
     assert len({tuple(color(*center)) for center in centers(0, 0).values()}) == 1
+    assert (axes.images[-1].get_array()[..., 3] == 0).all()  # the image stays visible
     [bar] = axes.child_axes
     np.testing.assert_allclose(bar.get_yticks(), [value], atol=1e-6)
 
@@ -52,8 +53,8 @@ def test_color_bar_shows_raw_values_with_label():
         lambda axes: draw(axes, prepared((480, 320)), 10.0 ** (5 * values), LAYOUT, label="U", log=True)
     )
     [bar] = axes.child_axes
-    assert bar.get_ylabel() == "U (log scale)"
-    np.testing.assert_allclose(bar.get_ylim(), (1e31, 1e35))
+    assert bar.get_ylabel() == "U (log scale)\n▼ below the range"
+    np.testing.assert_allclose(bar.get_ylim(), (1e27, 1e35))
 
 
 @pytest.mark.parametrize("more_is_relevant", [True, False])

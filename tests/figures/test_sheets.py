@@ -73,7 +73,7 @@ def test_rows_of_u_share_one_color_scale():
     figure = figures.interaction_figure(prepared((480, 320)), u, field, LAYOUT, [(0, 0), (3, 5)])
     first, second = (axes for axes in figure.axes if axes.get_title().startswith("Patch"))
     for axes in (first, second):
-        np.testing.assert_allclose(axes.child_axes[0].get_ylim(), (1e-6, 1e-2))
+        np.testing.assert_allclose(axes.child_axes[0].get_ylim(), (1e-7, 1e-2))
     at = centers(0, 0)[0, 5]
     assert probe(first)(*at).sum() > probe(second)(*at).sum() + 100
 

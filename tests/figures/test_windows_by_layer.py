@@ -11,7 +11,7 @@ from tests.helpers.drawn import COLS, LAYOUT, PLACES, ROWS, N, centers, drawn, p
 from tests.helpers.families import tiny
 from vit_interactions import figures
 from vit_interactions.explain.settings import Settings
-from vit_interactions.figures.overlay import COLORS
+from vit_interactions.figures.display import COLORS
 from vit_interactions.gallery.explanation import explain_image
 
 PATCH = (1, 2)

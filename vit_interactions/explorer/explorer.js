@@ -127,12 +127,15 @@
   const pairs = await unpack("pairs");
   const order = new Uint16Array((await unpack("order")).buffer);
   const packed = await unpack("attention");
+  const limits = new Float64Array((await unpack("limits")).buffer);
+  const ends = await unpack("ends");
   const peaks = new Uint16Array((await unpack("peaks")).buffer);
   const insides = new Uint16Array((await unpack("insides")).buffer);
   const featureLayers = facts.feature_layers;
   const similarities = featureLayers.length ? await unpack("similarity") : null;
   // Stored as differences from the layer before; bytes wrap around.
   for (let i = N * (N - 1) / 2; similarities && i < similarities.length; i++) similarities[i] += similarities[i - N * (N - 1) / 2];
+  const similarityEnds = featureLayers.length ? await unpack("similarity_ends") : null;
   const tints = featureLayers.length ? await unpack("tints") : null;
   const maths = mathematics(pairs, order);
   const attentionAt = facts.levels > 16 ? (i) => packed[i] : (i) => (packed[i >> 1] >> (4 * (i & 1))) & 15;
@@ -150,9 +153,11 @@
 
   // ---------------------------------------------------------------- drawing
 
-  const rgba = Uint32Array.from(facts.palette, (color) => (255 << 24 | (color & 255) << 16 | (color & 0xff00) | color >> 16) >>> 0);
+  const colorsOf = (palette) => Uint32Array.from(palette, ([red, green, blue, alpha]) => (alpha << 24 | blue << 16 | green << 8 | red) >>> 0);
+  const over = colorsOf(facts.palette), diverging = colorsOf(facts.diverging), NONE = 0;
+  const ramp = (palette) => `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `rgb(${palette[i].slice(0, 3)})`).join(", ")})`;
   const withAlpha = (color, alpha) => ((color & 0xffffff) | (Math.round(255 * alpha) << 24)) >>> 0;
-  const over = (shade) => withAlpha(rgba[shade], 0.45 + 0.4 * shade / 255); // low values are more transparent
+  const opaque = over.map((color) => withAlpha(color, 1));
   const UNSEEN = 90;
   const [x0, y0, x1, y1] = facts.extent;
   const dx = (x1 - x0) / cols, dy = (y1 - y0) / rows;
@@ -166,6 +171,16 @@
   const box = (p) => {
     const col = p % cols, row = (p - col) / cols;
     return [x0 + col * dx, y0 + row * dy, x0 + (col + 1) * dx, y0 + (row + 1) * dy];
+  };
+  // The triangles of figures.display.triangles.
+  const triangles = (below, above) => {
+    const half = facts.mark / 2;
+    const few = (patches) => (patches.length > facts.crowd * N ? [] : patches);
+    const shapes = [...few(below).map((p) => [p, half]), ...few(above).map((p) => [p, -half])].map(([p, tip]) => {
+      const col = p % cols, x = col + 0.5, y = (p - col) / cols + 0.5;
+      return [[x, y + tip], [x + half, y - tip], [x - half, y - tip]];
+    });
+    return { xs: shapes.map((s) => s.map(([x]) => x0 + x * dx)), ys: shapes.map((s) => s.map(([, y]) => y0 + y * dy)) };
   };
   const quads = (cells) => {
     const boxes = cells.map(box);
@@ -207,24 +222,25 @@
   const placeName = (p) => `row ${Math.floor(p / cols)}, column ${p % cols}`;
   const say = (id, text) => { byId(id).textContent = text; };
 
-  // Same scale as figures.values.log_scale: logarithmic, `decades` below the maximum; constants get the middle color. The
-  // patch itself is excluded from the scale, because it would dominate it.
+  // The limits are those of figures.display.log_scale without the patch itself; constants get no color.
   const drawInteractions = () => {
     const p = state.patch, colors = new Uint32Array(N), row = pairs.subarray(p * N, (p + 1) * N);
-    let first = 255, last = 0, best = -1;
+    const [low, high] = limits.subarray(2 * p, 2 * p + 2), flat = !(high - low > facts.noise * high);
+    const below = [], above = [];
+    let best = -1;
     for (let q = 0; q < N; q++) {
       if (q === p && N > 1) continue;
-      first = Math.min(first, row[q]);
-      if (facts.values[row[q]] > 0) last = Math.max(last, row[q]);
+      const u = facts.values[row[q]];
+      if (!flat && low - u > facts.noise * low) below.push(q);
+      if (!flat && u - high > facts.noise * high) above.push(q);
       if (best < 0 || row[q] < row[best]) best = q;
     }
-    const high = facts.values[first], low = Math.max(facts.values[last] ?? 0, high * 10 ** -facts.decades);
-    const flat = high - low <= facts.noise * high;
-    const shades = facts.values.map((u) => (flat ? 128 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
-    for (let q = 0; q < N; q++) colors[q] = over(shades[row[q]]);
+    const shades = facts.values.map((u) => (flat ? 0 : Math.round(255 * Math.min(Math.max(0, Math.log(u / low) / Math.log(high / low)), 1))));
+    for (let q = 0; q < N; q++) colors[q] = flat ? NONE : over[shades[row[q]]];
     setCells("interactions_cells", colors);
-    say("u-low", flat ? "U is constant" : `U ≤ ${shown(low)}`);
-    say("u-high", flat ? "" : `${shown(high)} (log scale)`);
+    sources.interactions_clipped.data = triangles(below, above);
+    say("u-low", flat ? "U is constant" : `U ${below.length ? "▼ ≤" : "="} ${shown(low)}`);
+    say("u-high", flat ? "" : `${above.length ? "▲ ≥ " : ""}${shown(high)} (log scale)`);
     say("interactions-read", best === p ? "" : `Strongest interaction: patch in ${placeName(best)}, U = ${shown(facts.values[row[best]])}.`);
   };
 
@@ -315,7 +331,7 @@
         const [column, line] = tilePlace(layer, head);
         for (let q = 0; q < N; q++) {
           const col = q % cols, row = (q - col) / cols;
-          pixels[(line * (rows + 1) + row) * width + column * (cols + 1) + col] = rgba[shadeAt(layer, head, p, q)];
+          pixels[(line * (rows + 1) + row) * width + column * (cols + 1) + col] = opaque[shadeAt(layer, head, p, q)];
         }
       }
     setImage("mosaic_cells", pixels, height, width, 0.5 / (cols + 1), 0.5 / (rows + 1), columns - 0.5 / (cols + 1), lines - 0.5 / (rows + 1));
@@ -324,41 +340,52 @@
     if (!layers) return;
     const { layer, head, patch: p } = state, row = (layer * heads + head) * N + p;
     const colors = new Uint32Array(N);
-    for (let q = 0; q < N; q++) colors[q] = over(shadeAt(layer, head, p, q));
+    const clipped = ends[row] < 255, above = [];
+    for (let q = 0; q < N; q++) {
+      const shade = shadeAt(layer, head, p, q);
+      colors[q] = over[shade];
+      if (clipped && shade === 255) above.push(q);
+    }
     setCells("head_cells", colors);
+    sources.head_clipped.data = triangles([], above);
     const [column, line] = tilePlace(layer, head);
     sources.mosaic_chosen.data = quad(column, line, column + 1, line + 1);
     const name = heads > 1 ? `Layer ${layer}, head ${head}` : facts.form === "means" ? `Layer ${layer}, mean of its heads` : `Layer ${layer}`;
     say("head-title", name);
     const peak = peaks[row] / 65535, rest = 1 - insides[row] / 65535;
-    say("head-read", `The patch gives ${share(peak)} of its attention to the brightest patch` +
+    say("head-read", `${clipped ? "▲ marks patches at or above the 98th percentile. " : ""}The patch gives ${share(peak)} of its attention to one patch` +
       (facts.prefix ? `, and ${share(Math.max(rest, 0))} to the ${facts.prefix === 1 ? "prefix token" : `${facts.prefix} prefix tokens`}.` : "."));
   };
 
+  const similarityOf = (steps) => steps / (facts.similarity_steps / 2) - 1;
   // Pairs p > q are stored once: row by row of the lower triangle.
   const similarityAt = (place, p, q) => {
     if (p === q) return 1;
     const pair = p > q ? p * (p - 1) / 2 + q : q * (q - 1) / 2 + p;
-    return similarities[place * (N * (N - 1) / 2) + pair] / (facts.similarity_steps / 2) - 1;
+    return similarityOf(similarities[place * (N * (N - 1) / 2) + pair]);
   };
-  // From the lowest to the highest similarity; the patch itself is excluded from the scale.
+  // The limits are those of figures.display.linear_scale without the patch itself; constants get no color.
   const drawSimilarity = () => {
     if (!featureLayers.length) return;
     const p = state.patch, colors = new Uint32Array(N);
     const row = Array.from({ length: N }, (_, q) => similarityAt(state.features, p, q));
-    let low = Infinity, high = -Infinity, best = -1;
+    const end = 2 * (state.features * N + p);
+    const [first, last] = similarityEnds.subarray(end, end + 2), [low, high] = [similarityOf(first), similarityOf(last)];
+    const signed = low < 0 && first + last === facts.similarity_steps, palette = signed ? diverging : over, below = [], above = [];
+    let best = -1;
     row.forEach((value, q) => {
+      if (high > low) colors[q] = palette[Math.round(255 * Math.min(Math.max(0, (value - low) / (high - low)), 1))];
       if (q === p && N > 1) return;
-      low = Math.min(low, value);
-      if (value > high) [high, best] = [value, q];
-    });
-    row.forEach((value, q) => {
-      colors[q] = over(high > low ? Math.round(255 * Math.min((value - low) / (high - low), 1)) : 128);
+      if (value < low - facts.noise) below.push(q);
+      if (value > high + facts.noise) above.push(q);
+      if (best < 0 || value > row[best]) best = q;
     });
     setCells("similarity_cells", colors);
+    sources.similarity_clipped.data = triangles(below, above);
+    byId("s-ramp").style.background = ramp(signed ? facts.diverging : facts.palette);
     say("similarity-title", `Similarity, layer ${featureLayers[state.features]}`);
-    say("s-low", low.toFixed(2)); say("s-high", `${high.toFixed(2)} (cosine)`);
-    say("similarity-read", N > 1 ? `Most similar: patch in ${placeName(best)}, ${high.toFixed(2)}.` : "");
+    say("s-low", `${below.length ? "▼ ≤ " : ""}${low.toFixed(2)}`); say("s-high", `${above.length ? "▲ ≥ " : ""}${high.toFixed(2)} (cosine)`);
+    say("similarity-read", N > 1 ? `Most similar: patch in ${placeName(best)}, ${row[best].toFixed(2)}.` : "");
   };
   const drawFeatures = () => {
     if (!featureLayers.length) return;
@@ -502,8 +529,7 @@
 
   // ---------------------------------------------------------------- start
 
-  const ramp = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map((i) => `#${facts.palette[i].toString(16).padStart(6, "0")}`).join(", ")})`;
-  for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp;
+  for (const bar of document.querySelectorAll(".ramp > i")) bar.style.background = ramp(facts.palette);
 
   await drawImage();
   setCells("tendency_cells", new Uint32Array(N).fill(withAlpha(0, 0.5))); // arrows are bright
@@ -520,11 +546,14 @@
       field: [...maths.field(state.patch, state.windows, state.dropped)],
       tendency: [...state.fields.tendency.subarray(2 * state.patch, 2 * state.patch + 2)],
       u: Array.from(pairs.subarray(state.patch * N, (state.patch + 1) * N), (k) => facts.values[k]),
+      colors: [...sources.interactions_cells.data.image[0]],
       attention: layers ? Array.from({ length: N }, (_, q) =>
-        (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1)) ** 2 *
+        (attentionAt(((state.layer * heads + state.head) * N + state.patch) * N + q) / (facts.levels - 1) *
+        ends[(state.layer * heads + state.head) * N + state.patch] / 255) ** 2 *
         peaks[(state.layer * heads + state.head) * N + state.patch] / 65535) : null,
       featureLayer: featureLayers[state.features],
       similarity: featureLayers.length ? Array.from({ length: N }, (_, q) => similarityAt(state.features, state.patch, q)) : null,
+      similarityColors: featureLayers.length ? [...sources.similarity_cells.data.image[0]] : null,
       tints: featureLayers.length ? [...tints.subarray(3 * state.features * N, 3 * (state.features + 1) * N)] : null,
     }),
     all: () => ({ windows: [...state.windows], dropped: [...state.dropped], sizes: [...state.fields.size], tendency: [...state.fields.tendency] }),

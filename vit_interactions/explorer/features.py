@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_interactions.figures.display import linear_limits
 from vit_interactions.functional.feature_pca import component_colors, principal_components
 from vit_interactions.functional.similarity import cosine_similarity
 
@@ -35,6 +36,23 @@ class QuantizedFeatures:
     def packed(self) -> NDArray[np.uint8]:
         """Return each layer's similarity minus that of the layer before, modulo 256, which compresses better."""
         return np.diff(self.similarity, axis=0, prepend=np.uint8(0))
+
+    def ends(self) -> NDArray[np.uint8]:
+        """Return the ends of the color scale of each patch's similarities, without its own, in steps.
+
+        Returns:
+            (layers, patches, 2), from `linear_limits`.
+        """
+        count = self.colors.shape[1]
+        if count == 1:
+            return np.full((len(self.layers), 1, 2), STEPS, np.uint8)
+        rows, cols = np.tril_indices(count, -1)
+        ends = np.empty((len(self.layers), count, 2), np.uint8)
+        for place, steps in enumerate(self.similarity):
+            values = np.full((count, count), np.nan)
+            values[rows, cols] = values[cols, rows] = steps / (STEPS / 2) - 1
+            ends[place] = np.round((np.stack(linear_limits(values), -1) + 1) * (STEPS / 2))
+        return ends
 
 
 def quantize_features(features: Sequence[Tensor]) -> QuantizedFeatures:

@@ -49,6 +49,9 @@ def image_plot(
         _add_field(plot, cell, fine)
     if name == "tendency":
         _add_arrows(plot, cell, fine)
+    if name in ("interactions", "head", "similarity"):
+        clipped = _source(f"{name}_clipped", ("xs", "ys"))
+        plot.patches("xs", "ys", source=clipped, fill_color=PALE, line_color=DARK, line_width=0.5)
     if sinks:
         _add_sinks(plot, sinks)
     _add_frame(plot, f"{name}_patch")

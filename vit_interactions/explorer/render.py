@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from bokeh.embed import json_item
-from bokeh.palettes import all_palettes
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,10 +24,9 @@ from vit_interactions.explorer.features import STEPS
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
 from vit_interactions.figures.canvas import PATCH_COLOR
+from vit_interactions.figures.display import CROWD, MARK, NOISE, log_limits, palette
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
-from vit_interactions.figures.overlay import COLORS, DECADES
 from vit_interactions.figures.tendency import ARROW_COLOR
-from vit_interactions.figures.values import NOISE
 from vit_interactions.functional.indiscriminative import column_variance
 from vit_interactions.images.placement import around_both
 from vit_interactions.utilities.text import printable
@@ -89,7 +87,8 @@ def page_facts(found: PageData, sliders: SliderSteps, alpha: float, beta: float)
     """Return the numbers and names that the page's script needs, without arrays."""
     facts = {**_place(found), **_sliders(found, sliders, alpha, beta), **_shown_attention(found)}
     facts |= _shown_features(found)
-    facts |= {"many": MANY, "decades": DECADES, "noise": NOISE, "palette": _palette(), "open": OPEN_WINDOWS}
+    facts |= {"many": MANY, "mark": MARK, "crowd": CROWD, "noise": NOISE, "open": OPEN_WINDOWS}
+    facts |= {"palette": palette().tolist(), "diverging": palette(diverging=True).tolist()}
     needs = {"head": facts["layers"], "similarity": facts["feature_layers"], "pca": facts["feature_layers"]}
     facts["panels"] = [name for name in PANELS if needs.get(name, True)]
     facts["plots"] = _plots(found, facts)
@@ -176,13 +175,27 @@ def _arrays(found: PageData, sliders: SliderSteps) -> dict[str, bytes]:
     arrays: dict[str, NDArray[Any]] = {
         "pairs": sliders.steps,
         "order": order.cpu().numpy().astype(np.uint16),
+        "limits": row_limits(sliders),
         "attention": found.attention.packed(),
         "peaks": found.attention.peaks,
+        "ends": found.attention.ends,
         "insides": found.attention.inside,
     }
     if found.features is not None:
         arrays |= {"similarity": found.features.packed(), "tints": found.features.colors}
+        arrays["similarity_ends"] = found.features.ends()
     return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def row_limits(sliders: SliderSteps) -> NDArray[np.float64]:
+    """Return (patches, 2): the ends of the log scale of each row of U, from the values that the page shows.
+
+    The patch itself is excluded, because it would dominate its row. NaN if no other value is positive.
+    """
+    shown = sliders.values[sliders.steps]
+    if len(shown) > 1:
+        np.fill_diagonal(shown, np.nan)
+    return np.stack(log_limits(shown), -1)
 
 
 def pack(data: bytes) -> str:
@@ -223,11 +236,6 @@ def _line_names(layers: int, columns: int) -> list[str]:
     """
     lines = [range(start, min(start + columns, layers)) for start in range(0, layers, columns)]
     return [f"{line[0]}-{line[-1]}" if len(line) > 1 else f"{line[0]}" for line in lines]
-
-
-def _palette() -> list[int]:
-    """Return the 256 colors of the maps as 0xRRGGBB."""
-    return [int(color[1:], 16) for color in all_palettes[COLORS.capitalize()][256]]
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -10,10 +10,11 @@ from torch import Tensor
 from vit_interactions.attention import TokenLayout
 from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.canvas import draw_cells, draw_image, mark_patch
+from vit_interactions.figures.display import linear_scale
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.selection import choose_patches
 from vit_interactions.figures.sheets import image_grid
-from vit_interactions.figures.values import linear_scale, set_title, to_array
+from vit_interactions.figures.values import set_title, to_array
 from vit_interactions.functional.feature_pca import COMPONENTS
 from vit_interactions.images.prepared import PreparedImage
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.image import AxesImage
@@ -14,24 +15,23 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import draw_cells, draw_image
-from vit_interactions.figures.values import (
+from vit_interactions.figures.display import (
     ConstantScale,
-    is_symmetric,
-    linear_scale,
+    clipped,
+    color_map,
     log_scale,
+    map_scale,
+    paint,
     scale_name,
-    to_array,
+    triangles,
 )
+from vit_interactions.figures.values import to_array
 from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.arrays import Array
 
-COLORS = "inferno"
-DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
 LESS_IS_RELEVANT = "(lower is more relevant)"
-OPACITY = 0.65
-DIVERGING_OPACITY = 0.8  # these pale colors need a fainter background
 LABEL_LENGTH = 36  # characters per line of a color bar label
-DECADES = 4  # below the maximum; enough to show which patches matter
+TRIANGLE: dict[str, Any] = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.4}
 
 
 def draw_map(
@@ -48,7 +48,9 @@ def draw_map(
     """Draw a patch map on the whole image, with a color bar of the raw values.
 
     Bright always means relevant: if lower values are more relevant, colors and color bar are reversed. Maps with both
-    signs get diverging colors instead, neutral at zero and red where relevant.
+    signs get diverging colors instead, neutral at zero and red where relevant. Positive maps of which most patches
+    would be dark get a log scale. If a few extreme patches would stretch the scale, it ends at a percentile, and
+    triangles mark the patches beyond it. The color bar states both.
 
     Args:
         axes: axes to draw on.
@@ -57,18 +59,17 @@ def draw_map(
         layout: token layout of the model, from `token_layout`.
         label: color bar label.
         more_is_relevant: the explainer's attribute of that name.
-        log: use a log scale, over at most four decades below the maximum.
+        log: use a log scale, over at most eight decades, even if a linear scale would not look black.
         norm: color scale, to share it among maps or to fix its range; None to fit the values.
 
     Raises:
         ValueError: the map does not have the shape of the layout, or is not finite.
     """
     values = to_array("patch_map", patch_map, layout.grid)
-    scale = norm or (log_scale(values, DECADES) if log else linear_scale(values))
+    scale = norm or (log_scale(values) if log else map_scale(values))
     direction = "" if more_is_relevant else f"\n{LESS_IS_RELEVANT}"
-    return draw_scaled(
-        axes, prepared, values, layout, scale, label + scale_name(scale) + direction, more_is_relevant
-    )
+    label += direction + scale_name(scale, values, given=norm is not None)
+    return draw_scaled(axes, prepared, values, layout, scale, label, more_is_relevant)
 
 
 def draw_scaled(
@@ -81,14 +82,26 @@ def draw_scaled(
     more_is_relevant: bool,
 ) -> AxesImage:
     """Draw values (rows, cols) with a given color scale and color bar label."""
-    colors, opacity = (DIVERGING, DIVERGING_OPACITY) if is_symmetric(scale) else (COLORS, OPACITY)
-    mappable = ScalarMappable(scale, colors if more_is_relevant else f"{colors}_r")
     draw_image(axes, prepared, layout, gray=True)
-    image = draw_cells(axes, prepared, layout, mappable.to_rgba(values, alpha=opacity, bytes=True))
+    image = draw_cells(axes, prepared, layout, paint(values, scale, more_is_relevant=more_is_relevant))
+    draw_clipped(axes, prepared, layout, values, scale)
+    mappable = ScalarMappable(scale, color_map(scale, more_is_relevant=more_is_relevant))
     bar = draw_color_bar(axes, mappable, values, _wrapped(label.strip()))
     if not more_is_relevant:
         bar.ax.invert_yaxis()
     return image
+
+
+def draw_clipped(
+    axes: Axes, prepared: PreparedImage, layout: TokenLayout, values: Array, scale: Normalize
+) -> None:
+    """Mark patches whose values (rows, cols) are below or above the color scale with small triangles."""
+    left, top, right, bottom = prepared.box_of_extent(layout.extent)
+    size = (right - left) / layout.cols, (bottom - top) / layout.rows
+    for cells, up in zip(clipped(values, scale), (False, True), strict=True):
+        if cells.any():
+            corners = triangles(cells, up=up) * size + (left, top)
+            axes.add_collection(PolyCollection(list(corners), zorder=3, **TRIANGLE), autolim=False)
 
 
 def draw_color_bar(axes: Axes, mappable: ScalarMappable, values: Array, label: str) -> Colorbar:
@@ -120,8 +133,7 @@ def _wrapped(label: str) -> str:
 
 def _extend(scale: Normalize, values: Array) -> str:
     """Return at which ends the values exceed the scale, as matplotlib's `extend`."""
-    below = scale.vmin is not None and bool(values.min() < scale.vmin)
-    above = scale.vmax is not None and bool(values.max() > scale.vmax)
+    below, above = (bool(cells.any()) for cells in clipped(values, scale))
     return ("both" if above else "min") if below else ("max" if above else "neither")
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.canvas import cell_squares, draw_cells, draw_image
-from vit_interactions.figures.overlay import COLORS, draw_color_bar
-from vit_interactions.figures.values import is_constant, log_scale, scale_name, to_array
+from vit_interactions.figures.display import color_map, is_constant, log_scale, scale_name
+from vit_interactions.figures.overlay import draw_color_bar
+from vit_interactions.figures.values import to_array
 from vit_interactions.images.prepared import PreparedImage
 from vit_interactions.utilities.checks import check_fraction
 
-DECADES = 8  # the columns of indiscriminative patches lie far below the maximum
 DROPPED_EDGE: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.75", "linewidth": 0.6}
 CUT_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
@@ -28,7 +28,7 @@ CUT_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 def draw_pairs(axes: Axes, uncertainty: Tensor) -> AxesImage:
     """Draw U as an image (Fig. 5a), one row per query patch and one column per key patch.
 
-    U is heavy-tailed, so the color scale is logarithmic, over at most eight decades below the maximum.
+    U is heavy-tailed, so the color scale is logarithmic, with robust limits, over at most eight decades.
 
     Args:
         axes: axes to draw on.
@@ -39,14 +39,14 @@ def draw_pairs(axes: Axes, uncertainty: Tensor) -> AxesImage:
     """
     patches = uncertainty.shape[0]
     values = to_array("uncertainty", uncertainty, (patches, patches))
-    scale = log_scale(values, DECADES)
-    image = axes.imshow(values, cmap=COLORS, norm=scale, origin="upper", interpolation="nearest")
+    scale = log_scale(values)
+    image = axes.imshow(values, cmap=color_map(scale), norm=scale, origin="upper", interpolation="nearest")
     axes.set_xlabel("key patch", fontsize=9)
     axes.set_ylabel("query patch", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    draw_color_bar(axes, image, values, "U" + scale_name(scale))
+    draw_color_bar(axes, image, values, "U" + scale_name(scale, values))
     return image
 
 

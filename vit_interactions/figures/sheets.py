@@ -14,14 +14,15 @@ from vit_interactions.explain.interaction_curve import InteractionCurve
 from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.canvas import draw_image, mark_patch
 from vit_interactions.figures.curve import draw_curve
+from vit_interactions.figures.display import log_scale
 from vit_interactions.figures.field import draw_field, draw_field_legend, draw_interactions
-from vit_interactions.figures.overlay import DECADES, draw_map
+from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
 from vit_interactions.figures.selection import choose_patches, one_image
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.sinks import mark_sinks
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
-from vit_interactions.figures.values import log_scale, pairs_array, set_title, text_width
+from vit_interactions.figures.values import pairs_array, set_title, text_width
 from vit_interactions.functional.indiscriminative import indiscriminative_patches
 from vit_interactions.functional.responsive_field import ResponsiveField
 from vit_interactions.images.placement import around_both
@@ -68,7 +69,7 @@ def interaction_figure(
     chosen = choose_patches(uncertainty, layout) if patches is None else list(patches)
     if not chosen:
         raise ValueError("`patches` must contain at least one (row, col), got none.")
-    norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]], DECADES)
+    norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]])
     columns = min(len(chosen), 2 if _is_wide(prepared, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
     figure, axes = image_grid(prepared, layout, 2 * bands, 1 + columns, title)

@@ -25,7 +25,7 @@ from vit_interactions.compare.report.figures import (
     ranking_figure,
     ranking_of,
 )
-from vit_interactions.figures.colors import POLICY
+from vit_interactions.figures.display import POLICY
 from vit_interactions.metrics import METRICS
 
 

@@ -22,7 +22,7 @@ from vit_interactions.compare.report import page as report_module
 from vit_interactions.compare.report.figures import grid_figure
 from vit_interactions.compare.report.page import render, report
 from vit_interactions.explorer.page_files import image_id
-from vit_interactions.figures.colors import map_colors
+from vit_interactions.figures.display import map_colors
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def path(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def column(p: Page, number: int, table: str = "table.values") -> list[str]:
+def column(p: Page, number: int, table: str = "#results table.values") -> list[str]:
     """Return the texts of a column of the first such table, without the intervals."""
     cells = f"document.querySelector('{table}').tBodies[0].rows"
     return list(p.run(f"[...{cells}].map(row => row.cells[{number}].firstChild.textContent.trim())"))
@@ -98,7 +98,7 @@ def test_no_script_of_names_runs_and_names_are_read_as_they_are(path: Path) -> N
 
 def test_tables_sort_by_clicks(path: Path) -> None:
     with page(path) as p:
-        head = "table.values thead th:nth-child({})"
+        head = "#results table.values thead th:nth-child({})"
         before = column(p, 0)
         assert before == METHODS
         p.click(head.format(2) + " button")  # insertion: the highest first
@@ -109,10 +109,11 @@ def test_tables_sort_by_clicks(path: Path) -> None:
         assert [each.split()[0] for each in column(p, 2)] == ["0.400", "0.500", "0.700", "–"]
         p.click(head.format(3) + " button")
         assert [each.split()[0] for each in column(p, 2)] == ["0.700", "0.500", "0.400", "–"]
-        sorts = p.run("[...document.querySelectorAll('table.values thead')][0].rows[0].cells.length")
+        sorts = p.run("[...document.querySelectorAll('#results table.values thead')][0].rows[0].cells.length")
         assert sorts == 4
         states = p.run(
-            "[...document.querySelector('table.values thead tr').cells].map(head => head.getAttribute('aria-sort'))"
+            "[...document.querySelector('#results table.values thead tr').cells]"
+            ".map(head => head.getAttribute('aria-sort'))"
         )
         assert states == ["none", "none", "descending", "none"]
         p.click(head.format(1) + " button")
@@ -136,10 +137,10 @@ def test_sliders_move_by_keys(path: Path) -> None:
     with page(path) as p:
         opacity = "getComputedStyle(document.querySelector('.map')).opacity"
         width = "document.querySelector('.tiles li').getBoundingClientRect().width"
-        assert float(p.run(opacity)) == 0.7
-        p.run("document.querySelector('input[data-sets=\"--strength\"]').focus()")
-        p.key("End")
         assert float(p.run(opacity)) == 1
+        p.run("document.querySelector('input[data-sets=\"--strength\"]').focus()")
+        p.key("Home")
+        assert float(p.run(opacity)) == 0
         narrow = p.run(width)
         p.run("document.querySelector('input[data-sets=\"--tile\"]').focus()")
         p.key("End")
@@ -301,6 +302,6 @@ def test_a_real_comparison_makes_a_report(tmp_path: Path) -> None:
         assert p.run("document.querySelectorAll('.map').length") == 3
         assert "broken.jpg" in p.run("document.querySelector('#failures').textContent")
         assert p.run("document.querySelectorAll('.wide .drawing').length") == 2  # curves and agreement
-        insertion = p.run("+document.querySelector('table.values td').dataset.value")
+        insertion = p.run("+document.querySelector('#results table.values td').dataset.value")
     assert insertion == comparison.summary()["mean"][0]
     assert len(grid_figure(comparison, SCRIPT).axes) == 4

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from vit_interactions.figures.colors import map_colors
+from vit_interactions.figures.display import clipped, map_colors, map_scale, triangles
 from vit_interactions.figures.shown import CSS_PIXELS
 from vit_interactions.images.placement import Bounds, around_both
 from vit_interactions.utilities.arrays import Array
@@ -111,12 +111,24 @@ def outline_uri(mask: Array) -> Markup:
 
 
 def map_uri(values: Array) -> Markup:
-    """Return a map as a PNG of one pixel per patch, which a page enlarges.
+    """Return a map as a translucent PNG of one pixel per patch, which a page enlarges.
 
     Raises:
         ValueError: a map of another shape than (rows, cols), or not finite.
     """
     return _png_uri(Image.fromarray(map_colors(values)))
+
+
+def clipped_path(values: Array) -> str:
+    """Return the triangles on clipped patches of a map as an SVG path, in patches; "" if none are.
+
+    Example:
+        >>> clipped_path(np.array([[*np.linspace(0.1, 0.2, 99), 7.0]]))
+        'M99.5 0.3L99.7 0.7L99.3 0.7Z'
+    """
+    marked = zip(clipped(values, map_scale(values)), (False, True), strict=True)
+    shapes = [shape for cells, up in marked for shape in triangles(cells, up=up)]
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in shape) + "Z" for shape in shapes)
 
 
 def themed(draw: Callable[[], Figure], alt: str) -> ThemedFigure:

@@ -19,8 +19,8 @@ from vit_interactions.compare.results import Results
 from vit_interactions.compare.summary import BASELINE
 from vit_interactions.figures import PreparedImage, draw_image
 from vit_interactions.figures.canvas import draw_cells
-from vit_interactions.figures.colors import POLICY, map_colors
-from vit_interactions.figures.overlay import OPACITY
+from vit_interactions.figures.display import POLICY, map_colors, map_scale
+from vit_interactions.figures.overlay import draw_clipped
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.loading.predictions import prediction_text
 from vit_interactions.metrics.perturbation_curves import area_under_curve
@@ -111,7 +111,8 @@ def grid_figure(
             _title(axes, _in_lines(method, NAME_LENGTH) + ("\n(no map)" if found is None else ""))
             draw_image(axes, image, layout, gray=True)
             if found is not None:
-                draw_cells(axes, image, layout, _translucent(map_colors(found)))
+                draw_cells(axes, image, layout, map_colors(found))
+                draw_clipped(axes, image, layout, found, map_scale(found))
     return figure
 
 
@@ -337,11 +338,6 @@ def _in_lines(method: str, length: int) -> str:
     """
     breakable = re.sub(r"(?<=[_,])(?=\S)", "\v", method)  # whitespace that no name contains
     return "\n".join(textwrap.wrap(breakable, length, replace_whitespace=False)).replace("\v", "")
-
-
-def _translucent(colors: Array) -> Array:
-    alpha = np.full((*colors.shape[:2], 1), round(255 * OPACITY), np.uint8)
-    return np.concatenate([colors, alpha], -1)
 
 
 def _check_known(name: str, chosen: Sequence[str], known: Sequence[str]) -> None:

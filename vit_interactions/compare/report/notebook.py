@@ -8,7 +8,7 @@ from vit_interactions.compare.report.shown import show_image
 from vit_interactions.compare.report.tables import columns, grouped_failures, summary_rows
 from vit_interactions.compare.results import Results
 from vit_interactions.compare.summary import BASELINE
-from vit_interactions.figures.colors import POLICY
+from vit_interactions.figures.display import POLICY
 
 SHOWN = 3  # images whose maps are shown, so that a notebook does not grow with the comparison
 

@@ -41,9 +41,10 @@ from vit_interactions.compare.report.tables import (
 from vit_interactions.compare.results import Results
 from vit_interactions.compare.stability import rank_stability
 from vit_interactions.explorer.page_files import image_id, pages_by_image
-from vit_interactions.figures.colors import POLICY
+from vit_interactions.figures.display import POLICY
 from vit_interactions.utilities.files import write_text
 
+FIRST = 6  # images that are shown at once, so that the tables are near
 SHOWN = 150  # images whose maps are in the page, so that it opens quickly
 
 
@@ -62,9 +63,9 @@ class ModelPart:
 
 
 def report(results: Results, path: str | PathLike[str]) -> Path:
-    """Write a comparison as one HTML file: tables, figures, every image with its maps, and citations.
+    """Write a comparison as one HTML file: every image with its maps, tables, figures, and citations.
 
-    Of more than 150 images, 150 are shown, evenly spread; tables and figures are over all.
+    Of more than 150 images, 150 are shown, evenly spread, the first six opened; tables and figures are over all.
 
     Args:
         results: finished or not.
@@ -122,6 +123,7 @@ def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyTyp
         means=text_uri("text/csv", csv_text(summary)),
         version=version("vit_interactions"),
         policy=POLICY,
+        first=FIRST,
         style=Markup(source(environment, "report.css") + source(environment, "tiles.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

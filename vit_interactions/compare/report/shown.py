@@ -7,26 +7,43 @@ from markupsafe import Markup
 
 from vit_interactions.compare.manifest import ListedImage
 from vit_interactions.compare.records import Record
-from vit_interactions.compare.report.embedded import Tile, image_uri, map_uri, outline_uri, tile
+from vit_interactions.compare.report.embedded import Tile, clipped_path, image_uri, map_uri, outline_uri, tile
 from vit_interactions.compare.report.tables import Column, MethodRow, columns, value_rows
 from vit_interactions.compare.results import Results
-from vit_interactions.figures.values import is_constant
+from vit_interactions.figures.display import scale_remark
 from vit_interactions.images.masks import read_mask
 from vit_interactions.loading.predictions import prediction_text
+from vit_interactions.utilities.arrays import Array
+
+
+@dataclass(frozen=True)
+class ShownMap:
+    """The map of one method, as a page shows it.
+
+    Attributes:
+        method: its name.
+        address: of the map as a PNG.
+        grid: (rows, cols).
+        clipped: the triangles on clipped patches, from `clipped_path`.
+        remark: "constant" or "log scale", or "".
+    """
+
+    method: str
+    address: Markup
+    grid: tuple[int, int]
+    clipped: str
+    remark: str
 
 
 @dataclass(frozen=True)
 class ShownRecord:
-    """One image under one model, as a page shows it.
-
-    `maps` are method, address, and whether the map is constant, in the order of the methods.
-    """
+    """One image under one model, as a page shows it, with its maps in the order of the methods."""
 
     model: str
     prediction: str
     tile: Tile
     heads: list[Column]
-    maps: list[tuple[str, Markup, bool]]
+    maps: list[ShownMap]
     absent: list[str]
     rows: list[MethodRow]
 
@@ -74,14 +91,15 @@ def show_record(
         prediction_text(record.prediction, record.target_class),
         tile(size, placement.box(0, 0, width, height), boxes),
         heads,
-        [
-            (name, map_uri(record.maps[name]), is_constant(record.maps[name]))
-            for name in methods
-            if name in record.maps
-        ],
+        [_show_map(name, record.maps[name]) for name in methods if name in record.maps],
         [name for name in methods if name not in record.maps],
         value_rows(table, methods, heads),
     )
+
+
+def _show_map(method: str, values: Array) -> ShownMap:
+    rows, cols = values.shape
+    return ShownMap(method, map_uri(values), (rows, cols), clipped_path(values), scale_remark(values))
 
 
 def _outline(image: ListedImage) -> Markup | None:

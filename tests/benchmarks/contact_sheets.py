@@ -1,0 +1,106 @@
+"""Draw a contact sheet of a model: one row per image, one column per method, as `vit-interactions explain` draws maps.
+
+    python tests/benchmarks/contact_sheets.py vit_tiny_patch16_224 ../shared/data/imagenet_samples sheet.jpg \
+        --checkpoint ../shared/data/weights/vit_tiny_patch16_224.tiny_imagenet_200.safetensors --maps maps.npz
+
+With `--maps`, raw maps are kept in a file, and maps that it has are not computed again: use it to draw the same maps
+with two versions of the library. Class-specific methods explain the predicted class, or the largest output of a model
+without classes.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import vit_interactions as vi
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
+from vit_interactions.explain.registry import all_methods
+from vit_interactions.figures import PreparedImage, draw_image, draw_map, prepare
+from vit_interactions.images import read_image
+from vit_interactions.images.bundled import bundled_images
+from vit_interactions.loading.models import load_model
+
+METHODS = (
+    *("interaction_uncertainty", "responsive_field_size", "responsive_field_tendency", "indiscriminative_patches"),
+    *("raw_attention", "attention_rollout", "gradient_rollout", "generic_attention", "transformer_attribution"),
+    *("gmar", "dynamic_accumulated_attention", "legrad", "attention_guided_cam", "attention_grad_cam", "attn_lrp"),
+    "input_x_gradient",
+)
+WIDTH, HEIGHT = 2.3, 1.5  # inches per tile
+DPI = 100
+
+
+def main() -> None:
+    """Compute maps and draw the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("images", help='a folder, or "bundled" for the sample images of scikit-image')
+    parser.add_argument("out", type=Path, help=".jpg or .png")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--count", type=int, default=10, help="images, spread evenly over the folder")
+    parser.add_argument("--maps", type=Path, help="file of raw maps (.npz), read and extended")
+    parser.add_argument("--quality", type=int, default=85, help="of a JPEG")
+    options = parser.parse_args()
+    paths = bundled_images() if options.images == "bundled" else sorted(Path(options.images).glob("*.*"))
+    paths = [paths[place * len(paths) // options.count] for place in range(min(options.count, len(paths)))]
+    model = load_model(options.model, options.checkpoint)
+    maps = dict(np.load(options.maps)) if options.maps and options.maps.exists() else {}
+    rows, columns = len(paths), 1 + len(options.methods)
+    figure = Figure(figsize=(columns * WIDTH, rows * HEIGHT + 0.3), dpi=DPI)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0.002, 0.01, 0.975, 1 - 0.3 / (rows * HEIGHT), 0.45, 0.06)
+    for axes, path in zip(grid, paths, strict=True):
+        prepared = prepare(read_image(path), model)
+        layout = vi.token_layout(model, tuple(prepared.input.shape[-2:]))
+        found = _maps(model, prepared, path.name, options.methods, maps)
+        if options.maps:
+            np.savez(options.maps, **maps)
+        draw_image(axes[0], prepared, layout)
+        for panel, (name, values) in zip(axes[1:], found.items(), strict=True):
+            kind = all_methods()[name]
+            norm = Normalize(1, layout.patches) if name == "responsive_field_size" else None
+            more = kind.more_is_relevant
+            draw_map(panel, prepared, torch.from_numpy(values), layout, more_is_relevant=more, norm=norm)
+            for bar in panel.child_axes:
+                bar.tick_params(labelsize=5, pad=1)
+                bar.set_ylabel(bar.get_ylabel(), fontsize=4)
+                bar.yaxis.get_offset_text().set_fontsize(5)
+    for axes, name in zip(grid[0], ["image", *options.methods], strict=True):
+        axes.set_title(name.replace("_", " "), fontsize=8)
+    figure.savefig(options.out, pil_kwargs={"quality": options.quality} if options.out.suffix == ".jpg" else {})
+    print(f"{rows} images x {columns - 1} methods in {options.out}")
+
+
+def _maps(
+    model: nn.Module, prepared: PreparedImage, image: str, methods: list[str], maps: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the map of each method for an image; those that are not in `maps` are computed and added."""
+    inputs = prepared.input[None]
+    uncertainty: Tensor | None = None
+    for name in methods:
+        if (key := f"{image}/{name}") in maps:
+            continue
+        started = time.perf_counter()
+        explainer = all_methods()[name](model)
+        layout = vi.token_layout(model, tuple(inputs.shape[-2:]))
+        if isinstance(explainer, InteractionExplainer):
+            uncertainty = (
+                vi.InteractionUncertainty(model).uncertainty(inputs) if uncertainty is None else uncertainty
+            )
+            values = explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
+        else:
+            values = explainer.patch_map(inputs, "pred" if explainer.class_specific else None)[0]
+        maps[key] = values.numpy()
+        print(f"{key}: {time.perf_counter() - started:.1f} s", flush=True)
+    return {name: maps[f"{image}/{name}"] for name in methods}
+
+
+if __name__ == "__main__":
+    main()
