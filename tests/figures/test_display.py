@@ -115,6 +115,14 @@ def test_a_sink_does_not_hide_the_other_patches() -> None:
     assert len(np.unique(whole.reshape(-1, 4), axis=0)) == 2  # without clipping: one bright patch
 
 
+def test_a_few_tiny_values_do_not_make_a_log_scale_bright() -> None:
+    values = np.array([*np.geomspace(1e-9, 1e-6, 30), *[0.01] * 150, *np.geomspace(1, 10, 20)])
+    scale = map_scale(values)
+    assert isinstance(scale, LogNorm)
+    assert float(scale(0.01)) == pytest.approx(0.5)  # the median
+    assert float(scale(1e-9)) == 0.0
+
+
 def test_positive_maps_that_would_look_black_get_a_log_scale() -> None:
     values = np.geomspace(1e-6, 1, 196).reshape(14, 14)
     # The median is 1e-3 of the maximum, so three quarters are below 10 ** -1.5 = 3.2% of it.

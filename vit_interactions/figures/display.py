@@ -99,11 +99,15 @@ def linear_scale(values: Array) -> Normalize:
 def map_scale(values: Array) -> Normalize:
     """Create the color scale of a map: linear, or logarithmic if most patches would be dark on a linear scale.
 
-    That is so for positive values of which three quarters are in the lowest 5 percent of the linear scale.
+    That is so for positive values of which three quarters are in the lowest 5 percent of the linear scale. The log
+    scale starts high enough that the median gets at most the middle color. Else a few tiny values would make all others
+    bright.
 
     Example:
         >>> type(map_scale(np.geomspace(1, 10, 99))).__name__, type(map_scale(np.geomspace(1, 1e6, 99))).__name__
         ('Normalize', 'LogNorm')
+        >>> map_scale(np.array([1e-9, *[0.01] * 98, 1.0])).vmin
+        0.0001
     """
     scale = linear_scale(values)
     if (
@@ -111,7 +115,10 @@ def map_scale(values: Array) -> Normalize:
         and not isinstance(scale, ConstantScale)
         and np.quantile(np.ma.getdata(scale(values)), MOST) < DARK
     ):
-        return log_scale(values)
+        logarithmic = log_scale(values)
+        low, high = logarithmic.vmin or 0.0, logarithmic.vmax or 0.0
+        middle = 10.0 ** float(np.median(np.log10(values)))
+        return LogNorm(max(low, middle**2 / high), high, clip=True)
     return scale
 
 
