@@ -130,7 +130,7 @@ def test_features_in_another_order_are_no_place(order: Callable[[Tensor], Tensor
     model = Features(order, (1,) if order(torch.zeros(1, 6, 4, 4)).ndim == 3 else (2, 3)).eval()
     assert feature_grid(model, images()).name == "embed"
     with pytest.raises(
-        vi.UnsupportedModelError, match="`form` gives no features of Features that lie over the"
+        vi.UnsupportedModelError, match="`form` has no features that form a grid over the image"
     ) as no:
         Gradcam(model, layer="form").patch_map(images(), target=0)
     assert re.search(why, str(no.value))

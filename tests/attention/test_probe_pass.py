@@ -47,7 +47,7 @@ def test_shuffled_tokens_are_refused_and_explained_without_the_shuffle() -> None
 
     state = torch.get_rng_state()
     for explainer in (vi.AttentionRollout(model), vi.GenericAttention(model)):
-        with pytest.raises(UnsupportedModelError, match=r"draws random numbers.*`noise` of ViTMAE"):
+        with pytest.raises(UnsupportedModelError, match=r"draws random numbers.*`noise` in ViTMAE"):
             explainer.patch_map(images(), target)
     assert torch.equal(torch.get_rng_state(), state)
     orders = [torch.arange(16.0), torch.arange(16.0).flip(0)]

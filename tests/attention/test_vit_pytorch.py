@@ -49,5 +49,5 @@ def test_simple_vit() -> None:
 def test_attention_that_is_mixed_among_heads_is_refused_by_name() -> None:
     deepvit = pytest.importorskip("vit_pytorch.deepvit")
     model = deepvit.DeepViT(image_size=64, **OPTIONS)
-    with pytest.raises(vi.UnsupportedModelError, match=r"transformer\.layers\.0\.0.*talking heads"):
+    with pytest.raises(vi.UnsupportedModelError, match=r"transformer\.layers\.0\.0.*Talking heads"):
         vi.probe(model, (64, 64))

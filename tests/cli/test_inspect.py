@@ -69,7 +69,7 @@ def test_cams_without_a_place_are_not_offered() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.Flatten(), nn.Linear(64, 5))
     model[0].weight.requires_grad_(False).fill_(0.1)
     *_, cams, methods = lines_about(Outer(model, lambda x: x.roll(32, -1)).eval(), (64, 64))
-    assert cams.startswith("CAMs do not work: no module gives features of Outer")
+    assert cams.startswith("CAMs do not work: no module of Outer has features that form a grid")
     assert "gradcam" not in methods
     assert "occlusion" in methods
 

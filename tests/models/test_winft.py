@@ -264,6 +264,11 @@ def test_explainers_support_it_or_raise_with_the_reason(fill: str) -> None:
                 vi.UnsupportedModelError, match=r"`blocks.0.attn`.*`window_free_attention`.* no rule"
             ):
                 explainer(model).patch_map(images(), target)
+        elif explainer in (vi.TokenAblation, vi.TIS):
+            with pytest.raises(
+                vi.UnsupportedModelError, match="window-free attention computes its windows from all"
+            ):
+                explainer(model).patch_map(images(), target)
         else:
             assert explainer(model, **options).patch_map(images(), target).shape == (2, 4, 4), name
 

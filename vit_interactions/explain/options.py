@@ -55,7 +55,7 @@ def options_of(kind: type[Explainer]) -> dict[str, Option]:
     Example:
         >>> from vit_interactions.explain import AttentionRollout
         >>> print(*options_of(AttentionRollout).values())
-        fusion=mean|max|min discard=0.0 alpha=1.0 start_layer=0
+        fusion=mean|max|min discard=0.0 alpha=1.0 start_layer=0 exclude_sinks=false
     """
     hints: dict[str, Any] = {}
     with suppress(NameError):  # of a name that is imported for type checkers only

@@ -131,8 +131,16 @@ class BlockOutputs:
             ):
                 self._norms.append(module)
 
+        def restart(module: nn.Module, args: Any) -> None:
+            """Forget earlier passes: a target that is a function is probed before the actual pass."""
+            for outputs in self._outputs.values():
+                outputs.clear()
+            self._norms.clear()
+            last.clear()
+
         inside = {part for block in self._blocks for part in block.modules()}
         with contextlib.ExitStack() as stack:
+            stack.callback(self.model.register_forward_pre_hook(restart).remove)
             for index, block in enumerate(self._blocks):
                 stack.callback(block.register_forward_hook(leave(index)).remove)
             for module in self.model.modules():

@@ -25,7 +25,7 @@ class TokenAblation(Explainer):
     block, and one for the image; up to 32 of them run at once.
 
     Example:
-        >>> import timm
+        >>> import timm, torch
         >>> explainer = TokenAblation(timm.create_model("test_vit"))
         >>> explainer.patch_map(torch.rand(1, 3, 160, 160), target="pred").shape
         torch.Size([1, 10, 10])

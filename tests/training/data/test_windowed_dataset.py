@@ -28,7 +28,7 @@ READABLE = [0, 2, 3, 4]  # images of `dataset`
 class Corners(nn.Module):
     """A fake teacher whose windows identify the image: from each patch to a corner chosen by the red channel."""
 
-    alpha, beta = 0.1, 0.2
+    alpha, beta, coverage, exclude_sinks = 0.1, 0.2, 1.0, False
 
     def __init__(self) -> None:
         super().__init__()
