@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "input", "source", "br"}
+VOID = {"meta", "link", "img", "input", "source", "br", "wbr"}
 
 
 class Outline(HTMLParser):
