@@ -220,4 +220,5 @@ def page(path: str | Path, *, width: int = 1280, height: int = 800, dark: bool =
         yield opened
     finally:
         browser.ask("Target.disposeBrowserContext", browserContextId=context)
-        browser.events.clear()
+        # Other pages may be open, whose events are still to be read.
+        browser.events = [each for each in browser.events if each.get("sessionId") not in (None, session)]
