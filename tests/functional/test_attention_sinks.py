@@ -157,4 +157,6 @@ def test_the_table_names_the_sinks() -> None:
     assert "<td>1</td><td>none</td><td>none</td><td>0.2</td><td>–</td>" in page
     assert page.count("<tr>") == 11
     assert "12 images, of which 10 are shown" in page
+    unknown = AttentionSinks(("attn",), (4, 4), received, norms * torch.nan, exceeds_limit(received))
+    assert "<td>0</td><td>(1, 2)</td><td>0</td><td>7.0</td><td>–</td>" in unknown._repr_html_()
     assert repr(sinks).endswith("4 x 4 patches, sink patches per image: 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...)")

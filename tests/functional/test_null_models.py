@@ -101,3 +101,10 @@ def test_central_patches_lie_around_the_center(grid: tuple[int, int]) -> None:
         assert torch.equal(object_center(inside, grid), center)  # no side is favored
     assert central_patches(1, (3, 3)).nonzero().flatten().tolist() == [4]
     assert central_patches(5, (3, 3)).nonzero().flatten().tolist() == [1, 3, 4, 5, 7]
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_central_patches_rejects_a_count_that_the_grid_does_not_have(count: int) -> None:
+    # Index -1 of the sorted distances would mark all patches for a count of 0.
+    with pytest.raises(ValueError, match=rf"`count` must lie in \[1, 6\], got {count}"):
+        central_patches(count, (2, 3))

@@ -73,3 +73,9 @@ def test_features_of_another_shape_raise() -> None:
             cosine_similarity(torch.zeros(shape))
         with pytest.raises(ValueError, match=r"`features` must have shape \(batch, patches, width\), got"):
             mean_similarity(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("patch", [-1, 5])
+def test_similarity_rejects_a_patch_that_does_not_exist(patch: int) -> None:
+    with pytest.raises(IndexError, match=rf"`patch` must lie in \[0, 4\], got {patch}"):
+        cosine_similarity(draw(2, 5, 4), patch)

@@ -227,4 +227,5 @@ def _places(patches: Tensor, cols: int) -> str:
 
 
 def _ratio(norms: Tensor) -> str:
-    return f"{norms.median():.2f}" if len(norms) else "–"
+    """Format the median; a dash without norms, or if they are unknown."""
+    return f"{norms.nanmedian():.2f}" if norms.isfinite().any() else "–"

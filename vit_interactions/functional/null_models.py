@@ -127,11 +127,14 @@ def central_patches(count: int, grid: tuple[int, int]) -> Tensor:
     """Mark the patches closest to the center of the image: at least `count`, and all that are equally close.
 
     Args:
-        count: number of patches, at least 1.
+        count: number of patches, from 1 to all.
         grid: (rows, cols) of the patches.
 
     Returns:
         (patches,) bool.
+
+    Raises:
+        ValueError: `count` is less than 1 or more than all patches.
 
     Example:
         >>> central_patches(1, (2, 3)).view(2, 3).int()
@@ -139,6 +142,8 @@ def central_patches(count: int, grid: tuple[int, int]) -> Tensor:
                 [0, 1, 0]], dtype=torch.int32)
     """
     rows, cols = grid
+    if not 1 <= count <= rows * cols:
+        raise ValueError(f"`count` must lie in [1, {rows * cols}], got {count}.")
     patch = torch.arange(rows * cols, device="cpu")
     # Integers: doubled coordinates, so that equal distances are equal.
     squared = (2 * (patch // cols) - (rows - 1)) ** 2 + (2 * (patch % cols) - (cols - 1)) ** 2

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.attention import without_autocast
+from vit_interactions.utilities.checks import check_index
 
 
 def unit_features(features: Tensor) -> Tensor:
@@ -32,14 +33,15 @@ def cosine_similarity(features: Tensor, patch: int | None = None) -> Tensor:
 
     Args:
         features: (batch, patches, width).
-        patch: index of the patch p; None for all pairs.
+        patch: index of the patch p, from 0; None for all pairs.
 
     Returns:
         (batch, patches, patches), or (batch, patches) for one patch, in [-1, 1], at least float32. A patch whose
         features are all zero has similarity 0 to every patch.
 
     Raises:
-        ValueError: features that are not (batch, patches, width).
+        ValueError: features that are not (batch, patches, width), or `patch` is not an int.
+        IndexError: no such patch.
 
     Example:
         >>> features = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]])
@@ -49,6 +51,8 @@ def cosine_similarity(features: Tensor, patch: int | None = None) -> Tensor:
         torch.Size([1, 3, 3])
     """
     check_features(features)
+    if patch is not None and not 0 <= check_index("patch", patch) < features.shape[1]:
+        raise IndexError(f"`patch` must lie in [0, {features.shape[1] - 1}], got {patch}.")
     with without_autocast(features):
         unit = unit_features(features)
         rows = unit if patch is None else unit[:, patch : patch + 1]
