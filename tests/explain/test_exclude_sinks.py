@@ -169,8 +169,7 @@ def test_sinks_are_found_only_if_they_are_excluded(monkeypatch: pytest.MonkeyPat
         raise AssertionError("sinks were looked for")
 
     monkeypatch.setattr("vit_interactions.explain.interaction_uncertainty.watch", fail)
-    model, inputs = looking_model(), painted(torch.zeros(1, 3, SIZE, SIZE), (1, 2), 0)
     for kind in (InteractionUncertainty, IndiscriminativePatches, ResponsiveFieldSize):
-        kind(model).patch_map(inputs)
+        kind(model).patch_map(images)
         with pytest.raises(AssertionError, match="sinks were looked for"):
-            kind(model, exclude_sinks=True).patch_map(inputs)
+            kind(model, exclude_sinks=True).patch_map(images)
