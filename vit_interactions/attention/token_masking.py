@@ -131,7 +131,7 @@ class TokenMasking(TorchFunctionMode):
         return output
 
     def _average(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function that is no attention; if it averages the tokens for the output, average those shown."""
+        """Call a function other than attention; if it averages the tokens for the output, average only those shown."""
         values = averaged_axis(func, args, kwargs) if self._averages and self._calls >= self._layers else None
         sizes = (self.layout.patches, self.layout.tokens)
         if values is None or len(values) != len(self.shown) or values.shape[1] not in sizes:
