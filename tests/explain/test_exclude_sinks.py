@@ -162,3 +162,15 @@ def test_sinks_are_found_in_the_same_forward_pass(method: Any, model: nn.Module,
         patched.setattr(type(block), "forward", counted)
         explainer.patch_map(images)
     assert len(passes) == 2  # one pass of two blocks
+
+
+def test_sinks_are_found_only_if_they_are_excluded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("sinks were looked for")
+
+    monkeypatch.setattr("vit_interactions.explain.interaction_uncertainty.watch", fail)
+    model, inputs = looking_model(), painted(torch.zeros(1, 3, SIZE, SIZE), (1, 2), 0)
+    for kind in (InteractionUncertainty, IndiscriminativePatches, ResponsiveFieldSize):
+        kind(model).patch_map(inputs)
+        with pytest.raises(AssertionError, match="sinks were looked for"):
+            kind(model, exclude_sinks=True).patch_map(inputs)

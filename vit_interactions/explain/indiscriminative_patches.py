@@ -42,7 +42,7 @@ class IndiscriminativePatches(InteractionExplainer):
             ValueError: `beta` outside [0, 1].
         """
         check_fraction("beta", beta)
-        uncertainty, layout, exclude = self._uncertainty(inputs, target, additional_forward_args)
+        uncertainty, layout, exclude = self.compute(inputs, target, additional_forward_args)
         return indiscriminative_patches(uncertainty, beta, exclude).reshape(-1, *layout.grid)
 
     def map_from(self, uncertainty: Tensor, layout: TokenLayout, exclude: Tensor | None = None) -> Tensor:

@@ -96,7 +96,7 @@ def interaction_curve(
     counts: list[Tensor] = []
     grids: set[tuple[int, int]] = set()
     for batch in [images] if isinstance(images, Tensor) else images:
-        uncertainty, layout, exclude = explainer.selected(explainer.interactions(batch))
+        uncertainty, layout, exclude = explainer.compute(batch)
         grids.add(layout.grid)
         if len(grids) > 1:
             raise ValueError(f"`images` must be of one size, got grids of {sorted(grids)} patches.")

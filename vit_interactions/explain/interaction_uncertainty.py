@@ -59,15 +59,9 @@ class InteractionExplainer(PairMapped, Explainer):
         They do not depend on this explainer's options, so explainers can share them; see `map_of`. For the arguments
         see `uncertainty`.
         """
-        running, sinks = RunningUncertainty(), RunningSinks()
-
-        def take_in(call: AttentionCall, layout: TokenLayout) -> None:
-            batch, heads = call.query.shape[:2]
-            shape = (batch, heads, layout.patches, layout.patches)
-            running.update(watch(sinks, call, layout), shape, call.name)
-
-        seen = self._observe(only_tensor(inputs), target, additional_forward_args, take_in)
-        return Interactions(running.result(), seen.layout, sinks.result(seen.layout.grid))
+        sinks = RunningSinks()
+        uncertainty, layout = self._pass(inputs, target, additional_forward_args, sinks)
+        return Interactions(uncertainty, layout, sinks.result(layout.grid))
 
     def uncertainty(
         self,
@@ -82,7 +76,18 @@ class InteractionExplainer(PairMapped, Explainer):
             target: checked only; U does not depend on a class.
             additional_forward_args: further arguments of the model; a tuple is spread.
         """
-        return self._uncertainty(inputs, target, additional_forward_args)[0]
+        return self.compute(inputs, target, additional_forward_args)[0]
+
+    def compute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> tuple[Tensor, TokenLayout, Tensor | None]:
+        """Compute the arguments of `map_from`; sinks are found only if this explainer excludes them."""
+        if self.exclude_sinks:
+            return self.selected(self.interactions(inputs, target, additional_forward_args))
+        return (*self._pass(inputs, target, additional_forward_args, None), None)
 
     def map_of(self, found: Interactions) -> Tensor:
         """Reduce the interactions to one value per patch, (batch, patches), with this explainer's options."""
@@ -106,16 +111,30 @@ class InteractionExplainer(PairMapped, Explainer):
         return found.uncertainty.masked_fill(exclude.unsqueeze(1), 0.0), found.layout, exclude
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        uncertainty, layout, exclude = self._uncertainty(inputs, target, additional_forward_args)
+        uncertainty, layout, exclude = self.compute(inputs, target, additional_forward_args)
         return self.map_from(uncertainty, layout, exclude), layout
 
     def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
-        return self._uncertainty(inputs, target, additional_forward_args)[0]
+        return self.compute(inputs, target, additional_forward_args)[0]
 
-    def _uncertainty(
-        self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any
-    ) -> tuple[Tensor, TokenLayout, Tensor | None]:
-        return self.selected(self.interactions(inputs, target, additional_forward_args))
+    def _pass(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any,
+        additional_forward_args: Any,
+        sinks: RunningSinks | None,
+    ) -> tuple[Tensor, TokenLayout]:
+        """Compute U in one forward pass, in which `sinks`, if given, watch the attention."""
+        running = RunningUncertainty()
+
+        def take_in(call: AttentionCall, layout: TokenLayout) -> None:
+            batch, heads = call.query.shape[:2]
+            shape = (batch, heads, layout.patches, layout.patches)
+            blocks = call.blocks(layout.prefix) if sinks is None else watch(sinks, call, layout)
+            running.update(blocks, shape, call.name)
+
+        seen = self._observe(only_tensor(inputs), target, additional_forward_args, take_in)
+        return running.result(), seen.layout
 
 
 class InteractionUncertainty(ChosenPatchExplainer, InteractionExplainer):
@@ -139,7 +158,7 @@ class InteractionUncertainty(ChosenPatchExplainer, InteractionExplainer):
     def _values(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, patch: tuple[int, int] | None
     ) -> tuple[Tensor, TokenLayout]:
-        uncertainty, layout, _ = self._uncertainty(inputs, target, additional_forward_args)
+        uncertainty, layout, _ = self.compute(inputs, target, additional_forward_args)
         if patch is None:
             return informativeness(uncertainty), layout
         return uncertainty[:, patch_index(patch, layout)], layout

@@ -57,7 +57,7 @@ class FieldExplainer(InteractionExplainer):
         additional_forward_args: Any = None,
     ) -> ResponsiveField:
         """Compute the responsive fields of a batch of images; see `functional.responsive_field`."""
-        return self.field_from(*self._uncertainty(inputs, target, additional_forward_args))
+        return self.field_from(*self.compute(inputs, target, additional_forward_args))
 
     def _pairs(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Tensor:
         return self.field(inputs, target, additional_forward_args).mask.float()
