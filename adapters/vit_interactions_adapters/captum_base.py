@@ -104,10 +104,8 @@ class CaptumMethod(Explainer):
         rules = gradient_rules(self.gradient, model)
 
         def forward(images: Tensor, *rest: Any) -> Tensor:
-            with (
-                rules or nullcontext(),
-                evaluation_mode(model),
-            ):  # captum's random numbers are separate from the model's
+            # Only around the model: captum's random numbers are separate from the model's.
+            with rules or nullcontext(), evaluation_mode(model):
                 output = model(images.to(inputs.dtype), *rest[:-1])  # captum's noise is float32
             pick = partial(select_target, target=target, batch=len(inputs))
             scores = _score_rows(output, rest[-1], len(inputs), pick)

@@ -215,7 +215,7 @@ def check_heads(call: AttentionCall, image: Tensor) -> None:
     seen = (_pixels_of(call.value[:, head : head + 1], image, half) for head in range(heads))
     if (next(filter(torch.any, seen)) ^ every).sum() > APART * every.sum():
         raise UnsupportedModelError(
-            windowed(call, "and what should be its heads covers different parts of the image")
+            windowed(call, "and the axis of its heads covers different parts of the image")
         )
 
 

@@ -168,7 +168,7 @@ def cells(image_size: tuple[int, int], rows: int, cols: int) -> TokenLayout:
 
 
 def _found(request: ProbeRequest, layer: str | None = None) -> FeatureGrid | str:
-    """Return the result of `_find`, from memory if it is known."""
+    """Return the result of `_find`, cached."""
     return cached(_grids, replace(request, key=(request.key, layer)), lambda: _find(request, layer))
 
 

@@ -20,7 +20,7 @@ def running_objects() -> Iterator[Any]:
 
 
 def running_frames() -> Iterator[FrameType]:
-    """Yield the frames that are running, innermost first, from the one that asks for the first of them."""
+    """Yield the running frames, innermost first, starting with the caller of the first `next`."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame

@@ -103,7 +103,7 @@ def _nominal(pitch: float, count: int, length: int) -> float:
     if abs(pitch * count - length) < 0.3 * pitch:
         return length / count
     strides = range(math.ceil(0.93 * pitch), math.floor(1.07 * pitch) + 1)
-    # A stride that would move the last patches off what they see is wrong: the image was resized by a fraction.
+    # A stride that contradicts the centers of the last patches is wrong: the image was resized by a fraction.
     near = [stride for stride in strides if abs(stride - pitch) * max(count - 3, 1) <= DRIFT * pitch]
     return max(near, key=lambda stride: (stride & -stride, -abs(stride - pitch)), default=pitch)
 

@@ -1,9 +1,8 @@
 """Average only the tokens that are shown, in models whose output is an average of tokens.
 
-A masked token must not only be no key of attention, but also be left out of the average. The average is found as the
-one call of `mean` over the tokens after the last attention. To be sure that there is no other way from a masked token
-to the output, masked tokens are NaN from the last attention on: if one is read elsewhere, the output is NaN, which is
-an error.
+A masked token must be neither a key of attention nor part of the average. The average is found as the one call of
+`mean` over the tokens after the last attention. To verify that the model reads a masked token nowhere else, masked
+tokens are NaN from the last attention on: if one is read, the output is NaN, which is an error.
 """
 
 from typing import Any

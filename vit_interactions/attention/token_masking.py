@@ -50,8 +50,8 @@ class TokenMasking(TorchFunctionMode):
         >>> model, image = timm.create_model("test_vit").eval(), torch.zeros(1, 3, 160, 160)
         >>> shown = torch.arange(100).lt(50).unsqueeze(0)
         >>> with TokenMasking(shown, observe(model, image, None, lambda *_: None), "test_vit") as masking:
-        ...     _ = model(image)
-        >>> masking.finish(finite=True)
+        ...     scores = model(image)
+        >>> masking.finish(scores)
     """
 
     def __init__(self, shown: Tensor, seen: Observation, name: str) -> None:
@@ -75,13 +75,18 @@ class TokenMasking(TorchFunctionMode):
         self._averages = bool(np.any(read))
         self._calls = self._means = 0
 
-    def finish(self, *, finite: bool) -> None:
-        """Raise UnsupportedModelError unless the pass masked the tokens wherever the model reads them.
+    def finish(self, scores: Tensor) -> None:
+        """Check that the pass masked the tokens wherever the model reads them.
 
         Args:
-            finite: whether the model's scores are. Masked tokens of models that average tokens are NaN after the last
-                attention, so that scores are NaN if such a token is read in any other way.
+            scores: the scores of the pass. Masked tokens of models that average tokens are NaN after the last
+                attention, so scores are NaN if such a token is read in any other way.
+
+        Raises:
+            UnsupportedModelError: tokens that were read although they are masked.
+            ValueError: scores that are not finite for another reason.
         """
+        finite = bool(scores.isfinite().all())
         if self._calls != self._expected:
             raise UnsupportedModelError(
                 f"{self._name} called scaled_dot_product_attention {self._calls} times, but its own layers attend "
@@ -94,6 +99,8 @@ class TokenMasking(TorchFunctionMode):
                 f"tokens, but it averages them {self._means} times after its last attention"
                 f"{'' if finite else ', and reads tokens that are masked'}. {ADVICE}"
             )
+        if not finite:
+            raise ValueError("the model's output for masked tokens is not finite.")
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -124,7 +131,7 @@ class TokenMasking(TorchFunctionMode):
         return output
 
     def _average(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function that is no attention; if it averages the tokens for the output, average those shown."""
+        """Call a function other than attention; if it averages the tokens for the output, average only those shown."""
         values = averaged_axis(func, args, kwargs) if self._averages and self._calls >= self._layers else None
         sizes = (self.layout.patches, self.layout.tokens)
         if values is None or len(values) != len(self.shown) or values.shape[1] not in sizes:

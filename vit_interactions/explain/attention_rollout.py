@@ -117,7 +117,8 @@ class AttentionRollout(PairMapped, Explainer):
         if self.exclude_sinks:
             patches = sinks.result(seen.layout.grid).patches
             exclude = torch.nn.functional.pad(patches, (seen.layout.prefix, 0))
-            fused = [without_columns(attention, exclude) for attention in fused]
+            for index, attention in enumerate(fused):  # in place: matrices of all layers are large
+                fused[index] = without_columns(attention, exclude)
         return fused, seen
 
     @torch.no_grad()

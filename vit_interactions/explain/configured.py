@@ -141,7 +141,7 @@ def declared_passes(described: Mapping[str, Any]) -> tuple[int, int] | None:
         described: from `ConfiguredMethod.describe`.
 
     Returns:
-        The passes; None for a method of other options, apart from those of the run, or one that has no name.
+        The passes; None if the method is unknown, or an option that does not follow the run differs from its default.
 
     Example:
         >>> declared_passes(parse_method("legrad").describe())

@@ -37,9 +37,8 @@ class DynamicAccumulatedAttention(GradientExplainer):
 
     quantity = "accumulated evidence"
     source = "Liao, Gao and Zhang, Dynamic Accumulated Attention Map, Pattern Recognition 2025, arXiv 2503.14640"
-    run_defaults: ClassVar[Mapping[str, Any]] = {
-        "readout": "model"
-    }  # any model, not only those with a class token
+    # Supports any model, not only those with a class token.
+    run_defaults: ClassVar[Mapping[str, Any]] = {"readout": "model"}
 
     def __init__(
         self,

@@ -5,13 +5,13 @@ Source: Ma et al., arXiv 2203.05922, Eqs. 2 and 3 and Sec. 4.2.
 
 from typing import Any, ClassVar, NamedTuple
 
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
 from vit_interactions.attention.record import AttentionCall
 from vit_interactions.explain.attention_sinks import watch
 from vit_interactions.explain.base import Explainer, only_tensor
+from vit_interactions.explain.chosen_patch import ChosenPatchExplainer
 from vit_interactions.explain.pair_map import PairMapped
 from vit_interactions.functional.attention_sinks import AttentionSinks, RunningSinks
 from vit_interactions.functional.indiscriminative import informativeness
@@ -137,8 +137,11 @@ class InteractionExplainer(PairMapped, Explainer):
         return running.result(), seen.layout
 
 
-class InteractionUncertainty(InteractionExplainer):
+class InteractionUncertainty(ChosenPatchExplainer, InteractionExplainer):
     """The interactions of a chosen patch, or how informative each patch is to all others.
+
+    The map of patch p is u_p, its row of U. The map of all patches is the mean of each patch's column of U. Values are
+    >= 0.
 
     Example:
         >>> import timm, torch
@@ -151,43 +154,6 @@ class InteractionUncertainty(InteractionExplainer):
     """
 
     quantity = "mean of the column of U"
-
-    @log_usage()  # type: ignore[untyped-decorator]
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        patch: tuple[int, int] | None = None,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
-        return self._attribute(inputs, lambda x: self._values(x, target, additional_forward_args, patch))
-
-    def patch_map(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        patch: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """Return u_p, the row of U for one patch, or the column means of U, as maps.
-
-        Args:
-            inputs: (batch, channels, height, width).
-            target: checked only; U does not depend on a class.
-            additional_forward_args: further arguments of the model; a tuple is spread.
-            patch: (row, col) of the patch whose interactions are returned; None for the mean of each patch's column
-                of U, i.e. how informative the patch is to all others.
-
-        Returns:
-            (batch, rows, cols) ≥ 0.
-
-        Raises:
-            ValueError: `patch` outside the grid.
-        """
-        return self._as_maps(*self._values(only_tensor(inputs), target, additional_forward_args, patch))
 
     def _values(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, patch: tuple[int, int] | None

@@ -163,7 +163,7 @@ class BlockOutputs:
         index, layout = self._index(layer), seen.layout
         block, outputs = self._blocks[index], self._outputs[index]
         if len(outputs) != 1:
-            raise _refusal(
+            raise _unsupported(
                 block, f"is a block that ran {len(outputs)} times, not once (its parts or `forward` do)"
             )
         (state,) = outputs
@@ -178,7 +178,7 @@ class BlockOutputs:
             and tokens.shape[1] in (layout.tokens, layout.patches)
         ):
             came = tuple(state.shape) if isinstance(state, Tensor) else state
-            raise _refusal(block, f"returns {came}, not one tensor (batch, {layout.tokens} tokens, width)")
+            raise _unsupported(block, f"returns {came}, not one tensor (batch, {layout.tokens} tokens, width)")
         places = layout.places(tokens.shape[1])[-layout.patches :]
         return tokens[:, places.to(tokens.device)]
 
@@ -206,7 +206,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _refusal(block: nn.Module, what: str) -> UnsupportedModelError:
+def _unsupported(block: nn.Module, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(block).__name__} {what}, so the features after each block cannot be read. Use a ViT whose blocks "
         "follow one another in a list and return their tokens."

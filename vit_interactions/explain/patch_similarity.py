@@ -5,19 +5,21 @@ Source: the usual first look at self-supervised features, e.g. Siméoni et al., 
 
 from typing import Any
 
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from vit_interactions.attention.layout import TokenLayout
-from vit_interactions.explain.base import Explainer, only_tensor
+from vit_interactions.explain.base import only_tensor
+from vit_interactions.explain.chosen_patch import ChosenPatchExplainer
 from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.explain.patch_features import BlockOutputs, layer_names
 from vit_interactions.functional.similarity import cosine_similarity, mean_similarity
 from vit_interactions.utilities.checks import check_index
 
 
-class PatchSimilarity(Explainer):
+class PatchSimilarity(ChosenPatchExplainer):
     """The cosine similarity of a chosen patch to all patches, or each patch's mean similarity to the others.
+
+    Values are in [-1, 1]. A layer that the model does not have raises IndexError.
 
     Example:
         >>> import timm, torch
@@ -52,47 +54,6 @@ class PatchSimilarity(Explainer):
             additional_forward_args: further arguments of the model; a tuple is spread.
         """
         return cosine_similarity(self._features(only_tensor(inputs), target, additional_forward_args)[0])
-
-    @log_usage()  # type: ignore[untyped-decorator]
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        patch: tuple[int, int] | None = None,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Explain each image by a map of the input's shape; `patch` as in `patch_map`."""
-        return self._attribute(inputs, lambda x: self._values(x, target, additional_forward_args, patch))
-
-    def patch_map(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        patch: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """Return the similarity of one patch to all, or of each patch to the others on average.
-
-        Args:
-            inputs: (batch, channels, height, width).
-            target: checked only; features do not depend on a class.
-            additional_forward_args: further arguments of the model; a tuple is spread.
-            patch: (row, col) of the patch that all patches are compared with; None for each patch's mean similarity to
-                the other patches.
-
-        Returns:
-            (batch, rows, cols) in [-1, 1].
-
-        Raises:
-            ValueError: `patch` outside the grid.
-            IndexError: no such layer.
-        """
-        return self._as_maps(*self._values(only_tensor(inputs), target, additional_forward_args, patch))
-
-    def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        return self._values(inputs, target, additional_forward_args, None)
 
     def _values(
         self, inputs: Tensor, target: Any, additional_forward_args: Any, patch: tuple[int, int] | None

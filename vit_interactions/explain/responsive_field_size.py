@@ -1,7 +1,7 @@
 """The size of each patch's responsive field.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 4.3: fields of object patches tend to be smaller. Not in every model, and less
-than it seems without null models (docs/field_claims.md).
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3: fields of object patches tend to be smaller. This does not hold for every
+model, and null models explain much of the difference (docs/field_claims.md).
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ class FieldExplainer(InteractionExplainer):
             coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the
                 paper's bounding box. See `adaptive_windows`.
             exclude_sinks: leave out the attention sinks: they are relevant to no other patch, and are not ranked for
-                `beta`. Windows that other patches open still contain them.
+                `beta`. Windows may still contain them.
 
         Raises:
             ValueError: `alpha`, `beta` or `coverage` outside [0, 1].

@@ -1,8 +1,8 @@
 """The direction in which each patch's responsive field extends farthest.
 
-Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. Beside null models, they
-point at the image center at least as much (docs/field_claims.md). The map of their convergence is an extension of this
-library.
+Source: Ma et al., arXiv 2203.05922, Sec. 4.3, Eq. 7: the directions are object-centric. In our measurements, they point
+at the center of the image at least as much as at the object (docs/field_claims.md). The map of their convergence is an
+extension of this library.
 """
 
 from typing import Any

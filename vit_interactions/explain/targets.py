@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vit_interactions.functional.scores import class_outputs
+from vit_interactions.utilities.text import plural
 
 
 def select_target(output: Any, target: Any, batch: int | None = None) -> Tensor:
@@ -97,7 +98,7 @@ def _as_scores(scores: Any, target: Any, batch: int | None) -> Tensor:
     ):
         came = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         name = getattr(target, "__name__", type(target).__name__)
-        images = "" if batch is None else f" for {batch} image{'s' * (batch != 1)}"
+        images = "" if batch is None else f" for {plural(batch, 'image')}"
         raise ValueError(f"`target` {name} must compute one score per image, (batch,), got {came}{images}.")
     return scores
 

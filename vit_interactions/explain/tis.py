@@ -1,4 +1,4 @@
-"""TIS: scores of the model with only some of its tokens, chosen by what its blocks compute.
+"""TIS: scores of the model with only some of its tokens, chosen by clustering the features of its blocks.
 
 Source: Englebert et al., "Explaining Through Transformer Input Sampling", ICCV Workshops 2023, and the authors' code.
 The code leaves tokens out; here they are masked in all attention, which is the same (see `TokenMasking`) and lets

@@ -1,8 +1,8 @@
 """The first three principal components of patch features, as scores and as colors.
 
-Source: the usual picture of self-supervised features, Oquab et al., "DINOv2: Learning Robust Visual Features without
-Supervision", TMLR 2024, Fig. 1. There, patches are first split into foreground and background by the first component;
-here, all patches are kept.
+Source: the usual visualization of self-supervised features, Oquab et al., "DINOv2: Learning Robust Visual Features
+without Supervision", TMLR 2024, Fig. 1. There, patches are first split into foreground and background by the first
+component; here, all patches are kept.
 """
 
 from typing import NamedTuple

@@ -38,7 +38,7 @@ def size_auc(size: Tensor, inside: Tensor) -> float:
         inside: (patches,) bool, the patches on the object.
 
     Returns:
-        A value in [0, 1]; 0.5 if sizes do not tell, NaN if no patch is on one of the two sides.
+        A value in [0, 1]; 0.5 if sizes do not separate the two groups, NaN if no patch is on one of the two sides.
 
     Example:
         >>> size_auc(torch.tensor([1, 4, 4, 5]), torch.tensor([True, True, False, False]))  # 3.5 of 4 pairs

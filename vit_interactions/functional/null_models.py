@@ -13,7 +13,7 @@ TIE = 1e-9  # relative size of the random numbers that break ties
 
 
 def shuffle_rows(uncertainty: Tensor, generator: torch.Generator) -> Tensor:
-    """Permute the values within each row of U at random, so that they belong to random patches.
+    """Permute the values within each row of U at random, which reassigns them to random patches.
 
     Args:
         uncertainty: U (batch, patches, patches).
@@ -116,7 +116,7 @@ def derangements(count: int, draws: int, generator: torch.Generator) -> Tensor:
         raise ValueError(f"`count` must be at least 2, got {count}. One image has no other image.")
     own = torch.arange(count, device="cpu")
     found: list[Tensor] = []
-    while len(found) < draws:  # a share of 1/e of all permutations has no fixed point
+    while len(found) < draws:  # about 1/e of all permutations have no fixed point
         drawn = torch.randperm(count, generator=generator, device="cpu")
         if not (drawn == own).any():
             found.append(drawn)

@@ -1,7 +1,7 @@
 """Compare a pair map with the effects of pairs: symmetric values, distances, and rank correlations.
 
-Partial rank correlation: Spearman's correlation of what is left of both variables after a linear regression of their
-ranks on the ranks of the covariates (Quade, "Nonparametric partial correlation", 1974; as in `pingouin.partial_corr`).
+Partial rank correlation: the correlation of the residuals of both variables after a linear regression of their ranks
+on the ranks of the covariates (Quade, "Nonparametric partial correlation", 1974; as in `pingouin.partial_corr`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vit_interactions.utilities.arrays import Array
 
-LEAST = 1e-9  # share of a variable's spread below which nothing but rounding is left of it
+LEAST = 1e-9  # fraction of a variable's spread below which the residual is rounding error
 
 
 def pair_values(pair_map: Tensor, pairs: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def rank_correlation(first: Tensor, second: Tensor, covariates: Sequence[Tensor]
         covariates: (pairs,) each; ranks of `first` and `second` are regressed on their ranks.
 
     Returns:
-        In [-1, 1]. NaN if a variable is constant, or nothing is left of it after the regression.
+        In [-1, 1]. NaN if a variable is constant, or its residual is zero.
 
     Example:
         >>> value, distance = torch.tensor([1.0, 2.0, 4.0, 3.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])

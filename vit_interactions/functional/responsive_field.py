@@ -105,7 +105,7 @@ def responsive_field(
         coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
             bounding box. See `adaptive_windows`.
         exclude: (batch, patches) bool, patches that are relevant to no other patch and not ranked for `beta`, such as
-            attention sinks; None for none. They are still part of windows that other patches open.
+            attention sinks; None for none. Windows may still contain them.
 
     Returns:
         The fields. A patch always belongs to its own field, even if it is dropped from the others.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.attention import without_autocast
+from vit_interactions.functional.attention import at_least_float32, without_autocast
 from vit_interactions.utilities.checks import check_index
 
 
@@ -18,7 +18,7 @@ def unit_features(features: Tensor) -> Tensor:
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    wide = at_least_float32(features)
     # First by the largest entry, because squares of very large or small features overflow or vanish.
     largest = wide.abs().amax(-1, keepdim=True)
     scaled = wide / largest.masked_fill(largest == 0, 1.0)

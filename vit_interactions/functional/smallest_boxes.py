@@ -1,7 +1,7 @@
 """The smallest rectangle around a patch that contains a given fraction of the marked patches of its row.
 
-It generalizes the bounding box of Ma et al., arXiv 2203.05922, Eq. 4, which one distant patch can open to the whole
-image.
+It generalizes the bounding box of Ma et al., arXiv 2203.05922, Eq. 4, which one distant patch can stretch over the
+whole image.
 """
 
 import torch

@@ -62,7 +62,7 @@ def mean_score_shown(scores: Tensor, shown: Tensor) -> Tensor:
         shown: (masks, patches) bool.
 
     Returns:
-        (patches,); a patch that no mask shows, about which nothing is known, gets the mean of all scores.
+        (patches,); a patch that no mask shows gets the mean of all scores.
 
     Example:
         >>> mean_score_shown(torch.tensor([1.0, 0.0]), torch.tensor([[True, True, False], [True, False, False]]))

@@ -86,7 +86,7 @@ def adaptive_windows(
         alpha: fraction of all patch pairs of an image that count as relevant, in [0, 1]. The paper's best: 0.10. The
             size of the windows depends strongly on the model; see `interaction_curve`.
         coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]. 1, as in the
-            paper, is the bounding box, which one distant patch can open to the whole image; see `smallest_boxes`.
+            paper, is the bounding box, which one distant patch can stretch over the whole image; see `smallest_boxes`.
         exclude: (batch, patches) bool, patches that are relevant to no other patch; see `relevant_pairs`.
 
     Returns:

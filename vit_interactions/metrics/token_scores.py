@@ -23,6 +23,7 @@ def token_scores(case: Case, shown: Tensor) -> Tensor:
     Raises:
         UnsupportedModelError: attention that cannot be read or is not among all tokens; an output read from the patches
             in another way than by one average; no token left to attend to.
+        ValueError: scores that are not finite.
     """
     model = unwrap(case.model)
     seen = observe(model, case.inputs, None, lambda call, layout: None)
@@ -33,10 +34,7 @@ def token_scores(case: Case, shown: Tensor) -> Tensor:
         masking = TokenMasking(shown.flatten(1).to(case.inputs.device), seen, type(model).__name__)
         with readable(model), masking:
             scores = unchecked_score(case, repeated)
-        finite = bool(scores.isfinite().all())
-        masking.finish(finite=finite)
-        if not finite:
-            raise ValueError("the model's output for a perturbed image is not finite.")
+        masking.finish(scores)
         return scores
 
     return cached_scores(case, "tokens", shown, score)
