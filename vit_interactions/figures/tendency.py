@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import draw_cells, draw_image, patch_edges
+from vit_interactions.figures.canvas import draw_cells, draw_image, patch_centers, patch_edges
 from vit_interactions.figures.overlay import draw_scaled
 from vit_interactions.figures.values import to_array
 from vit_interactions.images.prepared import PreparedImage
@@ -58,7 +58,7 @@ def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, 
     draw_image(axes, prepared, layout, gray=True)
     draw_cells(axes, prepared, layout, np.broadcast_to((0.0, 0.0, 0.0, 0.55), (*layout.grid, 4)))
     xs, ys = patch_edges(prepared, layout)
-    x, y = np.meshgrid((xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2)
+    x, y = np.meshgrid(*patch_centers(prepared, layout))
     # If the aspect ratio was not kept, patches are not square on the original image.
     lengths = ARROW_LENGTH * vectors * (xs[1] - xs[0], ys[1] - ys[0])
     still = (vectors == 0).all(-1)
