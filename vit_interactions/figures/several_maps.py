@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from vit_interactions.figures.canvas import draw_image
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.sheets import COLUMNS, image_panels
 from vit_interactions.figures.sinks import mark_sinks
+from vit_interactions.figures.tendency import size_scale
 from vit_interactions.figures.values import set_title
 from vit_interactions.images.prepared import PreparedImage
 
@@ -40,8 +40,7 @@ def maps_figure(
     figure, [first, *others] = image_panels(prepared, layout, 1 + len(maps), COLUMNS, title)
     draw_image(first, prepared, layout)
     for axes, (name, kind, values) in zip(others, maps, strict=False):
-        # Sizes of fields have a known range, which makes figures comparable.
-        norm = Normalize(1, layout.patches) if issubclass(kind, ResponsiveFieldSize) else None
+        norm = size_scale(layout) if issubclass(kind, ResponsiveFieldSize) else None
         draw_map(
             axes,
             prepared,

@@ -38,8 +38,13 @@ def draw_field_size(axes: Axes, prepared: PreparedImage, size: Tensor, layout: T
     Raises:
         ValueError: `size` does not have the shape of the layout's grid.
     """
-    values, scale = to_array("size", size, layout.grid), Normalize(1, max(layout.patches, 2))
-    return draw_scaled(axes, prepared, values, layout, scale, SIZE_LABEL, more_is_relevant=False)
+    values = to_array("size", size, layout.grid)
+    return draw_scaled(axes, prepared, values, layout, size_scale(layout), SIZE_LABEL, more_is_relevant=False)
+
+
+def size_scale(layout: TokenLayout) -> Normalize:
+    """Return the color scale of field sizes: from 1 to the number of patches, so that images can be compared."""
+    return Normalize(1, max(layout.patches, 2))
 
 
 def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, layout: TokenLayout) -> Quiver:

@@ -17,6 +17,7 @@ from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
     Interactions,
     InteractionUncertainty,
+    map_of_image,
 )
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.responsive_field import responsive_field
@@ -110,11 +111,6 @@ def _map(
     settings: Settings,
     interactions: Interactions | None,
 ) -> Tensor:
-    explainer = method.create(model)
-    if isinstance(explainer, InteractionExplainer) and interactions is not None:
-        found = explainer.map_of(interactions)[0].reshape(interactions.layout.grid)
-    else:
-        found = explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
-    found = found.detach().float().cpu()
+    found = map_of_image(method.create(model), inputs, settings.target, interactions).detach().float().cpu()
     check_finite(found)
     return found
