@@ -47,6 +47,16 @@ class Snapshot:
     sinks: Tensor | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def fraction(self) -> float | None:
+        """E_O relative to all patch pairs; None if unknown."""
+        return None if self.operations is None else self.operations / self.layout.patches**2
+
+    @property
+    def sink_count(self) -> int | None:
+        """Number of patches that are attention sinks; None if unknown."""
+        return None if self.sinks is None else int(self.sinks.sum())
+
 
 def take_snapshot(model: nn.Module, inputs: Tensor, settings: Settings) -> Snapshot:
     """Explain one image in evaluation mode, in the precision of the weights.
