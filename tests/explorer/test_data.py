@@ -136,14 +136,14 @@ def test_sinks_are_marked_and_left_out_on_request(
     assert marked.excluded is None
     text = render(marked, title="t", model="m", alpha=0.1, beta=0.2)
     assert (
-        f"x marks attention sinks, patches that receive a disproportionate share of the attention: {count} of"
+        f"x: attention sink, a patch that receives attention out of proportion. {count} of"
         in text
     )
     assert "are left out" not in text
 
     without = page_data(model, prepared, named=False, exclude_sinks=True)
     assert torch.equal(without.uncertainty, plain.uncertainty.masked_fill(marked.sinks, 0.0))
-    assert "patches. Their columns of U are left out" in render(without, title="t", model="m", alpha=0.1, beta=0.2)
+    assert "; their columns of U are left out" in render(without, title="t", model="m", alpha=0.1, beta=0.2)
     sliders = slider_steps(without.uncertainty, 0.1, 0.2, without.excluded)
     exclude = marked.sinks[None]
     for step, alpha in enumerate(sliders.alphas):
