@@ -135,10 +135,7 @@ def test_sinks_are_marked_and_left_out_on_request(
     assert torch.equal(marked.uncertainty, plain.uncertainty)
     assert marked.excluded is None
     text = render(marked, title="t", model="m", alpha=0.1, beta=0.2)
-    assert (
-        f"x: attention sink, a patch that receives attention out of proportion. {count} of"
-        in text
-    )
+    assert f"x: attention sink, a patch that receives attention out of proportion. {count} of" in text
     assert "are left out" not in text
 
     without = page_data(model, prepared, named=False, exclude_sinks=True)
