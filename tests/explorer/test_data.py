@@ -83,7 +83,7 @@ def test_models_whose_blocks_cannot_be_read_get_a_page_without_features(prepared
     found = page_data(Alone().eval(), prepared, named=False)
     assert found.features is None
     text = render(found, title="t", model="m", alpha=0.1, beta=0.2)
-    assert "Not shown: the features after each block of this model cannot be read." in text
+    assert "Not available: the outputs of this model's blocks cannot be read." in text
 
 
 def test_the_model_is_restored(model: nn.Module, prepared: PreparedImage) -> None:
@@ -118,7 +118,8 @@ def test_large_grids_keep_the_mean_over_heads_or_nothing(
     monkeypatch.setattr(quantize, "LAYER_MEANS", 1)
     nothing = page_data(model, prepared, named=False)
     assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
-    assert "Not shown" in render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
+    text = render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
+    assert f"<h2>Attention</h2><p>Omitted because {patches} patches would make this page too large.</p>" in text
 
 
 def test_sinks_are_marked_and_left_out_on_request(

@@ -168,6 +168,20 @@ class InteractionUncertainty(ChosenPatchExplainer, InteractionExplainer):
         return informativeness(uncertainty)
 
 
+def map_of_image(explainer: Explainer, inputs: Tensor, target: Any, found: Interactions | None) -> Tensor:
+    """Compute the map of one image, (rows, cols), from its interactions if the method needs no more.
+
+    Args:
+        explainer: any method.
+        inputs: (1, channels, height, width).
+        target: class, or "pred"; used by class-specific methods only.
+        found: the interactions of the image, computed before; None if they are not known.
+    """
+    if isinstance(explainer, InteractionExplainer) and found is not None:
+        return explainer.map_of(found)[0].reshape(found.layout.grid)
+    return explainer.patch_map(inputs, target if explainer.class_specific else None)[0]
+
+
 def patch_index(patch: tuple[int, int], layout: TokenLayout) -> int:
     """Return the index of the patch at (row, col).
 

@@ -23,7 +23,7 @@ from vit_interactions.explorer.data import PageData
 from vit_interactions.explorer.features import STEPS
 from vit_interactions.explorer.plots import image_plot, mosaic_plot
 from vit_interactions.explorer.thresholds import SliderSteps, largest_error, slider_steps
-from vit_interactions.figures.canvas import PATCH_COLOR
+from vit_interactions.figures.canvas import PATCH_COLOR, patch_centers
 from vit_interactions.figures.display import CROWD, MARK, NOISE, log_limits, palette
 from vit_interactions.figures.field import FIELD_COLOR, WINDOW_COLOR
 from vit_interactions.figures.tendency import ARROW_COLOR
@@ -214,9 +214,8 @@ def _plots(found: PageData, facts: dict[str, Any]) -> dict[str, Any]:
     limits = around_both(facts["size"], facts["extent"])
     layout = found.layout
     cell = min((right - left) / layout.cols, (bottom - top) / layout.rows)
-    places = [divmod(index, layout.cols) for index in found.sinks.nonzero().flatten().tolist()]
-    width, height = (right - left) / layout.cols, (bottom - top) / layout.rows
-    sinks = [(left + (col + 0.5) * width, top + (row + 0.5) * height) for row, col in places]
+    xs, ys = (centers.tolist() for centers in patch_centers(found.prepared, layout))
+    sinks = [(xs[col], ys[row]) for row, col in found.sinks.reshape(layout.grid).nonzero().tolist()]
     plots = {
         f"plot-{name}": image_plot(name, limits, PANELS[name], cell, fine=layout.patches > MANY, sinks=sinks)
         for name in facts["panels"]

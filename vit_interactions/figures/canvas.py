@@ -66,6 +66,12 @@ def patch_edges(prepared: PreparedImage, layout: TokenLayout) -> tuple[Array, Ar
     return np.linspace(left, right, layout.cols + 1), np.linspace(top, bottom, layout.rows + 1)
 
 
+def patch_centers(prepared: PreparedImage, layout: TokenLayout) -> tuple[Array, Array]:
+    """Return x of the columns' centers and y of the rows' centers, in pixels of the original image."""
+    xs, ys = patch_edges(prepared, layout)
+    return (xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2
+
+
 def cell_squares(prepared: PreparedImage, layout: TokenLayout, cells: Array) -> list[list[tuple[float, float]]]:
     """Return the corners of each True cell of (rows, cols), in pixels of the original image."""
     xs, ys = patch_edges(prepared, layout)

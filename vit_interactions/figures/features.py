@@ -12,8 +12,8 @@ from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.canvas import draw_cells, draw_image, mark_patch
 from vit_interactions.figures.display import linear_scale
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.selection import choose_patches
-from vit_interactions.figures.sheets import image_grid
+from vit_interactions.figures.selection import patches_to_draw
+from vit_interactions.figures.sheets import image_grid, image_panels
 from vit_interactions.figures.values import set_title, to_array
 from vit_interactions.functional.feature_pca import COMPONENTS
 from vit_interactions.images.prepared import PreparedImage
@@ -44,14 +44,10 @@ def similarity_figure(
         ValueError: shapes do not match, a patch is outside the grid, or `patches` is empty.
     """
     values = to_array("similarity", similarity, (layout.patches, layout.patches))
-    chosen = choose_patches(similarity, layout) if patches is None else list(patches)
-    if not chosen:
-        raise ValueError("`patches` must contain at least one (row, col), got none.")
+    chosen = patches_to_draw(similarity, layout, patches)
     indices = [patch_index(patch, layout) for patch in chosen]
     scale = linear_scale(values[indices])
-    columns = min(COLUMNS, 1 + len(chosen))
-    figure, grid = image_grid(prepared, layout, -(-(1 + len(chosen)) // columns), columns, title)
-    first, *panels = (axes for line in grid for axes in line)
+    figure, [first, *panels] = image_panels(prepared, layout, 1 + len(chosen), COLUMNS, title)
     draw_image(first, prepared, layout)
     for number, (patch, index) in enumerate(zip(chosen, indices, strict=True), 1):
         mark_patch(first, prepared, layout, patch, str(number))

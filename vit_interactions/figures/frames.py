@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.sheets import image_grid
+from vit_interactions.figures.sheets import image_grid, image_panels
 from vit_interactions.figures.values import set_title, to_array
 from vit_interactions.images.prepared import PreparedImage
 
@@ -36,11 +36,9 @@ def frames_figure(prepared: PreparedImage, frames: Tensor, layout: TokenLayout, 
         ValueError: frames do not have the shape of the layout, or are not finite.
     """
     to_array("frames", frames, (max(len(frames), 1), *layout.grid))
-    columns = min(COLUMNS, len(frames))
-    rows = -(-len(frames) // columns)
-    figure, axes = image_grid(prepared, layout, rows, columns, title)
-    for number, frame in enumerate(frames):
-        _draw_frame(axes[number // columns][number % columns], prepared, frame, layout, f"Block {number + 1}")
+    figure, panels = image_panels(prepared, layout, len(frames), COLUMNS, title)
+    for number, (axes, frame) in enumerate(zip(panels, frames, strict=False), 1):
+        _draw_frame(axes, prepared, frame, layout, f"Block {number}")
     return figure
 
 

@@ -1,5 +1,6 @@
 """Select the image of a batch and the patches to draw."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,20 @@ def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) ->
     tensors = field.candidates, field.windows, field.dropped, field.mask
     parts: list[Any] = [None if each is None else each[index : index + 1].detach().cpu() for each in tensors]
     return ResponsiveField(layout.grid, *parts)
+
+
+def patches_to_draw(
+    pairs: Tensor, layout: TokenLayout, patches: Sequence[tuple[int, int]] | None
+) -> list[tuple[int, int]]:
+    """Return the patches that a figure shows: the given ones, or those of `choose_patches` for None.
+
+    Raises:
+        ValueError: no patch is given.
+    """
+    chosen = choose_patches(pairs, layout) if patches is None else list(patches)
+    if not chosen:
+        raise ValueError("`patches` must contain at least one (row, col), got none.")
+    return chosen
 
 
 def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> list[tuple[int, int]]:

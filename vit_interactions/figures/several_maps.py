@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -11,8 +10,9 @@ from vit_interactions.explain import Explainer
 from vit_interactions.explain.responsive_field_size import ResponsiveFieldSize
 from vit_interactions.figures.canvas import draw_image
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.sheets import COLUMNS, image_grid
+from vit_interactions.figures.sheets import COLUMNS, image_panels
 from vit_interactions.figures.sinks import mark_sinks
+from vit_interactions.figures.tendency import size_scale
 from vit_interactions.figures.values import set_title
 from vit_interactions.images.prepared import PreparedImage
 
@@ -37,13 +37,10 @@ def maps_figure(
     Raises:
         ValueError: a map does not have the shape of the layout, or is not finite.
     """
-    columns = min(COLUMNS, 1 + len(maps))
-    figure, grid = image_grid(prepared, layout, -(-(1 + len(maps)) // columns), columns, title)
-    first, *others = [axes for row in grid for axes in row]
+    figure, [first, *others] = image_panels(prepared, layout, 1 + len(maps), COLUMNS, title)
     draw_image(first, prepared, layout)
     for axes, (name, kind, values) in zip(others, maps, strict=False):
-        # Sizes of fields have a known range, which makes figures comparable.
-        norm = Normalize(1, layout.patches) if issubclass(kind, ResponsiveFieldSize) else None
+        norm = size_scale(layout) if issubclass(kind, ResponsiveFieldSize) else None
         draw_map(
             axes,
             prepared,

@@ -18,7 +18,7 @@ from vit_interactions.figures.display import log_scale
 from vit_interactions.figures.field import draw_field, draw_field_legend, draw_interactions
 from vit_interactions.figures.overlay import draw_map
 from vit_interactions.figures.pairs import draw_column_variances, draw_dropped, draw_pairs
-from vit_interactions.figures.selection import choose_patches, one_image
+from vit_interactions.figures.selection import one_image, patches_to_draw
 from vit_interactions.figures.shown import ShownFigure
 from vit_interactions.figures.sinks import mark_sinks
 from vit_interactions.figures.tendency import draw_field_size, draw_tendency_arrows, draw_tendency_flow
@@ -66,9 +66,7 @@ def interaction_figure(
             without `index`.
     """
     field = one_image(field, layout, index)
-    chosen = choose_patches(uncertainty, layout) if patches is None else list(patches)
-    if not chosen:
-        raise ValueError("`patches` must contain at least one (row, col), got none.")
+    chosen = patches_to_draw(uncertainty, layout, patches)
     norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]])
     columns = min(len(chosen), 2 if _is_wide(prepared, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
@@ -114,8 +112,7 @@ def field_figure(
     field = one_image(field, layout, index)
     tendency = field.tendency[0].reshape(*layout.grid, 2)
     columns = 2 if _is_wide(prepared, layout) else 4
-    figure, grid = image_grid(prepared, layout, 4 // columns, columns, title)
-    axes = [each for row in grid for each in row]
+    figure, axes = image_panels(prepared, layout, 4, columns, title)
     draw_image(axes[0], prepared, layout)
     draw_field_size(axes[1], prepared, field.size[0].reshape(layout.grid), layout)
     draw_tendency_arrows(axes[2], prepared, tendency, layout)
@@ -264,3 +261,12 @@ def image_grid(
     for each in axes.flat:
         each.set_axis_off()
     return figure, axes.tolist()
+
+
+def image_panels(
+    prepared: PreparedImage, layout: TokenLayout, count: int, columns: int, title: str
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure with at least `count` blank panels in reading order, in rows of at most `columns`."""
+    columns = min(columns, count)
+    figure, grid = image_grid(prepared, layout, -(-count // columns), columns, title)
+    return figure, [axes for row in grid for axes in row]

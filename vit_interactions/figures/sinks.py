@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import HALO, patch_edges
+from vit_interactions.figures.canvas import HALO, patch_centers
 from vit_interactions.images.prepared import PreparedImage
 
 LEGEND = "x: attention sink"
@@ -26,9 +26,8 @@ def mark_sinks(axes: Axes, prepared: PreparedImage, layout: TokenLayout, sinks: 
     """
     if sinks is None or not sinks.any():
         return
-    xs, ys = patch_edges(prepared, layout)
+    xs, ys = patch_centers(prepared, layout)
     rows, cols = np.nonzero(sinks.cpu().numpy().reshape(layout.grid))
-    x, y = (xs[cols] + xs[cols + 1]) / 2, (ys[rows] + ys[rows + 1]) / 2
     style: dict[str, Any] = {"marker": "x", "markersize": SIZE, "linestyle": "none", "zorder": 5, "clip_on": False}
-    axes.plot(x, y, color="black", markeredgewidth=0.9, path_effects=[HALO], **style)
+    axes.plot(xs[cols], ys[rows], color="black", markeredgewidth=0.9, path_effects=[HALO], **style)
     axes.text(0.0, -0.02, LEGEND, fontsize=7, ha="left", va="top", transform=axes.transAxes)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from vit_interactions.attention import TokenLayout
-from vit_interactions.figures.canvas import draw_cells, draw_image, patch_edges
+from vit_interactions.figures.canvas import draw_cells, draw_image, patch_centers, patch_edges
 from vit_interactions.figures.overlay import draw_scaled
 from vit_interactions.figures.values import to_array
 from vit_interactions.images.prepared import PreparedImage
@@ -38,8 +38,13 @@ def draw_field_size(axes: Axes, prepared: PreparedImage, size: Tensor, layout: T
     Raises:
         ValueError: `size` does not have the shape of the layout's grid.
     """
-    values, scale = to_array("size", size, layout.grid), Normalize(1, max(layout.patches, 2))
-    return draw_scaled(axes, prepared, values, layout, scale, SIZE_LABEL, more_is_relevant=False)
+    values = to_array("size", size, layout.grid)
+    return draw_scaled(axes, prepared, values, layout, size_scale(layout), SIZE_LABEL, more_is_relevant=False)
+
+
+def size_scale(layout: TokenLayout) -> Normalize:
+    """Return the color scale of field sizes: from 1 to the number of patches, so that images can be compared."""
+    return Normalize(1, max(layout.patches, 2))
 
 
 def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, layout: TokenLayout) -> Quiver:
@@ -58,7 +63,7 @@ def draw_tendency_arrows(axes: Axes, prepared: PreparedImage, tendency: Tensor, 
     draw_image(axes, prepared, layout, gray=True)
     draw_cells(axes, prepared, layout, np.broadcast_to((0.0, 0.0, 0.0, 0.55), (*layout.grid, 4)))
     xs, ys = patch_edges(prepared, layout)
-    x, y = np.meshgrid((xs[:-1] + xs[1:]) / 2, (ys[:-1] + ys[1:]) / 2)
+    x, y = np.meshgrid(*patch_centers(prepared, layout))
     # If the aspect ratio was not kept, patches are not square on the original image.
     lengths = ARROW_LENGTH * vectors * (xs[1] - xs[0], ys[1] - ys[0])
     still = (vectors == 0).all(-1)

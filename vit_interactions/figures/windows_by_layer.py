@@ -14,7 +14,7 @@ from vit_interactions.explain.interaction_uncertainty import patch_index
 from vit_interactions.figures.canvas import draw_cells, draw_image, mark_patch
 from vit_interactions.figures.field import OUTSIDE
 from vit_interactions.figures.overlay import draw_map
-from vit_interactions.figures.sheets import image_grid
+from vit_interactions.figures.sheets import image_panels
 from vit_interactions.figures.values import set_title, to_array
 from vit_interactions.images.prepared import PreparedImage
 
@@ -62,9 +62,7 @@ def windows_figure(
     layers, pairs = len(masks), layout.patches**2
     to_array("masks", masks, (layers, layout.patches, layout.patches))
     row = masks[:, patch_index(patch, layout)]
-    columns = min(COLUMNS, layers + 1)
-    figure, axes = image_grid(prepared, layout, -(-(layers + 1) // columns), columns, title)
-    panels = [panel for line in axes for panel in line]
+    figure, panels = image_panels(prepared, layout, layers + 1, COLUMNS, title)
     votes = row.sum(0).reshape(layout.grid)
     label = "blocks whose window contains it"
     draw_map(panels[0], prepared, votes, layout, label=label, norm=Normalize(0, layers))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
     Interactions,
     InteractionUncertainty,
+    map_of_image,
     patch_index,
 )
 from vit_interactions.explain.patch_features import patch_features
@@ -44,6 +44,7 @@ from vit_interactions.figures import (
     similarity_figure,
     windows_figure,
 )
+from vit_interactions.figures.tendency import size_scale
 from vit_interactions.functional.accumulated_attention import display_frames
 from vit_interactions.functional.feature_pca import component_colors, principal_components
 from vit_interactions.functional.responsive_field import responsive_field
@@ -195,11 +196,7 @@ def _explain_by(
     """Compute and draw the map of one method."""
     prepared, settings, layout = task.prepared, task.settings, task.layout
     explainer = method.create(task.model)
-    patch_map = (
-        explainer.map_of(found)[0].reshape(layout.grid)
-        if isinstance(explainer, InteractionExplainer) and found is not None
-        else explainer.patch_map(task.inputs, settings.target if explainer.class_specific else None)[0]
-    )
+    patch_map = map_of_image(explainer, task.inputs, settings.target, found)
     part = Explanation({method.name: patch_map.cpu().numpy()})
     title = method.name
     if isinstance(explainer, DynamicAccumulatedAttention):
@@ -218,7 +215,7 @@ def _explain_by(
         title=title,
         label=explainer.quantity,
         more_is_relevant=explainer.more_is_relevant,
-        norm=Normalize(1, layout.patches) if isinstance(explainer, ResponsiveFieldSize) else None,
+        norm=size_scale(layout) if isinstance(explainer, ResponsiveFieldSize) else None,
         sinks=sinks,
     )
     if isinstance(explainer, PatchSimilarity):

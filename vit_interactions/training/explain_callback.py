@@ -1,7 +1,7 @@
 """Explain fixed images while a model is trained, in any training loop."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,7 @@ class ExplainCallback:
 
     def _explain(self, model: nn.Module, step: int) -> None:
         if not self._prepared:
-            each = {name: prepare(image, model, self._transform) for name, image in self._images.items()}
-            self._prepared = each
+            self._prepared = {name: prepare(image, model, self._transform) for name, image in self._images.items()}
         found = {
             name: take_snapshot(model, image.input.unsqueeze(0), self._settings)
             for name, image in self._prepared.items()
@@ -145,7 +144,7 @@ class ExplainCallback:
         title = f"{name}, step {step}"
         if snapshot.operations is not None:
             pairs = snapshot.layout.patches**2
-            title += f": E_O {snapshot.operations:,} of {pairs:,} pairs ({snapshot.operations / pairs:.1%})"
+            title += f": E_O {snapshot.operations:,} of {pairs:,} pairs ({snapshot.fraction:.1%})"
         # Matplotlib is loaded when it is needed, so that importing the package is fast.
         from vit_interactions.figures.several_maps import maps_figure
         from vit_interactions.figures.shown import rendered
@@ -176,18 +175,19 @@ def interactions_row(snapshots: Mapping[str, Snapshot]) -> Row:
         >>> row["operations"], row["fraction"], row["sinks/cat"]
         (3.0, 0.75, 1)
     """
-    values: dict[str, dict[str, float | int | None]] = {"operations": {}, "fraction": {}, "sinks": {}}
-    for name, each in snapshots.items():
-        operations, sinks = each.operations, each.sinks
-        values["operations"][name] = operations
-        values["fraction"][name] = None if operations is None else operations / each.layout.patches**2
-        values["sinks"][name] = None if sinks is None else int(sinks.sum())
-    known = {column: [each for each in found.values() if each is not None] for column, found in values.items()}
-    means = {column: sum(found) / len(found) if found else None for column, found in known.items()}
-    per_image = {
-        f"{column}/{name}": value for column in ("operations", "sinks") for name, value in values[column].items()
+    found = snapshots.values()
+    return {
+        "operations": _mean([each.operations for each in found]),
+        "fraction": _mean([each.fraction for each in found]),
+        "sinks": _mean([each.sink_count for each in found]),
+        **{f"operations/{name}": each.operations for name, each in snapshots.items()},
+        **{f"sinks/{name}": each.sink_count for name, each in snapshots.items()},
     }
-    return {**means, **per_image}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def read_images(images: Iterable[ImageLike] | Mapping[str, ImageLike]) -> dict[str, Image.Image]:

@@ -66,7 +66,7 @@ def ignore_signals(worker: int) -> None:
 
 
 def _await_parent() -> None:
-    # Python ends the workers that still run at its exit by SIGTERM, and waits for them without a limit.
+    # At exit, Python sends SIGTERM to the workers that still run, and waits for them without a limit.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

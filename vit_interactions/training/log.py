@@ -139,8 +139,8 @@ class WeightsAndBiases:
     def __init__(self, run: Any, *, own: bool = False) -> None:
         """Log to a run.
 
-        A run of the user counts its steps in its own way, and would ignore entries of an earlier step. So only an
-        `own` run is given the step; in others it is one more number.
+        A user's run counts steps in its own way and would ignore entries of an earlier step. So only an `own` run is
+        given the step; others get it as one more number.
         """
         self._run, self._own = run, own
 

@@ -17,6 +17,7 @@ from vit_interactions.explain.interaction_uncertainty import (
     InteractionExplainer,
     Interactions,
     InteractionUncertainty,
+    map_of_image,
 )
 from vit_interactions.explain.settings import Settings
 from vit_interactions.functional.responsive_field import responsive_field
@@ -45,6 +46,16 @@ class Snapshot:
     operations: int | None = None
     sinks: Tensor | None = None
     failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fraction(self) -> float | None:
+        """E_O relative to all patch pairs; None if unknown."""
+        return None if self.operations is None else self.operations / self.layout.patches**2
+
+    @property
+    def sink_count(self) -> int | None:
+        """Number of patches that are attention sinks; None if unknown."""
+        return None if self.sinks is None else int(self.sinks.sum())
 
 
 def take_snapshot(model: nn.Module, inputs: Tensor, settings: Settings) -> Snapshot:
@@ -110,11 +121,6 @@ def _map(
     settings: Settings,
     interactions: Interactions | None,
 ) -> Tensor:
-    explainer = method.create(model)
-    if isinstance(explainer, InteractionExplainer) and interactions is not None:
-        found = explainer.map_of(interactions)[0].reshape(interactions.layout.grid)
-    else:
-        found = explainer.patch_map(inputs, settings.target if explainer.class_specific else None)[0]
-    found = found.detach().float().cpu()
+    found = map_of_image(method.create(model), inputs, settings.target, interactions).detach().float().cpu()
     check_finite(found)
     return found

@@ -181,6 +181,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(path: Path, dark: bool) -> 
     with page(path, width=390, height=844, dark=dark) as p:
         p.run("document.querySelectorAll('details').forEach(each => each.open = true)")
         assert p.run("document.documentElement.scrollWidth") == 390
+        assert p.run("(nav => nav.scrollWidth - nav.clientWidth)(document.querySelector('nav ul'))") == 0
         ground, ink = p.run(
             "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
         )
