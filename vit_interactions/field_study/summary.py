@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vit_interactions.compare.csv_files import csv_text
 from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.field_study.measure import CLAIMS, CONTROLS, REAL
 from vit_interactions.field_study.rows import Measured
@@ -56,6 +57,6 @@ def summarize_claims(measured: Sequence[Measured], seed: int = 0) -> pd.DataFram
 
 def write_results(results: pd.DataFrame, folder: Path) -> None:
     """Write the results of a study as CSV and as JSON, in which missing values are null."""
-    write_text(folder / TABLE, results.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / TABLE, csv_text(results))
     records = results.astype(object).where(results.notna(), None).to_dict("records")
     write_json(folder / JSON, {"results": records})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vit_interactions.compare.csv_files import csv_text
 from vit_interactions.compare.summary import bootstrap_intervals
 from vit_interactions.functional.pair_scores import pair_distances, rank_correlation
 from vit_interactions.pair_study.baselines import ATTENTION, CLOSENESS, FIRST_ORDER, PASSES
@@ -112,5 +113,5 @@ def pair_table(records: Mapping[str, PairRecord]) -> pd.DataFrame:
 
 def write_tables(records: Mapping[str, PairRecord], summary: pd.DataFrame, folder: Path) -> None:
     """Write the pairs and the summary as CSV files."""
-    write_text(folder / PAIRS, pair_table(records).to_csv(index=False, lineterminator="\n"))
-    write_text(folder / SUMMARY, summary.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / PAIRS, csv_text(pair_table(records)))
+    write_text(folder / SUMMARY, csv_text(summary))
