@@ -21,7 +21,6 @@ from vit_interactions.utilities.seeds import seed_of
 from vit_interactions.utilities.text import describe_error
 from vit_interactions.utilities.versions import versions
 
-MANIFEST = "study.json"
 DRAWS = 10  # other images whose boxes are tried per image
 FEWEST = 2  # images; one has no other image
 
@@ -83,7 +82,7 @@ def study_images(
         "versions": versions(),
         "images": [image.as_json() for image in images],
     }
-    open_study(out, MANIFEST, content, resume=resume)
+    open_study(out, content, resume=resume)
     rows = Rows(out, images, settings.alphas)
     others = derangements(len(images), DRAWS, torch.Generator().manual_seed(settings.seed))
     result = StudyResult(rows.measured)

@@ -21,7 +21,6 @@ from vit_interactions.utilities.seeds import seed_of
 from vit_interactions.utilities.text import describe_error, printable
 from vit_interactions.utilities.versions import versions
 
-MANIFEST = "study.json"
 ROWS = "images"  # folder of one file per image
 
 
@@ -75,7 +74,7 @@ def study_pairs(
         "versions": versions(),
         "images": [{"name": printable(path.name), "sha256": digest} for path, digest in digests.items()],
     }
-    open_study(out, MANIFEST, content, resume=resume)
+    open_study(out, content, resume=resume)
     rows = out / ROWS
     rows.mkdir(exist_ok=True)
     remove_partials(rows)
