@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from vit_interactions.attention.errors import UnsupportedModelError
@@ -84,8 +83,7 @@ def study_pairs(
         record = earlier_record(file, digest)
         try:
             if record is None:
-                kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-                inputs = prepare(read_image(path), model).input.unsqueeze(0).to(compared.device, kind)
+                inputs = compared.batch_of(prepare(read_image(path), model))
                 seed = seed_of(settings.seed, int(digest[:15], 16))
                 record = measure_pairs(compared, inputs, methods, settings, seed)
                 write_json(file, {"name": printable(path.name), "sha256": digest, **record.as_json()})
