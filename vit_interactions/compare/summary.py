@@ -82,7 +82,7 @@ def summarize_differences(values: Array, differences: Array, seed: int = 0) -> p
     low, high = bootstrap_intervals(columns, seed=seed)
     frame = pd.DataFrame(columns)
     means, counts, half = frame.mean().to_numpy(), frame.count().to_numpy(), values.shape[1]
-    return pd.DataFrame(
+    table: pd.DataFrame = pd.DataFrame(
         {
             "mean": means[:half],
             "low": low[:half],
@@ -93,6 +93,7 @@ def summarize_differences(values: Array, differences: Array, seed: int = 0) -> p
             "difference_high": high[half:],
         }
     )
+    return table
 
 
 def summarize(
