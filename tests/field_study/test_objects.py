@@ -1,4 +1,4 @@
-"""Which images a study takes, and where their objects are."""
+"""The images that a study uses, and the patches on their objects."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is measured on one image, and its JSON."""
+"""The measurements of one image, and their JSON."""
 
 import json
 

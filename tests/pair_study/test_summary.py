@@ -68,3 +68,9 @@ def test_tables_hold_every_pair(tmp_path: Path) -> None:
     assert own[["first", "second"]].to_numpy().tolist() == effects.pairs.tolist()
     assert own["strength"].to_numpy() == pytest.approx(effects.strength.numpy())
     assert own["index"].to_numpy() == pytest.approx(effects.index.numpy())
+
+
+def test_names_of_images_are_no_formulas_in_spreadsheets(tmp_path: Path) -> None:
+    records = {"=1+1.png": RECORDS["image0.png"]}
+    write_tables(records, summarize_pairs(records, PASSES), tmp_path)
+    assert set(pd.read_csv(tmp_path / "pairs.csv")["image"]) == {"'=1+1.png"}

@@ -153,13 +153,17 @@ def rank(mean: float) -> float:
 
 
 def number(score: dict[str, Any]) -> str:
-    """Format a mean with its interval.
+    """Format a mean with its interval, with "to" instead of a dash between its ends if one is negative.
 
     Example:
         >>> number({"mean": 0.5812, "low": 0.55, "high": 0.61}), number({"mean": float("nan")})
         ('0.58 (0.55–0.61)', '-')
+        >>> number({"mean": -0.02, "low": -0.07, "high": 0.03})
+        '-0.02 (-0.07 to 0.03)'
     """
     if isnan(score["mean"]):
         return "-"
-    interval = "" if isnan(score["low"]) else f" ({score['low']:.2f}–{score['high']:.2f})"
-    return f"{score['mean']:.2f}{interval}"
+    if isnan(score["low"]):
+        return f"{score['mean']:.2f}"
+    ends = f"{score['low']:.2f}", f"{score['high']:.2f}"
+    return f"{score['mean']:.2f} ({(' to ' if ends[0].startswith('-') else '–').join(ends)})"

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision import transforms
 
 from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.attention.unwrap import unwrap
-from vit_interactions.images.prepared import prepare, preprocessing
+from vit_interactions.images.prepared import PreparedImage, prepare, preprocessing
 from vit_interactions.loading.models import load_model
 from vit_interactions.models.trained_windows import trained_windows
 from vit_interactions.utilities.checksum import architecture_checksum, checksum
@@ -52,6 +52,11 @@ class ComparedModel:
     def device(self) -> torch.device:
         """Device of its weights."""
         return next(self.model.parameters()).device
+
+    def batch_of(self, image: PreparedImage) -> Tensor:
+        """Return a prepared image as (1, channels, height, width), on the device and in the type of the weights."""
+        kind = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), image.input.dtype)
+        return image.input.unsqueeze(0).to(self.device, kind)
 
     def describe(self) -> dict[str, Any]:
         """Return what its results depend on: device, preprocessing, weights and architecture."""

@@ -46,8 +46,7 @@ def classify(
         UnsupportedModelError: the model's patches cannot be found.
         ValueError: `target` is none of the model's classes, scores are not finite, or `output` does not fit them.
     """
-    kind = next((p.dtype for p in model.model.parameters() if p.is_floating_point()), image.input.dtype)
-    inputs = image.input.unsqueeze(0).to(model.device, kind)
+    inputs = model.batch_of(image)
     layout = image_layout(model.model, inputs)
     found = model_output(model.model, inputs, output)
     if found is not None:

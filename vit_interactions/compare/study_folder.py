@@ -8,13 +8,14 @@ from vit_interactions.utilities.files import partial_path, remove_partials
 from vit_interactions.utilities.json_files import read_json, write_json
 from vit_interactions.utilities.locks import LOCK
 
+MANIFEST = "study.json"
 
-def open_study(folder: Path, manifest: str, content: dict[str, Any], *, resume: bool) -> None:
-    """Check that a study may be written to a folder, and write its manifest.
+
+def open_study(folder: Path, content: dict[str, Any], *, resume: bool) -> None:
+    """Check that a study may be written to a folder, and write its manifest, `study.json`.
 
     Args:
         folder: the output folder; it must exist.
-        manifest: name of the file that describes the study.
         content: what the results depend on, as JSON.
         resume: whether the folder may have results of the same study.
 
@@ -23,7 +24,7 @@ def open_study(folder: Path, manifest: str, content: dict[str, Any], *, resume: 
             other images or other package versions, whose rows must not be mixed.
         WriteError: the disk is full, or the folder is not writable.
     """
-    path = folder / manifest
+    path = folder / MANIFEST
     earlier = read_json(path, "Restore the file, or choose another folder.")
     if earlier is None:
         present = {path.name for path in folder.iterdir()}

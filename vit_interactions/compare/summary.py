@@ -59,6 +59,43 @@ def bootstrap_intervals(values: Array, confidence: float = 0.95, seed: int = 0) 
     return low, high
 
 
+def summarize_differences(values: Array, differences: Array, seed: int = 0) -> pd.DataFrame:
+    """Average values over images, and their differences from those of a reference on the same images.
+
+    Args:
+        values: (images, columns); NaN where a value is missing.
+        differences: (images, columns), the same for the differences.
+        seed: of the resampling.
+
+    Returns:
+        One row per column: mean with its 95% confidence interval from low to high, images (number with a value), and
+        difference with its interval from difference_low to difference_high. NaN where there is no value.
+
+    Example:
+        >>> values = np.array([[1.0, 3.0], [3.0, 5.0]])
+        >>> summarize_differences(values, values - values[:, :1])[["mean", "images", "difference"]]
+           mean  images  difference
+        0   2.0       2         0.0
+        1   4.0       2         2.0
+    """
+    columns = np.concatenate((values, differences), 1)
+    low, high = bootstrap_intervals(columns, seed=seed)
+    frame = pd.DataFrame(columns)
+    means, counts, half = frame.mean().to_numpy(), frame.count().to_numpy(), values.shape[1]
+    table: pd.DataFrame = pd.DataFrame(
+        {
+            "mean": means[:half],
+            "low": low[:half],
+            "high": high[:half],
+            "images": counts[:half],
+            "difference": means[half:],
+            "difference_low": low[half:],
+            "difference_high": high[half:],
+        }
+    )
+    return table
+
+
 def summarize(
     table: pd.DataFrame, directions: Mapping[str, str], confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:

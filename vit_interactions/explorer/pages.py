@@ -7,18 +7,17 @@ from pathlib import Path
 
 from torch import nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explorer.data import page_data
 from vit_interactions.explorer.explorer import ExplorerPage
 from vit_interactions.explorer.page_files import image_id, image_of
 from vit_interactions.explorer.render import render
 from vit_interactions.figures import prepare
 from vit_interactions.functional.scores import Output
-from vit_interactions.images.reading import IMAGE_ERRORS, read_image
-from vit_interactions.utilities.files import WriteError, remove_partials
+from vit_interactions.images.failures import recorded_failure
+from vit_interactions.images.reading import read_image
+from vit_interactions.utilities.files import remove_partials
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.names import Names, numbered_names, safe_name
-from vit_interactions.utilities.text import describe_error
 
 
 @dataclass
@@ -76,7 +75,7 @@ def write_pages(
         names = Names(path.name for path in out.iterdir())
         for path in images:
             source = image_id(path)
-            try:
+            with recorded_failure(pages.failed, path):
                 file = names.choose(numbered_names(safe_name(path.stem), ".html"), partial(_is_own, out, source))
                 prepared = prepare(read_image(path), model)
                 found = page_data(model, prepared, named=named, output=output, exclude_sinks=exclude_sinks)
@@ -85,10 +84,6 @@ def write_pages(
                 )
                 pages.done[str(path)] = ExplorerPage(html).save(out / file)
                 names.use(file)
-            except (UnsupportedModelError, WriteError):
-                raise
-            except IMAGE_ERRORS as error:
-                pages.failed[str(path)] = describe_error(error)
             yield pages
 
 

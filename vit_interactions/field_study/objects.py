@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.attention.probe import token_layout
 from vit_interactions.images.boxes import ObjectBox, inside_boxes
+from vit_interactions.images.failures import recorded_failure
 from vit_interactions.images.prepared import PreparedImage, prepare
-from vit_interactions.images.reading import IMAGE_ERRORS, read_image
+from vit_interactions.images.reading import read_image
 from vit_interactions.utilities.files import sha256
-from vit_interactions.utilities.text import describe_error, printable
+from vit_interactions.utilities.text import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +60,17 @@ def find_objects(
     Raises:
         UnsupportedModelError: the model has no attention among patches.
     """
-    images, uniform, failed = [], [], {}
+    images, uniform = list[StudyImage](), list[Path]()
+    failed = dict[str, str]()
     for path in track(boxes):
-        try:
+        with recorded_failure(failed, path):
             digest = sha256(path, "image")
             prepared = prepare(read_image(path), model)
             inside = patches_on_object(model, prepared, boxes[path])
-        except UnsupportedModelError:
-            raise
-        except IMAGE_ERRORS as error:
-            failed[str(path)] = describe_error(error)
-            continue
-        if inside.any() and not inside.all():
-            images.append(StudyImage(path, digest, tuple(boxes[path]), inside))
-        else:
-            uniform.append(path)
+            if inside.any() and not inside.all():
+                images.append(StudyImage(path, digest, tuple(boxes[path]), inside))
+            else:
+                uniform.append(path)
     return images, uniform, failed
 
 

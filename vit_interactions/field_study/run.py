@@ -7,21 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.compare.models import ComparedModel
 from vit_interactions.compare.study_folder import open_study
 from vit_interactions.field_study.measure import measure_image
 from vit_interactions.field_study.objects import StudyImage
 from vit_interactions.field_study.rows import Measured, Rows
 from vit_interactions.functional.null_models import derangements
+from vit_interactions.images.failures import recorded_failure
 from vit_interactions.images.prepared import prepare
-from vit_interactions.images.reading import IMAGE_ERRORS, read_image
-from vit_interactions.utilities.files import WriteError
+from vit_interactions.images.reading import read_image
 from vit_interactions.utilities.seeds import seed_of
-from vit_interactions.utilities.text import describe_error
 from vit_interactions.utilities.versions import versions
 
-MANIFEST = "study.json"
 DRAWS = 10  # other images whose boxes are tried per image
 FEWEST = 2  # images; one has no other image
 
@@ -83,13 +80,13 @@ def study_images(
         "versions": versions(),
         "images": [image.as_json() for image in images],
     }
-    open_study(out, MANIFEST, content, resume=resume)
+    open_study(out, content, resume=resume)
     rows = Rows(out, images, settings.alphas)
     others = derangements(len(images), DRAWS, torch.Generator().manual_seed(settings.seed))
     result = StudyResult(rows.measured)
     for number, image in enumerate(images):
         if number not in rows.measured:
-            try:
+            with recorded_failure(result.failed, image.path):
                 values = measure_image(
                     model,
                     prepare(read_image(image.path), model).input.unsqueeze(0),
@@ -100,8 +97,4 @@ def study_images(
                     seed=seed_of(settings.seed, int(image.sha256[:15], 16)),
                 )
                 rows.add(number, values)
-            except (UnsupportedModelError, WriteError):
-                raise
-            except IMAGE_ERRORS as error:
-                result.failed[str(image.path)] = describe_error(error)
         yield result

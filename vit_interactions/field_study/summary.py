@@ -6,17 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vit_interactions.compare.summary import bootstrap_intervals
+from vit_interactions.compare.csv_files import csv_text
+from vit_interactions.compare.summary import summarize_differences
 from vit_interactions.field_study.measure import CLAIMS, CONTROLS, REAL
 from vit_interactions.field_study.rows import Measured
 from vit_interactions.utilities.files import write_text
 from vit_interactions.utilities.json_files import write_json
 
 TABLE, JSON = "results.csv", "results.json"
-COLUMNS = (
-    *("alpha", "claim", "control", "mean", "low", "high", "images"),
-    *("difference", "difference_low", "difference_high"),
-)
 
 
 def summarize_claims(measured: Sequence[Measured], seed: int = 0) -> pd.DataFrame:
@@ -41,21 +38,13 @@ def summarize_claims(measured: Sequence[Measured], seed: int = 0) -> pd.DataFram
     real = [keys.index((alpha, claim, REAL)) for alpha, claim, _ in keys]
     differences = values[:, real] - values
     differences[:, real] = np.nan  # of reality to itself
-    columns = np.concatenate((values, differences), 1)
-    low, high = bootstrap_intervals(columns, seed=seed)
-    frame = pd.DataFrame(columns)
-    means, counts = frame.mean(), frame.count()  # of the values that are not NaN
-    half = len(keys)
-    rows = [
-        (*key, means[n], low[n], high[n], counts[n], means[half + n], low[half + n], high[half + n])
-        for n, key in enumerate(keys)
-    ]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+    keyed = pd.DataFrame(keys, columns=["alpha", "claim", "control"])
+    table: pd.DataFrame = keyed.join(summarize_differences(values, differences, seed))
     return table
 
 
 def write_results(results: pd.DataFrame, folder: Path) -> None:
     """Write the results of a study as CSV and as JSON, in which missing values are null."""
-    write_text(folder / TABLE, results.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / TABLE, csv_text(results))
     records = results.astype(object).where(results.notna(), None).to_dict("records")
     write_json(folder / JSON, {"results": records})

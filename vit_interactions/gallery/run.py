@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain.settings import OPEN_WINDOWS, Settings
 from vit_interactions.figures import prepare
 from vit_interactions.gallery.explanation import Explanation, explain_image
 from vit_interactions.gallery.folder import MANIFEST, MAPS, belongs_to, is_complete, is_results, read_manifest
 from vit_interactions.gallery.replace import repair, replacing
+from vit_interactions.images.failures import recorded_failure
 from vit_interactions.images.prepared import preprocessing
-from vit_interactions.images.reading import IMAGE_ERRORS, read_image
+from vit_interactions.images.reading import read_image
 from vit_interactions.utilities.checksum import architecture_checksum, checksum
-from vit_interactions.utilities.files import WriteError, checksums, sha256
+from vit_interactions.utilities.files import checksums, sha256
 from vit_interactions.utilities.json_files import write_json
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.names import Names, numbered_names, safe_name
-from vit_interactions.utilities.text import describe_error
 from vit_interactions.utilities.versions import versions
 
 RESOLUTION = 120  # dots per inch
@@ -95,7 +94,7 @@ def explain_images(
         names = Names((path.name for path in out.iterdir()), reserved=[MANIFEST])
         result, facts = ExplainResult(), describe_model(model)
         for path in images:
-            try:
+            with recorded_failure(result.failed, path):
                 digest = sha256(path, "image")
                 origin = {"sha256": digest, "settings": settings.as_json(), "model": facts}
                 name = names.choose(numbered_names(safe_name(path.stem)), partial(_is_own, out, path, digest))
@@ -104,10 +103,6 @@ def explain_images(
                     _write_folder(out / name, explanation, {"image": os.path.abspath(path), **origin})
                 names.use(name)
                 result.add(path, name, read_manifest(out / name))
-            except (UnsupportedModelError, WriteError):
-                raise
-            except IMAGE_ERRORS as error:
-                result.failed[str(path)] = describe_error(error)
             _write_manifest(out, settings, result)
             yield result
 

@@ -51,9 +51,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What reading or explaining one image may raise without ending a run over many.
-IMAGE_ERRORS = (OSError, ValueError, IndexError, RuntimeError, MemoryError)
-
 
 def read_image(file: File) -> Image.Image:
     """Read an image as a viewer shows it: upright by its EXIF orientation, in RGB, transparent parts white.

@@ -68,3 +68,21 @@ def pixel_scores(case: Case, shown: Tensor, baseline: str) -> Tensor:
         return class_score(case, blend(case, pixel_mask(shown, case.layout, size), baseline))
 
     return cached_scores(case, baseline, shown, score)
+
+
+def values_and_drops(case: Case, patch_map: Tensor, groups: Tensor, baseline: str) -> tuple[Tensor, Tensor]:
+    """Compute the value of each group of patches, and the drop of the score when it is replaced, both per patch.
+
+    Args:
+        case: case with the image and the model.
+        patch_map: (rows, cols) float64, on the CPU.
+        groups: (groups, rows, cols) bool, none empty.
+        baseline: replacement of the group's patches, see `baseline.baseline_image`.
+
+    Returns:
+        Means of the values, and drops of the score divided by the number of patches: (groups,) float64 each.
+    """
+    sizes = groups.sum((1, 2))
+    whole = torch.ones_like(groups[:1])
+    full, *replaced = pixel_scores(case, torch.cat([whole, ~groups]), baseline)
+    return (patch_map * groups).sum((1, 2)) / sizes, (full - torch.stack(replaced)) / sizes

@@ -13,7 +13,7 @@ from torch import Tensor
 from vit_interactions.metrics.baseline import check_baseline
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map, relevance_ranks
-from vit_interactions.metrics.pixel_scores import pixel_scores
+from vit_interactions.metrics.pixel_scores import values_and_drops
 from vit_interactions.utilities.checks import check_count
 
 
@@ -59,11 +59,7 @@ def saco(baseline: str = "mean", groups: int = 10, *, name: str = "saco") -> Met
         ranks = relevance_ranks(values, case.seed)
         number = min(groups, values.numel())
         members = ranks * number // values.numel() == torch.arange(number, device="cpu")[:, None, None]
-        sizes = members.sum((1, 2))
-        saliences = (values * members).sum((1, 2)) / sizes
-        whole = torch.ones(1, *case.layout.grid, dtype=torch.bool, device="cpu")
-        full, *replaced = pixel_scores(case, torch.cat([whole, ~members]), baseline)
-        return Score(faithfulness_coefficient(saliences, (full - torch.stack(replaced)) / sizes))
+        return Score(faithfulness_coefficient(*values_and_drops(case, values, members, baseline)))
 
     return Metric(
         name=name,

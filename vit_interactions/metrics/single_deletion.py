@@ -13,7 +13,7 @@ from torch import Tensor
 from vit_interactions.metrics.baseline import check_baseline
 from vit_interactions.metrics.metric import Case, Metric, Score
 from vit_interactions.metrics.patch_map import check_map
-from vit_interactions.metrics.pixel_scores import pixel_scores
+from vit_interactions.metrics.pixel_scores import values_and_drops
 from vit_interactions.utilities.checks import check_count
 
 
@@ -61,12 +61,7 @@ def single_deletion(baseline: str = "mean", cells: int = 4, *, name: str = "sing
         from scipy.stats import spearmanr  # takes two seconds
 
         values = check_map(patch_map, case.layout.grid)
-        regions = grid_regions(case.layout.grid, cells)
-        sizes = regions.sum((1, 2))
-        whole = torch.ones(1, *case.layout.grid, dtype=torch.bool, device="cpu")
-        full, *deleted = pixel_scores(case, torch.cat([whole, ~regions]), baseline)
-        drops = (full - torch.stack(deleted)) / sizes
-        means = (values * regions).sum((1, 2)) / sizes
+        means, drops = values_and_drops(case, values, grid_regions(case.layout.grid, cells), baseline)
         for numbers, described in ((means, "value"), (drops, "drop of the score")):
             if numbers.min() == numbers.max():
                 raise ValueError(f"not defined: all regions have the same {described}.")

@@ -39,7 +39,7 @@ class PairSettings:
 
 @dataclass(frozen=True, eq=False)
 class PairRecord:
-    """What was measured on one image.
+    """The measurements of one image.
 
     Attributes:
         target: the predicted class.

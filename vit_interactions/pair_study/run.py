@@ -4,24 +4,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.compare.models import ComparedModel
 from vit_interactions.compare.study_folder import open_study
 from vit_interactions.explain.configured import ConfiguredMethod
+from vit_interactions.images.failures import recorded_failure
 from vit_interactions.images.prepared import prepare
-from vit_interactions.images.reading import IMAGE_ERRORS, read_image
+from vit_interactions.images.reading import read_image
 from vit_interactions.pair_study.baselines import PASSES
 from vit_interactions.pair_study.measure import PairRecord, PairSettings, measure_pairs
-from vit_interactions.utilities.files import WriteError, remove_partials, sha256
+from vit_interactions.utilities.files import remove_partials, sha256
 from vit_interactions.utilities.json_files import DamagedFileError, read_json, write_json
 from vit_interactions.utilities.seeds import seed_of
-from vit_interactions.utilities.text import describe_error, printable
+from vit_interactions.utilities.text import printable
 from vit_interactions.utilities.versions import versions
 
-MANIFEST = "study.json"
 ROWS = "images"  # folder of one file per image
 
 
@@ -75,7 +73,7 @@ def study_pairs(
         "versions": versions(),
         "images": [{"name": printable(path.name), "sha256": digest} for path, digest in digests.items()],
     }
-    open_study(out, MANIFEST, content, resume=resume)
+    open_study(out, content, resume=resume)
     rows = out / ROWS
     rows.mkdir(exist_ok=True)
     remove_partials(rows)
@@ -83,18 +81,12 @@ def study_pairs(
     for number, (path, digest) in enumerate(digests.items()):
         file = rows / f"{number:05d}.json"
         record = earlier_record(file, digest)
-        try:
+        with recorded_failure(study.failed, path):
             if record is None:
-                kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-                inputs = prepare(read_image(path), model).input.unsqueeze(0).to(compared.device, kind)
+                inputs = compared.batch_of(prepare(read_image(path), model))
                 seed = seed_of(settings.seed, int(digest[:15], 16))
                 record = measure_pairs(compared, inputs, methods, settings, seed)
                 write_json(file, {"name": printable(path.name), "sha256": digest, **record.as_json()})
-        except (UnsupportedModelError, WriteError):
-            raise
-        except IMAGE_ERRORS as error:
-            study.failed[str(path)] = describe_error(error)
-        else:
             study.records[printable(path.name)] = record
         yield study
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vit_interactions.compare.summary import bootstrap_intervals
+from vit_interactions.compare.csv_files import csv_text
+from vit_interactions.compare.summary import summarize_differences
 from vit_interactions.functional.pair_scores import pair_distances, rank_correlation
 from vit_interactions.pair_study.baselines import ATTENTION, CLOSENESS, FIRST_ORDER, PASSES
 from vit_interactions.pair_study.measure import PairRecord
@@ -60,29 +61,11 @@ def summarize_pairs(
     values = np.array([[image.get(name, {}).get(score, nan) for name, score in keys] for image in each])
     differences = values - values[:, [keys.index((ATTENTION, score)) for _, score in keys]]
     differences[:, [name == ATTENTION for name, _ in keys]] = nan  # to itself
-    columns = np.concatenate((values, differences), 1)
-    low, high = bootstrap_intervals(columns, seed=seed)
-    frame = pd.DataFrame(columns)
-    means, counts, half = frame.mean(), frame.count(), len(keys)
     effect_passes = float(np.mean([record.effects.passes for record in records.values()]))
     costs = {RELIABILITY: (effect_passes, 0), **PASSES, **passes}
-    rows = [
-        {
-            "method": name,
-            "score": score,
-            "mean": means[n],
-            "low": low[n],
-            "high": high[n],
-            "images": counts[n],
-            "difference": means[half + n],
-            "difference_low": low[half + n],
-            "difference_high": high[half + n],
-            "forwards": costs[name][0],
-            "backwards": costs[name][1],
-        }
-        for n, (name, score) in enumerate(keys)
-    ]
-    table: pd.DataFrame = pd.DataFrame(rows)
+    keyed = pd.DataFrame(keys, columns=["method", "score"])
+    table: pd.DataFrame = keyed.join(summarize_differences(values, differences, seed))
+    table["forwards"], table["backwards"] = zip(*(costs[name] for name, _ in keys), strict=True)
     return table
 
 
@@ -112,5 +95,5 @@ def pair_table(records: Mapping[str, PairRecord]) -> pd.DataFrame:
 
 def write_tables(records: Mapping[str, PairRecord], summary: pd.DataFrame, folder: Path) -> None:
     """Write the pairs and the summary as CSV files."""
-    write_text(folder / PAIRS, pair_table(records).to_csv(index=False, lineterminator="\n"))
-    write_text(folder / SUMMARY, summary.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / PAIRS, csv_text(pair_table(records)))
+    write_text(folder / SUMMARY, csv_text(summary))

@@ -97,7 +97,7 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class StabilityRow:
-    """How stable a ranking is under metrics that differ in what replaces removed patches."""
+    """The stability of a ranking under metrics that differ in what replaces removed patches."""
 
     metrics: str
     best: str
