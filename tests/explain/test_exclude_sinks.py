@@ -164,7 +164,9 @@ def test_sinks_are_found_in_the_same_forward_pass(method: Any, model: nn.Module,
     assert len(passes) == 2  # one pass of two blocks
 
 
-def test_sinks_are_found_only_if_they_are_excluded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sinks_are_found_only_if_they_are_excluded(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise AssertionError("sinks were looked for")
 
