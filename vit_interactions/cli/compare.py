@@ -13,6 +13,7 @@ from vit_interactions.cli.options import (
     METHOD,
     Alpha,
     Beta,
+    Coverage,
     Device,
     ExcludeSinks,
     Images,
@@ -30,7 +31,7 @@ from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_images
 from vit_interactions.images.listing import skipped_files
 from vit_interactions.loading.models import load_model
 from vit_interactions.metrics import DEFAULT_METRICS, METRICS
-from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.console import output as stdout
 from vit_interactions.utilities.locks import locked
@@ -104,6 +105,7 @@ def compare_command(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
     exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Random seed of metrics and bootstrap intervals.")] = 0,
@@ -117,6 +119,7 @@ def compare_command(
     methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, got {len(names)}.")
+    check_fraction("--window-coverage", window_coverage)
     check_device("--device", device)
     with ExitStack() as held, process_group(device) as process:
         held.enter_context(locked(out, first=process.first))  # until all processes have finished
@@ -139,6 +142,7 @@ def compare_command(
             output=output,
             alpha=alpha,
             beta=beta,
+            coverage=window_coverage,
             exclude_sinks=exclude_sinks,
             out=out,
             resume=resume,
@@ -169,8 +173,8 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
 
     name = comparison.models[0]
     paths = [comparison.folder / image.path for image in comparison.images if image.error is None][:EXPLORED]
-    settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
-    settings["exclude_sinks"] = comparison.settings.get("exclude_sinks", False)
+    shared = ("alpha", "beta", "coverage", "exclude_sinks", "output")
+    settings = {key: comparison.settings[key] for key in shared}
     pages = Pages()
     try:
         model = load_model(name, checkpoint, device)

@@ -15,7 +15,9 @@ from vit_interactions.cli.common import chosen_images, end_with_failures
 from vit_interactions.cli.options import (
     Beta,
     Checkpoint,
+    Coverage,
     Device,
+    ExcludeSinks,
     Model,
     ResumeSame,
     check_folder_option,
@@ -66,6 +68,8 @@ def study_fields(
         ),
     ] = None,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
+    exclude_sinks: ExcludeSinks = False,
     num_images: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Use only the first N images that have boxes.")
     ] = None,
@@ -82,6 +86,7 @@ def study_fields(
     for share in alphas:
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     check_folder_option(out)
     listed = read_boxes(boxes)
     paths = chosen_images([images])
@@ -97,7 +102,8 @@ def study_fields(
     found, uniform, failed = find_objects(vit, chosen, lambda paths: track(paths, "reading", console=errors))
     result = StudyResult({})
     with locked(out):
-        steps = study_images(vit, found, StudySettings(alphas, beta, seed), out, resume=resume)
+        settings = StudySettings(alphas, beta, seed, window_coverage, exclude_sinks)
+        steps = study_images(vit, found, settings, out, resume=resume)
         for result in track(steps, "measuring", total=len(found), console=errors):  # noqa: B007
             pass
         if result.measured:
