@@ -218,6 +218,18 @@ def test_open_windows_are_noted(
     assert "cover almost all pairs" not in " ".join(capsys.readouterr().err.split())
 
 
+def test_smooth_changes_figures_only(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    options = ["--method", "raw_attention"]
+    assert explain(images[0], *options, checkpoint=checkpoint, out=tmp_path / "plain") == 0
+    assert explain(images[0], *options, "--smooth", checkpoint=checkpoint, out=tmp_path / "smooth") == 0
+    plain, smooth = (tmp_path / name / images[0].stem for name in ("plain", "smooth"))
+    assert (plain / "raw_attention.png").read_bytes() != (smooth / "raw_attention.png").read_bytes()
+    with np.load(plain / "maps.npz") as one, np.load(smooth / "maps.npz") as other:
+        assert np.array_equal(one["raw_attention"], other["raw_attention"])
+    settings = [json.loads((folder / "manifest.json").read_text())["settings"] for folder in (plain, smooth)]
+    assert settings[1] == {**settings[0], "smooth": True}
+
+
 def test_window_coverage_is_recorded_and_used(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     common = ["--method", "responsive_field_size", "--alpha", "0.3", "--beta", "0"]
     assert explain(images[0], *common, "--window-coverage", "0.7", checkpoint=checkpoint, out=tmp_path) == 0

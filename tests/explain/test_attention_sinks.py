@@ -61,7 +61,9 @@ def test_a_sink_in_a_register_is_a_prefix_token_and_no_patch(name: str) -> None:
     for images in (black, with_patch):  # the register takes the attention of the patch, too
         sinks = attention_sinks(model, images)
         assert sinks.tokens.nonzero().tolist() == [[0, registers + 2]]
-        assert sinks.is_sink[:, 0].nonzero()[:, -1].tolist() == [registers + 2] * 2  # of both heads of the first layer
+        assert (
+            sinks.is_sink[:, 0].nonzero()[:, -1].tolist() == [registers + 2] * 2
+        )  # of both heads of the first layer
         assert not sinks.patches.any()
         assert f"<td>none</td><td>{registers + 2}</td>" in sinks._repr_html_()
         assert torch.equal(plain.uncertainty(images), without.uncertainty(images))

@@ -82,6 +82,12 @@ def explain(
             "an index from 0, or -1 for the last.",
         ),
     ] = None,
+    smooth: Annotated[
+        bool,
+        typer.Option(
+            "--smooth", help="Interpolate maps between patches in figures. Files keep a value per patch."
+        ),
+    ] = False,
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
@@ -127,6 +133,7 @@ def explain(
         pca,
         exclude_sinks,
         window_coverage,
+        smooth,
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
     result = ExplainResult()
