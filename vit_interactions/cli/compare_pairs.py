@@ -43,6 +43,11 @@ TITLES = {
     "beyond_distance": "beyond distance",
     "beyond_first_order": "and first order",
 }
+AREA_TITLES = {
+    "pair_area": "insertion - deletion",
+    "pair_insertion": "insertion",
+    "pair_deletion": "deletion",
+}
 # Their pair maps are those of other methods.
 SAME = ("responsive_field_tendency", "indiscriminative_patches")
 
@@ -68,11 +73,12 @@ def compare_pairs(
         Weighting,
         typer.Option(help="Distribution of the contexts: banzhaf (half of the patches) or shapley_taylor."),
     ] = "banzhaf",
+    steps: Annotated[int, typer.Option(min=2, help="Steps of second-order insertion and deletion.")] = 10,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed of pairs and contexts.")] = 0,
     resume: ResumeSame = False,
 ) -> None:
-    """Compare pair maps with measured interactions: second differences of the score while tokens are masked."""
+    """Compare pair maps with measured interactions, and by the score of the patches they choose; tokens are masked."""
     # They load pandas.
     from vit_interactions.pair_study.measure import PairSettings
     from vit_interactions.pair_study.run import PairStudy, study_pairs
@@ -85,10 +91,9 @@ def compare_pairs(
     vit = load_model(model, checkpoint, check_device("--device", device))
     study = PairStudy()
     with locked(out):
-        steps = study_pairs(
-            vit, paths, methods, PairSettings(pairs, contexts, weighting, seed), out, resume=resume
-        )
-        for study in track(steps, "measuring", total=len(paths), console=errors):  # noqa: B007
+        settings = PairSettings(pairs, contexts, weighting, steps, seed)
+        states = study_pairs(vit, paths, methods, settings, out, resume=resume)
+        for study in track(states, "measuring", total=len(paths), console=errors):  # noqa: B007
             pass
         if study.records:
             passes = {each.name: (each.kind.forwards, each.kind.backwards) for each in methods}
@@ -96,7 +101,8 @@ def compare_pairs(
             write_tables(study.records, summary, out)
             figure = intervals_figure(panels(summary))
             write_atomically(out / FIGURE, lambda file: figure.savefig(file, dpi=130, format="png"))
-            output.print(summary_table(summary))
+            output.print(summary_table(summary, "Rank correlation with the measured interaction", TITLES))
+            output.print(summary_table(summary, "Second-order insertion and deletion", AREA_TITLES))
             errors.print(f"the results are in {printable(str(out))}", soft_wrap=True)
     failures = {f"{name} ({image})": why for image, r in study.records.items() for name, why in r.failures.items()}
     end_with_failures(study.failed | failures)
@@ -111,21 +117,28 @@ def check_methods(methods: tuple[ConfiguredMethod, ...]) -> None:
             )
 
 
-def summary_table(summary: "pd.DataFrame") -> Table:
-    """Return the table of mean rank correlations, the best method first."""
+def summary_table(summary: "pd.DataFrame", title: str, columns: dict[str, str]) -> Table:
+    """Return a table of mean scores, the best method first.
+
+    Args:
+        summary: from `summarize_pairs`.
+        title: of the table.
+        columns: score -> its title. The first one orders the methods. Those without any score are not shown.
+    """
     images = plural(int(summary["images"].max()), "image")
-    title = f"Rank correlation with the measured interaction, {images}"
-    table = Table("method", *TITLES.values(), "passes", title=title, box=SIMPLE, padding=0)
+    table = Table("method", *columns.values(), "passes", title=f"{title}, {images}", box=SIMPLE, padding=0)
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
+    main = next(iter(columns))
     records: list[Any] = summary.to_dict("records")
-    rows: dict[str, list[Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for record in records:
-        rows.setdefault(record["method"], []).append(record)
-    for name, scores in sorted(rows.items(), key=lambda row: rank(row[1][0]["mean"])):
-        cost = f"{scores[0]['forwards']:.0f}+{scores[0]['backwards']:.0f}"
-        table.add_row(name.replace("_", " "), *map(number, scores), cost)
+        rows.setdefault(record["method"], {})[record["score"]] = record
+    shown = {name: row for name, row in rows.items() if any(row[score]["images"] for score in columns)}
+    for name, row in sorted(shown.items(), key=lambda item: rank(item[1][main]["mean"])):
+        cost = f"{row[main]['forwards']:.0f}+{row[main]['backwards']:.0f}"
+        table.add_row(name.replace("_", " "), *(number(row[score]) for score in columns), cost)
     return table
 
 
