@@ -24,7 +24,7 @@ def test_tables_and_resuming(command: list[object], tmp_path: Path, capsys: pyte
     assert "2 images" in shown
     assert "closeness" in shown
     out = tmp_path / "out"
-    names = ["images", "pairs.csv", "pairs.png", "study.json", "summary.csv"]
+    names = ["images", "pairs.csv", "pairs.png", "report.html", "study.json", "summary.csv"]
     assert sorted(path.name for path in out.iterdir()) == names
     summary = pd.read_csv(out / "summary.csv")
     distinct = {*pair_methods()} - {"responsive_field_tendency", "indiscriminative_patches"}

@@ -87,5 +87,6 @@ def test_json_gives_the_same_record() -> None:
         PairRecord.from_json({})
     with pytest.raises(ValueError, match="different numbers of pairs"):
         PairRecord.from_json({**content, "values": {"gmar": [1.0]}})
-    with pytest.raises(ValueError, match="a curve has another shape"):
-        PairRecord.from_json({**content, "curves": {"gmar": [[0.0, 1.0]]}})
+    for curves in ({"perfect": [[0.0, 1.0]]}, {"perfect": [0.0, 1.0]}, {"gmar": [[0.0, 1.0, 1.0]]}):
+        with pytest.raises(ValueError, match="a curve has another shape, or its method has no values"):
+            PairRecord.from_json({**content, "curves": curves})

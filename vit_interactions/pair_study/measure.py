@@ -98,8 +98,8 @@ class PairRecord:
         count = len(effects.pairs)
         if any(part.shape != (count,) for part in values.values()) or len(effects.differences) != count:
             raise ValueError("the parts have different numbers of pairs.")
-        if any(part.ndim != 2 or part.shape[1] != 3 for part in curves.values()):
-            raise ValueError("a curve has another shape.")
+        if not curves.keys() <= values.keys() or any(part.shape[1:] != (3,) for part in curves.values()):
+            raise ValueError("a curve has another shape, or its method has no values.")
         rows, cols = content["grid"]
         return cls(int(content["target"]), (rows, cols), effects, values, curves, dict(content["failures"]))
 
