@@ -14,7 +14,7 @@ from vit_interactions.pair_study.baselines import PASSES
 
 @pytest.fixture
 def command(tmp_path: Path, checkpoint: Path, images: list[Path]) -> list[object]:
-    model = ["--model", "test_vit", "--checkpoint", checkpoint, "--pairs", 6, "--contexts", 3]
+    model = ["--model", "test_vit", "--checkpoint", checkpoint, "--pairs", 6, "--contexts", 3, "--steps", 4]
     return ["compare-pairs", images[0].parent, *model, "--out", tmp_path / "out"]
 
 
@@ -22,13 +22,16 @@ def test_tables_and_resuming(command: list[object], tmp_path: Path, capsys: pyte
     assert run(*command) == 0
     shown = capsys.readouterr().out
     assert "2 images" in shown
-    assert "closeness" in shown
+    for name in ("closeness", "transformer attribution"):  # in both tables, not cut
+        assert shown.count(f" {name} ") == 2
+    assert max(map(len, shown.splitlines())) <= 80
     out = tmp_path / "out"
     names = ["images", "pairs.csv", "pairs.png", "report.html", "study.json", "summary.csv"]
     assert sorted(path.name for path in out.iterdir()) == names
     summary = pd.read_csv(out / "summary.csv")
     distinct = {*pair_methods()} - {"responsive_field_tendency", "indiscriminative_patches"}
     assert set(summary["method"]) == {*distinct, *PASSES, "reliability"}
+    assert set(summary.query("score == 'pair_area'")["scoring_forwards"]) == {2 * 3}
     assert len(pd.read_csv(out / "pairs.csv")) == 2 * 6
     with Image.open(out / "pairs.png") as image:
         assert min(image.size) > 300
