@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.helpers.command_line import failure, run
 from tests.helpers.pair_studies import record_of
+from vit_interactions import UnsupportedModelError
 from vit_interactions.cli.compare_pairs import summary_table
 from vit_interactions.cli.main import is_resumable
 from vit_interactions.explain.registry import pair_methods
@@ -81,4 +82,17 @@ def test_a_method_that_fails_is_reported(command: list[object], capsys: pytest.C
     assert run(*command, "--method", "generic_attention:start_layer=50", "--method", "gmar") == 1
     shown = capsys.readouterr()
     assert "`start_layer` must be < 6" in shown.err
+    assert "gmar" in shown.out
+
+
+def test_a_model_without_curves_gets_one_note(
+    command: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise UnsupportedModelError("no token is left")
+
+    monkeypatch.setattr("vit_interactions.pair_study.measure.pair_curves", unsupported)
+    assert run(*command, "--method", "gmar") == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("note: no second-order insertion and deletion: no token is left") == 1
     assert "gmar" in shown.out

@@ -72,7 +72,7 @@ def compare_pairs(
 ) -> None:
     """Compare pair maps with measured interactions, and by the score of the patches they choose; tokens are masked."""
     # They load pandas.
-    from vit_interactions.pair_study.measure import PairSettings
+    from vit_interactions.pair_study.measure import CURVES, PairSettings
     from vit_interactions.pair_study.page import PAGE, write_page
     from vit_interactions.pair_study.run import PairStudy, study_pairs
     from vit_interactions.pair_study.summary import summarize_pairs, write_tables
@@ -100,7 +100,16 @@ def compare_pairs(
             )
             output.print(summary_table(summary, "Second-order insertion and deletion", AREA_TITLES))
             errors.print(f"the results are in {printable(str(out))}; open {PAGE}", soft_wrap=True)
-    failures = {f"{name} ({image})": why for image, r in study.records.items() for name, why in r.failures.items()}
+    failures = dict[str, str]()
+    without_curves = dict[str, None]()  # reasons, of the model rather than of images
+    for image, record in study.records.items():
+        for name, reason in record.failures.items():
+            if name == CURVES:
+                without_curves[reason] = None
+            else:
+                failures[f"{name} ({image})"] = reason
+    for reason in without_curves:
+        errors.print(printable(f"note: no {CURVES}: {reason}"), soft_wrap=True)
     end_with_failures(study.failed | failures)
 
 
