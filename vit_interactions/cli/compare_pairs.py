@@ -20,22 +20,17 @@ from vit_interactions.cli.options import (
     check_folder_option,
     given_path,
 )
-from vit_interactions.explain.configured import ConfiguredMethod, configure
-from vit_interactions.explain.pair_map import PairMapped
-from vit_interactions.explain.registry import pair_methods
-from vit_interactions.figures.intervals import intervals_figure
-from vit_interactions.functional.pair_effects import Weighting
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.choices import DEFAULT_MODEL, Weighting
 from vit_interactions.utilities.console import errors, output
 from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.text import plural, printable
 
-# pandas takes a second to load.
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vit_interactions.explain.configured import ConfiguredMethod
 
 FIGURE = "pairs.png"
 TITLES = {
@@ -73,12 +68,16 @@ def compare_pairs(
     resume: ResumeSame = False,
 ) -> None:
     """Compare pair maps with measured interactions: second differences of the score while tokens are masked."""
-    # They load pandas.
+    check_folder_option(out)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.explain.configured import configure
+    from vit_interactions.explain.registry import pair_methods
+    from vit_interactions.figures.intervals import intervals_figure
+    from vit_interactions.loading.models import load_model
     from vit_interactions.pair_study.measure import PairSettings
     from vit_interactions.pair_study.run import PairStudy, study_pairs
     from vit_interactions.pair_study.summary import summarize_pairs, write_tables
 
-    check_folder_option(out)
     methods = configure(method or [name for name in pair_methods() if name not in SAME])
     check_methods(methods)
     paths = chosen_images(images)
@@ -102,8 +101,11 @@ def compare_pairs(
     end_with_failures(study.failed | failures)
 
 
-def check_methods(methods: tuple[ConfiguredMethod, ...]) -> None:
+def check_methods(methods: "tuple[ConfiguredMethod, ...]") -> None:
     """Raise ValueError for a method without a pair map."""
+    from vit_interactions.explain.pair_map import PairMapped
+    from vit_interactions.explain.registry import pair_methods
+
     for method in methods:
         if not issubclass(method.kind, PairMapped):
             raise ValueError(
