@@ -47,10 +47,11 @@ def naive(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
-        maps.clear()
         model(images)
         attention = torch.stack(maps)[..., prefix:, prefix:]
-        return attention.var(0, correction=0).var(1, correction=0)
+        found = attention.var(0, correction=0).var(1, correction=0)
+        maps.clear()
+        return found
 
     return run
 

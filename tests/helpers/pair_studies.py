@@ -22,4 +22,13 @@ def record_of(seed: int, noise: float = 0.0, contexts: int = 4) -> PairRecord:
     effects = PairEffects(pairs, differences, members, draw(len(members), contexts), passes=contexts * 40)
     values = {"perfect": effects.strength.exp(), "opposite": -effects.strength, "unrelated": draw(30)}
     values |= {"mean_attention": draw(30), "closeness": draw(30), "first_order_product": effects.first_order}
-    return PairRecord(3, GRID, effects, values)
+    # Five points each, from the same score of no patch to the same of all.
+    fractions, inner = (
+        torch.linspace(0, 1, 5, dtype=torch.float64),
+        [name for name in values if "product" not in name],
+    )
+    curves = {
+        name: torch.stack([fractions, *(fractions * (1 + draw(5) * (1 - fractions)) for _ in range(2))], 1)
+        for name in inner
+    }
+    return PairRecord(3, GRID, effects, values, curves)

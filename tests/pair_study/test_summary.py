@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from tests.helpers.pair_studies import record_of
 from vit_interactions.functional.pair_scores import pair_distances, rank_correlation
+from vit_interactions.metrics.pair_curves import pair_areas
 from vit_interactions.pair_study.summary import correlations, summarize_pairs, write_tables
 
 PASSES = {"perfect": (1, 0), "opposite": (1, 1), "unrelated": (2, 2)}
@@ -55,6 +56,23 @@ def test_means_intervals_differences_and_passes() -> None:
     assert isnan(summary.loc["mean_attention", "beyond_distance"]["difference"])
     assert summary.loc["reliability", "spearman"]["forwards"] == 160
     assert summary.loc["perfect", "spearman"]["low"] == pytest.approx(1.0)
+    assert set(summary["scoring_forwards"].xs("spearman", level="score")) == {160}
+
+
+def test_areas_are_scores_with_differences_and_passes() -> None:
+    summary = summarize_pairs(RECORDS, PASSES).set_index(["method", "score"])
+    areas = [pair_areas(record.curves["unrelated"]) for record in RECORDS.values()]
+    attention = [pair_areas(record.curves["mean_attention"]) for record in RECORDS.values()]
+    for score in ("pair_insertion", "pair_deletion", "pair_area"):
+        row = summary.loc["unrelated", score]
+        assert row["mean"] == pytest.approx(sum(image[score] for image in areas) / 6)
+        assert row["low"] < row["mean"] < row["high"]
+        pairs = zip(areas, attention, strict=True)
+        assert row["difference"] == pytest.approx(sum(own[score] - other[score] for own, other in pairs) / 6)
+    assert summary.loc["unrelated", "pair_area"]["scoring_forwards"] == 2 * 3
+    assert summary.loc["unrelated", "pair_deletion"]["scoring_forwards"] == 3
+    assert summary.loc["reliability", "pair_area"]["images"] == 0
+    assert summary.loc["first_order_product", "pair_area"]["images"] == 0
 
 
 def test_tables_hold_every_pair(tmp_path: Path) -> None:

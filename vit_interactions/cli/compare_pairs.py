@@ -1,6 +1,6 @@
 """`vit-interactions compare-pairs`: compare pair maps with the measured effects of pairs of patches."""
 
-from math import inf, isnan
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +8,7 @@ import typer
 from rich.box import SIMPLE
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from vit_interactions.cli.common import chosen_images, end_with_failures
 from vit_interactions.cli.options import (
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
     from vit_interactions.explain.configured import ConfiguredMethod
 
 FIGURE = "pairs.png"
-TITLES = {
-    "spearman": "rank correlation",
-    "beyond_distance": "beyond distance",
-    "beyond_first_order": "and first order",
-}
 # Their pair maps are those of other methods.
 SAME = ("responsive_field_tendency", "indiscriminative_patches")
 
@@ -63,41 +59,56 @@ def compare_pairs(
         Weighting,
         typer.Option(help="Distribution of the contexts: banzhaf (half of the patches) or shapley_taylor."),
     ] = "banzhaf",
+    steps: Annotated[int, typer.Option(min=2, help="Steps of second-order insertion and deletion.")] = 10,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed of pairs and contexts.")] = 0,
     resume: ResumeSame = False,
 ) -> None:
-    """Compare pair maps with measured interactions: second differences of the score while tokens are masked."""
+    """Compare pair maps with measured interactions, and by the score of the patches they choose; tokens are masked."""
     check_folder_option(out)
+    paths = chosen_images(images)
     # They import torch, so they come after the checks of options.
     from vit_interactions.explain.configured import configure
     from vit_interactions.explain.registry import pair_methods
     from vit_interactions.figures.intervals import intervals_figure
     from vit_interactions.loading.models import load_model
-    from vit_interactions.pair_study.measure import PairSettings
+    from vit_interactions.pair_study.measure import CURVES, PairSettings
+    from vit_interactions.pair_study.page import PAGE, write_page
+    from vit_interactions.pair_study.panels import AREA_TITLES, CORRELATION_TITLES, panels
     from vit_interactions.pair_study.run import PairStudy, study_pairs
     from vit_interactions.pair_study.summary import summarize_pairs, write_tables
 
     methods = configure(method or [name for name in pair_methods() if name not in SAME])
     check_methods(methods)
-    paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     study = PairStudy()
     with locked(out):
-        steps = study_pairs(
-            vit, paths, methods, PairSettings(pairs, contexts, weighting, seed), out, resume=resume
-        )
-        for study in track(steps, "measuring", total=len(paths), console=errors):  # noqa: B007
+        settings = PairSettings(pairs, contexts, weighting, steps, seed)
+        states = study_pairs(vit, paths, methods, settings, out, resume=resume)
+        for study in track(states, "measuring", total=len(paths), console=errors):  # noqa: B007
             pass
         if study.records:
             passes = {each.name: (each.kind.forwards, each.kind.backwards) for each in methods}
             summary = summarize_pairs(study.records, passes, seed)
             write_tables(study.records, summary, out)
-            figure = intervals_figure(panels(summary))
+            figure = intervals_figure({"": panels(summary)})
             write_atomically(out / FIGURE, lambda file: figure.savefig(file, dpi=130, format="png"))
-            output.print(summary_table(summary))
-            errors.print(f"the results are in {printable(str(out))}", soft_wrap=True)
-    failures = {f"{name} ({image})": why for image, r in study.records.items() for name, why in r.failures.items()}
+            write_page(study, summary, model, out)
+            output.print(
+                summary_table(summary, "Rank correlation with the measured interaction", CORRELATION_TITLES)
+            )
+            output.print(summary_table(summary, "Second-order insertion and deletion", AREA_TITLES))
+            errors.print(f"the results are in {printable(str(out))}; open {PAGE}", soft_wrap=True)
+    failures = dict[str, str]()
+    without_curves = dict[str, None]()  # reasons, of the model rather than of images
+    for image, record in study.records.items():
+        for name, reason in record.failures.items():
+            if name == CURVES:
+                without_curves[reason] = None
+            else:
+                failures[f"{name} ({image})"] = reason
+    for reason in without_curves:
+        errors.print(printable(f"note: no {CURVES}: {reason}"), soft_wrap=True)
     end_with_failures(study.failed | failures)
 
 
@@ -113,45 +124,38 @@ def check_methods(methods: "tuple[ConfiguredMethod, ...]") -> None:
             )
 
 
-def summary_table(summary: "pd.DataFrame") -> Table:
-    """Return the table of mean rank correlations, the best method first."""
-    images = plural(int(summary["images"].max()), "image")
-    title = f"Rank correlation with the measured interaction, {images}"
-    table = Table("method", *TITLES.values(), "passes", title=title, box=SIMPLE, padding=0)
-    for column in table.columns[1:]:
-        column.justify = "right"
-        column.no_wrap = True
-    records: list[Any] = summary.to_dict("records")
-    rows: dict[str, list[Any]] = {}
-    for record in records:
-        rows.setdefault(record["method"], []).append(record)
-    for name, scores in sorted(rows.items(), key=lambda row: rank(row[1][0]["mean"])):
-        cost = f"{scores[0]['forwards']:.0f}+{scores[0]['backwards']:.0f}"
-        table.add_row(name.replace("_", " "), *map(number, scores), cost)
-    return table
+def summary_table(summary: "pd.DataFrame", title: str, columns: dict[str, str]) -> Table:
+    """Return a table of mean scores, the best method first.
 
-
-def panels(summary: "pd.DataFrame") -> dict[str, dict[str, dict[str, tuple[float, float, float]]]]:
-    """Arrange a summary for `intervals_figure`: a panel per score, the first method on top and the best ones next."""
-    records: list[Any] = summary.to_dict("records")
-    first = next(row["method"] for row in records if row["method"] != "reliability")
-    plain = {row["method"]: row["mean"] for row in records if row["score"] == "spearman"}
-    order = sorted(plain, key=lambda name: (name != first, rank(plain[name])))
-    found = {(row["method"], row["score"]): (row["mean"], row["low"], row["high"]) for row in records}
-    titled = {
-        title: {name.replace("_", " "): found[name, score] for name in order} for score, title in TITLES.items()
-    }
-    return {"": titled}
-
-
-def rank(mean: float) -> float:
-    """Return a key that sorts means from the highest to the lowest, NaN last.
-
-    Example:
-        >>> sorted([0.2, float("nan"), 0.5], key=rank)
-        [0.5, 0.2, nan]
+    Args:
+        summary: from `summarize_pairs`.
+        title: of the table.
+        columns: score -> its title. The first one orders the methods. Those without any score are not shown.
     """
-    return inf if isnan(mean) else -mean
+    from vit_interactions.pair_study.panels import rank
+
+    images = plural(int(summary["images"].max()), "image")
+    main = next(iter(columns))
+    records: list[Any] = summary.to_dict("records")
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        found.setdefault(record["method"], {})[record["score"]] = record
+    shown = {name: row for name, row in found.items() if any(row[score]["images"] for score in columns)}
+    rows = [["method", *columns.values(), "passes"]]
+    for name, scores in sorted(shown.items(), key=lambda item: rank(item[1][main]["mean"])):
+        cost = f"{scores[main]['forwards']:.0f}+{scores[main]['backwards']:.0f}"
+        rows.append([name.replace("_", " "), *(number(scores[score]) for score in columns), cost])
+    # Intervals go below their means rather than cut names.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    wide = sum(widths) + len(widths) + 1 > output.width
+    rows = [[name, *(text.replace(" ", "\n", 1) if wide else text for text in texts)] for name, *texts in rows]
+    table = Table(title=f"{title}, {images}", box=SIMPLE, padding=0)
+    table.add_column(rows[0][0])
+    for head in rows[0][1:]:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for name, *texts in rows[1:]:
+        table.add_row(name, *map(Text, texts))
+    return table
 
 
 def number(score: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Values of pairs that a pair map must beat: chance, closeness, and products of first-order quantities."""
+"""Pair maps that a method must beat: chance, closeness, mean attention, and products of first-order quantities."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from vit_interactions.attention.observe import observe_gradients
 from vit_interactions.explain import GenericAttention
 from vit_interactions.explain.targets import select_target
-from vit_interactions.functional.pair_effects import PairEffects
-from vit_interactions.functional.pair_scores import pair_distances, pair_products, pair_values
+from vit_interactions.functional.pair_scores import pair_distances, pair_products
 
 RANDOM, CLOSENESS, FIRST_ORDER = "random", "closeness", "first_order_product"
 SALIENCY, ATTENTION_GRADIENT, ATTENTION = "saliency_product", "attention_x_gradient", "mean_attention"
@@ -23,46 +22,49 @@ PASSES = {
 }
 
 
-def free_baselines(effects: PairEffects, grid: tuple[int, int], seed: int) -> dict[str, Tensor]:
-    """Compute the baselines that need no further passes.
+def free_baselines(grid: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    """Compute the pair maps that need no model.
 
     Args:
-        effects: of the image.
         grid: (rows, cols) of the patches.
-        seed: of the random values.
+        seed: of the random map.
 
     Returns:
-        Name -> (pairs,): |s_i s_j| of the measured first-order effects, which share their noise with the strength;
-        minus the distance; and random numbers.
+        Name -> (patches, patches) float64: minus the distance, and random numbers.
     """
-    generator = torch.Generator().manual_seed(seed)
+    count, generator = grid[0] * grid[1], torch.Generator().manual_seed(seed)
     return {
-        FIRST_ORDER: effects.first_order,
-        CLOSENESS: -pair_distances(effects.pairs, grid),
-        RANDOM: torch.rand(len(effects.pairs), dtype=torch.float64, generator=generator),
+        CLOSENESS: -pair_distances(every_pair(count), grid).view(count, count),
+        RANDOM: torch.rand(count, count, dtype=torch.float64, generator=generator),
     }
 
 
-def model_baselines(model: nn.Module, inputs: Tensor, target: int, pairs: Tensor) -> dict[str, Tensor]:
-    """Compute the baselines that run the model.
+def model_baselines(model: nn.Module, inputs: Tensor, target: int) -> dict[str, Tensor]:
+    """Compute the pair maps that run the model.
 
     Args:
         model: a ViT.
         inputs: (1, channels, height, width).
         target: the class.
-        pairs: (pairs, 2).
 
     Returns:
-        Name -> (pairs,): attention times gradient; mean attention; and the product of the values that generic attention
-        gives to both patches.
+        Name -> (patches, patches) ≥ 0: attention times gradient; mean attention; and the product of the values that
+        generic attention gives to both patches.
     """
     saliency = GenericAttention(model).patch_map(inputs, target).flatten()
     attention, product = mean_attention(model, inputs, target)
+    count = len(saliency)
     return {
-        ATTENTION_GRADIENT: pair_values(product[0], pairs),
-        ATTENTION: pair_values(attention[0], pairs),
-        SALIENCY: pair_products(saliency, pairs),
+        ATTENTION_GRADIENT: product[0],
+        ATTENTION: attention[0],
+        SALIENCY: pair_products(saliency, every_pair(count)).view(count, count),
     }
+
+
+def every_pair(count: int) -> Tensor:
+    """Return all pairs of patches in row-major order, (patches², 2)."""
+    patches = torch.arange(count)
+    return torch.cartesian_prod(patches, patches)
 
 
 def mean_attention(model: nn.Module, inputs: Tensor, target: int) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,12 @@ from vit_interactions.functional.pair_effects import PairEffects, Weighting, cho
 from vit_interactions.functional.pair_scores import pair_values
 from vit_interactions.loading.predictions import model_output
 from vit_interactions.metrics.metric import Case
+from vit_interactions.metrics.pair_curves import pair_curves
 from vit_interactions.metrics.pair_effects import pair_effects
-from vit_interactions.pair_study.baselines import free_baselines, model_baselines
+from vit_interactions.pair_study.baselines import FIRST_ORDER, free_baselines, model_baselines
 from vit_interactions.utilities.text import describe_error
+
+CURVES = "second-order insertion and deletion"  # in failures
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class PairSettings:
         pairs: number of pairs per image, half of them near each other.
         contexts: number of random contexts per image.
         weighting: distribution of the contexts.
+        steps: number of steps of second-order insertion and deletion.
         seed: of all random numbers.
     """
 
     pairs: int = 80
     contexts: int = 12
     weighting: Weighting = "banzhaf"
+    steps: int = 10
     seed: int = 0
 
 
@@ -46,13 +51,16 @@ class PairRecord:
         grid: (rows, cols) of the patches.
         effects: of the pairs.
         values: method or baseline -> (pairs,) float64.
-        failures: method -> reason.
+        curves: method or baseline -> (points, 3) float64, see `metrics.pair_curves`. The product of measured effects
+            has none, since it is known for the pairs only.
+        failures: method, or CURVES -> reason.
     """
 
     target: int
     grid: tuple[int, int]
     effects: PairEffects
     values: dict[str, Tensor]
+    curves: dict[str, Tensor] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -67,6 +75,7 @@ class PairRecord:
             "members": effects.members.tolist(),
             "gains": effects.gains.tolist(),
             "values": {name: values.tolist() for name, values in self.values.items()},
+            "curves": {name: curves.tolist() for name, curves in self.curves.items()},
             "failures": self.failures,
         }
 
@@ -82,12 +91,17 @@ class PairRecord:
         numbers = {name: torch.tensor(content[name], dtype=torch.float64) for name in ("differences", "gains")}
         indices = {name: torch.tensor(content[name], dtype=torch.int64) for name in ("pairs", "members")}
         effects = PairEffects(**numbers, **indices, passes=int(content["passes"]))
-        values = {name: torch.tensor(each, dtype=torch.float64) for name, each in dict(content["values"]).items()}
+        values, curves = (
+            {name: torch.tensor(each, dtype=torch.float64) for name, each in dict(content[part]).items()}
+            for part in ("values", "curves")
+        )
         count = len(effects.pairs)
         if any(part.shape != (count,) for part in values.values()) or len(effects.differences) != count:
             raise ValueError("the parts have different numbers of pairs.")
+        if not curves.keys() <= values.keys() or any(part.shape[1:] != (3,) for part in curves.values()):
+            raise ValueError("a curve has another shape, or its method has no values.")
         rows, cols = content["grid"]
-        return cls(int(content["target"]), (rows, cols), effects, values, dict(content["failures"]))
+        return cls(int(content["target"]), (rows, cols), effects, values, curves, dict(content["failures"]))
 
 
 def measure_pairs(
@@ -119,15 +133,39 @@ def measure_pairs(
     case = Case(model.model, inputs, found.top, layout, *model.normalization, seed=seed, output=found.output)
     pairs = choose_pairs(layout.grid, settings.pairs, generator=torch.Generator().manual_seed(seed))
     effects = pair_effects(case, pairs, settings.contexts, weighting=settings.weighting)
-    values, failures = dict[str, Tensor](), dict[str, str]()
+    record = PairRecord(found.top, layout.grid, effects, {})
     for method in methods:
         explainer: Any = method.create(model.model)
         try:
             pair_map = explainer.pair_map(inputs, found.top if explainer.class_specific else None)[0]
+            add_pair_map(record, case, method.name, pair_map, settings.steps)
         except (UnsupportedModelError, ValueError) as error:
-            failures[method.name] = describe_error(error)
-        else:
-            values[method.name] = pair_values(pair_map, pairs).cpu()
-    values |= {name: each.cpu() for name, each in model_baselines(model.model, inputs, found.top, pairs).items()}
-    values |= free_baselines(effects, layout.grid, seed)
-    return PairRecord(found.top, layout.grid, effects, values, failures)
+            record.failures[method.name] = describe_error(error)
+    for name, pair_map in model_baselines(model.model, inputs, found.top).items():
+        add_pair_map(record, case, name, pair_map, settings.steps)
+    record.values[FIRST_ORDER] = effects.first_order
+    for name, pair_map in free_baselines(layout.grid, seed).items():
+        add_pair_map(record, case, name, pair_map, settings.steps)
+    return record
+
+
+def add_pair_map(record: PairRecord, case: Case, name: str, pair_map: Tensor, steps: int) -> None:
+    """Add the curves of a pair map and its values of the pairs to a record.
+
+    Models without a score of no patches have no curves, which is one failure of the image.
+
+    Args:
+        record: record of the image.
+        case: case of the image.
+        name: of the method.
+        pair_map: (patches, patches).
+        steps: number of steps of the curves.
+
+    Raises:
+        ValueError: a map that is not finite.
+    """
+    try:
+        record.curves[name] = pair_curves(case, pair_map, steps)
+    except UnsupportedModelError as error:
+        record.failures[CURVES] = describe_error(error)
+    record.values[name] = pair_values(pair_map, record.effects.pairs).cpu()

@@ -4,27 +4,23 @@ Names of files, classes and models and reasons of failures come from outside, so
 policy allows only its own script, by its hash, and no requests.
 """
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
 import pandas as pd
-from markupsafe import Markup
 
 from vit_interactions.compare.csv_files import csv_text
 from vit_interactions.compare.manifest import EXPLORER
 from vit_interactions.compare.report.citations import citations
 from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
 from vit_interactions.compare.report.figures import agreement_of, curves_of, ranking_of
-from vit_interactions.compare.report.rendering import source, templates
+from vit_interactions.compare.report.rendering import render_page
 from vit_interactions.compare.report.shown import show_image
 from vit_interactions.compare.report.tables import (
     Best,
@@ -94,10 +90,9 @@ def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyTyp
     read = [image for image in listed if image.error is None]
     shown = [read[place * len(read) // SHOWN] for place in range(SHOWN)] if len(read) > SHOWN else read
     names = {image.key: image.name for image in listed}
-    environment = templates()
-    script = source(environment, "report.js")
     cited = "\n\n".join(citations([*results.methods, *_methods_and_libraries(results), *results.metrics]))
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
         side_by_side=model_tables(summary, results.methods, failures, results.directions)
         if len(results.models) > 1
         else [],
@@ -121,12 +116,8 @@ def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyTyp
         citations=cited,
         bibtex=text_uri("text/x-bibtex", cited + "\n"),
         means=text_uri("text/csv", csv_text(summary)),
-        version=version("vit_interactions"),
         policy=POLICY,
         first=FIRST,
-        style=Markup(source(environment, "report.css") + source(environment, "tiles.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

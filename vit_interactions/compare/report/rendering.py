@@ -1,6 +1,9 @@
 """The templates of reports, in which all text is escaped and printable."""
 
+import base64
+import hashlib
 import json
+from importlib.metadata import version
 from typing import Any
 
 import jinja2
@@ -9,11 +12,32 @@ from markupsafe import Markup
 from vit_interactions.compare.summary import BASELINE
 from vit_interactions.utilities.text import printable
 
+HOME = "vit_interactions.compare.report"
 
-def templates() -> jinja2.Environment:
-    """Return the environment that renders the files in `templates/`."""
+
+def render_page(template: str, package: str = HOME, **content: Any) -> str:
+    """Render a page that extends `base.html.jinja`.
+
+    Args:
+        template: name of the template.
+        package: package whose `templates/` has it; it can import the parts of reports.
+        **content: its variables, besides style, script and version.
+    """
+    environment = templates(package)
+    script = source(environment, "report.js")
+    return environment.get_template(template).render(
+        style=Markup(source(environment, "report.css") + source(environment, "tiles.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=version("vit_interactions"),
+        **content,
+    )
+
+
+def templates(package: str = HOME) -> jinja2.Environment:
+    """Return the environment that renders the files in `templates/` of a package, or of reports."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vit_interactions.compare.report"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, HOME))]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
