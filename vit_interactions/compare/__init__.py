@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import nn
 
-from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
