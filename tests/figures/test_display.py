@@ -142,6 +142,20 @@ def test_positive_maps_that_would_look_black_get_a_log_scale() -> None:
         assert map_scale(other).vmax == linear_scale(other).vmax
 
 
+def test_a_few_zeros_do_not_prevent_a_log_scale() -> None:
+    values = 10.0 ** (6 * np.linspace(0, 1, 196) ** 2 - 6)
+    expected = map_scale(values)
+    assert isinstance(expected, LogNorm)
+    few, many = np.append(values, np.zeros(21)), np.append(values, np.zeros(22))  # 9.7% and 10.1%
+    scale = map_scale(few)
+    assert isinstance(scale, LogNorm)
+    assert (scale.vmin, scale.vmax) == (expected.vmin, expected.vmax)
+    below, above = clipped(few, scale)
+    assert below.sum() == 21
+    assert not above.any()
+    assert not isinstance(map_scale(many), LogNorm)
+
+
 def test_linear_limits_of_rows_are_those_of_each_row() -> None:
     draws = np.random.default_rng(1).lognormal(0, 2, (6, 196))
     rows = np.stack([*draws[:2], draws[2] - draws[3], np.where(draws[4] < 1, 0, draws[4]), np.round(draws[5])])

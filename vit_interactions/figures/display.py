@@ -102,9 +102,9 @@ def linear_scale(values: Array) -> Normalize:
 def map_scale(values: Array) -> Normalize:
     """Create the color scale of a map: linear, or logarithmic if most patches would be dark on a linear scale.
 
-    That is so for positive values of which three quarters are in the lowest 5 percent of the linear scale. The log
-    scale starts high enough that the median is in its lowest third. Else a few tiny values would make all others
-    bright.
+    That is so if three quarters of the positive values are in the lowest 5 percent of the linear scale, and at most a
+    tenth of the values are zero, such as those of excluded attention sinks; none may be negative. The log scale starts
+    high enough that the median is in its lowest third. Else a few tiny values would make all others bright.
 
     Example:
         >>> type(map_scale(np.geomspace(1, 10, 99))).__name__, type(map_scale(np.geomspace(1, 1e6, 99))).__name__
@@ -113,14 +113,13 @@ def map_scale(values: Array) -> Normalize:
         0.001
     """
     scale = linear_scale(values)
-    if (
-        values.min() > 0
-        and not isinstance(scale, ConstantScale)
-        and np.quantile(np.ma.getdata(scale(values)), MOST) < DARK
-    ):
+    if values.min() < 0 or (values == 0).mean() > CROWD or isinstance(scale, ConstantScale):
+        return scale
+    positive = values[values > 0]
+    if np.quantile(np.ma.getdata(scale(positive)), MOST) < DARK:
         logarithmic = log_scale(values)
         low, high = logarithmic.vmin or 0.0, logarithmic.vmax or 0.0
-        decades = (np.log10(high) - float(np.median(np.log10(values)))) / (1 - TYPICAL)
+        decades = (np.log10(high) - float(np.median(np.log10(positive)))) / (1 - TYPICAL)
         return LogNorm(max(low, high / 10.0**decades), high, clip=True)
     return scale
 
