@@ -20,7 +20,6 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import torch
 
 import vit_interactions as vi
 from tests.benchmarks.gpu_checks import LIMITS, checks
-from tests.benchmarks.gpu_costs import PEAKS, Peak, measure_costs, tables
+from tests.benchmarks.gpu_costs import PEAKS, Peak, attempt, measure_costs, stop_if_fatal, tables
 from vit_interactions.utilities.files import write_text
 
 Record = dict[str, Any]
@@ -75,29 +74,6 @@ class Journal:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-def attempt(run: Callable[[], Record]) -> Record:
-    """Run one measurement; return its failure instead of raising it.
-
-    Raises:
-        SystemExit: the device stopped working, and needs a new process.
-    """
-    try:
-        return run()
-    except torch.OutOfMemoryError:
-        return {"skipped": "out of memory"}
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return {"skipped": reason, "fatal": "CUDA error" in str(error)}
-
-
-def stop_if_fatal(record: Record) -> None:
-    """Raise SystemExit if the device stopped working, which needs a new process."""
-    if record.get("fatal"):
-        raise SystemExit(
-            f"The device stopped working ({record['skipped']}). Run the same command again to continue."
-        )
 
 
 def run_checks(journal: Journal, device: str, quick: bool, until: float) -> None:
@@ -173,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     run_checks(journal, options.device, options.quick, started + CHECKS_SHARE * seconds)
     save()
-    measure_costs(journal, options.device, options.quick, started + seconds, attempt, save)
+    measure_costs(journal, options.device, options.quick, started + seconds, save)
     print(report(journal, peak))
     print(f"{time.monotonic() - started:.0f} s in all, vit_interactions from {Path(vi.__file__).parent}")
     failed = [r for r in journal.records if r.get("part") == "check" and not r.get("passed")]

@@ -199,7 +199,7 @@ def u_bytes(setting: Setting, way: str) -> int | None:
     """Count the least bytes that U itself moves per image; None for other runs.
 
     Streamed: two running sums per head, read and written in every layer but the first, which only writes, and U. Fused:
-    queries and keys, copied, stacked and read, and U.
+    queries and keys, copied and stacked, each of which reads and writes, read by both kernels, and U.
     """
     model: Any = setting.model("vit", "meta")
     layers, heads, width = len(model.blocks), model.blocks[0].attn.num_heads, model.embed_dim
@@ -208,7 +208,7 @@ def u_bytes(setting: Setting, way: str) -> int | None:
         return 4 * patches**2 * (2 * heads * (2 * layers - 1) + 1)
     if way == FUSED:
         item = DTYPES[setting.dtype].itemsize
-        return 5 * 2 * layers * (patches + 1) * width * item + 4 * patches**2
+        return 6 * 2 * layers * (patches + 1) * width * item + 4 * patches**2
     return None
 
 
@@ -224,6 +224,25 @@ def flops(setting: Setting, way: str, run: Run) -> int:
     return counter.total // setting.batch + extra
 
 
+def attempt(run: Callable[[], Record]) -> Record:
+    """Run one measurement; return its failure as "skipped" instead of raising it."""
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        return {"skipped": "out of memory"}
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return {"skipped": reason, **({"fatal": True} if "CUDA error" in str(error) else {})}
+
+
+def stop_if_fatal(record: Record) -> None:
+    """Raise SystemExit if the device stopped working, which needs a new process."""
+    if record.get("fatal"):
+        raise SystemExit(
+            f"The device stopped working ({record['skipped']}). Run the same command again to continue."
+        )
+
+
 def free() -> None:
     """Return the memory of a failed or finished run to the device."""
     gc.collect()
@@ -231,14 +250,12 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def measure_costs(
-    journal: Any, device: str, quick: bool, until: float, attempt: Callable[..., Record], save: Callable[[], None]
-) -> None:
+def measure_costs(journal: Any, device: str, quick: bool, until: float, save: Callable[[], None]) -> None:
     """Measure all settings until a time of `time.monotonic`, each in an equal share of the time that is left."""
     groups = [(setting, group) for setting in settings(quick) for group in (explaining, training)]
     for number, (setting, group) in enumerate(groups):
         share = (until - time.monotonic()) / (len(groups) - number)
-        Measurement(journal, setting, device, attempt).run(group, share)
+        Measurement(journal, setting, device).run(group, share)
         free()
         save()
 
@@ -246,9 +263,9 @@ def measure_costs(
 class Measurement:
     """The measurement of one setting, whose results go to the journal."""
 
-    def __init__(self, journal: Any, setting: Setting, device: str, attempt: Callable[..., Record]) -> None:
-        """Take the journal of `gpu.py` and its function that runs and reports failures."""
-        self.journal, self.setting, self.device, self.attempt = journal, setting, device, attempt
+    def __init__(self, journal: Any, setting: Setting, device: str) -> None:
+        """Take the journal of `gpu.py`."""
+        self.journal, self.setting, self.device = journal, setting, device
 
     def find(self, way: str, batch: int | None = None) -> Record:
         """Return the result of a run, here or with another batch; empty if there is none."""
@@ -270,10 +287,7 @@ class Measurement:
     def add(self, way: str, **result: Any) -> None:
         """Write a result; raise SystemExit if the device stopped working."""
         self.journal.add(**self.key(way, self.setting), **result)
-        if result.get("fatal"):
-            raise SystemExit(
-                f"The device stopped working ({result['skipped']}). Run the same command again to continue."
-            )
+        stop_if_fatal(result)
 
     def run(self, group: Callable[[Setting, str], Iterator[tuple[str, Run]]], seconds: float) -> None:
         """Measure what is missing in about so many seconds."""
@@ -287,7 +301,7 @@ class Measurement:
             self.add(FUSED, skipped=reason)
             missing.remove(FUSED)
         runs: dict[str, Run] = {}
-        built = self.attempt(lambda: runs.update(group(self.setting, self.device)) or {})
+        built = attempt(lambda: runs.update(group(self.setting, self.device)) or {})
         if built:
             for way in missing:
                 self.add(way, **built)
@@ -302,7 +316,7 @@ class Measurement:
                 print(f"No time for {way}: {self.setting.name}, batch {self.setting.batch}, {self.setting.dtype}")
                 continue
             run = Watched(runs[way], self.device)
-            trial = self.attempt(lambda run=run: {"seconds": timed(run, self.device)})
+            trial = attempt(lambda run=run: {"seconds": timed(run, self.device)})
             if "skipped" in trial:
                 free()
                 if way in missing:
@@ -315,7 +329,7 @@ class Measurement:
                 slower = timed(run, self.device) / alone if alone else 0.0
         watched = {way: run for way, run in watched.items() if BASELINE[way] in watched}
         rounds = max(1, min(ROUNDS, int((seconds - spent) / max(spent, 1e-9)) - 1))
-        times = self.attempt(lambda: seconds_in_turn(watched, self.device, rounds))
+        times = attempt(lambda: seconds_in_turn(watched, self.device, rounds))
         for way in (way for way in watched if way in missing):
             self.add(way, **(times if "skipped" in times else self.result(way, runs[way], watched[way], times)))
 
@@ -324,7 +338,7 @@ class Measurement:
         batch = self.setting.batch
         ratios = [mine / base for mine, base in zip(times[way], times[BASELINE[way]], strict=True)]
         known = self.find(way, batch=1).get("flops")
-        counted = known or self.attempt(lambda: {"flops": flops(self.setting, way, run)}).get("flops")
+        counted = known or attempt(lambda: {"flops": flops(self.setting, way, run)}).get("flops")
         return {
             "seconds": statistics.median(times[way]),
             "ratio": [statistics.median(ratios), min(ratios), max(ratios)],
