@@ -126,15 +126,15 @@ def check_training_step(device: str, precision: str, quick: bool) -> dict[str, A
     return compared(found, training_gradient(given, windows, nullcontext(), 1.0), precision)
 
 
-def no_kernel(device: str) -> str | None:
+def no_kernel(device: str, precision: str) -> str | None:
     """Return why the fused kernel does not run on a device; None if it does."""
-    query = torch.zeros(1, 1, 1, 1, device=device)
+    query = torch.zeros(1, 1, 1, 1, device=device, dtype=PRECISIONS[precision])
     return why_not(query, query)
 
 
 def check_kernel_on_a_model(device: str, precision: str, quick: bool) -> dict[str, Any]:
     """Compare U of the fused kernel with streamed U on the device, for a model."""
-    if reason := no_kernel(device):
+    if reason := no_kernel(device, precision):
         return {"skipped": reason, "passed": True}
     mine = moved(subject(quick), device, PRECISIONS[precision])
     explainer = vi.InteractionUncertainty(mine.model)
@@ -144,7 +144,7 @@ def check_kernel_on_a_model(device: str, precision: str, quick: bool) -> dict[st
 
 def check_kernel_on_tensors(device: str, precision: str, quick: bool) -> dict[str, Any]:
     """Compare U of the fused kernel with streamed U on the device, for the tokens of 518 pixels."""
-    if reason := no_kernel(device):
+    if reason := no_kernel(device, precision):
         return {"skipped": reason, "passed": True}
     tokens = 70 if quick else 1370
     generator = torch.Generator().manual_seed(0)

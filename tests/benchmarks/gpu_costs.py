@@ -297,7 +297,7 @@ class Measurement:
         missing = [way for way in ways if not self.find(way)]
         if not missing or seconds <= 0:
             return
-        if FUSED in missing and (reason := no_kernel(self.device)):
+        if FUSED in missing and (reason := no_kernel(self.device, self.setting.dtype)):
             self.add(FUSED, skipped=reason)
             missing.remove(FUSED)
         runs: dict[str, Run] = {}

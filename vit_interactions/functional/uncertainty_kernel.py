@@ -195,12 +195,13 @@ def fused_uncertainty(
     result = query.new_empty(batch, patches, patches, dtype=torch.float32)
     row_blocks, col_blocks = triton.cdiv(patches, ROWS), triton.cdiv(patches, COLS)
     sizes = {"WIDTH": max(16, triton.next_power_of_2(width)), "ROWS": ROWS, "COLS": COLS, "num_warps": WARPS}
-    _log_sums[(row_blocks * layers * batch * heads,)](
-        query, key, factors, sums, batch * heads, tokens, prefix, width, **sizes
-    )
-    _tile_of_uncertainty[(col_blocks, row_blocks, batch)](
-        query, key, factors, sums, result, layers, batch, heads, tokens, prefix, width, **sizes
-    )
+    with torch.cuda.device(query.get_device()):  # Triton launches on the current device
+        _log_sums[(row_blocks * layers * batch * heads,)](
+            query, key, factors, sums, batch * heads, tokens, prefix, width, **sizes
+        )
+        _tile_of_uncertainty[(col_blocks, row_blocks, batch)](
+            query, key, factors, sums, result, layers, batch, heads, tokens, prefix, width, **sizes
+        )
     return result
 
 
