@@ -179,6 +179,7 @@ def map_figure(
     more_is_relevant: bool = True,
     norm: Normalize | None = None,
     sinks: Tensor | None = None,
+    smooth: bool = False,
 ) -> Figure:
     """Show the patch map of one method next to the image.
 
@@ -191,13 +192,23 @@ def map_figure(
         more_is_relevant: the explainer's attribute of that name.
         norm: color scale, to fix its range; None to fit the values.
         sinks: (patches,) bool, attention sinks to mark; None for none.
+        smooth: interpolate the map between patches; see `draw_map`.
 
     Raises:
         ValueError: the map does not have the shape of the layout, or is not finite.
     """
     figure, [axes] = image_grid(prepared, layout, 1, 2, title)
     draw_image(axes[0], prepared, layout)
-    draw_map(axes[1], prepared, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
+    draw_map(
+        axes[1],
+        prepared,
+        patch_map,
+        layout,
+        label=label,
+        more_is_relevant=more_is_relevant,
+        norm=norm,
+        smooth=smooth,
+    )
     mark_sinks(axes[1], prepared, layout, sinks)
     return figure
 

@@ -217,6 +217,7 @@ def _explain_by(
         more_is_relevant=explainer.more_is_relevant,
         norm=size_scale(layout) if isinstance(explainer, ResponsiveFieldSize) else None,
         sinks=sinks,
+        smooth=settings.smooth,
     )
     if isinstance(explainer, PatchSimilarity):
         patches = list(settings.patches) or None
