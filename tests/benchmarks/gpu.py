@@ -28,7 +28,8 @@ import torch
 
 import vit_interactions as vi
 from tests.benchmarks.gpu_checks import LIMITS, checks
-from tests.benchmarks.gpu_costs import PEAKS, Peak, attempt, measure_costs, stop_if_fatal, tables
+from tests.benchmarks.gpu_costs import PEAKS, Peak, attempt, measure_costs, stop_if_fatal
+from tests.benchmarks.gpu_tables import tables
 from vit_interactions.utilities.files import write_text
 
 Record = dict[str, Any]
