@@ -334,7 +334,16 @@ def test_command_line(image_folder: Path, tmp_path: Path, capsys: pytest.Capture
     options = ["--model", "test_vit", "--img-size", SIZE, "--batch-size", 9, "--epochs", 1, "--workers", 0]
     chosen = ["--explain-every", 1, "--explain-method", "raw_attention", "--explain-method", "gmar:norm=l1"]
     # Without coverage, windows at alpha 1 contain all 256 pairs.
-    own = ["--explain-images", image_folder / "val" / "class1", "--alpha", 1.0, "--window-coverage", 0.0, "--beta", 0.0]
+    own = [
+        "--explain-images",
+        image_folder / "val" / "class1",
+        "--alpha",
+        1.0,
+        "--window-coverage",
+        0.0,
+        "--beta",
+        0.0,
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=ResourceWarning)

@@ -103,7 +103,12 @@ def take_snapshot(model: nn.Module, inputs: Tensor, settings: Settings) -> Snaps
             explainer = InteractionUncertainty(model, settings.exclude_sinks)
             uncertainty, _, exclude = explainer.selected(interactions)
             fields = responsive_field(
-                uncertainty, layout.grid, settings.alpha, settings.beta, coverage=settings.coverage, exclude=exclude
+                uncertainty,
+                layout.grid,
+                settings.alpha,
+                settings.beta,
+                coverage=settings.coverage,
+                exclude=exclude,
             )
             operations = int(fields.operations[0])
             sinks = interactions.sinks.patches[0].cpu()
