@@ -23,7 +23,7 @@ from vit_interactions.functional.integrated_gradient import path_fractions, posi
 from vit_interactions.functional.scores import class_outputs
 
 # Elements of the last layer's queries in one pass along the path.
-CPU_POINTS, GPU_POINTS = 2**20, 2**24
+CPU_POINTS, GPU_POINTS = 2**19, 2**24
 
 
 def same_class(output: Any, target: Any) -> Any:
