@@ -5,7 +5,10 @@
 
 With `--maps`, raw maps are kept in a file, and maps that it has are not computed again: use it to draw the same maps
 with two versions of the library. Class-specific methods explain the predicted class, or the largest output of a model
-without classes.
+without classes. With `--columns`, the sheet has further rows for more methods than these, as in docs/display.md:
+
+    python tests/benchmarks/contact_sheets.py vit_mini_patch8_112 bundled docs/images/maps_after_vit_mini.jpg \
+        --count 2 --columns 8 --width 1600 --quality 75
 """
 
 import argparse
@@ -22,6 +25,7 @@ import vit_interactions as vi
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.figures import PreparedImage, draw_image, draw_map, prepare
+from vit_interactions.figures.shown import rendered
 from vit_interactions.images import read_image
 from vit_interactions.images.bundled import bundled_images
 from vit_interactions.loading.models import load_model
@@ -33,6 +37,7 @@ METHODS = (
     "input_x_gradient",
 )
 WIDTH, HEIGHT = 2.3, 1.5  # inches per tile
+TITLE = 0.3
 DPI = 100
 
 
@@ -47,23 +52,38 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="images, spread evenly over the folder")
     parser.add_argument("--maps", type=Path, help="file of raw maps (.npz), read and extended")
     parser.add_argument("--quality", type=int, default=85, help="of a JPEG")
+    parser.add_argument("--columns", type=int, help="methods per row; default: all")
+    parser.add_argument("--width", type=int, help="pixels to which a wider sheet is reduced")
     options = parser.parse_args()
-    paths = bundled_images() if options.images == "bundled" else sorted(Path(options.images).glob("*.*"))
-    paths = [paths[place * len(paths) // options.count] for place in range(min(options.count, len(paths)))]
+    if options.images == "bundled":
+        paths = bundled_images()[: options.count]
+    else:
+        paths = sorted(Path(options.images).glob("*.*"))
+        paths = [paths[place * len(paths) // options.count] for place in range(min(options.count, len(paths)))]
     model = load_model(options.model, options.checkpoint)
     maps = dict(np.load(options.maps)) if options.maps and options.maps.exists() else {}
-    rows, columns = len(paths), 1 + len(options.methods)
-    figure = Figure(figsize=(columns * WIDTH, rows * HEIGHT + 0.3), dpi=DPI)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.002, 0.01, 0.975, 1 - 0.3 / (rows * HEIGHT), 0.45, 0.06)
-    for axes, path in zip(grid, paths, strict=True):
+    columns = options.columns or len(options.methods)
+    bands = [options.methods[start : start + columns] for start in range(0, len(options.methods), columns)]
+    height = len(paths) * HEIGHT + TITLE  # of a band
+    figure = Figure(figsize=((1 + columns) * WIDTH, len(bands) * height))
+    grids = [
+        part.subplots(len(paths), 1 + columns, squeeze=False)
+        for part in figure.subfigures(len(bands), squeeze=False)[:, 0]
+    ]
+    for part, grid in zip(figure.subfigs, grids, strict=True):
+        part.subplots_adjust(0.002, 0.01, 0.975, 1 - TITLE / height, 0.45, 0.06)
+        for axes in grid.flat:
+            axes.set_axis_off()
+    for number, path in enumerate(paths):
         prepared = prepare(read_image(path), model)
         layout = vi.token_layout(model, tuple(prepared.input.shape[-2:]))
         found = _maps(model, prepared, path.name, options.methods, maps)
         if options.maps:
             np.savez(options.maps, **maps)
-        draw_image(axes[0], prepared, layout)
-        for panel, (name, values) in zip(axes[1:], found.items(), strict=True):
+        for grid in grids:
+            draw_image(grid[number, 0], prepared, layout)
+        panels = [panel for grid in grids for panel in grid[number, 1:]]
+        for panel, (name, values) in zip(panels, found.items(), strict=False):
             kind = all_methods()[name]
             norm = Normalize(1, layout.patches) if name == "responsive_field_size" else None
             more = kind.more_is_relevant
@@ -72,10 +92,14 @@ def main() -> None:
                 bar.tick_params(labelsize=5, pad=1)
                 bar.set_ylabel(bar.get_ylabel(), fontsize=4)
                 bar.yaxis.get_offset_text().set_fontsize(5)
-    for axes, name in zip(grid[0], ["image", *options.methods], strict=True):
-        axes.set_title(name.replace("_", " "), fontsize=8)
-    figure.savefig(options.out, pil_kwargs={"quality": options.quality} if options.out.suffix == ".jpg" else {})
-    print(f"{rows} images x {columns - 1} methods in {options.out}")
+    for grid, names in zip(grids, bands, strict=True):
+        for axes, name in zip(grid[0], ["image", *names], strict=False):
+            axes.set_title(name.replace("_", " "), fontsize=8)
+    sheet = rendered(figure, DPI)
+    if options.width:
+        sheet.thumbnail((options.width, sheet.height))
+    sheet.save(options.out, **({"quality": options.quality} if options.out.suffix == ".jpg" else {}))
+    print(f"{len(paths)} images x {len(options.methods)} methods in {options.out}")
 
 
 def _maps(

@@ -17,9 +17,9 @@ from PIL import Image
 
 from vit_interactions.figures import prepare
 from vit_interactions.images import read_image
-from vit_interactions.images.bundled import DEFAULT_MODEL
 from vit_interactions.loading.models import load_model
 from vit_interactions.loading.predictions import predict
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 
 SIDE = 160
 

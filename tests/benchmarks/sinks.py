@@ -1,11 +1,13 @@
 """List the attention sinks of a trained model on a folder of images, and what finding them costs.
 
     python tests/benchmarks/sinks.py MODEL CHECKPOINT FOLDER
+    python tests/benchmarks/sinks.py MODEL CHECKPOINT IMAGE --figure FILE.png
 
 For every image: the sink patches, the attention that they receive (1 is the fair share), the norm of their values in
 the head where they receive most, relative to the median token of that head, and the rank of their detail among all
 patches: the standard deviation of the pixels, 0 for the plainest patch, 1 for the busiest. Then the pairs inside the
-windows with and without sinks, and CPU times of alternating runs in one process.
+windows with and without sinks, and CPU times of alternating runs in one process. With `--figure`, only a figure of one
+image: its maps with and without the sinks.
 """
 
 import argparse
@@ -15,12 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 
 import vit_interactions as vi
 from vit_interactions.attention import AttentionCall, TokenLayout
 from vit_interactions.attention.observe import observe
-from vit_interactions.figures import prepare
+from vit_interactions.explain import method_name
+from vit_interactions.figures import draw_image, draw_map, mark_sinks, prepare
+from vit_interactions.figures.shown import rendered
 from vit_interactions.functional import RunningUncertainty
 from vit_interactions.images import read_image
 from vit_interactions.loading.models import load_model
@@ -50,16 +56,41 @@ def plain_uncertainty(model: nn.Module, images: Tensor) -> Tensor:
     return running.result()
 
 
+def draw_figure(model: nn.Module, path: Path, out: Path) -> None:
+    """Draw U and attention rollout of an image with and without its sinks, in 256 colors."""
+    prepared = prepare(read_image(path), model)
+    inputs = prepared.input[None]
+    layout = vi.token_layout(model, tuple(inputs.shape[-2:]))
+    sinks = vi.attention_sinks(model, inputs).patches[0]
+    figure = Figure(figsize=(10.2, 4.7))
+    figure.subplots_adjust(0.005, 0.05, 0.9, 0.94, 0.22, 0.28)
+    for axes, exclude in zip(figure.subplots(2, 3), (False, True), strict=True):
+        draw_image(axes[0], prepared, layout)
+        axes[0].set_title("image", fontsize=9)
+        for panel, kind in zip(axes[1:], (vi.InteractionUncertainty, vi.AttentionRollout), strict=True):
+            values = kind(model, exclude_sinks=exclude).patch_map(inputs)[0]
+            name = method_name(kind).replace("_", " ")
+            print(f"{name}, exclude_sinks={exclude}: at most {float(values.max()):.3g}")
+            draw_map(panel, prepared, values, layout)
+            mark_sinks(panel, prepared, layout, sinks)
+            panel.set_title(name + ", exclude_sinks=True" * exclude, fontsize=9)
+    rendered(figure, 100).quantize(method=Image.Quantize.MAXCOVERAGE).save(out, optimize=True)
+
+
 def main() -> None:
     """Print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="of images; with --figure, one image")
+    parser.add_argument("--figure", type=Path, help="only draw this figure")
     parser.add_argument("--every", type=int, default=20, help="use every n-th image of the folder")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     model = load_model(options.model, options.checkpoint)
+    if options.figure:
+        draw_figure(model, options.folder, options.figure)
+        return
     files = sorted(options.folder.iterdir())[:: options.every]
     inputs = [prepare(read_image(file), model).input for file in files]
     layout = vi.token_layout(model, tuple(inputs[0].shape[-2:]))

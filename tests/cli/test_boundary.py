@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +74,18 @@ def test_signals_are_one_line_with_their_exit_code(
     assert capsys.readouterr().err == f"interrupted{more}\n"
     assert cleaned
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10)"
+    )
+    code = f"""
+import sys
+from vit_interactions_cli import main
+sys.path.insert(0, {str(tmp_path)!r})
+sys.argv = ["vit-interactions", "methods"]
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")

@@ -95,3 +95,19 @@ def test_a_folder_without_images_raises(
     assert "failed: text.jpg: `" in shown
     assert out == ""  # no table without a row
     assert Comparison.open(tmp_path / "out").table().empty
+
+
+def test_window_coverage_is_a_setting_of_the_comparison_and_of_its_explorer_pages(
+    root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(root, checkpoint, "out")
+    assert run(*given, "--window-coverage", "0.7") == 0
+    assert Comparison.open(root / "out").settings["coverage"] == 0.7
+    [*pages] = (root / "out" / "explorer").glob("*.html")
+    assert len(pages) == 4
+    assert all("at least 70% of the patches relevant to it" in page.read_text() for page in pages)
+    capsys.readouterr()
+    assert run(*given, "--resume") == 2
+    assert "coverage was 0.7, now is 1" in " ".join(capsys.readouterr().err.split())
+    assert run(*given, "--window-coverage", "2") == 2
+    assert "`--window-coverage` must lie in [0, 1], got 2.0." in capsys.readouterr().err

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import vit_interactions as vi
 from tests.helpers.command_line import explain, run
-from vit_interactions.cli import explain as command
+from vit_interactions.explain import registry
 from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.explain.settings import Settings
@@ -39,7 +39,9 @@ def test_explain_writes_figures_raw_maps_and_a_manifest(
     for image in images:
         folder = out / image.stem
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert list(manifest["settings"]["methods"]) == command.default_methods(load_model("test_vit", checkpoint))
+        assert list(manifest["settings"]["methods"]) == registry.default_methods(
+            load_model("test_vit", checkpoint)
+        )
         assert {"attention_rollout", "gmar", "dynamic_accumulated_attention"} <= set(
             manifest["settings"]["methods"]
         )
@@ -218,6 +220,18 @@ def test_open_windows_are_noted(
     assert "cover almost all pairs" not in " ".join(capsys.readouterr().err.split())
 
 
+def test_smooth_changes_figures_only(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    options = ["--method", "raw_attention"]
+    assert explain(images[0], *options, checkpoint=checkpoint, out=tmp_path / "plain") == 0
+    assert explain(images[0], *options, "--smooth", checkpoint=checkpoint, out=tmp_path / "smooth") == 0
+    plain, smooth = (tmp_path / name / images[0].stem for name in ("plain", "smooth"))
+    assert (plain / "raw_attention.png").read_bytes() != (smooth / "raw_attention.png").read_bytes()
+    with np.load(plain / "maps.npz") as one, np.load(smooth / "maps.npz") as other:
+        assert np.array_equal(one["raw_attention"], other["raw_attention"])
+    settings = [json.loads((folder / "manifest.json").read_text())["settings"] for folder in (plain, smooth)]
+    assert settings[1] == {**settings[0], "smooth": True}
+
+
 def test_window_coverage_is_recorded_and_used(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     common = ["--method", "responsive_field_size", "--alpha", "0.3", "--beta", "0"]
     assert explain(images[0], *common, "--window-coverage", "0.7", checkpoint=checkpoint, out=tmp_path) == 0
@@ -333,7 +347,7 @@ def test_requested_method_that_is_unsupported_fails(
     assert explain(images[0], *asked, checkpoint=checkpoint, out=tmp_path / "asked") == 1
     assert "failed: attention_rollout: this model has no such thing" in capsys.readouterr().err
     assert np.load(tmp_path / "asked" / "tall" / "maps.npz").files == ["raw_attention"]
-    monkeypatch.setattr(command, "default_methods", lambda model: names)
+    monkeypatch.setattr(registry, "default_methods", lambda model: names)
     assert explain(images[0], checkpoint=checkpoint, out=tmp_path / "default") == 0
     assert "note: attention_rollout skipped: this model has no such thing" in capsys.readouterr().err
 

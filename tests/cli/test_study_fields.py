@@ -1,6 +1,7 @@
 """`vit-interactions study-fields`: its files and table, images that fail, and how it resumes."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_study_writes_tables_and_a_figure_and_names_what_it_skips(
 def test_fewer_images_and_another_size(study: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*study, "--num-images", "2", "--img-size", "64") == 0
     assert "alpha 0.1, 2 images" in capsys.readouterr().out
+
+
+def test_window_coverage_and_sinks_are_settings_of_the_study(
+    study: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*study, "--num-images", "2", "--window-coverage", "0.5", "--exclude-sinks") == 0
+    settings = json.loads((tmp_path / "out" / "study.json").read_text())["settings"]
+    assert (settings["coverage"], settings["exclude_sinks"]) == (0.5, True)
+    line = failure(capsys, *study, "--num-images", "2", "--exclude-sinks", "--resume")
+    assert "other settings: coverage was 0.5, now is 1" in line
+    line = failure(capsys, *study, "--num-images", "2", "--window-coverage", "0.5", "--resume")
+    assert "other settings: exclude_sinks was true, now is false" in line
+    assert "`--window-coverage` must lie in [0, 1], got 2.0" in failure(capsys, *study, "--window-coverage", "2")
 
 
 def test_wrong_arguments_are_one_line(

@@ -45,6 +45,32 @@ def test_notes_name_open_windows_and_other_windows_than_in_training(root: Path) 
     assert record["window_fraction"] == pairs / 16**2 > 0.9
 
 
+def test_coverage_is_that_of_all_windows_of_the_run(root: Path) -> None:
+    model = make_model()
+    export_model(model, root / "trained", arguments={"img_size": 64}, windows={"window_coverage": 0.7})
+    common: dict[str, Any] = {"model": {"vit": f"local-dir:{root / 'trained'}"}, "metrics": [], "alpha": 0.2}
+    found = {}
+    for coverage in (None, 1.0, 0.7):
+        chosen = {} if coverage is None else {"coverage": coverage}
+        comparison = compare(root, **common, methods=["responsive_field_size"], out=root / f"{coverage}", **chosen)
+        found[coverage] = comparison.maps("vit", "a")["responsive_field_size"]
+        record = comparison.record("vit", "a")
+        image = prepare(read_image(root / "images" / "a.png"), model).input[None]
+        uncertainty = vi.InteractionUncertainty(model).uncertainty(image)
+        field = vi.responsive_field(uncertainty, (4, 4), 0.2, 0.2, coverage=coverage or 1.0)
+        sign = -1 if vi.ResponsiveFieldSize(model).more_is_relevant is False else 1
+        assert (sign * found[coverage].ravel() == field.size[0].numpy()).all()
+        left, top, right, bottom = field.windows[0].unbind(-1)
+        assert record.window_fraction == int(((right - left + 1) * (bottom - top + 1)).sum()) / 16**2
+        notes = [] if coverage == 0.7 else ["vit was trained with --window-coverage 0.7, not 1"]
+        assert [note for note in comparison.notes() if "trained" in note] == notes
+        assert "<dt>coverage</dt>" in report(comparison, root / "report.html").read_text()
+    assert (found[None] == found[1.0]).all()
+    assert abs(found[0.7]).sum() < abs(found[1.0]).sum()
+    with pytest.raises(ValueError, match=r"`coverage` must lie in \[0, 1\], got 1\.5"):
+        compare(root, **common, coverage=1.5, out=root / "wrong")
+
+
 def test_notes_count_attention_sinks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("vit_interactions.functional.attention_sinks")
     monkeypatch.setattr(module, "FAIR_SHARES", 1.3)

@@ -27,6 +27,8 @@ def edited(content: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
         ("settings/alpha", "x", "`settings.alpha` must be a number, got 'x'"),
         ("settings/alpha", True, "`settings.alpha` must be a number, got True"),
         ("settings/alpha", float("nan"), "`settings.alpha` must be a number, got nan"),
+        ("settings/coverage", ..., "has no `settings.coverage`"),
+        ("settings/exclude_sinks", "no", "`settings.exclude_sinks` must be a boolean, got 'no'"),
         ("settings/seed", 0.5, "`settings.seed` must be a whole number, got 0.5"),
         ("settings/methods", [], "`settings.methods` must be an object, got []"),
         ("settings/methods/raw_attention", 1, "`settings.methods.raw_attention` must be an object, got 1"),

@@ -144,14 +144,15 @@ def test_window_fractions_are_those_of_a_method_with_the_windows_of_the_run(
 
 
 def test_window_fractions_follow_the_options_of_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[float, bool]] = []
+    seen: list[tuple[float, float, bool]] = []
     original = vi.ResponsiveFieldSize.field_from
 
     def watched(self: vi.ResponsiveFieldSize, *arguments: Any) -> Any:
-        seen.append((self.alpha, arguments[2] is not None))
+        seen.append((self.alpha, self.coverage, arguments[2] is not None))
         return original(self, *arguments)
 
     monkeypatch.setattr(vi.ResponsiveFieldSize, "field_from", watched)
-    compare(root, methods=["responsive_field_size"], metrics=["pointing_game"], alpha=0.2, exclude_sinks=True)
-    assert set(seen) == {(0.2, True)}  # the windows of the map, and those of the fraction
+    options = {"alpha": 0.2, "coverage": 0.7, "exclude_sinks": True}
+    compare(root, methods=["responsive_field_size"], metrics=["pointing_game"], **options)
+    assert set(seen) == {(0.2, 0.7, True)}  # the windows of the map, and those of the fraction
     assert len(seen) == 2 * (1 + 4)

@@ -113,6 +113,7 @@ def test_resuming_with_other_settings_raises_and_loses_nothing(
     measured.clear()
     for changes, words in (
         ({"alpha": 0.2}, "settings: alpha was 0.1, now is 0.2"),
+        ({"coverage": 0.9}, "settings: coverage was 1.0, now is 0.9"),
         ({"seed": 1}, "settings: seed was 0, now is 1"),
         ({"batch_size": 2}, "settings: batch_size was 1, now is 2"),
         ({"methods": [*METHODS, "gmar"]}, "settings: methods gmar was added"),

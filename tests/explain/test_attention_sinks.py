@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.helpers.families import Family
 from tests.helpers.planted import SIZE, looking_model, painted
-from vit_interactions import attention_sinks, record_attention
+from vit_interactions import InteractionUncertainty, attention_sinks, record_attention
 
 
 def test_equals_the_column_means_of_the_recorded_attention(family: Family) -> None:
@@ -44,6 +44,29 @@ def test_a_sink_in_a_prefix_token_is_no_patch() -> None:
     sinks = attention_sinks(model, torch.zeros(1, 3, SIZE, SIZE))
     assert sinks.tokens.nonzero().tolist() == [[0, 0]]
     assert not sinks.patches.any()
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_medium_patch16_reg4_gap_256"])
+def test_a_sink_in_a_register_is_a_prefix_token_and_no_patch(name: str) -> None:
+    """Four registers, with and without a class token before them; all heads attend to the third register."""
+    model: Any = looking_model((4, 4), looks_for=1, silent=(3, 3), name=name, patch_size=16)
+    black = torch.zeros(1, 3, SIZE, SIZE)
+    with_patch = painted(black, (1, 2), 1, value=4.0)
+    registers = 0 if model.cls_token is None else 1  # index of the first
+    assert attention_sinks(model, black).prefix == registers + 4
+    assert attention_sinks(model, with_patch).tokens.nonzero().tolist() == [[0, registers + 4 + 1 * 4 + 2]]
+    with torch.no_grad():
+        model.reg_token[0, 2, 1] = 8.0
+    plain, without = (InteractionUncertainty(model, exclude_sinks=chosen) for chosen in (False, True))
+    for images in (black, with_patch):  # the register takes the attention of the patch, too
+        sinks = attention_sinks(model, images)
+        assert sinks.tokens.nonzero().tolist() == [[0, registers + 2]]
+        assert (
+            sinks.is_sink[:, 0].nonzero()[:, -1].tolist() == [registers + 2] * 2
+        )  # of both heads of the first layer
+        assert not sinks.patches.any()
+        assert f"<td>none</td><td>{registers + 2}</td>" in sinks._repr_html_()
+        assert torch.equal(plain.uncertainty(images), without.uncertainty(images))
 
 
 def test_runs_the_model_once_and_leaves_it_unchanged() -> None:

@@ -119,23 +119,41 @@ def test_a_few_tiny_values_do_not_make_a_log_scale_bright() -> None:
     values = np.array([*np.geomspace(1e-9, 1e-6, 30), *[0.01] * 150, *np.geomspace(1, 10, 20)])
     scale = map_scale(values)
     assert isinstance(scale, LogNorm)
-    assert float(scale(0.01)) == pytest.approx(0.5)  # the median
+    assert scale.vmax == 10
+    # Two thirds of the scale are the three decades from the median to the maximum, so it has four and a half.
+    assert scale.vmin == pytest.approx(10**-3.5)
+    assert float(scale(0.01)) == pytest.approx(1 / 3)
     assert float(scale(1e-9)) == 0.0
 
 
 def test_positive_maps_that_would_look_black_get_a_log_scale() -> None:
-    values = np.geomspace(1e-6, 1, 196).reshape(14, 14)
-    # The median is 1e-3 of the maximum, so three quarters are below 10 ** -1.5 = 3.2% of it.
+    values = (10.0 ** (6 * np.linspace(0, 1, 196) ** 2 - 6)).reshape(14, 14)
+    # The median is 10 ** -4.5 of the maximum, a quarter of the scale; three quarters are below 10 ** -2.6 = 0.3% of it.
     scale = map_scale(values)
     assert isinstance(scale, LogNorm)
     assert (map_colors(values) == paint(values, scale)).all()
     assert scale_remark(values) == "log scale"
-    shades = np.asarray(scale(values)).ravel()
-    assert np.allclose(np.diff(shades), 1 / 195)  # equal factors are equal steps
-    others = np.sqrt(values), values - values.mean(), np.where(values < 1e-5, 0, values), np.full((14, 14), 0.5)
+    assert np.allclose(
+        np.asarray(scale(values)).ravel(), np.linspace(0, 1, 196) ** 2
+    )  # equal factors, equal steps
+    others = np.cbrt(values), values - values.mean(), np.where(values < 1e-5, 0, values), np.full((14, 14), 0.5)
     for other in others:
         assert not isinstance(map_scale(other), LogNorm)
         assert map_scale(other).vmax == linear_scale(other).vmax
+
+
+def test_a_few_zeros_do_not_prevent_a_log_scale() -> None:
+    values = 10.0 ** (6 * np.linspace(0, 1, 196) ** 2 - 6)
+    expected = map_scale(values)
+    assert isinstance(expected, LogNorm)
+    few, many = np.append(values, np.zeros(21)), np.append(values, np.zeros(22))  # 9.7% and 10.1%
+    scale = map_scale(few)
+    assert isinstance(scale, LogNorm)
+    assert (scale.vmin, scale.vmax) == (expected.vmin, expected.vmax)
+    below, above = clipped(few, scale)
+    assert below.sum() == 21
+    assert not above.any()
+    assert not isinstance(map_scale(many), LogNorm)
 
 
 def test_linear_limits_of_rows_are_those_of_each_row() -> None:

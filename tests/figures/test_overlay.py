@@ -1,10 +1,12 @@
 """Maps are placed correctly on the original image, with their raw values."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 
@@ -26,6 +28,53 @@ def test_relevant_patch_is_brightest_at_its_position(size, left, top, more_is_re
     others = {value for patch, value in brightness.items() if patch != hot}
     assert len(others) == 1
     assert brightness[hot] > others.pop() + 200
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_smooth_maps_are_bilinear_on_their_scale(log):
+    values = 10.0 ** (4 * torch.rand(ROWS, COLS, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    draw = partial(figures.draw_map, prepared=prepared((480, 320)), patch_map=values, layout=LAYOUT, log=log)
+    axes, _ = drawn(partial(draw, norm=None if log else Normalize(0, 1e4), smooth=True))
+    found = axes.images[-1].get_array()
+    shades = (values.log10() - values.log10().min()) / np.ptp(values.log10().numpy()) if log else values / 1e4
+    assert found.shape == (32, 48, 4)
+    for y, x in np.ndindex(32, 48):  # of 8 x 8 pixels per patch
+        row, col = (min(max((at + 0.5) / 8 - 0.5, 0), last) for at, last in ((y, ROWS - 1), (x, COLS - 1)))
+        shade = sum(
+            float(shades[i, j]) * max(0, 1 - abs(row - i)) * max(0, 1 - abs(col - j))
+            for i in range(ROWS)
+            for j in range(COLS)
+        )
+        expected = np.array(colormaps["inferno"](shade, bytes=True)[:3], int)
+        assert np.abs(found[y, x, :3].astype(int) - expected).max() <= 5  # one of 256 colors
+    assert axes.child_axes[0].get_ylabel().endswith("interpolated between patches")
+
+
+def test_smooth_maps_keep_the_marks_and_the_scale_of_their_patches():
+    layout = replace(LAYOUT, rows=8, cols=12)
+    values = torch.rand(8, 12, generator=torch.Generator().manual_seed(0))
+    values[2, 3] = 50.0
+    (plain, _), (smooth, _) = (
+        drawn(lambda axes, s=s: figures.draw_map(axes, prepared((480, 320)), values, layout, smooth=s))
+        for s in (False, True)
+    )
+    [one], [other] = plain.collections, smooth.collections
+    assert len(one.get_paths()) == len(other.get_paths()) == 1
+    assert np.array_equal(one.get_paths()[0].vertices, other.get_paths()[0].vertices)
+    assert plain.child_axes[0].get_ylim() == smooth.child_axes[0].get_ylim()
+    # Only up to the limit of the scale: the color of the extreme patch does not cover its neighbors.
+    colors = [axes.images[-1].get_array() for axes in (plain, smooth)]
+    near = colors[1][2 * 4 : 3 * 4, 4 * 4 + 2]
+    assert np.abs(near.astype(int) - colors[0][2, 4]).max() < np.abs(near.astype(int) - colors[0][2, 3]).max()
+
+
+def test_smooth_constant_maps_are_transparent():
+    axes, _ = drawn(
+        lambda axes: figures.draw_map(
+            axes, prepared((480, 320)), torch.full((ROWS, COLS), 0.3), LAYOUT, smooth=True
+        )
+    )
+    assert (axes.images[-1].get_array()[..., 3] == 0).all()
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-9])

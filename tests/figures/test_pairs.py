@@ -40,6 +40,12 @@ def test_pairs_and_column_variances():
     variances = [u[:, i].double().var(correction=0).item() for i in range(N)]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), sorted(variances))
     assert [line.get_xdata()[0] for line in axes.lines[1:]] == [6.5, 12.5]
+    left_out = u.masked_fill(torch.arange(N) == 3, 0.0)
+    exclude = (torch.arange(N) == 3)[None]
+    assert drawn(lambda axes: figures.draw_column_variances(axes, left_out))[0].get_yscale() == "linear"
+    others, _ = drawn(lambda axes: figures.draw_column_variances(axes, left_out, exclude=exclude))
+    assert others.get_yscale() == "log"
+    np.testing.assert_allclose(others.lines[0].get_ydata(), sorted(variances[:3] + variances[4:]))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "β = 0.25: 6 dropped",
         "β = 0.5: 12 dropped",

@@ -20,6 +20,12 @@ def test_chosen_patches_are_distinct_far_apart_and_deterministic():
         assert min(apart) >= 6 / 4
         most = int(u.double().var(0).argmax())
         assert patches[0] == divmod(most, COLS)
+        # The most and the least discriminative patches are excluded.
+        exclude = torch.zeros(1, N, dtype=torch.bool)
+        exclude[0, u.double().var(0).argsort()[[0, -1]]] = True
+        others = figures.choose_patches(u, LAYOUT, exclude=exclude)
+        assert len(others) == 4
+        assert not any(exclude[0, row * COLS + col] for row, col in others)
     assert len(figures.choose_patches(uncertainty(), LAYOUT, count=1)) == 1
     assert len(set(figures.choose_patches(uncertainty(), LAYOUT, count=100))) < N
 

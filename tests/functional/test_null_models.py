@@ -36,6 +36,20 @@ def test_shuffled_rows_keep_their_values_in_another_order() -> None:
     assert not torch.equal(shuffled, shuffle_rows(uncertainty, seeded(1)))
 
 
+def test_excluded_columns_stay_and_all_others_are_shuffled() -> None:
+    uncertainty, exclude = random_uncertainty(), torch.zeros(2, 12, dtype=torch.bool)
+    exclude[0, [2, 11]] = True
+    found = shuffle_rows(uncertainty, seeded(), exclude)
+    for image in range(2):
+        kept = ~exclude[image]
+        assert torch.equal(found[image][:, ~kept], uncertainty[image][:, ~kept])
+        assert torch.equal(found[image][:, kept].sort(-1).values, uncertainty[image][:, kept].sort(-1).values)
+        assert ((found[image] != uncertainty[image]).any(0) == kept).all()
+    assert torch.equal(found[1], shuffle_rows(uncertainty, seeded())[1])  # no column of it is excluded
+    with pytest.raises(ValueError, match="`exclude` must be bool of shape"):
+        shuffle_rows(uncertainty, seeded(), exclude[:1])
+
+
 def test_shuffling_moves_a_value_to_each_place_equally_often_and_each_row_by_itself() -> None:
     rows = torch.arange(4.0).expand(4000, 4, 4)
     place = (shuffle_rows(rows, seeded()) == 0).int().argmax(-1)  # where the first value of each row went
@@ -45,16 +59,19 @@ def test_shuffling_moves_a_value_to_each_place_equally_often_and_each_row_by_its
     assert abs((place[:, 0] == place[:, 1]).float().mean() - 0.25) < 0.03
 
 
-def test_distance_only_is_the_mean_over_pairs_at_the_same_distance() -> None:
-    uncertainty = random_uncertainty()
-    found = distance_only(uncertainty, GRID, seeded())
+@pytest.mark.parametrize("excluded", [None, [0, 5]])
+def test_distance_only_is_the_mean_over_pairs_at_the_same_distance(excluded: list[int] | None) -> None:
+    uncertainty, exclude = random_uncertainty(), torch.zeros(2, 12, dtype=torch.bool)
+    exclude[1, excluded or []] = True
+    found = distance_only(uncertainty, GRID, seeded(), exclude if excluded else None)
     for image in range(2):
         pairs: dict[int, list[tuple[int, int]]] = {}
         for p in range(12):
             for q in range(12):
                 pairs.setdefault((p // 4 - q // 4) ** 2 + (p % 4 - q % 4) ** 2, []).append((p, q))
         for alike in pairs.values():
-            mean = sum(float(uncertainty[image, p, q]) for p, q in alike) / len(alike)
+            counted = [float(uncertainty[image, p, q]) for p, q in alike if not exclude[image, q]]
+            mean = sum(counted) / len(counted)
             for p, q in alike:
                 assert float(found[image, p, q]) == pytest.approx(mean, rel=2e-9)
 

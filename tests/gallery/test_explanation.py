@@ -149,6 +149,9 @@ def test_sinks_are_marked_and_left_out_on_request(image: Path, exclude: bool) ->
     assert settings.as_json()["exclude_sinks"] == exclude
     for name in methods:
         assert len(found.figures[name].axes[1].lines[0].get_xydata()) == sinks.sum()
+    panels = [axes for axes in found.figures["patch_interactions"].axes if "Patch 1" in axes.get_title()]
+    assert [len(line.get_xydata()) for line in panels[0].lines] == [sinks.sum()]
+    assert ("without attention sinks" in found.figures["responsive_fields"].get_suptitle()) == exclude
     assert bool((found.arrays["uncertainty"][:, sinks.flatten()] == 0).all()) == exclude
     assert bool((found.arrays["interaction_uncertainty"][sinks] == 0).all()) == exclude
     assert bool((found.arrays["attention_rollout"][sinks] == 0).all()) == exclude

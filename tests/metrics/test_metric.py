@@ -25,6 +25,7 @@ from vit_interactions.metrics import (
     deletion,
     insertion,
 )
+from vit_interactions.utilities.choices import METRIC_NAMES
 
 BLUE = (3, 0)
 
@@ -131,6 +132,10 @@ def test_missing_requirements_raise(name: str) -> None:
         ValueError, match=r"needs (to know where the object is|to run the method again)|not defined"
     ):
         METRICS[name].measure(case, planted_map()[0])
+
+
+def test_the_command_line_offers_all_metrics_in_their_order() -> None:
+    assert tuple(METRICS) == METRIC_NAMES
 
 
 def test_default_metrics_do_not_rerun_methods() -> None:

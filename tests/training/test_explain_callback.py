@@ -114,13 +114,15 @@ def test_training_is_the_same_to_the_bit(wrap: Any, amp: bool, image: Image.Imag
 def test_numbers_are_those_of_the_images(image: Image.Image) -> None:
     kept, model = Kept(), make_model().eval()
     other = Image.new("RGB", (SIZE, SIZE), "red")
-    ExplainCallback({"noise": image, "red": other}, [kept], alpha=0.2, beta=0.1, methods=())(model, 7)
+    ExplainCallback({"noise": image, "red": other}, [kept], alpha=0.2, beta=0.1, coverage=0.5, methods=())(
+        model, 7
+    )
     ((step, row),) = kept.rows
     transform = timm.data.create_transform(
         **{**timm.data.resolve_model_data_config(model), "input_size": (3, SIZE, SIZE)}
     )
     inputs = torch.stack([transform(each) for each in (image, other)])
-    counts = vi.ResponsiveFieldSize(model, 0.2, 0.1).field(inputs).operations.tolist()
+    counts = vi.ResponsiveFieldSize(model, 0.2, 0.1, coverage=0.5).field(inputs).operations.tolist()
     sinks = vi.attention_sinks(model, inputs).patches.sum(1).tolist()
     assert step == 7
     assert row == {
@@ -235,6 +237,8 @@ def test_wrong_arguments_raise_before_the_training(image: Image.Image, tmp_path:
         ExplainCallback([image], [tmp_path], methods=("raw_attentoin",))
     with pytest.raises(ValueError, match="`alpha`"):
         ExplainCallback([image], [tmp_path], alpha=2.0)
+    with pytest.raises(ValueError, match="`coverage`"):
+        ExplainCallback([image], [tmp_path], coverage=2.0)
     with pytest.raises(FileNotFoundError):
         ExplainCallback([tmp_path / "none.png"], [tmp_path])
     with pytest.raises(TypeError, match="`images` must be a collection of images, got one"):
@@ -329,7 +333,17 @@ def test_killed_run_repeats_the_steps_after_its_checkpoint(
 def test_command_line(image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "test_vit", "--img-size", SIZE, "--batch-size", 9, "--epochs", 1, "--workers", 0]
     chosen = ["--explain-every", 1, "--explain-method", "raw_attention", "--explain-method", "gmar:norm=l1"]
-    own = ["--explain-images", image_folder / "val" / "class1", "--alpha", 0.0]
+    # Without coverage, windows at alpha 1 contain all 256 pairs.
+    own = [
+        "--explain-images",
+        image_folder / "val" / "class1",
+        "--alpha",
+        1.0,
+        "--window-coverage",
+        0.0,
+        "--beta",
+        0.0,
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=ResourceWarning)

@@ -70,18 +70,36 @@ def test_maps_are_those_of_the_model_in_evaluation_mode(image: Tensor) -> None:
     assert again.operations == found.operations
 
 
-def test_planted_sink_is_marked(image: Tensor) -> None:
-    model = make_model().eval()
-    # All queries agree with one direction, which only the key of patch 6 has.
-    for block in model.blocks:
+def plant_sink(model: nn.Module, patch: int, first: int = 0) -> None:
+    """Let all patches attend to one of them, from a block on."""
+    # All queries agree with one direction, which only the key of the patch has.
+    for block in model.blocks[first:]:
         width = block.attn.qkv.out_features // 3
         block.attn.qkv.bias.data[:width] = 30.0
         block.attn.qkv.weight.data[: 2 * width] = 0.0
         block.attn.qkv.weight.data[width : 2 * width, 0] = 30.0
-    model.pos_embed.data[0, 1 + 6, 0] = 1000.0
+    model.pos_embed.data[0, 1 + patch, 0] = 1000.0
+
+
+def test_planted_sink_is_marked(image: Tensor) -> None:
+    model = make_model().eval()
+    plant_sink(model, 6)
     found = take_snapshot(model, image, Settings("", methods=()))
     assert found.sinks is not None
     assert found.sinks.nonzero().tolist() == [[6]]
+
+
+def test_options_of_the_windows_apply_to_numbers_and_maps(image: Tensor) -> None:
+    model = make_model().eval()
+    plant_sink(model, 0, first=1)
+    plain = take_snapshot(model, image, Settings("", methods=("responsive_field_size",), alpha=0.05, beta=0.0))
+    # The sink's column holds the largest values of U, so the windows of other patches reach to the corner.
+    for options in ({"exclude_sinks": True}, {"coverage": 0.0}):
+        settings = Settings("", methods=("responsive_field_size",), alpha=0.05, beta=0.0, **options)  # type: ignore[arg-type]
+        found = take_snapshot(model, image, settings)
+        assert found.operations is not None
+        assert found.operations != plain.operations
+        assert found.operations == found.maps["responsive_field_size"].sum()
 
 
 def test_models_in_half_precision_and_compiled_models_are_explained(image: Tensor) -> None:

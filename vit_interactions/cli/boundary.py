@@ -12,11 +12,10 @@ from types import FrameType
 import typer
 from rich.text import Text
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.utilities.console import errors, make_warnings_printable
 
-# Errors that users can fix: a wrong argument, file, model or installation. All others are bugs.
-USER_ERRORS = (UnsupportedModelError, ValueError, OSError, ImportError)
+# Errors that users can fix: a wrong argument, file, model (UnsupportedModelError) or installation. All others are bugs.
+USER_ERRORS = (ValueError, OSError, ImportError)
 # Base class of Typer's usage errors, which Typer does not export.
 TYPED_WRONG: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 TRACEBACK = "VIT_INTERACTIONS_TRACEBACK"

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import typer
 
-from vit_interactions.images.bundled import bundled_images
-from vit_interactions.images.listing import find_images, skipped_files
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.text import plural, printable
 
 
 def chosen_images(paths: list[Path] | None) -> list[Path]:
     """Return the image files to explain, by default the bundled ones; report files in folders that are skipped."""
+    # They import Pillow and numpy.
+    from vit_interactions.images.bundled import bundled_images
+    from vit_interactions.images.listing import find_images, skipped_files
+
     found = find_images(paths or bundled_images())
     skipped = skipped_files(paths or ())
     if skipped:

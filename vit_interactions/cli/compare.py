@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.cli.common import describe_page
 from vit_interactions.cli.options import (
     METHOD,
     Alpha,
     Beta,
+    Coverage,
     Device,
     ExcludeSinks,
     Images,
@@ -21,20 +21,11 @@ from vit_interactions.cli.options import (
     given_path,
     read_target,
 )
-from vit_interactions.compare import compare
-from vit_interactions.compare.manifest import EXPLORER, SUMMARY, TABLE
-from vit_interactions.compare.records import DETERMINISTIC
-from vit_interactions.explain.configured import configure
-from vit_interactions.explain.registry import all_methods
-from vit_interactions.images.bundled import DEFAULT_MODEL, bundled_images
-from vit_interactions.images.listing import skipped_files
-from vit_interactions.loading.models import load_model
-from vit_interactions.metrics import DEFAULT_METRICS, METRICS
-from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.choices import DEFAULT_METRICS, DEFAULT_MODEL, METRIC_NAMES
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.console import output as stdout
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.processes import process_group
 from vit_interactions.utilities.text import printable
 
 if TYPE_CHECKING:
@@ -45,7 +36,7 @@ SHOWN = 20  # reasons of failures
 REASON = 1000  # characters of each
 LEGEND = (
     "Means over images, the best in bold; costs are per map. The random baseline is not ranked, and neither are means "
-    f"over fewer images than the others (*). 95% confidence intervals: {SUMMARY}."
+    "over fewer images than the others (*). 95% confidence intervals: {}."
 )
 EXPLORED = 4  # images that get an explorer page
 
@@ -74,7 +65,8 @@ def compare_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"One of {', '.join(METRICS)}; repeatable. all: every metric. Default: {', '.join(DEFAULT_METRICS)}.",
+            help=f"One of {', '.join(METRIC_NAMES)}; repeatable. all: every metric. "
+            f"Default: {', '.join(DEFAULT_METRICS)}.",
         ),
     ] = None,
     boxes: Annotated[
@@ -104,6 +96,7 @@ def compare_command(
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
     exclude_sinks: ExcludeSinks = False,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Random seed of metrics and bootstrap intervals.")] = 0,
@@ -114,9 +107,23 @@ def compare_command(
 ) -> None:
     """Compare methods side by side: their maps of your images, and metrics. Use torchrun for several processes."""
     names = model or [DEFAULT_MODEL]
-    methods = configure(all_methods() if method == [ALL] else method) if method else None
     if checkpoint is not None and len(names) > 1:
         raise ValueError(f"`--checkpoint` must come with one --model, got {len(names)}.")
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.compare import compare
+    from vit_interactions.compare.manifest import SUMMARY, TABLE
+    from vit_interactions.explain.configured import configure
+    from vit_interactions.explain.registry import all_methods
+    from vit_interactions.images.bundled import bundled_images
+    from vit_interactions.images.listing import skipped_files
+    from vit_interactions.loading.models import load_model
+    from vit_interactions.metrics import METRICS
+    from vit_interactions.utilities.processes import process_group
+
+    methods = configure(all_methods() if method == [ALL] else method) if method else None
     check_device("--device", device)
     with ExitStack() as held, process_group(device) as process:
         held.enter_context(locked(out, first=process.first))  # until all processes have finished
@@ -139,6 +146,7 @@ def compare_command(
             output=output,
             alpha=alpha,
             beta=beta,
+            coverage=window_coverage,
             exclude_sinks=exclude_sinks,
             out=out,
             resume=resume,
@@ -165,12 +173,15 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
         The pages, and whether one failed; a model that the explorer does not support is a note only.
     """
     # Load Bokeh only if a page is written.
+    from vit_interactions.attention.errors import UnsupportedModelError
+    from vit_interactions.compare.manifest import EXPLORER
     from vit_interactions.explorer.pages import Pages, write_pages
+    from vit_interactions.loading.models import load_model
 
     name = comparison.models[0]
     paths = [comparison.folder / image.path for image in comparison.images if image.error is None][:EXPLORED]
-    settings = {key: comparison.settings[key] for key in ("alpha", "beta", "output")}
-    settings["exclude_sinks"] = comparison.settings.get("exclude_sinks", False)
+    shared = ("alpha", "beta", "coverage", "exclude_sinks", "output")
+    settings = {key: comparison.settings[key] for key in shared}
     pages = Pages()
     try:
         model = load_model(name, checkpoint, device)
@@ -189,12 +200,13 @@ def explorer_pages(comparison: "Comparison", checkpoint: Path | None, device: st
 def print_means(comparison: "Comparison") -> None:
     """Print a table methods x metrics per model; nothing if there are no values."""
     # They load pandas and matplotlib.
+    from vit_interactions.compare.manifest import SUMMARY
     from vit_interactions.compare.report.matrix import matrices
 
     found = matrices(comparison, stdout)
     if found:
         stdout.print(*found, sep="\n")
-        stdout.print(LEGEND)
+        stdout.print(LEGEND.format(SUMMARY))
 
 
 def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool) -> None:
@@ -204,6 +216,7 @@ def end(comparison: "Comparison", requested: Sequence[str], *, lost_pages: bool)
     command line without any value under a model, and an explorer page.
     """
     # They load pandas.
+    from vit_interactions.compare.records import DETERMINISTIC
     from vit_interactions.compare.report.failures import failure_line, failures_by_reason
     from vit_interactions.compare.report.tables import grouped_failures
 

@@ -21,23 +21,17 @@ from vit_interactions.cli.options import (
     check_folder_option,
     given_path,
 )
-from vit_interactions.explain.configured import ConfiguredMethod, configure
-from vit_interactions.explain.pair_map import PairMapped
-from vit_interactions.explain.registry import pair_methods
-from vit_interactions.figures.intervals import intervals_figure
-from vit_interactions.functional.pair_effects import Weighting
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.loading.models import load_model
-from vit_interactions.pair_study.panels import AREA_TITLES, CORRELATION_TITLES, panels, rank
 from vit_interactions.utilities.checks import check_device
+from vit_interactions.utilities.choices import DEFAULT_MODEL, Weighting
 from vit_interactions.utilities.console import errors, output
 from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.text import plural, printable
 
-# pandas takes a second to load.
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vit_interactions.explain.configured import ConfiguredMethod
 
 FIGURE = "pairs.png"
 # Their pair maps are those of other methods.
@@ -71,16 +65,21 @@ def compare_pairs(
     resume: ResumeSame = False,
 ) -> None:
     """Compare pair maps with measured interactions, and by the score of the patches they choose; tokens are masked."""
-    # They load pandas.
+    check_folder_option(out)
+    paths = chosen_images(images)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.explain.configured import configure
+    from vit_interactions.explain.registry import pair_methods
+    from vit_interactions.figures.intervals import intervals_figure
+    from vit_interactions.loading.models import load_model
     from vit_interactions.pair_study.measure import CURVES, PairSettings
     from vit_interactions.pair_study.page import PAGE, write_page
+    from vit_interactions.pair_study.panels import AREA_TITLES, CORRELATION_TITLES, panels
     from vit_interactions.pair_study.run import PairStudy, study_pairs
     from vit_interactions.pair_study.summary import summarize_pairs, write_tables
 
-    check_folder_option(out)
     methods = configure(method or [name for name in pair_methods() if name not in SAME])
     check_methods(methods)
-    paths = chosen_images(images)
     vit = load_model(model, checkpoint, check_device("--device", device))
     study = PairStudy()
     with locked(out):
@@ -113,8 +112,11 @@ def compare_pairs(
     end_with_failures(study.failed | failures)
 
 
-def check_methods(methods: tuple[ConfiguredMethod, ...]) -> None:
+def check_methods(methods: "tuple[ConfiguredMethod, ...]") -> None:
     """Raise ValueError for a method without a pair map."""
+    from vit_interactions.explain.pair_map import PairMapped
+    from vit_interactions.explain.registry import pair_methods
+
     for method in methods:
         if not issubclass(method.kind, PairMapped):
             raise ValueError(
@@ -130,6 +132,8 @@ def summary_table(summary: "pd.DataFrame", title: str, columns: dict[str, str]) 
         title: of the table.
         columns: score -> its title. The first one orders the methods. Those without any score are not shown.
     """
+    from vit_interactions.pair_study.panels import rank
+
     images = plural(int(summary["images"].max()), "image")
     main = next(iter(columns))
     records: list[Any] = summary.to_dict("records")

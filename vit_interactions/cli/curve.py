@@ -3,25 +3,23 @@
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 
 from vit_interactions.cli.common import chosen_images, end_with_failures
 from vit_interactions.cli.options import Checkpoint, Coverage, Device, ExcludeSinks, Images, Model, given_path
-from vit_interactions.explain.interaction_curve import PAPER_ALPHAS, interaction_curve
-from vit_interactions.figures import curve_figure, prepare
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.images.reading import read_image
-from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.choices import DEFAULT_MODEL, PAPER_ALPHAS
 from vit_interactions.utilities.console import errors, output
 from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked_file
 from vit_interactions.utilities.text import describe_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The paper's values, and some in between, because the windows of many models grow fast there.
 CURVE_ALPHAS = tuple(sorted({*PAPER_ALPHAS, 0.01, 0.035, 0.07}))
@@ -56,10 +54,16 @@ def curve(
     check_fraction("--beta", beta)
     check_fraction("--window-coverage", window_coverage)
     paths = chosen_images(images)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.explain.interaction_curve import interaction_curve
+    from vit_interactions.figures import curve_figure, prepare
+    from vit_interactions.images.reading import read_image
+    from vit_interactions.loading.models import load_model
+
     vit = load_model(model, checkpoint, check_device("--device", device))
     failed: dict[str, str] = {}
 
-    def batches() -> Generator[Tensor, None, None]:
+    def batches() -> "Generator[Tensor, None, None]":
         for path in track(paths, "reading attention", console=errors):
             try:
                 yield prepare(read_image(path), vit).input.unsqueeze(0).to(next(vit.parameters()).device)

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
-from timm.data.config import resolve_model_data_config
 
-from vit_interactions.attention.feature_grid import image_layout
 from vit_interactions.cli.common import chosen_images, end_with_failures, report_results
 from vit_interactions.cli.options import (
     METHOD,
@@ -25,16 +23,8 @@ from vit_interactions.cli.options import (
     given_path,
     parse_target,
 )
-from vit_interactions.explain.configured import configure
-from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
-from vit_interactions.explain.patch_similarity import PatchSimilarity
-from vit_interactions.explain.registry import check_class, default_methods, why_unsupported
-from vit_interactions.explain.settings import Settings
-from vit_interactions.gallery.run import ExplainResult, explain_images
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.loading.models import load_model, weights_file
-from vit_interactions.models.trained_windows import other_windows, trained_windows
 from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 from vit_interactions.utilities.console import errors
 from vit_interactions.utilities.files import sha256
 from vit_interactions.utilities.text import plural
@@ -82,6 +72,12 @@ def explain(
             "an index from 0, or -1 for the last.",
         ),
     ] = None,
+    smooth: Annotated[
+        bool,
+        typer.Option(
+            "--smooth", help="Interpolate maps between patches in figures. Files keep a value per patch."
+        ),
+    ] = False,
     output: OutputKind = None,
     alpha: Alpha = 0.10,
     beta: Beta = 0.20,
@@ -91,20 +87,33 @@ def explain(
     resume: ResumeSame = False,
 ) -> None:
     """Explain images: write figures, raw maps and a manifest for each."""
-    methods = configure(method or ())
     patches = tuple(parse_patch(text) for text in patch or ())
+    check_fraction("--alpha", alpha)
+    check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
+    check_folder_option(out)
+    chosen_class = parse_target(target)
+    paths = chosen_images(images)
+    # They import torch, so they come after the checks of options.
+    from timm.data.config import resolve_model_data_config
+
+    from vit_interactions.attention.feature_grid import image_layout
+    from vit_interactions.explain.configured import configure
+    from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, patch_index
+    from vit_interactions.explain.patch_similarity import PatchSimilarity
+    from vit_interactions.explain.registry import check_class, default_methods, why_unsupported
+    from vit_interactions.explain.settings import Settings
+    from vit_interactions.gallery.run import ExplainResult, explain_images
+    from vit_interactions.loading.models import load_model, weights_file
+    from vit_interactions.models.trained_windows import other_windows, trained_windows
+
+    methods = configure(method or ())
     of_patches = (InteractionExplainer, PatchSimilarity)
     if patches and method and not any(issubclass(each.kind, of_patches) for each in methods):
         raise ValueError(
             f"`--patch` must come with a patch-interaction method or patch_similarity, got {', '.join(method)}. "
             "Add e.g. --method interaction_uncertainty."
         )
-    check_fraction("--alpha", alpha)
-    check_fraction("--beta", beta)
-    check_fraction("--window-coverage", window_coverage)
-    check_folder_option(out)
-    paths = chosen_images(images)
-    chosen_class = parse_target(target)
     vit = load_model(model, checkpoint, check_device("--device", device), needs_attention=False)
     if isinstance(chosen_class, int):
         check_class("--target", chosen_class, vit, model)
@@ -127,6 +136,7 @@ def explain(
         pca,
         exclude_sinks,
         window_coverage,
+        smooth,
     )
     steps = explain_images(vit, paths, settings, out, resume=resume)
     result = ExplainResult()

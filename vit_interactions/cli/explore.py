@@ -20,9 +20,8 @@ from vit_interactions.cli.options import (
     check_folder_option,
     given_path,
 )
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 from vit_interactions.utilities.console import errors
 
 
@@ -43,13 +42,15 @@ def explore(
     device: Device = "auto",
 ) -> None:
     """Write interactive pages: point at a patch to see its U, window, field, tendency and attention."""
-    from vit_interactions.explorer.pages import Pages, write_pages
-
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_fraction("--window-coverage", window_coverage)
     check_folder_option(out)
     paths = chosen_images(images)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.explorer.pages import Pages, write_pages
+    from vit_interactions.loading.models import load_model
+
     vit = load_model(model, checkpoint, check_device("--device", device))
     steps = write_pages(
         vit,

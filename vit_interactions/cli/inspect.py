@@ -1,23 +1,20 @@
 """`vit-interactions inspect`: the patches, readout and layers of a model, found by the probe."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from timm.data.config import resolve_model_data_config
-from torch import nn
 
-from vit_interactions.attention.errors import UnsupportedModelError
-from vit_interactions.attention.examine import Probe
-from vit_interactions.attention.feature_grid import feature_grid
-from vit_interactions.attention.probe import WITHOUT_ATTENTION, probe
 from vit_interactions.cli.options import Checkpoint, Device, Model
-from vit_interactions.explain.registry import all_methods
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.loading.models import load_model
 from vit_interactions.utilities.checks import check_device, check_pair
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 from vit_interactions.utilities.console import row
 from vit_interactions.utilities.text import plural
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vit_interactions.attention.examine import Probe
 
 
 def inspect_command(
@@ -33,16 +30,21 @@ def inspect_command(
 
     For a model without attention among all patches, print its feature grid and the methods that work.
     """
-    place = check_device("--device", device)
     if img_size:
         check_pair("--img-size", img_size)
+    # They import torch, so they come after the checks of options.
+    from timm.data.config import resolve_model_data_config
+
+    from vit_interactions.loading.models import load_model
+
+    place = check_device("--device", device)
     vit = load_model(model, checkpoint, place, needs_attention=False)
     size = img_size or resolve_model_data_config(vit)["input_size"][1:]  # type: ignore[no-untyped-call]
     for line in lines_about(vit, (size[0], size[1])):
         row(line)
 
 
-def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
+def lines_about(model: "nn.Module", size: tuple[int, int]) -> Iterator[str]:
     """Yield the lines that describe any model, with or without attention among all patches.
 
     Example:
@@ -51,6 +53,11 @@ def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
         >>> cams, methods[:42]
         ('CAMs read `layer4`: 5 x 5 cells of 32 x 32 px', 'methods that work: attn_lrp, random_map, s')
     """
+    from vit_interactions.attention.errors import UnsupportedModelError
+    from vit_interactions.attention.feature_grid import feature_grid
+    from vit_interactions.attention.probe import WITHOUT_ATTENTION, probe
+    from vit_interactions.explain.registry import all_methods
+
     try:
         found = probe(model, size)
     except UnsupportedModelError as error:
@@ -73,11 +80,12 @@ def lines_about(model: nn.Module, size: tuple[int, int]) -> Iterator[str]:
     yield f"methods that work: {', '.join(name for name in work if features or name not in cams)}"
 
 
-def lines_of(found: Probe) -> Iterator[str]:
+def lines_of(found: "Probe") -> Iterator[str]:
     r"""Yield the lines that describe a probed model.
 
     Example:
         >>> import timm
+        >>> from vit_interactions.attention.probe import probe
         >>> print(*lines_of(probe(timm.create_model("test_vit", depth=1), (160, 160))), sep="\n")
         image: 160 x 160 px
         10 x 10 patches of 16 x 16 px, 1 prefix token, read from: class token, 1 layer

@@ -2,15 +2,8 @@
 
 from typing import Annotated
 
-import timm
 import typer
 
-from vit_interactions.explain import Explainer
-from vit_interactions.explain.configured import configure
-from vit_interactions.explain.options import options_of
-from vit_interactions.explain.registry import all_methods
-from vit_interactions.explain.settings import Settings
-from vit_interactions.loading.models import DIFFERENTIAL_ATTENTION, FAMILIES
 from vit_interactions.utilities.console import row
 from vit_interactions.utilities.text import did_you_mean
 
@@ -20,6 +13,11 @@ def models(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only models with pretrained weights.")] = False,
 ) -> None:
     """List the supported timm models with their input size."""
+    # It takes seconds.
+    import timm
+
+    from vit_interactions.loading.models import DIFFERENTIAL_ATTENTION, FAMILIES
+
     pattern = name if set(name) & set("*?[") else f"*{name}*"
     found = [
         m
@@ -42,6 +40,13 @@ def methods() -> None:
 
     Set options as in --method attention_rollout:fusion=max,discard=0.9. The default of each option comes first.
     """
+    # They import torch.
+    from vit_interactions.explain import Explainer
+    from vit_interactions.explain.configured import configure
+    from vit_interactions.explain.options import options_of
+    from vit_interactions.explain.registry import all_methods
+    from vit_interactions.explain.settings import Settings
+
     for method in Settings("", methods=configure(all_methods())).methods:
         explainer = method.kind
         library = "" if explainer.library == Explainer.library else f" ({explainer.library})"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vit_interactions.functional.scores import Output
+from vit_interactions.utilities.choices import Output
 
 
 def given_path(text: str) -> Path:

@@ -15,26 +15,22 @@ from vit_interactions.cli.common import chosen_images, end_with_failures
 from vit_interactions.cli.options import (
     Beta,
     Checkpoint,
+    Coverage,
     Device,
+    ExcludeSinks,
     Model,
     ResumeSame,
     check_folder_option,
     given_path,
 )
-from vit_interactions.field_study.objects import find_objects
-from vit_interactions.figures.intervals import intervals_figure
-from vit_interactions.images.boxes import boxes_by_image, read_boxes, unused_boxes
-from vit_interactions.images.bundled import DEFAULT_MODEL
-from vit_interactions.loading.classifiers import load_classifier
-from vit_interactions.loading.models import load_model
 from vit_interactions.training.settings import MAX_SIDE
 from vit_interactions.utilities.checks import check_device, check_fraction
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 from vit_interactions.utilities.console import errors, output
 from vit_interactions.utilities.files import write_atomically
 from vit_interactions.utilities.locks import locked
 from vit_interactions.utilities.text import plural, printable
 
-# pandas takes a second to load.
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -66,6 +62,8 @@ def study_fields(
         ),
     ] = None,
     beta: Beta = 0.20,
+    window_coverage: Coverage = 1.0,
+    exclude_sinks: ExcludeSinks = False,
     num_images: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Use only the first N images that have boxes.")
     ] = None,
@@ -74,15 +72,21 @@ def study_fields(
     resume: ResumeSame = False,
 ) -> None:
     """Test claims about responsive fields and objects against null models."""
-    # They load pandas.
-    from vit_interactions.field_study.run import StudyResult, StudySettings, study_images
-    from vit_interactions.field_study.summary import summarize_claims, write_results
-
-    alphas = tuple(dict.fromkeys(alpha or StudySettings.alphas))
-    for share in alphas:
+    for share in alpha or ():
         check_fraction("--alpha", share)
     check_fraction("--beta", beta)
+    check_fraction("--window-coverage", window_coverage)
     check_folder_option(out)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.field_study.objects import find_objects
+    from vit_interactions.field_study.run import StudyResult, StudySettings, study_images
+    from vit_interactions.field_study.summary import summarize_claims, write_results
+    from vit_interactions.figures.intervals import intervals_figure
+    from vit_interactions.images.boxes import boxes_by_image, read_boxes, unused_boxes
+    from vit_interactions.loading.classifiers import load_classifier
+    from vit_interactions.loading.models import load_model
+
+    alphas = tuple(dict.fromkeys(alpha or StudySettings.alphas))
     listed = read_boxes(boxes)
     paths = chosen_images([images])
     with_boxes = {path: own for path, own in boxes_by_image(listed, paths).items() if own}
@@ -97,7 +101,8 @@ def study_fields(
     found, uniform, failed = find_objects(vit, chosen, lambda paths: track(paths, "reading", console=errors))
     result = StudyResult({})
     with locked(out):
-        steps = study_images(vit, found, StudySettings(alphas, beta, seed), out, resume=resume)
+        settings = StudySettings(alphas, beta, seed, window_coverage, exclude_sinks)
+        steps = study_images(vit, found, settings, out, resume=resume)
         for result in track(steps, "measuring", total=len(found), console=errors):  # noqa: B007
             pass
         if result.measured:

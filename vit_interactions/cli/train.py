@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,20 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_interactions.cli.options import check_folder_option, given_path
-from vit_interactions.figures.training import training_figure
-from vit_interactions.models.trained_windows import WINDOW_SETTINGS
-from vit_interactions.training.data.unreadable import describe_unreadable
-from vit_interactions.training.evaluate import Evaluation, run_evaluation
-from vit_interactions.training.log import read_rows
 from vit_interactions.training.presets import PRESETS, apply_preset
 from vit_interactions.training.reporter import Reporter
 from vit_interactions.training.settings import BaseSettings, EvaluationSettings, TrainingSettings
-from vit_interactions.training.train import train
 from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.console import output
 from vit_interactions.utilities.files import write_atomically, write_text
 from vit_interactions.utilities.json_files import write_json
 from vit_interactions.utilities.locks import locked
+
+if TYPE_CHECKING:
+    from vit_interactions.training.evaluate import Evaluation
 
 Data = Annotated[
     Path,
@@ -65,6 +62,11 @@ def train_command(data: Data, out: Out, preset: Preset = None, resume: Resume = 
     """Train a classifier: a plain ViT, WinfT, AWD-ViT or another timm model. With torchrun, on several devices."""
     settings = TrainingSettings(data=data, **apply_preset(preset, options))
     check_folder_option(out)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.figures.training import training_figure
+    from vit_interactions.training.log import read_rows
+    from vit_interactions.training.train import train
+
     with ConsoleReporter() as reporter:
         result = train(settings, out, resume=resume, reporter=reporter)
     if result.first:
@@ -82,6 +84,10 @@ def evaluate_command(data: Data, out: ResultFile = None, **options: Any) -> None
     if out is not None and out.suffix not in (".json", ".csv"):
         raise ValueError(f"`--out` must end in .json or .csv, got {out}.")
     settings = EvaluationSettings(data=data, **{k: v for k, v in options.items() if v is not None})
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.training.data.unreadable import describe_unreadable
+    from vit_interactions.training.evaluate import run_evaluation
+
     with ConsoleReporter() as reporter:
         evaluation = run_evaluation(settings, reporter)
     if evaluation is None:  # only the first process reports
@@ -130,7 +136,7 @@ def option_of(field: "dataclasses.Field[Any]", kind: Any) -> Any:
     return typer.Option(help=text)
 
 
-def as_table(model: str, evaluation: Evaluation) -> Table:
+def as_table(model: str, evaluation: "Evaluation") -> Table:
     """Return the results of an evaluation as a table of one row."""
     table = Table("images", "top-1", "top-5", "loss", "E_O", "of all pairs", "images/s", title=Text(model))
     interactions = ("-", "-")
@@ -148,8 +154,10 @@ def as_table(model: str, evaluation: Evaluation) -> Table:
     return table
 
 
-def write_result(path: Path, settings: EvaluationSettings, evaluation: Evaluation) -> None:
+def write_result(path: Path, settings: EvaluationSettings, evaluation: "Evaluation") -> None:
     """Write an evaluation as JSON with its settings, or as CSV; NaN becomes null or an empty field."""
+    from vit_interactions.models.trained_windows import WINDOW_SETTINGS
+
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: value if isfinite(value or 0) else None for name, value in evaluation.as_row().items()}
     row = {"model": settings.model, **numbers}

@@ -7,16 +7,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vit_interactions.cli.options import Alpha, Beta, Coverage, Device, ExcludeSinks, given_path
-from vit_interactions.loading.classifiers import load_classifier
-from vit_interactions.training.data.build_store import build_window_store
-from vit_interactions.training.data.datasets import open_split
-from vit_interactions.training.data.window_store import count_unreadable, read_manifest
 from vit_interactions.training.settings import MAX_SIDE, MAX_WORKERS
-from vit_interactions.training.teacher import WindowTeacher
 from vit_interactions.utilities.checks import check_device, check_fraction
 from vit_interactions.utilities.console import errors as console
 from vit_interactions.utilities.locks import locked
-from vit_interactions.utilities.processes import independent_process
 
 SHOWN = 20  # unreadable images that are named
 
@@ -58,6 +52,14 @@ def windows_command(
     check_fraction("--alpha", alpha)
     check_fraction("--beta", beta)
     check_fraction("--window-coverage", window_coverage)
+    # They import torch, so they come after the checks of options.
+    from vit_interactions.loading.classifiers import load_classifier
+    from vit_interactions.training.data.build_store import build_window_store
+    from vit_interactions.training.data.datasets import open_split
+    from vit_interactions.training.data.window_store import count_unreadable, read_manifest
+    from vit_interactions.training.teacher import WindowTeacher
+    from vit_interactions.utilities.processes import independent_process
+
     images = open_split(data, split, kind=dataset)
     process = independent_process(check_device("--device", device))
     vit = load_classifier(model, checkpoint, img_size=img_size)

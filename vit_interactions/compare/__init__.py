@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import nn
 
-from vit_interactions.images.bundled import DEFAULT_MODEL
+from vit_interactions.utilities.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from vit_interactions.compare.comparison import Comparison
@@ -33,6 +33,7 @@ def compare(
     output: "Output | None" = None,
     alpha: float = 0.10,
     beta: float = 0.20,
+    coverage: float = 1.0,
     exclude_sinks: bool = False,
     out: str | PathLike[str] | None = None,
     resume: bool = False,
@@ -67,6 +68,8 @@ def compare(
             the model's configuration and its output, see `predictions.find_output`.
         alpha: fraction of all patch pairs that count as relevant, in [0, 1].
         beta: fraction of patches that are dropped as indiscriminative, in [0, 1].
+        coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1]; 1 is the paper's
+            bounding box. See `adaptive_windows`.
         exclude_sinks: leave attention sinks out of the patch interaction methods and of attention rollout.
         out: folder for the results, made if missing; by default a temporary one, deleted with the comparison. It also
             gets `table.csv` and `summary.csv`, kept up to date during the run.
@@ -114,6 +117,7 @@ def compare(
                 output=output,
                 alpha=alpha,
                 beta=beta,
+                coverage=coverage,
                 exclude_sinks=exclude_sinks,
                 device=str(process.device),
                 seed=seed,

@@ -21,7 +21,8 @@ FORMAT = 2  # 1 had no number
 ADVICE = "Restore the file, or compare again into another folder."
 
 KEYS = {"settings": dict, "versions": dict, "models": dict, "images": list}
-SETTINGS = {"target": int | str, "alpha": float, "beta": float, "seed": int, "methods": dict, "metrics": dict}
+WINDOWS = {"alpha": float, "beta": float, "coverage": float, "exclude_sinks": bool}
+SETTINGS = {"target": int | str, **WINDOWS, "seed": int, "methods": dict, "metrics": dict}
 MODEL = {"folder": str, "trained": dict}
 IMAGE = {"key": str, "name": str, "path": str, "boxes": list, "mask": str | None}
 BOX = {"left": float, "top": float, "right": float, "bottom": float, "index": int | None}

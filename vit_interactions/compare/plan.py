@@ -61,9 +61,8 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Return the manifest of the comparison."""
-        chosen = {
-            name: getattr(self.settings, name) for name in ("target", "output", "alpha", "beta", "exclude_sinks")
-        }
+        shared = ("target", "output", "alpha", "beta", "coverage", "exclude_sinks")
+        chosen = {name: getattr(self.settings, name) for name in shared}
         settings = {
             **chosen,
             "seed": self.seed,
@@ -99,11 +98,13 @@ def make_plan(
     seed: int,
     batch_size: int = 1,
     output: Output | None = None,
+    coverage: float = 1.0,
     exclude_sinks: bool = False,
 ) -> Plan:
     """Check the arguments, which are those of `compare`, and load the models."""
     check_fraction("alpha", alpha)
     check_fraction("beta", beta)
+    check_fraction("coverage", coverage)
     if boxes is not None and masks is not None:
         raise ValueError("`boxes` and `masks` must not both be given. Choose one of them.")
     check_target(target, boxes=boxes is not None)
@@ -138,6 +139,7 @@ def make_plan(
         beta=beta,
         target=target,
         output=output,
+        coverage=coverage,
         exclude_sinks=exclude_sinks,
     )
     return Plan(listed, models, settings, chosen_metrics, seed, batch_size, notes)

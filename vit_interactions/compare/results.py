@@ -57,8 +57,8 @@ class Results:
 
     Attributes:
         folder: of the comparison.
-        settings: target, output, alpha, beta, seed, batch_size; "methods": a description of each; "metrics":
-            direction, range, source, parameters, needs and cost of each.
+        settings: target, output, alpha, beta, coverage, exclude_sinks, seed, batch_size; "methods": a description of
+            each; "metrics": direction, range, source, parameters, needs and cost of each.
         versions: of Python and of the packages.
         images: as listed; with size and SHA-256, or the error, once they have been read.
         models: names.
@@ -133,13 +133,12 @@ class Results:
                     f"{model}: at alpha {alpha:g} the windows cover {mean:.0%} of all patch pairs on average, so field "
                     "size and tendency mean little; `vit-interactions curve` helps to choose alpha"
                 )
-            counts, excluded = self._numbers.sink_counts[model], self.settings.get("exclude_sinks", False)
+            counts, excluded = self._numbers.sink_counts[model], self.settings["exclude_sinks"]
             found += filter(None, [sinks_note(model, counts, excluded=excluded)])
             doubt = "" if self.settings.get("output") else "; if that is wrong, give `output` (--output)"
             found += [f"{model}: {OUTPUTS[output]}{doubt}" for output in sorted(self.outputs(model) - {"softmax"})]
-            found += other_windows(
-                model, self.model_facts[model].get("trained", {}), alpha, beta, exclude_sinks=excluded
-            )
+            trained = self.model_facts[model].get("trained", {})
+            found += other_windows(model, trained, alpha, beta, self.settings["coverage"], excluded)
         return found
 
     def outputs(self, model: str) -> set[Output]:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from vit_interactions.explain.interaction_uncertainty import InteractionUncertainty
 from vit_interactions.functional.responsive_field import responsive_field
 from vit_interactions.utilities.checks import check_fraction
+from vit_interactions.utilities.choices import PAPER_ALPHAS
 from vit_interactions.utilities.html_table import html_table
-
-PAPER_ALPHAS = (0.025, 0.05, 0.10, 0.20, 0.50, 1.0)
 
 
 class InteractionCurve(NamedTuple):

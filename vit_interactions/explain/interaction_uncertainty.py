@@ -123,8 +123,15 @@ class InteractionExplainer(PairMapped, Explainer):
         target: Any,
         additional_forward_args: Any,
         sinks: RunningSinks | None,
+        fused: bool = False,
     ) -> tuple[Tensor, TokenLayout]:
-        """Compute U in one forward pass, in which `sinks`, if given, watch the attention."""
+        """Compute U in one forward pass, in which `sinks`, if given, watch the attention.
+
+        `fused` computes it without `sinks` by the kernel of `functional.uncertainty_kernel`, where that supports the
+        layers. No GPU has shown yet that it is faster, so only `tests/benchmarks/gpu.py` sets it.
+        """
+        if fused:
+            return self._fused_pass(inputs, target, additional_forward_args)
         running = RunningUncertainty()
 
         def take_in(call: AttentionCall, layout: TokenLayout) -> None:
@@ -135,6 +142,19 @@ class InteractionExplainer(PairMapped, Explainer):
 
         seen = self._observe(only_tensor(inputs), target, additional_forward_args, take_in)
         return running.result(), seen.layout
+
+    def _fused_pass(
+        self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any
+    ) -> tuple[Tensor, TokenLayout]:
+        from vit_interactions.functional.uncertainty_kernel import DeferredUncertainty  # it loads triton
+
+        deferred = DeferredUncertainty()
+
+        def keep(call: AttentionCall, layout: TokenLayout) -> None:
+            deferred.add(call.query, call.key, call.mask, prefix=layout.prefix, name=call.name, **call.options)
+
+        seen = self._observe(only_tensor(inputs), target, additional_forward_args, keep)
+        return deferred.result(), seen.layout
 
 
 class InteractionUncertainty(ChosenPatchExplainer, InteractionExplainer):

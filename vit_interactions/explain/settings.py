@@ -30,6 +30,7 @@ class Settings:
         output: kind of the model's output; None: see `predictions.find_output`.
         pca: the block whose features are drawn by their principal components; None: no such figure.
         coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
+        smooth: interpolate maps between patches in figures; see `figures.draw_map`.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Settings:
     pca: int | None = None
     exclude_sinks: bool = False
     coverage: float = 1.0
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         methods = tuple(self._with_defaults(method) for method in configure(self.methods))

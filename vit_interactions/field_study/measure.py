@@ -59,6 +59,8 @@ def measure_image(
     alphas: Sequence[float],
     beta: float,
     seed: int,
+    coverage: float = 1.0,
+    exclude_sinks: bool = False,
 ) -> dict[tuple[float, str], Values]:
     """Compute all claims about one image under all controls.
 
@@ -70,30 +72,38 @@ def measure_image(
         alphas: fractions of all patch pairs that count as relevant.
         beta: fraction of the patches that are dropped as indiscriminative.
         seed: of the random numbers.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
+        exclude_sinks: leave out the attention sinks of the image, and of the noise image.
 
     Returns:
         alpha and control -> claim -> value; NaN where a claim is undefined.
     """
     random = torch.Generator().manual_seed(seed)
-    explainer = InteractionUncertainty(model)
+    explainer = InteractionUncertainty(model, exclude_sinks)
     device = next(model.parameters()).device
     grid = (own.shape[0], own.shape[1])
-    real = explainer.uncertainty(inputs.to(device)).cpu()
+
+    def interactions(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        uncertainty, _, exclude = explainer.compute(images.to(device))
+        return uncertainty.cpu(), None if exclude is None else exclude.cpu()
+
+    real, sinks = interactions(inputs)
     nulls = {
-        "shuffled_rows": shuffle_rows(real, random),
-        "distance_only": distance_only(real, grid, random),
-        "noise_image": explainer.uncertainty(noise_like(inputs, random).to(device)).cpu(),
+        "shuffled_rows": (shuffle_rows(real, random, sinks), sinks),
+        "distance_only": (distance_only(real, grid, random, sinks), sinks),
+        "noise_image": interactions(noise_like(inputs, random)),
     }
     target, middle = Target.of_object(own), Target.of_center(int(own.sum()), grid)
     strangers = [Target.of_object(other) for other in others]
     found = {}
     for alpha in alphas:
-        field = responsive_field(real, grid, alpha, beta)
+        field = responsive_field(real, grid, alpha, beta, coverage=coverage, exclude=sinks)
         found[alpha, REAL] = evaluate_claims(field, target)
         found[alpha, "other_boxes"] = average([evaluate_claims(field, stranger) for stranger in strangers])
         found[alpha, "image_center"] = evaluate_claims(field, middle)
-        for control, uncertainty in nulls.items():
-            found[alpha, control] = evaluate_claims(responsive_field(uncertainty, grid, alpha, beta), target)
+        for control, (uncertainty, exclude) in nulls.items():
+            other = responsive_field(uncertainty, grid, alpha, beta, coverage=coverage, exclude=exclude)
+            found[alpha, control] = evaluate_claims(other, target)
     return found
 
 

@@ -31,11 +31,15 @@ class StudySettings:
         alphas: fractions of all patch pairs that count as relevant.
         beta: fraction of the patches that are dropped as indiscriminative.
         seed: of all random numbers.
+        coverage: fraction of a patch's relevant patches that its window contains at least; see `adaptive_windows`.
+        exclude_sinks: leave out attention sinks.
     """
 
     alphas: tuple[float, ...] = (0.10,)
     beta: float = 0.20
     seed: int = 0
+    coverage: float = 1.0
+    exclude_sinks: bool = False
 
 
 @dataclass
@@ -94,6 +98,8 @@ def study_images(
                     [images[other].inside for other in others[:, number].tolist()],
                     alphas=settings.alphas,
                     beta=settings.beta,
+                    coverage=settings.coverage,
+                    exclude_sinks=settings.exclude_sinks,
                     seed=seed_of(settings.seed, int(image.sha256[:15], 16)),
                 )
                 rows.add(number, values)

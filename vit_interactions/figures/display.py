@@ -15,6 +15,9 @@ FEW = 50  # values; with fewer, percentiles would be single values
 EXCESS = 0.5  # a tail longer than this fraction of the range between the percentiles is clipped
 MOST, DARK = 0.75, 0.05  # a linear scale with this fraction of the patches in this part of it would look black
 DECADES = 8  # of a log scale, at most
+TYPICAL = (
+    1 / 3
+)  # highest place of the median on a log scale, from 0 to 1; above, a map is orange nearly everywhere
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
 NEUTRAL = ListedColormap(["0.8"], "neutral")
@@ -99,26 +102,25 @@ def linear_scale(values: Array) -> Normalize:
 def map_scale(values: Array) -> Normalize:
     """Create the color scale of a map: linear, or logarithmic if most patches would be dark on a linear scale.
 
-    That is so for positive values of which three quarters are in the lowest 5 percent of the linear scale. The log
-    scale starts high enough that the median gets at most the middle color. Else a few tiny values would make all others
-    bright.
+    That is so if three quarters of the positive values are in the lowest 5 percent of the linear scale, and at most a
+    tenth of the values are zero, such as those of excluded attention sinks; none may be negative. The log scale starts
+    high enough that the median is in its lowest third. Else a few tiny values would make all others bright.
 
     Example:
         >>> type(map_scale(np.geomspace(1, 10, 99))).__name__, type(map_scale(np.geomspace(1, 1e6, 99))).__name__
         ('Normalize', 'LogNorm')
-        >>> map_scale(np.array([1e-9, *[0.01] * 98, 1.0])).vmin
-        0.0001
+        >>> round(map_scale(np.array([1e-9, *[0.01] * 98, 1.0])).vmin, 6)
+        0.001
     """
     scale = linear_scale(values)
-    if (
-        values.min() > 0
-        and not isinstance(scale, ConstantScale)
-        and np.quantile(np.ma.getdata(scale(values)), MOST) < DARK
-    ):
+    if values.min() < 0 or (values == 0).mean() > CROWD or isinstance(scale, ConstantScale):
+        return scale
+    positive = values[values > 0]
+    if np.quantile(np.ma.getdata(scale(positive)), MOST) < DARK:
         logarithmic = log_scale(values)
         low, high = logarithmic.vmin or 0.0, logarithmic.vmax or 0.0
-        middle = 10.0 ** float(np.median(np.log10(values)))
-        return LogNorm(max(low, middle**2 / high), high, clip=True)
+        decades = (np.log10(high) - float(np.median(np.log10(positive)))) / (1 - TYPICAL)
+        return LogNorm(max(low, high / 10.0**decades), high, clip=True)
     return scale
 
 

@@ -4,6 +4,7 @@ import textwrap
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
@@ -14,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vit_interactions.attention import TokenLayout
+from vit_interactions.explain.base import to_pixels
 from vit_interactions.figures.canvas import draw_cells, draw_image
 from vit_interactions.figures.display import (
     ConstantScale,
@@ -44,6 +46,7 @@ def draw_map(
     more_is_relevant: bool = True,
     log: bool = False,
     norm: Normalize | None = None,
+    smooth: bool = False,
 ) -> AxesImage:
     """Draw a patch map on the whole image, with a color bar of the raw values.
 
@@ -61,6 +64,8 @@ def draw_map(
         more_is_relevant: the explainer's attribute of that name.
         log: use a log scale, over at most eight decades, even if a linear scale would not look black.
         norm: color scale, to share it among maps or to fix its range; None to fit the values.
+        smooth: interpolate bilinearly between the centers of patches, on the color scale; for display only. The scale
+            and the triangles stay those of the patches.
 
     Raises:
         ValueError: the map does not have the shape of the layout, or is not finite.
@@ -69,7 +74,8 @@ def draw_map(
     scale = norm or (log_scale(values) if log else map_scale(values))
     direction = "" if more_is_relevant else f"\n{LESS_IS_RELEVANT}"
     label += direction + scale_name(scale, values, given=norm is not None)
-    return draw_scaled(axes, prepared, values, layout, scale, label, more_is_relevant)
+    label += "\ninterpolated between patches" if smooth else ""
+    return draw_scaled(axes, prepared, values, layout, scale, label, more_is_relevant, smooth=smooth)
 
 
 def draw_scaled(
@@ -80,16 +86,29 @@ def draw_scaled(
     scale: Normalize,
     label: str,
     more_is_relevant: bool,
+    *,
+    smooth: bool = False,
 ) -> AxesImage:
     """Draw values (rows, cols) with a given color scale and color bar label."""
     draw_image(axes, prepared, layout, gray=True)
-    image = draw_cells(axes, prepared, layout, paint(values, scale, more_is_relevant=more_is_relevant))
+    shown = _smoothed(values, scale, layout) if smooth else values
+    image = draw_cells(axes, prepared, layout, paint(shown, scale, more_is_relevant=more_is_relevant))
     draw_clipped(axes, prepared, layout, values, scale)
     mappable = ScalarMappable(scale, color_map(scale, more_is_relevant=more_is_relevant))
     bar = draw_color_bar(axes, mappable, values, _wrapped(label.strip()))
     if not more_is_relevant:
         bar.ax.invert_yaxis()
     return image
+
+
+def _smoothed(values: Array, scale: Normalize, layout: TokenLayout) -> Array:
+    """Interpolate values (rows, cols) to the pixels of the patches' extent.
+
+    On the scale, not the raw values: on a log scale or above a limit, one large value would cover its neighbors.
+    """
+    shades = np.clip(np.ma.getdata(scale(values)), 0, 1)
+    pixels = to_pixels(torch.from_numpy(shades)[None], layout.extent, layout.extent)[0]
+    return np.asarray(scale.inverse(pixels.numpy()))
 
 
 def draw_clipped(

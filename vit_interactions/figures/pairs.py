@@ -50,20 +50,24 @@ def draw_pairs(axes: Axes, uncertainty: Tensor) -> AxesImage:
     return image
 
 
-def draw_column_variances(axes: Axes, uncertainty: Tensor, betas: Sequence[float] = ()) -> None:
+def draw_column_variances(
+    axes: Axes, uncertainty: Tensor, betas: Sequence[float] = (), exclude: Tensor | None = None
+) -> None:
     """Draw the sorted variances of the columns of U and the cut for each β (Fig. 5b).
 
     Args:
         axes: axes to draw on.
         uncertainty: (patches, patches), U of one image.
         betas: fractions of patches to drop, each in [0, 1].
+        exclude: (1, patches) bool, patches that are not ranked; see `indiscriminative_patches`.
 
     Raises:
         ValueError: `uncertainty` is not square or is not finite, or a β is outside [0, 1].
     """
     patches = uncertainty.shape[0]
-    variances = np.sort(to_array("uncertainty", uncertainty, (patches, patches)).var(0))
-    axes.plot(np.arange(1, patches + 1), variances, color="black", linewidth=1.5)
+    ranked = np.ones(patches, bool) if exclude is None else ~exclude[0].cpu().numpy()
+    variances = np.sort(to_array("uncertainty", uncertainty, (patches, patches)).var(0)[ranked])
+    axes.plot(np.arange(1, len(variances) + 1), variances, color="black", linewidth=1.5)
     if variances[0] > 0 and not is_constant(variances):
         axes.set_yscale("log")
     for number, beta in enumerate(betas):

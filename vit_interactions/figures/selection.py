@@ -40,20 +40,25 @@ def one_image(field: ResponsiveField, layout: TokenLayout, index: int | None) ->
 
 
 def patches_to_draw(
-    pairs: Tensor, layout: TokenLayout, patches: Sequence[tuple[int, int]] | None
+    pairs: Tensor,
+    layout: TokenLayout,
+    patches: Sequence[tuple[int, int]] | None,
+    exclude: Tensor | None = None,
 ) -> list[tuple[int, int]]:
     """Return the patches that a figure shows: the given ones, or those of `choose_patches` for None.
 
     Raises:
         ValueError: no patch is given.
     """
-    chosen = choose_patches(pairs, layout) if patches is None else list(patches)
+    chosen = choose_patches(pairs, layout, exclude=exclude) if patches is None else list(patches)
     if not chosen:
         raise ValueError("`patches` must contain at least one (row, col), got none.")
     return chosen
 
 
-def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> list[tuple[int, int]]:
+def choose_patches(
+    uncertainty: Tensor, layout: TokenLayout, count: int = 4, *, exclude: Tensor | None = None
+) -> list[tuple[int, int]]:
     """Choose patches to show: the most discriminative ones, far apart from each other, and the least discriminative.
 
     A patch is discriminative if its column of U varies strongly (Sec. 4.2 of the paper). Patches are chosen greedily,
@@ -64,6 +69,7 @@ def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> 
         uncertainty: (patches, patches), U of one image.
         layout: token layout of the model.
         count: number of patches; fewer if the grid is too small.
+        exclude: (1, patches) bool, patches that are not chosen, such as attention sinks; None for none.
 
     Returns:
         (row, col) per patch.
@@ -82,6 +88,8 @@ def choose_patches(uncertainty: Tensor, layout: TokenLayout, count: int = 4) -> 
     variance = pairs_array(uncertainty, layout).var(0)
     cells = np.stack(np.divmod(np.arange(layout.patches), layout.cols), axis=1)
     order = np.argsort(-variance, kind="stable")
+    if exclude is not None:
+        order = order[~exclude[0].cpu().numpy()[order]]
     chosen = [order[0]]
 
     def take_apart(candidates: Array, wanted: int) -> None:

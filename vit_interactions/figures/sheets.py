@@ -46,6 +46,8 @@ def interaction_figure(
     patches: Sequence[tuple[int, int]] | None = None,
     *,
     index: int | None = None,
+    sinks: Tensor | None = None,
+    exclude: Tensor | None = None,
     title: str = "",
 ) -> Figure:
     """Show the interactions of several patches: rows of U, windows and responsive fields (Figs. 1, 3b, 4).
@@ -59,6 +61,8 @@ def interaction_figure(
         layout: token layout of the model, from `token_layout`.
         patches: (row, col) per patch; None for those of `choose_patches`.
         index: index of the image in `field`; may be None if there is only one.
+        sinks: (patches,) bool, attention sinks to mark; None for none.
+        exclude: (1, patches) bool, patches that are not chosen; see `choose_patches`.
         title: figure title, not parsed as math text.
 
     Raises:
@@ -66,7 +70,7 @@ def interaction_figure(
             without `index`.
     """
     field = one_image(field, layout, index)
-    chosen = patches_to_draw(uncertainty, layout, patches)
+    chosen = patches_to_draw(uncertainty, layout, patches, exclude)
     norm = log_scale(pairs_array(uncertainty, layout)[[patch_index(patch, layout) for patch in chosen]])
     columns = min(len(chosen), 2 if _is_wide(prepared, layout) else COLUMNS)
     bands = -(-len(chosen) // columns)
@@ -82,6 +86,7 @@ def interaction_figure(
         mark_patch(axes[0][0], prepared, layout, patch, name)
         above, below = axes[2 * band][1 + column], axes[2 * band + 1][1 + column]
         draw_interactions(above, prepared, uncertainty, layout, patch, norm=norm)
+        mark_sinks(above, prepared, layout, sinks)
         set_title(above, f"Patch {name}, row {patch[0]}, col {patch[1]}")
         draw_field(below, prepared, field, layout, patch)
         size = int(field.size[0, patch[0] * layout.cols + patch[1]])
@@ -156,7 +161,7 @@ def indiscriminative_figure(
     pairs, variances = above.subplots(1, 2, width_ratios=(PANEL + 1.4, width - PANEL - 1.4))
     draw_pairs(pairs, uncertainty)
     set_title(pairs, "U of all pairs of patches")
-    draw_column_variances(variances, uncertainty, betas)
+    draw_column_variances(variances, uncertainty, betas, exclude)
     set_title(variances, "Variance of the columns of U")
     images = below.subplots(1, columns, squeeze=False)[0]
     draw_image(images[0], prepared, layout)
@@ -179,6 +184,7 @@ def map_figure(
     more_is_relevant: bool = True,
     norm: Normalize | None = None,
     sinks: Tensor | None = None,
+    smooth: bool = False,
 ) -> Figure:
     """Show the patch map of one method next to the image.
 
@@ -191,13 +197,23 @@ def map_figure(
         more_is_relevant: the explainer's attribute of that name.
         norm: color scale, to fix its range; None to fit the values.
         sinks: (patches,) bool, attention sinks to mark; None for none.
+        smooth: interpolate the map between patches; see `draw_map`.
 
     Raises:
         ValueError: the map does not have the shape of the layout, or is not finite.
     """
     figure, [axes] = image_grid(prepared, layout, 1, 2, title)
     draw_image(axes[0], prepared, layout)
-    draw_map(axes[1], prepared, patch_map, layout, label=label, more_is_relevant=more_is_relevant, norm=norm)
+    draw_map(
+        axes[1],
+        prepared,
+        patch_map,
+        layout,
+        label=label,
+        more_is_relevant=more_is_relevant,
+        norm=norm,
+        smooth=smooth,
+    )
     mark_sinks(axes[1], prepared, layout, sinks)
     return figure
 

@@ -4,14 +4,16 @@ Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 202
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
 from vit_interactions.utilities.arrays import Array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 # SciPy's maximum flow requires integers, so capacities are in millionths.
 _UNIT = 1_000_000
@@ -34,6 +36,9 @@ def attention_flow(capacities: Sequence[Tensor], readout: Tensor) -> Tensor:
         >>> [round(value, 3) for value in flow.tolist()]
         [0.25, 0.75]
     """
+    # Here and below: scipy takes a quarter of a second, and every other method does without it.
+    from scipy.sparse.csgraph import maximum_flow
+
     layers, tokens = len(capacities), readout.shape[0]
     graph = _graph([matrix.double().cpu().numpy() for matrix in capacities], readout.double().cpu().numpy())
     source = (layers + 1) * tokens
@@ -41,8 +46,10 @@ def attention_flow(capacities: Sequence[Tensor], readout: Tensor) -> Tensor:
     return torch.tensor(flows, dtype=torch.float64, device=readout.device)
 
 
-def _graph(matrices: list[Array], readout: Array) -> csr_matrix:
+def _graph(matrices: list[Array], readout: Array) -> "csr_matrix":
     """Build the graph with node (l, i) as l · tokens + i and the source last; omit edges of capacity 0."""
+    from scipy.sparse import csr_matrix
+
     layers, tokens = len(matrices), len(readout)
     tails, heads, sizes = [], [], []
     for layer, matrix in enumerate(matrices, start=1):

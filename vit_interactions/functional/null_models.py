@@ -7,23 +7,24 @@ the middle of images, and so do large windows, because an image's border cuts of
 import torch
 from torch import Tensor
 
-from vit_interactions.utilities.checks import check_grid, check_uncertainty
+from vit_interactions.utilities.checks import check_excluded, check_grid, check_uncertainty
 
 TIE = 1e-9  # relative size of the random numbers that break ties
 
 
-def shuffle_rows(uncertainty: Tensor, generator: torch.Generator) -> Tensor:
+def shuffle_rows(uncertainty: Tensor, generator: torch.Generator, exclude: Tensor | None = None) -> Tensor:
     """Permute the values within each row of U at random, which reassigns them to random patches.
 
     Args:
         uncertainty: U (batch, patches, patches).
         generator: random numbers, on the CPU.
+        exclude: (batch, patches) bool, patches whose columns stay as they are, such as attention sinks; None for none.
 
     Returns:
         U (batch, patches, patches), with the same values per row.
 
     Raises:
-        ValueError: `uncertainty` has another shape or is not finite.
+        ValueError: inconsistent shapes, or values that are not finite.
 
     Example:
         >>> shuffled = shuffle_rows(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.Generator().manual_seed(0))
@@ -32,11 +33,19 @@ def shuffle_rows(uncertainty: Tensor, generator: torch.Generator) -> Tensor:
                  [3., 4.]]])
     """
     check_uncertainty(uncertainty)
-    keys = torch.rand(uncertainty.shape, generator=generator, device="cpu")
-    return uncertainty.gather(-1, keys.argsort(dim=-1, stable=True).to(uncertainty.device))
+    check_excluded(exclude, uncertainty)
+    keys = torch.rand(uncertainty.shape, generator=generator, device="cpu").to(uncertainty.device)
+    if exclude is None:
+        return uncertainty.gather(-1, keys.argsort(dim=-1, stable=True))
+    fixed = exclude.unsqueeze(1).expand_as(uncertainty)
+    # Both orders end with the excluded columns, in the order of their indices.
+    drawn = uncertainty.gather(-1, keys.masked_fill(fixed, torch.inf).argsort(dim=-1, stable=True))
+    return torch.empty_like(uncertainty).scatter(-1, fixed.byte().argsort(dim=-1, stable=True), drawn)
 
 
-def distance_only(uncertainty: Tensor, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+def distance_only(
+    uncertainty: Tensor, grid: tuple[int, int], generator: torch.Generator, exclude: Tensor | None = None
+) -> Tensor:
     """Replace each value of U by the mean over all pairs of the image at the same distance.
 
     The result depends on the distance of two patches only, not on their position or content.
@@ -46,6 +55,7 @@ def distance_only(uncertainty: Tensor, grid: tuple[int, int], generator: torch.G
         grid: (rows, cols) of the patches.
         generator: random numbers, on the CPU. Pairs at the same distance get values that differ by about one part in
             10^9. Otherwise `relevant_pairs` would choose among them by index and favor the top of the image.
+        exclude: (batch, patches) bool, patches whose columns do not count for the means; None for none.
 
     Returns:
         U (batch, patches, patches), float64.
@@ -61,13 +71,18 @@ def distance_only(uncertainty: Tensor, grid: tuple[int, int], generator: torch.G
                  [6., 2., 0.]]], dtype=torch.float64)
     """
     check_uncertainty(uncertainty)
+    check_excluded(exclude, uncertainty)
     check_grid(grid, uncertainty.shape[-1])
     patch = torch.arange(uncertainty.shape[-1], device=uncertainty.device)
     row, col = patch // grid[1], patch % grid[1]
     squared = ((row[:, None] - row) ** 2 + (col[:, None] - col) ** 2).flatten()
-    values = uncertainty.double().flatten(1)
-    counts = squared.bincount()
-    sums = values.new_zeros(len(values), len(counts)).index_add_(1, squared, values)
+    kept = torch.ones_like(uncertainty, dtype=torch.double)
+    if exclude is not None:
+        kept = kept.masked_fill(exclude.unsqueeze(1), 0.0)
+    counts, sums = (
+        values.new_zeros(len(values), int(squared.max()) + 1).index_add_(1, squared, values)
+        for values in (kept.flatten(1), (kept * uncertainty).flatten(1))
+    )
     means = (sums / counts.clamp(min=1))[:, squared]
     noise = torch.rand(means.shape, generator=generator, device="cpu", dtype=means.dtype).to(means.device)
     return (means * (1 + TIE * noise)).view(uncertainty.shape)

@@ -12,16 +12,16 @@ Interaction Index", ICML 2020), whose weights are those of a probability q drawn
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from vit_interactions.functional.pair_scores import rank_correlation
 from vit_interactions.utilities.checks import check_choice, check_count
+from vit_interactions.utilities.choices import Weighting as Weighting
 
-Weighting = Literal["banzhaf", "shapley_taylor"]
-WEIGHTINGS: tuple[Weighting, ...] = ("banzhaf", "shapley_taylor")
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 SPLITS = 20  # random halves whose reliability is averaged
 BLOCK, MEMBERS = 3, 4  # near pairs are those of 4 patches of a 3 x 3 block

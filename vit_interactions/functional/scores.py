@@ -1,15 +1,15 @@
 """Scores of a model's output: class probabilities or values, with the link function of its head."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from vit_interactions.utilities.checks import check_choice
+from vit_interactions.utilities.choices import Output as Output
 from vit_interactions.utilities.text import plural
 
-Output = Literal["softmax", "sigmoid", "probabilities", "value"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 ROUNDING = 1e-4  # tolerance of the sum of probabilities

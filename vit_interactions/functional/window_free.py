@@ -16,8 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from vit_interactions.functional.attention import at_least_float32, without_autocast
 from vit_interactions.utilities.checks import check_choice
-
-WINDOW_FILLS = ("zero", "-inf")
+from vit_interactions.utilities.choices import WINDOW_FILLS as WINDOW_FILLS
 
 
 class WindowFree(NamedTuple):

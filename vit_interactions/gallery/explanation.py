@@ -217,6 +217,7 @@ def _explain_by(
         more_is_relevant=explainer.more_is_relevant,
         norm=size_scale(layout) if isinstance(explainer, ResponsiveFieldSize) else None,
         sinks=sinks,
+        smooth=settings.smooth,
     )
     if isinstance(explainer, PatchSimilarity):
         patches = list(settings.patches) or None
@@ -257,6 +258,7 @@ def _interactions(task: _Task, interactions: Interactions) -> Explanation:
     )
     fractions = pair_fractions(field)
     narrowed = "" if coverage == 1 else f", window coverage {coverage:g}"
+    narrowed += ", without attention sinks" if settings.exclude_sinks else ""
     title = (
         f"α = {settings.alpha:g}, β = {settings.beta:g}{narrowed}: "
         f"windows cover {fractions['window_fraction']:.0%} of all pairs, fields {fractions['field_fraction']:.0%}"
@@ -264,7 +266,16 @@ def _interactions(task: _Task, interactions: Interactions) -> Explanation:
     )
     patches = list(settings.patches) or None
     figures = {
-        "patch_interactions": interaction_figure(prepared, uncertainty[0], field, layout, patches, title=title),
+        "patch_interactions": interaction_figure(
+            prepared,
+            uncertainty[0],
+            field,
+            layout,
+            patches,
+            sinks=interactions.sinks.patches[0],
+            exclude=exclude,
+            title=title,
+        ),
         "dropped_patches": indiscriminative_figure(
             prepared, uncertainty[0], layout, chosen=settings.beta, exclude=exclude
         ),

@@ -1,9 +1,8 @@
-"""The default model, which comes with the package, and default images, which come with scikit-image."""
+"""The default images, which come with scikit-image."""
 
 from importlib.resources import files
 from pathlib import Path
 
-DEFAULT_MODEL = "vit_mini_patch8_112.imagenette"
 IMAGES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 

@@ -11,6 +11,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
+import vit_interactions.models  # noqa: F401 - registers them with timm
 from vit_interactions.attention.probe import probe
 from vit_interactions.utilities.adapters import MODELS
 from vit_interactions.utilities.files import check_regular_file

@@ -26,6 +26,7 @@ from vit_interactions.metrics.single_deletion import single_deletion as single_d
 from vit_interactions.metrics.sparseness import SPARSENESS as SPARSENESS
 from vit_interactions.metrics.token_removal import token_deletion as token_deletion
 from vit_interactions.metrics.token_removal import token_insertion as token_insertion
+from vit_interactions.utilities.choices import DEFAULT_METRICS as DEFAULT_METRICS
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -55,13 +56,3 @@ METRICS: dict[str, Metric] = {
         GRID_POINTING_GAME,
     )
 }
-# Three curves for sixty forward passes, and the metrics that need no pass.
-DEFAULT_METRICS: tuple[str, ...] = (
-    "abpc",
-    "insertion",
-    "deletion",
-    "pointing_game",
-    "energy_in_box",
-    "iou",
-    "average_precision",
-)

@@ -60,6 +60,8 @@ class ExplainCallback:
         every: int = 1,
         alpha: float = 0.10,
         beta: float = 0.20,
+        coverage: float = 1.0,
+        exclude_sinks: bool = False,
         target: int | str = "pred",
         transform: Any = None,
         notify: Callable[[str], None] | None = None,
@@ -74,6 +76,8 @@ class ExplainCallback:
             every: write at steps that this number divides, ≥ 1.
             alpha: fraction of all patch pairs that count as relevant, in [0, 1].
             beta: fraction of patches dropped as indiscriminative, in [0, 1].
+            coverage: fraction of a patch's relevant patches that its window contains at least, in [0, 1].
+            exclude_sinks: leave out attention sinks in E_O and in the methods that have this option.
             target: class for class-specific methods, or "pred" for the predicted class at each step.
             transform: evaluation transform of the training; None for that of the timm model.
             notify: receives each problem once; None emits a warning.
@@ -85,10 +89,19 @@ class ExplainCallback:
         """
         check_fraction("alpha", alpha)
         check_fraction("beta", beta)
+        check_fraction("coverage", coverage)
         if every < 1:
             raise ValueError(f"`every` must be >= 1, got {every}.")
         self.every = every
-        self._settings = Settings("", methods=methods, alpha=alpha, beta=beta, target=target)  # type: ignore[arg-type]
+        self._settings = Settings(
+            "",
+            methods=methods,  # type: ignore[arg-type]
+            alpha=alpha,
+            beta=beta,
+            coverage=coverage,
+            exclude_sinks=exclude_sinks,
+            target=target,
+        )
         self._images = read_images(images)
         self._writers = [as_writer(writer) for writer in writers]
         if not self._images or not self._writers:

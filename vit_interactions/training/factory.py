@@ -232,6 +232,8 @@ def create_callback(
         methods=settings.explain_method or METHODS,
         alpha=settings.alpha,
         beta=settings.beta,
+        coverage=settings.window_coverage,
+        exclude_sinks=settings.exclude_sinks,
         transform=create_transform(**config, is_training=False),
         notify=notify,
     )

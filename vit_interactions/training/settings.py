@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_interactions.functional.window_free import WINDOW_FILLS
 from vit_interactions.training.validators import (
     above_zero,
     below_one,
@@ -18,6 +17,7 @@ from vit_interactions.training.validators import (
     within,
 )
 from vit_interactions.utilities.checks import check_fraction, check_weight
+from vit_interactions.utilities.choices import WINDOW_FILLS
 from vit_interactions.utilities.json_files import short_repr
 
 # With larger values, the system kills the process for lack of memory before Python can raise an error.

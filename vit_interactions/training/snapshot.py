@@ -67,7 +67,7 @@ def take_snapshot(model: nn.Module, inputs: Tensor, settings: Settings) -> Snaps
     Args:
         model: any model, in any mode; compiled and (Distributed)DataParallel models are unwrapped.
         inputs: (1, channels, height, width), moved to the model's device and dtype.
-        settings: methods, target, and the α and β of E_O.
+        settings: methods, target, and the options of the responsive fields that E_O counts.
 
     Raises:
         UnsupportedModelError: a model that cannot be run. Methods that fail are listed in `failed`.
@@ -100,7 +100,16 @@ def take_snapshot(model: nn.Module, inputs: Tensor, settings: Settings) -> Snaps
         interactions = attempt(INTERACTIONS, lambda: InteractionUncertainty(model).interactions(inputs))
         operations = sinks = None
         if interactions is not None:
-            fields = responsive_field(interactions.uncertainty, layout.grid, settings.alpha, settings.beta)
+            explainer = InteractionUncertainty(model, settings.exclude_sinks)
+            uncertainty, _, exclude = explainer.selected(interactions)
+            fields = responsive_field(
+                uncertainty,
+                layout.grid,
+                settings.alpha,
+                settings.beta,
+                coverage=settings.coverage,
+                exclude=exclude,
+            )
             operations = int(fields.operations[0])
             sinks = interactions.sinks.patches[0].cpu()
         maps = {}

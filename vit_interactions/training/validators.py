@@ -5,13 +5,11 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-import torch
-from timm.optim import list_optimizers
-
 from vit_interactions.utilities.checks import check_choice
 from vit_interactions.utilities.text import did_you_mean
 
 Check = Callable[[str, Any], None]
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
 def within(least: int, most: float = inf) -> Check:
@@ -36,7 +34,7 @@ def within(least: int, most: float = inf) -> Check:
 
 def above_zero(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is > 0 and finite in float32."""
-    if not 0 < value <= torch.finfo(torch.float32).max:
+    if not 0 < value <= FLOAT32_MAX:
         raise ValueError(f"`{name}` must be finite and > 0, got {value!r}.")
 
 
@@ -60,6 +58,9 @@ def known_optimizer(name: str, value: str) -> None:
         Traceback (most recent call last):
         ValueError: `opt` must be a timm optimizer, got 'sdg'. Did you mean sgd?
     """
+    # After the checks that need no import, see `check_fields`.
+    from timm.optim import list_optimizers
+
     known = list_optimizers()
     if value.lower().removeprefix("lookahead_") not in known:
         raise ValueError(
@@ -78,8 +79,9 @@ def option(default: Any, help: str, check: Check | None = None) -> Any:
 
 
 def check_fields(settings: Any) -> None:
-    """Raise ValueError for the first field of a dataclass that fails its check."""
-    for field in dataclasses.fields(settings):
+    """Raise ValueError for the first field of a dataclass that fails its check; the check that imports timm is last."""
+    fields = sorted(dataclasses.fields(settings), key=lambda field: field.metadata.get("check") is known_optimizer)
+    for field in fields:
         check, value = field.metadata.get("check"), getattr(settings, field.name)
         if check is not None and value is not None:
             check(field.name, value)

@@ -2,10 +2,11 @@
 
 import operator
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+# The command line checks options before it imports torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_fraction(name: str, value: Any) -> None:
@@ -59,6 +60,8 @@ def check_device(name: str, value: str) -> str:
         >>> check_device("--device", "cpu")
         'cpu'
     """
+    import torch
+
     if value == "auto":
         accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         return next((kind for kind, found in accelerators.items() if found), "cpu")
@@ -70,8 +73,10 @@ def check_device(name: str, value: str) -> str:
     return value
 
 
-def check_uncertainty(uncertainty: Tensor) -> None:
+def check_uncertainty(uncertainty: "Tensor") -> None:
     """Raise an error unless U is a finite tensor (batch, patches, patches)."""
+    from torch import Tensor
+
     if not isinstance(uncertainty, Tensor):
         raise TypeError(f"`uncertainty` must be a tensor, got {type(uncertainty).__name__}.")
     if uncertainty.ndim != 3 or uncertainty.shape[1] != uncertainty.shape[2] or 0 in uncertainty.shape:
@@ -82,8 +87,10 @@ def check_uncertainty(uncertainty: Tensor) -> None:
         raise ValueError("`uncertainty` must be finite, got NaN or infinite values.")
 
 
-def check_excluded(exclude: Tensor | None, uncertainty: Tensor) -> None:
+def check_excluded(exclude: "Tensor | None", uncertainty: "Tensor") -> None:
     """Raise ValueError unless `exclude` is None, or bool (batch, patches) as U (batch, patches, patches)."""
+    import torch
+
     if exclude is not None and (exclude.dtype != torch.bool or exclude.shape != uncertainty.shape[:2]):
         raise ValueError(
             f"`exclude` must be bool of shape {tuple(uncertainty.shape[:2])}, got {exclude.dtype} "

@@ -147,6 +147,15 @@ def test_sliders_move_by_keys(path: Path) -> None:
         assert p.run(width) > 1.5 * narrow
 
 
+def test_maps_are_smooth_on_demand(path: Path) -> None:
+    with page(path) as p:
+        rendering = "getComputedStyle(document.querySelector('.map')).imageRendering"
+        assert p.run(rendering) == "pixelated"
+        p.run("document.getElementById('smooth').focus()")
+        p.key(" ")
+        assert p.run(rendering) == "auto"
+
+
 @pytest.mark.parametrize("key", ["a", "b", "c"])
 def test_maps_lie_on_their_patches(path: Path, key: str) -> None:
     place = PLACES[key]
