@@ -215,8 +215,8 @@ def test_defaults_and_models_of_too_few_blocks(variant: Any, start: int) -> None
 def test_passes_as_declared(variant: Any) -> None:
     model = sharpen(timm.create_model("test_vit", img_size=32)).eval()
     explainer = BeyondIntuition(model, variant=variant)
-    passes: list[int] = []
-    model.register_forward_hook(lambda *_: passes.append(1))
+    passed: list[int] = []
+    model.register_forward_hook(lambda module, given, output: passed.append(len(given[0])))
     explainer.patch_map(torch.randn(1, 3, 32, 32), target=9)
-    assert len(passes) - 1 == explainer.forwards == explainer.backwards == 20
+    assert sum(passed) - 1 == explainer.forwards == explainer.backwards == 20
     assert explainer.class_specific

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.helpers.small_vits import Spoiled, images, small_vit
 from vit_interactions.attention.errors import UnsupportedModelError
+from vit_interactions.explain.relevance_mode import with_derivative_of_output
 from vit_interactions.explain.transformer_attribution import TransformerAttribution
 
 
@@ -40,6 +41,23 @@ def test_what_is_not_understood_is_refused_by_name(spoil: Callable[[Tensor], Ten
         TransformerAttribution(model).patch_map(images(), target=0)
     model.blocks[0].drop_path2 = nn.Identity()
     assert TransformerAttribution(model).patch_map(images(), target=0).isfinite().all()
+
+
+def test_a_rule_of_the_output_survives_a_model_that_overwrites_it() -> None:
+    calls = []
+
+    def double(x: Tensor) -> Tensor:
+        calls.append(1)
+        return 2 * x
+
+    for overwrites in (False, True):
+        calls.clear()
+        x = torch.tensor([3.0], requires_grad=True)
+        y = with_derivative_of_output(double, lambda gradient, output, x: (gradient * output,), x)
+        y = y.add_(1) if overwrites else y + 1
+        assert y.item() == 7
+        assert torch.autograd.grad(y, x)[0].item() == 6  # the output, not 7
+        assert len(calls) == 1 + overwrites
 
 
 class Doubled(torch.autograd.Function):

@@ -15,9 +15,7 @@ from vit_interactions.attention.errors import UnsupportedModelError
 from vit_interactions.explain import transformer_attribution
 from vit_interactions.explain.generic_attention import GenericAttention
 from vit_interactions.explain.transformer_attribution import RelevanceRules, TransformerAttribution
-from vit_interactions.functional.relevance import (
-    product_relevance,
-)
+from vit_interactions.functional.relevance import linear_relevance, product_relevance
 
 # Rotary embeddings and gates have no rule.
 REFUSED = {
@@ -204,6 +202,26 @@ def test_everything_is_computed_in_float64_whatever_the_model_asks_for() -> None
         output = model(inputs.clone().requires_grad_())
     assert output.dtype == torch.float64
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_products_with_weights_keep_their_precision_and_all_else_is_float64(
+    dtype: torch.dtype, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(*given: Tensor) -> Tensor:
+        seen.extend(each.dtype for each in given)
+        return linear_relevance(*given)
+
+    monkeypatch.setattr(transformer_attribution, "linear_relevance", spy)
+    model, inputs = small_vit().to(dtype), images().to(dtype)
+    explainer = TransformerAttribution(model)
+    assert explainer._relevance(inputs, 0, None).gradients[0].dtype == torch.float64
+    assert set(seen) == {expected}
 
 
 def test_images_of_a_batch_do_not_mix_however_different() -> None:

@@ -121,7 +121,7 @@ def test_memory_of_the_path_is_the_read_rows_alone(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(attention_path, "_gradient_rows", spy)
     TransitionAttention(vit(), steps=3, start=0).patch_map(images(), target=0)
-    assert shapes == [(2, 2, 1, 10)] * 3
+    assert shapes == [(2, 2, 1, 10), (4, 2, 1, 10)]  # the images, then the two other points together
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_the_default_start_is_the_authors_or_the_last_block(depth: int, start: i
 def test_defaults_and_declarations() -> None:
     explainer = TransitionAttention(vit(depth=5))
     assert (explainer.steps, explainer.start) == (20, None)
-    passes: list[int] = []
-    explainer.model.register_forward_hook(lambda *_: passes.append(1))
+    passed: list[int] = []
+    explainer.model.register_forward_hook(lambda module, given, output: passed.append(len(given[0])))
     explainer.patch_map(images(1), target=CLASSES - 1)
-    assert len(passes) - 1 == explainer.forwards == explainer.backwards == 20
+    assert sum(passed) - 1 == explainer.forwards == explainer.backwards == 20
     assert explainer.class_specific
     assert explainer.more_is_relevant
 

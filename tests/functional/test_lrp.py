@@ -80,6 +80,21 @@ def test_gamma_rule_by_hand_and_of_zeros() -> None:
     assert half.dtype == torch.float32
 
 
+def test_gamma_rule_takes_the_output_and_three_products() -> None:
+    # Of |W| |x| forward, and of Wᵀ and |W|ᵀ backward. Without the output, also that of W x.
+    x, weight, bias = torch.randn(4, 7), torch.randn(5, 7), torch.randn(5)
+    gradient, output = torch.randn(4, 5), F.linear(x, weight, bias)
+    passed = []
+    for given, products in ((output, 3), (None, 4), (output.half(), 4)):
+        with torch.profiler.profile() as profile:
+            passed.append(gamma_rule(gradient, x, weight, bias, 0.25, output=given))
+        counts = {event.key: event.count for event in profile.key_averages()}
+        assert counts.get("aten::mm", 0) + counts.get("aten::addmm", 0) == products
+    assert torch.equal(passed[0], passed[1])
+    assert torch.equal(passed[0], passed[2])
+    assert torch.equal(output, F.linear(x, weight, bias))
+
+
 def test_elementwise_rule_equals_the_derivative_for_relu_but_not_gelu() -> None:
     x = torch.linspace(-3, 3, 25).double().requires_grad_()
     gradient = torch.randn(25).double()

@@ -70,16 +70,20 @@ class LayerGradient(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Backtrace(Observation):
-    """The result of a forward and a backward pass: also each layer's gradient at z (batch, heads, tokens, width)."""
+    """The result of a forward and a backward pass.
+
+    Attributes:
+        gradients: the gradient at z (batch, heads, tokens, width) of each layer that the backward pass reached.
+    """
 
     gradients: tuple[Tensor, ...]
 
     def layers(self) -> Iterator[LayerGradient]:
-        """Yield the layers from the first to the last."""
-        return map(LayerGradient, self.record.calls, self.gradients)
+        """Yield the layers from the first that the backward pass reached to the last."""
+        return reversed(list(self.layers_from_the_top()))
 
     def layers_from_the_top(self) -> Iterator[LayerGradient]:
-        """Yield the layers from the last to the first."""
+        """Yield the layers from the last to the first that the backward pass reached."""
         return map(LayerGradient, reversed(self.record.calls), reversed(self.gradients))
 
     def readout(self) -> Tensor:
@@ -202,11 +206,13 @@ def observe_gradients(
     additional_forward_args: Any,
     score: Callable[[Tensor], Tensor],
     rules: contextlib.AbstractContextManager[Any] | None = None,
+    first: int = 0,
 ) -> Backtrace:
     """Run the model forward and backward once, without writing to any `.grad`.
 
-    The sum of `score` (batch,) of the output is differentiated. See `observe` and `guarded` for the other arguments and
-    for the errors.
+    The sum of `score` (batch,) of the output is differentiated, down to the layer `first`, which counts from the end if
+    negative, or to the last layer if there are fewer. See `observe` and `guarded` for the other arguments and for the
+    errors.
     """
     calls: list[AttentionCall] = []
     with differentiable(inputs) as leaf:
@@ -218,7 +224,8 @@ def observe_gradients(
         guard.scored.check(output, score, additional_forward_args)
         scores = score(output)
         check_differentiable(model, scores.sum(), leaf)
-        gradients = output_gradients(model, scores, calls, keep_graph=False)
+        first = min(first, len(calls) - 1)
+        gradients = output_gradients(model, scores, calls[first:], keep_graph=False)
     guard.record.calls.extend(call.detached() for call in calls)
     return Backtrace(output, guard.layout, guard.record, gradients)
 

@@ -42,7 +42,8 @@ class BeyondIntuition(PathExplainer):
     reads (distillation token, pooling head) is an extension of this library. The identity stays in R, as published: W
     weights it, so it adds no constant. Values are ≥ 0 and proportional to the score.
 
-    Cost: `steps` forward passes, a full backward pass, and `steps` - 1 backward passes that end at the last block.
+    Cost: `steps` forward passes; one backward pass to the block `start` for "head"; and for every other step, or all
+    steps for "token", a backward pass that ends at the last block's attention.
 
     Example:
         >>> import timm, torch
@@ -85,29 +86,30 @@ class BeyondIntuition(PathExplainer):
 
     def _weighted(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
         probe(self.model, inputs, additional_forward_args)  # before the hooks, which must not see the probe's pass
+        first = -1 if self.variant == "token" else (self.start or STARTS["head"]) - 1
         with module_inputs(self._watched()) as seen:
-            trace = self._backtrace(inputs, target, additional_forward_args)
-        blocks = len(trace.gradients)
+            trace = self._backtrace(inputs, target, additional_forward_args, first)
+        blocks = len(trace.record.calls)
         start = min(STARTS[self.variant], blocks) if self.start is None else self.start
         if blocks < start:
             raise ValueError(f"`start` must be <= {blocks}, the model's blocks, got {start}.")
         with torch.no_grad():
             readout = trace.readout()
             rows = read_tokens(readout)
-            relevance = relevance_rows(islice(self._fused(trace, seen), blocks - start + 1), rows)
+            relevance = relevance_rows(self._fused(trace, seen, blocks - start + 1), rows)
         weights = self._path_gradient(trace, inputs, target, additional_forward_args, rows)
         shares = readout[:, rows].to(weights.dtype).unsqueeze(2)
         return (shares * weights * relevance).sum(1)[:, trace.layout.prefix :], trace.layout
 
-    def _fused(self, trace: Backtrace, seen: Seen) -> Iterator[Tensor]:
-        """Yield Â per block, from the last to the first."""
-        for layer in trace.layers_from_the_top():
-            if self.variant == "head":
+    def _fused(self, trace: Backtrace, seen: Seen, count: int) -> Iterator[Tensor]:
+        """Yield Â of the last `count` blocks, from the last on."""
+        if self.variant == "head":
+            for layer in islice(trace.layers_from_the_top(), count):
                 yield fuse_by_head(layer.attention(), layer.gradient())
-            else:
-                projection = self._projection(layer.call, seen)
-                state = self._block_input(layer.call, seen)
-                yield fuse_by_token(layer.attention(), layer.call.value, projection, state)
+            return
+        for call in islice(reversed(trace.record.calls), count):
+            projection, state = self._projection(call, seen), self._block_input(call, seen)
+            yield fuse_by_token(call.attention(), call.value, projection, state)
 
     def _watched(self) -> Iterator[nn.Module]:
         """Yield the modules whose inputs the token-wise variant needs."""

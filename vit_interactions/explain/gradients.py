@@ -34,8 +34,8 @@ class GradientExplainer(Explainer):
         super().__init__(model)
         self.gradient = check_gradient(gradient)
 
-    def _backtrace(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> Backtrace:
-        """Run the model forward and backward once, from the score of the target.
+    def _backtrace(self, inputs: Tensor, target: Any, additional_forward_args: Any, first: int = 0) -> Backtrace:
+        """Run the model forward and backward once, from the score of the target to the layer `first`.
 
         Raises:
             UnsupportedModelError: a score without a gradient; for LibraGrad, an operation without a rule.
@@ -52,4 +52,4 @@ class GradientExplainer(Explainer):
                 rules.check_graph(scores)
             return scores
 
-        return observe_gradients(model, inputs, additional_forward_args, score, rules)
+        return observe_gradients(model, inputs, additional_forward_args, score, rules, first)

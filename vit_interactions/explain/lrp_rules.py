@@ -20,6 +20,7 @@ from vit_interactions.explain.relevance_mode import (
     depends_on_image,
     scaled_gradient,
     with_derivative,
+    with_derivative_of_output,
 )
 from vit_interactions.functional.lrp import (
     elementwise_rule,
@@ -72,7 +73,9 @@ class LRPRules(RelevanceMode):
 
     def activation(self, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Pass all relevance of an activation to its argument."""
-        result: Tensor = with_derivative(value, lambda gradient, x: (elementwise_rule(gradient, x, value(x)),), x)
+        result: Tensor = with_derivative_of_output(
+            value, lambda gradient, y, x: (elementwise_rule(gradient, x, y),), x
+        )
         return result
 
     def on_scaled_dot_product_attention(self, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -196,10 +199,10 @@ class LRPRules(RelevanceMode):
             # `.data`, because autograd forbids in-place changes of a view that a custom function returns.
             return operation(x, weight, bias).data
 
-        def rule(gradient: Tensor, x: Tensor) -> tuple[Tensor]:
-            return (gamma_rule(gradient, x, weight, bias, gamma, operation),)
+        def rule(gradient: Tensor, output: Tensor, x: Tensor) -> tuple[Tensor]:
+            return (gamma_rule(gradient, x, weight, bias, gamma, operation, output),)
 
-        return with_derivative(value, rule, x)
+        return with_derivative_of_output(value, rule, x)
 
     def on_layer_norm(
         self,

@@ -65,6 +65,30 @@ def with_derivative(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
     return CustomDerivative.apply(value, rule, *tensors)
 
 
+def with_derivative_of_output(value: Rule, rule: Rule, *tensors: Tensor) -> Any:
+    """Compute value(*tensors), with the derivative rule(gradient, output, *tensors): one gradient per tensor.
+
+    Example:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> y = with_derivative_of_output(torch.exp, lambda gradient, output, x: (gradient * output,), x)
+        >>> torch.equal(torch.autograd.grad(y, x)[0], x.exp())
+        True
+    """
+    kept: list[tuple[Tensor, int]] = []
+
+    def compute(*tensors: Tensor) -> Tensor:
+        output: Tensor = value(*tensors)
+        # Not `save_for_backward`, which raises if the model overwrites the output.
+        kept[:] = [(output.detach(), output._version)]
+        return output
+
+    def apply(gradient: Tensor, *tensors: Tensor) -> Any:
+        output, version = kept[0]
+        return rule(gradient, output if output._version == version else value(*tensors), *tensors)
+
+    return with_derivative(compute, apply, *tensors)
+
+
 def scaled_gradient(tensor: Tensor, factor: float) -> Tensor:
     """Return the same values, with their gradient multiplied by a factor.
 

@@ -6,10 +6,13 @@ unchanged; readouts other than the class token; masks and position biases, which
 
 Relevance is divided by sums that cancel (a + b of a residual sum, q · k of an attention score). Where such a sum is
 near 0, the rounding of a float32 forward pass decides its share, so relevance is followed in float64 from the image on.
+The rule of linear layers divides by sums of positive numbers, which do not cancel. Its four matrix products, most of
+the work, keep the precision of the weights.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -110,7 +113,8 @@ class RelevanceRules(RelevanceMode):
 
     Attributes:
         following: whether the rules are active. The first attention activates them.
-        dtype: the floating-point type that everything is computed in, whatever the model's own.
+        dtype: the floating-point type that everything else is computed in, whatever the model's own.
+        product_dtype: that of the products in the rule of linear layers: the weights' own, at least float32.
     """
 
     method = "TransformerAttribution"
@@ -121,6 +125,8 @@ class RelevanceRules(RelevanceMode):
         super().__init__(model)
         self.following = False
         self.dtype = dtype
+        floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+        self.product_dtype = reduce(torch.promote_types, floating, torch.float32)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -196,8 +202,11 @@ class RelevanceRules(RelevanceMode):
         if depends_on_image(weight) or depends_on_image(bias):
             self.raise_unsupported("computes weights from the image")
 
+        narrow = weight.to(self.product_dtype)
+
         def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
-            return (linear_relevance(relevance, x, weight),)
+            shared = linear_relevance(relevance.to(narrow.dtype), x.to(narrow.dtype), narrow)
+            return (shared.to(self.dtype),)
 
         return with_derivative(lambda x: func(x, weight, bias), rule, input)
 

@@ -4,7 +4,6 @@ Source: Yuan, Li, Xiong, Cao and Dou, "Explaining Information Flow Inside Vision
 XAI4Debugging at NeurIPS 2021. Readouts other than the class token are an extension of this library.
 """
 
-from itertools import islice
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ class TransitionAttention(PathExplainer):
     For readouts other than the class token, both factors are averaged over the readout tokens, an extension of this
     library. Values are ≥ 0 and proportional to the score.
 
-    Cost: `steps` forward passes, a full backward pass, and `steps` - 1 backward passes that end at the last block.
+    Cost: `steps` forward passes, and as many backward passes that end at the last block's attention.
 
     Example:
         >>> import timm, torch
@@ -59,15 +58,15 @@ class TransitionAttention(PathExplainer):
         self.start = start
 
     def _explain(self, inputs: Tensor, target: Any, additional_forward_args: Any) -> tuple[Tensor, TokenLayout]:
-        trace = self._backtrace(inputs, target, additional_forward_args)
-        blocks = len(trace.gradients)
+        trace = self._backtrace(inputs, target, additional_forward_args, first=-1)
+        blocks = len(trace.record.calls)
         start = min(START, blocks - 1) if self.start is None else self.start
         if blocks <= start:
             raise ValueError(f"`start` must be < {blocks}, the model's blocks, got {start}.")
         with torch.no_grad():
             readout = trace.readout()
-            used = islice(trace.layers_from_the_top(), blocks - start)
-            state = transition_state((layer.attention().mean(1) for layer in used), readout)
+            used = reversed(trace.record.calls[start:])
+            state = transition_state((call.attention().mean(1) for call in used), readout)
             rows = read_tokens(readout)
         weights = self._path_gradient(trace, inputs, target, additional_forward_args, rows)
         with torch.no_grad(), without_autocast(weights):
