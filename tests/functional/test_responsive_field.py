@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers import references
+from tests.helpers.host_reads import HostReads
 from tests.helpers.references import random_uncertainty
 from vit_interactions import InteractionUncertainty, responsive_field
 from vit_interactions.functional import (
     adaptive_windows,
     column_variance,
     field_tendency,
+    window_operations,
 )
+from vit_interactions.functional.responsive_field import field_from_windows
 
 Reading = Literal["window", "candidates"]
 
@@ -178,3 +181,23 @@ def test_an_excluded_patch_opens_no_window_but_stays_inside_those_of_others() ->
     assert field.mask[0, 0].tolist() == [True, True, True, False, False]
     # Of the columns of variance 0, 1 is not ranked, and 0 has the lowest index.
     assert field.dropped.tolist() == [[True, False, False, False, False]]
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("field", ["window", "candidates"])
+def test_the_host_waits_for_the_device_once_per_batch(field: Reading, excluded: bool) -> None:
+    values = torch.rand(3, 12, 12)
+    exclude = torch.rand(3, 12) < 0.2 if excluded else None
+    with HostReads() as reads:
+        fields = responsive_field(values, (3, 4), field=field, exclude=exclude)
+        _ = fields.size, fields.operations, fields.tendency, window_operations(fields.windows)
+    assert reads.found == ["aten._local_scalar_dense.default"]  # are all values finite?
+    with HostReads() as reads:
+        adaptive_windows(values, (3, 4), exclude=exclude)
+    assert reads.found == ["aten._local_scalar_dense.default"]
+    with HostReads() as reads:
+        field_from_windows(fields.windows, fields.dropped, (3, 4))
+    assert reads.found == []
+    with HostReads() as reads:  # the count itself
+        _ = fields.mask[fields.mask].sum().item(), fields.mask.nonzero()
+    assert len(reads.found) == 3

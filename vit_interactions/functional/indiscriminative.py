@@ -40,6 +40,10 @@ def column_variance(uncertainty: Tensor) -> Tensor:
         tensor([[1., 0.]])
     """
     check_uncertainty(uncertainty)
+    return _column_variance(uncertainty)
+
+
+def _column_variance(uncertainty: Tensor) -> Tensor:
     return at_least_float32(uncertainty).var(dim=1, correction=0)
 
 
@@ -65,9 +69,15 @@ def indiscriminative_patches(uncertainty: Tensor, beta: float = 0.20, exclude: T
         >>> indiscriminative_patches(torch.tensor([[[0.0, 1.0], [2.0, 1.0]]]), beta=0.5)
         tensor([[False,  True]])
     """
+    check_uncertainty(uncertainty)
+    return uniform_columns(uncertainty, beta, exclude)
+
+
+def uniform_columns(uncertainty: Tensor, beta: float, exclude: Tensor | None) -> Tensor:
+    """Find D of a finite U without waiting for the device; see `indiscriminative_patches`."""
     check_fraction("beta", beta)
     check_excluded(exclude, uncertainty)
-    variance = column_variance(uncertainty)
+    variance = _column_variance(uncertainty)
     ranked = variance if exclude is None else variance.masked_fill(exclude, torch.inf)
     lowest = ranked.argsort(dim=1, stable=True)[:, : round(beta * variance.shape[1])]
     dropped = torch.zeros_like(variance, dtype=torch.bool).scatter(1, lowest, True)

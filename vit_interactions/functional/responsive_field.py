@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vit_interactions.functional.indiscriminative import indiscriminative_patches
+from vit_interactions.functional.indiscriminative import uniform_columns
 from vit_interactions.functional.windows import (
     bounding_boxes,
     covering_windows,
-    relevant_pairs,
+    largest_pairs,
     window_masks,
     window_operations,
     with_self,
@@ -95,6 +95,8 @@ def responsive_field(
 ) -> ResponsiveField:
     """Determine the responsive field of every patch: its window without the indiscriminative patches (Eq. 6).
 
+    The host waits for the device once, to check that all values are finite; for `coverage` < 1, see `smallest_boxes`.
+
     Args:
         uncertainty: U (batch, patches, patches).
         grid: (rows, cols) of the patches.
@@ -125,9 +127,9 @@ def responsive_field(
     check_grid(grid, uncertainty.shape[-1])
     if field not in ("window", "candidates"):
         raise ValueError(f'`field` must be "window" or "candidates", got {field!r}.')
-    relevant = relevant_pairs(uncertainty, alpha, exclude)
+    relevant = largest_pairs(uncertainty, alpha, exclude)
     candidates, windows = with_self(relevant), covering_windows(relevant, grid, coverage)
-    dropped = indiscriminative_patches(uncertainty, beta, exclude)
+    dropped = uniform_columns(uncertainty, beta, exclude)
     if field == "window":
         return replace(field_from_windows(windows, dropped, grid), candidates=candidates)
     mask = with_self(candidates & ~dropped.unsqueeze(1))

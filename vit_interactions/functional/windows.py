@@ -35,6 +35,11 @@ def relevant_pairs(uncertainty: Tensor, alpha: float, exclude: Tensor | None = N
                  [0, 1]]], dtype=torch.int32)
     """
     check_uncertainty(uncertainty)
+    return largest_pairs(uncertainty, alpha, exclude)
+
+
+def largest_pairs(uncertainty: Tensor, alpha: float, exclude: Tensor | None) -> Tensor:
+    """Mark the relevant pairs of a finite U without waiting for the device; see `relevant_pairs`."""
     check_fraction("alpha", alpha)
     check_excluded(exclude, uncertainty)
     left_out = None if exclude is None else exclude.unsqueeze(1)
@@ -80,6 +85,8 @@ def adaptive_windows(
 ) -> Tensor:
     """Compute the smallest window around each patch and the patches most relevant to it (Eq. 4).
 
+    The host waits for the device once, to check that all values are finite; for `coverage` < 1, see `smallest_boxes`.
+
     Args:
         uncertainty: U (batch, patches, patches).
         grid: (rows, cols) of the patches.
@@ -104,7 +111,7 @@ def adaptive_windows(
     """
     check_uncertainty(uncertainty)
     check_grid(grid, uncertainty.shape[-1])
-    return covering_windows(relevant_pairs(uncertainty, alpha, exclude), grid, coverage)
+    return covering_windows(largest_pairs(uncertainty, alpha, exclude), grid, coverage)
 
 
 def covering_windows(relevant: Tensor, grid: tuple[int, int], coverage: float) -> Tensor:
