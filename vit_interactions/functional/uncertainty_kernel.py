@@ -36,7 +36,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class _Layer(NamedTuple):
-    """What `DeferredUncertainty` keeps of a layer."""
+    """The queries and keys of one layer, the scale of its scores, and its name."""
 
     query: Tensor
     key: Tensor
@@ -70,23 +70,21 @@ class DeferredUncertainty:
         key: Tensor,
         mask: Tensor | None = None,
         *,
-        is_causal: bool = False,
-        scale: float | None = None,
-        window: Tensor | None = None,
         prefix: int = 0,
         name: str | None = None,
+        scale: float | None = None,
+        **restrictions: Any,
     ) -> None:
-        """Add a layer; see `functional.attention.attention_rows` for the arguments.
+        """Add a layer.
 
         Args:
             query: (batch, heads, tokens, width); copied.
             key: (batch, heads, tokens, width); copied.
-            mask: tensor or None.
-            is_causal: bool.
-            scale: float or None.
-            window: bool tensor or None.
+            mask: see `functional.attention.attention_rows`.
             prefix: number of tokens before the first patch, the same in all layers.
             name: name of the layer in errors.
+            scale: see `attention_rows`.
+            **restrictions: the other options of `attention_rows`, `is_causal` and `window`.
 
         Raises:
             ValueError: the shape differs from that of the previous layers.
@@ -97,12 +95,12 @@ class DeferredUncertainty:
             self._kept[0].query.shape,
             self._kept[0].query.dtype,
         )
-        if self._running is None and alike and not why_not(query, key, mask, is_causal=is_causal, window=window):
+        if self._running is None and alike and not why_not(query, key, mask, **restrictions):
             # Copies: views would keep the values alive too, and models may write over their queries.
             self._kept.append(_Layer(_copy(query), _copy(key), scale, name))
             return
         self._stream_kept()
-        self._stream(_Layer(query, key, scale, name), mask=mask, is_causal=is_causal, window=window)
+        self._stream(_Layer(query, key, scale, name), mask=mask, **restrictions)
 
     def result(self) -> Tensor:
         """Return U (batch, patches, patches), all values ≥ 0.
@@ -132,28 +130,16 @@ class DeferredUncertainty:
         self._running.update(blocks, (batch, heads, patches, patches), layer.name)
 
 
-def why_not(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None = None,
-    *,
-    is_causal: bool = False,
-    window: Tensor | None = None,
-) -> str | None:
+def why_not(query: Tensor, key: Tensor, mask: Tensor | None = None, **restrictions: Any) -> str | None:
     """Return why the kernel does not support a layer; None if it does.
 
-    Args:
-        query: (batch, heads, tokens, width).
-        key: (batch, heads, tokens, width).
-        mask: tensor or None; see `attention_scores`, as for the other arguments.
-        is_causal: bool.
-        window: bool tensor or None.
+    For the arguments see `DeferredUncertainty.add`.
 
     Example:
         >>> why_not(torch.zeros(1, 1, 3, 3, dtype=torch.float64), torch.zeros(1, 1, 3, 3, dtype=torch.float64))
         'queries and keys are torch.float64'
     """
-    if mask is not None or is_causal or window is not None:
+    if any(each is not None and each is not False for each in (mask, *restrictions.values())):
         return "the attention has a mask, a bias or windows"
     if query.dtype not in DTYPES or key.dtype != query.dtype:
         return f"queries and keys are {query.dtype}"
