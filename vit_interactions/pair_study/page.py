@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from vit_interactions.compare.csv_files import csv_text
-from vit_interactions.compare.report.citations import citations
+from vit_interactions.compare.report.citations import citations, methods_and_libraries
 from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
 from vit_interactions.compare.report.rendering import render_page
 from vit_interactions.compare.report.tables import (
@@ -61,7 +61,7 @@ def render(study: PairStudy, summary: pd.DataFrame, model: str, content: Mapping
         content: the manifest of the study.
     """
     failures = pd.DataFrame(failure_rows(study), columns=REASONS)
-    cited = "\n\n".join(citations([*_methods_and_libraries(content), "pair_area"]))
+    cited = "\n\n".join(citations([*methods_and_libraries(content["methods"]), "pair_area"]))
     scoring = summary.groupby("score")["scoring_forwards"].first()
     return render_page(
         "pairs.html.jinja",
@@ -153,7 +153,3 @@ def failure_rows(study: PairStudy) -> Iterator[tuple[str, str, str, str, str]]:
     for image, record in study.records.items():
         for name, reason in record.failures.items():
             yield ("", name, "", image, reason) if name == CURVES else ("", "", name, image, reason)
-
-
-def _methods_and_libraries(content: Mapping[str, Any]) -> list[str]:
-    return [str(method.get(key)) for method in content["methods"].values() for key in ("method", "library")]

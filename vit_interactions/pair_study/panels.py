@@ -1,13 +1,12 @@
 """Titles of the scores, and the summary arranged for a figure."""
 
 from math import inf, isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from vit_interactions.figures.intervals import Interval
-
-# pandas takes a second to load.
-if TYPE_CHECKING:
-    import pandas as pd
+from vit_interactions.pair_study.summary import RELIABILITY
 
 CORRELATION_TITLES = {
     "spearman": "rank correlation",
@@ -22,7 +21,7 @@ AREA_TITLES = {
 PANELS = CORRELATION_TITLES | {"pair_area": AREA_TITLES["pair_area"]}
 
 
-def panels(summary: "pd.DataFrame") -> dict[str, dict[str, Interval]]:
+def panels(summary: pd.DataFrame) -> dict[str, dict[str, Interval]]:
     """Arrange a summary for `intervals_figure`.
 
     Args:
@@ -32,7 +31,7 @@ def panels(summary: "pd.DataFrame") -> dict[str, dict[str, Interval]]:
         Title of a score -> method -> (mean, low, high): the first method, then the others, the best ones first.
     """
     records: list[Any] = summary.to_dict("records")
-    first = next(row["method"] for row in records if row["method"] != "reliability")
+    first = next(row["method"] for row in records if row["method"] != RELIABILITY)
     plain = {row["method"]: row["mean"] for row in records if row["score"] == "spearman"}
     order = sorted(plain, key=lambda name: (name != first, rank(plain[name])))
     found = {(row["method"], row["score"]): (row["mean"], row["low"], row["high"]) for row in records}

@@ -1,9 +1,10 @@
 """Citations of a comparison: BibTeX of its methods, metrics and libraries."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 _ENTRY = re.compile(r"^@\w+\{.*?^\}$", re.MULTILINE | re.DOTALL)
 _KEYWORDS = re.compile(r"^  keywords = \{(.*)\},$", re.MULTILINE)
@@ -42,3 +43,16 @@ def citations(names: Iterable[str]) -> list[str]:
     """
     wanted = frozenset(names)
     return [entry for entry, used_for in _entries() if used_for & wanted]
+
+
+def methods_and_libraries(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of methods and of the libraries that they come from, to look up their citations.
+
+    Args:
+        described: methods by name, as a manifest describes them.
+
+    Example:
+        >>> methods_and_libraries({"gradcam:eigen_smooth=true": {"method": "gradcam", "library": "pytorch-grad-cam"}})
+        ['gradcam', 'pytorch-grad-cam']
+    """
+    return [str(method.get(key)) for method in described.values() for key in ("method", "library")]

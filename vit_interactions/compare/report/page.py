@@ -17,7 +17,7 @@ import pandas as pd
 
 from vit_interactions.compare.csv_files import csv_text
 from vit_interactions.compare.manifest import EXPLORER
-from vit_interactions.compare.report.citations import citations
+from vit_interactions.compare.report.citations import citations, methods_and_libraries
 from vit_interactions.compare.report.embedded import ThemedFigure, text_uri, themed
 from vit_interactions.compare.report.figures import agreement_of, curves_of, ranking_of
 from vit_interactions.compare.report.rendering import render_page
@@ -90,7 +90,9 @@ def render(results: Results, explorer_pages: Mapping[str, str] = MappingProxyTyp
     read = [image for image in listed if image.error is None]
     shown = [read[place * len(read) // SHOWN] for place in range(SHOWN)] if len(read) > SHOWN else read
     names = {image.key: image.name for image in listed}
-    cited = "\n\n".join(citations([*results.methods, *_methods_and_libraries(results), *results.metrics]))
+    cited = "\n\n".join(
+        citations([*results.methods, *methods_and_libraries(results.settings["methods"]), *results.metrics])
+    )
     return render_page(
         "report.html.jinja",
         side_by_side=model_tables(summary, results.methods, failures, results.directions)
@@ -148,8 +150,3 @@ def _model_part(
         agreement = themed(draw, "Rank correlations between the maps of methods")
     best = best_by_metric(rows, heads)
     return ModelPart(model, heads, rows, best, rankings, curves, agreement, stability)
-
-
-def _methods_and_libraries(results: Results) -> list[str]:
-    described = results.settings["methods"].values()
-    return [str(method.get(key)) for method in described for key in ("method", "library")]
