@@ -138,7 +138,7 @@ class TrainingSettings(BaseSettings):
     accumulate: int = option(1, "Gradient accumulation: batches per step.", within(1))
     epochs: int = option(15, "Number of epochs.", within(1))
     steps: int | None = option(None, "Number of steps, instead of --epochs.", within(1))
-    opt: str = option("sgd", "Name of a timm optimizer.", known_optimizer)
+    opt: str = option("sgd", "Name of a timm optimizer.", known_optimizer, slow=True)
     lr: float = option(0.01, "Learning rate.", above_zero)
     momentum: float = option(0.9, "Momentum, for optimizers that have it.", check_fraction)
     weight_decay: float = option(0.0, "Weight decay.", check_weight)

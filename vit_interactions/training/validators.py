@@ -58,7 +58,7 @@ def known_optimizer(name: str, value: str) -> None:
         Traceback (most recent call last):
         ValueError: `opt` must be a timm optimizer, got 'sdg'. Did you mean sgd?
     """
-    # After the checks that need no import, see `check_fields`.
+    # It takes seconds, so the option of this check is slow.
     from timm.optim import list_optimizers
 
     known = list_optimizers()
@@ -73,15 +73,14 @@ def one_of(*choices: str) -> Check:
     return lambda name, value: check_choice(name, value, choices)
 
 
-def option(default: Any, help: str, check: Check | None = None) -> Any:
-    """Declare a field by its default, its help text and a check of values other than None."""
-    return dataclasses.field(default=default, metadata={"help": help, "check": check})
+def option(default: Any, help: str, check: Check | None = None, *, slow: bool = False) -> Any:
+    """Declare a field by its default, its help text and a check of values other than None; `slow` checks run last."""
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, "slow": slow})
 
 
 def check_fields(settings: Any) -> None:
-    """Raise ValueError for the first field of a dataclass that fails its check; the check that imports timm is last."""
-    fields = sorted(dataclasses.fields(settings), key=lambda field: field.metadata.get("check") is known_optimizer)
-    for field in fields:
+    """Raise ValueError for the first field of a dataclass that fails its check."""
+    for field in sorted(dataclasses.fields(settings), key=lambda field: field.metadata.get("slow", False)):
         check, value = field.metadata.get("check"), getattr(settings, field.name)
         if check is not None and value is not None:
             check(field.name, value)
