@@ -164,8 +164,9 @@ def add_pair_map(record: PairRecord, case: Case, name: str, pair_map: Tensor, st
     Raises:
         ValueError: a map that is not finite.
     """
-    try:
-        record.curves[name] = pair_curves(case, pair_map, steps)
-    except UnsupportedModelError as error:
-        record.failures[CURVES] = describe_error(error)
+    if CURVES not in record.failures:
+        try:
+            record.curves[name] = pair_curves(case, pair_map, steps)
+        except UnsupportedModelError as error:
+            record.failures[CURVES] = describe_error(error)
     record.values[name] = pair_values(pair_map, record.effects.pairs).cpu()
