@@ -119,7 +119,7 @@ def test_large_grids_keep_the_mean_over_heads_or_nothing(
     nothing = page_data(model, prepared, named=False)
     assert (nothing.attention.form, nothing.attention.values.size) == ("none", 0)
     text = render(nothing, title="t", model="m", alpha=0.1, beta=0.2)
-    assert f"<h2>Attention</h2><p>Omitted because {patches} patches would make this page too large.</p>" in text
+    assert f"<h2>Attention</h2><p>Omitted to keep the page small: this image has {patches} patches.</p>" in text
 
 
 def test_sinks_are_marked_and_left_out_on_request(
