@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 import vit_interactions as vi
-from vit_interactions.explain.interaction_uncertainty import InteractionExplainer
+from vit_interactions.explain.interaction_uncertainty import InteractionExplainer, Interactions, map_of_image
 from vit_interactions.explain.registry import all_methods
 from vit_interactions.figures import PreparedImage, draw_image, draw_map, prepare
 from vit_interactions.figures.shown import rendered
@@ -107,21 +107,15 @@ def _maps(
 ) -> dict[str, np.ndarray]:
     """Return the map of each method for an image; those that are not in `maps` are computed and added."""
     inputs = prepared.input[None]
-    uncertainty: Tensor | None = None
+    found: Interactions | None = None
     for name in methods:
         if (key := f"{image}/{name}") in maps:
             continue
         started = time.perf_counter()
         explainer = all_methods()[name](model)
-        layout = vi.token_layout(model, tuple(inputs.shape[-2:]))
-        if isinstance(explainer, InteractionExplainer):
-            uncertainty = (
-                vi.InteractionUncertainty(model).uncertainty(inputs) if uncertainty is None else uncertainty
-            )
-            values = explainer.map_from(uncertainty, layout)[0].reshape(layout.grid)
-        else:
-            values = explainer.patch_map(inputs, "pred" if explainer.class_specific else None)[0]
-        maps[key] = values.numpy()
+        if isinstance(explainer, InteractionExplainer) and found is None:
+            found = explainer.interactions(inputs)
+        maps[key] = map_of_image(explainer, inputs, "pred", found).numpy()
         print(f"{key}: {time.perf_counter() - started:.1f} s", flush=True)
     return {name: maps[f"{image}/{name}"] for name in methods}
 

@@ -15,9 +15,8 @@ FEW = 50  # values; with fewer, percentiles would be single values
 EXCESS = 0.5  # a tail longer than this fraction of the range between the percentiles is clipped
 MOST, DARK = 0.75, 0.05  # a linear scale with this fraction of the patches in this part of it would look black
 DECADES = 8  # of a log scale, at most
-TYPICAL = (
-    1 / 3
-)  # highest place of the median on a log scale, from 0 to 1; above, a map is orange nearly everywhere
+TYPICAL = 1 / 3  # of a log scale: the median is at most this high, else a map is orange nearly everywhere
+ZEROS = 0.1  # fraction of the values that may be zero, and below every log scale
 COLORS = "inferno"
 DIVERGING = "coolwarm"  # Moreland's: neutral at zero, uniform to both sides
 NEUTRAL = ListedColormap(["0.8"], "neutral")
@@ -113,7 +112,7 @@ def map_scale(values: Array) -> Normalize:
         0.001
     """
     scale = linear_scale(values)
-    if values.min() < 0 or (values == 0).mean() > CROWD or isinstance(scale, ConstantScale):
+    if values.min() < 0 or (values == 0).mean() > ZEROS or isinstance(scale, ConstantScale):
         return scale
     positive = values[values > 0]
     if np.quantile(np.ma.getdata(scale(positive)), MOST) < DARK:
